@@ -1,0 +1,43 @@
+# Everything that a person or CI runs. `make` alone prints this list.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench bench-full lock clean
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## make .venv with everything that the other targets need
+
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tidemill needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup ## ask a real small model 24 prompts on this machine, no key needed
+	$(BIN)/python -m tests.demo
+
+test: setup lint ## lint, type-check, check the import rules, run every test
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## measure speed, CPU and memory; at most five minutes
+	$(BIN)/python -m tests.benchmarks
+
+bench-full: setup ## the same with 100,000 prompts and everything that takes long
+	$(BIN)/python -m tests.benchmarks --full
+
+lock: setup ## write requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--no-annotate --all-extras --group dev pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and what the demo left
+	rm -rf .venv .demo

@@ -1,0 +1,172 @@
+"""Why this module exists: the broker is a courier, and this is its one desk.
+
+It holds the Celery app (below both sides, so that app and tasks never form a circle), sends job ids, and can start a
+worker inside this process. No prompt, no image and no key is ever in a message.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerLost
+
+from models.errors import TidemillError
+from models.settings import settings
+
+log = logging.getLogger(__name__)
+
+QUEUE = "tidemill"
+TASKS = {"ask": "tidemill.ask"}
+"""The kind of a batch -> the name of the task that runs its jobs."""
+
+_BROKER_OPTIONS: dict[str, dict[str, Any]] = {
+    "memory": {"polling_interval": 0.02},
+    "redis": {
+        "visibility_timeout": 600,
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    },
+    "amqp": {"confirm_publish": True},
+}
+
+
+class BrokerError(TidemillError):
+    """The broker does not answer. The jobs are stored and will run once it does."""
+
+
+def _configuration(broker_url: str) -> dict[str, Any]:
+    scheme = broker_url.split(":", 1)[0].removesuffix("+socket").replace("rediss", "redis")
+    return {
+        "broker_url": broker_url,
+        "broker_transport_options": _BROKER_OPTIONS.get(scheme, {}),
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_connection_timeout": 4,
+        "broker_pool_limit": 8,
+        "task_default_queue": QUEUE,
+        "task_default_queue_type": "quorum" if scheme == "amqp" else "classic",
+        "worker_detect_quorum_queues": scheme == "amqp",
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        # The database is the truth: a message may be lost, a claim may not.
+        "task_acks_late": False,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_publish_retry": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_pool": "threads",
+        "worker_concurrency": 4,
+        "worker_disable_rate_limits": True,
+        "worker_enable_remote_control": False,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_send_task_events": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "enable_utc": True,
+        "timezone": "UTC",
+    }
+
+
+@cache
+def app() -> Celery:
+    """The process's Celery app, configured from the settings."""
+    celery = Celery("tidemill", include=["worker.tasks"], set_as_current=False)
+    celery.conf.update(_configuration(settings().broker_url))
+    return celery
+
+
+def send(messages: Sequence[tuple[str, Sequence[int]]]) -> None:
+    """Send (kind, job ids) messages.
+
+    Raises:
+        BrokerError: the broker did not take them; what it took before may arrive twice, which is harmless.
+    """
+    with (
+        _explained(),
+        app().pool.acquire(block=True) as connection,
+        connection.Producer(auto_declare=False) as producer,
+    ):
+        queue = app().amqp.queues[QUEUE]
+        for kind, ids in messages:
+            app().send_task(
+                TASKS[kind], args=(list(ids),), producer=producer, queue=queue, ignore_result=True, argsrepr="ids"
+            )
+
+
+def queue_is_empty() -> bool:
+    """True when no message of ours waits in the broker.
+
+    Raises:
+        BrokerError: the broker does not answer.
+    """
+    with _explained(), app().pool.acquire(block=True) as connection:
+        queue = app().amqp.queues[QUEUE](connection.default_channel)
+        return int(queue.queue_declare(passive=not settings().embedded).message_count) == 0
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (BrokerLost, OSError, *_transport_errors()) as error:
+        raise BrokerError(
+            f"The broker {shown_url()} does not answer ({_reason(error)}). "
+            "Start it or mend TIDEMILL_BROKER_URL; the jobs are stored and run once it answers."
+        ) from error
+
+
+def _transport_errors() -> tuple[type[BaseException], ...]:
+    transport = app().connection_for_write()
+    return (*transport.connection_errors, *transport.channel_errors)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def shown_url() -> str:
+    """The broker's address without its password."""
+    return str(app().connection_for_write().as_uri())
+
+
+def is_reachable() -> bool:
+    """True when the broker takes a connection now."""
+    try:
+        with app().connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=4)
+    except (BrokerLost, OSError, *_transport_errors()):
+        return False
+    return True
+
+
+@contextmanager
+def embedded_worker(window: int, scope: Any) -> Iterator[Any]:
+    """Run a worker inside this process while the block runs; yields its runner.
+
+    The worker is loaded by name through Celery's loader, so that nothing here, nor in producer, imports it. When the
+    block ends, calls in flight may finish, as `Runner.drain` says.
+
+    Args:
+        window: calls in flight at most.
+        scope: `models.feed.Scope`: whose jobs the worker feeds.
+    """
+    tasks = app().loader.import_task_module("worker.tasks")
+    runner = tasks.start(window, scope)
+    consumer = app().WorkController(
+        hostname="embedded", without_gossip=True, without_mingle=True, without_heartbeat=True, loglevel="ERROR"
+    )
+    thread = threading.Thread(target=consumer.start, name="consumer", daemon=True)
+    thread.start()
+    try:
+        yield runner
+    finally:
+        runner.stop_admitting()
+        consumer.stop()
+        tasks.stop()
+        thread.join(5)

@@ -1,0 +1,35 @@
+"""Why this module exists: times are compared on the database's clock, so a machine whose clock is wrong does no harm."""
+
+from typing import Any
+
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from models.tables import UtcDateTime
+
+
+class now_after(FunctionElement[Any]):  # noqa: N801  # a SQL function, named like one
+    """The database's present time plus so many seconds (a number, a parameter or a column; may be negative)."""
+
+    inherit_cache = True
+    name = "now_after"
+    type = UtcDateTime()
+
+
+@compiles(now_after, "postgresql")
+def _postgresql(element: now_after, compiler: SQLCompiler, **options: Any) -> str:
+    # clock_timestamp(), because now() stands still for the length of a transaction.
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
+
+
+@compiles(now_after, "sqlite")
+def _sqlite(element: now_after, compiler: SQLCompiler, **options: Any) -> str:
+    # The form in which SQLAlchemy stores times, so that comparing the text compares the times.
+    seconds = compiler.process(element.clauses, **options)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
+
+
+def now() -> now_after:
+    """The database's present time."""
+    return now_after(0.0)

@@ -1,0 +1,204 @@
+"""Why this module exists: what a job will cost is known before it is sent, and what it did cost is true afterwards.
+
+Tokens are counted by toktok (0.4 s to load), prices come from genai-prices' offline snapshot (0.2 s or more): both are
+imported when first needed. A price that is not known is None, never 0.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from models.errors import SettingsError
+from models.settings import settings
+
+# tiktoken's table (model.py); every newer OpenAI model is o200k_base, and for others it is the best estimate there is.
+_CL100K_MODELS = ("gpt-4", "gpt-3.5", "gpt-35-turbo", "text-embedding-", "davinci-002", "babbage-002")
+_O200K_MODELS = ("gpt-4o", "gpt-4.1", "gpt-4.5")  # begin like gpt-4, but are not
+_DATE = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2})$")
+_MILLION = 1_000_000
+_OPEN_WEIGHTS = "gpt-oss"  # in OpenAI's table, though OpenAI does not serve it: others and you do
+_OVERRIDE_KEYS = ("input", "output", "cached_input")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A model's rates in USD per token, and where they are from.
+
+    `long` is the price of a whole request with more than `long_over_tokens` input tokens; None: there is no such tier.
+    """
+
+    input_usd_per_token: float
+    cached_input_usd_per_token: float
+    output_usd_per_token: float
+    source: str
+    long_over_tokens: int = 0
+    long: "Price | None" = None
+
+    def cost(self, input_tokens: int, output_tokens: int, cached: int = 0) -> float:
+        """USD for one request; `cached` of the `input_tokens` were read from the provider's cache."""
+        if self.long is not None and input_tokens > self.long_over_tokens:
+            return self.long.cost(input_tokens, output_tokens, cached)
+        cached = min(cached, input_tokens)
+        return (
+            (input_tokens - cached) * self.input_usd_per_token
+            + cached * self.cached_input_usd_per_token
+            + output_tokens * self.output_usd_per_token
+        )
+
+
+def count_tokens(text: str, model: str) -> int:
+    """Tokens of `text`, exact for OpenAI's models and an estimate for others. Text like <|endoftext|> is only text."""
+    return count_many([text], model)[0]
+
+
+def count_many(texts: Sequence[str], model: str) -> list[int]:
+    """Tokens of each text, in order, as `count_tokens`; the texts are counted on all cores, without the GIL."""
+    import toktok
+
+    counts: list[int]
+    try:
+        counts = toktok.batch_count(texts, _encoding(model))
+    except UnicodeEncodeError:  # a lone surrogate; the provider is sent a replacement of the same length too
+        printable = [text.encode("utf-8", "replace").decode() for text in texts]
+        counts = toktok.batch_count(printable, _encoding(model))
+    return counts
+
+
+def estimate_tokens(text: str) -> int:
+    """Tokens of `text`, rather too many than too few: for reserving a limit, where loading the tables is too slow.
+
+    English has 4 bytes and more to a token, other languages fewer characters but more bytes to each.
+    """
+    characters = len(text)
+    return (characters if text.isascii() else len(text.encode("utf-8", "replace"))) // 4 + characters // 32 + 4
+
+
+def chat_overhead_tokens(messages: int) -> int:
+    """Tokens that the chat format adds: 3 a message and 3 to begin the reply (OpenAI cookbook, how to count tokens)."""
+    return 3 * messages + 3
+
+
+@lru_cache(maxsize=1024)
+def price(model: str, *, batch: bool = False) -> Price | None:
+    """The price of a model, or None when it is not known. Looked up once a model and process.
+
+    The user's file (`TIDEMILL_PRICES`) goes first; then the table of the provider that `OPENAI_BASE_URL` belongs to;
+    then OpenAI's. Other providers' tables are not searched: a model served at home is not sold at their price.
+
+    Args:
+        model: as asked for or as the provider named it: `gpt-6-luna`, dated, `openai/...` or `ft:...`.
+        batch: the price of the provider's Batch API, where it has one of its own. A price in the user's file is taken
+            for both.
+
+    Raises:
+        SettingsError: the user's file cannot be read; the text names the file and the key.
+    """
+    own = overrides()
+    names = _names(model)
+    for name in names:
+        if name in own:
+            return own[name]
+    return next((found for name in names if (found := _listed(name, batch)) is not None), None)
+
+
+@lru_cache(maxsize=1)
+def overrides() -> dict[str, Price]:
+    """The prices in the user's file, by model; empty without a file. Rates in it are USD per million tokens.
+
+    Raises:
+        SettingsError: the file is missing, is not TOML, or a price in it is not a number; names file and key.
+    """
+    import tomllib
+
+    path = settings().prices
+    if path is None:
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror or error}. TIDEMILL_PRICES names the file of prices.") from None
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise SettingsError(f"{path}: is not TOML: {error}.") from None
+    return {model: _override(f"{path}: [{model!r}]", table, str(path)) for model, table in tables.items()}
+
+
+def format_usd(usd: float | None) -> str:
+    """An amount for people: "$12.40", "$0.021", "<$0.001", "$0.00", or "unknown price" for None."""
+    if usd is None:
+        return "unknown price"
+    if 0 < usd < 0.001:
+        return "<$0.001"
+    return f"${usd:,.3f}" if 0 < usd < 0.9995 else f"${usd:,.2f}"
+
+
+def format_tokens(tokens: int) -> str:
+    """A number of tokens for people: "61,204"."""
+    return f"{tokens:,}"
+
+
+def _encoding(model: str) -> str:
+    name = model.lower().removeprefix("openai/").removeprefix("ft:")
+    return "cl100k_base" if name.startswith(_CL100K_MODELS) and not name.startswith(_O200K_MODELS) else "o200k_base"
+
+
+def _names(model: str) -> list[str]:
+    """The names to look a model up by, exact ones first: as given, without the provider, without the date."""
+    bare = model.removeprefix("openai/")
+    return list(dict.fromkeys((model, bare, _DATE.sub("", bare))))
+
+
+def _listed(model: str, batch: bool) -> Price | None:
+    from datetime import UTC, datetime
+
+    from genai_prices.data_snapshot import get_snapshot
+
+    for provider_id, url in ((None, settings().openai_base_url), ("openai", None)):
+        try:
+            seller, found = get_snapshot().find_provider_model(model, None, provider_id, url)
+        except LookupError:
+            continue
+        if seller.id == "openai" and found.id.startswith(_OPEN_WEIGHTS):
+            continue
+        rates = found.get_prices(datetime.now(UTC), {"processing": "batch"} if batch else None)
+        return _from_rates(rates, f"genai-prices {seller.id}/{found.id}")
+    return None
+
+
+def _from_rates(rates: Any, source: str) -> Price | None:
+    """A genai-prices `ModelPrice` (USD per million tokens) with its tiers unfolded from the highest down."""
+    full, cached, output = rates.input_mtok, rates.cache_read_mtok, rates.output_mtok
+    if full is None:
+        return None
+    cached = full if cached is None else cached
+    result: Price | None = None
+    starts = sorted({tier.start for rate in (full, cached, output) for tier in getattr(rate, "tiers", ())})
+    above = 0
+    for start in (*reversed(starts), -1):
+        result = Price(_rate(full, start), _rate(cached, start), _rate(output, start), source, above, result)
+        above = start
+    return result
+
+
+def _rate(rate: Any, start: int) -> float:
+    """USD per token in the tier that begins at `start`; -1 is below all tiers."""
+    if rate is None:
+        return 0.0  # embeddings have no output to pay for
+    reached = [tier.price for tier in getattr(rate, "tiers", ()) if tier.start <= start]
+    return float(reached[-1] if reached else getattr(rate, "base", rate)) / _MILLION
+
+
+def _override(where: str, table: Any, source: str) -> Price:
+    if not isinstance(table, dict):
+        raise SettingsError(f"{where} must be a table such as input = 0.10, output = 0.50.")
+    for key, value in table.items():
+        if key not in _OVERRIDE_KEYS:
+            raise SettingsError(f"{where} {key}: unknown key; the keys are {', '.join(_OVERRIDE_KEYS)}.")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            raise SettingsError(f"{where} {key}: must be USD per million tokens, a number from 0, not {value!r}.")
+    missing = next((key for key in ("input", "output") if key not in table), None)
+    if missing is not None:
+        raise SettingsError(f"{where} {missing}: is missing; it is USD per million tokens.")
+    rates: dict[str, float] = {"cached_input": table["input"], **table}
+    return Price(rates["input"] / _MILLION, rates["cached_input"] / _MILLION, rates["output"] / _MILLION, source)

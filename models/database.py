@@ -1,0 +1,127 @@
+"""Why this module exists: one way to open the database, whichever it is, and plain sentences when that fails."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+
+from models.errors import DatabaseError, SettingsError
+from models.settings import settings
+
+_SQLITE_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "busy_timeout=30000",
+    "foreign_keys=ON",
+    "cache_size=-16000",
+)
+
+
+@cache
+def engine() -> Engine:
+    """This process's engine on the configured database, opened on first use; never share it across a fork."""
+    return open_engine(settings().effective_database_url)
+
+
+def open_engine(url_text: str) -> Engine:
+    """An engine on SQLite or Postgres, set up the way that the state machine needs.
+
+    Raises:
+        SettingsError: the URL cannot be read or names another kind of database.
+    """
+    url = _parse(url_text)
+    if url.get_backend_name() == "sqlite":
+        return _open_sqlite(url)
+    return create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+
+
+def _parse(url_text: str) -> URL:
+    try:
+        url = make_url(url_text.replace("postgres://", "postgresql://", 1))
+        backend = url.get_backend_name()
+    except (ArgumentError, NoSuchModuleError):
+        raise SettingsError(
+            "TIDEMILL_DATABASE_URL is not a database URL; an example is postgresql://user@host/tidemill."
+        ) from None
+    if backend not in ("sqlite", "postgresql"):
+        raise SettingsError(f"TIDEMILL_DATABASE_URL names {backend}; tidemill keeps its rows in sqlite or postgresql.")
+    return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
+
+
+def _open_sqlite(url: URL) -> Engine:
+    if url.database and url.database != ":memory:":
+        folder = Path(url.database).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(f"The folder {folder} cannot be made: {error.strerror}. Set TIDEMILL_HOME.") from None
+    opened = create_engine(url, connect_args={"timeout": 30})
+    event.listen(opened, "connect", _set_pragmas)
+    event.listen(opened, "begin", _begin)
+    return opened
+
+
+def _set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    for pragma in _SQLITE_PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads and then writes must hold the lock from the start: upgrading fails at once when busy.
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def writing() -> Iterator[Connection]:
+    """One transaction that may write; committed at the end, rolled back on an error."""
+    with explained(), engine().begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading() -> Iterator[Connection]:
+    """One transaction that only reads; takes no write lock."""
+    with explained(), engine().connect().execution_options(reading=True) as connection:
+        yield connection
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what the driver raises about a database out of reach into a sentence for the user."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not isinstance(error, OperationalError | InterfaceError):
+            raise
+        raise DatabaseError(_sentence(error)) from error
+
+
+def _sentence(error: DBAPIError) -> str:
+    reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+    where = _parse(settings().effective_database_url)
+    shown = where.database if where.get_backend_name() == "sqlite" else where.render_as_string(hide_password=True)
+    for sign, way_out in _WAYS_OUT.items():
+        if sign in reason:
+            return f"The database {shown}: {reason}. {way_out}"
+    return f"The database {shown} cannot be used: {reason}. `tidemill doctor` checks the settings."
+
+
+_WAYS_OUT = {
+    "disk is full": "Free space, then run the same command again; what was stored is safe.",
+    "No space left": "Free space, then run the same command again; what was stored is safe.",
+    "unable to open": "Set TIDEMILL_HOME to a folder that you can write to.",
+    "readonly database": "Set TIDEMILL_HOME to a folder that you can write to.",
+    "not a database": "The file is not ours or is damaged; set TIDEMILL_HOME to another folder.",
+    "refused": "Start the database or mend TIDEMILL_DATABASE_URL.",
+    "authentication failed": "Mend user and password in TIDEMILL_DATABASE_URL.",
+    "does not exist": "Create the database, then run `tidemill db upgrade`.",
+    "locked": "Another process holds it; try again.",
+}

@@ -1,0 +1,162 @@
+"""Why this module exists: the database holds the backlog, the broker only what the fleet can take next.
+
+`feed()` finds due jobs, fair between batches, marks them as sent and sends their ids. It may run anywhere, any number
+of times, at once: a job sent twice is claimed once. Because so little is in the broker, priority, pause and cancel act
+at once, and a broker that forgets everything costs seconds.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, or_, select, update
+
+from models import broker, holds
+from models.clock import now, now_after
+from models.database import writing
+from models.settings import settings
+from models.tables import batches, jobs, workers
+
+IDS_PER_MESSAGE = 32
+ALIVE_SECONDS = 30.0
+"""A worker that has not been seen for so long does not count for the window."""
+
+RESEND_SECONDS = {True: 3.0, False: 60.0}
+"""Is the broker's queue empty? -> how old an unclaimed message must be to count as lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose jobs a process may send: one batch (a command that runs its own worker), one provider's, or all."""
+
+    batch_id: str | None = None
+    submission: int = 0
+    """Of that batch, only rows that this submission or a later one held."""
+    provider: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A job on its way to the broker."""
+
+    kind: str
+    id: int
+
+
+def feed(scope: Scope) -> int:
+    """Send what is due and fits, and return how many jobs that was.
+
+    Raises:
+        BrokerError: the broker does not answer; the jobs count as lost messages and are sent again later.
+        DatabaseError: the database does not answer.
+    """
+    with writing() as connection:
+        chosen = _mark_due(connection, scope)
+    if chosen:
+        broker.send(_messages(chosen))
+    return len(chosen)
+
+
+def resend_lost() -> int:
+    """Make jobs whose message seems lost due again; returns how many."""
+    grace = RESEND_SECONDS[broker.queue_is_empty()]
+    with writing() as connection:
+        return connection.execute(
+            update(jobs).where(jobs.c.state == "queued", jobs.c.sent_at < now_after(-grace)).values(sent_at=None)
+        ).rowcount
+
+
+def _mark_due(connection: Connection, scope: Scope) -> list[Sending]:
+    waiting = _waiting_batches(connection, scope)
+    free = [batch for batch in waiting if batch.hold_reason is None]
+    chosen: list[Sending] = []
+    room = _room(connection, scope) if free else 0
+    for _, level in groupby(free, key=attrgetter("priority")):
+        chosen += _share(connection, list(level), room - len(chosen), scope)
+    held = [batch for batch in waiting if batch.hold_reason is not None]
+    for _, batches_held in groupby(sorted(held, key=attrgetter("provider")), key=attrgetter("provider")):
+        chosen += _probe(connection, next(batches_held), scope)
+    return chosen
+
+
+def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Row[Any]]:
+    """Batches with a due job that may go out, the most urgent first."""
+    wanted = select(batches.c.id, batches.c.kind, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
+        batches.c.state == "open",
+        or_(batches.c.hold_reason.is_(None), batches.c.held_until <= now()),
+        _due(batches.c.id, scope).exists(),
+    )
+    if scope.batch_id is not None:
+        wanted = wanted.where(batches.c.id == scope.batch_id)
+    if scope.provider is not None:
+        wanted = wanted.where(batches.c.provider == scope.provider)
+    return connection.execute(wanted.order_by(batches.c.priority.desc(), batches.c.created_at)).all()
+
+
+def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
+    return select(jobs.c.id).where(
+        jobs.c.submission >= scope.submission,
+        jobs.c.batch_id == batch_id,
+        jobs.c.state == "queued",
+        jobs.c.sent_at.is_(None),
+        jobs.c.available_at <= now(),
+    )
+
+
+def _room(connection: Connection, scope: Scope) -> int:
+    """How many more jobs the broker should hold: twice what the fleet runs at once, less what already waits there."""
+    windows = select(func.coalesce(func.sum(workers.c.window), 0)).where(workers.c.seen_at > now_after(-ALIVE_SECONDS))
+    sent = select(func.count()).where(jobs.c.state == "queued", jobs.c.sent_at.is_not(None))
+    if scope.batch_id is not None:
+        sent = sent.where(jobs.c.batch_id == scope.batch_id)
+    fleet, waiting = connection.execute(select(windows.scalar_subquery(), sent.scalar_subquery())).one()
+    return max(0, 2 * (int(fleet) or settings().window) - int(waiting))
+
+
+def _share(connection: Connection, level: Sequence[Row[Any]], room: int, scope: Scope) -> Iterator[Sending]:
+    """Take from batches of the same priority in turn; what one leaves, the next may have."""
+    parts: list[list[Sending]] = []
+    for left, batch in zip(range(len(level), 0, -1), level, strict=True):
+        parts.append(_take(connection, batch, -(-room // left), scope))
+        room -= len(parts[-1])
+    for turn in range(max(map(len, parts), default=0)):
+        yield from (part[turn] for part in parts if turn < len(part))
+
+
+def _take(connection: Connection, batch: Row[Any], most: int, scope: Scope) -> list[Sending]:
+    if most <= 0:
+        return []
+    # A CTE that locks is computed once; a plain sub-select with LIMIT may be run again for every row.
+    due = (
+        _due(batch.id, scope)
+        .order_by(jobs.c.available_at, jobs.c.id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    ids = connection.scalars(
+        update(jobs)
+        .where(jobs.c.id.in_(select(due.c.id)), jobs.c.state == "queued")
+        .values(sent_at=now())
+        .returning(jobs.c.id)
+    )
+    return [Sending(batch.kind, job_id) for job_id in sorted(ids)]
+
+
+def _probe(connection: Connection, batch: Row[Any], scope: Scope) -> list[Sending]:
+    """Let one job of a held provider through."""
+    taken = _take(connection, batch, 1, scope)
+    return taken if taken and holds.begin_probe(connection, batch.provider, taken[0].id) else []
+
+
+def _messages(chosen: Sequence[Sending]) -> list[tuple[str, list[int]]]:
+    ids: dict[str, list[int]] = {}
+    for job in chosen:
+        ids.setdefault(job.kind, []).append(job.id)
+    return [
+        (kind, some[start : start + IDS_PER_MESSAGE])
+        for kind, some in ids.items()
+        for start in range(0, len(some), IDS_PER_MESSAGE)
+    ]

@@ -1,0 +1,74 @@
+"""Why this module exists: when a provider serves nobody (no credit, bad key, out of reach), its jobs wait, unharmed.
+
+A hold is on the batches of one provider. While it lasts one job at a time is let through as a probe, at growing pauses;
+the first answer lifts it.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, and_, case, select, update
+
+from models.clock import now, now_after
+from models.tables import attempts, batches
+
+PROBE_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0)
+"""Pauses before the first, second, ... probe; the last one is kept."""
+
+
+def hold(connection: Connection, provider: str, reason: str) -> None:
+    """Hold the provider's batches; where they are held already, only the reason shown is brought up to date."""
+    connection.execute(
+        update(batches)
+        .where(batches.c.provider == provider, batches.c.state != "cancelled", batches.c.hold_reason.is_(None))
+        .values(
+            hold_reason=reason, held_at=now(), held_until=now_after(PROBE_SECONDS[0]), hold_probes=0, probe_job_id=None
+        )
+    )
+    connection.execute(
+        update(batches)
+        .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None), batches.c.hold_reason != reason)
+        .values(hold_reason=reason)
+    )
+
+
+def begin_probe(connection: Connection, provider: str, job_id: int) -> bool:
+    """Let this one job through, and no other until the next pause is over. False when somebody else was faster."""
+    pause = case(
+        *((batches.c.hold_probes == i, PROBE_SECONDS[i + 1]) for i in range(len(PROBE_SECONDS) - 1)),
+        else_=PROBE_SECONDS[-1],
+    )
+    return bool(
+        connection.execute(
+            update(batches)
+            .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None), batches.c.held_until <= now())
+            .values(held_until=now_after(pause), hold_probes=batches.c.hold_probes + 1, probe_job_id=job_id)
+        ).rowcount
+    )
+
+
+def lift(connection: Connection, answered: Sequence[tuple[int, int]]) -> None:
+    """Lift the hold of providers that answered one of these (job id, epoch) calls, if it began after the hold did."""
+    held = connection.execute(
+        select(batches.c.provider, batches.c.held_at).where(batches.c.hold_reason.is_not(None)).distinct()
+    ).all()
+    for provider, held_at in held:
+        ids, epochs = zip(*answered, strict=True)
+        began_after = (
+            select(attempts.c.job_id)
+            .where(attempts.c.job_id.in_(ids), attempts.c.epoch.in_(epochs), attempts.c.started_at > held_at)
+            .exists()
+        )
+        connection.execute(
+            update(batches)
+            .where(and_(batches.c.provider == provider, batches.c.hold_reason.is_not(None), began_after))
+            .values(hold_reason=None, held_at=None, held_until=None, hold_probes=0, probe_job_id=None)
+        )
+
+
+def probe_at_once(connection: Connection, provider: str) -> None:
+    """Make the next probe due now: somebody has just come back to a held batch, so something may have been mended."""
+    connection.execute(
+        update(batches)
+        .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None))
+        .values(held_until=now(), hold_probes=0)
+    )

@@ -1,0 +1,45 @@
+"""Why this module exists: what all jobs of a batch share is written once, read by the worker and hashed for identity."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from models.settings import Endpoint, Transport
+from models.text import dumps
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the jobs of a batch are asked. `None` means: not said, leave it to the provider.
+
+    Tokens and limits are whole numbers; rpm and tpm are per minute.
+    """
+
+    model: str
+    endpoint: Endpoint = "chat"
+    system: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    reasoning_effort: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    """Further body fields, sent as they are."""
+    schema: dict[str, Any] | None = None
+    """JSON schema that every reply must satisfy."""
+    transport: Transport = "sdk"
+    rpm: int | None = None
+    tpm: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored on the batch."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "Options":
+        """From what `to_json` stored; fields of a later version are left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in known})
+
+    def question_hash(self, kind: str) -> str:
+        """Hash of what decides the answers: how calls are sent and how fast does not belong to it."""
+        asked = {name: value for name, value in asdict(self).items() if name not in ("transport", "rpm", "tpm")}
+        return hashlib.sha256(dumps([kind, sorted(asked.items())]).encode()).hexdigest()

@@ -1,0 +1,354 @@
+"""Why this module exists: it is the one door to the provider, so that a call means the same over either transport.
+
+`sdk` goes through the official client, `http` through plain aiohttp at a quarter of the CPU. A transport only carries
+bytes: it returns (status, headers, body) or raises what the libraries raise; `models.replies` reads the one, and
+`_call_error` the other. Nothing here retries: whether a call is repeated is decided in `worker.retries`.
+Importing openai takes 1-2 s, so both libraries are imported when a transport is built.
+"""
+
+import asyncio
+import json
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import orjson
+from pydantic import SecretStr
+
+from models.errors import SettingsError
+from models.replies import (
+    Answer,
+    CallError,
+    Kind,
+    Reply,
+    Usage,
+    error_from_status,
+    one_line,
+    parse_chat,
+    parse_models,
+    parse_responses,
+)
+from models.settings import Endpoint, Settings, Transport
+
+__all__ = ["PATHS", "CallError", "Endpoint", "Kind", "Provider", "Reply", "Transport", "Usage", "list_models"]
+
+PATHS: dict[Endpoint, str] = {"chat": "/chat/completions", "responses": "/responses"}
+CONNECT_SECONDS = 10.0
+# Servers close idle connections after 5 s at the earliest (uvicorn's default): leave before them, or a call is lost.
+KEEP_ALIVE_SECONDS = 4.0
+DNS_CACHE_SECONDS = 60
+MODEL_PAGES = 100
+_PARSERS = {"chat": parse_chat, "responses": parse_responses}
+
+
+class Provider:
+    """A connection pool to one server that speaks OpenAI's API; made, used and closed inside one event loop.
+
+    Args:
+        base_url: with or without a slash at the end, e.g. "http://localhost:8000/v1".
+        api_key: None for servers that need none.
+        timeout_seconds: the longest wait for one whole reply.
+        connections: calls that can be in flight at once; further ones wait for a connection, within their timeout.
+
+    Raises:
+        SettingsError: the URL, the key, the organization or the project can never work.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: SecretStr | None,
+        transport: Transport,
+        timeout_seconds: float,
+        connections: int,
+        organization: str | None = None,
+        project: str | None = None,
+    ) -> None:
+        self._base_url = _checked_url(base_url)
+        self._secret = _checked_header("OPENAI_API_KEY", api_key.get_secret_value() if api_key else None) or ""
+        self._timeout_seconds = timeout_seconds
+        headers = {
+            "OpenAI-Organization": _checked_header("OPENAI_ORG_ID", organization),
+            "OpenAI-Project": _checked_header("OPENAI_PROJECT_ID", project),
+        }
+        build = _SdkTransport if transport == "sdk" else _HttpTransport
+        self._transport: _Transport = build(
+            self._base_url, self._secret, {name: value for name, value in headers.items() if value}, connections
+        )
+
+    async def call(self, endpoint: Endpoint, body: Mapping[str, Any]) -> Reply:
+        """Send one request, once, and read the reply.
+
+        Raises:
+            CallError: there is no usable answer, for whatever reason; nothing else is raised.
+        """
+        answer = await self._send("POST", PATHS[endpoint], _encoded(body))
+        return _PARSERS[endpoint](answer, secret=self._secret)
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Every model the server lists (GET /models, all pages), as the server describes it.
+
+        Raises:
+            CallError: as for `call`.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        path = "/models"
+        for _ in range(MODEL_PAGES):
+            page, more = parse_models(await self._send("GET", path), secret=self._secret)
+            fresh = {str(model.get("id")): model for model in page if str(model.get("id")) not in found}
+            found |= fresh
+            if not more or not fresh:  # no fresh one: the server ignores `after`
+                break
+            path = f"/models?after={quote(next(reversed(fresh)), safe='')}"
+        return list(found.values())
+
+    async def aclose(self) -> None:
+        """Close all connections; calls still in flight fail."""
+        await self._transport.aclose()
+
+    async def _send(self, method: str, path: str, content: bytes | None = None) -> Answer:
+        """The server's answer if it is a success status."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds) as limit:
+                answer = await self._transport.send(method, path, content)
+        except Exception as failure:  # noqa: BLE001 - two libraries raise some thirty types, each is a failed call
+            # from None: the libraries' errors hold the request's headers, and with them the key
+            raise self._call_error(failure, expired=limit.expired()) from None
+        if not 200 <= answer.status < 300:
+            raise error_from_status(answer, secret=self._secret)
+        return answer
+
+    def _call_error(self, failure: Exception, *, expired: bool) -> CallError:
+        if expired:
+            message = f"no complete reply from {self._base_url} within {self._timeout_seconds:g} s"
+            return CallError("timeout", message)
+        kind, code, reason = _reason(_root(failure))
+        lead = {
+            "connect": f"cannot connect to {self._base_url}",
+            "timeout": f"no complete reply from {self._base_url}",
+            "reset": f"the connection to {self._base_url} was lost before the reply",
+            "cut": f"the reply of {self._base_url} was cut off",
+            "malformed": f"the reply of {self._base_url} is not HTTP",
+        }[kind]
+        return CallError(kind, one_line(f"{lead}: {reason}", self._secret), code=code)
+
+
+def list_models(settings: Settings) -> list[dict[str, Any]]:
+    """`Provider.models` for callers without an event loop, i.e. the command line.
+
+    Raises:
+        CallError: as for `Provider.models`.
+        SettingsError: as for `Provider`.
+    """
+
+    async def ask() -> list[dict[str, Any]]:
+        provider = Provider(
+            base_url=settings.openai_base_url,
+            api_key=settings.openai_api_key,
+            transport="http",
+            timeout_seconds=min(settings.timeout_seconds, 60.0),
+            connections=1,
+            organization=settings.openai_org_id,
+            project=settings.openai_project_id,
+        )
+        try:
+            return await provider.models()
+        finally:
+            await provider.aclose()
+
+    return asyncio.run(ask())
+
+
+class _Transport(Protocol):
+    """Carries bytes. Follows no redirect: the key must never reach another host."""
+
+    def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int) -> None: ...
+
+    async def send(self, method: str, path: str, content: bytes | None) -> Answer: ...
+
+    async def aclose(self) -> None: ...
+
+
+class _HttpTransport:
+    """One aiohttp session, with nothing between it and the call."""
+
+    def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int) -> None:
+        import aiohttp
+
+        self._base_url = base_url
+        self._proxy = _environment_proxy(base_url)
+        headers = {"User-Agent": "tidemill", "Accept": "application/json", **headers}
+        if secret:
+            headers["Authorization"] = f"Bearer {secret}"
+        connector = aiohttp.TCPConnector(
+            limit=connections,
+            limit_per_host=0,
+            ttl_dns_cache=DNS_CACHE_SECONDS,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),  # the total is Provider's
+        )
+
+    async def send(self, method: str, path: str, content: bytes | None) -> Answer:
+        headers = {"Content-Type": "application/json"} if content is not None else None
+        async with self._session.request(
+            method, self._base_url + path, data=content, headers=headers, allow_redirects=False, proxy=self._proxy
+        ) as response:
+            return _answer(response.status, response.raw_headers, await response.read())
+
+    async def aclose(self) -> None:
+        await self._session.close()
+
+
+class _SdkTransport:
+    """The official client, asked for raw replies: its typed ones cost over twice the CPU and hide what was sent."""
+
+    def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int) -> None:
+        import httpx2
+        import openai
+
+        limits = httpx2.Limits(  # the default would keep 100 and open 1000
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_ALIVE_SECONDS
+        )
+        timeout = httpx2.Timeout(None, connect=CONNECT_SECONDS)  # the total is Provider's
+        # follow_redirects=False: the client's default follows, and repeats a paid POST on the way
+        http_client = openai.DefaultAioHttpClient(limits=limits, timeout=timeout, follow_redirects=False)
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=secret or "no-key",  # the client insists on one; a server that needs a key answers 401
+            max_retries=0,
+            timeout=timeout,
+            http_client=http_client,
+            default_headers=headers,
+        )
+        # Left out above, the client would take them from the environment; only our settings do that.
+        self._client.organization = self._client.project = None
+        self._raw = httpx2.Response
+        self._status_error = openai.APIStatusError
+
+    async def send(self, method: str, path: str, content: bytes | None) -> Answer:
+        try:
+            if content is None:
+                response = await self._client.get(path, cast_to=self._raw)
+            else:
+                response = await self._client.post(path, content=content, cast_to=self._raw)
+        except self._status_error as error:
+            response = error.response
+        return _answer(response.status_code, response.headers.raw, response.content)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+
+def _answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Answer:
+    return Answer(status, {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}, body)
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    """`body` as JSON with exactly its keys.
+
+    Raises:
+        CallError: kind "request": it cannot be sent, or would be answered by something else than one JSON reply.
+    """
+    if body.get("stream"):
+        raise CallError("request", 'The body asks for a stream; take out "stream"', code="unsupported_stream")
+    body = dict(body)
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:
+        pass
+    try:  # lone surrogates and integers beyond 64 bits, which orjson refuses
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CallError("request", one_line(f"The body is not JSON: {error}"), code="invalid_request_body") from None
+
+
+def _root(failure: BaseException) -> BaseException:
+    """The socket's or aiohttp's own error: the SDK's layers wrap it and call a lost connection a timeout."""
+    while failure.__cause__ is not None and not (_is_aiohttp(failure) or _is_decoding(failure)):
+        failure = failure.__cause__
+    return failure
+
+
+def _is_aiohttp(failure: BaseException) -> bool:
+    return type(failure).__module__.partition(".")[0] == "aiohttp"
+
+
+def _is_decoding(failure: BaseException) -> bool:
+    """True for httpx2's error of a broken gzip stream; by name, since the http transport never imports httpx2."""
+    return type(failure).__name__ == "DecodingError"
+
+
+def _reason(root: BaseException) -> tuple[Kind, str | None, str]:
+    """(kind, code, reason in a few words) of a call that got no whole answer."""
+    import aiohttp
+
+    cause = root.__cause__ or root
+    words = str(root) or type(root).__name__
+    table: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Kind, str | None, str], ...] = (
+        (aiohttp.ClientHttpProxyError, "connect", "proxy_failure", f"the proxy answered {getattr(root, 'status', '')}"),
+        (aiohttp.ClientProxyConnectionError, "connect", "proxy_failure", f"the proxy is not reached ({words})"),
+        (aiohttp.ClientConnectorDNSError, "connect", "dns_failure", "the host's name is not known to DNS"),
+        (aiohttp.ClientSSLError, "connect", "tls_failure", f"TLS failed ({_tls_words(cause)})"),
+        (aiohttp.ClientConnectorError, "connect", _connect_code(cause), _os_words(cause)),
+        (aiohttp.ConnectionTimeoutError, "connect", "connect_timeout", f"no connection in {CONNECT_SECONDS:g} s"),
+        (aiohttp.InvalidURL, "connect", "invalid_url", "OPENAI_BASE_URL is not a usable URL"),
+        (aiohttp.ClientPayloadError, "cut", None, "the body is incomplete or damaged"),
+        (aiohttp.ClientResponseError, "malformed", None, words),
+        (aiohttp.ServerDisconnectedError, "reset", None, "the server closed it"),
+        (TimeoutError, "timeout", None, words),
+        (OSError, "reset", None, _os_words(root)),
+    )
+    for types, kind, code, reason in table:
+        if isinstance(root, types):
+            return kind, code, reason
+    return ("cut", None, "the body is incomplete or damaged") if _is_decoding(root) else ("reset", None, words)
+
+
+def _connect_code(cause: BaseException) -> str:
+    return "connection_refused" if isinstance(cause, ConnectionRefusedError) else "connect_failed"
+
+
+def _os_words(cause: BaseException) -> str:
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused"
+    return (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
+
+
+def _tls_words(cause: BaseException) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {cause.verify_message}"
+    return _os_words(cause)
+
+
+def _environment_proxy(url: str) -> str | None:
+    """HTTP(S)_PROXY for `url`, read once; aiohttp's trust_env reads it, and ~/.netrc for a key, on every call."""
+    host = urlsplit(url).hostname or ""
+    return None if proxy_bypass(host) else getproxies().get(urlsplit(url).scheme)
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url.strip())
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise SettingsError("OPENAI_BASE_URL: is not an http(s) URL; an example is http://localhost:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise SettingsError("OPENAI_BASE_URL: takes only host, port and path; put the key into OPENAI_API_KEY")
+    return url.strip().rstrip("/")
+
+
+def _checked_header(name: str, value: str | None) -> str | None:
+    value = (value or "").strip()
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise SettingsError(f"{name}: holds characters that no HTTP header can carry. Copy it again, without quotes.")
+    return value or None

@@ -1,0 +1,432 @@
+"""Why this module exists: what a server's bytes mean is decided once, the same for every transport, without a network.
+
+Pure functions from (status, headers, body) to a `Reply` or a `CallError`. HTTP 200 alone proves nothing: servers answer
+200 with an error, with no choices, with a refusal or with half a body, and each of those is an outcome of its own.
+Shapes: OpenAI's API reference; the differences of vLLM, Ollama, llama.cpp, OpenRouter, Azure and Google as met in use.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from json import loads
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import orjson
+
+Kind = Literal[
+    "status",  # the server said an error: HTTP status >= 300, or a 200 whose body is an error
+    "failed",  # Responses API: 200 with status "failed"; `code` is response.error.code
+    "connect",  # the server was never reached (nothing listens, DNS, TLS, proxy): certainly not billed
+    "timeout",  # no complete reply within the time limit: maybe billed
+    "reset",  # the connection was lost after sending, before the reply's headers: maybe billed
+    "cut",  # the connection was lost, or the body was damaged, after the reply's headers: maybe billed
+    "malformed",  # a success status whose body is not a reply: maybe billed
+    "empty",  # a reply without choices, text or tool calls: billed
+    "length",  # cut off at the token limit before the first word of the answer (all reasoning): billed
+    "refused",  # the model declined; `text` is what it said: billed
+    "content_filter",  # the provider's filter stopped the answer; `text` is what came before: billed
+    "unfinished",  # Responses API: a status other than completed, incomplete or failed
+    "request",  # the body cannot be sent as one plain JSON request; nothing was sent
+]
+
+MESSAGE_CHARACTERS = 500
+_KEY_LIKE = re.compile(r"\bsk-[\w*.\-]{6,}|\b(bearer|basic)\s+[\w.~+/*\-]{8,}=*", re.IGNORECASE)
+_MARKUP = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counted them; `cached_input_tokens` is the part of `input_tokens` billed as cached."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A call that succeeded. Strings are exactly the server's, NUL and lone surrogates included (see `models.text`)."""
+
+    text: str  # "" only when there are tool calls
+    model: str  # as the server says; "" when it does not
+    finish_reason: str  # "stop", "length", "tool_calls", ... in the words of Chat Completions, for both endpoints
+    usage: Usage | None  # None when the server reports none
+    request_id: str | None
+    headers: dict[str, str]  # x-ratelimit-*, retry-after, retry-after-ms; lower case
+    status: int
+    tool_calls: tuple[dict[str, Any], ...] = ()  # as the server wrote them
+
+
+@dataclass(eq=False)
+class CallError(Exception):
+    """A call that failed, with all that `worker.retries.classify` needs.
+
+    `message` is one line of at most about 500 characters, without secrets. For an error inside an HTTP 200 `status` is
+    the error's own code where that is a number from 400 to 599. `usage` and `text` are what the failed call was billed
+    for, kept because they were paid.
+    """
+
+    kind: Kind
+    message: str = ""
+    status: int | None = None
+    code: str | None = None  # always a string, also where the server sends a number
+    type: str | None = None
+    param: str | None = None
+    retry_after_seconds: float | None = None  # finite and >= 0
+    should_retry: bool | None = None  # x-should-retry
+    request_id: str | None = None
+    usage: Usage | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Answer(NamedTuple):
+    """What came over the wire: all headers with lower-case names, and the whole body, decompressed."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class _MalformedError(ValueError):
+    """The body is not the JSON object that a reply is."""
+
+
+def parse_chat(answer: Answer, *, secret: str = "") -> Reply:
+    """Read a success status's body as a chat completion; the first choice counts.
+
+    Raises:
+        CallError: the body is an error or no usable answer.
+    """
+    reading = _Reading(answer, secret, ("prompt_tokens", "completion_tokens", "prompt_tokens_details"))
+    choices = reading.payload.get("choices")
+    if choices is None:
+        reading.fail("malformed", "The reply has no choices")
+    if choices == []:
+        reading.fail("empty", "The reply's list of choices is empty")
+    choice = choices[0] if isinstance(choices, list) else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        reading.fail("malformed", "The reply's first choice has no message")
+    text, refusal = _content(message.get("content"))
+    calls = _dicts(message.get("tool_calls"))
+    if isinstance(message.get("function_call"), dict):
+        calls += ({"type": "function", "function": message["function_call"]},)
+    if _says_error(choice):
+        reading.fail_as_said(choice, text)
+    return reading.judge(text, _string(message.get("refusal")) or refusal, calls, _string(choice.get("finish_reason")))
+
+
+def parse_responses(answer: Answer, *, secret: str = "") -> Reply:
+    """Read a success status's body as a Responses API object.
+
+    `finish_reason` is "stop", "tool_calls" or "length" (for max_output_tokens), so that both endpoints speak alike.
+
+    Raises:
+        CallError: the response failed, was cut off before its first word, or is no usable answer.
+    """
+    reading = _Reading(answer, secret, ("input_tokens", "output_tokens", "input_tokens_details"))
+    payload = reading.payload
+    output = payload.get("output")
+    text, refusal, calls = _output(output)
+    status = _string(payload.get("status")) or "completed"
+    if status == "failed":
+        reading.fail_as_said(payload, text, kind="failed")
+    if status not in {"completed", "incomplete"}:
+        message = f"The response's status is {status!r}, and only finished responses are used"
+        reading.fail("unfinished", message, text, f"response_{status}")
+    if not isinstance(output, list):
+        reading.fail("malformed", "The reply has no output")
+    reason = "tool_calls" if calls else "stop"
+    if status == "incomplete":
+        details = payload.get("incomplete_details")
+        said = _string(details.get("reason")) if isinstance(details, dict) else ""
+        reason = "length" if said in {"", "max_output_tokens"} else said
+    return reading.judge(text, refusal, calls, reason)
+
+
+def parse_models(answer: Answer, *, secret: str = "") -> tuple[list[dict[str, Any]], bool]:
+    """Read one page of GET /models: its entries, and whether the server says that there are more.
+
+    Raises:
+        CallError: the body is an error or no list.
+    """
+    reading = _Reading(answer, secret, ("", "", ""))
+    entries = reading.payload.get("data")
+    if entries is None and "data" in reading.payload:  # Ollama without a model
+        return [], False
+    if not isinstance(entries, list):
+        reading.fail("malformed", "The reply is not a list of models")
+    return list(_dicts(entries)), reading.payload.get("has_more") is True
+
+
+def error_from_status(answer: Answer, *, secret: str = "") -> CallError:
+    """The error that a status >= 300 and its body mean; the body may be JSON of any server, HTML or nothing."""
+    try:
+        payload = load_json(answer.body)
+    except _MalformedError:
+        payload = _prose(answer.body)
+    if isinstance(payload, list) and payload:  # Google wraps its error in a list
+        payload = payload[0]
+    said = _said(payload) if isinstance(payload, dict) else _Said(_string(payload))
+    if 300 <= answer.status < 400:
+        said = said._replace(message=f"The server redirects to {answer.headers.get('location', 'nowhere')}")
+    return _error("status", answer, said, secret)
+
+
+def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers worth keeping with a call: those that speak of rate limits."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name.startswith("x-ratelimit-") or name in {"retry-after", "retry-after-ms"}
+    }
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """How long the server asks to wait: retry-after-ms, else retry-after in seconds or as an HTTP date.
+
+    A date is read against the reply's own Date where it has one, so that a wrong local clock does no harm.
+    Negative, infinite and unreadable values are None.
+    """
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        seconds = _number(headers.get(name), unit)
+        if seconds is not None:
+            return seconds
+    due = _date(headers.get("retry-after"))
+    if due is None:
+        return None
+    seconds = (due - (_date(headers.get("date")) or datetime.now(UTC))).total_seconds()
+    return seconds if seconds >= 0 else None
+
+
+def one_line(text: str, secret: str = "") -> str:
+    """`text` as one storable line of at most about 500 characters, with the key and everything like one taken out."""
+    if len(secret) >= 4:  # a shorter "key" is a placeholder, and taking it out would only garble the text
+        text = text.replace(secret, "[key]")
+    text = _KEY_LIKE.sub("[key]", text)
+    text = " ".join("".join(char if char.isprintable() else " " for char in text[:8_192]).split())
+    return text if len(text) <= MESSAGE_CHARACTERS else text[: MESSAGE_CHARACTERS - 3] + "..."
+
+
+def load_json(body: bytes) -> Any:
+    """Parse strictly first; what orjson refuses but a person could read is kept, because a reply was paid for.
+
+    Lone surrogates stay as they are, broken UTF-8 becomes U+FFFD. NaN and Infinity are not JSON and are refused.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return loads(body.decode("utf-8-sig", "replace"), parse_constant=_refuse, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise _MalformedError(str(error)) from None
+
+
+class _Said(NamedTuple):
+    """An error in the server's words."""
+
+    message: str = ""
+    code: str | None = None
+    type: str | None = None
+    param: str | None = None
+
+
+class _Reading:
+    """One success status's body on its way to a `Reply`; every way to fail carries what was billed."""
+
+    def __init__(self, answer: Answer, secret: str, usage_names: tuple[str, str, str]) -> None:
+        self.answer, self.secret = answer, secret
+        self.usage: Usage | None = None
+        self.payload: dict[str, Any] = {}
+        try:
+            payload = load_json(answer.body)
+        except _MalformedError:
+            self.fail("malformed", f"The reply is not JSON: {_prose(answer.body) or 'its body is empty'}")
+        if not isinstance(payload, dict):
+            self.fail("malformed", "The reply is JSON, but not an object")
+        self.payload = payload
+        self.usage = _usage(payload.get("usage"), *usage_names)
+        if payload.get("status") != "failed" and _says_error(payload):
+            self.fail_as_said(payload, _text_so_far(payload))
+
+    def fail(self, kind: Kind, message: str, text: str = "", code: str | None = None) -> NoReturn:
+        """Raise a failure that is described by us."""
+        error = _error(kind, self.answer, _Said(message, code), self.secret)
+        error.usage, error.text = self.usage, text
+        raise error
+
+    def fail_as_said(self, holder: dict[str, Any], text: str, kind: Kind = "status") -> NoReturn:
+        """Raise the error that `holder` carries, with the error's own HTTP status where it names one."""
+        said = _said(holder)
+        answer = self.answer
+        if kind == "status" and said.code and said.code.isdecimal() and 400 <= int(said.code[:9]) <= 599:
+            answer = answer._replace(status=int(said.code))
+        error = _error(kind, answer, said, self.secret)
+        error.usage, error.text = self.usage, text
+        raise error
+
+    def judge(self, text: str, refusal: str, calls: tuple[dict[str, Any], ...], reason: str) -> Reply:
+        """A `Reply` if this is an answer; a cut with some text is one, since the limit was the caller's own."""
+        if reason == "content_filter":
+            self.fail("content_filter", "The provider's content filter stopped the answer", text)
+        if refusal:
+            self.fail("refused", f"The model refused: {refusal}", text or refusal)
+        if not text and not calls:
+            if reason == "length":
+                self.fail("length", "The token limit was reached before the first word of the answer")
+            self.fail("empty", "The reply has neither text nor tool calls")
+        headers = self.answer.headers
+        return Reply(
+            text=text,
+            model=_string(self.payload.get("model")),
+            finish_reason=reason,
+            usage=self.usage,
+            request_id=headers.get("x-request-id"),
+            headers=kept_headers(headers),
+            status=self.answer.status,
+            tool_calls=calls,
+        )
+
+
+def _error(kind: Kind, answer: Answer, said: _Said, secret: str) -> CallError:
+    headers = answer.headers
+    return CallError(
+        kind=kind,
+        message=one_line(said.message, secret) or _status_line(answer.status),
+        status=answer.status,
+        code=one_line(said.code, secret) if said.code else None,
+        type=one_line(said.type, secret) if said.type else None,
+        param=one_line(said.param, secret) if said.param else None,
+        retry_after_seconds=retry_after_seconds(headers),
+        should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
+        request_id=headers.get("x-request-id"),
+        headers=kept_headers(headers),
+    )
+
+
+def _status_line(status: int) -> str:
+    try:
+        return f"HTTP {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"HTTP {status}"
+
+
+def _says_error(holder: dict[str, Any]) -> bool:
+    return bool(holder.get("error")) or holder.get("object") == "error"
+
+
+def _said(payload: dict[str, Any]) -> _Said:
+    """The error in any of the known shapes: nested (OpenAI), flat (old vLLM), a string (Ollama), detail (FastAPI)."""
+    error = payload.get("error")
+    if isinstance(error, dict):
+        metadata = error.get("metadata")
+        raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter: what the server behind it said
+        message = ": ".join(filter(None, (_string(error.get("message")), _string(raw))))
+        kind = _label(error.get("type")) or _label(error.get("status"))  # Google calls it status
+        return _Said(message, _label(error.get("code")), kind, _label(error.get("param")))
+    message = _string(error) or _string(payload.get("message")) or _detail(payload.get("detail"))
+    return _Said(message, _label(payload.get("code")), _label(payload.get("type")), _label(payload.get("param")))
+
+
+def _detail(detail: object) -> str:
+    """FastAPI's detail: a string, or a list of {"loc", "msg"}."""
+    if isinstance(detail, dict):
+        return _string(detail.get("message")) or _string(detail.get("msg"))
+    parts = [f"{'.'.join(map(str, _list(item.get('loc'))))}: {item.get('msg')}" for item in _dicts(detail)]
+    return _string(detail) or "; ".join(parts)
+
+
+def _label(value: object) -> str | None:
+    """A code, type or param as a string, or None when the server gives none."""
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value) or None
+    return None
+
+
+def _prose(body: bytes) -> str:
+    """What a body that is not JSON says to a person: an HTML page's title, else its words."""
+    page = body[:8_192].decode("utf-8", "replace")
+    title = _TITLE.search(page)
+    return " ".join((title.group(1) if title else _MARKUP.sub(" ", page)).split())
+
+
+def _content(content: object) -> tuple[str, str]:
+    """Text and refusal of a chat message's content: a string, or a list of parts."""
+    parts = _dicts(content)
+    text = "".join(_string(part.get("text")) for part in parts if part.get("type") != "refusal")
+    return _string(content) or text, "".join(_string(part.get("refusal")) for part in parts)
+
+
+def _output(output: object) -> tuple[str, str, tuple[dict[str, Any], ...]]:
+    """Text, refusal and tool calls of a response's output items."""
+    items = _dicts(output)
+    contents = [_content(item.get("content")) for item in items if item.get("type") == "message"]
+    calls = tuple(item for item in items if item.get("type") in {"function_call", "custom_tool_call"})
+    return "".join(text for text, _ in contents), "".join(refusal for _, refusal in contents), calls
+
+
+def _text_so_far(payload: dict[str, Any]) -> str:
+    """The text beside an error: some servers send both when they break down halfway."""
+    for choice in _dicts(payload.get("choices")):
+        message = choice.get("message")
+        return _content(message.get("content"))[0] if isinstance(message, dict) else ""
+    return _output(payload.get("output"))[0]
+
+
+def _usage(usage: object, input_name: str, output_name: str, details_name: str) -> Usage | None:
+    if not isinstance(usage, dict):
+        return None
+    given, written = _count(usage.get(input_name)), _count(usage.get(output_name))
+    if given is None and written is None:
+        return None
+    details = usage.get(details_name)
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    return Usage(given or 0, written or 0, min(cached or 0, given or 0))
+
+
+def _count(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        return None
+    return int(value)
+
+
+def _number(value: str | None, unit: float) -> float | None:
+    try:
+        seconds = float(value or "") * unit
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _date(value: str | None) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value or "")
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _dicts(value: object) -> tuple[dict[str, Any], ...]:
+    return tuple(item for item in _list(value) if isinstance(item, dict))
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

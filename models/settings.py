@@ -1,0 +1,124 @@
+"""Why this module exists: every setting has one name, one default and one place, and is read once.
+
+Settings come from the environment and from a `.env` file in the working folder; `tidemill doctor` lists them.
+Secrets are `SecretStr`, so that printing or logging the settings never shows them.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.errors import SettingsError
+
+Transport = Literal["sdk", "http"]
+Endpoint = Literal["chat", "responses"]
+
+
+class Settings(BaseSettings):
+    """All settings of producer and worker; the environment's name of each is its `validation_alias`."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    openai_api_key: SecretStr | None = Field(
+        None, validation_alias="OPENAI_API_KEY", description="key of the provider; never stored, never logged"
+    )
+    openai_base_url: str = Field(
+        "https://api.openai.com/v1",
+        validation_alias="OPENAI_BASE_URL",
+        description="any server that speaks OpenAI's API",
+    )
+    openai_org_id: str | None = Field(None, validation_alias="OPENAI_ORG_ID", description="sent as OpenAI-Organization")
+    openai_project_id: str | None = Field(
+        None, validation_alias="OPENAI_PROJECT_ID", description="sent as OpenAI-Project"
+    )
+    home: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("tidemill")),
+        validation_alias="TIDEMILL_HOME",
+        description="folder of the embedded database",
+    )
+    database_url: str = Field(
+        "",
+        validation_alias="TIDEMILL_DATABASE_URL",
+        description="empty: SQLite in TIDEMILL_HOME; postgresql://... to share",
+    )
+    broker_url: str = Field(
+        "memory://",
+        validation_alias="TIDEMILL_BROKER_URL",
+        description="memory://: commands run a worker inside themselves; redis://... or amqp://... to share",
+    )
+    limits_url: str = Field(
+        "",
+        validation_alias="TIDEMILL_LIMITS_URL",
+        description="Redis of the shared limits; empty: the broker, if it is Redis",
+    )
+    model: str = Field("gpt-6-luna", validation_alias="TIDEMILL_MODEL", description="model of commands that name none")
+    window: int = Field(
+        256, ge=1, le=10_000, validation_alias="TIDEMILL_WINDOW", description="calls in flight in one worker process"
+    )
+    timeout_seconds: float = Field(
+        600, gt=0, validation_alias="TIDEMILL_TIMEOUT_SECONDS", description="longest wait for one reply"
+    )
+    max_attempts: int = Field(
+        8, ge=1, validation_alias="TIDEMILL_MAX_ATTEMPTS", description="failed calls of one job before it is failed"
+    )
+    retry_seconds: float = Field(
+        3600,
+        gt=0,
+        validation_alias="TIDEMILL_RETRY_SECONDS",
+        description="time since a job's first call after which it is failed",
+    )
+    lease_seconds: float = Field(
+        30, ge=1, validation_alias="TIDEMILL_LEASE_SECONDS", description="how long a silent worker keeps its jobs"
+    )
+    drain_seconds: float = Field(
+        25,
+        ge=0,
+        validation_alias="TIDEMILL_DRAIN_SECONDS",
+        description="how long a stopping worker waits for calls in flight",
+    )
+    prices: Path | None = Field(
+        None, validation_alias="TIDEMILL_PRICES", description="TOML file of prices that go before the built-in ones"
+    )
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _is_http_url(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")) or len(url.split("://", 1)[1]) == 0:
+            raise ValueError("is not an http(s) URL; an example is http://localhost:8000/v1")
+        return url.rstrip("/")
+
+    @property
+    def effective_database_url(self) -> str:
+        """The URL that is opened: as set, or the embedded SQLite file."""
+        return self.database_url or f"sqlite:///{self.home / 'tidemill.db'}"
+
+    @property
+    def embedded(self) -> bool:
+        """True when a waiting command runs a worker inside itself."""
+        return self.broker_url.startswith("memory:")
+
+    @property
+    def effective_limits_url(self) -> str | None:
+        """Redis that holds the shared limits, or None for limits inside the process."""
+        url = self.limits_url or self.broker_url
+        return url if url.startswith(("redis://", "rediss://", "redis+socket://", "unix://")) else None
+
+
+@cache
+def settings() -> Settings:
+    """The process's settings, read on first use.
+
+    Raises:
+        SettingsError: a variable has a value that cannot work; the text names it.
+    """
+    try:
+        return Settings()  # type: ignore[call-arg]  # values come from the environment
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{name}: {reason}. Change the variable, then try again.") from None

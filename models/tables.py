@@ -1,0 +1,231 @@
+"""Why this module exists: one schema for SQLite and Postgres, and one place to read what every column means.
+
+Core tables, not mapped classes: everything we write is written in bulk. Units live in names; times are UTC. Tables that
+are written in bulk carry no foreign keys: a row of theirs is only ever written in the transaction that has its parent,
+and checking it again costs a third of the write.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+from models.text import Json, SafeText
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time; always aware and UTC in Python, also on SQLite, which stores no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back what the database holds as an aware UTC time."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# SQLite makes only a plain INTEGER PRIMARY KEY an alias of the row's number.
+RowId = BigInteger().with_variant(Integer(), "sqlite")
+
+OPEN_STATES = ("queued", "running")
+STATES = (*OPEN_STATES, "succeeded", "failed", "cancelled")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _time(name: str, **options: Any) -> Column[datetime]:
+    return Column(name, UtcDateTime(), **options)
+
+
+assistants = Table(
+    "assistants",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("external_id", String(200)),
+    Column("instructions", SafeText),
+    Column("model", String(200)),
+    Column("options", Json, nullable=False),
+    Column("is_default", Integer, nullable=False, server_default="0"),
+    _time("created_at", nullable=False),
+    comment="named sets of instructions, model and options",
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("name", String(200), nullable=False, comment="what the user called it, or the input's name"),
+    Column("source", SafeText, comment="absolute path or given name of the input; null for pipes and frames"),
+    Column("question_hash", String(64), nullable=False, comment="hash of kind and options: the same questions"),
+    Column("provider", String(200), nullable=False, comment="host of the provider; never a key"),
+    Column(
+        "options", Json, nullable=False, comment="what all jobs share: model, endpoint, system, body fields, limits"
+    ),
+    Column("columns", Json, nullable=False, comment="names of the input's columns, in order"),
+    Column("priority", Integer, nullable=False, server_default="0", comment="higher goes first"),
+    Column("state", String(20), nullable=False, server_default="open", comment="open, paused or cancelled"),
+    Column("submission", Integer, nullable=False, server_default="0", comment="how many times it was submitted"),
+    Column("hold_reason", SafeText, comment="why the provider's jobs wait; null when they do not"),
+    _time("held_until"),
+    _time("held_at"),
+    Column("hold_probes", Integer, nullable=False, server_default="0", comment="probes since the last answer"),
+    Column("probe_job_id", BigInteger, comment="the one job that may be claimed while held"),
+    Column("assistant_id", ForeignKey("assistants.id")),
+    _time("created_at", nullable=False),
+    _time("read_at"),
+    CheckConstraint("state in ('open', 'paused', 'cancelled')", name="state"),
+    Index(None, "question_hash"),
+    comment="jobs submitted together; read_at is when the input was read to its end",
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("batch_id", String(80), nullable=False),
+    Column("key", String(80), nullable=False, comment="hash of custom_id and content, and which occurrence"),
+    Column("custom_id", SafeText, nullable=False),
+    Column("position", Integer, comment="row number in the input; null when the input no longer holds the row"),
+    Column("submission", Integer, nullable=False, server_default="1", comment="the last submission that held the row"),
+    Column("request", Json, nullable=False, comment="what only this job asks: prompt, messages or body"),
+    Column("columns", Json, nullable=False, comment="the input's columns, shown again beside the answer"),
+    Column("state", String(12), nullable=False, server_default="queued"),
+    Column("epoch", Integer, nullable=False, server_default="0", comment="raised by claim, rescue, release, cancel"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="provider calls so far"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="calls that count towards the cap"),
+    Column("losses", Integer, nullable=False, server_default="0", comment="workers that vanished with the job"),
+    _time("available_at", nullable=False),
+    _time("sent_at"),
+    _time("lease_until"),
+    Column("worker_id", String(40)),
+    _time("first_attempt_at"),
+    _time("finished_at"),
+    Column("input_tokens", Integer, nullable=False, server_default="0", comment="over all attempts"),
+    Column("output_tokens", Integer, nullable=False, server_default="0", comment="over all attempts"),
+    Column("cost_usd", Float, comment="over all attempts; null while unknown"),
+    Column("error_code", String(100)),
+    Column("error", SafeText),
+    UniqueConstraint("batch_id", "key"),
+    CheckConstraint(f"state in {STATES}", name="state"),
+    CheckConstraint("(state = 'running') = (lease_until is not null)", name="lease"),
+    Index("ix_jobs_batch_position", "batch_id", "position"),
+    Index(
+        "ix_jobs_due",
+        "batch_id",
+        "available_at",
+        "id",
+        postgresql_where=text("state = 'queued' and sent_at is null"),
+        sqlite_where=text("state = 'queued' and sent_at is null"),
+    ),
+    Index(
+        "ix_jobs_sent",
+        "sent_at",
+        postgresql_where=text("state = 'queued' and sent_at is not null"),
+        sqlite_where=text("state = 'queued' and sent_at is not null"),
+    ),
+    Index(
+        "ix_jobs_running",
+        "lease_until",
+        postgresql_where=text("state = 'running'"),
+        sqlite_where=text("state = 'running'"),
+    ),
+    comment="one row of work each",
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", RowId, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("worker_id", String(40), nullable=False),
+    _time("started_at", nullable=False),
+    _time("ended_at"),
+    Column("outcome", String(12), comment="null while under way; succeeded, retried, held, failed, lost, stale"),
+    Column("http_status", Integer),
+    Column("error_code", String(100)),
+    Column("error", SafeText),
+    Column("request_id", String(200)),
+    Column("seconds", Float, comment="from sending the call to its end"),
+    Column("input_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("cost_usd", Float),
+    PrimaryKeyConstraint("job_id", "epoch"),
+    comment="one row per provider call, begun before the call: the ledger the bill is checked against",
+)
+
+dialogues = Table(
+    "dialogues",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=False, comment="the job that opened it"),
+    Column("batch_id", String(80), nullable=False),
+    Column("assistant_id", RowId),
+    Column("model", String(200), nullable=False, comment="as the server says"),
+    Column("finish_reason", String(40), nullable=False),
+    Column("sentiment", String(10), comment="null until judged; positive, negative, neutral or unknown"),
+    Column("sentiment_score", Float, comment="-1 to 1; null when unknown"),
+    Column("language", String(10)),
+    _time("created_at", nullable=False),
+    Index(None, "batch_id"),
+    Index(
+        "ix_dialogues_unjudged",
+        "id",
+        postgresql_where=text("sentiment is null"),
+        sqlite_where=text("sentiment is null"),
+    ),
+    comment="one per answered job; its id is the job's, so a second answer cannot be recorded",
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("dialogue_id", RowId, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("role", String(20), nullable=False),
+    Column("content", SafeText, nullable=False, comment="text; content in parts is stored as JSON"),
+    PrimaryKeyConstraint("dialogue_id", "position"),
+    comment="the turns of a dialogue, system first, reply last",
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("host", String(200), nullable=False),
+    Column("machine", String(100), nullable=False, comment="boot id and pid namespace: where its pid can be looked up"),
+    Column("pid", Integer, nullable=False),
+    Column("window", Integer, nullable=False),
+    Column("in_flight", Integer, nullable=False, server_default="0"),
+    Column("version", String(40), nullable=False),
+    _time("started_at", nullable=False),
+    _time("seen_at", nullable=False),
+    comment="worker processes that are alive, or were a moment ago",
+)

@@ -1,0 +1,495 @@
+"""Why this module exists: it is the only writer of a job's state, so that the state machine can be read in one place.
+
+    queued --claim--> running --succeed--> succeeded
+      ^                 | |----fail------> failed
+      '--retry, snooze--' '----cancel----> cancelled      (cancel also from queued; revive: failed, cancelled -> queued)
+         release, rescue
+
+Every transition is one guarded UPDATE. Claim, release, rescue, cancel and revive raise `epoch`; who finishes a job must
+name the epoch that it claimed, so a worker that lost its lease can write nothing. All functions work on a connection in
+a transaction of the caller's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import (
+    Connection,
+    Float,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.sql.dml import Insert, Update
+
+from models.bulk import Rows
+from models.clock import now, now_after
+from models.tables import OPEN_STATES, attempts, batches, dialogues, jobs, messages
+from models.text import dumps, encode
+
+MAX_LOSSES = 20
+"""Workers that may vanish with a job before it counts as the cause and is failed."""
+
+Outcome = Literal["succeeded", "retried", "snoozed", "held", "failed"]
+_STATE_AFTER: dict[Outcome, str] = {
+    "succeeded": "succeeded",
+    "retried": "queued",
+    "snoozed": "queued",
+    "held": "queued",
+    "failed": "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """One row of an input on its way into `jobs`; `request` and `columns` are JSON-able."""
+
+    key: str
+    custom_id: str
+    position: int
+    request: dict[str, Any]
+    columns: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job that this worker owns until its lease ends, and what it needs to run it."""
+
+    id: int
+    epoch: int
+    batch_id: str
+    request: dict[str, Any]
+    """What only this job asks: {"prompt": ..}, {"messages": [..]} or {"url": .., "body": {..}}."""
+    failures: int
+    age_seconds: float
+    """Since the job's first call; 0 before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a dialogue."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a succeeded job leaves behind: a dialogue with its messages."""
+
+    model: str
+    finish_reason: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How one claimed job ended, for `settle`.
+
+    `snoozed` means that no call was made: nothing is counted and no attempt is kept. `held` was answered, but by a
+    provider that serves nobody at present: the attempt is kept, nothing is counted.
+    """
+
+    job_id: int
+    epoch: int
+    batch_id: str
+    outcome: Outcome
+    delay_seconds: float = 0.0
+    counted: bool = False
+    seconds: float | None = None
+    http_status: int | None = None
+    request_id: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    answer: Answer | None = None
+
+
+# --- enqueue ---
+
+_ENQUEUED = Rows(key="text", custom_id="text", position="int", request="text", columns="text")
+_ENQUEUED_COLUMNS = ["batch_id", "submission", "available_at", *_ENQUEUED.columns]
+
+
+def _insert_for(connection: Connection) -> Any:
+    return postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
+
+
+def enqueue(connection: Connection, batch_id: str, submission: int, rows: Sequence[Enqueued]) -> set[str]:
+    """Store rows as queued jobs; a row that the batch already holds keeps its state and gets its new position.
+
+    Returns:
+        The keys that were stored or found. A key is missing when this submission has held it already at another
+        position: the row is one more occurrence of the same content and wants a key of its own.
+    """
+    given = _ENQUEUED.table(connection)
+    picked = select(
+        bindparam("batch_id", batch_id).label("batch_id"),
+        bindparam("submission", submission).label("submission"),
+        now().label("available_at"),
+        *given.c,
+    ).where(given.c.position >= 0)
+    added = _insert_for(connection)(jobs).from_select(_ENQUEUED_COLUMNS, picked, include_defaults=False)
+    statement = added.on_conflict_do_update(
+        index_elements=["batch_id", "key"],
+        set_={name: added.excluded[name] for name in ("position", "submission", "columns")},
+        where=or_(jobs.c.submission < added.excluded.submission, jobs.c.position == added.excluded.position),
+    ).returning(jobs.c.key)
+    tuples = [(row.key, encode(row.custom_id), row.position, dumps(row.request), dumps(row.columns)) for row in rows]
+    parameters = {"batch_id": batch_id, "submission": submission, **_ENQUEUED.parameters(connection, tuples)}
+    return set(connection.scalars(statement, parameters))
+
+
+# --- claim, renew ---
+
+
+def claim(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> list[Claimed]:
+    """Take the queued and due jobs among `ids` for this worker and begin an attempt for each.
+
+    Jobs of a batch that is paused, cancelled or held stay where they are (but for the hold's one probe), and so do jobs
+    that another worker has: a message that comes twice is harmless.
+    """
+    claimable = (
+        select(jobs.c.id)
+        .join(batches, batches.c.id == jobs.c.batch_id)
+        .where(
+            jobs.c.id.in_(ids),
+            jobs.c.state == "queued",
+            jobs.c.available_at <= now(),
+            batches.c.state == "open",
+            or_(batches.c.hold_reason.is_(None), batches.c.probe_job_id == jobs.c.id),
+        )
+        .with_for_update(skip_locked=True, of=jobs)
+    )
+    age = _seconds_between(connection, now(), jobs.c.first_attempt_at)
+    statement = (
+        update(jobs)
+        .where(jobs.c.id.in_(claimable), jobs.c.state == "queued")
+        .values(
+            state="running",
+            epoch=jobs.c.epoch + 1,
+            lease_until=now_after(bindparam("lease", lease_seconds)),
+            worker_id=worker_id,
+            sent_at=None,
+        )
+        .returning(jobs.c.id, jobs.c.epoch, jobs.c.batch_id, jobs.c.request, jobs.c.failures, func.coalesce(age, 0.0))
+    )
+    claimed = [Claimed(*row) for row in connection.execute(statement)]
+    if claimed:
+        connection.execute(
+            insert(attempts).values(started_at=now()),
+            [{"job_id": job.id, "epoch": job.epoch, "worker_id": worker_id} for job in claimed],
+        )
+    return claimed
+
+
+def _seconds_between(connection: Connection, later: Any, earlier: Any) -> Any:
+    if connection.dialect.name == "postgresql":
+        return func.extract("epoch", later - earlier).cast(Float)
+    return (func.julianday(later) - func.julianday(earlier)) * 86400.0
+
+
+_OWNED = Rows(id="int")
+
+
+def renew(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> int:
+    """Extend the lease of these jobs where the worker still owns them; returns how many that were."""
+    given = _OWNED.table(connection).c
+    return connection.execute(
+        update(jobs)
+        .where(jobs.c.id == given.id, jobs.c.worker_id == worker_id, jobs.c.state == "running")
+        .values(lease_until=now_after(literal(lease_seconds))),
+        _OWNED.parameters(connection, [(job_id,) for job_id in ids]),
+    ).rowcount
+
+
+# --- settle ---
+
+_SETTLED = Rows(
+    job_id="int",
+    epoch="int",
+    state="text",
+    delay_seconds="float",
+    calls="int",
+    failures="int",
+    outcome="text",
+    seconds="float",
+    http_status="int",
+    request_id="text",
+    error_code="text",
+    error="text",
+    input_tokens="int",
+    output_tokens="int",
+    cost_usd="float",
+)
+_DIALOGUES = Rows(id="int", batch_id="text", model="text", finish_reason="text")
+_MESSAGES = Rows(dialogue_id="int", position="int", role="text", content="text")
+
+
+def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[int]:
+    """Record how claimed jobs ended, all in the caller's one transaction.
+
+    Returns:
+        Ids of the jobs whose state was written. The others had been taken from this worker (rescued, cancelled): what
+        their calls cost is still counted, their answers are not recorded.
+    """
+    rows = [_settled_row(settlement) for settlement in settlements]
+    written = set(connection.scalars(_finish(connection), _SETTLED.parameters(connection, rows)))
+    ledger = [row if row[0] in written else (*row[:6], "stale", *row[7:]) for row in rows if row[6] != "snoozed"]
+    if ledger:
+        # The ledger takes an end once: when a commit's reply was lost and all this runs again, nothing counts twice.
+        ended = set(connection.scalars(_end_attempts(connection), _SETTLED.parameters(connection, ledger)))
+        stale = [row for row in ledger if row[0] in ended and row[0] not in written]
+        if stale:
+            connection.execute(_count_money(connection), _SETTLED.parameters(connection, stale))
+    uncalled = [(row[0], row[1]) for row in rows if row[6] == "snoozed"]
+    if uncalled:
+        connection.execute(delete(attempts).where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled)))
+    answered = [s for s in settlements if s.answer is not None and s.job_id in written]
+    if answered:
+        _record_answers(connection, answered)
+    return written
+
+
+def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
+    return (
+        settlement.job_id,
+        settlement.epoch,
+        _STATE_AFTER[settlement.outcome],
+        settlement.delay_seconds,
+        0 if settlement.outcome in ("snoozed", "held") else 1,
+        int(settlement.counted),
+        settlement.outcome,
+        settlement.seconds,
+        settlement.http_status,
+        encode(settlement.request_id) if settlement.request_id else None,
+        encode(settlement.error_code) if settlement.error_code else None,
+        encode(settlement.error) if settlement.error else None,
+        settlement.input_tokens,
+        settlement.output_tokens,
+        settlement.cost_usd,
+    )
+
+
+def _money(given: Any) -> dict[str, Any]:
+    """What a call adds to its job, whoever owns the job by now."""
+    cost = case((given.cost_usd.is_(None), jobs.c.cost_usd), else_=func.coalesce(jobs.c.cost_usd, 0) + given.cost_usd)
+    return {
+        "input_tokens": jobs.c.input_tokens + func.coalesce(given.input_tokens, 0),
+        "output_tokens": jobs.c.output_tokens + func.coalesce(given.output_tokens, 0),
+        "cost_usd": cost,
+    }
+
+
+def _finish(connection: Connection) -> Update:
+    given = _SETTLED.table(connection).c
+    return (
+        update(jobs)
+        .where(jobs.c.id == given.job_id, jobs.c.epoch == given.epoch, jobs.c.state == "running")
+        .values(
+            state=given.state,
+            lease_until=None,
+            sent_at=None,
+            available_at=now_after(given.delay_seconds),
+            finished_at=case((given.state == "queued", null()), else_=now()),
+            error_code=given.error_code,
+            error=given.error,
+            attempts=jobs.c.attempts + given.calls,
+            failures=jobs.c.failures + given.failures,
+            first_attempt_at=case(
+                (given.calls > 0, func.coalesce(jobs.c.first_attempt_at, now())), else_=jobs.c.first_attempt_at
+            ),
+            **_money(given),
+        )
+        .returning(jobs.c.id)
+    )
+
+
+def _count_money(connection: Connection) -> Update:
+    given = _SETTLED.table(connection).c
+    return update(jobs).where(jobs.c.id == given.job_id).values(**_money(given))
+
+
+def _end_attempts(connection: Connection) -> Update:
+    given = _SETTLED.table(connection).c
+    names = (
+        "outcome",
+        "seconds",
+        "http_status",
+        "request_id",
+        "error_code",
+        "error",
+        "input_tokens",
+        "output_tokens",
+        "cost_usd",
+    )
+    return (
+        update(attempts)
+        .where(
+            attempts.c.job_id == given.job_id,
+            attempts.c.epoch == given.epoch,
+            or_(attempts.c.outcome.is_(None), attempts.c.outcome == "lost"),
+        )
+        .values(ended_at=now(), **{name: given[name] for name in names})
+        .returning(attempts.c.job_id)
+    )
+
+
+def _record_answers(connection: Connection, answered: Sequence[Settlement]) -> None:
+    opened, turns = [], []
+    for settlement in answered:
+        answer = settlement.answer
+        assert answer is not None
+        opened.append((settlement.job_id, settlement.batch_id, encode(answer.model), encode(answer.finish_reason)))
+        turns += [
+            (settlement.job_id, position, message.role, encode(message.content))
+            for position, message in enumerate(answer.messages)
+        ]
+    connection.execute(_add_dialogues(connection), _DIALOGUES.parameters(connection, opened))
+    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, turns))
+
+
+def _add_dialogues(connection: Connection) -> Insert:
+    given = _DIALOGUES.table(connection)
+    picked = select(*given.c, now().label("created_at")).where(given.c.id > 0)
+    return _add_once(connection, dialogues, [*_DIALOGUES.columns, "created_at"], picked)
+
+
+def _add_messages(connection: Connection) -> Insert:
+    given = _MESSAGES.table(connection)
+    return _add_once(connection, messages, list(_MESSAGES.columns), select(*given.c).where(given.c.position >= 0))
+
+
+def _add_once(connection: Connection, table: Any, columns: list[str], picked: Select[Any]) -> Insert:
+    # The epoch has kept everybody else out already; the primary key is the second wall, and it does not raise, lest one
+    # row that should not be there keep a hundred paid answers from being stored.
+    statement: Any = _insert_for(connection)(table).from_select(columns, picked, include_defaults=False)
+    added: Insert = statement.on_conflict_do_nothing()
+    return added
+
+
+# --- release, rescue, cancel, revive ---
+
+
+def release(connection: Connection, worker_id: str) -> int:
+    """Give back everything that a stopping worker still runs; its calls may have been paid for. Returns how many."""
+    return _take_back(connection, and_(jobs.c.worker_id == worker_id), losses=0)
+
+
+def rescue(connection: Connection, dead_worker_ids: Sequence[str] = ()) -> int:
+    """Queue again the jobs whose lease ran out, or whose worker is known to be dead. Returns how many.
+
+    A job that took MAX_LOSSES workers with it is failed.
+    """
+    failed = _take_back(
+        connection, and_(_lost(dead_worker_ids), jobs.c.losses + 1 >= MAX_LOSSES), losses=1, failed=True
+    )
+    return failed + _take_back(connection, _lost(dead_worker_ids), losses=1)
+
+
+def _lost(dead_worker_ids: Sequence[str]) -> Any:
+    return or_(jobs.c.lease_until < now(), jobs.c.worker_id.in_(dead_worker_ids))
+
+
+def _take_back(connection: Connection, condition: Any, *, losses: int, failed: bool = False) -> int:
+    taken = select(jobs.c.id).where(jobs.c.state == "running", condition).with_for_update(skip_locked=True, of=jobs)
+    ended: dict[str, Any] = {
+        "state": "failed",
+        "finished_at": now(),
+        "error_code": "worker_lost",
+        "error": f"{MAX_LOSSES} workers vanished while running this job; the last call's outcome is unknown.",
+    }
+    rows = connection.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(taken), jobs.c.state == "running")
+        .values(
+            epoch=jobs.c.epoch + 1,
+            lease_until=None,
+            sent_at=None,
+            attempts=jobs.c.attempts + 1,
+            losses=jobs.c.losses + losses,
+            **(ended if failed else {"state": "queued", "available_at": now()}),
+        )
+        .returning(jobs.c.id, jobs.c.epoch)
+    ).all()
+    _end_unfinished(connection, rows)
+    return len(rows)
+
+
+def _end_unfinished(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    """Close the ledger's rows of jobs that were just taken from their worker: whether the call was paid is unknown."""
+    if rows:
+        connection.execute(
+            update(attempts)
+            .where(
+                attempts.c.job_id == bindparam("taken_id"),
+                attempts.c.epoch == bindparam("taken_epoch") - 1,
+                attempts.c.outcome.is_(None),
+            )
+            .values(outcome="lost", ended_at=now()),
+            [{"taken_id": row.id, "taken_epoch": row.epoch} for row in rows],
+        )
+
+
+def cancel(connection: Connection, batch_id: str, older_than: int | None = None) -> int:
+    """Cancel the open jobs of a batch, those in flight included. Returns how many.
+
+    With `older_than`, only jobs that no submission from that number on has held.
+    """
+    condition = and_(jobs.c.batch_id == batch_id, jobs.c.state.in_(OPEN_STATES))
+    if older_than is not None:
+        condition = and_(condition, jobs.c.submission < older_than)
+    return connection.execute(
+        update(jobs)
+        .where(condition)
+        .values(
+            state="cancelled",
+            epoch=jobs.c.epoch + 1,
+            attempts=jobs.c.attempts + case((jobs.c.state == "running", 1), else_=0),
+            lease_until=None,
+            sent_at=None,
+            finished_at=now(),
+        )
+    ).rowcount
+
+
+def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> int:
+    """Queue failed and cancelled jobs of a batch again, with a fresh count of failures. Returns how many.
+
+    With `keys`, only jobs with one of those keys.
+    """
+    condition = and_(jobs.c.batch_id == batch_id, jobs.c.state.in_(("failed", "cancelled")))
+    if keys is not None:
+        condition = and_(condition, jobs.c.key.in_(keys))
+    return connection.execute(
+        update(jobs)
+        .where(condition)
+        .values(
+            state="queued",
+            epoch=jobs.c.epoch + 1,
+            failures=0,
+            losses=0,
+            first_attempt_at=None,
+            finished_at=None,
+            available_at=now(),
+            sent_at=None,
+            error_code=None,
+            error=None,
+        )
+    ).rowcount

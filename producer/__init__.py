@@ -1,0 +1,64 @@
+"""Accepts jobs and shows them; in Python: `from producer import ask`.
+
+    batch = ask(frame, column="prompt", model="gpt-6-luna")
+    batch.wait()
+    batch.to_frame()
+
+The same question on the same rows is the same batch, whether it is asked here or by `tidemill ask`.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from producer.batch import Batch
+
+__all__ = ["ask"]
+
+
+def ask(
+    source: "str | Path | pd.DataFrame | Iterable[str] | Iterable[Mapping[str, Any]]",
+    *,
+    column: str | None = None,
+    template: str | None = None,
+    name: str | None = None,
+    priority: int = 0,
+    new: bool = False,
+    limit: int | None = None,
+    skip_bad_rows: bool = False,
+    **options: Any,
+) -> "Batch":
+    """Submit prompts and return their batch at once; `wait()` on it runs or watches the work.
+
+    Args:
+        source: a DataFrame, prompts, rows as mappings, or the path of a file (a plain string is a path).
+        column: the column that holds the prompt, as `--column`.
+        template: a prompt with `{column}` placeholders, as `-t`.
+        name: what to call the batch; together with the options it is also what the batch is found by again.
+        priority: higher goes first.
+        new: begin a new batch even where this one has been asked before.
+        limit: submit the first rows only.
+        skip_bad_rows: go on without rows that cannot be used.
+        **options: fields of `models.options.Options`: model, system, temperature, max_tokens, reasoning_effort,
+            params, schema, endpoint, transport, rpm, tpm.
+
+    Raises:
+        InputError, SettingsError, DatabaseError: one sentence that says what to mend; nothing is lost.
+    """
+    from producer.batch import begin
+
+    return begin(
+        source,
+        column=column,
+        template=template,
+        name=name,
+        priority=priority,
+        new=new,
+        limit=limit,
+        skip_bad_rows=skip_bad_rows,
+        options=options,
+    )

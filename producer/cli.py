@@ -1,0 +1,378 @@
+"""Why this module exists: the command line, which only parses and prints; each command is a call of another module.
+
+Nothing heavy is imported here: `tidemill --help` must answer at once, so commands import what they need.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.errors import InputError, TidemillError
+
+app = typer.Typer(
+    name="tidemill",
+    help="A job queue for language-model work: thousands of prompts in, every answer stored exactly once.",
+    epilog="First steps: `tidemill ask 'Why is the sky blue?'`, then `tidemill ask -i prompts.csv -o answers.jsonl`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+dialogues_app = typer.Typer(no_args_is_help=True, help="Look at what was asked and answered.")
+db_app = typer.Typer(no_args_is_help=True, help="Look after the database.")
+app.add_typer(dialogues_app, name="dialogues")
+app.add_typer(db_app, name="db")
+
+INTERRUPTED = 130
+NOT_ALL_SUCCEEDED = 1
+UNEXPECTED = 70
+
+BatchArgument = Annotated[
+    str, typer.Argument(help="Id of a batch, the beginning of one, or `latest`.", metavar="BATCH")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write all rows to a .jsonl, .csv or .parquet file; - is stdout."
+    ),
+]
+
+
+@app.command(
+    epilog="Example: tidemill ask -i reviews.jsonl -t 'Is this kind? {text}' --system 'Answer yes or no.' -o answers.csv"
+)
+def ask(  # noqa: PLR0917
+    prompt: Annotated[
+        str | None, typer.Argument(help="One prompt; its answer goes to stdout.", show_default=False)
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input", "-i", metavar="FILE", help="CSV, JSONL, Parquet, Excel or text, one prompt a row; - is stdin."
+        ),
+    ] = None,
+    output: OutputOption = None,
+    column: Annotated[str | None, typer.Option(help="The column that holds the prompt.")] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", "-t", help="A prompt with {column} placeholders, filled from each row.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model to ask.  [default: gpt-6-luna, or TIDEMILL_MODEL]")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Instructions that go before every prompt.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Randomness of the answers, 0 to 2.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer in tokens. Set it: it also buys speed.")
+    ] = None,
+    reasoning_effort: Annotated[
+        str | None, typer.Option(help="none, low, medium, high: as the model takes it.")
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Any other field of the request's body; may be repeated."),
+    ] = None,
+    schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON schema that every answer must satisfy.")
+    ] = None,
+    endpoint: Annotated[str, typer.Option(help="chat or responses.")] = "chat",
+    transport: Annotated[
+        str, typer.Option(help="sdk: the official client. http: plain HTTP, a quarter of the CPU.")
+    ] = "sdk",
+    window: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Calls in flight at once.  [default: 256]")
+    ] = None,
+    rpm: Annotated[
+        int | None, typer.Option(min=1, help="Requests a minute at most. Learned from the provider if not said.")
+    ] = None,
+    tpm: Annotated[
+        int | None, typer.Option(min=1, help="Tokens a minute at most. Learned from the provider if not said.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the batch; the same name finds it again.")] = None,
+    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many rows: a taste before the whole.")
+    ] = None,
+    new: Annotated[bool, typer.Option("--new", help="Ask again, even what has been answered already.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be used.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit only; workers or a later run do the work.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count rows, tokens and price; send and store nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a prompt, or every row of a file. The same command on the same input goes on where it was."""
+    from producer import asking
+
+    asking.ask(
+        prompt,
+        input_,
+        output,
+        options={
+            "model": model,
+            "system": system,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "reasoning_effort": reasoning_effort,
+            "params": _params(param or []),
+            "schema": _schema(schema),
+            "endpoint": _one_of("--endpoint", endpoint, ("chat", "responses")),
+            "transport": _one_of("--transport", transport, ("sdk", "http")),
+            "rpm": rpm,
+            "tpm": tpm,
+        },
+        how={"column": column, "template": template, "skip_bad_rows": skip_bad_rows, "limit": limit},
+        window=window,
+        name=name,
+        priority=priority,
+        new=new,
+        detach=detach,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+
+
+@app.command(epilog="Example: tidemill status prompts-3f9a1c --json")
+def status(
+    batch: Annotated[
+        str | None, typer.Argument(help="Id of a batch; all recent ones when left out.", metavar="BATCH")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many batches to list.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List the batches, or show one."""
+    from producer import control
+
+    control.status(batch, limit, as_json)
+
+
+@app.command(epilog="Example: tidemill watch latest")
+def watch(batch: BatchArgument, as_json: JsonOption = False) -> None:
+    """Follow a batch to its end; without a broker, its open rows are also run here."""
+    from producer import asking
+
+    asking.watch(batch, as_json)
+
+
+@app.command(epilog="Example: tidemill results prompts-3f9a1c -o answers.parquet")
+def results(batch: BatchArgument, output: OutputOption = "-") -> None:
+    """Write the rows of a batch with their answers, in input order."""
+    from producer import asking
+
+    asking.results(batch, output or "-")
+
+
+@app.command(epilog="Example: tidemill retry latest")
+def retry(batch: BatchArgument, as_json: JsonOption = False) -> None:
+    """Queue the failed and cancelled rows of a batch again; `watch` runs them where no worker does."""
+    from producer import control
+
+    control.change("retry", batch, as_json)
+
+
+@app.command(epilog="Example: tidemill pause prompts-3f9a1c")
+def pause(batch: BatchArgument, as_json: JsonOption = False) -> None:
+    """Start no more calls of a batch; those in flight end."""
+    from producer import control
+
+    control.change("pause", batch, as_json)
+
+
+@app.command(epilog="Example: tidemill resume prompts-3f9a1c")
+def resume(batch: BatchArgument, as_json: JsonOption = False) -> None:
+    """Let a paused batch go on."""
+    from producer import control
+
+    control.change("resume", batch, as_json)
+
+
+@app.command(epilog="Example: tidemill cancel prompts-3f9a1c")
+def cancel(batch: BatchArgument, as_json: JsonOption = False) -> None:
+    """Cancel the open rows of a batch; what has been answered stays."""
+    from producer import control
+
+    control.change("cancel", batch, as_json)
+
+
+@dialogues_app.command("list", epilog="Example: tidemill dialogues list --sentiment negative --limit 5")
+def dialogues_list(
+    batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
+    sentiment: Annotated[str | None, typer.Option(help="positive, negative, neutral or unknown.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List dialogues, the newest first."""
+    from producer import dialogues
+
+    dialogues.show_list(None, batch, sentiment, limit, as_json)
+
+
+@dialogues_app.command("show", epilog="Example: tidemill dialogues show 17")
+def dialogues_show(
+    dialogue: Annotated[int, typer.Argument(help="Number of a dialogue, as `list` shows it.", metavar="ID")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show a dialogue: every message, and every call that was made for it."""
+    from producer import dialogues
+
+    dialogues.show(dialogue, as_json)
+
+
+@dialogues_app.command("search", epilog="Example: tidemill dialogues search 'blue sky'")
+def dialogues_search(
+    words: Annotated[str, typer.Argument(help="Words that must all occur in a dialogue.")],
+    batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
+    sentiment: Annotated[str | None, typer.Option(help="positive, negative, neutral or unknown.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Find dialogues by words, upper and lower case alike."""
+    from producer import dialogues
+
+    dialogues.show_list(words, batch, sentiment, limit, as_json)
+
+
+@dialogues_app.command("export", epilog="Example: tidemill dialogues export -o dialogues.jsonl")
+def dialogues_export(
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A .jsonl file; - is stdout.")] = "-",
+    batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
+    sentiment: Annotated[str | None, typer.Option(help="positive, negative, neutral or unknown.")] = None,
+) -> None:
+    """Write dialogues as JSON lines with their messages, the form that training takes."""
+    from producer import dialogues
+
+    dialogues.export(output, batch, sentiment)
+
+
+@app.command(epilog="Example: tidemill models --json")
+def models(as_json: JsonOption = False) -> None:
+    """List the models that the provider offers, with price and shutdown date where known."""
+    from producer import doctor
+
+    doctor.show_models(as_json)
+
+
+@app.command("doctor", epilog="Example: tidemill doctor")
+def doctor_command(as_json: JsonOption = False) -> None:
+    """Check settings, database, broker and provider, and say what to mend."""
+    from producer import doctor
+
+    doctor.doctor(as_json)
+
+
+@app.command(epilog="Example: tidemill worker --processes 2 --window 200")
+def worker(
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Worker processes; one uses up to one core.")] = 1,
+    window: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Calls in flight in each.  [default: 256]")
+    ] = None,
+) -> None:
+    """Run jobs until stopped; Ctrl-C or SIGTERM lets calls in flight end, for 25 seconds at most."""
+    if window is not None:
+        os.environ["TIDEMILL_WINDOW"] = str(window)
+    # By name and as a new program: producer imports nothing of worker, and a worker needs nothing of the command line.
+    os.execv(sys.executable, [sys.executable, "-m", "worker", "--processes", str(processes)])  # noqa: S606
+
+
+@db_app.command("upgrade", epilog="Example: tidemill db upgrade")
+def db_upgrade() -> None:
+    """Bring the database to the schema of this version."""
+    import migrations
+
+    typer.echo(f"The database has schema {migrations.upgrade()}.")
+
+
+# --- options ---
+
+
+def _params(given: list[str]) -> dict[str, Any]:
+    """`key=value` pairs; a value that is JSON is taken as such, else as text."""
+    import json
+
+    params: dict[str, Any] = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not equals or not key:
+            raise InputError(f"--param {each!r} is not KEY=VALUE; an example is --param seed=7.")
+        try:
+            params[key] = json.loads(value)
+        except ValueError:
+            params[key] = value
+    return params
+
+
+def _schema(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    import json
+
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        validator_for(schema).check_schema(schema)
+    except OSError as error:
+        raise InputError(f"--schema {path}: {error.strerror}.") from None
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"--schema {path} is not JSON: {error}.") from None
+    except SchemaError as error:
+        raise InputError(f"--schema {path} is no JSON schema: {error.message} at {error.json_path}.") from None
+    if not isinstance(schema, dict):
+        raise InputError(f"--schema {path} must hold a JSON object.")
+    return schema
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise InputError(f"{option} is {value!r}; it must be {' or '.join(allowed)}.")
+    return value
+
+
+# --- the way out ---
+
+
+def main() -> None:
+    """Run the command line; every failure is a sentence on stderr and an exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A reply may hold what the terminal's encoding cannot: show it escaped rather than fail.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing stdout does not fail again
+        code = NOT_ALL_SUCCEEDED
+    except TidemillError as error:
+        typer.echo(f"tidemill: {error}", err=True)
+        code = error.exit_code
+    except Exception as error:  # noqa: BLE001  # the last line of defence
+        code = _unexpected(error)
+    sys.exit(code)
+
+
+def _unexpected(error: Exception) -> int:
+    show = getattr(error, "show", None)  # how the parser's own errors print themselves
+    if show is not None:
+        show()
+        return int(getattr(error, "exit_code", 2))
+    if type(error).__name__ in ("Abort", "Exit"):
+        return int(getattr(error, "exit_code", INTERRUPTED))
+    if os.environ.get("TIDEMILL_DEBUG"):
+        raise error
+    typer.echo(
+        f"tidemill: unexpected {type(error).__name__}: {error}. This is a defect; nothing that was stored is lost. "
+        "TIDEMILL_DEBUG=1 shows where it happened; please report it.",
+        err=True,
+    )
+    return UNEXPECTED
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Why this module exists: what somebody can do to a batch that is under way, and what went wrong in it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+from sqlalchemy import func, select, update
+
+import migrations
+from models import transitions
+from models.cost import format_tokens
+from models.database import reading, writing
+from models.holds import probe_at_once
+from models.tables import batches, jobs
+from models.text import one_line
+from producer.printing import print_json, print_table
+from producer.progress import BatchLine, list_batches, progress, resolve
+
+
+def retry(batch_id: str) -> int:
+    """Queue failed and cancelled rows again; returns how many. A cancelled batch is open again."""
+    with writing() as connection:
+        connection.execute(
+            update(batches).where(batches.c.id == batch_id, batches.c.state == "cancelled").values(state="open")
+        )
+        return transitions.revive(connection, batch_id)
+
+
+def pause(batch_id: str) -> int:
+    """Start no more calls; returns 1 when that changed something."""
+    return _set_state(batch_id, "open", "paused")
+
+
+def resume(batch_id: str) -> int:
+    """Let a paused batch go on; returns 1 when that changed something."""
+    changed = _set_state(batch_id, "paused", "open")
+    with writing() as connection:
+        # What was sent before the pause and not claimed has used up its message.
+        sent = (jobs.c.batch_id == batch_id) & (jobs.c.state == "queued") & jobs.c.sent_at.is_not(None)
+        connection.execute(update(jobs).where(sent).values(sent_at=None))
+    return changed
+
+
+def cancel(batch_id: str) -> int:
+    """Cancel all open rows; returns how many."""
+    with writing() as connection:
+        connection.execute(update(batches).where(batches.c.id == batch_id).values(state="cancelled"))
+        return transitions.cancel(connection, batch_id)
+
+
+def _set_state(batch_id: str, before: str, after: str) -> int:
+    with writing() as connection:
+        return connection.execute(
+            update(batches).where(batches.c.id == batch_id, batches.c.state == before).values(state=after)
+        ).rowcount
+
+
+CHANGES: dict[str, tuple[Callable[[str], int], str, str]] = {
+    "retry": (retry, "{} rows are queued again; `tidemill watch {}` follows them.", "no row had failed."),
+    "pause": (pause, "paused; calls in flight end. `tidemill resume {1}` lets it go on.", "was not open."),
+    "resume": (resume, "goes on.", "was not paused."),
+    "cancel": (cancel, "{} open rows are cancelled.", "no row was open; it is closed now."),
+}
+"""Command -> what does it, what to say when that changed something, and when it did not."""
+
+
+def change(what: str, given: str, as_json: bool) -> None:
+    """Retry, pause, resume or cancel a batch, and say what that did."""
+    migrations.ensure()
+    act, done, not_done = CHANGES[what]
+    batch_id = resolve(given).id
+    changed = act(batch_id)
+    if as_json:
+        return print_json({"batch": batch_id, what: changed})
+    typer.echo(f"{batch_id}: {(done if changed else not_done).format(changed, batch_id)}")
+    return None
+
+
+def status(given: str | None, limit: int, as_json: bool) -> None:
+    """One batch in detail, or the latest in a table."""
+    migrations.ensure()
+    if given is not None:
+        return _show(given, as_json)
+    lines = list_batches(limit)
+    if as_json:
+        return print_json([_line_json(line) for line in lines])
+    if not lines:
+        typer.echo("No batches yet. `tidemill ask -i prompts.csv -o answers.jsonl` makes one.", err=True)
+        return None
+    columns = ("batch", "model", "created", "rows", "succeeded", "failed", "open", "tokens", "cost", "state")
+    return print_table(columns, [_line_cells(line) for line in lines])
+
+
+def _show(given: str, as_json: bool) -> None:
+    batch = resolve(given)
+    seen, failed = progress(batch.id), failures(batch.id)
+    if as_json:
+        reasons = [{"rows": count, "error_code": code, "example": example} for count, code, example in failed]
+        head = {"batch": batch.id, "kind": batch.kind, "model": batch.options["model"], "created_at": batch.created_at}
+        return print_json({**head, **seen.to_json(), "failures": reasons})
+    typer.echo(
+        f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {seen.state}"
+    )
+    typer.echo(seen.summary())
+    if seen.hold_reason:
+        typer.echo(f"on hold: {seen.hold_reason}")
+    for count, code, example in failed:
+        typer.echo(f"  {count:,} × {code}: {one_line(example, 160)}")
+    return None
+
+
+def _line_json(line: BatchLine) -> dict[str, Any]:
+    head = {"batch": line.id, "kind": line.kind, "model": line.model, "created_at": line.created_at}
+    return {**head, **line.progress.to_json()}
+
+
+def _line_cells(line: BatchLine) -> Sequence[object]:
+    seen = line.progress
+    state = "on hold" if seen.hold_reason and seen.open else seen.state if seen.open else "done"
+    counts = (seen.rows, seen.states["succeeded"], seen.states["failed"], seen.open)
+    created = f"{line.created_at:%m-%d %H:%M}"
+    return (line.id, line.model, created, *(f"{n:,}" for n in counts), format_tokens(seen.tokens), seen.cost(), state)
+
+
+def failures(batch_id: str) -> list[tuple[int, str, str]]:
+    """Why rows failed: how many, the error's code, and one of the sentences; the most frequent first."""
+    count = func.count()
+    grouped = (
+        select(count, jobs.c.error_code, func.max(jobs.c.error))
+        .where(jobs.c.batch_id == batch_id, jobs.c.state == "failed")
+        .group_by(jobs.c.error_code)
+        .order_by(count.desc())
+        .limit(10)
+    )
+    with reading() as connection:
+        return [(row[0], row[1] or "unknown", row[2] or "") for row in connection.execute(grouped)]
+
+
+def probe(provider: str) -> None:
+    """Somebody has come back to a held batch: look at once whether the provider answers again."""
+    with writing() as connection:
+        probe_at_once(connection, provider)

@@ -1,0 +1,133 @@
+"""Why this module exists: the price is known before anything is sent. Nothing here sends or stores."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from models import cost
+from models.database import reading
+from models.options import Options
+from models.tables import jobs
+from models.text import dumps
+from producer.intake import Row
+from producer.submit import KEYS, Order, find_batch, keyed, rows_in
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would do: rows, tokens of the prompts, and USD (None where the model's price is unknown).
+
+    `output_tokens` is the most that the answers can have, None where they have no cap.
+    """
+
+    batch_id: str | None
+    model: str
+    rows: int
+    done: int
+    input_tokens: int
+    output_tokens: int | None
+    input_usd: float | None
+    output_usd: float | None
+
+    @property
+    def total_usd(self) -> float | None:
+        """The most that it can cost; None where that cannot be said."""
+        return None if self.input_usd is None or self.output_usd is None else self.input_usd + self.output_usd
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "batch": self.batch_id,
+            "model": self.model,
+            "rows": self.rows,
+            "done": self.done,
+            "to_send": self.rows - self.done,
+            "input_tokens": self.input_tokens,
+            "most_output_tokens": self.output_tokens,
+            "input_usd": self.input_usd,
+            "most_output_usd": self.output_usd,
+            "most_usd": self.total_usd,
+        }
+
+    def text(self) -> str:
+        """For people."""
+        there = f" (batch {self.batch_id})" if self.batch_id else ""
+        if self.output_tokens is None:
+            answers = "answers: no cap on their length; --max-tokens sets one, and with it the most that they can cost"
+        else:
+            answers = f"answers: at most {self.output_tokens:,} tokens, {cost.format_usd(self.output_usd)}"
+        total = f"in all: at most {cost.format_usd(self.total_usd)}" if self.output_tokens is not None else ""
+        lines = (
+            f"{self.rows:,} rows for {self.model}: {self.done:,} done already{there}, {self.rows - self.done:,} to send",
+            f"prompts: {self.input_tokens:,} tokens, {cost.format_usd(self.input_usd)}",
+            answers,
+            total,
+            "Nothing was sent.",
+        )
+        return "\n".join(line for line in lines if line)
+
+
+def estimate(order: Order) -> Estimate:
+    """Count what an order would send, in constant memory.
+
+    Raises:
+        InputError: the input cannot be read.
+        SettingsError: the file of prices cannot be read.
+    """
+    seen: Counter[str] = Counter()
+    batch_id: str | None = None
+    rows = done = input_tokens = 0
+    for number, chunk in enumerate(rows_in(order)):
+        named = list(keyed(chunk, seen))
+        if number == 0 and not order.new:
+            batch_id = _find(order, [key for key, _ in named])
+        finished = _finished(batch_id, [key for key, _ in named]) if batch_id else set()
+        to_send = [row for key, row in named if key not in finished]
+        rows, done = rows + len(named), done + len(finished)
+        input_tokens += _tokens(to_send, order.options)
+    return _priced(batch_id, order.options, rows, done, input_tokens)
+
+
+def _find(order: Order, keys: Sequence[str]) -> str | None:
+    with reading() as connection:
+        return find_batch(connection, order.options.question_hash(order.kind), order.source_name, keys)
+
+
+def _finished(batch_id: str, keys: Sequence[str]) -> set[str]:
+    with reading() as connection:
+        given = KEYS.table(connection)
+        wanted = select(jobs.c.key).where(
+            jobs.c.batch_id == batch_id, jobs.c.state == "succeeded", jobs.c.key.in_(select(given.c.key))
+        )
+        return set(connection.scalars(wanted, KEYS.parameters(connection, [(key,) for key in keys])))
+
+
+def _tokens(rows: Sequence[Row], options: Options) -> int:
+    texts = [text for row in rows for text in _texts(row.request, options.system)]
+    overhead = sum(cost.chat_overhead_tokens(2 if options.system else 1) for _ in rows)
+    return sum(cost.count_many(texts, options.model)) + overhead
+
+
+def _texts(request: dict[str, Any], system: str | None) -> list[str]:
+    if "body" in request:
+        return [dumps(request["body"].get("messages", request["body"].get("input", "")))]
+    asked = [request["prompt"]] if "prompt" in request else [dumps(request["messages"])]
+    return [system, *asked] if system else asked
+
+
+def _priced(batch_id: str | None, options: Options, rows: int, done: int, input_tokens: int) -> Estimate:
+    price = cost.price(options.model)
+    most = None if options.max_tokens is None else options.max_tokens * (rows - done)
+    return Estimate(
+        batch_id,
+        options.model,
+        rows,
+        done,
+        input_tokens,
+        most,
+        price.input_usd_per_token * input_tokens if price else None,
+        price.output_usd_per_token * most if price and most is not None else None,
+    )

@@ -1,0 +1,194 @@
+"""Why this module exists: a command that waits watches the database until its rows have ended.
+
+Without a broker it also runs the worker, inside itself; with one, it only watches. Either way what it shows is what is
+stored, so a second command shows the same, and stopping this one loses nothing.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import func, select
+
+from models.broker import embedded_worker
+from models.clock import now_after
+from models.database import reading
+from models.errors import DatabaseError
+from models.feed import ALIVE_SECONDS, Scope
+from models.settings import settings
+from models.tables import workers
+from producer.display import Display
+from producer.progress import Progress, progress
+from producer.submit import Opened, submit
+
+LOOK_SECONDS = (0.05, 0.5)
+"""Shortest and longest pause between two looks at the database."""
+
+_LOOK_SHARE = 0.05
+"""The most of the time that looking may take: counting a million rows is not free."""
+
+_TROUBLE_SECONDS = 30.0
+_WORKER_CHECK_SECONDS = 10.0
+
+
+class _StoppedError(Exception):
+    """The run ends before the input was read to its end."""
+
+
+class Submitting:
+    """Reads and stores the rows of an opened batch on a thread of its own, while others are answered already."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.error: BaseException | None = None
+        self._opened = opened
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="submit", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            submit(self._opened, self._check)
+        except _StoppedError:
+            pass
+        except BaseException as error:  # noqa: BLE001  # it is raised again where the user waits
+            self.error = error
+
+    def _check(self, _rows: int) -> None:
+        if self._stopped:
+            raise _StoppedError
+
+    @property
+    def is_reading(self) -> bool:
+        """True while rows are still read."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Read no further than the present chunk."""
+        self._stopped = True
+        self._thread.join(2)
+
+
+def follow(
+    batch_id: str,
+    submission: int,
+    window: int,
+    display: Display,
+    submitting: Submitting | None = None,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
+) -> Progress:
+    """Wait until every row of a submission has ended and every reply is judged.
+
+    Args:
+        batch_id, submission: which rows.
+        window: calls in flight at most, where the worker runs inside this process.
+        display: shows how far it is.
+        submitting: the rows are still being read by this.
+        on_progress: is told what each look at the database found.
+
+    Raises:
+        KeyboardInterrupt: the user stopped; calls in flight have ended or were given back.
+        InputError, DatabaseError: reading or storing failed; what was committed is safe.
+    """
+    scope = Scope(batch_id=batch_id, submission=submission)
+    with _worker(window, scope, display) as runner:
+        try:
+            return _watch(batch_id, submission, display, submitting, on_progress, runner)
+        finally:
+            if submitting is not None:
+                submitting.stop()
+
+
+@contextmanager
+def _worker(window: int, scope: Scope, display: Display) -> Iterator[Any]:
+    """The worker inside this command, or None where workers are elsewhere."""
+    if not settings().embedded:
+        yield None
+        return
+    with embedded_worker(window, scope) as runner:
+        try:
+            yield runner
+        except KeyboardInterrupt:
+            runner.stop_admitting()
+            display.say(
+                f"Stopping. {runner.in_flight} calls in flight may end (at most {settings().drain_seconds:.0f} s; "
+                "Ctrl-C again stops at once). Nothing is lost: the same command goes on from here."
+            )
+            raise
+
+
+def _watch(
+    batch_id: str,
+    submission: int,
+    display: Display,
+    submitting: Submitting | None,
+    on_progress: Callable[[Progress], None],
+    runner: Any,
+) -> Progress:
+    told = Told(display, runner)
+    pause = LOOK_SECONDS[0]
+    while True:
+        reading_on = submitting is not None and submitting.is_reading
+        began = time.monotonic()
+        seen = progress(batch_id, submission)
+        took = time.monotonic() - began
+        if submitting is not None and submitting.error is not None:
+            raise submitting.error
+        display.update(seen, reading=reading_on)
+        on_progress(seen)
+        if not reading_on and seen.is_complete:
+            return seen
+        told.look(seen)
+        pause = min(LOOK_SECONDS[1], pause * 1.5)
+        time.sleep(max(pause, took / _LOOK_SHARE))
+
+
+class Told:
+    """Says what keeps a run from going on, once each time it changes."""
+
+    def __init__(self, display: Display, runner: Any) -> None:
+        self._display = display
+        self._runner = runner
+        self._last: dict[str, str | None] = {}
+        self._trouble_since: float | None = None
+        self._checked_workers_at = time.monotonic()
+
+    def look(self, seen: Progress) -> None:
+        """Say what is new.
+
+        Raises:
+            DatabaseError: answers could not be stored for half a minute.
+        """
+        self._say("hold", seen.hold_reason)
+        self._say("state", _STATE_SENTENCES.get(seen.state))
+        if self._runner is not None:
+            self._look_at_trouble(self._runner.settler.trouble)
+        elif time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
+            self._checked_workers_at = time.monotonic()
+            self._say("workers", None if _worker_is_alive() else "No worker is alive. Start one: `tidemill worker`.")
+
+    def _say(self, topic: str, sentence: str | None) -> None:
+        if sentence != self._last.get(topic) and sentence is not None:
+            self._display.say(sentence)
+        self._last[topic] = sentence
+
+    def _look_at_trouble(self, trouble: str | None) -> None:
+        self._say("trouble", trouble)
+        if trouble is None:
+            self._trouble_since = None
+        elif self._trouble_since is None:
+            self._trouble_since = time.monotonic()
+        elif time.monotonic() - self._trouble_since > _TROUBLE_SECONDS:
+            raise DatabaseError(trouble)
+
+
+_STATE_SENTENCES = {
+    "paused": "The batch is paused; `tidemill resume BATCH` lets it go on.",
+}
+
+
+def _worker_is_alive() -> bool:
+    with reading() as connection:
+        alive = select(func.count()).select_from(workers).where(workers.c.seen_at > now_after(-ALIVE_SECONDS))
+        return bool(connection.scalar(alive))

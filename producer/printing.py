@@ -1,0 +1,32 @@
+"""Why this module exists: one look for everything that commands print, for people as tables, for scripts as JSON."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from models.text import one_line
+
+PIPED_WIDTH = 200
+
+
+def print_json(value: Any, *, err: bool = False) -> None:
+    """One JSON value on one line."""
+    typer.echo(json.dumps(value, ensure_ascii=False, default=str), err=err)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table that fits the terminal; the first column is never cut. Piped, it is wide and has no colours."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=8 if number else None)
+    for row in rows:
+        table.add_row(*(Text(one_line(str(cell), 500)) for cell in row))
+    console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
+    console.print(table)

@@ -1,0 +1,266 @@
+"""Why this module exists: rows become jobs, once each, while workers are already busy with the first of them.
+
+COMMIT batch + jobs, a thousand at a time, then feed. The same command on the same input finds its batch again: done
+rows stay done, open rows go on, failed rows are tried again, new or changed rows are new jobs.
+"""
+
+import hashlib
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sqlalchemy import Connection, case, func, insert, select, update
+
+from models import holds
+from models.broker import BrokerError
+from models.bulk import Rows
+from models.clock import now
+from models.database import writing
+from models.feed import Scope, feed
+from models.options import Options
+from models.settings import settings
+from models.tables import batches, jobs
+from models.text import dumps
+from models.transitions import Enqueued, cancel, enqueue, revive
+from producer.intake import Reading, Row, Source, read
+
+CHECKED_FIRST_BYTES = 4_000_000
+"""Files up to this size are read through once before the first row is submitted, so that a bad row costs nothing."""
+
+_FEED_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What somebody asks for: questions, how to ask them, and how to read them.
+
+    `source_name` tells inputs apart: the path of a file, or a name given by the user; None for pipes and frames, which
+    are known by their rows alone.
+    """
+
+    options: Options
+    source: Source
+    reading: Reading = field(default_factory=Reading)
+    kind: str = "ask"
+    name: str = "prompts"
+    source_name: str | None = None
+    priority: int = 0
+    new: bool = False
+    on_bad_row: Callable[[str], None] = print
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A batch that is ready to take rows, and the rows still to be read."""
+
+    batch_id: str
+    submission: int
+    resumed: bool
+    order: Order
+    chunks: Iterator[list[Row]]
+
+    @property
+    def scope(self) -> Scope:
+        """What a worker inside this command may send: this submission's rows, nobody else's."""
+        return Scope(batch_id=self.batch_id, submission=self.submission)
+
+
+def open_batch(order: Order) -> Opened:
+    """Read the first rows, find the batch that they belong to or make one.
+
+    Raises:
+        InputError: the input cannot be read; nothing has been stored.
+        DatabaseError: the database cannot be used.
+    """
+    chunks = rows_in(order)
+    first = next(chunks)
+    question_hash = order.options.question_hash(order.kind)
+    keys = [key for key, _ in keyed(first, Counter())]
+    with writing() as connection:
+        found = None if order.new else find_batch(connection, question_hash, order.source_name, keys)
+        batch_id = found or _create(connection, order, question_hash)
+        submission = _begin_submission(connection, order, batch_id, _columns(first))
+        if found:
+            holds.probe_at_once(connection, provider_name())
+    return Opened(batch_id, submission, found is not None, order, chain([first], chunks))
+
+
+def submit(opened: Opened, on_rows: Callable[[int], None] = lambda _rows: None) -> int:
+    """Store all rows of an opened batch as jobs and feed them; returns how many rows the input holds.
+
+    Args:
+        opened: from `open_batch`.
+        on_rows: is told after each commit how many rows are stored so far.
+
+    Raises:
+        InputError: the input breaks off; the rows before it are stored and running.
+        DatabaseError: the database stopped answering; the rows that were committed are safe.
+    """
+    seen: Counter[str] = Counter()
+    columns: dict[str, None] = {}
+    position, fed_at = 0, 0.0
+    for chunk in opened.chunks:
+        columns |= _columns(chunk)
+        _store(opened, chunk, position, seen)
+        position += len(chunk)
+        on_rows(position)
+        if time.monotonic() - fed_at > _FEED_SECONDS:
+            _feed(opened)
+            fed_at = time.monotonic()
+    with writing() as connection:
+        _end_submission(connection, opened, columns)
+    _feed(opened)
+    return position
+
+
+def provider_name() -> str:
+    """The provider as a batch remembers it: its host, never a key."""
+    return urlsplit(settings().openai_base_url).netloc
+
+
+def _feed(opened: Opened) -> None:
+    try:
+        feed(opened.scope if settings().embedded else Scope())
+    except BrokerError as error:
+        opened.order.on_bad_row(str(error))
+
+
+# --- the batch ---
+
+KEYS = Rows(key="text")
+
+
+def find_batch(connection: Connection, question_hash: str, source: str | None, keys: Sequence[str]) -> str | None:
+    """The latest batch of the same questions on the same input: the same source, or else mostly the same first rows.
+
+    `keys` are those of the first rows of the input.
+    """
+    same_questions = batches.c.question_hash == question_hash
+    newest = batches.c.created_at.desc(), batches.c.id.desc()
+    if source is not None:
+        wanted = select(batches.c.id).where(same_questions, batches.c.source == source).order_by(*newest).limit(1)
+        if found := connection.scalar(wanted):
+            return str(found)
+    given = KEYS.table(connection)
+    first_rows = (jobs.c.batch_id == batches.c.id) & (jobs.c.position < len(keys))
+    known = select(func.count()).where(first_rows, jobs.c.key.in_(select(given.c.key))).scalar_subquery()
+    held = select(func.count()).where(first_rows).scalar_subquery()
+    by_rows = (
+        select(batches.c.id).where(same_questions, known * 2 >= len(keys), known * 2 >= held).order_by(*newest).limit(1)
+    )
+    return connection.scalar(by_rows, KEYS.parameters(connection, [(key,) for key in keys]))
+
+
+def _create(connection: Connection, order: Order, question_hash: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", order.name.lower()).strip("-")[:40] or "batch"
+    batch_id = f"{slug}-{secrets.token_hex(3)}"
+    connection.execute(
+        insert(batches).values(
+            id=batch_id,
+            kind=order.kind,
+            name=order.name[:200],
+            source=order.source_name,
+            question_hash=question_hash,
+            provider=provider_name(),
+            options=order.options.to_json(),
+            columns=[],
+            created_at=now(),
+        )
+    )
+    return batch_id
+
+
+def _begin_submission(connection: Connection, order: Order, batch_id: str, columns: Iterable[str]) -> int:
+    """Count the submission, and let what may change between two of them change: how fast, not what is asked."""
+    reopened = case((batches.c.state == "cancelled", "open"), else_=batches.c.state)
+    return int(
+        connection.execute(
+            update(batches)
+            .where(batches.c.id == batch_id)
+            .values(
+                submission=batches.c.submission + 1,
+                options=order.options.to_json(),
+                columns=list(columns),
+                priority=order.priority,
+                provider=provider_name(),
+                state=reopened,
+                read_at=None,
+            )
+            .returning(batches.c.submission)
+        ).scalar_one()
+    )
+
+
+def _end_submission(connection: Connection, opened: Opened, columns: Iterable[str]) -> None:
+    """The input has been read to its end: rows that it no longer holds leave the results, and do not run any more.
+
+    A pipe or a frame has no name by which it could have lost rows: it may as well be a part of what came before.
+    """
+    if opened.order.reading.limit is None and opened.order.source_name is not None:
+        gone = (jobs.c.batch_id == opened.batch_id) & (jobs.c.submission < opened.submission)
+        connection.execute(update(jobs).where(gone).values(position=None))
+        cancel(connection, opened.batch_id, older_than=opened.submission)
+    connection.execute(
+        update(batches).where(batches.c.id == opened.batch_id).values(columns=list(columns), read_at=now())
+    )
+
+
+def _columns(rows: Iterable[Row]) -> dict[str, None]:
+    """Names of the input's columns, in the order in which they first come."""
+    return {name: None for row in rows for name in row.columns}
+
+
+# --- rows ---
+
+
+def rows_in(order: Order) -> Iterator[list[Row]]:
+    """The input's chunks; a file that is not too big has been read through before the first one comes."""
+    if isinstance(order.source, str | Path) and _is_small_file(Path(order.source)):
+        for _ in read(order.source, order.reading, on_bad_row=lambda _sentence: None):
+            pass
+    return read(order.source, order.reading, on_bad_row=order.on_bad_row)
+
+
+def _is_small_file(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size <= CHECKED_FIRST_BYTES
+
+
+def keyed(rows: Sequence[Row], seen: Counter[str]) -> Iterator[tuple[str, Row]]:
+    """Each row with its key: a hash of its own id and what it asks, and which occurrence of that it is."""
+    local: Counter[str] = Counter()
+    for row in rows:
+        content = dumps([row.custom_id, row.request]).encode()
+        digest = hashlib.blake2b(content, digest_size=12).hexdigest()
+        local[digest] += 1
+        occurrence = seen[digest] + local[digest] if digest in seen else local[digest]
+        yield (digest if occurrence == 1 else f"{digest}-{occurrence}"), row
+
+
+def _store(opened: Opened, chunk: Sequence[Row], position: int, seen: Counter[str]) -> None:
+    """Commit one chunk. `seen` counts contents that came more than once; contents that came once need no memory."""
+    while True:
+        named = list(keyed(chunk, seen))
+        rows = [
+            Enqueued(key, row.custom_id or key, position + i, row.request, row.columns)
+            for i, (key, row) in enumerate(named)
+        ]
+        with writing() as connection:
+            stored = enqueue(connection, opened.batch_id, opened.submission, rows)
+            again = {row.key.split("-")[0] for row in rows if row.key not in stored}
+            if not again:
+                if opened.resumed:
+                    revive(connection, opened.batch_id, [row.key for row in rows])
+                break
+            # One of an earlier chunk has come again: number it from where the earlier ones ended.
+            connection.rollback()
+        for digest in again:
+            seen[digest] += 1
+    for digest, count in Counter(key.split("-")[0] for key, _ in named).items():
+        if digest in seen or count > 1:
+            seen[digest] += count

@@ -1,0 +1,196 @@
+"""Known tokens, known prices; an unknown price is never nothing."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models import cost
+from models.cost import (
+    Price,
+    chat_overhead_tokens,
+    count_many,
+    count_tokens,
+    estimate_tokens,
+    format_tokens,
+    format_usd,
+    overrides,
+    price,
+)
+from models.errors import SettingsError
+from models.settings import settings
+
+
+def forget() -> None:
+    for cached in (settings, price, overrides):
+        cached.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)  # no .env
+    for name in ("TIDEMILL_PRICES", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.parametrize(
+    (
+        "text",
+        "model",
+        "tokens",
+    ),  # as toktok 0.3.0 counts, which agreed with tiktoken: a change of its tables must not go unseen
+    [
+        ("", "gpt-6-luna", 0),
+        ("hello world", "gpt-6-luna", 2),
+        ("hello world", "gpt-4", 2),
+        ("Привет, мир!", "gpt-4o", 5),
+        ("Привет, мир!", "gpt-4-0613", 7),
+        ("Привет, мир!", "openai/text-embedding-3-small", 7),
+        ("Привет, мир!", "a-model-of-my-own", 5),
+        ("<|endoftext|>", "gpt-6-luna", 7),
+        ("\x00", "gpt-6-luna", 1),
+    ],
+)
+def test_tokens_are_the_model_s_own(text: str, model: str, tokens: int) -> None:
+    assert count_tokens(text, model) == tokens
+
+
+def test_lone_surrogates_are_counted_and_do_not_raise() -> None:
+    assert count_many(["hello world", "\ud800 x"], "gpt-6-luna") == [2, count_tokens("? x", "gpt-6-luna")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "Yes.", "The quick brown fox jumps over the lazy dog. " * 20, "Die Hauptstadt von Frankreich ist Paris.",
+     "法国的首都是巴黎。" * 9, "Столица Франции — Париж."],
+)  # fmt: skip
+def test_the_estimate_is_not_below_the_count(text: str) -> None:
+    assert count_tokens(text, "gpt-6-luna") <= estimate_tokens(text) <= 2 * count_tokens(text, "gpt-6-luna") + 8
+
+
+def test_the_chat_format_costs_tokens_of_its_own() -> None:
+    assert chat_overhead_tokens(2) == 9
+
+
+@pytest.mark.parametrize(
+    "model", ["gpt-6-luna", "gpt-6-luna-2026-09-22", "gpt-6-luna-20260922", "openai/gpt-6-luna", "GPT-6-luna"]
+)
+def test_a_model_has_its_price_under_each_of_its_names(model: str) -> None:
+    found = price(model)
+    assert found is not None
+    assert found.cost(1_000_000, 0) == pytest.approx(0.20)  # beyond 272K input tokens
+    assert found.cost(100_000, 1_000_000) == pytest.approx(0.01 + 0.50)
+    assert found.cost(100_000, 0, cached=100_000) == pytest.approx(0.001)
+    assert "openai/gpt-6-luna" in found.source
+
+
+def test_a_long_prompt_costs_more_for_the_whole_request() -> None:
+    found = price("gpt-6-luna")
+    assert found is not None
+    assert found.cost(272_000, 1000) == pytest.approx(0.0272 + 0.0005)
+    assert found.cost(272_001, 1000, cached=272_001) == pytest.approx(0.00544002 + 0.00075)
+
+
+def test_the_batch_api_is_half_the_price() -> None:
+    live, batch = price("gpt-6-luna"), price("gpt-6-luna", batch=True)
+    assert live is not None
+    assert batch is not None
+    assert batch.cost(300_000, 1000) == pytest.approx(live.cost(300_000, 1000) / 2)
+
+
+def test_fine_tunes_have_prices_of_their_own() -> None:
+    tuned, base = price("ft:gpt-4o-mini-2024-07-18:org::id"), price("gpt-4o-mini")
+    assert tuned is not None
+    assert base is not None
+    assert tuned.input_usd_per_token > base.input_usd_per_token
+
+
+def test_embeddings_have_no_output_price() -> None:
+    found = price("text-embedding-3-small")
+    assert found is not None
+    assert found.cost(1_000_000, 5) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("model", ["", "qwen3-8b", "gpt-oss-20b", "ft:my-model:org::id", "gpt-6-lunatic", "a\x00b"])
+def test_an_unknown_price_is_none(model: str) -> None:
+    assert price(model) is None
+
+
+def test_another_provider_s_own_price_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://openrouter.ai/api/v1")
+    found = price("openai/gpt-oss-20b")
+    assert found is not None
+    assert "openrouter" in found.source
+
+
+def test_a_server_of_one_s_own_falls_back_to_openai_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1")
+    assert price("gpt-6-luna") is not None
+    assert price("gpt-oss-20b") is None
+
+
+def write_prices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "prices.toml"
+    path.write_text(text)
+    monkeypatch.setenv("TIDEMILL_PRICES", str(path))
+    return path
+
+
+def test_the_user_s_prices_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = '["gpt-6-luna"]\ninput = 1\noutput = 2\ncached_input = 0.5\n["my model"]\ninput = 0\noutput = 0\n'
+    path = write_prices(monkeypatch, tmp_path, text)
+    assert price("gpt-6-luna-2026-09-22") == Price(1e-6, 0.5e-6, 2e-6, str(path))
+    assert price("my model") == Price(0.0, 0.0, 0.0, str(path))
+    assert price("gpt-6-sol") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[m\n", "is not TOML"),
+        ("m = 1\n", "'m'"),
+        ("[m]\ninput = 1\n", "'m'.* output"),
+        ("[m]\ninput = -1\noutput = 1\n", "'m'.* input"),
+        ("[m]\ninput = 1\noutput = nan\n", "'m'.* output"),
+        ('[m]\ninput = 1\noutput = "2"\n', "'m'.* output"),
+        ("[m]\ninput = true\noutput = 2\n", "'m'.* input"),
+        ("[m]\ninput = 1\noutput = 2\ncached = 3\n", "'m'.* cached"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, words: str
+) -> None:
+    write_prices(monkeypatch, tmp_path, text)
+    with pytest.raises(SettingsError, match=r"prices\.toml.*" + words):
+        price("gpt-6-luna")
+
+
+def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TIDEMILL_PRICES", str(tmp_path / "nowhere.toml"))
+    with pytest.raises(SettingsError, match=r"nowhere\.toml.*No such file"):
+        price("gpt-6-luna")
+
+
+@pytest.mark.parametrize(
+    ("usd", "shown"),
+    [(None, "unknown price"), (0, "$0.00"), (0.0004, "<$0.001"), (0.021, "$0.021"), (0.9996, "$1.00"),
+     (12.4, "$12.40"), (12345.678, "$12,345.68")],
+)  # fmt: skip
+def test_amounts_are_short(usd: float | None, shown: str) -> None:
+    assert format_usd(usd) == shown
+
+
+def test_tokens_are_grouped() -> None:
+    assert format_tokens(61204) == "61,204"
+
+
+def test_importing_the_module_loads_neither_tables_nor_prices() -> None:
+    code = "import sys, models.cost; print([m for m in ('toktok', 'genai_prices', 'httpx2') if m in sys.modules])"
+    root = Path(cost.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "[]"

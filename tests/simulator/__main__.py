@@ -1,0 +1,83 @@
+"""Why: the provider must be able to die, hang and come back without the test doing so: it is a process of its own.
+
+`python -m tests.simulator --port 0 --latency-ms 200 --fault 429=0.1` prints one JSON line and serves until SIGTERM.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.simulator.options import FIELDS, Options, changed
+from tests.simulator.server import listen
+from tests.simulator.simulation import Simulation
+
+REPEATED = {"faults": "--fault", "models": "--model"}
+
+
+def _fault(text: str) -> tuple[str, float]:
+    name, _, rate = text.partition("=")
+    return name, float(rate or 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulator", description="A provider that keeps its books.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--log", type=Path, help="append every paid call to this JSONL file, and go on from it")
+    parser.add_argument("--exit-with-stdin", action="store_true", help="stop when standard input closes")
+    for name, (convert, meaning) in FIELDS.items():
+        if name in REPEATED:
+            item = _fault if name == "faults" else str
+            parser.add_argument(REPEATED[name], dest=name, action="append", type=item, help=meaning)
+        else:
+            flag = f"--{name.replace('_', '-')}"
+            parser.add_argument(flag, type=convert, default=argparse.SUPPRESS, help=meaning)
+    return parser
+
+
+def _options(arguments: dict[str, Any]) -> Options:
+    return changed(Options(), {name: arguments[name] for name in FIELDS if arguments.get(name) is not None})
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    simulation = Simulation(_options(vars(arguments)), arguments.log)
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    if arguments.exit_with_stdin:
+        # Nothing is ever written to it: readable means closed, so no simulator outlives the test that started it.
+        loop.add_reader(sys.stdin.fileno(), stopped.set)
+    server = await listen(simulation, arguments.host, arguments.port)
+    port = server.sockets[0].getsockname()[1]
+    print(json.dumps({"url": f"http://{arguments.host}:{port}/v1", "pid": os.getpid()}), flush=True)
+    await stopped.wait()
+    server.close()
+    simulation.ledger.close()
+
+
+def main() -> None:
+    # The paid log only grows: walking it again and again in search of cycles would cost more than the calls.
+    gc.freeze()
+    gc.set_threshold(100_000, 100, 100)
+    parser = _parser()
+    arguments = parser.parse_args()
+    try:
+        import uvloop
+    except ImportError:
+        run: Any = asyncio.run
+    else:
+        run = uvloop.run
+    try:
+        run(_serve(arguments))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

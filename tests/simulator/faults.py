@@ -1,0 +1,212 @@
+"""Why: every way in which providers were seen to fail needs a name that a test, a prompt or a rate can ask for.
+
+FAULTS maps each name to a function that turns a call into the Answer which the server then delivers, well or badly.
+Error shapes: reference/openai.md 1.4, 2.5 and 3.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import orjson
+
+from tests.simulator.calls import Call
+from tests.simulator.options import Options
+from tests.simulator.replies import LONE_SURROGATE, Reply, encode, error_body, generate
+
+HUGE_CHARS = 5_000_000
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes over the wire. `reply` is set when the call is billed; `delivery` names a way in server.DELIVERIES."""
+
+    status: int
+    body: bytes
+    reply: Reply | None = None
+    headers: bytes = b""
+    content_type: bytes = b"application/json"
+    delivery: str = "whole"
+    # Refusals come back at once, as from a real provider; whatever the model worked on takes the latency.
+    takes_latency: bool = True
+    extra_seconds: float = 0.0
+
+
+FaultFunction = Callable[[Call, Options, str], Answer]
+
+
+def good(call: Call, options: Options, identity: str) -> Answer:
+    reply = generate(call, options.reply_chars)
+    return Answer(200, encode(call, reply, identity), reply)
+
+
+def rejection(status: int, kind: str, message: str, param: str | None = None, code: str | int | None = None) -> Answer:
+    return Answer(status, error_body(message, kind, param, code), takes_latency=False)
+
+
+# name -> (status, type, message, param, code)
+ERRORS: dict[str, tuple[int, str, str, str | None, str | int | None]] = {
+    "402": (402, "insufficient_credits", "Insufficient credits. Add more to continue.", None, 402),
+    "403": (403, "invalid_request_error", "Country, region, or territory not supported", None,
+            "unsupported_country_region_territory"),
+    "408": (408, "timeout_error", "The request timed out.", None, "request_timeout"),
+    "409": (409, "conflict_error", "The resource is being changed by another request.", None, "conflict"),
+    "422": (422, "invalid_request_error", "The request could not be processed.", None, "unprocessable_entity"),
+    "500": (500, "server_error", "The server had an error while processing your request. Sorry about that!", None,
+            None),
+    "503": (503, "service_unavailable_error", "The engine is currently overloaded, please try again later.", None,
+            "server_is_overloaded"),
+    "529": (529, "overloaded_error", "Overloaded", None, None),
+    "slow_down": (429, "rate_limit_error", "Your requests grew too fast. Please slow down.", None, "slow_down"),
+    "quota": (429, "insufficient_quota", "You have run out of credits. Add credits to continue.", None,
+              "credit_balance_exhausted"),
+    "badkey": (401, "invalid_request_error", "Incorrect API key provided: sk-proj-********************abcd. You can "
+               "find your API key at https://platform.openai.com/account/api-keys.", None, "invalid_api_key"),
+}  # fmt: skip
+SERVER_BROKE = {"408", "500", "503", "529"}
+
+
+def _from_table(name: str) -> FaultFunction:
+    status, kind, message, param, code = ERRORS[name]
+
+    def fail(_call: Call, _options: Options, _identity: str) -> Answer:
+        return replace(rejection(status, kind, message, param, code), takes_latency=name in SERVER_BROKE)
+
+    return fail
+
+
+def _rate_limited(headers: Callable[[Options], str]) -> FaultFunction:
+    def fail(call: Call, options: Options, _identity: str) -> Answer:
+        message = f"Rate limit reached for {call.model} on requests per min (RPM). Please try again later."
+        answer = rejection(429, "requests", message, None, "rate_limit_exceeded")
+        answer.headers = headers(options).encode()
+        return answer
+
+    return fail
+
+
+def _changed(**changes: object) -> FaultFunction:
+    """A generated, billed reply with fields of the Reply replaced."""
+
+    def fail(call: Call, options: Options, identity: str) -> Answer:
+        reply = replace(generate(call, options.reply_chars), **changes)  # type: ignore[arg-type]
+        return Answer(200, encode(call, reply, identity), reply)
+
+    return fail
+
+
+def _delivered(delivery: str) -> FaultFunction:
+    return lambda call, options, identity: replace(good(call, options, identity), delivery=delivery)
+
+
+def _reset(_call: Call, _options: Options, _identity: str) -> Answer:
+    return Answer(0, b"", delivery="reset")
+
+
+def _slow(call: Call, options: Options, identity: str) -> Answer:
+    return replace(good(call, options, identity), extra_seconds=options.slow_seconds)
+
+
+def _bad_gateway(_call: Call, _options: Options, _identity: str) -> Answer:
+    page = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1>cloudflare</body></html>"
+    return Answer(502, page, content_type=b"text/html; charset=UTF-8")
+
+
+def _wrong_json(_call: Call, _options: Options, _identity: str) -> Answer:
+    return Answer(200, b'{"id": "chatcmpl-1", "choices": [{"message": upstream timed out')
+
+
+def _error_200(_call: Call, _options: Options, _identity: str) -> Answer:
+    error = {"code": 502, "message": "Provider returned error", "metadata": {"provider_name": "Tide"}}
+    return Answer(200, orjson.dumps({"error": error}))
+
+
+def _failed(call: Call, options: Options, identity: str) -> Answer:
+    """Only the Responses API can say so within a 200; over chat it is error200."""
+    if call.endpoint == "chat":
+        return _error_200(call, options, identity)
+    return Answer(200, encode(call, Reply(None, 0, 0, finish="failed"), identity))
+
+
+def _length(call: Call, options: Options, identity: str) -> Answer:
+    reply = generate(call, options.reply_chars)
+    half = max(1, reply.output_tokens // 2)
+    reply = replace(reply, text=(reply.text or "")[: half * 4], output_tokens=half, finish="length")
+    return Answer(200, encode(call, reply, identity), reply)
+
+
+def _nul(call: Call, options: Options, identity: str) -> Answer:
+    reply = generate(call, options.reply_chars)
+    reply.text = f"\x00{LONE_SURROGATE}{reply.text}"
+    return Answer(200, encode(call, reply, identity), reply)
+
+
+def _huge(call: Call, options: Options, identity: str) -> Answer:
+    return good(call, replace(options, reply_chars=HUGE_CHARS), identity)
+
+
+def _context(call: Call, _options: Options, _identity: str) -> Answer:
+    message = (
+        "This model's maximum context length is 128000 tokens. However, your messages resulted in "
+        f"{128_000 + call.input_tokens} tokens. Please reduce the length of the messages."
+    )
+    return rejection(400, "invalid_request_error", message, "messages", "context_length_exceeded")
+
+
+def model_not_found(call: Call, _options: Options, _identity: str) -> Answer:
+    message = f"The model `{call.model}` does not exist or you do not have access to it."
+    return rejection(404, "invalid_request_error", message, None, "model_not_found")
+
+
+def _flat(_call: Call, _options: Options, _identity: str) -> Answer:
+    body = {"object": "error", "message": "bad request", "type": "BadRequestError", "param": None, "code": 400}
+    return Answer(400, orjson.dumps(body), takes_latency=False)
+
+
+FAULTS: dict[str, FaultFunction] = {
+    **{name: _from_table(name) for name in ERRORS},
+    "429": _rate_limited(lambda options: f"retry-after: {math.ceil(options.retry_after_seconds)}\r\n"),
+    "429ms": _rate_limited(lambda options: f"retry-after-ms: {options.retry_after_ms}\r\n"),
+    "502html": _bad_gateway,
+    "reset": _reset,
+    "reset_after": _delivered("reset"),
+    "cut": _delivered("cut"),
+    "drip": _delivered("drip"),
+    "slow": _slow,
+    "wrongjson": _wrong_json,
+    "error200": _error_200,
+    "failed": _failed,
+    "empty": _changed(sends_choices=False),
+    "nullcontent": _changed(text=None),
+    "refusal": _changed(text=None, refusal="I'm sorry, but I can't help with that.", output_tokens=11),
+    "content_filter": _changed(text="", finish="content_filter"),
+    "length": _length,
+    "nul": _nul,
+    "huge": _huge,
+    "nousage": _changed(sends_usage=False),
+    "context": _context,
+    "notfound": model_not_found,
+    "flat": _flat,
+}
+# What a test writes when it means a state of the server rather than a fault of a call.
+MODES: dict[str, str] = {"down503": "503", "down502": "502html", "gone": "reset", **{name: name for name in FAULTS}}
+# A server in one of these modes is no better for `GET /models`; the others concern a prompt or the money.
+WHOLE_SERVER = {"403", "500", "502html", "503", "529", "badkey", "reset"}
+
+_SCRIPT = re.compile(r"!!(\w+)(?:\*(\d+))?")
+
+
+def scripted(prompt: str, nth: int) -> str | None:
+    """The fault that the prompt itself asks for on its `nth` call (from 0). Unknown names are just text."""
+    for name, times in _SCRIPT.findall(prompt):
+        if name not in FAULTS:
+            continue
+        if not times or nth < int(times):
+            return str(name)
+        nth -= int(times)
+    return None
+
+
+def has_script(prompt: str) -> bool:
+    return "!!" in prompt and any(name in FAULTS for name, _times in _SCRIPT.findall(prompt))

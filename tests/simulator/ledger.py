@@ -1,0 +1,108 @@
+"""Why: the bill must be provable from outside, so the side that would charge for a call writes it down itself."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from tests.simulator.calls import Call
+from tests.simulator.replies import Reply
+
+PROMPT_CHARS_KEPT = 200
+
+
+class Ledger:
+    """The paid log and the counters. With `path`, every paid call is in the file before its reply leaves.
+
+    A file that exists already is read first: the log of a simulator that was killed goes on where it stopped.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.paid: list[dict[str, Any]] = []
+        self._file: BinaryIO | None = None
+        if path is not None:
+            if path.exists():
+                self.paid = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+            # Unbuffered: one write per line, whole or absent, whatever kills the process next.
+            self._file = path.open("ab", buffering=0)
+        self._zero()
+        self.paid_input_tokens = sum(entry["input_tokens"] for entry in self.paid)
+        self.paid_output_tokens = sum(entry["output_tokens"] for entry in self.paid)
+
+    def _zero(self) -> None:
+        self.in_flight = self.max_in_flight = self.total = self.limited = self.gone = 0
+        self.paid_input_tokens = self.paid_output_tokens = 0
+        self.by_status: Counter[str] = Counter()
+        self.by_fault: Counter[str] = Counter()
+        self.other_requests: Counter[str] = Counter()
+
+    def reset(self) -> None:
+        """Forgets everything in memory except the calls that are still in flight; the file keeps its lines."""
+        in_flight = self.in_flight
+        self._zero()
+        self.in_flight = self.max_in_flight = in_flight
+        self.paid = []
+
+    def begin(self) -> None:
+        self.total += 1
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+
+    def end(self, status: str, gone: bool) -> None:
+        self.in_flight -= 1
+        self.by_status[status] += 1
+        self.gone += gone
+
+    def bill(
+        self,
+        call: Call,
+        reply: Reply,
+        *,
+        status: str,
+        fault: str | None,
+        request_id: str,
+        started_at: float,
+        gone: bool,
+    ) -> None:
+        entry = {
+            "prompt_hash": call.digest.hex(),
+            "prompt": call.prompt[:PROMPT_CHARS_KEPT],
+            "images": len(call.images),
+            "endpoint": call.endpoint,
+            "model": call.model,
+            "at": time.time(),
+            "started_at": started_at,
+            "status": status,
+            "fault": fault,
+            "gone": gone,
+            "request_id": request_id,
+            "input_tokens": reply.input_tokens,
+            "output_tokens": reply.output_tokens,
+        }
+        self.paid.append(entry)
+        self.paid_input_tokens += reply.input_tokens
+        self.paid_output_tokens += reply.output_tokens
+        if self._file is not None:
+            self._file.write(orjson.dumps(entry) + b"\n")
+
+    def counters(self) -> dict[str, Any]:
+        return {
+            "total": self.total,
+            "in_flight": self.in_flight,
+            "max_in_flight": self.max_in_flight,
+            "limited": self.limited,
+            "gone": self.gone,
+            "paid": len(self.paid),
+            "paid_input_tokens": self.paid_input_tokens,
+            "paid_output_tokens": self.paid_output_tokens,
+            "by_status": dict(self.by_status),
+            "by_fault": dict(self.by_fault),
+            "other_requests": dict(self.other_requests),
+            "cpu_seconds": time.process_time(),
+        }
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

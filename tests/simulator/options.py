@@ -1,0 +1,96 @@
+"""Why: a running server is switched while a test watches, so start flags and run-time control must be the same names.
+
+FIELDS is the one table behind the command line, `POST /_control` and the client.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict
+
+from tests.simulator.limits import POLICIES
+
+
+class SimulatorOptions(TypedDict, total=False):
+    """Everything that can be given at the start and changed at run time. None takes a key or a limit away."""
+
+    mode: str
+    key: str | None
+    latency_ms: float
+    latency_shape: str
+    seed: int
+    reply_chars: int
+    faults: dict[str, float]
+    models: list[str]
+    rpm: int | None
+    tpm: int | None
+    limit_policy: str
+    limit_burst_seconds: float
+    retry_after_seconds: float
+    retry_after_ms: int
+    slow_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    mode: str = "ok"
+    key: str | None = None
+    latency_ms: float = 0.0
+    latency_shape: str = "lognormal"
+    seed: int = 0
+    reply_chars: int = 190
+    faults: dict[str, float] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    rpm: int | None = None
+    tpm: int | None = None
+    limit_policy: str = "bucket"
+    limit_burst_seconds: float = 60.0
+    retry_after_seconds: float = 1.0
+    retry_after_ms: int = 200
+    slow_seconds: float = 5.0
+
+
+def _choice(*allowed: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+        return str(value)
+
+    return convert
+
+
+def _optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else convert(value)
+
+
+def _rates(value: Any) -> dict[str, float]:
+    rates = {str(name): float(rate) for name, rate in dict(value).items()}
+    if any(rate < 0 for rate in rates.values()) or sum(rates.values()) > 1 + 1e-9:
+        raise ValueError("fault rates must be between 0 and 1, and so must their sum")
+    return rates
+
+
+# name -> (how to read a value, what it means)
+FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "mode": (str, "ok, a fault name for every call, or down503, down502, gone"),
+    "key": (_optional(str), "the only API key that is let in; without it every key is"),
+    "latency_ms": (float, "mean latency of a reply"),
+    "latency_shape": (_choice("lognormal", "fixed"), "lognormal (long tail) or fixed"),
+    "seed": (int, "decides latencies and random faults, whatever order the calls come in"),
+    "reply_chars": (int, "about how long a reply is"),
+    "faults": (_rates, "NAME=RATE, repeatable: this share of calls fails so"),
+    "models": (tuple, "the models that exist, repeatable; without it every name does"),
+    "rpm": (_optional(int), "requests a minute"),
+    "tpm": (_optional(int), "tokens a minute"),
+    "limit_policy": (_choice(*POLICIES), "bucket or window"),
+    "limit_burst_seconds": (float, "bucket: how many seconds' worth it holds when full"),
+    "retry_after_seconds": (float, "what the fault 429 asks for"),
+    "retry_after_ms": (int, "what the fault 429ms asks for"),
+    "slow_seconds": (float, "how late the headers of the fault slow are"),
+}
+
+
+def changed(options: Options, changes: dict[str, Any]) -> Options:
+    """Raises ValueError for a name or value that makes no sense: a mistyped switch must not pass a test."""
+    if unknown := changes.keys() - FIELDS.keys():
+        raise ValueError(f"unknown option: {', '.join(sorted(unknown))}")
+    return replace(options, **{name: FIELDS[name][0](value) for name, value in changes.items()})

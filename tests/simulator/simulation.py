@@ -1,0 +1,174 @@
+"""Why: what a call gets is decided in one place and in one order, so that a test can foresee it.
+
+Order: key, request body, model, limits, mode of the whole server, the prompt's own script, random faults, a good reply.
+Randomness is a pure function of seed, prompt and how often it was called, so concurrency cannot change a run.
+"""
+
+import math
+import os
+import time
+from collections import Counter
+from hashlib import blake2b
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import orjson
+
+from tests.simulator.calls import BadCallError, Call, read_call
+from tests.simulator.faults import (
+    FAULTS,
+    MODES,
+    WHOLE_SERVER,
+    Answer,
+    good,
+    has_script,
+    model_not_found,
+    rejection,
+    scripted,
+)
+from tests.simulator.ledger import Ledger
+from tests.simulator.limits import Limits, Overrun
+from tests.simulator.options import Options, changed
+from tests.simulator.replies import model_card
+
+# A wide but believable tail: with 0.6 the 99th percentile is 3.4 times the mean.
+LATENCY_SIGMA = 0.6
+LIMIT_FIELDS = {"rpm", "tpm", "limit_policy", "limit_burst_seconds"}
+DEFAULT_MODELS = ("gpt-5.6-luna", "gpt-4.1-mini", "gpt-4o-mini")
+NO_CALL = Call("chat", "", "", [], b"", 0, None, None)
+_normal = NormalDist()
+
+
+def _masked(key: str) -> str:
+    return f"{key[:8]}{'*' * 20}{key[-4:]}" if len(key) > 12 else "*" * len(key)
+
+
+class Simulation:
+    """The state of the whole server. Knows nothing of sockets."""
+
+    def __init__(self, options: Options, log: Path | None) -> None:
+        self.start_options = check(options)
+        self.options = options
+        self.ledger = Ledger(log)
+        self._calls_by_prompt: Counter[bytes] = Counter()
+        # Unlike in two processes, so that an id seen before and after a restart is a real duplicate.
+        self._id_prefix = os.urandom(8).hex()
+        self._ids = 0
+        self._limits = self._new_limits()
+
+    def _new_limits(self) -> Limits:
+        options = self.options
+        return Limits(options.rpm, options.tpm, options.limit_policy, options.limit_burst_seconds, now=time.monotonic())
+
+    def next_identity(self) -> str:
+        self._ids += 1
+        return f"{self._id_prefix}{self._ids:016x}"
+
+    def limit_headers(self) -> bytes:
+        return self._limits.headers(time.monotonic())
+
+    def control(self, changes: dict[str, Any]) -> None:
+        self.options = check(changed(self.options, changes))
+        if LIMIT_FIELDS & changes.keys():
+            self._limits = self._new_limits()
+
+    def reset(self) -> None:
+        self.options = self.start_options
+        self._limits = self._new_limits()
+        self._calls_by_prompt.clear()
+        self.ledger.reset()
+
+    def unauthorised(self, authorization: bytes) -> Answer | None:
+        expected = self.options.key
+        if expected is None:
+            return None
+        given = authorization.removeprefix(b"Bearer ").decode("latin-1").strip()
+        if given == expected:
+            return None
+        if not given:
+            message = "You didn't provide an API key. You need to provide your API key in an Authorization header."
+            return rejection(401, "invalid_request_error", message)
+        where = "You can find your API key at https://platform.openai.com/account/api-keys."
+        message = f"Incorrect API key provided: {_masked(given)}. {where}"
+        return rejection(401, "invalid_request_error", message, None, "invalid_api_key")
+
+    def models(self, name: str | None) -> Answer:
+        """`GET /models` or, with a name, `GET /models/{name}`."""
+        fault = MODES.get(self.options.mode)
+        if fault in WHOLE_SERVER:
+            return FAULTS[fault](NO_CALL, self.options, "")
+        if name is None:
+            cards = [model_card(known) for known in self.options.models or DEFAULT_MODELS]
+            return Answer(200, orjson.dumps({"object": "list", "data": cards}))
+        if not self._exists(name):
+            return model_not_found(Call("chat", name, "", [], b"", 0, None, None), self.options, "")
+        return Answer(200, orjson.dumps(model_card(name)))
+
+    def _exists(self, model: str) -> bool:
+        return not self.options.models or model in self.options.models
+
+    def answer(self, path: str, raw: bytes, identity: str) -> tuple[Call | None, str | None, Answer, float]:
+        """The call (None if unreadable), the fault's name, what to send, and in how many seconds."""
+        try:
+            call = read_call(path, orjson.loads(raw))
+        except BadCallError as error:
+            return None, None, rejection(400, "invalid_request_error", error.message, error.param, error.code), 0.0
+        except orjson.JSONDecodeError:
+            message = "We could not parse the JSON body of your request. The OpenAI API expects a JSON payload."
+            return None, None, rejection(400, "invalid_request_error", message), 0.0
+        if not self._exists(call.model):
+            return call, None, model_not_found(call, self.options, identity), 0.0
+        if overrun := self._limits.admit(call, time.monotonic()):
+            self.ledger.limited += 1
+            return call, None, _over_limit(call, overrun), 0.0
+        fault, luck = self._fault(call)
+        if fault is not None:
+            self.ledger.by_fault[fault] += 1
+        answer = (FAULTS[fault] if fault is not None else good)(call, self.options, identity)
+        seconds = self._latency_seconds(luck) if answer.takes_latency else 0.0
+        return call, fault, answer, seconds + answer.extra_seconds
+
+    def _fault(self, call: Call) -> tuple[str | None, float]:
+        """The fault to commit, and a number in (0, 1) that decides the latency."""
+        if self.options.mode != "ok":
+            # No turn of the prompt's script is used up by a server that is down.
+            return MODES[self.options.mode], 0.5
+        call.nth = self._calls_by_prompt[call.digest]
+        self._calls_by_prompt[call.digest] = call.nth + 1
+        draw = blake2b(call.digest + call.nth.to_bytes(4), digest_size=16, salt=self.options.seed.to_bytes(16)).digest()
+        fault_luck, latency_luck = (int.from_bytes(part) / 2**64 for part in (draw[:8], draw[8:]))
+        if "!!" in call.prompt and has_script(call.prompt):
+            return scripted(call.prompt, call.nth), latency_luck
+        for name, rate in self.options.faults.items():
+            if fault_luck < rate:
+                return name, latency_luck
+            fault_luck -= rate
+        return None, latency_luck
+
+    def _latency_seconds(self, luck: float) -> float:
+        mean = self.options.latency_ms / 1000
+        if mean <= 0 or self.options.latency_shape == "fixed":
+            return mean
+        bounded = min(max(luck, 1e-9), 1 - 1e-9)
+        return mean * math.exp(LATENCY_SIGMA * _normal.inv_cdf(bounded) - LATENCY_SIGMA**2 / 2)
+
+
+def check(options: Options) -> Options:
+    if options.mode != "ok" and options.mode not in MODES:
+        raise ValueError(f"unknown mode {options.mode!r}")
+    if unknown := options.faults.keys() - FAULTS.keys():
+        raise ValueError(f"unknown fault: {', '.join(sorted(unknown))}")
+    return options
+
+
+def _over_limit(call: Call, overrun: Overrun) -> Answer:
+    where = f"for {call.model} on {overrun.kind} per min: Limit {overrun.limit}"
+    if overrun.too_large:
+        return rejection(429, overrun.kind, f"Request too large {where}.", None, "rate_limit_exceeded")
+    milliseconds = math.ceil(overrun.wait_seconds * 1000)
+    message = f"Rate limit reached {where}. Please try again in {milliseconds}ms."
+    answer = rejection(429, overrun.kind, message, None, "rate_limit_exceeded")
+    seconds = math.ceil(overrun.wait_seconds)
+    answer.headers = f"retry-after: {seconds}\r\nretry-after-ms: {milliseconds}\r\n".encode()
+    return answer

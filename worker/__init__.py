@@ -1,0 +1,1 @@
+"""Runs jobs: claims them, calls the provider, settles what came back."""

@@ -1,0 +1,84 @@
+"""Why this module exists: `tidemill worker --processes N` is N Celery workers and somebody who looks after them.
+
+Each is `celery -A worker.app worker` in a process of its own. One that dies is started again; a signal to stop goes to
+all, and they drain.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+from migrations import ensure
+from models.errors import TidemillError
+from models.settings import settings
+
+RESTART_SECONDS = 2.0
+
+
+def command(number: int) -> list[str]:
+    """What starts one worker."""
+    return [
+        *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
+        *("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"),
+        *("--hostname", f"tidemill{number}@%h"),
+    ]
+
+
+class Supervisor:
+    """Keeps so many workers running until told to stop."""
+
+    def __init__(self, processes: int) -> None:
+        self._stopping = False
+        self._processes = [self._start(number) for number in range(processes)]
+
+    def _start(self, number: int) -> subprocess.Popen[bytes]:
+        # A session of its own: the terminal's Ctrl-C reaches us alone, and each worker is told exactly once.
+        return subprocess.Popen(command(number), start_new_session=True)  # noqa: S603  # our own command
+
+    def stop(self, *_: int | FrameType | None) -> None:
+        """Tell every worker to drain; told again, to stop at once."""
+        how = signal.SIGQUIT if self._stopping else signal.SIGTERM
+        self._stopping = True
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(how)
+
+    def run(self) -> int:
+        """Watch until all have stopped; returns the first exit code that is not 0."""
+        while True:
+            for number, process in enumerate(self._processes):
+                if process.poll() is not None and not self._stopping:
+                    if process.returncode == TidemillError.exit_code:
+                        self.stop()  # it has said why; starting it again would only say it again
+                        break
+                    print(f"worker {number} ended with {process.returncode}; starting it again", file=sys.stderr)  # noqa: T201
+                    time.sleep(RESTART_SECONDS)
+                    self._processes[number] = self._start(number)
+            if self._stopping and all(process.poll() is not None for process in self._processes):
+                return next((process.returncode for process in self._processes if process.returncode), 0)
+            time.sleep(0.1)
+
+
+def main() -> int:
+    """Run as `python -m worker`."""
+    parser = argparse.ArgumentParser(prog="tidemill worker")
+    parser.add_argument("--processes", type=int, default=1)
+    processes = parser.parse_args().processes
+    try:
+        ensure()
+        window = settings().window
+    except TidemillError as error:
+        print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    supervisor = Supervisor(processes)
+    signal.signal(signal.SIGTERM, supervisor.stop)
+    signal.signal(signal.SIGINT, supervisor.stop)
+    print(f"{processes} worker(s), {window} calls in flight each; Ctrl-C stops.", file=sys.stderr, flush=True)  # noqa: T201
+    return supervisor.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Why this module exists: `celery -A worker.app worker` finds here the app, and the worker's life begins and ends here."""
+
+import sys
+from typing import Any
+
+from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
+
+from migrations import ensure
+from models.broker import app as make_app
+from models.errors import TidemillError
+from worker import tasks
+
+app = make_app()
+
+
+@worker_init.connect(weak=False)
+def _check(sender: Any = None, **_: Any) -> None:
+    """Stop at once, in one sentence, where the worker could not do its work."""
+    try:
+        if "threads" not in str(getattr(sender, "pool_cls", "")) and "thread" not in str(
+            getattr(sender, "pool_cls", "")
+        ):
+            raise TidemillError("A tidemill worker needs Celery's thread pool: leave out -P, or say -P threads.")
+        ensure()
+    except TidemillError as error:
+        print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
+        sys.exit(error.exit_code)
+
+
+@worker_ready.connect(weak=False)
+def _start(**_: Any) -> None:
+    tasks.start()
+
+
+@worker_shutting_down.connect(weak=False)
+def _stop_admitting(**_: Any) -> None:
+    if tasks.current is not None:
+        tasks.current.stop_admitting()
+
+
+@worker_shutdown.connect(weak=False)
+def _stop(**_: Any) -> None:
+    tasks.stop()

@@ -1,0 +1,253 @@
+"""Why this module exists: one prompt's way through the worker, from a claimed job to how it ended.
+
+body -> limits.reserve -> provider.call -> outcome. Nothing here touches the database.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from models import cost
+from models.options import Options
+from models.provider import CallError, Provider, Reply, Usage
+from models.settings import Endpoint, settings
+from models.text import dumps, loads, one_line
+from models.transitions import Answer, Claimed, Message, Settlement
+from worker.limits import Limiter, Limits
+from worker.retries import Verdict, classify
+
+MAX_WAIT_SECONDS = 20.0
+"""A job whose turn is further away than this goes back to the table and makes room for others."""
+
+_SCHEMA_TRIES = 3
+_ENDPOINT_OF: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
+_TAKES_COMPLETION_TOKENS = re.compile(r"(.*/)?(gpt-[5-9]|o\d)")
+"""Models that refuse `max_tokens`; other servers know only that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as it goes out: where to, the body, and the messages that the dialogue will hold."""
+
+    endpoint: Endpoint
+    body: dict[str, Any]
+    messages: tuple[Message, ...]
+
+    @property
+    def model(self) -> str:
+        """The model asked for."""
+        return str(self.body.get("model", ""))
+
+
+async def ask(job: Claimed, options: Options, provider: Provider, limiter: Limiter, bucket: str) -> Settlement:
+    """Run one claimed job; never raises for what the provider does.
+
+    `bucket` names the rate budget without the model, which this adds.
+    """
+    question = build(options, job.request)
+    bucket = f"{bucket}|{question.model}"
+    reserved = _tokens(question)
+    limits = Limits(options.rpm, options.tpm)
+    grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
+    while grant.granted and grant.wait_seconds > 0:
+        await asyncio.sleep(grant.wait_seconds)
+        if not await limiter.held(bucket):
+            break
+        # The provider refused somebody meanwhile, which voids the turns given out before.
+        grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
+    if not grant.granted:
+        return Settlement(job.id, job.epoch, job.batch_id, "snoozed", delay_seconds=grant.wait_seconds)
+    began = time.monotonic()
+    try:
+        reply = await provider.call(question.endpoint, question.body)
+    except CallError as error:
+        await _slow_down(limiter, bucket, error, verdict := _verdict(error, job))
+        return _failed(job, question, error, verdict, time.monotonic() - began)
+    await limiter.observe(bucket, reply.headers)
+    seconds = time.monotonic() - began
+    usage = reply.usage or _counted(question, reply)
+    await limiter.refund(bucket, reserved - usage.input_tokens - usage.output_tokens)
+    return _answered(job, options, question, reply, usage, seconds)
+
+
+# --- the body ---
+
+
+def build(options: Options, request: Mapping[str, Any]) -> Question:
+    """The call that a job stands for: what it asks itself, then what its batch says, then further parameters."""
+    given = request.get("body")
+    if given is not None:
+        endpoint = _ENDPOINT_OF[request["url"]]
+        body = {"model": options.model, **given}
+        return Question(endpoint, body, _messages_of(body, endpoint))
+    messages = list(request.get("messages") or [{"role": "user", "content": request["prompt"]}])
+    shaped = _SHAPES[options.endpoint](options, messages)
+    body = {"model": options.model, **shaped, **options.params}
+    return Question(options.endpoint, body, _messages_of(body, options.endpoint))
+
+
+def _chat_body(options: Options, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    if options.system is not None and all(message.get("role") != "system" for message in messages):
+        messages = [{"role": "system", "content": options.system}, *messages]
+    name = "max_completion_tokens" if _TAKES_COMPLETION_TOKENS.match(options.model) else "max_tokens"
+    schema = {"name": "reply", "schema": options.schema, "strict": True}
+    return _said(
+        messages=messages,
+        temperature=options.temperature,
+        reasoning_effort=options.reasoning_effort,
+        response_format=options.schema and {"type": "json_schema", "json_schema": schema},
+        **{name: options.max_tokens},
+    )
+
+
+def _responses_body(options: Options, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    schema = {"type": "json_schema", "name": "reply", "schema": options.schema, "strict": True}
+    return _said(
+        input=messages,
+        instructions=options.system,
+        temperature=options.temperature,
+        max_output_tokens=options.max_tokens,
+        reasoning=options.reasoning_effort and {"effort": options.reasoning_effort},
+        text=options.schema and {"format": schema},
+    )
+
+
+_SHAPES = {"chat": _chat_body, "responses": _responses_body}
+
+
+def _said(**given: Any) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _messages_of(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[Message, ...]:
+    """The turns that a body asks with, as the dialogue keeps them."""
+    turns = body.get("messages" if endpoint == "chat" else "input", ())
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
+    told = [Message("system", str(body["instructions"]))] if body.get("instructions") else []
+    return (*told, *(Message(str(turn.get("role", "user")), _text(turn.get("content"))) for turn in turns))
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else dumps(content)
+
+
+# --- tokens and money ---
+
+
+def _tokens(question: Question) -> int:
+    """What a provider counts against tokens a minute: the prompt, and the room that is asked for the reply."""
+    asked = sum(cost.estimate_tokens(message.content) for message in question.messages)
+    names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+    room = next((question.body[name] for name in names if isinstance(question.body.get(name), int)), 0)
+    return asked + cost.chat_overhead_tokens(len(question.messages)) + room
+
+
+def _counted(question: Question, reply: Reply) -> Usage:
+    """Our own count, for servers that report no usage."""
+    asked = sum(cost.count_many([message.content for message in question.messages], question.model))
+    overhead = cost.chat_overhead_tokens(len(question.messages))
+    return Usage(asked + overhead, cost.count_tokens(reply.text, question.model))
+
+
+def _cost_usd(model: str, asked_model: str, usage: Usage | None) -> float | None:
+    price = cost.price(model) or cost.price(asked_model) if usage else None
+    if price is None or usage is None:
+        return None
+    return price.cost(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
+
+
+# --- outcomes ---
+
+
+def _answered(
+    job: Claimed, options: Options, question: Question, reply: Reply, usage: Usage, seconds: float
+) -> Settlement:
+    complaint = _schema_complaint(options.schema, reply.text)
+    again = complaint is not None and job.failures + 1 < _SCHEMA_TRIES
+    outcome = "succeeded" if complaint is None else "retried" if again else "failed"
+    answer = Answer(
+        reply.model or question.model, reply.finish_reason, (*question.messages, Message("assistant", reply.text))
+    )
+    return Settlement(
+        job.id,
+        job.epoch,
+        job.batch_id,
+        outcome,  # type: ignore[arg-type]  # one of three literals
+        counted=complaint is not None,
+        seconds=seconds,
+        http_status=reply.status,
+        request_id=reply.request_id,
+        error_code=None if complaint is None else "schema_mismatch",
+        error=complaint,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_usd=_cost_usd(reply.model, question.model, usage),
+        answer=answer if complaint is None else None,
+    )
+
+
+def _schema_complaint(schema: dict[str, Any] | None, text: str) -> str | None:
+    """Why the reply is not what the schema asks for, or None when it is."""
+    if schema is None:
+        return None
+    try:
+        value = loads(text)
+    except ValueError:
+        return f"the reply is not JSON: {one_line(text, 120)}"
+    worst = next(iter(_validator(dumps(schema)).iter_errors(value)), None)
+    return (
+        None if worst is None else f"the reply breaks the schema at {worst.json_path}: {one_line(worst.message, 200)}"
+    )
+
+
+@lru_cache(maxsize=64)
+def _validator(schema: str) -> Any:
+    from jsonschema.validators import validator_for  # most batches have no schema
+
+    parsed = loads(schema)
+    return validator_for(parsed)(parsed)
+
+
+def _verdict(error: CallError, job: Claimed) -> Verdict:
+    return classify(
+        error,
+        failures=job.failures,
+        age_seconds=job.age_seconds,
+        max_attempts=settings().max_attempts,
+        retry_seconds=settings().retry_seconds,
+    )
+
+
+async def _slow_down(limiter: Limiter, bucket: str, error: CallError, verdict: Verdict) -> None:
+    """Tell every worker of this model what the provider has just said about its limits."""
+    await limiter.observe(bucket, error.headers)
+    if verdict.pause_seconds > 0:
+        await limiter.pause(bucket, verdict.pause_seconds)
+
+
+_OUTCOME_OF = {"retry": "retried", "hold": "held", "fail": "failed"}
+
+
+def _failed(job: Claimed, question: Question, error: CallError, verdict: Verdict, seconds: float) -> Settlement:
+    usage = error.usage
+    return Settlement(
+        job.id,
+        job.epoch,
+        job.batch_id,
+        _OUTCOME_OF[verdict.action],  # type: ignore[arg-type]  # the table's values are outcomes
+        delay_seconds=verdict.delay_seconds,
+        counted=verdict.counted,
+        seconds=seconds,
+        http_status=error.status,
+        request_id=error.request_id,
+        error_code=verdict.code,
+        error=verdict.message,
+        input_tokens=usage.input_tokens if usage else None,
+        output_tokens=usage.output_tokens if usage else None,
+        cost_usd=_cost_usd(question.model, question.model, usage),
+    )

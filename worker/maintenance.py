@@ -1,0 +1,173 @@
+"""Why this module exists: what keeps the queue alive runs in every worker, needs no leader, and may run twice.
+
+Feed, renew, rescue, resend, judge what was left unjudged, prune. A duty that fails logs one line and is tried again.
+"""
+
+import importlib.metadata
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from models.clock import now, now_after
+from models.database import reading, writing
+from models.errors import TidemillError
+from models.feed import feed, resend_lost
+from models.settings import settings
+from models.tables import dialogues, jobs, messages, workers
+from models.transitions import renew, rescue
+from worker.runner import Runner
+
+log = logging.getLogger(__name__)
+
+FEED_SECONDS = 0.5
+_JUDGE_LEFTOVERS = 500
+_LEFT_OVER_SECONDS = 60.0
+_FORGET_WORKERS_SECONDS = 86_400.0
+
+
+class Maintenance:
+    """The duties of one worker process, on a thread of their own."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._stop = threading.Event()
+        lease = settings().lease_seconds
+        self._duties: dict[Callable[[], object], float] = {
+            lambda: feed(runner.scope): FEED_SECONDS,
+            self._beat: lease / 3,
+            self._rescue: min(5.0, lease / 3),
+            resend_lost: 2.0,
+            self._judge_leftovers: _LEFT_OVER_SECONDS / 2,
+            _prune: 3600.0,
+        }
+        self._register()
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and sign the worker off."""
+        self._stop.set()
+        self._runner.hungry.set()
+        self._thread.join(10)
+        self._attempt(self._sign_off)
+
+    def _run(self) -> None:
+        due_at = dict.fromkeys(self._duties, 0.0)
+        while not self._stop.is_set():
+            for duty, every in self._duties.items():
+                if time.monotonic() >= due_at[duty] or (every == FEED_SECONDS and self._runner.hungry.is_set()):
+                    self._runner.hungry.clear() if every == FEED_SECONDS else None
+                    self._attempt(duty)
+                    due_at[duty] = time.monotonic() + every
+            self._runner.hungry.wait(min(FEED_SECONDS, max(0.01, min(due_at.values()) - time.monotonic())))
+
+    def _attempt(self, duty: Callable[[], object]) -> None:
+        try:
+            duty()
+        except TidemillError as error:
+            log.warning("%s", error)
+        except Exception as error:  # a duty that fails must not end the others
+            log.error("maintenance: %s: %s; it will be tried again", type(error).__name__, error, exc_info=_debug())
+
+    # --- the duties ---
+
+    def _register(self) -> None:
+        with writing() as connection:
+            connection.execute(
+                workers.insert().values(
+                    id=self._runner.worker_id,
+                    host=socket.gethostname(),
+                    machine=machine(),
+                    pid=os.getpid(),
+                    window=self._runner.window,
+                    version=importlib.metadata.version("tidemill"),
+                    started_at=now(),
+                    seen_at=now(),
+                )
+            )
+
+    def _beat(self) -> None:
+        began = time.monotonic()
+        with writing() as connection:
+            connection.execute(
+                update(workers)
+                .where(workers.c.id == self._runner.worker_id)
+                .values(seen_at=now(), in_flight=self._runner.in_flight)
+            )
+            renew(connection, self._runner.owned(), self._runner.worker_id, settings().lease_seconds)
+        self._runner.renewed(began)
+
+    def _rescue(self) -> None:
+        with writing() as connection:
+            dead = _dead_neighbours(connection)
+            rescued = rescue(connection, dead)
+            connection.execute(delete(workers).where(workers.c.id.in_(dead)))
+        if rescued:
+            log.warning("%d jobs of vanished workers are queued again", rescued)
+            self._runner.hungry.set()
+
+    def _judge_leftovers(self) -> None:
+        """Judge replies whose worker died between storing and judging them."""
+        turns = messages.alias()
+        last = select(func.max(turns.c.position)).where(turns.c.dialogue_id == dialogues.c.id).scalar_subquery()
+        left = (
+            select(dialogues.c.id, messages.c.content)
+            .select_from(dialogues)
+            .join(messages, (messages.c.dialogue_id == dialogues.c.id) & (messages.c.position == last))
+            .where(dialogues.c.sentiment.is_(None), dialogues.c.created_at < now_after(-_LEFT_OVER_SECONDS))
+            .limit(_JUDGE_LEFTOVERS)
+        )
+        with reading() as connection:
+            texts = [(row.id, row.content) for row in connection.execute(left)]
+        if texts:
+            self._runner.settler.judge(texts)
+
+    def _sign_off(self) -> None:
+        with writing() as connection:
+            connection.execute(delete(workers).where(workers.c.id == self._runner.worker_id))
+
+
+def _debug() -> bool:
+    return log.isEnabledFor(logging.DEBUG)
+
+
+def _prune() -> None:
+    with writing() as connection:
+        running = select(jobs.c.worker_id).where(jobs.c.state == "running")
+        connection.execute(
+            delete(workers).where(workers.c.seen_at < now_after(-_FORGET_WORKERS_SECONDS), workers.c.id.not_in(running))
+        )
+
+
+# --- who is dead ---
+
+
+def machine() -> str:
+    """Where a pid means something: this boot of this kernel, this pid namespace. Elsewhere, the host's name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _dead_neighbours(connection: Connection) -> list[str]:
+    """Workers of this machine whose process is gone: their jobs need not wait for the lease to end."""
+    neighbours = connection.execute(select(workers.c.id, workers.c.pid).where(workers.c.machine == machine())).all()
+    return [worker_id for worker_id, pid in neighbours if not _is_alive(pid)]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,314 @@
+"""Why this module exists: what follows from a failed call is looked up in one table, never guessed.
+
+HTTP status alone does not decide: 429 may mean "wait a second" or "the account is empty". The rows below are read from
+the top and the first that fits counts. Three things can follow:
+- retry: the job is queued again, due after `delay_seconds`;
+- hold: the provider serves nobody now (no credit, bad key, out of reach). The batch waits and the job loses no attempt;
+- fail: repeating it would only be billed again.
+Sources: OpenAI's error codes and `response.error.code`, the retry rules of its own client, and what vLLM, llama.cpp,
+Azure, OpenRouter and Google answer; tests/worker/test_retries.py has a case for each.
+"""
+
+import re
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from random import random as uniform
+from typing import Literal
+
+from models.provider import CallError, Kind
+
+Action = Literal["retry", "hold", "fail"]
+
+BASE_SECONDS = 0.5
+OVERLOADED_BASE_SECONDS = 2.0
+CAP_SECONDS = 60.0
+RETRY_AFTER_JITTER = 0.1
+RATE_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 3600.0  # then one call looks again, whatever the server once said
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows from one failed call.
+
+    `pause_seconds` is meant for all workers of the model, whatever becomes of this job.
+    """
+
+    action: Action
+    code: str  # stable snake_case: the server's own code where it says something, else ours
+    message: str  # one sentence for the user
+    delay_seconds: float = 0.0  # of a retry
+    counted: bool = False  # whether the call counts towards max_attempts
+    pause_seconds: float = 0.0  # > 0: nobody calls this model for that long
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: it fits when all of its given conditions do. `names` are looked for in both `code` and `type`."""
+
+    action: Action
+    code: str  # stored when the server's own code says nothing
+    kinds: Container[Kind] | None = None
+    statuses: Container[int | None] | None = None
+    names: frozenset[str] | None = None
+    says: re.Pattern[str] | None = None  # last resort, for servers that put the reason into the message only
+    sentence: str = "{said}"
+    own_code: bool = True  # store the server's code rather than ours
+    base_seconds: float = BASE_SECONDS
+    counted: bool = True  # of retries
+    pauses: bool = False
+    most_retries: int | None = None  # where fewer make sense than max_attempts allows
+
+    def fits(self, error: CallError) -> bool:
+        """True when every condition of the row holds."""
+        return (
+            (self.kinds is None or error.kind in self.kinds)
+            and (self.statuses is None or error.status in self.statuses)
+            and (self.names is None or not self.names.isdisjoint((_snake(error.code), _snake(error.type))))
+            and (self.says is None or self.says.search(error.message) is not None)
+        )
+
+
+RESUMES = "the batch resumes by itself"
+OUT_OF_CREDIT = (
+    "The provider's account is out of credit or over its spending limit ({said}): add credit or raise the limit, "
+    f"or set OPENAI_API_KEY to another account's key; {RESUMES}."
+)
+BAD_KEY = f"The provider does not accept the key ({{said}}): set OPENAI_API_KEY to a valid one; {RESUMES}."
+NO_ACCESS = (
+    "The provider does not serve this key, account or region ({said}): check the account's access, OPENAI_API_KEY and "
+    f"OPENAI_BASE_URL; {RESUMES}."
+)
+UNREACHABLE = (
+    "{said}; check that the server runs and that OPENAI_BASE_URL is right; no attempt was spent and " + RESUMES + "."
+)
+REDIRECTED = f"{{said}}, and redirects are not followed: set OPENAI_BASE_URL to where the API is; {RESUMES}."
+
+OUT_OF_CREDIT_NAMES = frozenset(
+    {
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "insufficient_credits",
+    }
+)
+BAD_KEY_NAMES = frozenset(
+    {
+        "invalid_api_key",
+        "incorrect_api_key",
+        "account_deactivated",
+        "invalid_organization",
+    }
+)
+PERMANENT_NAMES = frozenset(
+    {
+        "context_length_exceeded",
+        "invalid_prompt",
+        "model_not_found",
+        "training_not_available",
+        "unsupported_parameter",
+        "unsupported_value",
+        "string_above_max_length",
+        "data_residency_mismatch",
+        "bio_policy",
+        "misalignment_policy_violation",
+        "vector_store_timeout",
+        "invalid_image",
+        "invalid_image_format",
+        "invalid_base64_image",
+        "invalid_image_url",
+        "image_too_large",
+        "image_too_small",
+        "image_parse_error",
+        "invalid_image_mode",
+        "image_file_too_large",
+        "unsupported_image_media_type",
+        "empty_image_file",
+        "image_file_not_found",
+    }
+)
+FILTER_NAMES = frozenset(
+    {
+        "content_filter",
+        "content_policy_violation",
+        "image_content_policy_violation",
+    }
+)
+RATE_NAMES = frozenset({"rate_limit_exceeded"})
+OVERLOAD_NAMES = frozenset(
+    {
+        "server_is_overloaded",
+        "service_unavailable_error",
+        "engine_overloaded",
+        "overloaded_error",
+    }
+)
+SAID: frozenset[Kind] = frozenset({"status", "failed"})  # the kinds in which the server itself named an error
+
+RULES: tuple[Rule, ...] = (
+    # Nobody was reached, or nobody could be
+    Rule("hold", "connect_failed", kinds={"connect"}, sentence=UNREACHABLE),
+    # Something was sent, and no usable answer came back; it may have been billed
+    Rule("retry", "timeout", kinds={"timeout"}),
+    Rule("retry", "connection_reset", kinds={"reset"}),
+    Rule("retry", "connection_cut", kinds={"cut"}),
+    Rule("retry", "malformed_reply", kinds={"malformed"}),
+    Rule("retry", "empty_reply", kinds={"empty"}),
+    # Answers, paid and final
+    Rule("fail", "refused", kinds={"refused"}),
+    Rule("fail", "content_filter", kinds={"content_filter"}),
+    Rule("fail", "length", kinds={"length"}, sentence="{said}; raise max_tokens or lower the reasoning effort."),
+    Rule("fail", "unfinished_response", kinds={"unfinished"}),
+    Rule("fail", "invalid_request_body", kinds={"request"}),
+    # The account, whatever the status
+    Rule("hold", "insufficient_quota", kinds=SAID, names=OUT_OF_CREDIT_NAMES, sentence=OUT_OF_CREDIT),
+    Rule("hold", "insufficient_credits", kinds=SAID, statuses={402}, sentence=OUT_OF_CREDIT),
+    Rule("hold", "invalid_api_key", kinds=SAID, statuses={401}, sentence=BAD_KEY),
+    Rule("hold", "invalid_api_key", kinds=SAID, names=BAD_KEY_NAMES, sentence=BAD_KEY),
+    # The request, whatever the status
+    Rule("fail", "content_filter", kinds=SAID, names=FILTER_NAMES),
+    Rule("fail", "invalid_request", kinds=SAID, names=PERMANENT_NAMES),
+    Rule("fail", "context_length_exceeded", kinds=SAID, names=frozenset({"exceed_context_size_error"}), own_code=False),
+    Rule(
+        "fail",
+        "content_filter",
+        kinds=SAID,
+        statuses={403},
+        says=re.compile(r"\bflagged\b|\bmoderation\b", re.IGNORECASE),
+    ),
+    Rule("hold", "permission_denied", kinds=SAID, statuses={403}, sentence=NO_ACCESS),
+    # Too fast
+    Rule(
+        "retry",
+        "slow_down",
+        kinds=SAID,
+        names=frozenset({"slow_down"}),
+        base_seconds=OVERLOADED_BASE_SECONDS,
+        counted=False,
+        pauses=True,
+    ),
+    Rule(
+        "retry",  # flex: no room at this price now, not charged; nobody else needs to wait for it
+        "resource_unavailable",
+        kinds=SAID,
+        statuses={429},
+        says=re.compile(r"resource unavailable", re.IGNORECASE),
+        base_seconds=OVERLOADED_BASE_SECONDS,
+        counted=False,
+    ),
+    Rule("retry", "rate_limit_exceeded", kinds=SAID, statuses={429}, counted=False, pauses=True),
+    Rule("retry", "rate_limit_exceeded", kinds=SAID, names=RATE_NAMES, counted=False, pauses=True),
+    # The server's own trouble
+    Rule("retry", "overloaded", kinds=SAID, statuses={503, 529}, base_seconds=OVERLOADED_BASE_SECONDS),
+    Rule("retry", "overloaded", kinds=SAID, names=OVERLOAD_NAMES, base_seconds=OVERLOADED_BASE_SECONDS),
+    Rule(
+        "retry", "failed_to_download_image", kinds=SAID, names=frozenset({"failed_to_download_image"}), most_retries=1
+    ),
+    Rule("retry", "server_error", kinds=SAID, names=frozenset({"server_error"})),
+    Rule("retry", "server_error", kinds=SAID, statuses=range(500, 600)),
+    Rule("retry", "request_timeout", kinds=SAID, statuses={408}),
+    Rule("retry", "conflict", kinds=SAID, statuses={409}),
+    Rule("hold", "redirected", kinds=SAID, statuses=range(300, 400), sentence=REDIRECTED),
+    # The request, by status
+    Rule("fail", "not_found", kinds=SAID, statuses={404}, sentence="{said} (are the model and OPENAI_BASE_URL right?)"),
+    Rule("fail", "payload_too_large", kinds=SAID, statuses={413}),
+    Rule("fail", "unprocessable_request", kinds=SAID, statuses={422}),
+    Rule("fail", "invalid_request", kinds=SAID, statuses=range(400, 500)),
+    Rule("fail", "response_failed", kinds={"failed"}),
+    # HTTP 200 with an error that names no status: the server broke down after it had begun
+    Rule("retry", "server_error", kinds={"status"}),
+)
+
+
+def classify(
+    error: CallError,
+    *,
+    failures: int,
+    age_seconds: float,
+    max_attempts: int,
+    retry_seconds: float,
+    random: Callable[[], float] = uniform,
+) -> Verdict:
+    """Decide what follows from a failed call.
+
+    Args:
+        failures: counted failures of this job BEFORE this one.
+        age_seconds: time since the job's first call.
+        max_attempts: counted failures, this one included, after which the job fails.
+        retry_seconds: age after which the job fails; a server's longer Retry-After fails it at once.
+        random: uniform over [0, 1).
+    """
+    rule = next(rule for rule in RULES if rule.fits(error))
+    action = _action(rule, error)
+    code = (_snake(error.code) if rule.own_code else "") or rule.code
+    message = rule.sentence.format(said=error.message.rstrip(" ."))
+    pause = _pause(rule, error)
+    if action != "retry":
+        return Verdict(action, code, _sentence(message), counted=action == "fail", pause_seconds=pause)
+    # A retry that the server asked for against the table is counted, so that it comes to an end
+    counted = rule.counted or rule.action != "retry"
+    most = max_attempts if rule.most_retries is None else min(max_attempts, rule.most_retries + 1)
+    if failures + counted >= most:
+        end = f"gave up after {failures + counted} attempt{'' if failures + counted == 1 else 's'}"
+    else:
+        end = _out_of_time(error, age_seconds, retry_seconds)
+    if end:
+        return Verdict("fail", code, _sentence(f"{end}: {message}"), counted=counted, pause_seconds=pause)
+    wait = _delay(rule, error, failures, age_seconds, random)
+    delay = max(0.0, min(wait, retry_seconds - age_seconds))
+    return Verdict("retry", code, _sentence(message), delay, counted, pause)
+
+
+def _action(rule: Rule, error: CallError) -> Action:
+    """The row's action, unless the server itself says whether to retry; no header outweighs an empty account."""
+    if error.should_retry is None or rule.action == "hold" or error.kind not in SAID:
+        return rule.action
+    return "retry" if error.should_retry else "fail"
+
+
+def _out_of_time(error: CallError, age_seconds: float, retry_seconds: float) -> str:
+    """Why no time is left for another attempt, or "" while there is."""
+    left = retry_seconds - age_seconds
+    if left <= 0:
+        return f"gave up after {retry_seconds:g} s (TIDEMILL_RETRY_SECONDS)"
+    asked = error.retry_after_seconds or 0.0
+    if asked > left:
+        return (
+            f"gave up, for the provider asks to wait {asked:.0f} s and only {left:.0f} s are left for retries "
+            "(TIDEMILL_RETRY_SECONDS)"
+        )
+    return ""
+
+
+def _delay(rule: Rule, error: CallError, failures: int, age_seconds: float, random: Callable[[], float]) -> float:
+    """Retry-After and a little more (never less), else full jitter under an exponentially rising ceiling.
+
+    Failures that are not counted would keep the ceiling where it is, so they let it rise with the job's age instead:
+    the sum of exponential waits is as long as the last of them, so that is the same curve.
+    """
+    if error.retry_after_seconds:
+        return error.retry_after_seconds * (1 + RETRY_AFTER_JITTER * random())
+    ceiling = rule.base_seconds * 2.0 ** min(failures, 20)
+    if not rule.counted:
+        ceiling = max(ceiling, age_seconds)
+    return min(ceiling, CAP_SECONDS) * random()
+
+
+def _pause(rule: Rule, error: CallError) -> float:
+    if not rule.pauses:
+        return 0.0
+    return min(error.retry_after_seconds or RATE_PAUSE_SECONDS * rule.base_seconds / BASE_SECONDS, MAX_PAUSE_SECONDS)
+
+
+def _snake(name: str | None) -> str:
+    """A server's code in snake_case ("DeploymentNotFound" too); "" for none, for numbers and for prose."""
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", (name or "").strip()).lower().replace("-", "_").replace(".", "_")
+    return snake if re.fullmatch(r"[a-z][a-z0-9_]{1,63}", snake) else ""
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?", ")")) else text + "."

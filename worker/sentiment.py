@@ -1,0 +1,270 @@
+"""Why this module exists: every reply is judged, and what cannot be judged says so instead of passing for neutral.
+
+Replies are scored with VADER (Hutto & Gilbert, ICWSM-14), an English lexicon with rules. Its `compound` saturates on
+long text, so each sentence is scored alone and the scores are averaged. py3langid names the language first. All of it
+costs more CPU than the call did, so that `Judge` does it in a child process; nothing heavy is imported here for it.
+"""
+
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Sentiment = Literal["positive", "negative", "neutral", "unknown"]
+
+THRESHOLD = 0.05  # VADER's own: a score within +-0.05 is neutral
+
+_MAX_SENTENCE = 1_000  # characters; some of VADER's steps are quadratic in the length of one token
+_FIRST, _LAST = 40, 20  # an answer's stance is at its beginning and its end; the middle of a book costs seconds
+_LANGUAGE_CHARACTERS = 500  # py3langid is sure long before this, and its cost grows with every byte
+_NEUTRAL_SHARE = 0.5  # what a sentence without any sentiment weighs, beside one that has some
+_FOREIGN = 0.45  # probability from which a text in Latin script is believed not to be English ...
+_FOREIGN_ODDS = 8.0  # ... if it is also so many times as likely as English
+_GUESS = 0.10  # a probability below this names no language; code has more of being none, English text has not
+
+# The languages that people write to language models. All 140 that py3langid knows would find Xhosa in "Terrible."
+_LANGUAGES = (
+    "ar bg bn ca cs da de el en es et fa fi fr gu he hi hr hu hy id is it ja ka kk km kn ko lt lv mk ml mn mr ms my "
+    "ne nl no pa pl pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh zxx"
+)
+_COMMON = "de en es fr it ja pt ru zh"  # so many times as likely before a word is read:
+_PRIOR = 5
+_NO_LANGUAGE = "zxx"  # ISO 639-2: no linguistic content, such as code or JSON
+
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+|(?<=[。！？])")
+# How assistants open and close any answer. It is their manners that are positive; see "Sure! All 40 were killed."
+_COURTESY = re.compile(
+    r"(?:sure|of course|certainly|absolutely|(?:great|good|excellent) question|(?:i'd be |i'm )?(?:happy|glad) to help"
+    r"|(?:i )?hope (?:this|that) helps|(?:please )?(?:let me know|feel free)\b.{0,80})[^\w\s]*$",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"[^\W\d_]")
+_BEYOND_LATIN = re.compile(r"[^\x00-\x7f\u00c0-\u024f]")  # may hold emoji, which the shortcut below does not know
+_TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "—": " - ", "–": " - "})  # VADER strips ASCII only
+
+
+class Judgement(NamedTuple):
+    """What one reply says.
+
+    `score` is in -1..1, and None when the sentiment is "unknown". `language` is an ISO 639-1 code, or None when the
+    text has no language ("42", code) or none that could be named.
+    """
+
+    sentiment: Sentiment
+    score: float | None
+    language: str | None
+
+
+class Models(NamedTuple):
+    """VADER's analyser, the words that can make it score a sentence, and py3langid's identifier."""
+
+    analyser: Any
+    scoring_words: frozenset[str]
+    identifier: Any
+
+
+@cache
+def models() -> Models:
+    """Load both models, once a process: about 1 s, nearly all of it for py3langid's compressed table."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    from vader import SentimentIntensityAnalyzer
+
+    analyser = SentimentIntensityAnalyzer()
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.set_languages(_LANGUAGES.split())
+    phrases = (*analyser.multiword, *analyser.idioms)
+    return Models(analyser, frozenset(analyser.lexicon) | {phrase.split()[0] for phrase in phrases}, identifier)
+
+
+def judge(texts: Sequence[str]) -> list[Judgement]:
+    """Judge each text, in this process and in order; about 0.3 ms for 190 characters.
+
+    Any string is accepted, of any length: time grows with the length only up to some 60 sentences.
+    """
+    return [_judge_one(text) for text in texts]
+
+
+def _judge_one(text: str) -> Judgement:
+    prose = _prose(text)
+    if _LETTER.search(prose) is None:
+        return _verdict(_score(prose), None)  # "42" is neutral in every language; an emoji is not, in none
+    language = _language(prose[:_LANGUAGE_CHARACTERS])
+    if language == "en":
+        return _verdict(_score(prose), "en")
+    if language == _NO_LANGUAGE:
+        return Judgement("neutral", 0.0, None)
+    return Judgement("unknown", None, language)
+
+
+def _verdict(score: float, language: str | None) -> Judgement:
+    if abs(score) < THRESHOLD:
+        return Judgement("neutral", score, language)
+    return Judgement("positive" if score > 0 else "negative", score, language)
+
+
+def _prose(text: str) -> str:
+    """The text without its fenced code, whose `kill` and `error` are no sentiment; if that is all, with it."""
+    prose = "\n".join(text.split("```")[::2]) if "```" in text else text
+    return (prose if prose.strip() else text).translate(_TYPOGRAPHY).strip()
+
+
+def _language(text: str) -> str | None:
+    """The likeliest language of a text that has letters; English when Latin script gives no clear answer.
+
+    Short English replies ("Yes.", "Excellent phone") look like twenty languages at once to py3langid, each with a
+    tenth of the probability. Real sentences of another language stand out even when they are short.
+    """
+    odds: dict[str, float] = {
+        code: share * (_PRIOR if code in _COMMON else 1) for code, share in models().identifier.rank(text)
+    }
+    total = sum(odds.values())
+    best = max(odds, key=odds.__getitem__)
+    share = odds[best] / total
+    if best == _NO_LANGUAGE or not _is_latin(text):
+        return best if share >= _GUESS and best != "en" else None
+    if share >= _FOREIGN and odds[best] >= _FOREIGN_ODDS * odds["en"]:
+        return best
+    return "en"
+
+
+def _is_latin(text: str) -> bool:
+    if text.isascii():
+        return True
+    letters = [character for character in text if character.isalpha()]
+    return 2 * sum(character <= "\u024f" for character in letters) >= len(letters)
+
+
+def _score(text: str) -> float:
+    """The mean of the sentences' scores, -1..1; those without sentiment weigh half, mere courtesies nothing.
+
+    At full weight the former would drown a clear verdict in its explanation; at none, one phrase would colour a page.
+    """
+    sentences = list(_sentences(text))
+    said = [sentence for sentence in sentences if _COURTESY.match(sentence) is None] or sentences
+    compounds = [compound for compound in map(_compound, said) if compound]
+    weight = len(compounds) + _NEUTRAL_SHARE * (len(said) - len(compounds))
+    return round(sum(compounds) / weight, 4) if compounds else 0.0
+
+
+def _sentences(text: str) -> Iterable[str]:
+    """The first 40 and the last 20 sentences, each cut at 1,000 characters; time is bounded for any text."""
+    limit = (_FIRST + _LAST) * _MAX_SENTENCE
+    if len(text) <= limit:
+        found = [part for part in _SENTENCE_END.split(text) if part]
+        return (part[:_MAX_SENTENCE] for part in (found if len(found) <= _FIRST + _LAST else _ends(found, found)))
+    head, tail = text[: _FIRST * _MAX_SENTENCE], text[-_LAST * _MAX_SENTENCE :]
+    return (part[:_MAX_SENTENCE] for part in _ends(*([p for p in _SENTENCE_END.split(t) if p] for t in (head, tail))))
+
+
+def _ends(first: list[str], last: list[str]) -> list[str]:
+    return first[:_FIRST] + last[-_LAST:]
+
+
+def _compound(sentence: str) -> float:
+    """VADER's score of one sentence, -1..1; 0.0 at once when no word of it can score, which is most sentences."""
+    analyser, scoring_words, _ = models()
+    if _BEYOND_LATIN.search(sentence) is None:
+        tokens = sentence.lower().split()
+        if scoring_words.isdisjoint(tokens) and not any(_may_score(token, scoring_words) for token in tokens):
+            return 0.0
+    return float(analyser.polarity_scores(sentence)["compound"])
+
+
+def _may_score(token: str, scoring_words: frozenset[str]) -> bool:
+    if token.isalnum():
+        return False  # looked up already, as it stands
+    bare = token.strip("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+    return bare in scoring_words if bare else len(token) > 1  # only punctuation: perhaps an emoticon
+
+
+class Judge:
+    """Judges in one child process, which starts with the first batch and takes them one after another.
+
+    The child is a fresh interpreter behind two pipes, not a `multiprocessing` one, which would import the program that
+    it is started from again (all of Celery, or a script with no `__main__` guard) and keep a tracker process beside.
+    It ends when its input does, and so even if this process is killed. A child that dies is replaced once a batch;
+    where none can live, the batch is judged in this process. Do not fork while one is open.
+    """
+
+    def __init__(self) -> None:
+        self._courier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def submit(self, batch: list[tuple[int, str]]) -> Future[list[tuple[int, Judgement]]]:
+        """Judge `(id, text)` pairs; the future holds `(id, judgement)` in the same order. Never blocks.
+
+        Raises:
+            RuntimeError: `close` was called.
+        """
+        return self._courier.submit(self._judge, batch)
+
+    def close(self) -> None:
+        """End the child after the batch that it is at; batches that wait are cancelled. May be called again."""
+        self._courier.shutdown(cancel_futures=True)
+        self._bury()
+
+    def _judge(self, batch: list[tuple[int, str]]) -> list[tuple[int, Judgement]]:
+        texts = [text for _, text in batch]
+        judgements: list[Judgement] | None = None
+        for _ in range(2):
+            try:
+                judgements = self._ask(texts)
+                break
+            except (OSError, EOFError, pickle.UnpicklingError):  # the child is dead, or could not start
+                self._bury()
+        return list(zip((key for key, _ in batch), judge(texts) if judgements is None else judgements, strict=True))
+
+    def _ask(self, texts: list[str]) -> list[Judgement]:
+        child = self._child = self._child or _start()
+        assert child.stdin is not None and child.stdout is not None
+        pickle.dump(texts, child.stdin)
+        child.stdin.flush()
+        judgements: list[Judgement] = pickle.load(child.stdout)  # noqa: S301  # our own child wrote it
+        return judgements
+
+    def _bury(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()  # it holds nothing that could be lost
+        for pipe in (child.stdin, child.stdout):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except OSError:
+                pass  # what was not sent cannot be sent any more
+        child.wait()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """Start the child, in a process group of its own: Ctrl-C is for the parent. `-P`: no import from its folder."""
+    paths = [str(Path(__file__).parents[1]), *filter(None, sys.path)]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", "from worker.sentiment import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        process_group=0,
+    )
+
+
+def serve() -> None:
+    """The child: pickled lists of texts on stdin, their judgements on stdout, until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(5)  # calls and their bookkeeping go first
+    replies, sys.stdout = sys.stdout.buffer, sys.stderr  # so that no stray print can spoil the stream
+    while True:
+        try:
+            texts = pickle.load(sys.stdin.buffer)  # noqa: S301  # our own parent wrote it
+            pickle.dump(judge(texts), replies)
+            replies.flush()
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            os._exit(0)  # the parent is gone, perhaps in the middle of a batch

@@ -1,0 +1,203 @@
+"""Why this module exists: one writer per process turns outcomes into rows, in bulk, and never lets a paid answer go.
+
+Outcomes come from the loop, judgements from the child that judges; both are written by one thread, up to 100 rows or
+100 ms at a time. When the database does not answer, what is waiting waits; it is written once it does.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, update
+from sqlalchemy.exc import DBAPIError
+
+from models import holds
+from models.bulk import Rows
+from models.database import writing
+from models.errors import DatabaseError
+from models.tables import dialogues
+from models.text import one_line
+from models.transitions import Settlement, settle
+from worker.sentiment import Judge, Judgement
+
+log = logging.getLogger(__name__)
+
+BULK_ROWS = 100
+BULK_SECONDS = 0.1
+_RETRY_SECONDS = 0.5
+
+_JUDGED = Rows(id="int", sentiment="text", score="float", language="text")
+_ANSWERED_BY_PROVIDER = ("succeeded", "failed", "retried")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended, and whose provider it was."""
+
+    settlement: Settlement
+    provider: str
+
+
+class Settler:
+    """The writer of one worker process.
+
+    Args:
+        judge: judges the replies once they are stored.
+        hurry: says that nothing else is under way, so that the last outcome need not wait for company.
+        settled: is told the ids of the jobs whose end has been written.
+    """
+
+    def __init__(self, judge: Judge, hurry: Callable[[], bool], settled: Callable[[Iterable[int]], None]) -> None:
+        self._judge = judge
+        self._hurry = hurry
+        self._settled = settled
+        self._give_up_at = float("inf")
+        self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        self._judgements: queue.SimpleQueue[list[tuple[int, Judgement]]] = queue.SimpleQueue()
+        self._judging = 0
+        self.trouble: str | None = None
+        """Why outcomes cannot be written at present, in a sentence; None when they can."""
+        self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
+        self._thread.start()
+
+    def put(self, outcome: Outcome) -> None:
+        """Hand over an outcome; returns at once."""
+        self._outcomes.put(outcome)
+
+    def judge(self, texts: list[tuple[int, str]]) -> None:
+        """Have replies judged, (dialogue id, text) each; the judgements are written as they come."""
+        self._judging += 1
+        self._judge.submit(texts).add_done_callback(self._judged)
+
+    def close(self, patience_seconds: float) -> None:
+        """Write all that was handed over, judgements included, then stop.
+
+        A database that does not answer is waited for so long; what is not written then runs again after its lease.
+        """
+        self._give_up_at = time.monotonic() + patience_seconds
+        self._outcomes.put(None)
+        self._thread.join()
+        self._judge.close()
+
+    def _judged(self, future: Future[list[tuple[int, Judgement]]]) -> None:
+        judged = [] if future.cancelled() or future.exception() else future.result()
+        self._judgements.put(judged)
+
+    def _run(self) -> None:
+        open_for_more = True
+        while open_for_more or self._judging:
+            outcomes, open_for_more = self._collect(open_for_more)
+            judgements = self._collect_judgements()
+            if outcomes or judgements:
+                self._write_until_stored(outcomes, judgements)
+
+    def _collect(self, open_for_more: bool) -> tuple[list[Outcome], bool]:
+        outcomes: list[Outcome] = []
+        deadline = time.monotonic() + BULK_SECONDS
+        while len(outcomes) < BULK_ROWS and (left := deadline - time.monotonic()) > 0:
+            if outcomes and self._hurry() and self._outcomes.empty():
+                break
+            try:
+                item = self._outcomes.get(timeout=left)
+            except queue.Empty:
+                break
+            if item is None:
+                return outcomes, False
+            outcomes.append(item)
+        return outcomes, open_for_more
+
+    def _collect_judgements(self) -> list[tuple[int, Judgement]]:
+        judgements: list[tuple[int, Judgement]] = []
+        while not self._judgements.empty():
+            judgements += self._judgements.get()
+            self._judging -= 1
+        return judgements
+
+    def _write_until_stored(self, outcomes: list[Outcome], judgements: list[tuple[int, Judgement]]) -> None:
+        waiting = _RETRY_SECONDS
+        while True:
+            try:
+                written = write(outcomes, judgements)
+                break
+            except DatabaseError as error:
+                # Writing the same rows twice is harmless: epoch, ledger and primary keys see to that.
+                self.trouble = str(error)
+                if time.monotonic() > self._give_up_at:
+                    log.error("%d outcomes are not stored, their jobs will run again: %s", len(outcomes), error)
+                    return
+                log.warning("%d outcomes wait: %s", len(outcomes), error)
+                time.sleep(waiting)
+                waiting = min(waiting * 2, 10.0)
+            except DBAPIError as error:
+                self._write_apart(outcomes, judgements, error)
+                return
+        self.trouble = None
+        self._settled(outcome.settlement.job_id for outcome in outcomes)
+        answers = [
+            (outcome.settlement.job_id, outcome.settlement.answer.messages[-1].content)
+            for outcome in outcomes
+            if outcome.settlement.answer is not None and outcome.settlement.job_id in written
+        ]
+        if answers:
+            self.judge(answers)
+
+    def _write_apart(self, outcomes: list[Outcome], judgements: list[tuple[int, Judgement]], error: DBAPIError) -> None:
+        """One row that the database refuses must not keep the others from being stored: halve until it stands alone."""
+        if len(outcomes) > 1:
+            middle = len(outcomes) // 2
+            self._write_until_stored(outcomes[:middle], [])
+            self._write_until_stored(outcomes[middle:], judgements)
+        elif outcomes and outcomes[0].settlement.outcome != "failed":
+            log.error("job %d cannot be stored: %s", outcomes[0].settlement.job_id, error.orig)
+            self._write_until_stored([_refused(outcomes[0], error)], judgements)
+        else:
+            log.error("given up storing %d outcomes, %d judgements: %s", len(outcomes), len(judgements), error.orig)
+
+
+def _refused(outcome: Outcome, error: DBAPIError) -> Outcome:
+    settlement = outcome.settlement
+    failed = Settlement(
+        settlement.job_id,
+        settlement.epoch,
+        settlement.batch_id,
+        "failed",
+        counted=True,
+        http_status=settlement.http_status,
+        error_code="not_storable",
+        error=f"The reply came, but the database refuses it: {one_line(str(error.orig), 200)}",
+    )
+    return Outcome(failed, outcome.provider)
+
+
+def write(outcomes: Sequence[Outcome], judgements: Sequence[tuple[int, Judgement]]) -> set[int]:
+    """Write outcomes and judgements in one transaction; returns the ids of the jobs that were still ours to settle."""
+    with writing() as connection:
+        written = settle(connection, [outcome.settlement for outcome in outcomes]) if outcomes else set()
+        answered = [
+            (outcome.settlement.job_id, outcome.settlement.epoch)
+            for outcome in outcomes
+            if outcome.settlement.outcome in _ANSWERED_BY_PROVIDER and outcome.settlement.http_status is not None
+        ]
+        if answered:
+            holds.lift(connection, answered)
+        reasons = {o.provider: o.settlement.error for o in outcomes if o.settlement.outcome == "held"}
+        for provider, reason in reasons.items():
+            holds.hold(connection, provider, reason or "The provider serves nobody at present.")
+        if judgements:
+            _write_judgements(connection, judgements)
+    return written
+
+
+def _write_judgements(connection: Connection, judgements: Sequence[tuple[int, Judgement]]) -> None:
+    given = _JUDGED.table(connection).c
+    rows = [(dialogue_id, each.sentiment, each.score, each.language) for dialogue_id, each in judgements]
+    connection.execute(
+        update(dialogues)
+        .where(dialogues.c.id == given.id)
+        .values(sentiment=given.sentiment, sentiment_score=given.score, language=given.language),
+        _JUDGED.parameters(connection, rows),
+    )

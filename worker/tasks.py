@@ -1,0 +1,50 @@
+"""Why this module exists: a message names a task and job ids; this is where it meets the process's runner."""
+
+import threading
+from collections.abc import Sequence
+
+from models.broker import TASKS
+from models.broker import app as make_app
+from models.feed import Scope
+from models.settings import settings
+from worker.maintenance import Maintenance
+from worker.runner import Runner
+
+app = make_app()
+
+current: Runner | None = None
+_maintenance: Maintenance | None = None
+_started = threading.Event()
+
+
+def start(window: int | None = None, scope: Scope | None = None) -> Runner:
+    """Start this process's runner and its maintenance.
+
+    Args:
+        window: calls in flight at most; TIDEMILL_WINDOW when not given.
+        scope: whose jobs this process feeds; all, when not given.
+    """
+    global current, _maintenance
+    current = Runner(window or settings().window, scope or Scope())
+    _maintenance = Maintenance(current)
+    _started.set()
+    return current
+
+
+def stop(drain_seconds: float | None = None) -> None:
+    """Drain the runner, settle, give back what is left, sign off."""
+    global current, _maintenance
+    runner, maintenance, current, _maintenance = current, _maintenance, None, None
+    _started.clear()
+    if runner is not None:
+        runner.drain(settings().drain_seconds if drain_seconds is None else drain_seconds)
+    if maintenance is not None:
+        maintenance.close()
+
+
+@app.task(name=TASKS["ask"])
+def ask(ids: Sequence[int]) -> None:
+    """Run the jobs with these ids: see `Runner.admit`."""
+    _started.wait()
+    if current is not None:
+        current.admit(ids)

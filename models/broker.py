@@ -87,16 +87,10 @@ def send(messages: Sequence[tuple[str, Sequence[int]]]) -> None:
     Raises:
         BrokerError: the broker did not take them; what it took before may arrive twice, which is harmless.
     """
-    with (
-        _explained(),
-        app().pool.acquire(block=True) as connection,
-        connection.Producer(auto_declare=False) as producer,
-    ):
-        queue = app().amqp.queues[QUEUE]
+    with _channel() as channel:
+        producer = app().amqp.Producer(channel, auto_declare=False)
         for kind, ids in messages:
-            app().send_task(
-                TASKS[kind], args=(list(ids),), producer=producer, queue=queue, ignore_result=True, argsrepr="ids"
-            )
+            app().send_task(TASKS[kind], args=(list(ids),), producer=producer, ignore_result=True, argsrepr="ids")
 
 
 def queue_is_empty() -> bool:
@@ -105,15 +99,18 @@ def queue_is_empty() -> bool:
     Raises:
         BrokerError: the broker does not answer.
     """
-    with _explained(), app().pool.acquire(block=True) as connection:
-        queue = app().amqp.queues[QUEUE](connection.default_channel)
-        return int(queue.queue_declare(passive=not settings().embedded).message_count) == 0
+    with _channel() as channel:
+        declared: Any = app().amqp.queues[QUEUE](channel).queue_declare()
+        return int(declared.message_count) == 0
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _channel() -> Iterator[Any]:
+    """A channel of a pooled connection; what the broker's client raises becomes a sentence."""
+    pooled: Any = app().pool
     try:
-        yield
+        with pooled.acquire(block=True) as connection:
+            yield connection.default_channel
     except (BrokerLost, OSError, *_transport_errors()) as error:
         raise BrokerError(
             f"The broker {shown_url()} does not answer ({_reason(error)}). "
@@ -121,8 +118,8 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
-def _transport_errors() -> tuple[type[BaseException], ...]:
-    transport = app().connection_for_write()
+def _transport_errors() -> tuple[type[Exception], ...]:
+    transport: Any = app().connection_for_write()
     return (*transport.connection_errors, *transport.channel_errors)
 
 

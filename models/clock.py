@@ -1,4 +1,4 @@
-"""Why this module exists: times are compared on the database's clock, so a machine whose clock is wrong does no harm."""
+"""Why this module exists: times are compared on the database's clock, so a wrong clock elsewhere does no harm."""
 
 from typing import Any
 

@@ -81,7 +81,7 @@ def _mark_due(connection: Connection, scope: Scope) -> list[Sending]:
     return chosen
 
 
-def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Row[Any]]:
+def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
     """Batches with a due job that may go out, the most urgent first."""
     wanted = select(batches.c.id, batches.c.kind, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
         batches.c.state == "open",

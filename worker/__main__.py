@@ -21,7 +21,7 @@ RESTART_SECONDS = 2.0
 def command(number: int) -> list[str]:
     """What starts one worker."""
     return [
-        *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
+        *(sys.executable, "-m", "celery", "--quiet", "-A", "worker.app", "worker"),
         *("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"),
         *("--hostname", f"tidemill{number}@%h"),
     ]

@@ -1,14 +1,19 @@
 """Why this module exists: `celery -A worker.app worker` finds here the app, and the worker's life begins and ends here."""
 
 import sys
+import warnings
 from typing import Any
 
+from celery.platforms import SecurityWarning
 from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from migrations import ensure
 from models.broker import app as make_app
 from models.errors import TidemillError
 from worker import tasks
+
+# Celery warns root because messages may carry code; ours carry numbers, and are refused when they are not JSON.
+warnings.simplefilter("ignore", SecurityWarning)
 
 app = make_app()
 

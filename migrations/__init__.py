@@ -37,7 +37,7 @@ def ensure() -> None:
         return
     if found is not None and found > HEAD:
         raise DatabaseError(
-            f"The database has schema {found}, and this tidemill knows {HEAD}. Upgrade tidemill: pip install -U tidemill."
+            f"The database has schema {found}, and this tidemill knows {HEAD}. Upgrade it: pip install -U tidemill."
         )
     if not embedded:
         was = f"has the old schema {found}" if found else "has no tables of tidemill's yet"

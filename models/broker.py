@@ -61,7 +61,7 @@ def _configuration(broker_url: str) -> dict[str, Any]:
         "task_publish_retry": False,
         "worker_prefetch_multiplier": 1,
         "worker_pool": "threads",
-        "worker_concurrency": 4,
+        "worker_concurrency": 2,
         "worker_disable_rate_limits": True,
         "worker_enable_remote_control": False,
         "worker_hijack_root_logger": False,
@@ -111,16 +111,19 @@ def _channel() -> Iterator[Any]:
     try:
         with pooled.acquire(block=True) as connection:
             yield connection.default_channel
-    except (BrokerLost, OSError, *_transport_errors()) as error:
+    except Exception as error:
+        if not _is_transport_error(error):
+            raise
         raise BrokerError(
             f"The broker {shown_url()} does not answer ({_reason(error)}). "
             "Start it or mend TIDEMILL_BROKER_URL; the jobs are stored and run once it answers."
         ) from error
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
+def _is_transport_error(error: Exception) -> bool:
+    """Whether this is the broker's doing; which exceptions that are depends on the transport."""
     transport: Any = app().connection_for_write()
-    return (*transport.connection_errors, *transport.channel_errors)
+    return isinstance(error, (BrokerLost, OSError, *transport.connection_errors, *transport.channel_errors))
 
 
 def _reason(error: BaseException) -> str:
@@ -137,7 +140,9 @@ def is_reachable() -> bool:
     try:
         with app().connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=4)
-    except (BrokerLost, OSError, *_transport_errors()):
+    except Exception as error:
+        if not _is_transport_error(error):
+            raise
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Why this module exists: what all jobs of a batch share is written once, read by the worker and hashed for identity."""
+"""Why this module exists: what all jobs of a batch share is written once, read by the worker, hashed for identity."""
 
 import hashlib
 from dataclasses import asdict, dataclass, field, fields

@@ -197,7 +197,7 @@ dialogues = Table(
     Index(None, "batch_id"),
     Index(
         "ix_dialogues_unjudged",
-        "id",
+        "batch_id",
         postgresql_where=text("sentiment is null"),
         sqlite_where=text("sentiment is null"),
     ),

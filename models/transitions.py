@@ -242,29 +242,36 @@ _DIALOGUES = Rows(id="int", batch_id="text", model="text", finish_reason="text")
 _MESSAGES = Rows(dialogue_id="int", position="int", role="text", content="text")
 
 
-def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[int]:
+def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:
     """Record how claimed jobs ended, all in the caller's one transaction.
 
     Returns:
-        Ids of the jobs whose state was written. The others had been taken from this worker (rescued, cancelled): what
-        their calls cost is still counted, their answers are not recorded.
+        (job id, epoch) of those whose state was written. The others had been taken from this worker (rescued,
+        cancelled): what their calls cost is still counted, their answers are not recorded.
     """
     rows = [_settled_row(settlement) for settlement in settlements]
-    written = set(connection.scalars(_finish(connection), _SETTLED.parameters(connection, rows)))
-    ledger = [row if row[0] in written else (*row[:6], "stale", *row[7:]) for row in rows if row[6] != "snoozed"]
+    written = _pairs(connection, _finish(connection), rows)
+    ledger = [row if row[:2] in written else (*row[:6], "stale", *row[7:]) for row in rows if row[6] != "snoozed"]
     if ledger:
         # The ledger takes an end once: when a commit's reply was lost and all this runs again, nothing counts twice.
-        ended = set(connection.scalars(_end_attempts(connection), _SETTLED.parameters(connection, ledger)))
-        stale = [row for row in ledger if row[0] in ended and row[0] not in written]
-        if stale:
-            connection.execute(_count_money(connection), _SETTLED.parameters(connection, stale))
+        ended = _pairs(connection, _end_attempts(connection), ledger)
+        stale = [row for row in ledger if row[:2] in ended and row[:2] not in written]
+        while stale:  # an UPDATE joins one row a job, and a job may have been lost twice
+            once = {row[0]: row for row in stale}
+            connection.execute(_count_money(connection), _SETTLED.parameters(connection, list(once.values())))
+            stale = [row for row in stale if once[row[0]] is not row]
     uncalled = [(row[0], row[1]) for row in rows if row[6] == "snoozed"]
     if uncalled:
         connection.execute(delete(attempts).where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled)))
-    answered = [s for s in settlements if s.answer is not None and s.job_id in written]
+    answered = [s for s in settlements if s.answer is not None and (s.job_id, s.epoch) in written]
     if answered:
         _record_answers(connection, answered)
     return written
+
+
+def _pairs(connection: Connection, statement: Update, rows: Sequence[tuple[Any, ...]]) -> set[tuple[int, int]]:
+    """The (job id, epoch) that a statement over settled rows has changed."""
+    return {(row[0], row[1]) for row in connection.execute(statement, _SETTLED.parameters(connection, rows))}
 
 
 def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
@@ -317,7 +324,7 @@ def _finish(connection: Connection) -> Update:
             ),
             **_money(given),
         )
-        .returning(jobs.c.id)
+        .returning(jobs.c.id, jobs.c.epoch)
     )
 
 
@@ -347,7 +354,7 @@ def _end_attempts(connection: Connection) -> Update:
             or_(attempts.c.outcome.is_(None), attempts.c.outcome == "lost"),
         )
         .values(ended_at=now(), **{name: given[name] for name in names})
-        .returning(attempts.c.job_id)
+        .returning(attempts.c.job_id, attempts.c.epoch)
     )
 
 

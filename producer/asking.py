@@ -2,6 +2,7 @@
 
 import hashlib
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any, NoReturn
 import typer
 
 import migrations
-from models.errors import InputError
+from models.errors import InputError, TidemillError
 from models.settings import settings
 from producer.batch import Batch, make_options
 from producer.control import probe
-from producer.display import Display, display
+from producer.display import Display, display, say
 from producer.estimate import estimate
 from producer.follow import Submitting, follow
 from producer.intake import Reading
@@ -27,27 +28,21 @@ NOT_ALL_SUCCEEDED = 1
 
 
 def ask(
-    prompt: str | None,
-    input_: str | None,
-    output: str | None,
+    order: Order,
     *,
-    options: Mapping[str, Any],
-    how: Mapping[str, Any],
+    output: str | None,
     window: int | None,
-    name: str | None,
-    priority: int,
-    new: bool,
     detach: bool,
     dry_run: bool,
     as_json: bool,
+    one: bool,
 ) -> None:
-    """Submit one prompt or a file of them, follow the work, write the rows, and sum up."""
-    if (prompt is None) == (input_ is None):
-        raise InputError("Give a prompt, or a file of prompts with -i: tidemill ask 'Why is the sky blue?'")
+    """Submit an order, follow the work, write the rows, and sum up.
+
+    `one` says that it is a single prompt: its answer alone goes to stdout, as soon as it is there.
+    """
     if output is not None:
         check_destination(output)
-    shown = display(quiet=as_json or prompt is not None)
-    order = _order(prompt, input_, name, options, how, priority=priority, new=new, shown=shown)
     migrations.ensure()
     if dry_run:
         return _print_estimate(order, as_json)
@@ -57,51 +52,46 @@ def ask(
     batch = Batch(opened.batch_id, opened.submission)
     if detach:
         return _detached(batch, submit(opened), as_json)
-    if opened.resumed and prompt is not None and batch.progress().all_succeeded:
-        shown.say("answered before; --new asks again.")
-    seen = _followed(batch, opened, window, shown)
-    if prompt is not None and output is None and not as_json:
-        return _print_answer(batch)
+    if opened.resumed and batch.progress().all_succeeded:
+        order.on_bad_row(f"{batch.id} goes on: what is answered stays; --new asks again.")
+    printed = Printed(batch, as_json) if one and output is None else None
+    seen = _followed(batch, opened, window, display(quiet=as_json or one), printed)
+    if printed is not None:
+        return printed.end()
     if output is not None:
         batch.save(output)
     elif not as_json:
         typer.echo(f"{batch.id}: `tidemill results {batch.id} -o answers.jsonl` writes the answers", err=True)
-    _sum_up(batch, seen, as_json, time.monotonic() - began, err=output == "-")
-    return None
+    return _sum_up(batch, seen, as_json, time.monotonic() - began, err=output == "-")
 
 
-def _order(
-    prompt: str | None,
-    input_: str | None,
-    name: str | None,
-    options: Mapping[str, Any],
-    how: Mapping[str, Any],
-    *,
-    priority: int,
-    new: bool,
-    shown: Display,
+def order_for(
+    prompt: str | None, input_: str | None, options: Mapping[str, Any], how: Mapping[str, Any], **batch: Any
 ) -> Order:
-    if prompt is not None:
-        if not prompt.strip():
-            raise InputError("The prompt is empty; write it in quotes, or name a file of prompts with -i.")
-        source: Any = [prompt]
-        source_name: str | None = f"prompt {hashlib.sha256(prompt.encode(errors='surrogatepass')).hexdigest()}"
-        default_name = "prompt"
-    else:
-        assert input_ is not None
-        source = input_
-        source_name = None if input_ == "-" else str(Path(input_).resolve())
-        default_name = "stdin" if input_ == "-" else Path(input_).stem
-    return Order(
-        options=make_options(options),
-        source=source,
-        reading=Reading(**how),
-        name=name or default_name,
-        source_name=name or source_name,
-        priority=priority,
-        new=new,
-        on_bad_row=shown.say,
-    )
+    """What the command line asks for: one prompt, or the rows of an input.
+
+    Args:
+        prompt, input_: exactly one of them.
+        options: of `models.options.Options`; None means not said.
+        how: of `producer.intake.Reading`.
+        **batch: name, priority and new, as for `Order`.
+
+    Raises:
+        InputError: neither or both are given, or the prompt is empty.
+    """
+    if (prompt is None) == (input_ is None):
+        raise InputError("Give a prompt, or a file of prompts with -i: tidemill ask 'Why is the sky blue?'")
+    name = batch.pop("name")
+    common: dict[str, Any] = {"options": make_options(options), "reading": Reading(**how), "on_bad_row": say, **batch}
+    if input_ is not None:
+        path = None if input_ == "-" else Path(input_)
+        source_name = name or (str(path.resolve()) if path else None)
+        return Order(source=input_, name=name or (path.stem if path else "stdin"), source_name=source_name, **common)
+    assert prompt is not None
+    if not prompt.strip():
+        raise InputError("The prompt is empty; write it in quotes, or name a file of prompts with -i.")
+    digest = hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()
+    return Order(source=[prompt], name=name or "prompt", source_name=name or f"prompt {digest}", **common)
 
 
 def _stop_like_ctrl_c() -> None:
@@ -113,10 +103,12 @@ def _stop_like_ctrl_c() -> None:
     signal.signal(signal.SIGTERM, interrupt)
 
 
-def _followed(batch: Batch, opened: Opened | None, window: int | None, shown: Display) -> Progress:
+def _followed(
+    batch: Batch, opened: Opened | None, window: int | None, shown: Display, printed: "Printed | None" = None
+) -> Progress:
     with shown:
         submitting = Submitting(opened) if opened is not None else None
-        return follow(batch.id, batch.submission, window or settings().window, shown, submitting)
+        return follow(batch.scope, window or settings().window, shown, submitting=submitting, on_progress=printed)
 
 
 def _detached(batch: Batch, rows: int, as_json: bool) -> None:
@@ -124,21 +116,44 @@ def _detached(batch: Batch, rows: int, as_json: bool) -> None:
         return print_json({"batch": batch.id, "rows": rows})
     then = "`tidemill watch` runs it here" if settings().embedded else "workers run it"
     typer.echo(
-        f"{batch.id}: {rows:,} rows submitted; {then}, `tidemill results {batch.id} -o answers.jsonl` writes the answers."
+        f"{batch.id}: {rows:,} rows submitted; {then}, "
+        f"`tidemill results {batch.id} -o answers.jsonl` writes the answers."
     )
     return None
 
 
-def _print_answer(batch: Batch) -> None:
-    """One prompt: the answer alone on stdout, or why there is none."""
-    row = next(iter(rows_of(batch.id, batch.submission)))[0]
-    if row["status"] == "succeeded":
-        typer.echo(row["reply"])
-        return
-    raise UnansweredError(f"{row['error'] or row['status']} ({row['error_code'] or row['status']})")
+class Printed:
+    """Prints one prompt's answer the moment it is stored, while its sentiment is still being judged."""
+
+    def __init__(self, batch: Batch, as_json: bool) -> None:
+        self._batch = batch
+        self._as_json = as_json
+        self._is_printed = False
+
+    def __call__(self, seen: Progress) -> None:
+        """Look at how far the row is."""
+        if not self._as_json and not self._is_printed and seen.states["succeeded"]:
+            typer.echo(self._row()["reply"])
+            sys.stdout.flush()
+            self._is_printed = True
+
+    def end(self) -> None:
+        """Print what is not printed yet.
+
+        Raises:
+            UnansweredError: there is no answer; the text says why.
+        """
+        row = self._row()
+        if self._as_json:
+            print_json(row)
+        if row["status"] != "succeeded":
+            raise UnansweredError(f"{row['error'] or row['status']} ({row['error_code'] or row['status']})")
+
+    def _row(self) -> dict[str, Any]:
+        return next(iter(rows_of(self._batch.id, self._batch.submission)))[0]
 
 
-class UnansweredError(InputError):
+class UnansweredError(TidemillError):
     """The one prompt has no answer."""
 
     exit_code = NOT_ALL_SUCCEEDED
@@ -169,7 +184,7 @@ def watch(given: str, as_json: bool) -> None:
     began = time.monotonic()
     row = resolve(given)
     probe(row.provider)
-    batch = Batch(row.id, 0)
+    batch = Batch(row.id)
     seen = _followed(batch, None, None, display(quiet=as_json))
     _sum_up(batch, seen, as_json, time.monotonic() - began)
 
@@ -178,6 +193,6 @@ def results(given: str, output: str) -> None:
     """Write a batch's rows as they are now."""
     check_destination(output)
     migrations.ensure()
-    batch = Batch(resolve(given).id, 0)
+    batch = Batch(resolve(given).id)
     written = batch.save(output)
     typer.echo(f"{written:,} rows written · {batch.progress().summary()}", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import migrations
 from models.errors import SettingsError
+from models.feed import Scope
 from models.options import Options
 from models.settings import settings
 from producer.display import Display, Quiet
@@ -26,16 +27,22 @@ class Batch:
     """Rows submitted together, as this submission held them."""
 
     id: str
-    submission: int
+    submission: int = 0
+    """Rows that this submission or a later one held; 0 for all."""
+
+    @property
+    def scope(self) -> Scope:
+        """The rows, for the feed and for counting."""
+        return Scope(batch_id=self.id, submission=self.submission)
 
     def wait(self, *, window: int | None = None, display: Display | None = None) -> Progress:
         """Return once every row has ended; without a broker the worker runs inside this call."""
         with display or Quiet() as shown:
-            return follow(self.id, self.submission, window or settings().window, shown)
+            return follow(self.scope, window or settings().window, shown)
 
     def progress(self) -> Progress:
         """How far it is, now."""
-        return progress(self.id, self.submission)
+        return progress(self.scope)
 
     def to_frame(self) -> "pd.DataFrame":
         """Input and answers side by side, in input order."""

@@ -43,7 +43,7 @@ OutputOption = Annotated[
 
 
 @app.command(
-    epilog="Example: tidemill ask -i reviews.jsonl -t 'Is this kind? {text}' --system 'Answer yes or no.' -o answers.csv"
+    epilog="Example: tidemill ask -i reviews.jsonl -t 'Is this kind? {text}' --system 'Yes or no?' -o answers.csv"
 )
 def ask(  # noqa: PLR0917
     prompt: Annotated[
@@ -109,31 +109,28 @@ def ask(  # noqa: PLR0917
     """Ask a prompt, or every row of a file. The same command on the same input goes on where it was."""
     from producer import asking
 
+    options = {
+        "model": model,
+        "system": system,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "reasoning_effort": reasoning_effort,
+        "params": _params(param or []),
+        "schema": _schema(schema),
+        "endpoint": _one_of("--endpoint", endpoint, ("chat", "responses")),
+        "transport": _one_of("--transport", transport, ("sdk", "http")),
+        "rpm": rpm,
+        "tpm": tpm,
+    }
+    how = {"column": column, "template": template, "skip_bad_rows": skip_bad_rows, "limit": limit}
     asking.ask(
-        prompt,
-        input_,
-        output,
-        options={
-            "model": model,
-            "system": system,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            "reasoning_effort": reasoning_effort,
-            "params": _params(param or []),
-            "schema": _schema(schema),
-            "endpoint": _one_of("--endpoint", endpoint, ("chat", "responses")),
-            "transport": _one_of("--transport", transport, ("sdk", "http")),
-            "rpm": rpm,
-            "tpm": tpm,
-        },
-        how={"column": column, "template": template, "skip_bad_rows": skip_bad_rows, "limit": limit},
+        asking.order_for(prompt, input_, options, how, name=name, priority=priority, new=new),
+        output=output,
         window=window,
-        name=name,
-        priority=priority,
-        new=new,
         detach=detach,
         dry_run=dry_run,
         as_json=as_json,
+        one=prompt is not None,
     )
 
 

@@ -10,6 +10,7 @@ import migrations
 from models import transitions
 from models.cost import format_tokens
 from models.database import reading, writing
+from models.feed import Scope
 from models.holds import probe_at_once
 from models.tables import batches, jobs
 from models.text import one_line
@@ -93,7 +94,7 @@ def status(given: str | None, limit: int, as_json: bool) -> None:
 
 def _show(given: str, as_json: bool) -> None:
     batch = resolve(given)
-    seen, failed = progress(batch.id), failures(batch.id)
+    seen, failed = progress(Scope(batch_id=batch.id)), failures(batch.id)
     if as_json:
         reasons = [{"rows": count, "error_code": code, "example": example} for count, code, example in failed]
         head = {"batch": batch.id, "kind": batch.kind, "model": batch.options["model"], "created_at": batch.created_at}

@@ -1,4 +1,4 @@
-"""Why this module exists: every dialogue is kept, so people can look one up, find it by its words, and take it along."""
+"""Why this module exists: every dialogue is kept, to be looked up, found by its words, or taken along."""
 
 import sys
 from collections.abc import Iterator
@@ -49,14 +49,10 @@ def show_list(words: str | None, batch: str | None, sentiment: str | None, limit
     if not found:
         typer.echo("No dialogue fits." if words or batch or sentiment else "No dialogues yet.", err=True)
         return None
-    columns = ("id", "batch", "prompt", "reply", "sentiment")
-    return print_table(
-        columns,
-        [
-            (row.id, row.batch_id, _last(turns[row.id], "user"), _last(turns[row.id], "assistant"), row.sentiment or "")
-            for row in found
-        ],
-    )
+    cells = [
+        (row.id, row.sentiment or "", _last(turns[row.id], "user"), _last(turns[row.id], "assistant")) for row in found
+    ]
+    return print_table(("id", "sentiment", "prompt", "reply"), cells)
 
 
 def show(dialogue_id: int, as_json: bool) -> None:

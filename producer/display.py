@@ -1,4 +1,4 @@
-"""Why this module exists: what a run looks like while it goes on. Always on stderr, so that stdout carries data only."""
+"""Why this module exists: what a run looks like while it goes on. All on stderr: stdout carries data only."""
 
 import sys
 import time
@@ -29,6 +29,11 @@ class Display(Protocol):
         ...
 
 
+def say(sentence: str) -> None:
+    """Print a sentence on stderr, where no display is open."""
+    print(f"tidemill: {one_line(sentence, 600)}", file=sys.stderr, flush=True)
+
+
 class Quiet:
     """Shows sentences only: for Python callers and `--json`."""
 
@@ -45,7 +50,7 @@ class Quiet:
 
     def say(self, sentence: str) -> None:
         """Print the sentence."""
-        print(f"tidemill: {one_line(sentence, 600)}", file=sys.stderr, flush=True)
+        say(sentence)
 
 
 class Plain(Quiet):

@@ -117,7 +117,8 @@ def _provider() -> str:
     models = list_models(settings())
     ids = {model.get("id") for model in models}
     there = "has" if settings().model in ids else "does not list"
-    return f"{settings().openai_base_url} answers with {len(models)} models; it {there} the default model {settings().model}"
+    where, model = settings().openai_base_url, settings().model
+    return f"{where} answers with {len(models)} models; it {there} the default model {model}"
 
 
 _CHECKS: dict[str, Callable[[], str]] = {

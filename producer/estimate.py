@@ -61,7 +61,7 @@ class Estimate:
             answers = f"answers: at most {self.output_tokens:,} tokens, {cost.format_usd(self.output_usd)}"
         total = f"in all: at most {cost.format_usd(self.total_usd)}" if self.output_tokens is not None else ""
         lines = (
-            f"{self.rows:,} rows for {self.model}: {self.done:,} done already{there}, {self.rows - self.done:,} to send",
+            f"{self.rows:,} rows for {self.model}: {self.done:,} done{there}, {self.rows - self.done:,} to send",
             f"prompts: {self.input_tokens:,} tokens, {cost.format_usd(self.input_usd)}",
             answers,
             total,

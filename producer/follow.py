@@ -26,7 +26,7 @@ from producer.submit import Opened, submit
 LOOK_SECONDS = (0.05, 0.5)
 """Shortest and longest pause between two looks at the database."""
 
-_LOOK_SHARE = 0.05
+_LOOK_SHARE = 0.1
 """The most of the time that looking may take: counting a million rows is not free."""
 
 _TROUBLE_SECONDS = 30.0
@@ -71,17 +71,17 @@ class Submitting:
 
 
 def follow(
-    batch_id: str,
-    submission: int,
+    scope: Scope,
     window: int,
     display: Display,
+    *,
     submitting: Submitting | None = None,
-    on_progress: Callable[[Progress], None] = lambda _progress: None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Wait until every row of a submission has ended and every reply is judged.
 
     Args:
-        batch_id, submission: which rows.
+        scope: which rows, of which batch and submission.
         window: calls in flight at most, where the worker runs inside this process.
         display: shows how far it is.
         submitting: the rows are still being read by this.
@@ -91,10 +91,9 @@ def follow(
         KeyboardInterrupt: the user stopped; calls in flight have ended or were given back.
         InputError, DatabaseError: reading or storing failed; what was committed is safe.
     """
-    scope = Scope(batch_id=batch_id, submission=submission)
     with _worker(window, scope, display) as runner:
         try:
-            return _watch(batch_id, submission, display, submitting, on_progress, runner)
+            return _watch(scope, Told(display, runner), display, submitting, on_progress)
         finally:
             if submitting is not None:
                 submitting.stop()
@@ -119,24 +118,23 @@ def _worker(window: int, scope: Scope, display: Display) -> Iterator[Any]:
 
 
 def _watch(
-    batch_id: str,
-    submission: int,
+    scope: Scope,
+    told: "Told",
     display: Display,
     submitting: Submitting | None,
-    on_progress: Callable[[Progress], None],
-    runner: Any,
+    on_progress: Callable[[Progress], None] | None,
 ) -> Progress:
-    told = Told(display, runner)
     pause = LOOK_SECONDS[0]
     while True:
         reading_on = submitting is not None and submitting.is_reading
         began = time.monotonic()
-        seen = progress(batch_id, submission)
+        seen = progress(scope)
         took = time.monotonic() - began
         if submitting is not None and submitting.error is not None:
             raise submitting.error
         display.update(seen, reading=reading_on)
-        on_progress(seen)
+        if on_progress is not None:
+            on_progress(seen)
         if not reading_on and seen.is_complete:
             return seen
         told.look(seen)

@@ -10,6 +10,8 @@ import typer
 from models.text import one_line
 
 PIPED_WIDTH = 200
+LONGEST_CELL = 90
+SHORTEST_COLUMN = 12
 
 
 def print_json(value: Any, *, err: bool = False) -> None:
@@ -25,8 +27,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=8 if number else None)
+        widest = max((len(str(row[number])) for row in rows), default=0)
+        short = max(len(column), min(widest, SHORTEST_COLUMN)) if number else max(len(column), widest)
+        table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=short)
     for row in rows:
-        table.add_row(*(Text(one_line(str(cell), 500)) for cell in row))
+        table.add_row(*(Text(one_line(str(cell), LONGEST_CELL)) for cell in row))
     console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
     console.print(table)

@@ -1,4 +1,4 @@
-"""Why this module exists: how far a batch is and what it has cost so far, counted from its rows and never kept twice."""
+"""Why this module exists: how far a batch is and what it has cost, counted from its rows and never kept twice."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, case, func, select
 from models.cost import format_tokens, format_usd
 from models.database import reading
 from models.errors import InputError
+from models.feed import Scope
 from models.tables import OPEN_STATES, STATES, batches, dialogues, jobs
 
 
@@ -61,10 +62,10 @@ class Progress:
         cancelled = f", {self.states['cancelled']} cancelled" if self.states["cancelled"] else ""
         took = f" · {seconds:.0f} s" if seconds is not None else ""
         noun = "row" if self.rows == 1 else "rows"
-        return (
-            f"{self.rows:,} {noun}: {self.states['succeeded']:,} succeeded, {self.states['failed']:,} failed{cancelled}, "
-            f"{self.open:,} open · {format_tokens(self.tokens)} tokens · {self.cost()}{took}"
-        )
+        done, failed = self.states["succeeded"], self.states["failed"]
+        ended = f"{done:,} succeeded, {failed:,} failed{cancelled}"
+        used = f"{format_tokens(self.tokens)} tokens · {self.cost()}"
+        return f"{self.rows:,} {noun}: {ended}, {self.open:,} open · {used}{took}"
 
     def to_json(self) -> dict[str, Any]:
         """For scripts: counts by state, tokens, cost_usd (null when unknown), state of the batch, reason of a hold."""
@@ -81,14 +82,14 @@ class Progress:
         }
 
 
-def progress(batch_id: str, submission: int = 0) -> Progress:
-    """Count a batch's rows; with `submission`, only those that this submission or a later one held."""
+def progress(scope: Scope) -> Progress:
+    """Count the rows of a batch, or of one submission of it."""
     with reading() as connection:
-        return _count(connection, batch_id, submission)
+        return _count(connection, scope)
 
 
-def _count(connection: Connection, batch_id: str, submission: int) -> Progress:
-    mine = (jobs.c.batch_id == batch_id) & jobs.c.position.is_not(None) & (jobs.c.submission >= submission)
+def _count(connection: Connection, scope: Scope) -> Progress:
+    mine = (jobs.c.batch_id == scope.batch_id) & jobs.c.position.is_not(None) & (jobs.c.submission >= scope.submission)
     used = jobs.c.input_tokens + jobs.c.output_tokens
     counted = connection.execute(
         select(
@@ -101,8 +102,10 @@ def _count(connection: Connection, batch_id: str, submission: int) -> Progress:
         .where(mine)
         .group_by(jobs.c.state)
     ).all()
-    unjudged = select(func.count()).where(dialogues.c.sentiment.is_(None), dialogues.c.batch_id == batch_id)
-    batch = connection.execute(select(batches.c.state, batches.c.hold_reason).where(batches.c.id == batch_id)).one()
+    unjudged = select(func.count()).where(dialogues.c.sentiment.is_(None), dialogues.c.batch_id == scope.batch_id)
+    batch = connection.execute(
+        select(batches.c.state, batches.c.hold_reason).where(batches.c.id == scope.batch_id)
+    ).one()
     costs = [float(row[3]) for row in counted if row[3] is not None]
     return Progress(
         states=dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in counted},
@@ -131,7 +134,9 @@ def list_batches(limit: int) -> list[BatchLine]:
     newest = select(batches).order_by(batches.c.created_at.desc(), batches.c.id).limit(limit)
     with reading() as connection:
         return [
-            BatchLine(row.id, row.kind, row.options["model"], row.created_at, _count(connection, row.id, 0))
+            BatchLine(
+                row.id, row.kind, row.options["model"], row.created_at, _count(connection, Scope(batch_id=row.id))
+            )
             for row in connection.execute(newest)
         ]
 

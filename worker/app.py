@@ -1,10 +1,10 @@
-"""Why this module exists: `celery -A worker.app worker` finds here the app, and the worker's life begins and ends here."""
+"""Why this module exists: `celery -A worker.app worker` finds the app here; a worker's life begins and ends here."""
 
 import sys
 import warnings
 from typing import Any
 
-from celery.platforms import SecurityWarning
+from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
 from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from migrations import ensure

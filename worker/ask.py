@@ -71,7 +71,8 @@ async def ask(job: Claimed, options: Options, provider: Provider, limiter: Limit
     seconds = time.monotonic() - began
     usage = reply.usage or _counted(question, reply)
     await limiter.refund(bucket, reserved - usage.input_tokens - usage.output_tokens)
-    return _answered(job, options, question, reply, usage, seconds)
+    complaint = _schema_complaint(options.schema, reply.text)
+    return _answered(job, question, reply, usage, complaint=complaint, seconds=seconds)
 
 
 # --- the body ---
@@ -165,14 +166,13 @@ def _cost_usd(model: str, asked_model: str, usage: Usage | None) -> float | None
 
 
 def _answered(
-    job: Claimed, options: Options, question: Question, reply: Reply, usage: Usage, seconds: float
+    job: Claimed, question: Question, reply: Reply, usage: Usage, *, complaint: str | None, seconds: float
 ) -> Settlement:
-    complaint = _schema_complaint(options.schema, reply.text)
+    """A call that was answered; `complaint` says why the answer is not what the schema asks for."""
     again = complaint is not None and job.failures + 1 < _SCHEMA_TRIES
     outcome = "succeeded" if complaint is None else "retried" if again else "failed"
-    answer = Answer(
-        reply.model or question.model, reply.finish_reason, (*question.messages, Message("assistant", reply.text))
-    )
+    said = Message("assistant", reply.text or dumps(reply.tool_calls))
+    answer = Answer(reply.model or question.model, reply.finish_reason, (*question.messages, said))
     return Settlement(
         job.id,
         job.epoch,

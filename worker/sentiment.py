@@ -260,6 +260,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(5)  # calls and their bookkeeping go first
+    models()  # while the first calls are still under way
     replies, sys.stdout = sys.stdout.buffer, sys.stderr  # so that no stray print can spoil the stream
     while True:
         try:

@@ -61,6 +61,7 @@ class Settler:
         self._judging = 0
         self.trouble: str | None = None
         """Why outcomes cannot be written at present, in a sentence; None when they can."""
+        judge.submit([])  # starts it, so that its models are loaded by the time of the first reply
         self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
         self._thread.start()
 
@@ -140,7 +141,8 @@ class Settler:
         answers = [
             (outcome.settlement.job_id, outcome.settlement.answer.messages[-1].content)
             for outcome in outcomes
-            if outcome.settlement.answer is not None and outcome.settlement.job_id in written
+            if outcome.settlement.answer is not None
+            and (outcome.settlement.job_id, outcome.settlement.epoch) in written
         ]
         if answers:
             self.judge(answers)
@@ -173,8 +175,8 @@ def _refused(outcome: Outcome, error: DBAPIError) -> Outcome:
     return Outcome(failed, outcome.provider)
 
 
-def write(outcomes: Sequence[Outcome], judgements: Sequence[tuple[int, Judgement]]) -> set[int]:
-    """Write outcomes and judgements in one transaction; returns the ids of the jobs that were still ours to settle."""
+def write(outcomes: Sequence[Outcome], judgements: Sequence[tuple[int, Judgement]]) -> set[tuple[int, int]]:
+    """Write outcomes and judgements in one transaction; returns (job id, epoch) of what was still ours to settle."""
     with writing() as connection:
         written = settle(connection, [outcome.settlement for outcome in outcomes]) if outcomes else set()
         answered = [

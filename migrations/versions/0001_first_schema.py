@@ -76,7 +76,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_dialogues_batch_id"), ["batch_id"], unique=False)
         batch_op.create_index(
             "ix_dialogues_unjudged",
-            ["id"],
+            ["batch_id"],
             unique=False,
             postgresql_where=sa.text("sentiment is null"),
             sqlite_where=sa.text("sentiment is null"),

@@ -1,0 +1,138 @@
+"""Why: every run gets an empty, migrated database, the same prompts and a clean environment, and leaves nothing behind."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.benchmarks.trees import Tree
+from tests.servers import Broker, Postgres
+
+TIDEMILL = str(Path(sys.executable).with_name("tidemill"))
+
+_OURS = ("OPENAI_", "TIDEMILL_")
+_COMMAND_SECONDS = 60.0
+_CITIES = "Lisbon Oslo Vienna Kyoto Quito Nairobi Boston Perth Turin Ghent".split()
+_THINGS = "kettle bicycle lamp printer backpack radio blender tent watch keyboard".split()
+_TROUBLES = (
+    "arrived a week late and with a scratch",
+    "works far better than the old one did",
+    "stopped working on the second morning",
+    "came in the wrong colour but is lovely",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one run takes place: a folder, an environment, an empty database with our tables."""
+
+    folder: Path
+    environment: Mapping[str, str]
+    database_url: str
+
+
+class Lab:
+    """Servers, prompts and places for runs; a context manager. Servers start when the first run needs them."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self.folder = Path(tempfile.mkdtemp(prefix="tidemill-bench-"))
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def prompts(self, rows: int) -> Path:
+        """A JSONL file of so many distinct prompts of about 190 characters, each with its custom_id."""
+        path = self.folder / f"prompts-{rows}.jsonl"
+        if not path.exists():
+            with path.open("w") as file:
+                for number in range(rows):
+                    file.write(json.dumps({"custom_id": f"order-{number}", "prompt": _prompt(number)}) + "\n")
+        return path
+
+    @contextmanager
+    def place(self, provider_url: str, *, shared: bool) -> Iterator[Place]:
+        """A place of its own for one run, embedded or shared; removed afterwards."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        environment = _clean_environment() | {
+            "OPENAI_API_KEY": "none",
+            "OPENAI_BASE_URL": provider_url,
+            "TIDEMILL_HOME": str(folder),
+        }
+        try:
+            if not shared:
+                shutil.copy(self._migrated_file, folder / "tidemill.db")
+                yield Place(folder, environment, f"sqlite:///{folder / 'tidemill.db'}")
+                return
+            self._broker.flush()
+            url = self._postgres.database(template=self._migrated_database)
+            environment |= {"TIDEMILL_DATABASE_URL": url, "TIDEMILL_BROKER_URL": self._broker.url}
+            yield Place(folder, environment, url)
+            # Its dead rows would have the vacuum at work during the runs that follow.
+            self._postgres.execute(f"DROP DATABASE {_name(url)} WITH (FORCE)")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @cached_property
+    def _broker(self) -> Broker:
+        return self._stack.enter_context(Broker())
+
+    @cached_property
+    def _postgres(self) -> Postgres:
+        return self._stack.enter_context(Postgres())
+
+    @cached_property
+    def _migrated_file(self) -> Path:
+        self._migrate({"TIDEMILL_HOME": str(self.folder)})
+        return self.folder / "tidemill.db"
+
+    @cached_property
+    def _migrated_database(self) -> str:
+        url = self._postgres.database()
+        self._migrate({"TIDEMILL_DATABASE_URL": url})
+        return _name(url)
+
+    def _migrate(self, where: Mapping[str, str]) -> None:
+        run((TIDEMILL, "db", "upgrade"), {**_clean_environment(), **where}, self.folder, _COMMAND_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], folder: Path, seconds: float) -> Tree:
+    """Run a command to its end; the tree knows what it used.
+
+    Raises:
+        RunError: it failed or took longer than so many seconds.
+    """
+    with Tree(command, environment, folder) as tree:
+        tree.wait(seconds)
+    return tree
+
+
+def _clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+
+
+def _name(database_url: str) -> str:
+    return database_url.partition("?")[0].rpartition("/")[2]
+
+
+def _prompt(number: int) -> str:
+    city, thing = _CITIES[number % 10], _THINGS[number // 10 % 10]
+    trouble = _TROUBLES[number // 100 % 4]
+    return (
+        f"Customer {number} from {city} writes that the {thing} from our shop {trouble}. "
+        "Say in one sentence how the customer feels, then propose what we should answer, in a friendly tone and briefly."
+    )

@@ -1,0 +1,258 @@
+"""Why: how each kind of scenario is run and what is read off it. What is run, and with which targets: scenarios.py."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from sqlalchemy import Engine, func, select, text
+
+from models.database import open_engine
+from models.tables import attempts, dialogues, jobs, workers
+from tests.benchmarks.lab import TIDEMILL, Lab, Place, run
+from tests.benchmarks.scenarios import (
+    IN_FLIGHT,
+    LATENCY_MS,
+    LIMITED_SHARE,
+    USED_SHARE,
+    BareLoop,
+    Flow,
+    Paced,
+    StartUp,
+    Submit,
+    Target,
+)
+from tests.benchmarks.trees import RunError, Tree
+from tests.simulator import Simulator
+
+_START_SECONDS = 60.0
+_SECONDS_PER_ROW = 0.02
+_LOOK_SECONDS = 0.05
+
+_COMPLETE = text(
+    "SELECT (SELECT read_at FROM batches) IS NOT NULL"
+    " AND NOT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND sent_at IS NULL)"
+    " AND NOT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND sent_at IS NOT NULL)"
+    " AND NOT EXISTS (SELECT 1 FROM jobs WHERE state = 'running')"
+    " AND NOT EXISTS (SELECT 1 FROM dialogues WHERE sentiment IS NULL)"
+)
+"""Has every row ended and been judged? Each part is one look at the front of a partial index, however many rows."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What one file of prompts took.
+
+    Attributes:
+        rate: prompts a second from the first call until every row is stored and judged (bare loop: last reply).
+        stored_rate: the same until every answer is stored; not yet judged.
+        wall_seconds: the whole command, with start-up and the file of answers.
+        cpu_ms, busy_cpu_ms: per prompt, our processes together: with start-up and end, and in the time of `rate`.
+        peak_mb: role -> largest peak of a process.
+        max_in_flight: calls at the provider at once.
+        bare_rate: of the bare loops before and after.
+    """
+
+    scenario: Flow | BareLoop
+    rows: int
+    rate: float
+    wall_seconds: float
+    cpu_ms: float
+    busy_cpu_ms: float
+    peak_mb: dict[str, float]
+    max_in_flight: int
+    stored_rate: float | None = None
+    bare_rate: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        """Of the bare loop's rate."""
+        return self.rate / self.bare_rate if self.bare_rate else None
+
+
+class Figure(NamedTuple):
+    """One number beside the runs, and what it must reach."""
+
+    name: str
+    value: float
+    form: str
+    target: Target | None
+
+
+# --- prompts, end to end ---
+
+
+def measure_bare(lab: Lab, scenario: BareLoop, rows: int) -> Run:
+    """Run the bare loop in a process of its own."""
+    prompts = lab.prompts(rows)
+    with Simulator(latency_ms=LATENCY_MS) as provider, lab.place(provider.url, shared=False) as place:
+        command = _script("bare", provider.url, prompts, IN_FLIGHT)
+        tree = run(command, place.environment, place.folder, _seconds_for(rows))
+        told = json.loads(tree.output)
+        return _run([tree], scenario, rows, told["started_at"], told["ended_at"], time.time(), provider)
+
+
+def measure_flow(lab: Lab, flow: Flow, rows: int) -> Run:
+    """Run a flow; every row must be stored, judged and in the file of answers."""
+    prompts = lab.prompts(rows)
+    shared = flow.processes > 0
+    with Simulator(latency_ms=LATENCY_MS) as provider, lab.place(provider.url, shared=shared) as place:
+        engine = open_engine(place.database_url)
+        options = ("--transport", flow.transport, "--window", str(IN_FLIGHT), "-o", "answers.jsonl")
+        with (
+            _fleet(place, engine, flow.processes) as fleet,
+            Tree((TIDEMILL, "ask", "-i", str(prompts), *options), place.environment, place.folder) as command,
+        ):
+            trees = [command, *fleet]
+            complete_at = _follow(command, trees, engine, _seconds_for(rows))
+            ended_at = time.time()
+            for tree in fleet:
+                tree.stop()
+            first_call_at, stored_at = _checked(engine, place, rows)
+            engine.dispose()
+            result = _run(trees, flow, rows, first_call_at, complete_at, ended_at, provider)
+            result.stored_rate = rows / (stored_at - first_call_at)
+            return result
+
+
+def _run(
+    trees: Sequence[Tree],
+    scenario: Flow | BareLoop,
+    rows: int,
+    first_call_at: float,
+    complete_at: float,
+    ended_at: float,
+    provider: Simulator,
+) -> Run:
+    busy = sum(tree.cpu_seconds_between(first_call_at, complete_at) for tree in trees)
+    return Run(
+        scenario,
+        rows,
+        rate=rows / (complete_at - first_call_at),
+        wall_seconds=ended_at - trees[0].started_at,
+        cpu_ms=sum(tree.cpu_seconds for tree in trees) / rows * 1000,
+        busy_cpu_ms=busy / rows * 1000,
+        peak_mb={role: peak for tree in trees for role, peak in tree.peak_mb.items()},
+        max_in_flight=provider.counters()["max_in_flight"],
+    )
+
+
+@contextmanager
+def _fleet(place: Place, engine: Engine, processes: int) -> Iterator[list[Tree]]:
+    """The worker processes, ready; none when the command is its own worker."""
+    if not processes:
+        yield []
+        return
+    options = ("--processes", str(processes), "--window", str(IN_FLIGHT // processes))
+    with Tree((TIDEMILL, "worker", *options), place.environment, place.folder) as supervisor:
+        give_up_at = time.monotonic() + _START_SECONDS
+        ready = select(func.count()).select_from(workers)
+        while _ask(engine, ready) < processes:
+            supervisor.check(give_up_at)
+            time.sleep(_LOOK_SECONDS)
+        yield [supervisor]
+
+
+def _follow(command: Tree, trees: Sequence[Tree], engine: Engine, seconds: float) -> float:
+    """Until the command ends; returns when every row had ended and been judged."""
+    complete_at = 0.0
+    give_up_at = time.monotonic() + seconds
+    sampled_at = 0.0
+    while not command.has_ended():
+        command.check(give_up_at)
+        if not complete_at and _ask(engine, _COMPLETE):
+            complete_at = time.time()
+        if time.time() - sampled_at > 2 * _LOOK_SECONDS:
+            sampled_at = time.time()
+            for tree in trees:
+                tree.sample()
+        time.sleep(_LOOK_SECONDS)
+    return complete_at or time.time()
+
+
+def _ask(engine: Engine, question: Any) -> Any:
+    with engine.connect().execution_options(reading=True) as connection:
+        return connection.scalar(question)
+
+
+def _checked(engine: Engine, place: Place, rows: int) -> tuple[float, float]:
+    """When the first call began and the last answer was stored.
+
+    Raises:
+        RunError: a row is missing somewhere; a rate of half the work is none.
+    """
+    counts = {
+        "succeeded": _ask(engine, select(func.count()).where(jobs.c.state == "succeeded")),
+        "judged": _ask(engine, select(func.count()).where(dialogues.c.sentiment.is_not(None))),
+        "calls": _ask(engine, select(func.count()).select_from(attempts)),
+        "written": sum(1 for _ in (place.folder / "answers.jsonl").open()),
+    }
+    if set(counts.values()) != {rows}:
+        raise RunError(f"of {rows} rows: {counts}")
+    first: datetime = _ask(engine, select(func.min(attempts.c.started_at)))
+    last: datetime = _ask(engine, select(func.max(jobs.c.finished_at)))
+    return first.timestamp(), last.timestamp()
+
+
+# --- one figure each ---
+
+
+def measure_submit(lab: Lab, scenario: Submit) -> list[Figure]:
+    """Prompts a second into an empty database."""
+    prompts = lab.prompts(scenario.rows)
+    with lab.place("http://127.0.0.1:9/v1", shared=scenario.shared) as place:
+        tree = run(_script("submitting", prompts), place.environment, place.folder, _seconds_for(scenario.rows))
+    told = json.loads(tree.output.splitlines()[-1])
+    name = f"{scenario.name}, {told['rows']:,} prompts"
+    return [Figure(name, told["rows"] / told["seconds"], "{:,.0f} a second", scenario.target)]
+
+
+def measure_start_up(lab: Lab, scenario: StartUp) -> list[Figure]:
+    """Median seconds until the first output, on a machine that has read the program's files before."""
+    took = []
+    with Simulator() as provider, lab.place(provider.url, shared=False) as place:
+        for number in range(scenario.times + 1):
+            arguments = [part.format(prompt=f"Why is the sky blue on day {number}?") for part in scenario.arguments]
+            with Tree((TIDEMILL, *arguments), place.environment, place.folder) as tree:
+                took.append(tree.wait_for_output(_START_SECONDS))
+                tree.wait(_START_SECONDS)
+    return [Figure(scenario.name, median(took[1:]), "{:.2f} s", scenario.target)]
+
+
+def measure_paced(lab: Lab, paced: Paced) -> list[Figure]:
+    """Share of calls that the provider refused, and of its limit that was used, both as the provider counts."""
+    limits = {"rpm": paced.rpm, "limit_policy": paced.policy, "limit_burst_seconds": paced.burst_seconds}
+    options = ("--transport", "http", "--window", str(IN_FLIGHT), *(("--rpm", str(paced.rpm)) if paced.told else ()))
+    with (
+        Simulator(latency_ms=LATENCY_MS, **limits) as provider,
+        lab.place(provider.url, shared=paced.processes > 0) as place,
+    ):
+        engine = open_engine(place.database_url)
+        with _fleet(place, engine, paced.processes) as fleet:
+            command = (TIDEMILL, "ask", "-i", str(lab.prompts(paced.rows)), *options)
+            run(command, place.environment, place.folder, _START_SECONDS + 3 * 60 * paced.rows / paced.rpm)
+            for tree in fleet:
+                tree.stop()
+        engine.dispose()
+        began = [entry["started_at"] for entry in provider.paid()]
+        counters = provider.counters()
+    # Between n calls lie n - 1 pauses.
+    used = (len(began) - 1) / (max(began) - min(began)) * 60 / paced.rpm
+    return [
+        Figure(f"{paced.name}: answered 429", counters["limited"] / counters["total"], "{:.2%}", LIMITED_SHARE),
+        Figure(f"{paced.name}: used of the limit", used, "{:.1%}", USED_SHARE),
+    ]
+
+
+def _script(name: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, arguments)]
+
+
+def _seconds_for(rows: int) -> float:
+    return _START_SECONDS + rows * _SECONDS_PER_ROW

@@ -1,0 +1,143 @@
+"""Why: what is measured, and what it must reach, is data; measuring.py knows how, report.py shows it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+IN_FLIGHT = 200
+LATENCY_MS = 200
+ROWS = {"quick": (1_000, 10_000), "full": (1_000, 10_000, 100_000)}
+JUDGED_FROM_ROWS = 10_000
+"""Shorter runs are mostly start-up and the slowest reply's tail: they are shown, not held against a target."""
+
+_RUNS_BETWEEN_BARE = 3
+
+
+class Target(NamedTuple):
+    """What a figure must reach."""
+
+    limit: float
+    at_least: bool
+
+    def is_met(self, value: float) -> bool:
+        """Does the value reach it?"""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.limit:,g}"
+
+
+def at_least(limit: float) -> Target:
+    """More is better."""
+    return Target(limit, at_least=True)
+
+
+def at_most(limit: float) -> Target:
+    """Less is better."""
+    return Target(limit, at_least=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A file of prompts through `tidemill ask -i`; 0 worker processes is SQLite and the worker inside the command."""
+
+    transport: str
+    processes: int
+    share: Target | None
+    """Of the bare loop's rate in the same run."""
+    cpu_ms: Target
+    """Per prompt, summed over our processes."""
+
+    @property
+    def name(self) -> str:
+        """As `--only` finds it and the table shows it."""
+        where = f"shared {self.transport}, {self.processes} worker{'s' * (self.processes > 1)}"
+        return where if self.processes else f"embedded {self.transport}"
+
+
+class BareLoop:
+    """The same calls by an aiohttp loop that stores nothing."""
+
+    name = "bare aiohttp loop"
+
+
+FLOWS = (
+    Flow("http", 0, at_least(0.65), at_most(2)),
+    Flow("http", 2, at_least(0.8), at_most(2)),
+    Flow("http", 1, None, at_most(2)),
+    Flow("sdk", 0, at_least(0.3), at_most(3.5)),
+    Flow("sdk", 2, at_least(0.45), at_most(3.5)),
+)
+MEMORY_GROWTH = at_most(1.2)
+"""Peak of the longest run over that of 1,000 prompts, for command and worker."""
+
+
+def interleaved(flows: Sequence[Flow]) -> Iterator[Flow | BareLoop]:
+    """The flows with a bare loop before, between and after: the machine is noisy, and its noise drifts."""
+    for number, flow in enumerate(flows):
+        if number % _RUNS_BETWEEN_BARE == 0:
+            yield BareLoop()
+        yield flow
+    if flows:
+        yield BareLoop()
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Rows into the database, nobody working on them."""
+
+    name: str
+    shared: bool
+    target: Target | None
+    rows: int = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """Prompts under a provider's limit; `told`: by --rpm, else learned from the headers.
+
+    `burst_seconds` is how much of the limit the provider lets through at once. A short run needs a short one: a bucket
+    that holds a whole minute would never be empty.
+    """
+
+    name: str
+    processes: int
+    told: bool
+    rows: int
+    rpm: int
+    policy: str
+    burst_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartUp:
+    """From starting the process until it has printed something, the provider answering at once; a median."""
+
+    name: str
+    arguments: tuple[str, ...]
+    times: int
+    target: Target
+
+
+LIMITED_SHARE = at_most(0.01)
+USED_SHARE = at_least(0.95)
+
+SUBMITS = (
+    Submit("submit into SQLite", shared=False, target=None),
+    Submit("submit into Postgres", shared=True, target=at_least(30_000)),
+)
+START_UPS = (
+    StartUp("start-up: --help", ("--help",), 5, at_most(0.4)),
+    StartUp("start-up: first answer, http", ("ask", "{prompt}", "--transport", "http"), 3, at_most(2)),
+    StartUp("start-up: first answer, sdk", ("ask", "{prompt}", "--transport", "sdk"), 3, at_most(3)),
+)
+PACED = {
+    "quick": (
+        Paced("1,800 RPM, told, embedded", 0, True, 300, 1_800, "bucket", 1.0),
+        Paced("1,800 RPM, learned, 2 workers", 2, False, 300, 1_800, "bucket", 1.0),
+    ),
+    "full": (
+        Paced("600 RPM, told, embedded", 0, True, 1_000, 600, "window", 60.0),
+        Paced("600 RPM, learned, 2 workers", 2, False, 1_000, 600, "window", 60.0),
+    ),
+}

@@ -1,0 +1,17 @@
+"""Why: how fast rows get into the database, without the start-up of a command. `python submitting.py PROMPTS.jsonl`.
+
+Prints {"rows", "seconds"}: from opening the batch until its last row is committed.
+"""
+
+import json
+import sys
+import time
+
+from producer.batch import make_options
+from producer.submit import Order, open_batch, submit
+
+if __name__ == "__main__":
+    order = Order(options=make_options({}), source=sys.argv[1], source_name=sys.argv[1])
+    began = time.monotonic()
+    rows = submit(open_batch(order))
+    print(json.dumps({"rows": rows, "seconds": time.monotonic() - began}))

@@ -1,0 +1,268 @@
+"""Why: every test gets a world of its own (settings, database, broker, provider) and leaves nothing behind.
+
+The servers are real, started once a session and only when a test asks for one. Nothing of the developer's shell or
+`.env` file reaches a test: the working folder is empty, and OPENAI_* and TIDEMILL_* variables are taken away.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from kombu.transport import memory
+from sqlalchemy import make_url
+
+import migrations
+from models import broker as broker_desk
+from models import cost
+from models import database as database_desk
+from models.database import open_engine
+from models.settings import settings
+from tests.servers import Broker, Postgres
+from tests.simulator import Simulator
+
+
+class RunCli(Protocol):
+    """Run `tidemill` with these arguments in a process of its own."""
+
+    def __call__(
+        self,
+        args: list[str],
+        env: Mapping[str, str] | None = None,
+        input: str | None = None,  # noqa: A002  # as subprocess.run calls it
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+class WaitUntil(Protocol):
+    """Wait until the predicate holds; TimeoutError with the description where it does not in time."""
+
+    def __call__(self, predicate: Callable[[], object], description: str, seconds: float = 10) -> None: ...
+
+
+UseEnvironment = Callable[[Mapping[str, str]], None]
+"""Set these variables for the test and forget what was made from the old ones."""
+
+
+def wait_until(predicate: Callable[[], object], description: str, seconds: float = 10) -> None:
+    """Look every 10 ms whether the predicate holds; raises TimeoutError when it does not in time."""
+    give_up_at = time.monotonic() + seconds
+    while not predicate():
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"waited {seconds:g} s until {description}")
+        time.sleep(0.01)
+
+
+def forget() -> None:
+    """Close and forget what this process made from its settings."""
+    if database_desk.engine.cache_info().currsize:
+        with contextlib.suppress(Exception):  # the settings may have become unreadable: then nothing was opened
+            database_desk.engine().dispose()
+    if broker_desk.app.cache_info().currsize:
+        with contextlib.suppress(Exception):
+            broker_desk.app().close()
+    memory.Channel.queues.clear()
+    memory.Transport.global_state.clear()
+    for cached in (settings, database_desk.engine, broker_desk.app, cost.price, cost.overrides):
+        cached.cache_clear()
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until() -> WaitUntil:
+    return wait_until
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No variable and no .env file of the developer's; an empty working folder; TIDEMILL_HOME that is the test's."""
+    for name in list(os.environ):
+        if name.startswith(("OPENAI_", "TIDEMILL_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    folder = tmp_path_factory.mktemp("away")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TIDEMILL_HOME", str(folder / "home"))
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def use_environment(monkeypatch: pytest.MonkeyPatch) -> UseEnvironment:
+    """A function that sets variables for the test and forgets what was made from the old ones."""
+
+    def use(variables: Mapping[str, str]) -> None:
+        forget()
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+# --- servers ---
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A Postgres cluster; `.database()` is empty, `.database(postgres_template)` has our tables."""
+    server = Postgres()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the wheel says that XDG_RUNTIME_DIR is not set
+        server.start()
+    try:
+        # A crash of its processes, which tests cause, loses nothing by this; only a power cut would.
+        server.execute("ALTER SYSTEM SET fsync = off")
+        server.execute("SELECT pg_reload_conf()")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: Postgres) -> str:
+    """Name of a migrated database to copy."""
+    url = postgres_server.database()
+    _migrate(url)
+    return make_url(url).database or ""
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Contents of a migrated database file."""
+    path = tmp_path_factory.mktemp("template") / "tidemill.db"
+    _migrate(f"sqlite:///{path}")
+    return path.read_bytes()
+
+
+def _migrate(url: str) -> None:
+    from alembic import command
+
+    opened = open_engine(url)
+    with opened.begin() as connection:
+        command.upgrade(migrations.configuration(connection), "head")
+    opened.dispose()
+
+
+@pytest.fixture(scope="session")
+def _broker_process() -> Iterator[Broker]:
+    with Broker() as server:
+        yield server
+
+
+@pytest.fixture
+def broker_server(_broker_process: Broker) -> Broker:
+    """A Valkey server with nothing in it."""
+    _broker_process.flush()
+    return _broker_process
+
+
+@pytest.fixture(scope="session")
+def _simulator_process() -> Iterator[Simulator]:
+    with Simulator() as server:
+        yield server
+
+
+@pytest.fixture
+def simulator(_simulator_process: Simulator) -> Simulator:
+    """A provider with empty books and nothing switched on."""
+    _simulator_process.start()  # where a test has killed it
+    _simulator_process.reset()
+    return _simulator_process
+
+
+# --- databases ---
+
+
+@contextlib.contextmanager
+def _postgres_copy(server: Postgres, template: str) -> Iterator[str]:
+    url = server.database(template)
+    yield url
+    forget()
+    server.execute(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Postgres, postgres_template: str) -> Iterator[str]:
+    """URL of a migrated, empty Postgres database of the test's own."""
+    with _postgres_copy(postgres_server, postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def embedded_home(
+    tmp_path: Path, sqlite_template: bytes, use_environment: UseEnvironment, clean_environment: None
+) -> Path:
+    """TIDEMILL_HOME of the test's own with a migrated SQLite file; no broker."""
+    home = tmp_path / "tidemill-home"
+    home.mkdir()
+    (home / "tidemill.db").write_bytes(sqlite_template)
+    use_environment({"TIDEMILL_HOME": str(home)})
+    return home
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, use_environment: UseEnvironment, embedded_home: Path) -> str:
+    """A migrated, empty database of the test's own, behind `models.database`; the value is its kind."""
+    kind: str = request.param
+    if kind == "postgres":
+        use_environment({"TIDEMILL_DATABASE_URL": request.getfixturevalue("postgres_url")})
+    return kind
+
+
+# --- commands in processes of their own ---
+
+
+@pytest.fixture
+def embedded_environment(embedded_home: Path, simulator: Simulator) -> dict[str, str]:
+    """Variables for a command with nothing but a home and the simulator."""
+    return {"TIDEMILL_HOME": str(embedded_home), **_provider_of(simulator)}
+
+
+@pytest.fixture
+def shared_environment(
+    postgres_url: str, broker_server: Broker, simulator: Simulator, embedded_home: Path
+) -> dict[str, str]:
+    """Variables for commands and workers that share Postgres, Valkey and the simulator."""
+    return {
+        "TIDEMILL_HOME": str(embedded_home),
+        "TIDEMILL_DATABASE_URL": postgres_url,
+        "TIDEMILL_BROKER_URL": broker_server.url,
+        **_provider_of(simulator),
+    }
+
+
+def _provider_of(simulator: Simulator) -> dict[str, str]:
+    return {"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key", "TIDEMILL_LEASE_SECONDS": "3"}
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path, clean_environment: None) -> RunCli:
+    """Runs a command as its user would, in an empty folder; returns the completed process with text output."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+
+    def run(
+        args: list[str],
+        env: Mapping[str, str] | None = None,
+        input: str | None = None,  # noqa: A002
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "producer.cli", *args],
+            env=os.environ | (env or {}),
+            cwd=folder,
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

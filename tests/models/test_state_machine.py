@@ -1,0 +1,242 @@
+"""The state machine at random: real SQL beside a model in memory, up to three workers, an impatient user, crashes.
+
+After every step each job must be what the model says, and the invariants of the design must hold: answered is exactly
+one dialogue, running is a lease, epochs only grow, ended is ended until revived, and the ledger adds up to the bill.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import delete, func, select
+
+from models.database import reading, writing
+from models.tables import attempts, batches, dialogues, jobs, messages
+from models.transitions import MAX_LOSSES, Claimed, Settlement, cancel, release, renew, rescue, revive, settle
+from tests.rows import add_batch, add_jobs, failure, success, take
+
+COST = 0.25
+WORKERS = st.sampled_from(["w1", "w2", "w3"])
+OUTCOMES = st.sampled_from(["succeeded", "retried", "snoozed", "held", "failed"])
+AFTER = {"succeeded": "succeeded", "failed": "failed", "retried": "queued", "snoozed": "queued", "held": "queued"}
+LEASES = {"valid": 60.0, "out": -1.0}
+
+
+@dataclass
+class Expected:
+    """What the model knows of a job."""
+
+    state: str = "queued"
+    epoch: int = 0
+    attempts: int = 0
+    failures: int = 0
+    losses: int = 0
+    cost: float = 0.0
+    worker: str | None = None
+    lease: str | None = None
+    answer: str | None = None
+    ledger: dict[int, str | None] = field(default_factory=dict)
+
+    def taken_back(self, losses: int) -> None:
+        """By rescue or release."""
+        if self.ledger.get(self.epoch, "gone") is None:
+            self.ledger[self.epoch] = "lost"
+        self.epoch += 1
+        self.attempts += 1
+        self.losses += losses
+        self.lease = None
+        self.state = "failed" if losses and self.losses >= MAX_LOSSES else "queued"
+
+
+@dataclass
+class Call:
+    """A claim that somebody holds, with how it will end; it may be settled any number of times, at any time."""
+
+    claimed: Claimed
+    settlement: Settlement | None = None
+
+
+class StateMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        with writing() as connection:
+            for table in (messages, dialogues, attempts, jobs, batches):
+                connection.execute(delete(table))
+        add_batch()
+        self.expected: dict[int, Expected] = {}
+        self.calls: list[Call] = []
+        self.epochs_seen: dict[int, int] = {}
+
+    @initialize(count=st.integers(1, 4))
+    def enqueue(self, count: int) -> None:
+        self.expected = {job_id: Expected() for job_id in add_jobs(count)}
+
+    @rule(data=st.data(), worker=WORKERS, lease=st.sampled_from(["valid", "valid", "out"]))
+    def claim(self, data: st.DataObject, worker: str, lease: str) -> None:
+        ids = data.draw(st.sets(st.sampled_from(sorted(self.expected)), min_size=1))
+        claimed = take(sorted(ids), worker, LEASES[lease])
+        assert {job.id for job in claimed} == {each for each in ids if self.expected[each].state == "queued"}
+        for job in claimed:
+            expected = self.expected[job.id]
+            expected.state, expected.worker, expected.lease = "running", worker, lease
+            expected.epoch += 1
+            expected.ledger[expected.epoch] = None
+            assert (job.epoch, job.failures) == (expected.epoch, expected.failures)
+            self.calls.append(Call(job))
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        picked = data.draw(st.lists(st.integers(0, len(self.calls) - 1), min_size=1, max_size=4, unique=True))
+        told = [self._ending(self.calls[i], data) for i in picked]
+        with writing() as connection:
+            written = settle(connection, told)
+        ours = {(s.job_id, s.epoch) for s in told if self._is_owner(s)}
+        assert written == ours
+        for settlement in told:
+            self._expect(settlement, owner=(settlement.job_id, settlement.epoch) in ours)
+
+    def _ending(self, call: Call, data: st.DataObject) -> Settlement:
+        if call.settlement is None:
+            outcome = data.draw(OUTCOMES)
+            job = call.claimed
+            call.settlement = (
+                success(job, f"{job.id} at {job.epoch}", cost_usd=COST)
+                if outcome == "succeeded"
+                else failure(job, outcome, counted=outcome in ("failed", "retried"), cost_usd=_price(outcome))
+            )
+        return call.settlement
+
+    def _is_owner(self, settlement: Settlement) -> bool:
+        expected = self.expected[settlement.job_id]
+        return expected.state == "running" and expected.epoch == settlement.epoch
+
+    def _expect(self, settlement: Settlement, *, owner: bool) -> None:
+        expected, outcome = self.expected[settlement.job_id], settlement.outcome
+        in_ledger = expected.ledger.get(settlement.epoch, "gone")
+        if owner:
+            expected.state, expected.lease = AFTER[outcome], None
+            expected.attempts += outcome not in ("snoozed", "held")
+            expected.failures += settlement.counted
+            if outcome == "succeeded":
+                expected.answer = f"{settlement.job_id} at {settlement.epoch}"
+        if outcome == "snoozed":
+            expected.ledger.pop(settlement.epoch, None)
+        elif in_ledger in (None, "lost"):
+            expected.ledger[settlement.epoch] = outcome if owner else "stale"
+            expected.cost += settlement.cost_usd or 0.0
+
+    @rule(dead=st.sets(WORKERS, max_size=1))
+    def rescue(self, dead: set[str]) -> None:
+        lost = [
+            each
+            for each in self.expected.values()
+            if each.state == "running" and (each.lease == "out" or each.worker in dead)
+        ]
+        with writing() as connection:
+            assert rescue(connection, sorted(dead)) == len(lost)
+        for each in lost:
+            each.taken_back(losses=1)
+
+    @rule(worker=WORKERS)
+    def release(self, worker: str) -> None:
+        owned = [each for each in self.expected.values() if each.state == "running" and each.worker == worker]
+        with writing() as connection:
+            assert release(connection, worker) == len(owned)
+        for each in owned:
+            each.taken_back(losses=0)
+
+    @rule(worker=WORKERS)
+    def renew(self, worker: str) -> None:
+        owned = [each for each in self.expected.values() if each.state == "running" and each.worker == worker]
+        with writing() as connection:
+            assert renew(connection, sorted(self.expected), worker, LEASES["valid"]) == len(owned)
+        for each in owned:
+            each.lease = "valid"
+
+    @rule()
+    def cancel(self) -> None:
+        open_ = [each for each in self.expected.values() if each.state in ("queued", "running")]
+        with writing() as connection:
+            assert cancel(connection, "b") == len(open_)
+        for each in open_:
+            each.attempts += each.state == "running"
+            each.state, each.lease = "cancelled", None
+            each.epoch += 1
+
+    @rule()
+    def revive(self) -> None:
+        ended = [each for each in self.expected.values() if each.state in ("failed", "cancelled")]
+        with writing() as connection:
+            assert revive(connection, "b") == len(ended)
+        for each in ended:
+            each.state, each.failures, each.losses = "queued", 0, 0
+            each.epoch += 1
+
+    # --- what must hold after every step ---
+
+    @invariant()
+    def every_job_is_what_the_model_says(self) -> None:
+        with reading() as connection:
+            found = connection.execute(select(jobs)).all()
+        assert {row.id: _shown(row) for row in found} == {
+            job_id: (each.state, each.epoch, each.attempts, each.failures, each.losses, each.cost)
+            for job_id, each in self.expected.items()
+        }
+        for row in found:
+            assert (row.state == "running") == (row.lease_until is not None)
+            assert (row.state in ("succeeded", "failed", "cancelled")) == (row.finished_at is not None)
+            assert row.epoch >= self.epochs_seen.get(row.id, 0)
+            self.epochs_seen[row.id] = row.epoch
+
+    @invariant()
+    def answered_is_exactly_one_dialogue_and_it_is_the_owners(self) -> None:
+        replies = select(dialogues.c.id, messages.c.content).join(messages, messages.c.dialogue_id == dialogues.c.id)
+        with reading() as connection:
+            found = connection.execute(replies.where(messages.c.role == "assistant")).all()
+            assert connection.scalar(select(func.count()).select_from(messages)) == 2 * len(found)
+        assert len(found) == len({row.id for row in found})
+        assert {row.id: row.content for row in found} == {
+            job_id: each.answer for job_id, each in self.expected.items() if each.state == "succeeded"
+        }
+
+    @invariant()
+    def the_ledger_adds_up_to_the_bill(self) -> None:
+        with reading() as connection:
+            ledger = connection.execute(select(attempts.c.job_id, attempts.c.epoch, attempts.c.outcome)).all()
+            paid = connection.scalar(select(func.coalesce(func.sum(attempts.c.cost_usd), 0.0)))
+            billed = connection.scalar(select(func.coalesce(func.sum(jobs.c.cost_usd), 0.0)))
+        assert sorted(map(tuple, ledger)) == sorted(
+            (job_id, epoch, outcome) for job_id, each in self.expected.items() for epoch, outcome in each.ledger.items()
+        )
+        assert paid == billed
+
+
+def _price(outcome: str) -> float | None:
+    return COST if outcome in ("failed", "retried") else None
+
+
+def _shown(row: Any) -> tuple[Any, ...]:
+    return (row.state, row.epoch, row.attempts, row.failures, row.losses, row.cost_usd or 0.0)
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.timeout(120)
+def test_any_sequence_of_steps_keeps_the_promises(database: str) -> None:
+    examples = 40 if database == "sqlite" else 12
+    run_state_machine_as_test(
+        StateMachine,
+        settings=settings(
+            max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

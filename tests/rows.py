@@ -1,0 +1,124 @@
+"""Why: tests of the state machine say which rows they start from and what they find, in one line each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, Table, func, insert, select, update
+
+from models.clock import now
+from models.database import reading, writing
+from models.options import Options
+from models.tables import attempts, batches, dialogues, jobs, messages
+from models.transitions import Answer, Claimed, Enqueued, Message, Settlement, claim, enqueue, settle
+
+PROVIDER = "provider.test"
+MODEL = "gpt-6-luna"
+
+
+def add_batch(batch_id: str = "b", **values: Any) -> str:
+    """An open batch, `values` over its columns' defaults; returns its id."""
+    given = {
+        "kind": "ask",
+        "name": batch_id,
+        "question_hash": "h",
+        "provider": PROVIDER,
+        "options": Options(model=MODEL).to_json(),
+        "columns": [],
+        "submission": 1,
+        "created_at": now(),
+    }
+    with writing() as connection:
+        connection.execute(insert(batches).values(id=batch_id, **(given | values)))
+    return batch_id
+
+
+def add_jobs(count: int, batch_id: str = "b", *, submission: int = 1, prefix: str = "r") -> list[int]:
+    """So many queued jobs of a batch; returns their ids in order of position."""
+    rows = [
+        Enqueued(f"{prefix}{i}", f"id-{prefix}{i}", i, {"prompt": f"question {prefix}{i}"}, {}) for i in range(count)
+    ]
+    with writing() as connection:
+        enqueue(connection, batch_id, submission, rows)
+        wanted = select(jobs.c.id).where(jobs.c.batch_id == batch_id, jobs.c.key.startswith(prefix))
+        return list(connection.scalars(wanted.order_by(jobs.c.position)))
+
+
+def take(ids: Sequence[int], worker_id: str = "w1", lease_seconds: float = 30.0) -> list[Claimed]:
+    """Claim these jobs, in order of id."""
+    with writing() as connection:
+        return sorted(claim(connection, ids, worker_id, lease_seconds), key=lambda job: job.id)
+
+
+def take_one(job_id: int, worker_id: str = "w1", lease_seconds: float = 30.0) -> Claimed:
+    """Claim this job."""
+    (claimed,) = take([job_id], worker_id, lease_seconds)
+    return claimed
+
+
+def put(*settlements: Settlement) -> set[int]:
+    """Settle, in one transaction; ids of those that were written."""
+    with writing() as connection:
+        return {job_id for job_id, _ in settle(connection, settlements)}
+
+
+def answer(text: str = "because", question: str = "why?") -> Answer:
+    """A dialogue of one question."""
+    return Answer(MODEL, "stop", (Message("user", question), Message("assistant", text)))
+
+
+def success(job: Claimed, text: str = "because", **values: Any) -> Settlement:
+    """A job's answer: 10 + 5 tokens at 0.25 USD, which adds up exactly."""
+    told = {"seconds": 0.5, "http_status": 200, "request_id": "req-1"}
+    paid = {"input_tokens": 10, "output_tokens": 5, "cost_usd": 0.25, "answer": answer(text)}
+    return Settlement(job.id, job.epoch, job.batch_id, "succeeded", **(told | paid | values))
+
+
+def failure(job: Claimed, outcome: Any = "failed", **values: Any) -> Settlement:
+    """A job's failed call."""
+    given = {"counted": True, "seconds": 0.5, "http_status": 500, "error_code": "server_error", "error": "no luck"}
+    return Settlement(job.id, job.epoch, job.batch_id, outcome, **(given | values))
+
+
+def job_row(job_id: int) -> Row[Any]:
+    """The job as stored."""
+    with reading() as connection:
+        return connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+
+
+def batch_row(batch_id: str = "b") -> Row[Any]:
+    """The batch as stored."""
+    with reading() as connection:
+        return connection.execute(select(batches).where(batches.c.id == batch_id)).one()
+
+
+def calls(job_id: int) -> list[Row[Any]]:
+    """The ledger's rows of a job, by epoch."""
+    with reading() as connection:
+        return list(connection.execute(select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.epoch)))
+
+
+def dialogue(job_id: int) -> list[tuple[str, str]] | None:
+    """(role, content) of each turn, None where there is no dialogue."""
+    with reading() as connection:
+        if connection.execute(select(dialogues.c.id).where(dialogues.c.id == job_id)).one_or_none() is None:
+            return None
+        turns = select(messages.c.role, messages.c.content).where(messages.c.dialogue_id == job_id)
+        return [(role, text) for role, text in connection.execute(turns.order_by(messages.c.position))]
+
+
+def count(table: Table, *where: Any) -> int:
+    """How many rows of a table fit."""
+    with reading() as connection:
+        return connection.scalar(select(func.count()).select_from(table).where(*where)) or 0
+
+
+def set_job(job_id: int, **values: Any) -> None:
+    """Change a job behind the state machine's back, to begin a test from there."""
+    with writing() as connection:
+        connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+
+
+def set_batch(batch_id: str = "b", **values: Any) -> None:
+    """Change a batch, to begin a test from there."""
+    with writing() as connection:
+        connection.execute(update(batches).where(batches.c.id == batch_id).values(**values))

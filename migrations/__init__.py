@@ -35,10 +35,7 @@ def ensure() -> None:
         found, embedded = current(connection), connection.dialect.name == "sqlite"
     if found == HEAD:
         return
-    if found is not None and found > HEAD:
-        raise DatabaseError(
-            f"The database has schema {found}, and this tidemill knows {HEAD}. Upgrade it: pip install -U tidemill."
-        )
+    _refuse_newer(found)
     if not embedded:
         was = f"has the old schema {found}" if found else "has no tables of tidemill's yet"
         raise DatabaseError(
@@ -47,13 +44,25 @@ def ensure() -> None:
     upgrade()
 
 
+def _refuse_newer(found: str | None) -> None:
+    if found is not None and found > HEAD:
+        raise DatabaseError(
+            f"The database has schema {found}, and this tidemill knows {HEAD}. Install the newer tidemill."
+        )
+
+
 def upgrade() -> str:
-    """Bring the database to HEAD in one transaction; several at once wait for each other. Returns the revision."""
+    """Bring the database to HEAD in one transaction; several at once wait for each other. Returns the revision.
+
+    Raises:
+        DatabaseError: the database has a newer schema, or does not answer.
+    """
     from alembic import command
 
     with explained(), writing() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('tidemill migrations'))"))
+        _refuse_newer(current(connection))
         command.upgrade(configuration(connection), "head")
     return HEAD
 

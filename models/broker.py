@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from celery import Celery
+from kombu.common import maybe_declare
 from kombu.exceptions import OperationalError as BrokerLost
 
 from models.errors import TidemillError
@@ -88,6 +89,8 @@ def send(messages: Sequence[tuple[str, Sequence[int]]]) -> None:
         BrokerError: the broker did not take them; what it took before may arrive twice, which is harmless.
     """
     with _channel() as channel:
+        # A broker drops what it has no queue for, and this may be the first to use it, before any worker.
+        maybe_declare(app().amqp.queues[QUEUE], channel)
         producer = app().amqp.Producer(channel, auto_declare=False)
         for kind, ids in messages:
             app().send_task(TASKS[kind], args=(list(ids),), producer=producer, ignore_result=True, argsrepr="ids")

@@ -1,19 +1,35 @@
 """Why this module exists: a thousand rows cost one statement, written once for both databases.
 
-A `Rows` is a set of rows sent as one parameter (arrays on Postgres, a JSON text on SQLite) and usable as a table in any
-SQLAlchemy statement: joined in an UPDATE, selected from in an INSERT. Measured: eight times cheaper than executemany.
+A `Rows` is a set of rows sent as a few JSON texts and usable as a table in any SQLAlchemy statement: joined in an
+UPDATE, selected from in an INSERT. JSON, because orjson writes it in a twentieth of the time that the driver takes to
+write arrays, and both databases read it natively.
 """
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import orjson
-from sqlalchemy import BigInteger, Connection, Float, Subquery, Text, bindparam, cast, func, select, true
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    FromClause,
+    MetaData,
+    Subquery,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    func,
+    select,
+    true,
+)
+from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.types import TypeEngine
 
 Type = Literal["int", "float", "text"]
-_TYPES: dict[str, type[TypeEngine[Any]]] = {"int": BigInteger, "float": Float, "text": Text}
+_TYPES: dict[Type, type[TypeEngine[Any]]] = {"int": BigInteger, "float": Float, "text": Text}
 
 
 class Rows:
@@ -27,27 +43,39 @@ class Rows:
 
     def table(self, connection: Connection) -> Subquery:
         """The rows as something to select from; its columns carry the names given."""
-        build = self._arrays if connection.dialect.name == "postgresql" else self._json
-        return build()
+        return self._by_column() if connection.dialect.name == "postgresql" else self._by_row()
 
-    def parameters(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    def parameters(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> dict[str, str]:
         """What to execute a statement over `table()` with; every row has one value a column, in order."""
-        if connection.dialect.name == "postgresql":
-            values = zip(*rows, strict=True) if rows else ([] for _ in self.columns)
-            return {f"rows_{name}": list(column) for name, column in zip(self.columns, values, strict=True)}
-        return {"rows": orjson.dumps(rows).decode()}
+        if connection.dialect.name != "postgresql":
+            return {"rows": orjson.dumps(rows).decode()}
+        columns = zip(*rows, strict=True) if rows else [()] * len(self.columns)
+        return {f"rows_{name}": orjson.dumps(each).decode() for name, each in zip(self.columns, columns, strict=True)}
 
-    def _arrays(self) -> Subquery:
-        arrays = [cast(bindparam(f"rows_{name}"), ARRAY(_TYPES[kind])) for name, kind in self.columns.items()]
-        unnested = func.unnest(*arrays).table_valued(*self.columns, name="given").render_derived()
-        typed = [
-            cast(unnested.c[name], _TYPES[kind]).label(name) if kind == "float" else unnested.c[name].label(name)
+    def staged(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> tuple[FromClause, dict[str, str]]:
+        """The same for rows by the thousand: a table and its parameters; on Postgres the rows went ahead by COPY."""
+        if connection.dialect.name != "postgresql":
+            return self.table(connection), self.parameters(connection, rows)
+        columns = [Column(name, _TYPES[kind]) for name, kind in self.columns.items()]
+        stage = Table("staged", MetaData(), *columns, prefixes=["TEMPORARY"], postgresql_on_commit="DROP")
+        stage.create(connection, checkfirst=False)
+        with connection.connection.cursor() as cursor, cursor.copy("COPY staged FROM STDIN") as copy:  # type: ignore[attr-defined]
+            for row in rows:
+                copy.write_row(row)
+        return stage, {}
+
+    def _by_column(self) -> Subquery:
+        """Postgres takes an array a column apart much faster than an array a row."""
+        columns = [
+            cast(func.json_array_elements_text(cast(bindparam(f"rows_{name}", type_=Text), JSON)), _TYPES[kind]).label(
+                name
+            )
             for name, kind in self.columns.items()
         ]
-        return select(*typed).subquery("rows")
+        return select(*columns).subquery("rows")
 
-    def _json(self) -> Subquery:
-        given = func.json_each(bindparam("rows")).table_valued("value", name="given")
+    def _by_row(self) -> Subquery:
+        given = func.json_each(bindparam("rows", type_=Text)).table_valued("value", name="given")
         picked = [func.json_extract(given.c.value, f"$[{i}]").label(name) for i, name in enumerate(self.columns)]
         # The WHERE keeps SQLite's parser from reading a following ON CONFLICT as a join's.
         return select(*picked).where(true()).subquery("rows")

@@ -99,8 +99,8 @@ def explained() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if not isinstance(error, OperationalError | InterfaceError):
-            raise
+        if not isinstance(error, OperationalError | InterfaceError) and type(error.orig) is not sqlite3.DatabaseError:
+            raise  # sqlite3 says of a file that is damaged or is none of its own only that it is a DatabaseError
         raise DatabaseError(_sentence(error)) from error
 
 
@@ -120,6 +120,7 @@ _WAYS_OUT = {
     "unable to open": "Set TIDEMILL_HOME to a folder that you can write to.",
     "readonly database": "Set TIDEMILL_HOME to a folder that you can write to.",
     "not a database": "The file is not ours or is damaged; set TIDEMILL_HOME to another folder.",
+    "malformed": "The file is damaged; put a copy back, or set TIDEMILL_HOME to another folder.",
     "refused": "Start the database or mend TIDEMILL_DATABASE_URL.",
     "authentication failed": "Mend user and password in TIDEMILL_DATABASE_URL.",
     "does not exist": "Create the database, then run `tidemill db upgrade`.",

@@ -68,6 +68,17 @@ def resend_lost() -> int:
         ).rowcount
 
 
+def forget_sent(scope: Scope) -> None:
+    """Make a batch's unclaimed jobs due at once: the process whose broker held their messages is about to end."""
+    if scope.batch_id is not None and settings().embedded:
+        with writing() as connection:
+            connection.execute(
+                update(jobs)
+                .where(jobs.c.batch_id == scope.batch_id, jobs.c.state == "queued", jobs.c.sent_at.is_not(None))
+                .values(sent_at=None)
+            )
+
+
 def _mark_due(connection: Connection, scope: Scope) -> list[Sending]:
     waiting = _waiting_batches(connection, scope)
     free = [batch for batch in waiting if batch.hold_reason is None]
@@ -86,7 +97,8 @@ def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
     wanted = select(batches.c.id, batches.c.kind, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
         batches.c.state == "open",
         or_(batches.c.hold_reason.is_(None), batches.c.held_until <= now()),
-        _due(batches.c.id, scope).exists(),
+        # Asked for one row in the index's order: EXISTS would let Postgres read a million rows for a hash join.
+        _due(batches.c.id, scope).limit(1).scalar_subquery().is_not(None),
     )
     if scope.batch_id is not None:
         wanted = wanted.where(batches.c.id == scope.batch_id)
@@ -96,12 +108,16 @@ def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
 
 
 def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
-    return select(jobs.c.id).where(
-        jobs.c.submission >= scope.submission,
-        jobs.c.batch_id == batch_id,
-        jobs.c.state == "queued",
-        jobs.c.sent_at.is_(None),
-        jobs.c.available_at <= now(),
+    return (
+        select(jobs.c.id)
+        .where(
+            jobs.c.submission >= scope.submission,
+            jobs.c.batch_id == batch_id,
+            jobs.c.state == "queued",
+            jobs.c.sent_at.is_(None),
+            jobs.c.available_at <= now(),
+        )
+        .order_by(jobs.c.available_at, jobs.c.id)
     )
 
 
@@ -116,26 +132,28 @@ def _room(connection: Connection, scope: Scope) -> int:
 
 
 def _share(connection: Connection, level: Sequence[Row[Any]], room: int, scope: Scope) -> Iterator[Sending]:
-    """Take from batches of the same priority in turn; what one leaves, the next may have."""
-    parts: list[list[Sending]] = []
-    for left, batch in zip(range(len(level), 0, -1), level, strict=True):
-        parts.append(_take(connection, batch, -(-room // left), scope))
-        room -= len(parts[-1])
-    for turn in range(max(map(len, parts), default=0)):
-        yield from (part[turn] for part in parts if turn < len(part))
+    """Take from batches of the same priority in turn; what some leave, the others may have."""
+    parts: dict[str, list[Sending]] = {batch.id: [] for batch in level}
+    wanting = list(level)
+    while wanting and room > 0:
+        full = []
+        for left, batch in zip(range(len(wanting), 0, -1), wanting, strict=True):
+            most = -(-room // left)
+            taken = _take(connection, batch, most, scope)
+            parts[batch.id] += taken
+            room -= len(taken)
+            if taken and len(taken) == most:
+                full.append(batch)
+        wanting = full
+    for turn in range(max(map(len, parts.values()), default=0)):
+        yield from (part[turn] for part in parts.values() if turn < len(part))
 
 
 def _take(connection: Connection, batch: Row[Any], most: int, scope: Scope) -> list[Sending]:
     if most <= 0:
         return []
     # A CTE that locks is computed once; a plain sub-select with LIMIT may be run again for every row.
-    due = (
-        _due(batch.id, scope)
-        .order_by(jobs.c.available_at, jobs.c.id)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-        .cte("due")
-    )
+    due = _due(batch.id, scope).limit(most).with_for_update(skip_locked=True).cte("due")
     ids = connection.scalars(
         update(jobs)
         .where(jobs.c.id.in_(select(due.c.id)), jobs.c.state == "queued")

@@ -6,10 +6,10 @@ the first answer lifts it.
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, case, select, update
+from sqlalchemy import Connection, case, select, tuple_, update
 
 from models.clock import now, now_after
-from models.tables import attempts, batches
+from models.tables import attempts, batches, jobs
 
 PROBE_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0)
 """Pauses before the first, second, ... probe; the last one is kept."""
@@ -52,15 +52,21 @@ def lift(connection: Connection, answered: Sequence[tuple[int, int]]) -> None:
         select(batches.c.provider, batches.c.held_at).where(batches.c.hold_reason.is_not(None)).distinct()
     ).all()
     for provider, held_at in held:
-        ids, epochs = zip(*answered, strict=True)
+        own = batches.alias("own")
         began_after = (
             select(attempts.c.job_id)
-            .where(attempts.c.job_id.in_(ids), attempts.c.epoch.in_(epochs), attempts.c.started_at > held_at)
+            .join(jobs, jobs.c.id == attempts.c.job_id)
+            .join(own, own.c.id == jobs.c.batch_id)
+            .where(
+                tuple_(attempts.c.job_id, attempts.c.epoch).in_(answered),
+                attempts.c.started_at > held_at,
+                own.c.provider == provider,
+            )
             .exists()
         )
         connection.execute(
             update(batches)
-            .where(and_(batches.c.provider == provider, batches.c.hold_reason.is_not(None), began_after))
+            .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None), began_after)
             .values(hold_reason=None, held_at=None, held_until=None, hold_probes=0, probe_job_id=None)
         )
 

@@ -42,4 +42,5 @@ class Options:
     def question_hash(self, kind: str) -> str:
         """Hash of what decides the answers: how calls are sent and how fast does not belong to it."""
         asked = {name: value for name, value in asdict(self).items() if name not in ("transport", "rpm", "tpm")}
+        asked["params"] = dict(sorted(self.params.items()))  # the order of a schema's keys is the order of the answer's
         return hashlib.sha256(dumps([kind, sorted(asked.items())]).encode()).hexdigest()

@@ -30,9 +30,9 @@ from models.replies import (
     parse_models,
     parse_responses,
 )
-from models.settings import Endpoint, Settings, Transport
+from models.settings import Endpoint, Settings, Transport, checked_url
 
-__all__ = ["PATHS", "CallError", "Endpoint", "Kind", "Provider", "Reply", "Transport", "Usage", "list_models"]
+__all__ = ["PATHS", "CallError", "Endpoint", "Kind", "Provider", "Reply", "Transport", "Usage", "check", "list_models"]
 
 PATHS: dict[Endpoint, str] = {"chat": "/chat/completions", "responses": "/responses"}
 CONNECT_SECONDS = 10.0
@@ -134,6 +134,19 @@ class Provider:
             "malformed": f"the reply of {self._base_url} is not HTTP",
         }[kind]
         return CallError(kind, one_line(f"{lead}: {reason}", self._secret), code=code)
+
+
+def check(settings: Settings) -> None:
+    """Find out before any work whether a call could be made at all.
+
+    Raises:
+        SettingsError: the URL, the key, the organization or the project can never work.
+    """
+    _checked_url(settings.openai_base_url)
+    key = settings.openai_api_key
+    _checked_header("OPENAI_API_KEY", key.get_secret_value() if key else None)
+    _checked_header("OPENAI_ORG_ID", settings.openai_org_id)
+    _checked_header("OPENAI_PROJECT_ID", settings.openai_project_id)
 
 
 def list_models(settings: Settings) -> list[dict[str, Any]]:
@@ -336,15 +349,9 @@ def _environment_proxy(url: str) -> str | None:
 
 def _checked_url(url: str) -> str:
     try:
-        parts = urlsplit(url.strip())
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise SettingsError("OPENAI_BASE_URL: is not an http(s) URL; an example is http://localhost:8000/v1")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise SettingsError("OPENAI_BASE_URL: takes only host, port and path; put the key into OPENAI_API_KEY")
-    return url.strip().rstrip("/")
+        return checked_url(url)
+    except ValueError as error:
+        raise SettingsError(f"OPENAI_BASE_URL: {error}") from None
 
 
 def _checked_header(name: str, value: str | None) -> str | None:

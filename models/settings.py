@@ -7,6 +7,7 @@ Secrets are `SecretStr`, so that printing or logging the settings never shows th
 from functools import cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -16,6 +17,23 @@ from models.errors import SettingsError
 
 Transport = Literal["sdk", "http"]
 Endpoint = Literal["chat", "responses"]
+
+
+_BROKER_SCHEMES = ("memory", "redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
+
+
+def checked_url(url: str) -> str:
+    """The base URL of an API without blanks around it and a slash at its end; ValueError says why it cannot be one."""
+    try:
+        parts = urlsplit(url.strip())
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("is not an http(s) URL; an example is http://localhost:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("takes only host, port and path; put the key into OPENAI_API_KEY")
+    return url.strip().rstrip("/")
 
 
 class Settings(BaseSettings):
@@ -87,9 +105,14 @@ class Settings(BaseSettings):
     @field_validator("openai_base_url")
     @classmethod
     def _is_http_url(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")) or len(url.split("://", 1)[1]) == 0:
-            raise ValueError("is not an http(s) URL; an example is http://localhost:8000/v1")
-        return url.rstrip("/")
+        return checked_url(url)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_broker_url(cls, url: str) -> str:
+        if urlsplit(url).scheme not in _BROKER_SCHEMES:
+            raise ValueError("is not the URL of a broker; an example is redis://localhost:6379/0")
+        return url
 
     @property
     def effective_database_url(self) -> str:
@@ -100,6 +123,11 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """True when a waiting command runs a worker inside itself."""
         return self.broker_url.startswith("memory:")
+
+    @property
+    def provider(self) -> str:
+        """The provider as a batch and a rate budget remember it: its host, never a key."""
+        return urlsplit(self.openai_base_url).netloc
 
     @property
     def effective_limits_url(self) -> str | None:

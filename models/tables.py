@@ -119,8 +119,10 @@ jobs = Table(
     Column("request", Json, nullable=False, comment="what only this job asks: prompt, messages or body"),
     Column("columns", Json, nullable=False, comment="the input's columns, shown again beside the answer"),
     Column("state", String(12), nullable=False, server_default="queued"),
-    Column("epoch", Integer, nullable=False, server_default="0", comment="raised by claim, rescue, release, cancel"),
-    Column("attempts", Integer, nullable=False, server_default="0", comment="provider calls so far"),
+    Column(
+        "epoch", Integer, nullable=False, server_default="0", comment="raised by claim, rescue, release, cancel, revive"
+    ),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="provider calls so far, without held ones"),
     Column("failures", Integer, nullable=False, server_default="0", comment="calls that count towards the cap"),
     Column("losses", Integer, nullable=False, server_default="0", comment="workers that vanished with the job"),
     _time("available_at", nullable=False),

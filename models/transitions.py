@@ -17,7 +17,6 @@ from typing import Any, Literal
 from sqlalchemy import (
     Connection,
     Float,
-    Row,
     Select,
     and_,
     bindparam,
@@ -39,7 +38,7 @@ from sqlalchemy.sql.dml import Insert, Update
 from models.bulk import Rows
 from models.clock import now, now_after
 from models.tables import OPEN_STATES, attempts, batches, dialogues, jobs, messages
-from models.text import dumps, encode
+from models.text import encode
 
 MAX_LOSSES = 20
 """Workers that may vanish with a job before it counts as the cause and is failed."""
@@ -56,13 +55,13 @@ _STATE_AFTER: dict[Outcome, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """One row of an input on its way into `jobs`; `request` and `columns` are JSON-able."""
+    """One row of an input on its way into `jobs`; `request` and `columns` are JSON texts by `models.text.dumps`."""
 
     key: str
     custom_id: str
     position: int
-    request: dict[str, Any]
-    columns: dict[str, Any]
+    request: str
+    columns: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,8 @@ def enqueue(connection: Connection, batch_id: str, submission: int, rows: Sequen
         The keys that were stored or found. A key is missing when this submission has held it already at another
         position: the row is one more occurrence of the same content and wants a key of its own.
     """
-    given = _ENQUEUED.table(connection)
+    tuples = [(row.key, encode(row.custom_id), row.position, row.request, row.columns) for row in rows]
+    given, parameters = _ENQUEUED.staged(connection, tuples)
     picked = select(
         bindparam("batch_id", batch_id).label("batch_id"),
         bindparam("submission", submission).label("submission"),
@@ -148,12 +148,17 @@ def enqueue(connection: Connection, batch_id: str, submission: int, rows: Sequen
     added = _insert_for(connection)(jobs).from_select(_ENQUEUED_COLUMNS, picked, include_defaults=False)
     statement = added.on_conflict_do_update(
         index_elements=["batch_id", "key"],
-        set_={name: added.excluded[name] for name in ("position", "submission", "columns")},
+        set_={
+            "position": added.excluded.position,
+            # Two copies of a command may be storing the same rows: the later one must not lose them to the earlier.
+            "submission": case(
+                (jobs.c.submission > added.excluded.submission, jobs.c.submission), else_=added.excluded.submission
+            ),
+            "columns": added.excluded["columns"],
+        },
         where=or_(jobs.c.submission < added.excluded.submission, jobs.c.position == added.excluded.position),
     ).returning(jobs.c.key)
-    tuples = [(row.key, encode(row.custom_id), row.position, dumps(row.request), dumps(row.columns)) for row in rows]
-    parameters = {"batch_id": batch_id, "submission": submission, **_ENQUEUED.parameters(connection, tuples)}
-    return set(connection.scalars(statement, parameters))
+    return set(connection.scalars(statement, {"batch_id": batch_id, "submission": submission, **parameters}))
 
 
 # --- claim, renew ---
@@ -439,7 +444,7 @@ def _take_back(connection: Connection, condition: Any, *, losses: int, failed: b
     return len(rows)
 
 
-def _end_unfinished(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+def _end_unfinished(connection: Connection, rows: Sequence[Any]) -> None:
     """Close the ledger's rows of jobs that were just taken from their worker: whether the call was paid is unknown."""
     if rows:
         connection.execute(
@@ -462,13 +467,16 @@ def cancel(connection: Connection, batch_id: str, older_than: int | None = None)
     condition = and_(jobs.c.batch_id == batch_id, jobs.c.state.in_(OPEN_STATES))
     if older_than is not None:
         condition = and_(condition, jobs.c.submission < older_than)
+    was_running = jobs.c.lease_until.is_not(None)
+    in_flight = connection.execute(select(jobs.c.id, (jobs.c.epoch + 1).label("epoch")).where(condition, was_running))
+    _end_unfinished(connection, in_flight.all())
     return connection.execute(
         update(jobs)
         .where(condition)
         .values(
             state="cancelled",
             epoch=jobs.c.epoch + 1,
-            attempts=jobs.c.attempts + case((jobs.c.state == "running", 1), else_=0),
+            attempts=jobs.c.attempts + case((was_running, 1), else_=0),
             lease_until=None,
             sent_at=None,
             finished_at=now(),
@@ -479,9 +487,12 @@ def cancel(connection: Connection, batch_id: str, older_than: int | None = None)
 def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> int:
     """Queue failed and cancelled jobs of a batch again, with a fresh count of failures. Returns how many.
 
+    Rows that the input no longer holds stay as they are: nobody would see what they cost.
     With `keys`, only jobs with one of those keys.
     """
-    condition = and_(jobs.c.batch_id == batch_id, jobs.c.state.in_(("failed", "cancelled")))
+    condition = and_(
+        jobs.c.batch_id == batch_id, jobs.c.state.in_(("failed", "cancelled")), jobs.c.position.is_not(None)
+    )
     if keys is not None:
         condition = and_(condition, jobs.c.key.in_(keys))
     return connection.execute(

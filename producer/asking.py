@@ -52,8 +52,8 @@ def ask(
     batch = Batch(opened.batch_id, opened.submission)
     if detach:
         return _detached(batch, submit(opened), as_json)
-    if opened.resumed and batch.progress().all_succeeded:
-        order.on_bad_row(f"{batch.id} goes on: what is answered stays; --new asks again.")
+    if done := opened.resumed and Batch(batch.id).progress().states["succeeded"]:
+        say(f"{batch.id} goes on: {done:,} answered already; --new asks again.")
     printed = Printed(batch, as_json) if one and output is None else None
     seen = _followed(batch, opened, window, display(quiet=as_json or one), printed)
     if printed is not None:
@@ -106,9 +106,13 @@ def _stop_like_ctrl_c() -> None:
 def _followed(
     batch: Batch, opened: Opened | None, window: int | None, shown: Display, printed: "Printed | None" = None
 ) -> Progress:
-    with shown:
-        submitting = Submitting(opened) if opened is not None else None
-        return follow(batch.scope, window or settings().window, shown, submitting=submitting, on_progress=printed)
+    try:
+        with shown:
+            submitting = Submitting(opened) if opened is not None else None
+            return follow(batch.scope, window or settings().window, shown, submitting=submitting, on_progress=printed)
+    except KeyboardInterrupt:
+        say(f"{batch.id} stopped: {batch.progress().summary()}")
+        raise
 
 
 def _detached(batch: Batch, rows: int, as_json: bool) -> None:

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import migrations
 from models.errors import SettingsError
 from models.feed import Scope
 from models.options import Options
-from models.settings import settings
+from models.settings import Endpoint, Transport, settings
 from producer.display import Display, Quiet
 from producer.follow import follow
 from producer.intake import Reading
@@ -73,11 +73,14 @@ def begin(source: Any, *, name: str | None, new: bool, priority: int, options: M
     return Batch(opened.batch_id, opened.submission)
 
 
+_ALLOWED: dict[str, tuple[str, ...]] = {"endpoint": get_args(Endpoint), "transport": get_args(Transport)}
+
+
 def make_options(given: Mapping[str, Any]) -> Options:
     """Options from keyword arguments, those that are None left out.
 
     Raises:
-        SettingsError: there is no option of that name.
+        SettingsError: there is no option of that name, or not with that value.
     """
     known = {each.name for each in fields(Options)}
     if unknown := given.keys() - known:
@@ -85,4 +88,7 @@ def make_options(given: Mapping[str, Any]) -> Options:
             f"There is no option {', '.join(sorted(unknown))}; the options are {', '.join(sorted(known))}."
         )
     said = {name: value for name, value in given.items() if value is not None}
+    for name, allowed in _ALLOWED.items():
+        if said.get(name, allowed[0]) not in allowed:
+            raise SettingsError(f"{name} is {said[name]!r}; it must be {' or '.join(allowed)}.")
     return Options(**{"model": settings().model, **said})

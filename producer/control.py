@@ -15,7 +15,7 @@ from models.holds import probe_at_once
 from models.tables import batches, jobs
 from models.text import one_line
 from producer.printing import print_json, print_table
-from producer.progress import BatchLine, list_batches, progress, resolve
+from producer.progress import BatchLine, Progress, list_batches, progress, resolve
 
 
 def retry(batch_id: str) -> int:
@@ -57,10 +57,18 @@ def _set_state(batch_id: str, before: str, after: str) -> int:
 
 
 CHANGES: dict[str, tuple[Callable[[str], int], str, str]] = {
-    "retry": (retry, "{} rows are queued again; `tidemill watch {}` follows them.", "no row had failed."),
-    "pause": (pause, "paused; calls in flight end. `tidemill resume {1}` lets it go on.", "was not open."),
+    "retry": (
+        retry,
+        "rows queued again: {}; `tidemill watch {}` follows them.",
+        "no row had failed or been cancelled.",
+    ),
+    "pause": (
+        pause,
+        "paused; calls in flight end. `tidemill resume {1}` lets it go on.",
+        "is paused or cancelled already.",
+    ),
     "resume": (resume, "goes on.", "was not paused."),
-    "cancel": (cancel, "{} open rows are cancelled.", "no row was open; it is closed now."),
+    "cancel": (cancel, "open rows cancelled: {}.", "no row was open."),
 }
 """Command -> what does it, what to say when that changed something, and when it did not."""
 
@@ -100,10 +108,10 @@ def _show(given: str, as_json: bool) -> None:
         head = {"batch": batch.id, "kind": batch.kind, "model": batch.options["model"], "created_at": batch.created_at}
         return print_json({**head, **seen.to_json(), "failures": reasons})
     typer.echo(
-        f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {seen.state}"
+        f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {_state(seen)}"
     )
     typer.echo(seen.summary())
-    if seen.hold_reason:
+    if seen.hold_reason and seen.open:
         typer.echo(f"on hold: {seen.hold_reason}")
     for count, code, example in failed:
         typer.echo(f"  {count:,} × {code}: {one_line(example, 160)}")
@@ -117,10 +125,16 @@ def _line_json(line: BatchLine) -> dict[str, Any]:
 
 def _line_cells(line: BatchLine) -> Sequence[object]:
     seen = line.progress
-    state = "on hold" if seen.hold_reason and seen.open else seen.state if seen.open else "done"
     counts = (seen.rows, seen.states["succeeded"], seen.states["failed"], seen.open)
     created = f"{line.created_at:%m-%d %H:%M}"
-    return (line.id, line.model, created, *(f"{n:,}" for n in counts), format_tokens(seen.tokens), seen.cost(), state)
+    used = (format_tokens(seen.tokens), seen.cost())
+    return (line.id, line.model, created, *(f"{n:,}" for n in counts), *used, _state(seen))
+
+
+def _state(seen: Progress) -> str:
+    if not seen.open:
+        return "done"
+    return "on hold" if seen.hold_reason else seen.state
 
 
 def failures(batch_id: str) -> list[tuple[int, str, str]]:

@@ -13,7 +13,8 @@ from models.options import Options
 from models.tables import jobs
 from models.text import dumps
 from producer.intake import Row
-from producer.submit import KEYS, Order, find_batch, keyed, rows_in
+from producer.keys import Prepared, number
+from producer.submit import KEYS, Order, find_batch, rows_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Estimate:
 
 
 def estimate(order: Order) -> Estimate:
-    """Count what an order would send, in constant memory.
+    """Count what an order would send, holding no more of them than one hash each.
 
     Raises:
         InputError: the input cannot be read.
@@ -80,13 +81,15 @@ def estimate(order: Order) -> Estimate:
     seen: Counter[str] = Counter()
     batch_id: str | None = None
     rows = done = input_tokens = 0
-    for number, chunk in enumerate(rows_in(order)):
-        named = list(keyed(chunk, seen))
-        if number == 0 and not order.new:
-            batch_id = _find(order, [key for key, _ in named])
-        finished = _finished(batch_id, [key for key, _ in named]) if batch_id else set()
-        to_send = [row for key, row in named if key not in finished]
-        rows, done = rows + len(named), done + len(finished)
+    for chunk in rows_in(order):
+        digests = [Prepared.of(row).digest for row in chunk]
+        keys = number(digests, seen)
+        seen.update(digests)
+        if rows == 0 and not order.new:
+            batch_id = _find(order, keys)
+        finished = _finished(batch_id, keys) if batch_id else set()
+        to_send = [row for key, row in zip(keys, chunk, strict=True) if key not in finished]
+        rows, done = rows + len(chunk), done + len(finished)
         input_tokens += _tokens(to_send, order.options)
     return _priced(batch_id, order.options, rows, done, input_tokens)
 

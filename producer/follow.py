@@ -29,6 +29,9 @@ LOOK_SECONDS = (0.05, 0.5)
 _LOOK_SHARE = 0.1
 """The most of the time that looking may take: counting a million rows is not free."""
 
+_READ_FIRST_SECONDS = 0.3
+"""A short input is read before the worker starts: where all of it is answered already, none is needed."""
+
 _TROUBLE_SECONDS = 30.0
 _WORKER_CHECK_SECONDS = 10.0
 
@@ -64,6 +67,10 @@ class Submitting:
         """True while rows are still read."""
         return self._thread.is_alive()
 
+    def wait(self, seconds: float) -> None:
+        """Wait until all rows are read, but no longer than this."""
+        self._thread.join(seconds)
+
     def stop(self) -> None:
         """Read no further than the present chunk."""
         self._stopped = True
@@ -91,6 +98,12 @@ def follow(
         KeyboardInterrupt: the user stopped; calls in flight have ended or were given back.
         InputError, DatabaseError: reading or storing failed; what was committed is safe.
     """
+    if submitting is not None:
+        submitting.wait(_READ_FIRST_SECONDS)
+    if not (submitting and (submitting.is_reading or submitting.error)) and (seen := progress(scope)).is_complete:
+        if on_progress is not None:
+            on_progress(seen)
+        return seen
     with _worker(window, scope, display) as runner:
         try:
             return _watch(scope, Told(display, runner), display, submitting, on_progress)
@@ -127,11 +140,16 @@ def _watch(
     pause = LOOK_SECONDS[0]
     while True:
         reading_on = submitting is not None and submitting.is_reading
-        began = time.monotonic()
-        seen = progress(scope)
-        took = time.monotonic() - began
         if submitting is not None and submitting.error is not None:
             raise submitting.error
+        began = time.monotonic()
+        try:
+            seen = progress(scope)
+        except DatabaseError as error:  # it may only be starting anew
+            told.look_at_trouble(str(error))
+            time.sleep(LOOK_SECONDS[1])
+            continue
+        took = time.monotonic() - began
         display.update(seen, reading=reading_on)
         if on_progress is not None:
             on_progress(seen)
@@ -156,13 +174,12 @@ class Told:
         """Say what is new.
 
         Raises:
-            DatabaseError: answers could not be stored for half a minute.
+            DatabaseError: the database could not be used for half a minute.
         """
         self._say("hold", seen.hold_reason)
         self._say("state", _STATE_SENTENCES.get(seen.state))
-        if self._runner is not None:
-            self._look_at_trouble(self._runner.settler.trouble)
-        elif time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
+        self.look_at_trouble(self._runner.settler.trouble if self._runner is not None else None)
+        if self._runner is None and time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
             self._checked_workers_at = time.monotonic()
             self._say("workers", None if _worker_is_alive() else "No worker is alive. Start one: `tidemill worker`.")
 
@@ -171,7 +188,12 @@ class Told:
             self._display.say(sentence)
         self._last[topic] = sentence
 
-    def _look_at_trouble(self, trouble: str | None) -> None:
+    def look_at_trouble(self, trouble: str | None) -> None:
+        """Say that the database cannot be used, or that it can again.
+
+        Raises:
+            DatabaseError: it has not been usable for half a minute.
+        """
         self._say("trouble", trouble)
         if trouble is None:
             self._trouble_since = None
@@ -187,6 +209,9 @@ _STATE_SENTENCES = {
 
 
 def _worker_is_alive() -> bool:
-    with reading() as connection:
-        alive = select(func.count()).select_from(workers).where(workers.c.seen_at > now_after(-ALIVE_SECONDS))
-        return bool(connection.scalar(alive))
+    alive = select(func.count()).select_from(workers).where(workers.c.seen_at > now_after(-ALIVE_SECONDS))
+    try:
+        with reading() as connection:
+            return bool(connection.scalar(alive))
+    except DatabaseError:
+        return True  # nobody knows; that the database does not answer is said elsewhere

@@ -78,9 +78,10 @@ def check_destination(path: str) -> None:
         target = Path(path).resolve()  # through a symlink
         _check_place(path, target)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name too long, a loop of symlinks
-        raise InputError(f"{path!r} cannot be written: {error}; choose another destination with -o") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path!r} cannot be written: {reason}; choose another destination with -o") from error
     if Path(path).suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise InputError(f"{path} needs pyarrow to be written: pip install 'tidemill[parquet]', or name it .jsonl")
+        raise InputError(f"{path} needs pyarrow to be written: pip install pyarrow, or name it .jsonl")
 
 
 def _check_place(path: str, target: Path) -> None:
@@ -92,6 +93,9 @@ def _check_place(path: str, target: Path) -> None:
         raise InputError(f"{path} is a device or a pipe, not a file; use -o - and redirect stdout")
     if not os.access(target.parent, os.W_OK | os.X_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise InputError(f"{path} cannot be written: permission denied; choose another destination with -o")
+    probe = _temporary(target)  # to root, and on some disks, everything seems writable until it is tried
+    probe.touch(exist_ok=False)
+    probe.unlink()
 
 
 def write(chunks: Chunks, path: str, columns: Sequence[str]) -> int:
@@ -131,10 +135,14 @@ def to_frame(chunks: Chunks) -> "pd.DataFrame":
     return frame.astype({name: kind for name, kind in types.items() if name in frame})
 
 
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".tidemill-{secrets.token_hex(6)}.tmp")  # short: `target` may be of the full length
+
+
 @contextmanager
 def _replacing(target: Path) -> Iterator[BinaryIO]:
     """A file that takes `target`'s place when the block ends well, and vanishes when it does not."""
-    temporary = target.with_name(f".tidemill-{secrets.token_hex(6)}.tmp")  # short: `target` may be of the full length
+    temporary = _temporary(target)
     # Not tempfile: its files are private (0600), while results are as readable as the umask lets any new file be.
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
     try:

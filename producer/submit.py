@@ -4,20 +4,19 @@ COMMIT batch + jobs, a thousand at a time, then feed. The same command on the sa
 rows stay done, open rows go on, failed rows are tried again, new or changed rows are new jobs.
 """
 
-import hashlib
 import re
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
-from models import holds
+from models import holds, provider
 from models.broker import BrokerError
 from models.bulk import Rows
 from models.clock import now
@@ -26,9 +25,9 @@ from models.feed import Scope, feed
 from models.options import Options
 from models.settings import settings
 from models.tables import batches, jobs
-from models.text import dumps
 from models.transitions import Enqueued, cancel, enqueue, revive
 from producer.intake import Reading, Row, Source, read
+from producer.keys import Prepared, note, number
 
 CHECKED_FIRST_BYTES = 4_000_000
 """Files up to this size are read through once before the first row is submitted, so that a bad row costs nothing."""
@@ -75,19 +74,22 @@ def open_batch(order: Order) -> Opened:
     """Read the first rows, find the batch that they belong to or make one.
 
     Raises:
+        SettingsError: no call could ever be made with these settings; nothing has been stored.
         InputError: the input cannot be read; nothing has been stored.
         DatabaseError: the database cannot be used.
     """
+    provider.check(settings())
     chunks = rows_in(order)
     first = next(chunks)
     question_hash = order.options.question_hash(order.kind)
-    keys = [key for key, _ in keyed(first, Counter())]
+    keys = number([Prepared.of(row).digest for row in first], Counter())
     with writing() as connection:
+        _let_nobody_else_open(connection, question_hash)
         found = None if order.new else find_batch(connection, question_hash, order.source_name, keys)
         batch_id = found or _create(connection, order, question_hash)
         submission = _begin_submission(connection, order, batch_id, _columns(first))
         if found:
-            holds.probe_at_once(connection, provider_name())
+            holds.probe_at_once(connection, settings().provider)
     return Opened(batch_id, submission, found is not None, order, chain([first], chunks))
 
 
@@ -105,8 +107,8 @@ def submit(opened: Opened, on_rows: Callable[[int], None] = lambda _rows: None) 
     seen: Counter[str] = Counter()
     columns: dict[str, None] = {}
     position, fed_at = 0, 0.0
-    for chunk in opened.chunks:
-        columns |= _columns(chunk)
+    for chunk, names in _prepared(opened.chunks):
+        columns |= names
         _store(opened, chunk, position, seen)
         position += len(chunk)
         on_rows(position)
@@ -117,11 +119,6 @@ def submit(opened: Opened, on_rows: Callable[[int], None] = lambda _rows: None) 
         _end_submission(connection, opened, columns)
     _feed(opened)
     return position
-
-
-def provider_name() -> str:
-    """The provider as a batch remembers it: its host, never a key."""
-    return urlsplit(settings().openai_base_url).netloc
 
 
 def _feed(opened: Opened) -> None:
@@ -157,6 +154,12 @@ def find_batch(connection: Connection, question_hash: str, source: str | None, k
     return connection.scalar(by_rows, KEYS.parameters(connection, [(key,) for key in keys]))
 
 
+def _let_nobody_else_open(connection: Connection, question_hash: str) -> None:
+    """Until the commit, keep a second copy of the command from making the same batch; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(question_hash))))
+
+
 def _create(connection: Connection, order: Order, question_hash: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", order.name.lower()).strip("-")[:40] or "batch"
     batch_id = f"{slug}-{secrets.token_hex(3)}"
@@ -167,7 +170,7 @@ def _create(connection: Connection, order: Order, question_hash: str) -> str:
             name=order.name[:200],
             source=order.source_name,
             question_hash=question_hash,
-            provider=provider_name(),
+            provider=settings().provider,
             options=order.options.to_json(),
             columns=[],
             created_at=now(),
@@ -188,7 +191,7 @@ def _begin_submission(connection: Connection, order: Order, batch_id: str, colum
                 options=order.options.to_json(),
                 columns=list(columns),
                 priority=order.priority,
-                provider=provider_name(),
+                provider=settings().provider,
                 state=reopened,
                 read_at=None,
             )
@@ -227,40 +230,42 @@ def rows_in(order: Order) -> Iterator[list[Row]]:
     return read(order.source, order.reading, on_bad_row=order.on_bad_row)
 
 
+def _prepared(chunks: Iterator[list[Row]]) -> Iterator[tuple[list[Prepared], dict[str, None]]]:
+    """Each chunk ready to be stored, with its columns; while the database stores one, the next is made on a thread."""
+
+    def prepare_next() -> tuple[list[Prepared], dict[str, None]] | None:
+        chunk = next(chunks, None)
+        return None if chunk is None else ([Prepared.of(row) for row in chunk], _columns(chunk))
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read") as reader:
+        coming = reader.submit(prepare_next)
+        while (prepared := coming.result()) is not None:
+            coming = reader.submit(prepare_next)
+            yield prepared
+
+
 def _is_small_file(path: Path) -> bool:
     return path.is_file() and path.stat().st_size <= CHECKED_FIRST_BYTES
 
 
-def keyed(rows: Sequence[Row], seen: Counter[str]) -> Iterator[tuple[str, Row]]:
-    """Each row with its key: a hash of its own id and what it asks, and which occurrence of that it is."""
-    local: Counter[str] = Counter()
-    for row in rows:
-        content = dumps([row.custom_id, row.request]).encode()
-        digest = hashlib.blake2b(content, digest_size=12).hexdigest()
-        local[digest] += 1
-        occurrence = seen[digest] + local[digest] if digest in seen else local[digest]
-        yield (digest if occurrence == 1 else f"{digest}-{occurrence}"), row
-
-
-def _store(opened: Opened, chunk: Sequence[Row], position: int, seen: Counter[str]) -> None:
-    """Commit one chunk. `seen` counts contents that came more than once; contents that came once need no memory."""
+def _store(opened: Opened, chunk: Sequence[Prepared], position: int, seen: Counter[str]) -> None:
+    """Commit one chunk; `seen` is kept as `producer.keys` says."""
+    digests = [row.digest for row in chunk]
     while True:
-        named = list(keyed(chunk, seen))
+        keys = number(digests, seen)
         rows = [
             Enqueued(key, row.custom_id or key, position + i, row.request, row.columns)
-            for i, (key, row) in enumerate(named)
+            for i, (key, row) in enumerate(zip(keys, chunk, strict=True))
         ]
         with writing() as connection:
             stored = enqueue(connection, opened.batch_id, opened.submission, rows)
-            again = {row.key.split("-")[0] for row in rows if row.key not in stored}
+            again = {digest for key, digest in zip(keys, digests, strict=True) if key not in stored}
             if not again:
                 if opened.resumed:
-                    revive(connection, opened.batch_id, [row.key for row in rows])
+                    revive(connection, opened.batch_id, keys)
                 break
-            # One of an earlier chunk has come again: number it from where the earlier ones ended.
+            # Contents of an earlier chunk have come again: number them from where the earlier ones ended.
             connection.rollback()
         for digest in again:
             seen[digest] += 1
-    for digest, count in Counter(key.split("-")[0] for key, _ in named).items():
-        if digest in seen or count > 1:
-            seen[digest] += count
+    note(digests, seen)

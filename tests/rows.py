@@ -5,10 +5,12 @@ from typing import Any
 
 from sqlalchemy import Row, Table, func, insert, select, update
 
+from models import broker
 from models.clock import now
 from models.database import reading, writing
 from models.options import Options
-from models.tables import attempts, batches, dialogues, jobs, messages
+from models.tables import attempts, batches, dialogues, jobs, messages, workers
+from models.text import dumps
 from models.transitions import Answer, Claimed, Enqueued, Message, Settlement, claim, enqueue, settle
 
 PROVIDER = "provider.test"
@@ -35,7 +37,8 @@ def add_batch(batch_id: str = "b", **values: Any) -> str:
 def add_jobs(count: int, batch_id: str = "b", *, submission: int = 1, prefix: str = "r") -> list[int]:
     """So many queued jobs of a batch; returns their ids in order of position."""
     rows = [
-        Enqueued(f"{prefix}{i}", f"id-{prefix}{i}", i, {"prompt": f"question {prefix}{i}"}, {}) for i in range(count)
+        Enqueued(f"{prefix}{i}", f"id-{prefix}{i}", i, dumps({"prompt": f"question {prefix}{i}"}), dumps({}))
+        for i in range(count)
     ]
     with writing() as connection:
         enqueue(connection, batch_id, submission, rows)
@@ -122,3 +125,23 @@ def set_batch(batch_id: str = "b", **values: Any) -> None:
     """Change a batch, to begin a test from there."""
     with writing() as connection:
         connection.execute(update(batches).where(batches.c.id == batch_id).values(**values))
+
+
+def add_worker(worker_id: str = "w1", window: int = 10, **values: Any) -> None:
+    """A worker that has just been seen."""
+    given = {"host": "h", "machine": "elsewhere", "pid": 1, "version": "0", "started_at": now(), "seen_at": now()}
+    with writing() as connection:
+        connection.execute(insert(workers).values(id=worker_id, window=window, **(given | values)))
+
+
+def arrived() -> list[list[int]]:
+    """Take all messages out of the broker: the job ids of each."""
+    found: list[list[int]] = []
+    queue: Any = broker.app().amqp.queues[broker.QUEUE]
+    with broker.app().connection_for_read() as connection:
+        bound = queue(connection.default_channel)
+        bound.declare()
+        while (message := bound.get(no_ack=True)) is not None:
+            ((ids,), _options, _embed) = message.decode()
+            found.append(ids)
+    return found

@@ -1,5 +1,6 @@
-"""Why this module exists: tests and benchmarks talk to a real Postgres and a real Redis-protocol server, which come with
-the test command as wheels. Servers on PATH are used first where the wheel has none for this machine.
+"""Why this module exists: tests and benchmarks talk to a real Postgres and a real Redis-protocol server.
+
+They come with the test command as wheels. Servers on PATH are used first where the wheel has none for this machine.
 """
 
 import os

@@ -9,7 +9,9 @@ from celery.signals import worker_init, worker_ready, worker_shutdown, worker_sh
 
 from migrations import ensure
 from models.broker import app as make_app
-from models.errors import TidemillError
+from models.errors import SettingsError, TidemillError
+from models.provider import check
+from models.settings import settings
 from worker import tasks
 
 # Celery warns root because messages may carry code; ours carry numbers, and are refused when they are not JSON.
@@ -19,13 +21,12 @@ app = make_app()
 
 
 @worker_init.connect(weak=False)
-def _check(sender: Any = None, **_: Any) -> None:
+def _check(sender: Any, **_: Any) -> None:
     """Stop at once, in one sentence, where the worker could not do its work."""
     try:
-        if "threads" not in str(getattr(sender, "pool_cls", "")) and "thread" not in str(
-            getattr(sender, "pool_cls", "")
-        ):
-            raise TidemillError("A tidemill worker needs Celery's thread pool: leave out -P, or say -P threads.")
+        if sender.pool_cls.__module__ != "celery.concurrency.thread":
+            raise SettingsError("A tidemill worker needs Celery's thread pool: leave out -P, or say -P threads.")
+        check(settings())
         ensure()
     except TidemillError as error:
         print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet

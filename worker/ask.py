@@ -17,7 +17,8 @@ from models.provider import CallError, Provider, Reply, Usage
 from models.settings import Endpoint, settings
 from models.text import dumps, loads, one_line
 from models.transitions import Answer, Claimed, Message, Settlement
-from worker.limits import Limiter, Limits
+from worker.limits import Limiter
+from worker.pace import Limits
 from worker.retries import Verdict, classify
 
 MAX_WAIT_SECONDS = 20.0

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, or_, select, update
 
 from models.clock import now, now_after
 from models.database import reading, writing
@@ -26,6 +26,7 @@ from worker.runner import Runner
 log = logging.getLogger(__name__)
 
 FEED_SECONDS = 0.5
+_AFTER_FAILURE_SECONDS = 2.0
 _JUDGE_LEFTOVERS = 500
 _LEFT_OVER_SECONDS = 60.0
 _FORGET_WORKERS_SECONDS = 86_400.0
@@ -39,14 +40,13 @@ class Maintenance:
         self._stop = threading.Event()
         lease = settings().lease_seconds
         self._duties: dict[Callable[[], object], float] = {
-            lambda: feed(runner.scope): FEED_SECONDS,
             self._beat: lease / 3,
+            self._feed: FEED_SECONDS,
             self._rescue: min(5.0, lease / 3),
             resend_lost: 2.0,
-            self._judge_leftovers: _LEFT_OVER_SECONDS / 2,
+            self._judge_leftovers: _LEFT_OVER_SECONDS / 12,
             _prune: 3600.0,
         }
-        self._register()
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
         self._thread.start()
 
@@ -60,48 +60,58 @@ class Maintenance:
     def _run(self) -> None:
         due_at = dict.fromkeys(self._duties, 0.0)
         while not self._stop.is_set():
+            if self._runner.hungry.is_set():
+                self._runner.hungry.clear()
+                due_at[self._feed] = 0.0
             for duty, every in self._duties.items():
-                if time.monotonic() >= due_at[duty] or (every == FEED_SECONDS and self._runner.hungry.is_set()):
-                    self._runner.hungry.clear() if every == FEED_SECONDS else None
-                    self._attempt(duty)
-                    due_at[duty] = time.monotonic() + every
-            self._runner.hungry.wait(min(FEED_SECONDS, max(0.01, min(due_at.values()) - time.monotonic())))
+                if time.monotonic() >= due_at[duty]:
+                    done = self._attempt(duty)
+                    due_at[duty] = time.monotonic() + (every if done else max(every, _AFTER_FAILURE_SECONDS))
+            self._runner.hungry.wait(max(0.01, min(due_at.values()) - time.monotonic()))
 
-    def _attempt(self, duty: Callable[[], object]) -> None:
+    def _attempt(self, duty: Callable[[], object]) -> bool:
         try:
             duty()
         except TidemillError as error:
             log.warning("%s", error)
+            return False
         except Exception as error:  # a duty that fails must not end the others
             log.error("maintenance: %s: %s; it will be tried again", type(error).__name__, error, exc_info=_debug())
+            return False
+        return True
 
     # --- the duties ---
-
-    def _register(self) -> None:
-        with writing() as connection:
-            connection.execute(
-                workers.insert().values(
-                    id=self._runner.worker_id,
-                    host=socket.gethostname(),
-                    machine=machine(),
-                    pid=os.getpid(),
-                    window=self._runner.window,
-                    version=importlib.metadata.version("tidemill"),
-                    started_at=now(),
-                    seen_at=now(),
-                )
-            )
 
     def _beat(self) -> None:
         began = time.monotonic()
         with writing() as connection:
-            connection.execute(
+            known = connection.execute(
                 update(workers)
                 .where(workers.c.id == self._runner.worker_id)
                 .values(seen_at=now(), in_flight=self._runner.in_flight)
             )
+            if not known.rowcount:
+                self._register(connection)
             renew(connection, self._runner.owned(), self._runner.worker_id, settings().lease_seconds)
         self._runner.renewed(began)
+
+    def _register(self, connection: Connection) -> None:
+        connection.execute(
+            workers.insert().values(
+                id=self._runner.worker_id,
+                host=socket.gethostname(),
+                machine=machine(),
+                pid=os.getpid(),
+                window=self._runner.window,
+                version=importlib.metadata.version("tidemill"),
+                started_at=now(),
+                seen_at=now(),
+            )
+        )
+
+    def _feed(self) -> None:
+        if self._runner.is_admitting:
+            feed(self._runner.scope)
 
     def _rescue(self) -> None:
         with writing() as connection:
@@ -113,14 +123,22 @@ class Maintenance:
             self._runner.hungry.set()
 
     def _judge_leftovers(self) -> None:
-        """Judge replies whose worker died between storing and judging them."""
+        """Judge replies whose worker died between storing and judging them: it is gone, or takes too long."""
         turns = messages.alias()
         last = select(func.max(turns.c.position)).where(turns.c.dialogue_id == dialogues.c.id).scalar_subquery()
+        alive = select(workers.c.id).where(workers.c.seen_at > now_after(-settings().lease_seconds))
         left = (
             select(dialogues.c.id, messages.c.content)
             .select_from(dialogues)
+            .join(jobs, jobs.c.id == dialogues.c.id)
             .join(messages, (messages.c.dialogue_id == dialogues.c.id) & (messages.c.position == last))
-            .where(dialogues.c.sentiment.is_(None), dialogues.c.created_at < now_after(-_LEFT_OVER_SECONDS))
+            .where(
+                dialogues.c.sentiment.is_(None),
+                or_(
+                    dialogues.c.created_at < now_after(-_LEFT_OVER_SECONDS),
+                    jobs.c.worker_id.not_in(alive),
+                ),
+            )
             .limit(_JUDGE_LEFTOVERS)
         )
         with reading() as connection:

@@ -69,20 +69,25 @@ class Rule:
         )
 
 
-RESUMES = "the batch resumes by itself"
+RESUMES = "the batch waits and resumes by itself"
 OUT_OF_CREDIT = (
     "The provider's account is out of credit or over its spending limit ({said}): add credit or raise the limit, "
-    f"or set OPENAI_API_KEY to another account's key; {RESUMES}."
+    f"or start again with another account's key in OPENAI_API_KEY; {RESUMES}."
 )
-BAD_KEY = f"The provider does not accept the key ({{said}}): set OPENAI_API_KEY to a valid one; {RESUMES}."
+BAD_KEY = (
+    "The provider does not accept the key ({said}): make it valid, or start again with a valid one in OPENAI_API_KEY; "
+    f"{RESUMES}."
+)
 NO_ACCESS = (
     "The provider does not serve this key, account or region ({said}): check the account's access, OPENAI_API_KEY and "
     f"OPENAI_BASE_URL; {RESUMES}."
 )
 UNREACHABLE = (
-    "{said}; check that the server runs and that OPENAI_BASE_URL is right; no attempt was spent and " + RESUMES + "."
+    "{said}; check that the server runs and that OPENAI_BASE_URL is right; no attempt was spent, " + RESUMES + "."
 )
-REDIRECTED = f"{{said}}, and redirects are not followed: set OPENAI_BASE_URL to where the API is; {RESUMES}."
+REDIRECTED = (
+    f"{{said}}, and redirects are not followed: start again with OPENAI_BASE_URL set to where the API is; {RESUMES}."
+)
 
 OUT_OF_CREDIT_NAMES = frozenset(
     {

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from urllib.parse import urlsplit
+from dataclasses import dataclass
 from uuid import uuid4
 
 from sqlalchemy import Connection, select
@@ -19,14 +19,15 @@ from sqlalchemy import Connection, select
 from models.database import writing
 from models.errors import DatabaseError
 from models.feed import IDS_PER_MESSAGE, Scope
+from models.holds import PROBE_SECONDS
 from models.options import Options
 from models.provider import Provider
 from models.settings import Transport, settings
 from models.tables import batches
 from models.transitions import Claimed, Settlement, claim, release
 from worker.ask import ask
+from worker.judge import Judge
 from worker.limits import Limiter, limiter
-from worker.sentiment import Judge
 from worker.settle import Outcome, Settler
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,17 @@ AHEAD = 2 * IDS_PER_MESSAGE
 
 _CLAIM_RETRY_SECONDS = 1.0
 _LAST_WRITE_SECONDS = 10.0
+_HOLD_SECONDS = PROBE_SECONDS[0] - 1.0
+_KNOWN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the jobs of a batch share, as it was at a monotonic time."""
+
+    options: Options
+    provider: str
+    learned_at: float
 
 
 class Runner:
@@ -52,13 +64,16 @@ class Runner:
         self.scope = scope
         self.hungry = threading.Event()
         """Set when so much was claimed that the broker may run dry."""
+        self.in_flight = 0
+        """Jobs that have a place in the window: calling, or waiting for their turn under a limit."""
         self._room = threading.Condition()
         self._claimed = 0
         self._claimed_since_fed = 0
-        self._owned: set[int] = set()
+        self._owned: dict[int, int] = {}
+        self._held_until: dict[str, float] = {}
         self._stopping = False
         self._renewed_at = time.monotonic()
-        self._batches: dict[str, tuple[Options, str]] = {}
+        self._known: dict[str, Known] = {}
         self._providers: dict[Transport, Provider] = {}
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(window)
@@ -66,7 +81,7 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
         self._thread.start()
-        self.settler = Settler(Judge(), hurry=lambda: self._claimed == 0, settled=self._owned.difference_update)
+        self.settler = Settler(Judge(), hurry=lambda: self._claimed == 0, settled=self._disown)
 
     # --- from Celery's slots ---
 
@@ -77,7 +92,7 @@ class Runner:
             if self._stopping:
                 return
             self._claimed += len(ids)
-        claimed: list[Claimed] = []
+        claimed: list[tuple[Claimed, Known]] = []
         try:
             claimed = self._claim(ids)
         finally:
@@ -85,30 +100,34 @@ class Runner:
         if claimed:
             self._loop.call_soon_threadsafe(self._start, claimed)
 
-    def _claim(self, ids: Sequence[int]) -> list[Claimed]:
+    def _claim(self, ids: Sequence[int]) -> list[tuple[Claimed, Known]]:
         try:
             with writing() as connection:
                 claimed = claim(connection, ids, self.worker_id, settings().lease_seconds)
-                self._learn_batches(connection, {job.batch_id for job in claimed})
+                known = self._batches_of(connection, claimed)
         except DatabaseError as error:
             # The message is used up, but the jobs are still in the table and will be sent again.
             log.warning("%d jobs not claimed: %s", len(ids), error)
             time.sleep(_CLAIM_RETRY_SECONDS)
             return []
-        self._owned.update(job.id for job in claimed)
+        self._owned.update((job.id, job.epoch) for job in claimed)
         self._claimed_since_fed += len(ids)
         if self._claimed_since_fed >= self.window // 2:
             self._claimed_since_fed = 0
             self.hungry.set()
-        return claimed
+        return [(job, known[job.batch_id]) for job in claimed]
 
-    def _learn_batches(self, connection: Connection, ids: set[str]) -> None:
-        """Keep what the jobs of a batch share; it never changes while the batch has open jobs."""
-        unknown = ids - self._batches.keys()
+    def _batches_of(self, connection: Connection, claimed: Sequence[Claimed]) -> dict[str, Known]:
+        """What the jobs of each batch share, read again once in a while: how fast they go may change."""
+        at = time.monotonic()
+        known = {id_: each for id_, each in self._known.items() if at - each.learned_at < _KNOWN_SECONDS}
+        unknown = {job.batch_id for job in claimed} - known.keys()
         if unknown:
             wanted = select(batches.c.id, batches.c.options, batches.c.provider).where(batches.c.id.in_(unknown))
             for batch_id, options, provider in connection.execute(wanted):
-                self._batches[batch_id] = (Options.from_json(options), provider)
+                known[batch_id] = Known(Options.from_json(options), provider, at)
+        self._known = known
+        return known
 
     def _make_room(self, jobs: int) -> None:
         if jobs:
@@ -118,26 +137,32 @@ class Runner:
 
     # --- on the loop ---
 
-    def _start(self, claimed: Sequence[Claimed]) -> None:
-        for job in claimed:
-            task = self._loop.create_task(self._run(job))
+    def _start(self, claimed: Sequence[tuple[Claimed, Known]]) -> None:
+        for job, known in claimed:
+            task = self._loop.create_task(self._run(job, known))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, job: Claimed) -> None:
-        options, provider_name = self._batches[job.batch_id]
+    async def _run(self, job: Claimed, known: Known) -> None:
         try:
             async with self._slots:
-                settlement = await self._asked(job, options)
+                self.in_flight += 1
+                try:
+                    settlement = await self._asked(job, known)
+                finally:
+                    self.in_flight -= 1
         finally:
             self._make_room(1)
-        self.settler.put(Outcome(settlement, provider_name))
+        if settlement.outcome == "held":
+            self._held_until[known.provider] = time.monotonic() + _HOLD_SECONDS
+        self.settler.put(Outcome(settlement, known.provider))
 
-    async def _asked(self, job: Claimed, options: Options) -> Settlement:
-        if self._stopping or not self._lease_is_valid():
+    async def _asked(self, job: Claimed, known: Known) -> Settlement:
+        if not self._may_call(known.provider):
             return Settlement(job.id, job.epoch, job.batch_id, "snoozed")
         try:
-            return await ask(job, options, self._provider(options.transport), self._limiter, _bucket())
+            provider = self._provider(known.options.transport)
+            return await ask(job, known.options, provider, self._limiter, settings().provider)
         except Exception as error:  # a defect of ours must cost one row, not the process
             log.error("job %d: %s: %s", job.id, type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
             told = f"tidemill itself failed on this row ({type(error).__name__}); please report it."
@@ -165,18 +190,29 @@ class Runner:
         """Ids of the jobs that were claimed and whose end is not written yet: those whose lease must go on."""
         return list(self._owned)
 
+    def _disown(self, ended: Iterable[Settlement]) -> None:
+        for settlement in ended:
+            if self._owned.get(settlement.job_id) == settlement.epoch:  # else it has been claimed again meanwhile
+                del self._owned[settlement.job_id]
+
     def renewed(self, at: float) -> None:
         """Note that the leases were renewed at this monotonic time."""
         self._renewed_at = at
 
-    def _lease_is_valid(self) -> bool:
-        # A process that was frozen for longer than its lease must not pay for what others have taken over.
-        return time.monotonic() - self._renewed_at < settings().lease_seconds
+    def _may_call(self, provider: str) -> bool:
+        """Whether a call may begin now.
+
+        Not when stopping; not when the provider has just refused everybody, for what was claimed before that; and not
+        after this process was frozen for longer than its lease, for what others have taken over by now.
+        """
+        at = time.monotonic()
+        leased = at - self._renewed_at < settings().lease_seconds
+        return leased and not self._stopping and at >= self._held_until.get(provider, 0.0)
 
     @property
-    def in_flight(self) -> int:
-        """Jobs claimed and not yet settled by the loop."""
-        return self._claimed
+    def is_admitting(self) -> bool:
+        """False once it has been told to stop."""
+        return not self._stopping
 
     # --- the end ---
 
@@ -202,6 +238,8 @@ class Runner:
             log.warning("jobs not given back, their leases will end: %s", error)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        if not self._thread.is_alive():
+            self._loop.close()
 
     async def _close(self) -> None:
         for task in self._tasks:
@@ -210,8 +248,3 @@ class Runner:
         await self._limiter.aclose()
         for provider in self._providers.values():
             await provider.aclose()
-
-
-def _bucket() -> str:
-    """The rate budget that all workers with this provider share, whatever the model."""
-    return urlsplit(settings().openai_base_url).netloc

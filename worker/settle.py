@@ -22,13 +22,15 @@ from models.errors import DatabaseError
 from models.tables import dialogues
 from models.text import one_line
 from models.transitions import Settlement, settle
-from worker.sentiment import Judge, Judgement
+from worker.judge import Judge
+from worker.sentiment import Judgement
 
 log = logging.getLogger(__name__)
 
 BULK_ROWS = 100
 BULK_SECONDS = 0.1
 _RETRY_SECONDS = 0.5
+NOT_STORABLE = "not_storable"
 
 _JUDGED = Rows(id="int", sentiment="text", score="float", language="text")
 _ANSWERED_BY_PROVIDER = ("succeeded", "failed", "retried")
@@ -48,10 +50,12 @@ class Settler:
     Args:
         judge: judges the replies once they are stored.
         hurry: says that nothing else is under way, so that the last outcome need not wait for company.
-        settled: is told the ids of the jobs whose end has been written.
+        settled: is told what has been written.
     """
 
-    def __init__(self, judge: Judge, hurry: Callable[[], bool], settled: Callable[[Iterable[int]], None]) -> None:
+    def __init__(
+        self, judge: Judge, hurry: Callable[[], bool], settled: Callable[[Iterable[Settlement]], None]
+    ) -> None:
         self._judge = judge
         self._hurry = hurry
         self._settled = settled
@@ -133,11 +137,11 @@ class Settler:
                 log.warning("%d outcomes wait: %s", len(outcomes), error)
                 time.sleep(waiting)
                 waiting = min(waiting * 2, 10.0)
-            except DBAPIError as error:
+            except Exception as error:  # noqa: BLE001  # whoever refuses it, some row is to blame
                 self._write_apart(outcomes, judgements, error)
                 return
         self.trouble = None
-        self._settled(outcome.settlement.job_id for outcome in outcomes)
+        self._settled(outcome.settlement for outcome in outcomes)
         answers = [
             (outcome.settlement.job_id, outcome.settlement.answer.messages[-1].content)
             for outcome in outcomes
@@ -147,20 +151,29 @@ class Settler:
         if answers:
             self.judge(answers)
 
-    def _write_apart(self, outcomes: list[Outcome], judgements: list[tuple[int, Judgement]], error: DBAPIError) -> None:
+    def _write_apart(self, outcomes: list[Outcome], judgements: list[tuple[int, Judgement]], error: Exception) -> None:
         """One row that the database refuses must not keep the others from being stored: halve until it stands alone."""
-        if len(outcomes) > 1:
+        if outcomes and judgements:
+            self._write_until_stored(outcomes, [])
+            self._write_until_stored([], judgements)
+        elif len(outcomes) > 1:
             middle = len(outcomes) // 2
             self._write_until_stored(outcomes[:middle], [])
-            self._write_until_stored(outcomes[middle:], judgements)
-        elif outcomes and outcomes[0].settlement.outcome != "failed":
-            log.error("job %d cannot be stored: %s", outcomes[0].settlement.job_id, error.orig)
-            self._write_until_stored([_refused(outcomes[0], error)], judgements)
+            self._write_until_stored(outcomes[middle:], [])
+        elif outcomes and outcomes[0].settlement.error_code != NOT_STORABLE:
+            log.error("job %d cannot be stored: %s", outcomes[0].settlement.job_id, _reason(error))
+            self._write_until_stored([_refused(outcomes[0], error)], [])
         else:
-            log.error("given up storing %d outcomes, %d judgements: %s", len(outcomes), len(judgements), error.orig)
+            log.error("given up storing %d outcomes, %d judgements: %s", len(outcomes), len(judgements), _reason(error))
+            self._settled(outcome.settlement for outcome in outcomes)  # their leases end
 
 
-def _refused(outcome: Outcome, error: DBAPIError) -> Outcome:
+def _reason(error: Exception) -> str:
+    """What refused a row says, without the rows."""
+    return one_line(str(error.orig if isinstance(error, DBAPIError) else error), 200)
+
+
+def _refused(outcome: Outcome, error: Exception) -> Outcome:
     settlement = outcome.settlement
     failed = Settlement(
         settlement.job_id,
@@ -169,8 +182,8 @@ def _refused(outcome: Outcome, error: DBAPIError) -> Outcome:
         "failed",
         counted=True,
         http_status=settlement.http_status,
-        error_code="not_storable",
-        error=f"The reply came, but the database refuses it: {one_line(str(error.orig), 200)}",
+        error_code=NOT_STORABLE,
+        error=f"The reply came, but the database refuses it: {_reason(error)}",
     )
     return Outcome(failed, outcome.provider)
 

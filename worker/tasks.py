@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from models.broker import TASKS
 from models.broker import app as make_app
-from models.feed import Scope
+from models.feed import Scope, forget_sent
 from models.settings import settings
 from worker.maintenance import Maintenance
 from worker.runner import Runner
@@ -22,10 +22,12 @@ def start(window: int | None = None, scope: Scope | None = None) -> Runner:
 
     Args:
         window: calls in flight at most; TIDEMILL_WINDOW when not given.
-        scope: whose jobs this process feeds; all, when not given.
+        scope: whose jobs this process feeds. When not given: all; but those of its own provider where the database is
+            one person's own, who may have left a batch for another server unfinished in it.
     """
     global current, _maintenance
-    current = Runner(window or settings().window, scope or Scope())
+    own = Scope(provider=settings().provider) if settings().embedded else Scope()
+    current = Runner(window or settings().window, scope or own)
     _maintenance = Maintenance(current)
     _started.set()
     return current
@@ -40,6 +42,8 @@ def stop(drain_seconds: float | None = None) -> None:
         runner.drain(settings().drain_seconds if drain_seconds is None else drain_seconds)
     if maintenance is not None:
         maintenance.close()
+    if runner is not None:
+        forget_sent(runner.scope)
 
 
 @app.task(name=TASKS["ask"])

@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.Column("language", sa.String(length=10), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_dialogues")),
+        comment="one per answered job; its id is the job's, so a second answer cannot be recorded",
     )
     with op.batch_alter_table("dialogues", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_dialogues_batch_id"), ["batch_id"], unique=False)
@@ -108,6 +109,7 @@ def upgrade() -> None:
             "columns",
             sa.Text(),
             nullable=False,
+            comment="the input's columns, shown again beside the answer",
         ),
         sa.Column("state", sa.String(length=12), server_default="queued", nullable=False),
         sa.Column(
@@ -203,6 +205,7 @@ def upgrade() -> None:
             "name",
             sa.String(length=200),
             nullable=False,
+            comment="what the user called it, or the input's name",
         ),
         sa.Column(
             "source",
@@ -227,6 +230,7 @@ def upgrade() -> None:
             "columns",
             sa.Text(),
             nullable=False,
+            comment="names of the input's columns, in order",
         ),
         sa.Column("priority", sa.Integer(), server_default="0", nullable=False, comment="higher goes first"),
         sa.Column(
@@ -239,6 +243,7 @@ def upgrade() -> None:
             "hold_reason",
             sa.Text(),
             nullable=True,
+            comment="why the provider's jobs wait; null when they do not",
         ),
         sa.Column("held_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("held_at", sa.DateTime(timezone=True), nullable=True),

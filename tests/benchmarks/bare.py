@@ -1,6 +1,6 @@
 """Why: the yardstick. An aiohttp loop as anybody would write it: so many calls in flight, replies parsed, none stored.
 
-`python bare.py URL PROMPTS.jsonl IN_FLIGHT` prints {"seconds", "started_at", "ended_at"}, from first call to last reply.
+`python bare.py URL PROMPTS.jsonl IN_FLIGHT` prints {"started_at", "ended_at"}: of the first call and the last reply.
 """
 
 import asyncio

@@ -1,17 +1,16 @@
-"""Why: every run gets an empty, migrated database, the same prompts and a clean environment, and leaves nothing behind."""
+"""Why: every run gets an empty, migrated database, the same prompts and a clean environment, and leaves nothing."""
 
 import json
 import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.benchmarks.trees import Tree
 from tests.servers import Broker, Postgres
@@ -20,8 +19,8 @@ TIDEMILL = str(Path(sys.executable).with_name("tidemill"))
 
 _OURS = ("OPENAI_", "TIDEMILL_")
 _COMMAND_SECONDS = 60.0
-_CITIES = "Lisbon Oslo Vienna Kyoto Quito Nairobi Boston Perth Turin Ghent".split()
-_THINGS = "kettle bicycle lamp printer backpack radio blender tent watch keyboard".split()
+_CITIES = ("Lisbon", "Oslo", "Vienna", "Kyoto", "Quito", "Nairobi", "Boston", "Perth", "Turin", "Ghent")
+_THINGS = ("kettle", "bicycle", "lamp", "printer", "backpack", "radio", "blender", "tent", "watch", "keyboard")
 _TROUBLES = (
     "arrived a week late and with a scratch",
     "works far better than the old one did",
@@ -39,8 +38,8 @@ class Place:
     database_url: str
 
 
-class Lab:
-    """Servers, prompts and places for runs; a context manager. Servers start when the first run needs them."""
+class Lab(AbstractContextManager["Lab"]):
+    """Servers, prompts and places for runs; servers start when the first run needs them, all ends with the context."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -85,7 +84,9 @@ class Lab:
 
     @cached_property
     def _postgres(self) -> Postgres:
-        return self._stack.enter_context(Postgres())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the wheel says where it keeps its lock
+            return self._stack.enter_context(Postgres())
 
     @cached_property
     def _migrated_file(self) -> Path:
@@ -101,12 +102,7 @@ class Lab:
     def _migrate(self, where: Mapping[str, str]) -> None:
         run((TIDEMILL, "db", "upgrade"), {**_clean_environment(), **where}, self.folder, _COMMAND_SECONDS)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
 
@@ -134,5 +130,5 @@ def _prompt(number: int) -> str:
     trouble = _TROUBLES[number // 100 % 4]
     return (
         f"Customer {number} from {city} writes that the {thing} from our shop {trouble}. "
-        "Say in one sentence how the customer feels, then propose what we should answer, in a friendly tone and briefly."
+        "Say in one sentence how the customer feels, then propose what we should answer, friendly and briefly."
     )

@@ -18,8 +18,10 @@ from models.tables import attempts, dialogues, jobs, workers
 from tests.benchmarks.lab import TIDEMILL, Lab, Place, run
 from tests.benchmarks.scenarios import (
     IN_FLIGHT,
+    JUDGED_FROM_ROWS,
     LATENCY_MS,
     LIMITED_SHARE,
+    MEMORY_GROWTH,
     USED_SHARE,
     BareLoop,
     Flow,
@@ -50,7 +52,7 @@ class Run:
     """What one file of prompts took.
 
     Attributes:
-        rate: prompts a second from the first call until every row is stored and judged (bare loop: last reply).
+        rate: prompts a second from the first attempt until every row is stored and judged (bare loop: last reply).
         stored_rate: the same until every answer is stored; not yet judged.
         wall_seconds: the whole command, with start-up and the file of answers.
         cpu_ms, busy_cpu_ms: per prompt, our processes together: with start-up and end, and in the time of `rate`.
@@ -74,6 +76,10 @@ class Run:
     def share(self) -> float | None:
         """Of the bare loop's rate."""
         return self.rate / self.bare_rate if self.bare_rate else None
+
+    def target(self, name: str) -> Target | None:
+        """What `share` or `cpu_ms` must reach; nothing in a run that is too short to tell."""
+        return getattr(self.scenario, name, None) if self.rows >= JUDGED_FROM_ROWS else None
 
 
 class Figure(NamedTuple):
@@ -99,7 +105,7 @@ def measure_bare(lab: Lab, scenario: BareLoop, rows: int) -> Run:
 
 
 def measure_flow(lab: Lab, flow: Flow, rows: int) -> Run:
-    """Run a flow; every row must be stored, judged and in the file of answers."""
+    """Run a flow; every row must be paid for once, stored, judged and in the file of answers."""
     prompts = lab.prompts(rows)
     shared = flow.processes > 0
     with Simulator(latency_ms=LATENCY_MS) as provider, lab.place(provider.url, shared=shared) as place:
@@ -114,10 +120,10 @@ def measure_flow(lab: Lab, flow: Flow, rows: int) -> Run:
             ended_at = time.time()
             for tree in fleet:
                 tree.stop()
-            first_call_at, stored_at = _checked(engine, place, rows)
+            first_at, stored_at = _checked(engine, place, provider, rows)
             engine.dispose()
-            result = _run(trees, flow, rows, first_call_at, complete_at, ended_at, provider)
-            result.stored_rate = rows / (stored_at - first_call_at)
+            result = _run(trees, flow, rows, first_at, complete_at, ended_at, provider)
+            result.stored_rate = rows / (stored_at - first_at)
             return result
 
 
@@ -125,16 +131,16 @@ def _run(
     trees: Sequence[Tree],
     scenario: Flow | BareLoop,
     rows: int,
-    first_call_at: float,
+    first_at: float,
     complete_at: float,
     ended_at: float,
     provider: Simulator,
 ) -> Run:
-    busy = sum(tree.cpu_seconds_between(first_call_at, complete_at) for tree in trees)
+    busy = sum(tree.cpu_seconds_between(first_at, complete_at) for tree in trees)
     return Run(
         scenario,
         rows,
-        rate=rows / (complete_at - first_call_at),
+        rate=rows / (complete_at - first_at),
         wall_seconds=ended_at - trees[0].started_at,
         cpu_ms=sum(tree.cpu_seconds for tree in trees) / rows * 1000,
         busy_cpu_ms=busy / rows * 1000,
@@ -150,7 +156,7 @@ def _fleet(place: Place, engine: Engine, processes: int) -> Iterator[list[Tree]]
         yield []
         return
     options = ("--processes", str(processes), "--window", str(IN_FLIGHT // processes))
-    with Tree((TIDEMILL, "worker", *options), place.environment, place.folder) as supervisor:
+    with Tree((TIDEMILL, "worker", *options), place.environment, place.folder, "supervisor") as supervisor:
         give_up_at = time.monotonic() + _START_SECONDS
         ready = select(func.count()).select_from(workers)
         while _ask(engine, ready) < processes:
@@ -163,15 +169,12 @@ def _follow(command: Tree, trees: Sequence[Tree], engine: Engine, seconds: float
     """Until the command ends; returns when every row had ended and been judged."""
     complete_at = 0.0
     give_up_at = time.monotonic() + seconds
-    sampled_at = 0.0
     while not command.has_ended():
         command.check(give_up_at)
         if not complete_at and _ask(engine, _COMPLETE):
             complete_at = time.time()
-        if time.time() - sampled_at > 2 * _LOOK_SECONDS:
-            sampled_at = time.time()
-            for tree in trees:
-                tree.sample()
+        for tree in trees:
+            tree.sample()
         time.sleep(_LOOK_SECONDS)
     return complete_at or time.time()
 
@@ -181,8 +184,8 @@ def _ask(engine: Engine, question: Any) -> Any:
         return connection.scalar(question)
 
 
-def _checked(engine: Engine, place: Place, rows: int) -> tuple[float, float]:
-    """When the first call began and the last answer was stored.
+def _checked(engine: Engine, place: Place, provider: Simulator, rows: int) -> tuple[float, float]:
+    """When the first attempt began and the last answer was stored.
 
     Raises:
         RunError: a row is missing somewhere; a rate of half the work is none.
@@ -191,6 +194,7 @@ def _checked(engine: Engine, place: Place, rows: int) -> tuple[float, float]:
         "succeeded": _ask(engine, select(func.count()).where(jobs.c.state == "succeeded")),
         "judged": _ask(engine, select(func.count()).where(dialogues.c.sentiment.is_not(None))),
         "calls": _ask(engine, select(func.count()).select_from(attempts)),
+        "paid": provider.counters()["paid"],
         "written": sum(1 for _ in (place.folder / "answers.jsonl").open()),
     }
     if set(counts.values()) != {rows}:
@@ -203,47 +207,63 @@ def _checked(engine: Engine, place: Place, rows: int) -> tuple[float, float]:
 # --- one figure each ---
 
 
+def memory_growth(runs: Sequence[Run]) -> list[Figure]:
+    """For each flow how much more memory its longest run took than its shortest: the command or the worker, whichever
+    grew more."""
+    figures = []
+    for name in dict.fromkeys(each.scenario.name for each in runs if isinstance(each.scenario, Flow)):
+        sizes = [each for each in runs if each.scenario.name == name]
+        short, long = sizes[0], sizes[-1]
+        if short.rows < long.rows:
+            roles = {"command", "worker"} & short.peak_mb.keys() & long.peak_mb.keys()
+            growth = max(long.peak_mb[role] / short.peak_mb[role] for role in roles)
+            title = f"peak memory of {long.rows:,} prompts over {short.rows:,}: {name}"
+            figures.append(Figure(title, growth, "{:.2f}", MEMORY_GROWTH))
+    return figures
+
+
 def measure_submit(lab: Lab, scenario: Submit) -> list[Figure]:
     """Prompts a second into an empty database."""
     prompts = lab.prompts(scenario.rows)
     with lab.place("http://127.0.0.1:9/v1", shared=scenario.shared) as place:
         tree = run(_script("submitting", prompts), place.environment, place.folder, _seconds_for(scenario.rows))
-    told = json.loads(tree.output.splitlines()[-1])
+        told = json.loads(tree.output)
     name = f"{scenario.name}, {told['rows']:,} prompts"
     return [Figure(name, told["rows"] / told["seconds"], "{:,.0f} a second", scenario.target)]
 
 
 def measure_start_up(lab: Lab, scenario: StartUp) -> list[Figure]:
-    """Median seconds until the first output, on a machine that has read the program's files before."""
+    """Median seconds until the first output."""
     took = []
     with Simulator() as provider, lab.place(provider.url, shared=False) as place:
-        for number in range(scenario.times + 1):
+        for number in range(scenario.times):
             arguments = [part.format(prompt=f"Why is the sky blue on day {number}?") for part in scenario.arguments]
             with Tree((TIDEMILL, *arguments), place.environment, place.folder) as tree:
                 took.append(tree.wait_for_output(_START_SECONDS))
                 tree.wait(_START_SECONDS)
-    return [Figure(scenario.name, median(took[1:]), "{:.2f} s", scenario.target)]
+    return [Figure(scenario.name, median(took), "{:.2f} s", scenario.target)]
 
 
 def measure_paced(lab: Lab, paced: Paced) -> list[Figure]:
-    """Share of calls that the provider refused, and of its limit that was used, both as the provider counts."""
-    limits = {"rpm": paced.rpm, "limit_policy": paced.policy, "limit_burst_seconds": paced.burst_seconds}
-    options = ("--transport", "http", "--window", str(IN_FLIGHT), *(("--rpm", str(paced.rpm)) if paced.told else ()))
-    with (
-        Simulator(latency_ms=LATENCY_MS, **limits) as provider,
-        lab.place(provider.url, shared=paced.processes > 0) as place,
-    ):
+    """Share of calls that the provider refused, and of its limit that was used, both as the provider counts.
+
+    The use is counted from one second after the first call, so that the burst with which a limit begins adds nothing.
+    """
+    rpm, shared = paced.limits["rpm"], paced.processes > 0
+    assert rpm is not None
+    options = ("--transport", "http", "--window", str(IN_FLIGHT), *(("--rpm", str(rpm)) if paced.told else ()))
+    with Simulator(**paced.limits) as provider, lab.place(provider.url, shared=shared) as place:
         engine = open_engine(place.database_url)
         with _fleet(place, engine, paced.processes) as fleet:
             command = (TIDEMILL, "ask", "-i", str(lab.prompts(paced.rows)), *options)
-            run(command, place.environment, place.folder, _START_SECONDS + 3 * 60 * paced.rows / paced.rpm)
+            run(command, place.environment, place.folder, _START_SECONDS + 3 * 60 * paced.rows / rpm)
             for tree in fleet:
                 tree.stop()
         engine.dispose()
         began = [entry["started_at"] for entry in provider.paid()]
         counters = provider.counters()
-    # Between n calls lie n - 1 pauses.
-    used = (len(began) - 1) / (max(began) - min(began)) * 60 / paced.rpm
+    steady = [at for at in began if at > min(began) + 1]
+    used = len(steady) / (max(began) - min(began) - 1) * 60 / rpm
     return [
         Figure(f"{paced.name}: answered 429", counters["limited"] / counters["total"], "{:.2%}", LIMITED_SHARE),
         Figure(f"{paced.name}: used of the limit", used, "{:.1%}", USED_SHARE),

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tests.simulator.options import SimulatorOptions
+
 IN_FLIGHT = 200
 LATENCY_MS = 200
 ROWS = {"quick": (1_000, 10_000), "full": (1_000, 10_000, 100_000)}
@@ -22,9 +24,6 @@ class Target(NamedTuple):
     def is_met(self, value: float) -> bool:
         """Does the value reach it?"""
         return value >= self.limit if self.at_least else value <= self.limit
-
-    def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.limit:,g}"
 
 
 def at_least(limit: float) -> Target:
@@ -94,19 +93,13 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """Prompts under a provider's limit; `told`: by --rpm, else learned from the headers.
-
-    `burst_seconds` is how much of the limit the provider lets through at once. A short run needs a short one: a bucket
-    that holds a whole minute would never be empty.
-    """
+    """Prompts under a provider's limit of requests a minute; `told`: by --rpm, else learned from the headers."""
 
     name: str
     processes: int
     told: bool
     rows: int
-    rpm: int
-    policy: str
-    burst_seconds: float
+    limits: SimulatorOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +124,17 @@ START_UPS = (
     StartUp("start-up: first answer, http", ("ask", "{prompt}", "--transport", "http"), 3, at_most(2)),
     StartUp("start-up: first answer, sdk", ("ask", "{prompt}", "--transport", "sdk"), 3, at_most(3)),
 )
+_ONE_SECOND = SimulatorOptions(latency_ms=LATENCY_MS, rpm=1_800, limit_policy="bucket", limit_burst_seconds=1)
+"""A short run needs a provider that lets little through at once: the bucket of a whole minute would never be empty."""
+
+_EXACT_MINUTE = SimulatorOptions(latency_ms=LATENCY_MS, rpm=600, limit_policy="window")
 PACED = {
     "quick": (
-        Paced("1,800 RPM, told, embedded", 0, True, 300, 1_800, "bucket", 1.0),
-        Paced("1,800 RPM, learned, 2 workers", 2, False, 300, 1_800, "bucket", 1.0),
+        Paced("1,800 RPM, told, embedded", 0, True, 240, _ONE_SECOND),
+        Paced("1,800 RPM, learned, 2 workers", 2, False, 240, _ONE_SECOND),
     ),
     "full": (
-        Paced("600 RPM, told, embedded", 0, True, 1_000, 600, "window", 60.0),
-        Paced("600 RPM, learned, 2 workers", 2, False, 1_000, 600, "window", 60.0),
+        Paced("600 RPM, told, embedded", 0, True, 1_000, _EXACT_MINUTE),
+        Paced("600 RPM, learned, 2 workers", 2, False, 1_000, _EXACT_MINUTE),
     ),
 }

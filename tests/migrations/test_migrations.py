@@ -1,0 +1,181 @@
+"""A database made by the migrations is the one that the code means, however it got there, whoever else upgrades it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+import migrations
+from models.database import engine, reading, writing
+from models.errors import DatabaseError
+from models.tables import jobs, metadata
+from tests.conftest import RunCli, UseEnvironment
+from tests.rows import add_batch, add_jobs, count, put, success, take
+from tests.servers import Postgres
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path, use_environment: UseEnvironment) -> str:
+    """A database with nothing in it at all."""
+    kind: str = request.param
+    use_environment({"TIDEMILL_HOME": str(tmp_path)})
+    if kind == "postgres":
+        use_environment({"TIDEMILL_DATABASE_URL": request.getfixturevalue("postgres_server").database()})
+    return kind
+
+
+def found() -> str | None:
+    with reading() as connection:
+        return migrations.current(connection)
+
+
+def set_revision(revision: str) -> None:
+    with writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :new"), {"new": revision})
+
+
+def test_head_is_the_newest_file() -> None:
+    folder = Path(migrations.__file__).parent
+    newest = max(path.name for path in (folder / "versions").glob("[0-9]*.py"))
+    assert newest.split("_")[0] == migrations.HEAD
+    assert ScriptDirectory(str(folder)).get_current_head() == migrations.HEAD
+
+
+@pytest.mark.usefixtures("empty_database")
+def test_an_upgraded_database_is_what_the_tables_say() -> None:
+    migrations.upgrade()
+    with writing() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+        command.check(migrations.configuration(connection))
+
+
+@pytest.mark.usefixtures("empty_database")
+def test_down_to_nothing_and_up_again() -> None:
+    migrations.upgrade()
+    with writing() as connection:
+        command.downgrade(migrations.configuration(connection), "base")
+    with reading() as connection:
+        assert set(inspect(connection).get_table_names()) == {"alembic_version"}
+    assert found() is None
+    assert migrations.upgrade() == migrations.HEAD == found()
+
+
+@pytest.mark.usefixtures("database")
+def test_an_upgrade_of_a_database_in_use_loses_nothing() -> None:
+    add_batch()
+    put(*map(success, take(add_jobs(3))))
+    migrations.upgrade()
+    assert count(jobs, jobs.c.state == "succeeded") == 3
+
+
+@pytest.mark.usefixtures("empty_database")
+def test_an_upgrade_that_fails_leaves_the_database_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_off(*_: object) -> None:
+        raise RuntimeError("the power is gone")
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr(ScriptDirectory, "run_env", _run_then(break_off))
+        migrations.upgrade()
+    with reading() as connection:
+        assert inspect(connection).get_table_names() == []
+    migrations.upgrade()
+    assert found() == migrations.HEAD
+
+
+def _run_then(what: object) -> object:
+    run = ScriptDirectory.run_env
+
+    def run_env(self: ScriptDirectory) -> None:
+        run(self)
+        assert callable(what)
+        what()
+
+    return run_env
+
+
+@pytest.mark.usefixtures("database")
+def test_a_database_that_is_up_to_date_needs_nothing() -> None:
+    migrations.ensure()
+    assert found() == migrations.HEAD
+
+
+def test_an_embedded_database_makes_itself(tmp_path: Path, use_environment: UseEnvironment) -> None:
+    use_environment({"TIDEMILL_HOME": str(tmp_path / "new")})
+    migrations.ensure()
+    assert found() == migrations.HEAD
+
+
+def test_a_shared_database_without_tables_is_said(postgres_server: Postgres, use_environment: UseEnvironment) -> None:
+    use_environment({"TIDEMILL_DATABASE_URL": postgres_server.database()})
+    with pytest.raises(DatabaseError, match=r"has no tables of tidemill's yet; .* Run `tidemill db upgrade` once"):
+        migrations.ensure()
+    assert found() is None
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_a_shared_database_with_an_old_schema_is_said_and_left_alone(database: str) -> None:
+    set_revision("0000")
+    with pytest.raises(
+        DatabaseError, match=r"has the old schema 0000; .* Run `tidemill db upgrade` once, then try again"
+    ):
+        migrations.ensure()
+    assert found() == "0000"
+
+
+@pytest.mark.usefixtures("database")
+def test_a_newer_schema_is_said_and_left_alone() -> None:
+    set_revision("9999")
+    with pytest.raises(DatabaseError, match=r"schema 9999.* Upgrade it: pip install -U tidemill"):
+        migrations.ensure()
+    assert found() == "9999"
+
+
+@pytest.mark.usefixtures("database")
+def test_an_upgrade_of_a_newer_schema_is_refused_in_a_sentence() -> None:
+    set_revision("9999")
+    with pytest.raises(DatabaseError, match="9999"):
+        migrations.upgrade()
+    assert found() == "9999"
+
+
+@pytest.mark.usefixtures("empty_database")
+def test_four_upgrades_at_once_wait_for_each_other(empty_database: str) -> None:
+    """Alembic keeps its context in module globals, so that concurrent upgrades are separate processes in real life."""
+    import os
+    import subprocess
+    import sys
+
+    code = "import migrations; print(migrations.upgrade())"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ)
+        for _ in range(4)
+    ]
+    told = [process.communicate(timeout=60)[0].decode().split() for process in processes]
+    assert told == [[migrations.HEAD]] * 4
+    assert found() == migrations.HEAD
+
+
+@pytest.mark.parametrize("empty_database", ["sqlite"], indirect=True)
+def test_four_commands_that_find_an_empty_home_make_one_database(empty_database: str, run_cli: RunCli) -> None:
+    engine().dispose()
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: run_cli(["status"]), range(4)))
+    assert [(each.returncode, each.stdout) for each in done] == [(0, "")] * 4
+    assert found() == migrations.HEAD
+
+
+def test_a_command_says_what_to_do_about_a_new_shared_database_and_then_works(
+    postgres_server: Postgres, run_cli: RunCli
+) -> None:
+    environment = {"TIDEMILL_DATABASE_URL": postgres_server.database()}
+    refused = run_cli(["status"], env=environment)
+    assert refused.returncode != 0
+    assert "tidemill db upgrade" in refused.stderr and "Traceback" not in refused.stderr
+    assert run_cli(["db", "upgrade"], env=environment).returncode == 0
+    assert run_cli(["status"], env=environment).returncode == 0

@@ -1,0 +1,183 @@
+"""What keeps a queue alive: who died is noticed, what they left runs on, and a duty that fails is tried again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import delete, select, text, update
+
+from models.clock import now_after
+from models.database import reading, writing
+from models.feed import Scope
+from models.tables import dialogues, jobs, workers
+from tests.conftest import UseEnvironment, WaitUntil
+from tests.rows import add_batch, add_jobs, add_worker, arrived, calls, count, job_row, put, set_job, success, take_one
+from tests.simulator import Simulator
+from worker import maintenance
+from worker.maintenance import Maintenance, machine
+from worker.runner import Runner
+
+
+@pytest.fixture
+def provider(database: str, simulator: Simulator, use_environment: UseEnvironment) -> Simulator:
+    use_environment({"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key", "TIDEMILL_LEASE_SECONDS": "1"})
+    return simulator
+
+
+@pytest.fixture
+def runner(provider: Simulator) -> Iterator[Runner]:
+    made = Runner(8, Scope())
+    yield made
+    made.drain(5)
+
+
+@pytest.fixture
+def duties(runner: Runner) -> Iterator[Maintenance]:
+    made = Maintenance(runner)
+    yield made
+    made.close()
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def seen(worker_id: str) -> object:
+    with reading() as connection:
+        return connection.scalar(select(workers.c.seen_at).where(workers.c.id == worker_id))
+
+
+def test_a_worker_signs_on_beats_and_signs_off(runner: Runner, wait_until: WaitUntil) -> None:
+    duties = Maintenance(runner)
+    wait_until(lambda: count(workers) == 1, "it is signed on")
+    with reading() as connection:
+        row = connection.execute(select(workers)).one()
+    assert (row.id, row.pid, row.window, row.machine) == (runner.worker_id, os.getpid(), 8, machine())
+    wait_until(lambda: seen(row.id) != row.seen_at, "it beats")
+    duties.close()
+    assert count(workers) == 0
+
+
+@pytest.mark.usefixtures("duties")
+def test_a_worker_that_was_forgotten_signs_on_again(runner: Runner, wait_until: WaitUntil) -> None:
+    wait_until(lambda: count(workers) == 1, "it is signed on")
+    with writing() as connection:
+        connection.execute(delete(workers))
+    wait_until(lambda: seen(runner.worker_id) is not None, "it is signed on again")
+
+
+@pytest.mark.usefixtures("duties")
+def test_the_lease_of_a_long_call_goes_on(runner: Runner, provider: Simulator, wait_until: WaitUntil) -> None:
+    provider.control(latency_ms=2_500, latency_shape="fixed")  # the lease is 1 s
+    add_batch()
+    (job_id,) = add_jobs(1)
+    runner.admit([job_id])
+    wait_until(lambda: job_row(job_id).state == "succeeded", "it is answered")
+    assert job_row(job_id).epoch == 1
+    assert len(provider.paid()) == 1
+
+
+@pytest.mark.usefixtures("duties")
+def test_due_jobs_are_fed_without_being_asked(wait_until: WaitUntil) -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    wait_until(lambda: job_row(job_id).sent_at is not None, "it is sent")
+    assert arrived() == [[job_id]]
+
+
+@pytest.mark.usefixtures("duties")
+def test_a_job_whose_lease_ran_out_is_queued_and_fed_again(wait_until: WaitUntil) -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    take_one(job_id, "vanished", lease_seconds=0.2)
+    wait_until(lambda: job_row(job_id).epoch == 2, "it is rescued")
+    assert (job_row(job_id).losses, calls(job_id)[0].outcome) == (1, "lost")
+    wait_until(lambda: job_row(job_id).sent_at is not None, "it is sent again")
+
+
+@pytest.mark.usefixtures("duties")
+def test_jobs_of_a_dead_process_on_this_machine_need_not_wait_for_their_lease(wait_until: WaitUntil) -> None:
+    add_batch()
+    here, elsewhere, alive = add_jobs(3)
+    add_worker("dead", machine=machine(), pid=dead_pid())
+    add_worker("dead elsewhere", machine="another", pid=dead_pid())
+    add_worker("alive", machine=machine(), pid=os.getpid())
+    for job_id, worker_id in ((here, "dead"), (elsewhere, "dead elsewhere"), (alive, "alive")):
+        take_one(job_id, worker_id, lease_seconds=300.0)
+    wait_until(lambda: job_row(here).epoch == 2, "it is rescued")
+    assert (job_row(elsewhere).state, job_row(alive).state) == ("running", "running")
+    assert count(workers, workers.c.id == "dead") == 0
+    assert count(workers, workers.c.id.in_(["dead elsewhere", "alive"])) == 2
+
+
+@pytest.mark.usefixtures("duties")
+def test_a_lost_message_is_sent_again(wait_until: WaitUntil) -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    set_job(job_id, sent_at=now_after(-4.0))  # and nothing is in the broker
+    wait_until(lambda: arrived() == [[job_id]], "it is sent again")
+
+
+@pytest.mark.usefixtures("duties")
+def test_replies_that_a_dead_worker_left_unjudged_are_judged(wait_until: WaitUntil) -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    put(success(take_one(job_id, "vanished"), "This is wonderful, I love it!"))
+    with writing() as connection:
+        connection.execute(update(dialogues).values(created_at=now_after(-120.0)))
+    wait_until(lambda: count(dialogues, dialogues.c.sentiment == "positive") == 1, "it is judged", seconds=30)
+
+
+def test_only_workers_that_are_long_gone_and_run_nothing_are_forgotten(provider: Simulator) -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    day = maintenance._FORGET_WORKERS_SECONDS
+    add_worker("gone", seen_at=now_after(-day - 60))
+    add_worker("gone with a job", seen_at=now_after(-day - 60))
+    add_worker("recent", seen_at=now_after(-60.0))
+    add_jobs(1, prefix="never claimed")
+    take_one(job_id, "gone with a job", lease_seconds=1000.0)
+    maintenance._prune()
+    with reading() as connection:
+        assert set(connection.scalars(select(workers.c.id))) == {"gone with a job", "recent"}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_duty_that_fails_is_tried_again_and_does_not_end_the_others(
+    duties: Maintenance, runner: Runner, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
+    wait_until(lambda: count(workers) == 1, "it is signed on")
+    with writing() as connection:
+        connection.execute(text("ALTER TABLE jobs RENAME TO gone"))
+    wait_until(lambda: "it will be tried again" in caplog.text, "a duty has failed")
+    with writing() as connection:
+        connection.execute(text("ALTER TABLE gone RENAME TO jobs"))
+    before = seen(runner.worker_id)
+    wait_until(lambda: seen(runner.worker_id) != before, "it beats again")
+    add_batch()
+    (job_id,) = add_jobs(1)
+    wait_until(lambda: job_row(job_id).sent_at is not None, "it feeds again")
+
+
+@pytest.mark.usefixtures("duties")
+def test_a_worker_that_stops_feeds_no_more(runner: Runner, wait_until: WaitUntil) -> None:
+    wait_until(lambda: count(workers) == 1, "it is signed on")
+    runner.stop_admitting()
+    before = seen(runner.worker_id)
+    add_batch()
+    add_jobs(1)
+    wait_until(lambda: seen(runner.worker_id) != before, "a round of duties has passed")
+    assert count(jobs, jobs.c.sent_at.is_not(None)) == 0
+
+
+def test_closing_does_not_wait_for_the_next_round(runner: Runner, wait_until: WaitUntil) -> None:
+    duties = Maintenance(runner)
+    wait_until(lambda: count(workers) == 1, "it is signed on")
+    began = time.monotonic()
+    duties.close()
+    assert time.monotonic() - began < 3

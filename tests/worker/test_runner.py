@@ -1,0 +1,224 @@
+"""A window of calls on one loop: it is kept full and never overfilled, and whatever ends it leaves no job behind."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from models.database import writing
+from models.errors import DatabaseError
+from models.feed import Scope
+from models.tables import attempts, dialogues, jobs, workers
+from models.transitions import cancel
+from tests.conftest import UseEnvironment, WaitUntil
+from tests.rows import add_batch, add_jobs, add_worker, batch_row, calls, count, job_row, set_batch, set_job, take
+from tests.simulator import Simulator
+from worker.runner import AHEAD, Runner
+
+
+@pytest.fixture
+def provider(database: str, simulator: Simulator, use_environment: UseEnvironment) -> Simulator:
+    """The simulator, as the provider of whatever runs in this process."""
+    use_environment({"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key", "TIDEMILL_LEASE_SECONDS": "3"})
+    return simulator
+
+
+@pytest.fixture
+def runner(provider: Simulator) -> Iterator[Runner]:
+    made = Runner(8, Scope())
+    yield made
+    made.drain(5)
+
+
+def in_state(state: str) -> int:
+    return count(jobs, jobs.c.state == state)
+
+
+def test_jobs_are_claimed_asked_and_stored(runner: Runner, provider: Simulator, wait_until: WaitUntil) -> None:
+    add_batch()
+    ids = add_jobs(20)
+    runner.admit(ids)
+    wait_until(lambda: in_state("succeeded") == 20, "all are answered", seconds=30)
+    assert len(provider.paid()) == 20
+    assert set(provider.paid_by_prompt().values()) == {1}
+    assert count(dialogues) == count(attempts, attempts.c.outcome == "succeeded") == 20
+    wait_until(lambda: runner.owned() == [] and runner.in_flight == 0, "nothing is owned any more")
+
+
+def test_a_message_that_comes_twice_is_paid_for_once(
+    runner: Runner, provider: Simulator, wait_until: WaitUntil
+) -> None:
+    add_batch()
+    ids = add_jobs(10)
+    threads = [threading.Thread(target=runner.admit, args=[ids]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    wait_until(lambda: in_state("succeeded") == 10, "all are answered", seconds=30)
+    assert len(provider.paid()) == 10
+
+
+def test_the_window_is_never_overfilled_and_claims_stop_a_little_beyond_it(
+    runner: Runner, provider: Simulator, wait_until: WaitUntil
+) -> None:
+    provider.control(latency_ms=400, latency_shape="fixed")
+    add_batch()
+    ids = add_jobs(8 + AHEAD + 20)
+    admitting = threading.Thread(target=lambda: [runner.admit(ids[i : i + 4]) for i in range(0, len(ids), 4)])
+    admitting.start()
+    wait_until(lambda: provider.counters()["in_flight"] == 8, "the window is full")
+    assert runner.in_flight <= 8 + AHEAD
+    assert in_state("running") <= 8 + AHEAD
+    most = 0
+    while in_state("succeeded") < len(ids):
+        most = max(most, provider.counters()["in_flight"])
+        assert runner.in_flight <= 8 + AHEAD
+    admitting.join(10)
+    assert most == 8
+
+
+def test_stopping_lets_calls_in_flight_end_and_gives_the_rest_back_unpaid(
+    provider: Simulator, wait_until: WaitUntil
+) -> None:
+    provider.control(latency_ms=300, latency_shape="fixed")
+    add_batch()
+    ids = add_jobs(20)
+    runner = Runner(5, Scope())
+    runner.admit(ids)
+    wait_until(lambda: provider.counters()["in_flight"] == 5, "the window is full")
+    runner.drain(10)
+    assert (in_state("succeeded"), in_state("queued"), in_state("running")) == (5, 15, 0)
+    assert len(provider.paid()) == 5
+    assert count(attempts) == 5  # what did not begin left no attempt
+    runner.admit(ids)  # a message that comes after the end is no harm
+    assert in_state("running") == 0
+
+
+def test_a_call_that_outlasts_the_drain_is_given_back(provider: Simulator, wait_until: WaitUntil) -> None:
+    provider.control(latency_ms=20_000, latency_shape="fixed")
+    add_batch()
+    (job_id,) = add_jobs(1)
+    runner = Runner(5, Scope())
+    runner.admit([job_id])
+    wait_until(lambda: provider.counters()["in_flight"] == 1, "the call is under way")
+    runner.drain(0.1)
+    assert (job_row(job_id).state, job_row(job_id).losses) == ("queued", 0)
+    assert [call.outcome for call in calls(job_id)] == ["lost"]
+
+
+def test_a_process_that_was_frozen_beyond_its_lease_pays_for_nothing(
+    runner: Runner, provider: Simulator, wait_until: WaitUntil
+) -> None:
+    runner.renewed(time.monotonic() - 10)
+    add_batch()
+    ids = add_jobs(5)
+    runner.admit(ids)
+    wait_until(lambda: runner.in_flight == 0 and runner.owned() == [], "all are given back")
+    assert provider.paid() == []
+    assert in_state("queued") == 5
+
+
+def test_a_cancelled_job_in_flight_is_paid_but_not_recorded(
+    runner: Runner, provider: Simulator, wait_until: WaitUntil
+) -> None:
+    provider.control(latency_ms=300, latency_shape="fixed")
+    add_batch()
+    (job_id,) = add_jobs(1)
+    runner.admit([job_id])
+    wait_until(lambda: provider.counters()["in_flight"] == 1, "the call is under way")
+    with writing() as connection:
+        cancel(connection, "b")
+    wait_until(lambda: [call.outcome for call in calls(job_id)] == ["stale"], "the ledger knows how it ended")
+    job = job_row(job_id)
+    assert (job.state, job.input_tokens > 0, count(dialogues)) == ("cancelled", True, 0)
+
+
+def test_a_wrong_key_holds_the_batch_after_the_calls_in_flight(
+    runner: Runner, provider: Simulator, wait_until: WaitUntil
+) -> None:
+    provider.control(key="another-key")
+    add_batch()
+    ids = add_jobs(60)
+    runner.admit(ids)
+    wait_until(lambda: runner.in_flight == 0 and runner.owned() == [], "all have ended")
+    assert batch_row().hold_reason
+    assert in_state("queued") == 60
+    assert count(jobs, jobs.c.failures > 0) == 0
+    assert count(attempts) <= 8 + 1
+
+
+def test_jobs_of_batches_with_other_options_run_side_by_side(
+    runner: Runner, provider: Simulator, wait_until: WaitUntil
+) -> None:
+    from models.options import Options
+
+    add_batch("chat")
+    add_batch("responses", options=Options("gpt-6-luna", "responses", system="Be brief.", transport="http").to_json())
+    ids = add_jobs(3, "chat") + add_jobs(3, "responses")
+    runner.admit(ids)
+    wait_until(lambda: in_state("succeeded") == 6, "all are answered", seconds=30)
+
+
+def test_a_row_that_we_cannot_build_fails_alone(runner: Runner, wait_until: WaitUntil) -> None:
+    add_batch()
+    good, bad = add_jobs(2)
+    set_job(bad, request={"url": "/v1/nonsense", "body": {}})
+    runner.admit([good, bad])
+    wait_until(lambda: runner.owned() == [] and in_state("running") == 0, "both have ended", seconds=30)
+    assert (job_row(good).state, job_row(bad).state, job_row(bad).error_code) == (
+        "succeeded",
+        "failed",
+        "internal_error",
+    )
+
+
+def test_paused_jobs_in_a_message_stay_where_they_are(runner: Runner, provider: Simulator) -> None:
+    add_batch()
+    ids = add_jobs(5)
+    set_batch(state="paused")
+    runner.admit(ids)
+    assert (runner.in_flight, in_state("queued")) == (0, 5)
+    assert provider.paid() == []
+
+
+def test_hunger_is_felt_before_the_broker_runs_dry(runner: Runner) -> None:
+    add_batch()
+    ids = add_jobs(4)
+    assert not runner.hungry.is_set()
+    runner.admit(ids)
+    assert runner.hungry.is_set()
+
+
+def test_a_database_that_is_away_costs_a_message_not_the_worker(
+    provider: Simulator, use_environment: UseEnvironment, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = Runner(4, Scope())
+    add_batch()
+    ids = add_jobs(2)
+    use_environment({"TIDEMILL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"})
+    runner.admit(ids)
+    assert "not claimed" in caplog.text
+    assert runner.in_flight == 0
+    with pytest.raises(DatabaseError):
+        take(ids)
+    runner.drain(0)
+    assert "not given back" in caplog.text
+
+
+def test_two_runners_share_the_work(provider: Simulator, wait_until: WaitUntil) -> None:
+    add_batch()
+    add_worker("unrelated")
+    ids = add_jobs(40)
+    runners = [Runner(4, Scope()), Runner(4, Scope())]
+    threads = [threading.Thread(target=each.admit, args=[ids]) for each in runners]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: in_state("queued") == 0, "all are claimed", seconds=30)
+    wait_until(lambda: in_state("succeeded") == 40, "all are answered", seconds=30)
+    for thread, each in zip(threads, runners, strict=True):
+        thread.join(10)
+        each.drain(5)
+    assert len(provider.paid()) == 40
+    assert count(workers) == 1

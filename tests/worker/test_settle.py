@@ -1,0 +1,231 @@
+"""A paid answer is stored once, whatever the database does meanwhile, and whatever the row beside it holds."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, text
+
+from models.clock import now_after
+from models.database import reading, writing
+from models.tables import attempts, dialogues, jobs, messages
+from models.transitions import Answer, Message, Settlement
+from tests.conftest import UseEnvironment, WaitUntil
+from tests.rows import (
+    MODEL,
+    PROVIDER,
+    add_batch,
+    add_jobs,
+    batch_row,
+    calls,
+    count,
+    dialogue,
+    failure,
+    job_row,
+    set_batch,
+    success,
+    take,
+    take_one,
+)
+from tests.servers import Postgres
+from worker.sentiment import Judge, Judgement
+from worker.settle import Outcome, Settler, write
+
+
+@pytest.fixture
+def ended() -> set[tuple[int, int]]:
+    """What the settler has said to be written."""
+    return set()
+
+
+@pytest.fixture
+def settler(ended: set[tuple[int, int]]) -> Iterator[Settler]:
+    def note(written: Iterable[Settlement]) -> None:
+        ended.update((each.job_id, each.epoch) for each in written)
+
+    made = Settler(Judge(), hurry=lambda: True, settled=note)
+    yield made
+    made.close(5)
+
+
+def outcome(settlement: Settlement) -> Outcome:
+    return Outcome(settlement, PROVIDER)
+
+
+def sentiments() -> dict[int, str | None]:
+    with reading() as connection:
+        return {row.id: row.sentiment for row in connection.execute(select(dialogues.c.id, dialogues.c.sentiment))}
+
+
+# --- the thread ---
+
+
+@pytest.mark.usefixtures("database")
+def test_outcomes_are_stored_told_and_judged(
+    settler: Settler, ended: set[tuple[int, int]], wait_until: WaitUntil
+) -> None:
+    add_batch()
+    claimed = take(add_jobs(150))
+    for i, job in enumerate(claimed):
+        settler.put(outcome(success(job, "This is wonderful, I love it!" if i % 2 else "This is awful, I hate it.")))
+    wait_until(lambda: len(ended) == 150, "all are written")
+    assert ended == {(job.id, job.epoch) for job in claimed}
+    assert count(jobs, jobs.c.state == "succeeded") == count(dialogues) == 150
+    wait_until(lambda: None not in sentiments().values(), "all are judged", seconds=30)
+    assert set(sentiments().values()) == {"positive", "negative"}
+    assert settler.trouble is None
+
+
+@pytest.mark.usefixtures("embedded_home")
+def test_closing_writes_what_was_handed_over_and_its_judgements(ended: set[tuple[int, int]]) -> None:
+    add_batch()
+    settler = Settler(Judge(), hurry=lambda: False, settled=lambda _: None)
+    for job in take(add_jobs(5)):
+        settler.put(outcome(success(job, "What a great day.")))
+    settler.close(10)
+    assert list(sentiments().values()) == ["positive"] * 5
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("broken", ["too many tokens", "a role that no text column holds"])
+def test_a_row_that_cannot_be_stored_does_not_keep_the_others_from_it(
+    broken: str, settler: Settler, ended: set[tuple[int, int]], wait_until: WaitUntil
+) -> None:
+    add_batch()
+    claimed = take(add_jobs(20))
+    bad = success(claimed[7])
+    if broken == "too many tokens":  # a server may report anything
+        bad = replace(bad, input_tokens=2**70)
+    else:
+        bad = replace(bad, answer=Answer(MODEL, "stop", (Message("us\ud83der", "q"), Message("assistant", "a"))))
+    for job in claimed:
+        settler.put(outcome(bad if job.id == bad.job_id else success(job)))
+    wait_until(lambda: len(ended) == 20, "all are written")
+    assert count(jobs, jobs.c.state == "succeeded") == count(dialogues) == 19
+    job = job_row(bad.job_id)
+    assert (job.state, job.error_code) == ("failed", "not_storable")
+    assert "the database refuses it" in job.error
+    assert dialogue(bad.job_id) is None
+
+
+def test_answers_wait_for_a_locked_database(embedded_home: Path, settler: Settler, wait_until: WaitUntil) -> None:
+    add_batch()
+    claimed = take(add_jobs(3))
+    with reading() as connection:
+        connection.execute(text("PRAGMA busy_timeout = 50"))  # of the one pooled connection
+    holder = sqlite3.connect(embedded_home / "tidemill.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    for job in claimed:
+        settler.put(outcome(success(job)))
+    wait_until(lambda: settler.trouble is not None, "the settler says what keeps it")
+    assert "locked" in (settler.trouble or "")
+    assert count(dialogues) == 0
+    holder.execute("COMMIT")
+    holder.close()
+    wait_until(lambda: count(dialogues) == 3, "all are stored")
+    wait_until(lambda: settler.trouble is None, "the trouble is over")
+
+
+def test_answers_outlive_a_crash_of_the_server(
+    postgres_server: Postgres,
+    postgres_url: str,
+    use_environment: UseEnvironment,
+    settler: Settler,
+    ended: set[tuple[int, int]],
+    wait_until: WaitUntil,
+) -> None:
+    use_environment({"TIDEMILL_DATABASE_URL": postgres_url})
+    add_batch()
+    claimed = take(add_jobs(400))
+    for job in claimed[:200]:
+        settler.put(outcome(success(job)))
+    postgres_server.restart_at_once()
+    for job in claimed[200:]:
+        settler.put(outcome(success(job)))
+    wait_until(lambda: len(ended) == 400, "all are written", seconds=30)
+    assert count(jobs, jobs.c.state == "succeeded") == count(dialogues) == 400
+    assert count(attempts, attempts.c.outcome == "succeeded") == 400
+    assert count(messages) == 800
+    assert count(jobs, jobs.c.input_tokens == 10, jobs.c.cost_usd == 0.25) == 400  # nothing was counted twice
+
+
+def test_a_settler_that_must_end_gives_a_dead_database_up(
+    embedded_home: Path, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_batch()
+    job = take_one(add_jobs(1)[0])
+    with reading() as connection:
+        connection.execute(text("PRAGMA busy_timeout = 50"))
+    holder = sqlite3.connect(embedded_home / "tidemill.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    settler = Settler(Judge(), hurry=lambda: True, settled=lambda _: None)
+    settler.put(outcome(success(job)))
+    wait_until(lambda: settler.trouble is not None, "the settler has tried")
+    settler.close(0)
+    holder.close()
+    assert "will run again" in caplog.text
+    assert job_row(job.id).state == "running"  # its lease will end
+
+
+# --- one write ---
+
+
+@pytest.mark.usefixtures("database")
+def test_a_refused_key_holds_the_providers_batches_and_an_answer_lifts_it() -> None:
+    add_batch()
+    first, second = add_jobs(2)
+    write([outcome(failure(take_one(first), "held", counted=False, http_status=401, error="The key is wrong."))], [])
+    assert batch_row().hold_reason == "The key is wrong."
+    assert take([second]) == []
+    set_batch(probe_job_id=second, held_at=now_after(-1.0))
+    probe = take_one(second)
+    write([outcome(success(probe))], [])
+    assert batch_row().hold_reason is None
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(("status", "lifted"), [(None, False), (400, True)], ids=["no answer at all", "a refusal"])
+def test_what_counts_as_an_answer_of_the_provider(status: int | None, lifted: bool) -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    set_batch(hold_reason="out of reach", held_at=now_after(-1.0), held_until=now_after(60.0), probe_job_id=job_id)
+    write([outcome(failure(take_one(job_id), http_status=status))], [])
+    assert (batch_row().hold_reason is None) == lifted
+
+
+@pytest.mark.usefixtures("database")
+def test_a_snooze_of_a_held_batch_says_nothing_about_the_provider() -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    set_batch(hold_reason="no credit", held_at=now_after(-1.0), held_until=now_after(60.0), probe_job_id=job_id)
+    write([outcome(failure(take_one(job_id), "snoozed", counted=False, http_status=None))], [])
+    assert batch_row().hold_reason == "no credit"
+    assert calls(job_id) == []
+
+
+@pytest.mark.usefixtures("database")
+def test_judgements_are_stored_with_or_without_a_score() -> None:
+    add_batch()
+    first, second = take(add_jobs(2))
+    write([outcome(success(first)), outcome(success(second))], [])
+    write([], [(first.id, Judgement("negative", -0.5, "en")), (second.id, Judgement("unknown", None, None))])
+    with reading() as connection:
+        found = connection.execute(select(dialogues).order_by(dialogues.c.id)).all()
+    assert [(row.sentiment, row.sentiment_score, row.language) for row in found] == [
+        ("negative", -0.5, "en"),
+        ("unknown", None, None),
+    ]
+
+
+@pytest.mark.usefixtures("database")
+def test_one_transaction_holds_outcomes_and_judgements() -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    job = take_one(job_id)
+    with pytest.raises(TypeError):
+        write([outcome(success(job))], [(job_id, Judgement("positive", 2**70, None))])
+    assert job_row(job_id).state == "running"
+    with writing() as connection:
+        assert connection.execute(select(dialogues)).all() == []

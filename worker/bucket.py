@@ -1,0 +1,134 @@
+"""Why this module exists: what one worker process knows of one bucket, and what it has yet to tell and to ask.
+
+The provider's own headers are read here. When what was learned is told, and to whom, is `worker.limits`'s affair.
+"""
+
+import asyncio
+import contextlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from worker.pace import Cells, Changes, Cost, Limits, Pace, admit, microseconds, pace
+
+DAY_SECONDS = 86_400.0
+REFUND_SECONDS = 0.05  # what is not urgent waits so long for company
+
+
+@dataclass(slots=True)
+class Bucket:
+    """What this process knows of one bucket, and what it has yet to tell and to ask."""
+
+    name: str
+    cells: Cells = field(default_factory=Cells)
+    asked: Limits = field(default_factory=Limits)
+    learned: Limits = field(default_factory=Limits)
+    headers: tuple[str | None, str | None] = (None, None)
+    told: Limits = field(default_factory=Limits)  # `headers`, read
+    requests: Pace | None = None
+    tokens: Pace | None = None
+    request_us: int = 0
+    opened: asyncio.Event = field(default_factory=asyncio.Event)  # a reply was seen here or by another worker
+    round_end: int = 0
+    round_left: int = 0
+    unmetered: list[tuple[int, int]] = field(default_factory=list)  # (when, tokens) granted before any limit was known
+    born: int = 0  # which life of the key in Redis we know; 0: none
+    viewed_at: int | None = None
+    workers: int = 1
+    changes: Changes = field(default_factory=Changes)
+    waiting: list[tuple[Cost, asyncio.Future[int]]] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+    flight: asyncio.Task[None] | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether any limit a minute is known."""
+        return self.requests is not None or self.tokens is not None
+
+    def reckon(self, now: int) -> None:
+        """Work out the paces anew, and once they are known charge the calls of the slow start to them."""
+        self.requests = pace(self.asked.rpm, self.learned.rpm)
+        self.tokens = pace(self.asked.tpm, self.learned.tpm)
+        self.request_us = self.requests.charge(1) if self.requests else 0
+        if self.limited and self.unmetered:
+            spent = Cells()
+            for at, tokens in self.unmetered:
+                admit(spent, [self.cost(tokens, 10**15)], at)
+            self.unmetered.clear()
+            self.changes.requests_spent += max(0, spent.requests - now)
+            self.changes.tokens_spent += max(0, spent.tokens - now)
+
+    def cost(self, tokens: int, max_wait: int) -> Cost:
+        """What a call of so many tokens takes, by the paces known now."""
+        requests, room = self.requests, self.tokens
+        return Cost(
+            self.request_us,
+            requests.burst if requests else 0,
+            room.charge(tokens) if room else 0,
+            room.burst if room else 0,
+            max_wait,
+        )
+
+    def hold(self, seconds: float, now: int) -> None:
+        """Nobody calls before `now` + `seconds`; a shorter pause never cuts a longer one."""
+        self.changes.pause_lead = max(self.changes.pause_lead, microseconds(seconds))
+        self.cells.pause = max(self.cells.pause, now + microseconds(seconds))
+
+    def learn(self, headers: Mapping[str, str], now: int) -> bool:
+        """Take in the limits a minute that a reply names; True when one of them is news."""
+        named = (headers.get("x-ratelimit-limit-requests"), headers.get("x-ratelimit-limit-tokens"))
+        if named != self.headers:
+            self.headers, self.told = named, Limits(_amount(named[0]), _amount(named[1]))
+        told, learned = self.told, self.learned
+        if told.rpm in (None, learned.rpm) and told.tpm in (None, learned.tpm):
+            return False
+        self.learned = Limits(told.rpm or learned.rpm, told.tpm or learned.tpm)
+        self.changes.rpm, self.changes.tpm = told.rpm, told.tpm
+        self.reckon(now)
+        return True
+
+    def line_up(self, kind: str, headers: Mapping[str, str], now: int) -> float | None:
+        """Let a cell believe in no more than what a reply says remains of it (`kind`: requests or tokens).
+
+        Returns:
+            In how many seconds the others must know; None when there is nothing to tell.
+        """
+        left = _amount(headers.get(f"x-ratelimit-remaining-{kind}"), zero=True)
+        if left is None:
+            return None
+        # A budget that refills evenly says all the time that it is full in about a minute.
+        if left == 0 and (wait := go_duration(headers.get(f"x-ratelimit-reset-{kind}"))) and not 54 <= wait <= 61:
+            self.hold(wait, now)
+            return 0
+        limit = self.requests if kind == "requests" else self.tokens
+        if limit is None or left * limit.unit >= limit.burst:
+            return None
+        lead = limit.burst - int(left * limit.unit)
+        if getattr(self.cells, kind) >= now + lead:
+            return None
+        name = f"{kind}_lead"
+        setattr(self.changes, name, max(lead, getattr(self.changes, name)))
+        return REFUND_SECONDS
+
+
+def go_duration(text: str | None) -> float:
+    """Seconds of a Go duration ("1s", "6m0s", "120ms", time.ParseDuration) or a bare number; 0 for anything else."""
+    if text is None or not re.fullmatch(r"([\d.]+(h|m|s|ms|us|µs|ns)?)+", text):
+        return 0.0
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "": 1.0}
+    with contextlib.suppress(ValueError):
+        parts = re.findall(r"([\d.]+)(h|ms|m|s|us|µs|ns|)", text)
+        return min(sum(float(number) * units[unit] for number, unit in parts), DAY_SECONDS)
+    return 0.0
+
+
+def _amount(text: str | None, zero: bool = False) -> float | None:
+    """A header's count; None when there is none, it is not finite, or it is negative or (unless `zero`) 0."""
+    if text is None:
+        return None
+    try:
+        amount = float(text)
+    except ValueError:
+        return None
+    return amount if math.isfinite(amount) and (amount > 0 or (zero and amount == 0)) else None

@@ -135,7 +135,9 @@ def _reason(error: BaseException) -> str:
 
 def shown_url() -> str:
     """The broker's address without its password."""
-    return str(app().connection_for_write().as_uri())
+    url = settings().broker_url
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def is_reachable() -> bool:

@@ -43,6 +43,9 @@ from models.text import encode
 MAX_LOSSES = 20
 """Workers that may vanish with a job before it counts as the cause and is failed."""
 
+COST_PLACES = 10
+"""Decimals of a dollar that are kept: a token costs a ten-millionth at the least."""
+
 Outcome = Literal["succeeded", "retried", "snoozed", "held", "failed"]
 _STATE_AFTER: dict[Outcome, str] = {
     "succeeded": "succeeded",
@@ -295,7 +298,7 @@ def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
         encode(settlement.error) if settlement.error else None,
         settlement.input_tokens,
         settlement.output_tokens,
-        settlement.cost_usd,
+        None if settlement.cost_usd is None else round(settlement.cost_usd, COST_PLACES),
     )
 
 

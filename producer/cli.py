@@ -3,6 +3,7 @@
 Nothing heavy is imported here: `tidemill --help` must answer at once, so commands import what they need.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -330,6 +331,7 @@ def _schema(path: Path | None) -> dict[str, Any] | None:
 
 def main() -> None:
     """Run the command line; every failure is a sentence on stderr and an exit code, never a traceback."""
+    _log_like_ourselves()
     for stream in (sys.stdout, sys.stderr):
         # A reply may hold what the terminal's encoding cannot: show it escaped rather than fail.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -346,6 +348,13 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001  # the last line of defence
         code = _unexpected(error)
     sys.exit(code)
+
+
+def _log_like_ourselves() -> None:
+    """What a worker inside this command has to say looks like what the command itself says."""
+    logging.basicConfig(format="tidemill: %(message)s", level=logging.WARNING)
+    for talkative in ("amqp", "celery", "kombu"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
 
 
 def _unexpected(error: Exception) -> int:

@@ -11,6 +11,7 @@ from models.database import reading
 from models.errors import InputError
 from models.feed import Scope
 from models.tables import OPEN_STATES, STATES, batches, dialogues, jobs
+from models.transitions import COST_PLACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +111,28 @@ def _count(connection: Connection, scope: Scope) -> Progress:
     return Progress(
         states=dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in counted},
         tokens=sum(int(row[2]) for row in counted),
-        cost_usd=sum(costs) if costs else None,
+        cost_usd=round(sum(costs), COST_PLACES) if costs else None,
         unpriced=sum(int(row[4]) for row in counted),
         unjudged=connection.scalar(unjudged) or 0,
         hold_reason=batch.hold_reason,
         state=batch.state,
     )
+
+
+def cut_short(scope: Scope) -> int:
+    """How many answers end where their cap of tokens was reached."""
+    cut = (
+        select(func.count())
+        .select_from(dialogues)
+        .join(jobs, jobs.c.id == dialogues.c.id)
+        .where(
+            jobs.c.batch_id == scope.batch_id,
+            jobs.c.submission >= scope.submission,
+            dialogues.c.finish_reason == "length",
+        )
+    )
+    with reading() as connection:
+        return connection.scalar(cut) or 0
 
 
 @dataclass(frozen=True, slots=True)

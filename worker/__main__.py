@@ -32,6 +32,7 @@ class Supervisor:
 
     def __init__(self, processes: int) -> None:
         self._stopping = False
+        self._restarted: set[int] = set()
         self._processes = [self._start(number) for number in range(processes)]
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
@@ -51,9 +52,11 @@ class Supervisor:
         while True:
             for number, process in enumerate(self._processes):
                 if process.poll() is not None and not self._stopping:
-                    if process.returncode == TidemillError.exit_code:
+                    if process.returncode == TidemillError.exit_code and number not in self._restarted:
                         self.stop()  # it has said why; starting it again would only say it again
                         break
+                    # One that has run before may have been started while the database was away.
+                    self._restarted.add(number)
                     print(f"worker {number} ended with {process.returncode}; starting it again", file=sys.stderr)  # noqa: T201
                     time.sleep(RESTART_SECONDS)
                     self._processes[number] = self._start(number)

@@ -3,6 +3,8 @@
 A checker in the manner of Jepsen's total-queue: it reads the tables with SQL of its own and believes nothing else.
 """
 
+import os
+import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +38,13 @@ class Books:
             f"{self.prompts} prompts, {self.paid} calls paid, {self.paid_more_than_once} more than once, "
             f"{self.taken} calls in flight in what was killed"
         )
+
+
+def a_seed() -> int:
+    """Another one each time, printed; CHAOS_SEED=.. repeats a run, as far as the machine lets it."""
+    seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
+    print(f"CHAOS_SEED={seed}")
+    return seed
 
 
 def check(user: Tidemill, paid: Sequence[dict[str, Any]], prompts: Sequence[str]) -> Books:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.checker import check
+from tests.chaos.checker import a_seed, check
 from tests.flows.tidemill import Tidemill
 from tests.simulator import Simulator
 
@@ -15,11 +15,10 @@ WINDOW = 64
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
 def test_killed_at_random_moments_it_loses_nothing_and_records_nothing_twice(
-    tmp_path: Path, sqlite_template: bytes, seed: int
+    tmp_path: Path, sqlite_template: bytes
 ) -> None:
-    print(f"seed {seed}")
+    seed = a_seed()
     chance = random.Random(seed)
     home = tmp_path / "home"
     home.mkdir()

@@ -12,15 +12,24 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.chaos.checker import check
+from tests.chaos.checker import a_seed, check
 from tests.conftest import _migrate, wait_until
-from tests.flows.tidemill import Ran, Running, Tidemill
+from tests.flows.tidemill import Running, Tidemill
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
 
 PROMPTS = [f"shared chaos {number}" for number in range(2_000)]
 LEASE_SECONDS = 3
 WINDOW = 10
+
+
+_QUESTIONS = (
+    "SELECT state, sent_at IS NULL, error_code, max(error), count(*) FROM jobs GROUP BY 1, 2, 3",
+    "SELECT id, pid, in_flight, now() - seen_at FROM workers",
+    "SELECT pid, state, wait_event, now() - xact_start, left(query, 150) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND xact_start IS NOT NULL",
+    "SELECT sentiment IS NULL, count(*) FROM dialogues GROUP BY 1",
+)
 
 
 @dataclass
@@ -71,6 +80,16 @@ class Site:
         """All of its processes die; the server recovers."""
         self.postgres.restart_at_once()
 
+    def report(self) -> None:
+        """Print what may explain a failure."""
+        print(", ".join(self.log))
+        for command in self.workers:
+            print(f"worker command ended with {command.process.poll()}:", command.err[-2_000:])
+        print([(process.pid, process.status()) for process in self.celery_processes()])
+        for question in _QUESTIONS:
+            for row in self.user.query(question):
+                print(*row)
+
     def thaw(self, everything: bool = False) -> None:
         """SIGCONT where it is time."""
         for at, process in list(self.frozen):
@@ -84,8 +103,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     """Servers of the test's own, so that no other test feels what befalls them."""
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
+    seed = a_seed()
     faults = {"500": 0.01, "reset": 0.005, "cut": 0.005, "429ms": 0.005}
     with ExitStack() as stack:
         provider = stack.enter_context(Simulator(latency_ms=200, seed=seed, faults=faults))
@@ -109,8 +127,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
         stack.callback(made.thaw, everything=True)
         wait_until(lambda: made.user.query("SELECT count(*) FROM workers")[0][0] == 3, "three workers are up", 60)
         yield made
-        for worker in made.workers:
-            print(worker.err[-2_000:])
+        made.report()
 
 
 @pytest.mark.timeout(200)
@@ -131,15 +148,10 @@ def test_whatever_befalls_workers_and_servers_every_prompt_is_answered_once(site
             happening()
         wait_until(lambda: _all_awake(site), "nobody is frozen", 20)
         ran = asking.ended(60)
-    print(", ".join(site.log))
-    assert ran.code == 0, _why(site, ran)
+    assert ran.code == 0, ran
     site.provider.wait_until_idle()
     wait_until(lambda: _all_ended(site), "stale calls are in the ledger too", 15)
     print(check(site.user, site.provider.paid(), PROMPTS))
-
-
-def _why(site: Site, ran: Ran) -> object:
-    return ran, site.user.query("SELECT state, error_code, max(error), count(*) FROM jobs GROUP BY 1, 2")
 
 
 def _reached(site: Site, moment: int) -> bool:
@@ -171,7 +183,7 @@ def test_a_frozen_worker_that_wakes_changes_nothing_and_pays_for_nothing_new(sit
             took = time.monotonic() - began
         finally:
             frozen.resume()
-    assert ran.code == 0, _why(site, ran)
+    assert ran.code == 0, ran
     print(f"the others had done its work after {took:.1f} s")
     assert took < 6 * LEASE_SECONDS
     paid = site.provider.counters()["paid"]
@@ -180,7 +192,7 @@ def test_a_frozen_worker_that_wakes_changes_nothing_and_pays_for_nothing_new(sit
     print(books)
     site.provider.wait_until_idle()
     assert site.provider.counters()["paid"] == paid, "calls that it had not begun were paid after it woke"
-    assert books.paid_more_than_once <= WINDOW
+    assert books.paid_more_than_once <= 2 * WINDOW  # in flight, or answered and not yet stored
 
 
 @pytest.mark.timeout(120)
@@ -197,7 +209,7 @@ def test_the_jobs_of_a_killed_worker_are_done_by_others_within_seconds(site: Sit
         wait_until(lambda: site.user.query(taken)[0][0] > 0, "the others notice", 2 * LEASE_SECONDS)
         print(f"noticed after {time.monotonic() - killed_at:.1f} s")
         ran = asking.ended(60)
-    assert ran.code == 0, _why(site, ran)
+    assert ran.code == 0, ran
     site.provider.wait_until_idle()
     books = check(site.user, site.provider.paid(), prompts)
     print(books)

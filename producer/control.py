@@ -142,7 +142,7 @@ def failures(batch_id: str) -> list[tuple[int, str, str]]:
     count = func.count()
     grouped = (
         select(count, jobs.c.error_code, func.max(jobs.c.error))
-        .where(jobs.c.batch_id == batch_id, jobs.c.state == "failed")
+        .where(jobs.c.batch_id == batch_id, jobs.c.state == "failed", jobs.c.position.is_not(None))
         .group_by(jobs.c.error_code)
         .order_by(count.desc())
         .limit(10)

@@ -13,7 +13,7 @@ from models.cost import format_usd
 from models.database import reading
 from models.errors import InputError
 from models.tables import attempts, dialogues, jobs, messages
-from models.text import dumps, encode, one_line
+from models.text import dumps, one_line
 from producer.printing import print_json, print_table
 from producer.progress import resolve
 
@@ -31,7 +31,7 @@ def _wanted(words: str | None, batch: str | None, sentiment: str | None) -> Sele
             raise InputError(f"--sentiment is {sentiment!r}; it must be one of {', '.join(SENTIMENTS)}.")
         wanted = wanted.where(dialogues.c.sentiment == sentiment)
     for word in (words or "").split():
-        said = messages.c.content.icontains(encode(word), autoescape=True)
+        said = messages.c.content.icontains(word, autoescape=True)
         wanted = wanted.where(
             select(messages.c.position).where(messages.c.dialogue_id == dialogues.c.id, said).exists()
         )

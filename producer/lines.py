@@ -113,7 +113,8 @@ def decoded(file: File, encoding: str, newline: str) -> Iterator[io.TextIOWrappe
     try:
         yield text
     finally:
-        text.detach()
+        if not file.closed:
+            text.detach()
 
 
 def _not_utf8(given: Input, error: UnicodeDecodeError, number: int | None = None) -> InputError:

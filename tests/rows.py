@@ -71,14 +71,20 @@ def answer(text: str = "because", question: str = "why?") -> Answer:
 
 def success(job: Claimed, text: str = "because", **values: Any) -> Settlement:
     """A job's answer: 10 + 5 tokens at 0.25 USD, which adds up exactly."""
-    told = {"seconds": 0.5, "http_status": 200, "request_id": "req-1"}
-    paid = {"input_tokens": 10, "output_tokens": 5, "cost_usd": 0.25, "answer": answer(text)}
+    told: dict[str, Any] = {"seconds": 0.5, "http_status": 200, "request_id": "req-1"}
+    paid: dict[str, Any] = {"input_tokens": 10, "output_tokens": 5, "cost_usd": 0.25, "answer": answer(text)}
     return Settlement(job.id, job.epoch, job.batch_id, "succeeded", **(told | paid | values))
 
 
 def failure(job: Claimed, outcome: Any = "failed", **values: Any) -> Settlement:
     """A job's failed call."""
-    given = {"counted": True, "seconds": 0.5, "http_status": 500, "error_code": "server_error", "error": "no luck"}
+    given: dict[str, Any] = {
+        "counted": True,
+        "seconds": 0.5,
+        "http_status": 500,
+        "error_code": "server_error",
+        "error": "no luck",
+    }
     return Settlement(job.id, job.epoch, job.batch_id, outcome, **(given | values))
 
 

@@ -15,7 +15,7 @@ import psutil
 STOP_SECONDS = 40.0
 SAMPLE_SECONDS = 0.1
 
-_ROLES = {"worker.sentiment": "judge", "celery": "worker"}
+_ROLES = {"worker.judge": "judge", "celery": "worker"}
 """What the command line of a process that a command started holds -> what it is."""
 
 

@@ -27,7 +27,7 @@ MAX_TOKENS = 48
 _INTERRUPTED = 130
 _PIPED_WIDTH = 120
 _WIDEST_PROMPT = 36
-_OTHER_COLUMNS = 30  # sentiment, tokens and the space between columns
+_OTHER_COLUMNS = 23  # sentiment, tokens and the space between columns
 _COLOURS = {"positive": "green", "negative": "red", "unknown": "yellow"}
 
 

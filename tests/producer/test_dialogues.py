@@ -10,6 +10,7 @@ from models.database import writing
 from models.errors import InputError
 from models.tables import dialogues as dialogue_table
 from producer import dialogues
+from tests.conftest import RunCli
 from tests.rows import add_batch, add_jobs, answer, failure, put, success, take, take_one
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -70,11 +71,18 @@ def test_signs_of_a_pattern_are_only_characters(capsys: Captured) -> None:
 
 
 def test_unstorable_characters_are_found_and_shown_as_they_were(capsys: Captured) -> None:
-    (ugly,) = answered(UGLY)
-    assert listed(capsys, "\x00") == [ugly]
-    assert listed(capsys, "\ud83d,") == [ugly]
-    dialogues.show_list(None, None, None, 5, as_json=True)
-    (told,) = json.loads(capsys.readouterr().out)
+    first, second = answered("nul \x00 inside", "a noncharacter \ufdd0 too")
+    assert listed(capsys, "\x00") == [first]
+    assert listed(capsys, "\ufdd0") == [second]
+    dialogues.show(first, as_json=True)
+    assert json.loads(capsys.readouterr().out)["messages"][-1]["content"] == "nul \x00 inside"
+
+
+def test_half_a_pair_of_surrogates_reaches_a_script_as_valid_json(run_cli: RunCli) -> None:
+    answered(UGLY)
+    done = run_cli(["dialogues", "list", "--json"])
+    assert done.returncode == 0, done.stderr
+    (told,) = json.loads(done.stdout)
     assert told["messages"][-1]["content"] == UGLY
 
 

@@ -1,4 +1,4 @@
-"""What is shown is counted from the rows: states, tokens, money; and a batch is found by as little as is unambiguous."""
+"""What is shown is counted from the rows: states, tokens, money; a batch is found by as little as is unambiguous."""
 
 import pytest
 

@@ -30,7 +30,8 @@ from tests.rows import (
     take_one,
 )
 from tests.servers import Postgres
-from worker.sentiment import Judge, Judgement
+from worker.judge import Judge
+from worker.sentiment import Judgement
 from worker.settle import Outcome, Settler, write
 
 
@@ -104,9 +105,9 @@ def test_a_row_that_cannot_be_stored_does_not_keep_the_others_from_it(
         settler.put(outcome(bad if job.id == bad.job_id else success(job)))
     wait_until(lambda: len(ended) == 20, "all are written")
     assert count(jobs, jobs.c.state == "succeeded") == count(dialogues) == 19
-    job = job_row(bad.job_id)
-    assert (job.state, job.error_code) == ("failed", "not_storable")
-    assert "the database refuses it" in job.error
+    refused = job_row(bad.job_id)
+    assert (refused.state, refused.error_code) == ("failed", "not_storable")
+    assert "the database refuses it" in refused.error
     assert dialogue(bad.job_id) is None
 
 

@@ -47,7 +47,7 @@ def ensure() -> None:
 def _refuse_newer(found: str | None) -> None:
     if found is not None and found > HEAD:
         raise DatabaseError(
-            f"The database has schema {found}, and this tidemill knows {HEAD}. Install the newer tidemill."
+            f"The database has schema {found}, and this tidemill knows {HEAD}. Upgrade it: pip install -U tidemill"
         )
 
 

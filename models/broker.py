@@ -21,6 +21,9 @@ from models.settings import settings
 log = logging.getLogger(__name__)
 
 QUEUE = "tidemill"
+_CONSUMER_SECONDS = 5.0
+"""How long Celery's consumer may take to start or to end."""
+
 TASKS = {"ask": "tidemill.ask"}
 """The kind of a batch -> the name of the task that runs its jobs."""
 
@@ -165,8 +168,14 @@ def embedded_worker(window: int, scope: Any) -> Iterator[Any]:
     """
     tasks = app().loader.import_task_module("worker.tasks")
     runner = tasks.start(window, scope)
+    ready = threading.Event()
     consumer = app().WorkController(
-        hostname="embedded", without_gossip=True, without_mingle=True, without_heartbeat=True, loglevel="ERROR"
+        hostname="embedded",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel="ERROR",
+        ready_callback=lambda _consumer: ready.set(),
     )
     thread = threading.Thread(target=consumer.start, name="consumer", daemon=True)
     thread.start()
@@ -174,6 +183,7 @@ def embedded_worker(window: int, scope: Any) -> Iterator[Any]:
         yield runner
     finally:
         runner.stop_admitting()
+        ready.wait(_CONSUMER_SECONDS)  # Celery breaks, and says so at length, when it is stopped while it starts
         consumer.stop()
         tasks.stop()
-        thread.join(5)
+        thread.join(_CONSUMER_SECONDS)

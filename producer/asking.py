@@ -20,7 +20,7 @@ from producer.estimate import estimate
 from producer.follow import Submitting, follow
 from producer.intake import Reading
 from producer.printing import print_json
-from producer.progress import Progress, cut_short, resolve
+from producer.progress import Progress, counted, cut_short, resolve
 from producer.results import check_destination, rows_of
 from producer.submit import Opened, Order, open_batch, submit
 
@@ -169,7 +169,7 @@ def _sum_up(batch: Batch, seen: Progress, as_json: bool, seconds: float, *, err:
         print_json({"batch": batch.id, **seen.to_json(), "seconds": round(seconds, 3)}, err=err)
     else:
         if cut := cut_short(batch.scope):
-            say(f"{cut:,} answers were cut at their cap of tokens; a higher --max-tokens asks them anew, whole.")
+            say(f"{counted(cut, 'answer')} cut at the limit of tokens; a higher --max-tokens asks anew for all of it.")
         typer.echo(seen.summary(seconds), err=True)
     if not seen.all_succeeded:
         raise typer.Exit(NOT_ALL_SUCCEEDED)

@@ -90,5 +90,5 @@ def make_options(given: Mapping[str, Any]) -> Options:
     said = {name: value for name, value in given.items() if value is not None}
     for name, allowed in _ALLOWED.items():
         if said.get(name, allowed[0]) not in allowed:
-            raise SettingsError(f"{name} is {said[name]!r}; it must be {' or '.join(allowed)}.")
+            raise SettingsError(f"--{name} is {said[name]!r}; it must be {' or '.join(allowed)}.")
     return Options(**{"model": settings().model, **said})

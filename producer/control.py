@@ -15,7 +15,7 @@ from models.holds import probe_at_once
 from models.tables import batches, jobs
 from models.text import one_line
 from producer.printing import print_json, print_table
-from producer.progress import BatchLine, Progress, list_batches, progress, resolve
+from producer.progress import BatchLine, Progress, counted, list_batches, progress, resolve
 
 
 def retry(batch_id: str) -> int:
@@ -59,16 +59,16 @@ def _set_state(batch_id: str, before: str, after: str) -> int:
 CHANGES: dict[str, tuple[Callable[[str], int], str, str]] = {
     "retry": (
         retry,
-        "rows queued again: {}; `tidemill watch {}` follows them.",
+        "queued again: {rows}; `tidemill watch {batch}` follows.",
         "no row had failed or been cancelled.",
     ),
     "pause": (
         pause,
-        "paused; calls in flight end. `tidemill resume {1}` lets it go on.",
+        "paused; calls in flight end. `tidemill resume {batch}` lets it go on.",
         "is paused or cancelled already.",
     ),
     "resume": (resume, "goes on.", "was not paused."),
-    "cancel": (cancel, "open rows cancelled: {}.", "no row was open."),
+    "cancel": (cancel, "cancelled: {rows} that had not ended.", "no row was open."),
 }
 """Command -> what does it, what to say when that changed something, and when it did not."""
 
@@ -81,7 +81,7 @@ def change(what: str, given: str, as_json: bool) -> None:
     changed = act(batch_id)
     if as_json:
         return print_json({"batch": batch_id, what: changed})
-    typer.echo(f"{batch_id}: {(done if changed else not_done).format(changed, batch_id)}")
+    typer.echo(f"{batch_id}: {(done if changed else not_done).format(rows=counted(changed, 'row'), batch=batch_id)}")
     return None
 
 

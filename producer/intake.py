@@ -240,7 +240,7 @@ def _parquet_records(file: File, given: Input) -> Records:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise given.fault("needs pyarrow to be read: pip install pyarrow") from error
+        raise given.fault("needs pyarrow to be read: pip install 'tidemill[parquet]'") from error
     if not file.peek(1):
         return
     first = 1

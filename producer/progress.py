@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, select
+from sqlalchemy import ColumnElement, Connection, Row, case, func, select
 
 from models.cost import format_tokens, format_usd
 from models.database import reading
@@ -12,6 +12,11 @@ from models.errors import InputError
 from models.feed import Scope
 from models.tables import OPEN_STATES, STATES, batches, dialogues, jobs
 from models.transitions import COST_PLACES
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `1,200 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +67,10 @@ class Progress:
         """The last line of a run: `533 rows: 531 succeeded, 2 failed, 0 open · 61,204 tokens · $0.021 · 41 s`."""
         cancelled = f", {self.states['cancelled']} cancelled" if self.states["cancelled"] else ""
         took = f" · {seconds:.0f} s" if seconds is not None else ""
-        noun = "row" if self.rows == 1 else "rows"
         done, failed = self.states["succeeded"], self.states["failed"]
         ended = f"{done:,} succeeded, {failed:,} failed{cancelled}"
         used = f"{format_tokens(self.tokens)} tokens · {self.cost()}"
-        return f"{self.rows:,} {noun}: {ended}, {self.open:,} open · {used}{took}"
+        return f"{counted(self.rows, 'row')}: {ended}, {self.open:,} open · {used}{took}"
 
     def to_json(self) -> dict[str, Any]:
         """For scripts: counts by state, tokens, cost_usd (null when unknown), state of the batch, reason of a hold."""
@@ -90,7 +94,6 @@ def progress(scope: Scope) -> Progress:
 
 
 def _count(connection: Connection, scope: Scope) -> Progress:
-    mine = (jobs.c.batch_id == scope.batch_id) & jobs.c.position.is_not(None) & (jobs.c.submission >= scope.submission)
     used = jobs.c.input_tokens + jobs.c.output_tokens
     counted = connection.execute(
         select(
@@ -100,7 +103,7 @@ def _count(connection: Connection, scope: Scope) -> Progress:
             func.sum(jobs.c.cost_usd),
             func.sum(case((jobs.c.cost_usd.is_(None) & (used > 0), 1), else_=0)),
         )
-        .where(mine)
+        .where(_of(scope))
         .group_by(jobs.c.state)
     ).all()
     unjudged = select(func.count()).where(dialogues.c.sentiment.is_(None), dialogues.c.batch_id == scope.batch_id)
@@ -120,19 +123,15 @@ def _count(connection: Connection, scope: Scope) -> Progress:
 
 
 def cut_short(scope: Scope) -> int:
-    """How many answers end where their cap of tokens was reached."""
-    cut = (
-        select(func.count())
-        .select_from(dialogues)
-        .join(jobs, jobs.c.id == dialogues.c.id)
-        .where(
-            jobs.c.batch_id == scope.batch_id,
-            jobs.c.submission >= scope.submission,
-            dialogues.c.finish_reason == "length",
-        )
-    )
+    """How many answers end where the limit of tokens was reached."""
+    cut = select(func.count()).where(_of(scope), jobs.c.state == "succeeded", jobs.c.error_code.is_not(None))
     with reading() as connection:
         return connection.scalar(cut) or 0
+
+
+def _of(scope: Scope) -> ColumnElement[bool]:
+    """The rows of a batch, or of one submission of it, that its input holds."""
+    return (jobs.c.batch_id == scope.batch_id) & jobs.c.position.is_not(None) & (jobs.c.submission >= scope.submission)
 
 
 @dataclass(frozen=True, slots=True)

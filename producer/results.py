@@ -81,7 +81,7 @@ def check_destination(path: str) -> None:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path!r} cannot be written: {reason}; choose another destination with -o") from error
     if Path(path).suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise InputError(f"{path} needs pyarrow to be written: pip install pyarrow, or name it .jsonl")
+        raise InputError(f"{path} needs pyarrow to be written: pip install 'tidemill[parquet]', or name it .jsonl")
 
 
 def _check_place(path: str, target: Path) -> None:

@@ -6,6 +6,7 @@ The servers are real, started once a session and only when a test asks for one. 
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,9 @@ from models.database import open_engine
 from models.settings import settings
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
+
+# A shell's background job ignores Ctrl-C, and so would every command that tests start in it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class RunCli(Protocol):

@@ -24,6 +24,10 @@ from worker.retries import Verdict, classify
 MAX_WAIT_SECONDS = 20.0
 """A job whose turn is further away than this goes back to the table and makes room for others."""
 
+CUT = "length"
+"""Error code of an answer that was cut at the limit of tokens: kept, for it was paid for, and marked."""
+
+_CUT_SENTENCE = "The answer was cut at the limit of tokens; a higher --max-tokens asks anew for all of it."
 _SCHEMA_TRIES = 3
 _ENDPOINT_OF: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/responses": "responses"}
 _TAKES_COMPLETION_TOKENS = re.compile(r"(.*/)?(gpt-[5-9]|o\d)")
@@ -172,6 +176,8 @@ def _answered(
     """A call that was answered; `complaint` says why the answer is not what the schema asks for."""
     again = complaint is not None and job.failures + 1 < _SCHEMA_TRIES
     outcome = "succeeded" if complaint is None else "retried" if again else "failed"
+    cut = (CUT, _CUT_SENTENCE) if reply.finish_reason == CUT else (None, None)
+    code, error = cut if complaint is None else ("schema_mismatch", complaint)
     said = Message("assistant", reply.text or dumps(reply.tool_calls))
     answer = Answer(reply.model or question.model, reply.finish_reason, (*question.messages, said))
     return Settlement(
@@ -183,8 +189,8 @@ def _answered(
         seconds=seconds,
         http_status=reply.status,
         request_id=reply.request_id,
-        error_code=None if complaint is None else "schema_mismatch",
-        error=complaint,
+        error_code=code,
+        error=error,
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cost_usd=_cost_usd(reply.model, question.model, usage),

@@ -117,9 +117,15 @@ def upgrade() -> None:
             sa.Integer(),
             server_default="0",
             nullable=False,
-            comment="raised by claim, rescue, release, cancel",
+            comment="raised by claim, rescue, release, cancel, revive",
         ),
-        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False, comment="provider calls so far"),
+        sa.Column(
+            "attempts",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="provider calls so far, without held ones",
+        ),
         sa.Column(
             "failures", sa.Integer(), server_default="0", nullable=False, comment="calls that count towards the cap"
         ),

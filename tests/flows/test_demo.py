@@ -6,7 +6,6 @@ The whole of it is `make demo`; here one prompt is asked, because a model, howev
 import csv
 import importlib.util
 import io
-import json
 import signal
 import socket
 import subprocess
@@ -41,14 +40,15 @@ def listens(address: str) -> bool:
 
 
 @needs_wheels
-def test_a_real_model_answers_the_command_line(tmp_path: Path, run_cli: RunCli, wait_until: WaitUntil) -> None:
+def test_a_real_model_answers_the_command_line(tmp_path: Path, run_cli: RunCli) -> None:
     with model_server(tmp_path / "model.log") as base_url:
         asked = run_cli(
-            ["ask", "What is the capital of France?", "--model", MODEL, "--max-tokens", "12", "--json"],
+            ["ask", "What is the capital of France?", "--model", MODEL, "--max-tokens", "12"],
             {"OPENAI_BASE_URL": base_url},
             timeout=100,
         )
-    assert json.loads(asked.stdout)["status"] == "succeeded", asked.stderr
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.strip()
     assert not listens(base_url)
     assert (tmp_path / "model.log").stat().st_size
 
@@ -68,9 +68,7 @@ def test_the_model_server_does_not_outlive_a_demo_that_was_killed(tmp_path: Path
     wait_until(lambda: not listens(base_url), "the model server is gone")
 
 
-def test_a_missing_wheel_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_wheel_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(DemoError, match="make clean setup"), model_server(tmp_path / "model.log"):
         pass

@@ -174,7 +174,7 @@ def test_a_cancelled_batch_ends_and_keeps_its_answers_until_it_is_retried(
     command = ("ask", "-i", path, "-o", "-", "--name", "cancelled", "--window", "20", *HTTP)
     with anywhere.started(*command) as running:
         running.until(lambda: simulator.counters()["paid"] >= 20, "it is under way")
-        assert "open rows are cancelled" in anywhere("cancel", "cancelled").ok().out
+        assert "rows that had not ended" in anywhere("cancel", "cancelled").ok().out
         ran = running.ended()
     assert ran.code == 1
     statuses = [row["status"] for row in ran.rows]
@@ -185,7 +185,7 @@ def test_a_cancelled_batch_ends_and_keeps_its_answers_until_it_is_retried(
     assert 0 <= paid_in_vain <= 128  # calls in flight: 20 embedded, two windows of 64 shared
 
     simulator.control(latency_ms=0)
-    assert f"{statuses.count('cancelled')} rows are queued again" in anywhere("retry", "cancelled").ok().out
+    assert f"queued again: {statuses.count('cancelled')} rows" in anywhere("retry", "cancelled").ok().out
     watched = anywhere("watch", "cancelled").ok()
     assert re.match(summary(600, 600), watched.last_line)
     once_or_twice = simulator.paid_by_prompt()

@@ -23,7 +23,6 @@ PASSING = (
 LASTING = {
     "refusal": "refused",
     "content_filter": "content_filter",
-    "length": "length",
     "context": "context_length_exceeded",
     "notfound": "model_not_found",
     "flat": "invalid_request",
@@ -78,8 +77,16 @@ def test_lasting_faults_fail_their_row_at_once_and_no_other(
     assert all(row["error"] for row in ran.rows[1:])
     assert all(row["attempts"] == 1 for row in ran.rows)
     assert simulator.counters()["total"] == len(prompts)
-    billed = [row["output_tokens"] > 0 for row in ran.rows[1:4]]
-    assert billed == [True, False, True]  # a refusal and a cut answer are on the bill, and so in the sums
+    billed = [row["output_tokens"] > 0 for row in ran.rows[1:3]]
+    assert billed == [True, False]  # a refusal is on the bill, and so in the sums
+
+
+def test_an_answer_that_is_cut_is_kept_and_marked(tidemill: Tidemill) -> None:
+    path = tidemill.prompts("cut.jsonl", ["all is well", "!!length for ever"])
+    ran = tidemill("ask", "-i", path, "-o", "-", *HTTP).ok()
+    assert [(row["status"], row["error_code"]) for row in ran.rows] == [("succeeded", None), ("succeeded", "length")]
+    assert all(row["reply"] for row in ran.rows)
+    assert "1 answer cut at the limit of tokens; a higher --max-tokens" in ran.err
 
 
 def test_a_row_is_given_up_after_max_attempts(tidemill: Tidemill, simulator: Simulator) -> None:

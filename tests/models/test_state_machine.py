@@ -170,7 +170,9 @@ class StateMachine(RuleBasedStateMachine):
         with writing() as connection:
             assert cancel(connection, "b") == len(open_)
         for each in open_:
-            each.attempts += each.state == "running"
+            if each.state == "running":
+                each.attempts += 1
+                each.ledger[each.epoch] = "lost"
             each.state, each.lease = "cancelled", None
             each.epoch += 1
 

@@ -27,23 +27,18 @@ class Ledger:
                 self.paid = [orjson.loads(line) for line in path.read_bytes().splitlines()]
             # Unbuffered: one write per line, whole or absent, whatever kills the process next.
             self._file = path.open("ab", buffering=0)
-        self._zero()
+        self.in_flight = self.max_in_flight = self.total = self.limited = self.gone = 0
         self.paid_input_tokens = sum(entry["input_tokens"] for entry in self.paid)
         self.paid_output_tokens = sum(entry["output_tokens"] for entry in self.paid)
-
-    def _zero(self) -> None:
-        self.in_flight = self.max_in_flight = self.total = self.limited = self.gone = 0
-        self.paid_input_tokens = self.paid_output_tokens = 0
         self.by_status: Counter[str] = Counter()
         self.by_fault: Counter[str] = Counter()
         self.other_requests: Counter[str] = Counter()
 
-    def reset(self) -> None:
-        """Forgets everything in memory except the calls that are still in flight; the file keeps its lines."""
-        in_flight = self.in_flight
-        self._zero()
-        self.in_flight = self.max_in_flight = in_flight
-        self.paid = []
+    def closed(self) -> "Ledger":
+        """New, empty books on the same file. A call that is still in flight ends in the books it began in."""
+        books = Ledger(None)
+        books._file = self._file
+        return books
 
     def begin(self) -> None:
         self.total += 1

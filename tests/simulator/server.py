@@ -18,6 +18,7 @@ import orjson
 
 from tests.simulator.calls import READERS, Call
 from tests.simulator.faults import Answer, rejection
+from tests.simulator.ledger import Ledger
 from tests.simulator.simulation import Simulation
 from tests.simulator.wheel import Wheel
 
@@ -78,7 +79,8 @@ class Connection(asyncio.Protocol):
     def _on_call(self, path: str) -> None:
         simulation = self._simulation
         identity, started_at = simulation.next_identity(), time.time()
-        simulation.ledger.begin()
+        ledger = simulation.ledger
+        ledger.begin()
         refused = simulation.unauthorised(self._authorization)
         call: Call | None = None
         fault, seconds = None, 0.0
@@ -87,13 +89,21 @@ class Connection(asyncio.Protocol):
         else:
             call, fault, answer, seconds = simulation.answer(path, b"".join(self._body), identity)
         if seconds > 0:
-            self._wheel.call_later(seconds, partial(self._finish, call, fault, answer, identity, started_at))
+            self._wheel.call_later(seconds, partial(self._finish, ledger, call, fault, answer, identity, started_at))
         else:
-            self._finish(call, fault, answer, identity, started_at)
+            self._finish(ledger, call, fault, answer, identity, started_at)
 
-    def _finish(self, call: Call | None, fault: str | None, answer: Answer, identity: str, started_at: float) -> None:
+    def _finish(
+        self,
+        ledger: Ledger,
+        call: Call | None,
+        fault: str | None,
+        answer: Answer,
+        identity: str,
+        started_at: float,
+    ) -> None:
         """Books first, bytes second: whoever has seen a reply finds it in the log."""
-        ledger, gone = self._simulation.ledger, self._transport is None
+        gone = self._transport is None
         status = "reset" if answer.delivery == "reset" else str(answer.status)
         if answer.reply is not None and call is not None:
             ledger.bill(

@@ -77,7 +77,7 @@ class Simulation:
         self.options = self.start_options
         self._limits = self._new_limits()
         self._calls_by_prompt.clear()
-        self.ledger.reset()
+        self.ledger = self.ledger.closed()
 
     def unauthorised(self, authorization: bytes) -> Answer | None:
         expected = self.options.key

@@ -177,13 +177,24 @@ def embedded_worker(window: int, scope: Any) -> Iterator[Any]:
         loglevel="ERROR",
         ready_callback=lambda _consumer: ready.set(),
     )
-    thread = threading.Thread(target=consumer.start, name="consumer", daemon=True)
+    stopping = threading.Event()
+    thread = threading.Thread(target=_consume, args=(consumer, stopping), name="consumer", daemon=True)
     thread.start()
     try:
         yield runner
     finally:
         runner.stop_admitting()
-        ready.wait(_CONSUMER_SECONDS)  # Celery breaks, and says so at length, when it is stopped while it starts
+        ready.wait(_CONSUMER_SECONDS)  # what has not started yet does not hear a stop
+        stopping.set()
         consumer.stop()
         tasks.stop()
         thread.join(_CONSUMER_SECONDS)
+
+
+def _consume(consumer: Any, stopping: threading.Event) -> None:
+    """Celery's own `start`, but for its report at length of what it stumbles over when another thread stops it."""
+    try:
+        consumer.blueprint.start(consumer)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # it ends for what Celery may raise, and on our word
+        if not stopping.is_set():
+            log.error("messages are no longer received: %s: %s", type(error).__name__, error)

@@ -270,11 +270,24 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
             stale = [row for row in stale if once[row[0]] is not row]
     uncalled = [(row[0], row[1]) for row in rows if row[6] == "snoozed"]
     if uncalled:
-        connection.execute(delete(attempts).where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled)))
+        _forget_attempts(connection, uncalled)
     answered = [s for s in settlements if s.answer is not None and (s.job_id, s.epoch) in written]
     if answered:
         _record_answers(connection, answered)
     return written
+
+
+def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> None:
+    """Take claims that led to no call out of the ledger; those that were counted as lost meanwhile count no more."""
+    gone = connection.execute(
+        delete(attempts)
+        .where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled))
+        .returning(attempts.c.job_id, attempts.c.outcome)
+    )
+    if lost := [{"lost_id": row.job_id} for row in gone if row.outcome == "lost"]:
+        connection.execute(
+            update(jobs).where(jobs.c.id == bindparam("lost_id")).values(attempts=jobs.c.attempts - 1), lost
+        )
 
 
 def _pairs(connection: Connection, statement: Update, rows: Sequence[tuple[Any, ...]]) -> set[tuple[int, int]]:

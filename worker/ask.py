@@ -6,7 +6,7 @@ body -> limits.reserve -> provider.call -> outcome. Nothing here touches the dat
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -48,10 +48,20 @@ class Question:
         return str(self.body.get("model", ""))
 
 
-async def ask(job: Claimed, options: Options, provider: Provider, limiter: Limiter, bucket: str) -> Settlement:
+async def ask(
+    job: Claimed,
+    options: Options,
+    provider: Provider,
+    limiter: Limiter,
+    bucket: str,
+    *,
+    may_call: Callable[[], bool],
+) -> Settlement:
     """Run one claimed job; never raises for what the provider does.
 
-    `bucket` names the rate budget without the model, which this adds.
+    Args:
+        bucket: names the rate budget without the model, which this adds.
+        may_call: whether the call is still wanted, once its turn has come.
     """
     question = build(options, job.request)
     bucket = f"{bucket}|{question.model}"
@@ -60,12 +70,15 @@ async def ask(job: Claimed, options: Options, provider: Provider, limiter: Limit
     grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
     while grant.granted and grant.wait_seconds > 0:
         await asyncio.sleep(grant.wait_seconds)
+        if not may_call():
+            await limiter.refund(bucket, reserved)
+            return snoozed(job)
         if not await limiter.held(bucket):
             break
         # The provider refused somebody meanwhile, which voids the turns given out before.
         grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
     if not grant.granted:
-        return Settlement(job.id, job.epoch, job.batch_id, "snoozed", delay_seconds=grant.wait_seconds)
+        return snoozed(job, grant.wait_seconds)
     began = time.monotonic()
     try:
         reply = await provider.call(question.endpoint, question.body)
@@ -168,6 +181,11 @@ def _cost_usd(model: str, asked_model: str, usage: Usage | None) -> float | None
 
 
 # --- outcomes ---
+
+
+def snoozed(job: Claimed, delay_seconds: float = 0.0) -> Settlement:
+    """No call was made: it is not the job's turn, or nobody wants it at present."""
+    return Settlement(job.id, job.epoch, job.batch_id, "snoozed", delay_seconds)
 
 
 def _answered(

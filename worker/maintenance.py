@@ -19,13 +19,14 @@ from models.database import reading, writing
 from models.errors import TidemillError
 from models.feed import feed, resend_lost
 from models.settings import settings
-from models.tables import dialogues, jobs, messages, workers
+from models.tables import batches, dialogues, jobs, messages, workers
 from models.transitions import renew, rescue
 from worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
 FEED_SECONDS = 0.5
+LOOK_SECONDS = 0.25
 _AFTER_FAILURE_SECONDS = 2.0
 _JUDGE_LEFTOVERS = 500
 _LEFT_OVER_SECONDS = 60.0
@@ -42,6 +43,7 @@ class Maintenance:
         self._duties: dict[Callable[[], object], float] = {
             self._beat: lease / 3,
             self._feed: FEED_SECONDS,
+            self._look_at_batches: LOOK_SECONDS,
             self._rescue: min(5.0, lease / 3),
             resend_lost: 2.0,
             self._judge_leftovers: _LEFT_OVER_SECONDS / 12,
@@ -112,6 +114,12 @@ class Maintenance:
     def _feed(self) -> None:
         if self._runner.is_admitting:
             feed(self._runner.scope)
+
+    def _look_at_batches(self) -> None:
+        """What was claimed before its batch was paused or cancelled need not be called any more."""
+        closed = select(batches.c.id).where(batches.c.id.in_(self._runner.batches()), batches.c.state != "open")
+        with reading() as connection:
+            self._runner.closed = frozenset(connection.scalars(closed))
 
     def _rescue(self) -> None:
         with writing() as connection:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 from sqlalchemy import Connection, select
@@ -25,7 +26,7 @@ from models.provider import Provider
 from models.settings import Transport, settings
 from models.tables import batches
 from models.transitions import Claimed, Settlement, claim, release
-from worker.ask import ask
+from worker.ask import ask, snoozed
 from worker.judge import Judge
 from worker.limits import Limiter, limiter
 from worker.settle import Outcome, Settler
@@ -69,7 +70,9 @@ class Runner:
         self._room = threading.Condition()
         self._claimed = 0
         self._claimed_since_fed = 0
-        self._owned: dict[int, int] = {}
+        self.closed: frozenset[str] = frozenset()
+        """Batches that were found paused or cancelled a moment ago: none of their calls may begin."""
+        self._owned: dict[int, Claimed] = {}
         self._held_until: dict[str, float] = {}
         self._stopping = False
         self._renewed_at = time.monotonic()
@@ -110,7 +113,7 @@ class Runner:
             log.warning("%d jobs not claimed: %s", len(ids), error)
             time.sleep(_CLAIM_RETRY_SECONDS)
             return []
-        self._owned.update((job.id, job.epoch) for job in claimed)
+        self._owned.update((job.id, job) for job in claimed)
         self._claimed_since_fed += len(ids)
         if self._claimed_since_fed >= self.window // 2:
             self._claimed_since_fed = 0
@@ -158,11 +161,12 @@ class Runner:
         self.settler.put(Outcome(settlement, known.provider))
 
     async def _asked(self, job: Claimed, known: Known) -> Settlement:
-        if not self._may_call(known.provider):
-            return Settlement(job.id, job.epoch, job.batch_id, "snoozed")
+        may_call = partial(self._may_call, job.batch_id, known.provider)
         try:
+            if not may_call():
+                return snoozed(job)
             provider = self._provider(known.options.transport)
-            return await ask(job, known.options, provider, self._limiter, settings().provider)
+            return await ask(job, known.options, provider, self._limiter, settings().provider, may_call=may_call)
         except Exception as error:  # a defect of ours must cost one row, not the process
             log.error("job %d: %s: %s", job.id, type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
             told = f"tidemill itself failed on this row ({type(error).__name__}); please report it."
@@ -190,24 +194,31 @@ class Runner:
         """Ids of the jobs that were claimed and whose end is not written yet: those whose lease must go on."""
         return list(self._owned)
 
+    def batches(self) -> set[str]:
+        """Ids of the batches that these jobs are of."""
+        return {job.batch_id for job in list(self._owned.values())}
+
     def _disown(self, ended: Iterable[Settlement]) -> None:
         for settlement in ended:
-            if self._owned.get(settlement.job_id) == settlement.epoch:  # else it has been claimed again meanwhile
+            job = self._owned.get(settlement.job_id)
+            if job is not None and job.epoch == settlement.epoch:  # else it has been claimed again meanwhile
                 del self._owned[settlement.job_id]
 
     def renewed(self, at: float) -> None:
         """Note that the leases were renewed at this monotonic time."""
         self._renewed_at = at
 
-    def _may_call(self, provider: str) -> bool:
+    def _may_call(self, batch_id: str, provider: str) -> bool:
         """Whether a call may begin now.
 
-        Not when stopping; not when the provider has just refused everybody, for what was claimed before that; and not
-        after this process was frozen for longer than its lease, for what others have taken over by now.
+        Not when stopping; not when somebody has paused or cancelled the batch; not when the provider has just refused
+        everybody, for what was claimed before that; and not after this process was frozen for longer than its lease,
+        for what others have taken over by now.
         """
         at = time.monotonic()
         leased = at - self._renewed_at < settings().lease_seconds
-        return leased and not self._stopping and at >= self._held_until.get(provider, 0.0)
+        wanted = not self._stopping and batch_id not in self.closed
+        return leased and wanted and at >= self._held_until.get(provider, 0.0)
 
     @property
     def is_admitting(self) -> bool:

@@ -182,7 +182,8 @@ def test_a_cancelled_batch_ends_and_keeps_its_answers_until_it_is_retried(
     assert answers([row for row in ran.rows if row["status"] == "succeeded"])
     simulator.wait_until_idle()
     paid_in_vain = simulator.counters()["paid"] - statuses.count("succeeded")
-    assert 0 <= paid_in_vain <= 128  # calls in flight: 20 embedded, two windows of 64 shared
+    window = 20 if "TIDEMILL_DATABASE_URL" not in anywhere.environment else 2 * 64
+    assert 0 <= paid_in_vain <= 2 * window  # in flight, or begun in the moment until the workers saw it
 
     simulator.control(latency_ms=0)
     assert f"queued again: {statuses.count('cancelled')} rows" in anywhere("retry", "cancelled").ok().out

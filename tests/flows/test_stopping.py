@@ -85,7 +85,7 @@ def test_a_worker_that_is_told_to_stop_ends_its_calls_and_pays_nothing_twice(
     alone: Tidemill, simulator: Simulator
 ) -> None:
     simulator.control(latency_ms=800, latency_shape="fixed")
-    prompts = [f"drained {number}" for number in range(90)]
+    prompts = [f"drained {number}" for number in range(200)]
     path = alone.prompts("drained.jsonl", prompts)
     alone("ask", "-i", path, "--detach", *HTTP).ok()
     with alone.started("worker", "--processes", "2", "--window", "20") as worker:
@@ -93,7 +93,7 @@ def test_a_worker_that_is_told_to_stop_ends_its_calls_and_pays_nothing_twice(
         os.kill(worker.process.pid, signal.SIGTERM)
         assert worker.ended(30).code == 0
     paid = simulator.counters()["paid"]
-    assert 40 <= paid < 90
+    assert 40 <= paid < 200
     assert alone.query("SELECT count(*) FROM dialogues") == [(paid,)]
     assert alone.query("SELECT count(*) FROM jobs WHERE state = 'running'") == [(0,)]
     assert alone.query("SELECT count(*) FROM workers") == [(0,)]

@@ -132,6 +132,7 @@ class StateMachine(RuleBasedStateMachine):
                 expected.answer = f"{settlement.job_id} at {settlement.epoch}"
         if outcome == "snoozed":
             expected.ledger.pop(settlement.epoch, None)
+            expected.attempts -= in_ledger == "lost"
         elif in_ledger in (None, "lost"):
             expected.ledger[settlement.epoch] = outcome if owner else "stale"
             expected.cost += settlement.cost_usd or 0.0

@@ -73,6 +73,11 @@ class Settings(BaseSettings):
         validation_alias="TIDEMILL_LIMITS_URL",
         description="Redis of the shared limits; empty: the broker, if it is Redis",
     )
+    blobs_url: str = Field(
+        "",
+        validation_alias="TIDEMILL_BLOBS_URL",
+        description="prepared pictures; empty: blobs in TIDEMILL_HOME; a folder, s3://... or gs://... to share",
+    )
     model: str = Field("gpt-6-luna", validation_alias="TIDEMILL_MODEL", description="model of commands that name none")
     window: int = Field(
         256, ge=1, le=10_000, validation_alias="TIDEMILL_WINDOW", description="calls in flight in one worker process"
@@ -118,6 +123,11 @@ class Settings(BaseSettings):
     def effective_database_url(self) -> str:
         """The URL that is opened: as set, or the embedded SQLite file."""
         return self.database_url or f"sqlite:///{self.home / 'tidemill.db'}"
+
+    @property
+    def effective_blobs_url(self) -> str:
+        """Where prepared pictures are kept: as set, or a folder beside the embedded database."""
+        return self.blobs_url or str(self.home / "blobs")
 
     @property
     def embedded(self) -> bool:

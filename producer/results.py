@@ -8,11 +8,9 @@ import csv
 import importlib.util
 import io
 import os
-import secrets
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from decimal import Decimal
 from json import dumps
 from pathlib import Path
@@ -23,6 +21,7 @@ from sqlalchemy import func, select
 
 from models.database import reading
 from models.errors import InputError
+from models.files import replacing, temporary
 from models.tables import batches, dialogues, jobs, messages
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def _check_place(path: str, target: Path) -> None:
         raise InputError(f"{path} is a device or a pipe, not a file; use -o - and redirect stdout")
     if not os.access(target.parent, os.W_OK | os.X_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise InputError(f"{path} cannot be written: permission denied; choose another destination with -o")
-    probe = _temporary(target)  # to root, and on some disks, everything seems writable until it is tried
+    probe = temporary(target)  # to root, and on some disks, everything seems writable until it is tried
     probe.touch(exist_ok=False)
     probe.unlink()
 
@@ -113,7 +112,7 @@ def write(chunks: Chunks, path: str, columns: Sequence[str]) -> int:
             rows = _write_jsonl(sys.stdout.buffer, chunks, columns)
             sys.stdout.buffer.flush()
             return rows
-        with _replacing(Path(path).resolve()) as file:
+        with replacing(Path(path).resolve()) as file:
             return _WRITERS[Path(path).suffix.lower()](file, chunks, columns)
     except BrokenPipeError:
         raise
@@ -133,35 +132,6 @@ def to_frame(chunks: Chunks) -> "pd.DataFrame":
         frame = pd.DataFrame(columns=list(RESULT_COLUMNS))
     types = dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_FRACTION, "float64")
     return frame.astype({name: kind for name, kind in types.items() if name in frame})
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".tidemill-{secrets.token_hex(6)}.tmp")  # short: `target` may be of the full length
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes `target`'s place when the block ends well, and vanishes when it does not."""
-    temporary = _temporary(target)
-    # Not tempfile: its files are private (0600), while results are as readable as the umask lets any new file be.
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    with suppress(OSError):  # Windows and some network disks cannot sync a folder; the file itself is safe
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _write_jsonl(file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:

@@ -1,0 +1,155 @@
+"""Why this module exists: a prepared picture is stored once, where every worker can read it, so that messages and rows
+carry only its hash.
+
+Pictures are kept by the SHA-256 of their content, as `ab/abcdef...` under TIDEMILL_BLOBS_URL: a folder, or whatever
+fsspec opens. Every call blocks; the worker's loop calls from a thread.
+"""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from models.errors import TidemillError
+from models.files import replacing
+from models.settings import settings
+from models.text import one_line
+
+
+class BlobError(TidemillError):
+    """The store of pictures cannot be reached, read or written."""
+
+
+class BlobMissingError(BlobError):
+    """The store works, but the picture is not in it, or is no longer what was stored."""
+
+
+def put(content: bytes, sha256: str) -> None:
+    """Store a picture under the SHA-256 of its content (hex); when this returns, it is on disk. Thread-safe.
+
+    Nothing is written when one of that name and size is there. Raises BlobError.
+    """
+    with _opened() as (files, root):
+        path = _path(root, sha256)
+        if _size(files, path) != len(content):
+            _write(files, path, content)
+
+
+def get(sha256: str) -> bytes:
+    """The picture that was stored under this hash.
+
+    Raises:
+        BlobMissingError: there is none, or what is there does not have this hash.
+        BlobError: the store cannot be read.
+    """
+    with _opened() as (files, root):
+        try:
+            content = bytes(files.cat_file(_path(root, sha256)))
+        except FileNotFoundError:
+            content = None
+    if content is None:
+        raise BlobMissingError(
+            f"The picture {sha256[:12]} is not in {shown_url()}; let TIDEMILL_BLOBS_URL be the same for commands and "
+            "workers, then run the command that submitted it again."
+        )
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise BlobMissingError(
+            f"The picture {sha256[:12]} in {shown_url()} is damaged; delete {sha256[:2]}/{sha256} there, then run the "
+            "command that submitted it again."
+        )
+    return content
+
+
+def check() -> str:
+    """Write, read and remove a few bytes, and say for `doctor` where pictures are kept. Raises BlobError."""
+    probe = secrets.token_bytes(16)
+    with _opened() as (files, root):
+        path = f"{root}/.tidemill-{probe.hex()}.probe"
+        _write(files, path, probe)
+        try:
+            found = files.cat_file(path)
+        finally:
+            files.rm_file(path)
+    if found != probe:
+        raise BlobError(f"The pictures' store {shown_url()} gives back other bytes than it was given; use another one.")
+    return f"pictures are kept in {shown_url()}"
+
+
+def shown_url() -> str:
+    """TIDEMILL_BLOBS_URL for messages: what stands before an @, and in a query, is not shown."""
+    url = settings().effective_blobs_url
+    return re.sub(r"(?<=://).*@", "***@", re.sub(r"[?#].*", "", url)) if "://" in url else url
+
+
+@cache
+def _open(url: str) -> tuple[Any, str]:
+    """The filesystem of fsspec and the root in it. A relative folder is made absolute here, and so once a process."""
+    from fsspec.core import url_to_fs
+
+    files, root = url_to_fs(url)
+    return files, root.rstrip("/")
+
+
+@contextmanager
+def _opened() -> Iterator[tuple[Any, str]]:
+    try:
+        yield _open(settings().effective_blobs_url)
+    except Exception as error:  # each driver raises errors of its own, and they share no base
+        raise BlobError(_sentence(error)) from error
+
+
+def _path(root: str, sha256: str) -> str:
+    return f"{root}/{sha256[:2]}/{sha256}"
+
+
+def _size(files: Any, path: str) -> int | None:
+    try:
+        return int(files.info(path)["size"])
+    except FileNotFoundError:
+        return None
+
+
+def _write(files: Any, path: str, content: bytes) -> None:
+    """Whole or not at all. Object stores do that by themselves; a folder needs a temporary name and a rename."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    if not isinstance(files, LocalFileSystem):
+        files.pipe_file(path, content)
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(Path(path)) as file:
+        file.write(content)
+
+
+def _sentence(error: Exception) -> str:
+    shown = shown_url()
+    reason = getattr(error, "strerror", None) or one_line(str(error)).rstrip(".") or type(error).__name__
+    way_out = next(
+        (way_out for sign, way_out in _WAYS_OUT.items() if sign in reason.lower()), "mend TIDEMILL_BLOBS_URL"
+    )
+    if shown != settings().effective_blobs_url:
+        reason = type(error).__name__  # its text may tell what must not be shown
+        way_out += ", and keep keys out of it: S3 and Google's storage take them from variables"
+    return f"The pictures' store {shown} cannot be used: {reason}; {way_out}."
+
+
+_WAYS_OUT = {
+    "install s3fs": "pip install 'tidemill[s3]'",
+    "install gcsfs": "pip install 'tidemill[gcs]'",
+    "no module named": "install it",
+    "no space left": "free space, then run the same command again",
+    "quota": "free space, then run the same command again",
+    "permission": "make it writable, or set TIDEMILL_BLOBS_URL to a place that is",
+    "access denied": "give the key the right to list, read, write and delete there",
+    "forbidden": "give the key the right to list, read, write and delete there",
+    "read-only": "make it writable, or set TIDEMILL_BLOBS_URL to a place that is",
+    "not a directory": "set TIDEMILL_BLOBS_URL to a folder",
+    "file exists": "set TIDEMILL_BLOBS_URL to a folder",
+    "does not exist": "create it first",
+    "credentials": "set the variables with the key, such as AWS_ACCESS_KEY_ID or GOOGLE_APPLICATION_CREDENTIALS",
+    "connect": "start the store's server, or mend TIDEMILL_BLOBS_URL and the variable with its address",
+}

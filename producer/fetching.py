@@ -42,7 +42,7 @@ REQUEST = (
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _URL = re.compile(
     rf"https://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::443)?(?P<target>(?:[/?][!-~]*)?)",
-    re.IGNORECASE | re.ASCII,
+    re.IGNORECASE,
 )
 _BAD_FORMS = (
     (re.compile(rf"^.{{{MOST_CHARACTERS}}}.", re.DOTALL), f"is longer than {MOST_CHARACTERS:,} characters"),

@@ -80,24 +80,23 @@ class Children(Generic[Question, Answer]):
     def _start(self) -> subprocess.Popen[bytes]:
         """Start a child, in a process group of its own: Ctrl-C is for the parent. `-P`: no import from its folder."""
         paths = [str(Path(__file__).parents[1]), *filter(None, sys.path)]
-        with self._lock:
-            if self._closed:
-                raise EOFError
-            child = subprocess.Popen(  # noqa: S603  # our own interpreter, with code of our own
-                [sys.executable, "-P", "-c", self._code],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # C libraries write there what they think of a file
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-                process_group=0,
-            )
-            self._living.add(child)
         try:
+            with self._lock:
+                if self._closed:
+                    raise EOFError
+                child = subprocess.Popen(  # noqa: S603  # our own interpreter, with code of our own
+                    [sys.executable, "-P", "-c", self._code],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,  # C libraries write there what they think of a file
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                    process_group=0,
+                )
+                self._living.add(child)
             self._talk(child, self._settings, START_SECONDS)
-        except (EOFError, TimeoutError):
-            raise TidemillError(
-                f"A child process does not start: {sys.executable} -c '{self._code}' shows why."
-            ) from None
+        except (OSError, EOFError):  # TimeoutError is an OSError
+            command = f"{sys.executable} -P -c '{self._code}'"
+            raise TidemillError(f"A child process does not start; this shows why: {command}") from None
         return child
 
     def _talk(self, child: subprocess.Popen[bytes], message: object, seconds: float) -> object:

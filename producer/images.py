@@ -19,7 +19,6 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
-from pathlib import Path
 from typing import BinaryIO, Self, TypeVar, cast
 
 from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
@@ -256,7 +255,7 @@ def _opened(source: str | bytes) -> BinaryIO:
     if isinstance(source, bytes):
         return BytesIO(source)
     try:
-        if stat.S_ISREG(Path(source).stat().st_mode):
+        if stat.S_ISREG(os.stat(source).st_mode):  # noqa: PTH116  # Path("") would be the folder that we are in
             file = os.fdopen(os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return file
@@ -304,7 +303,7 @@ def _right_colours(image: Image.Image, profile: bytes | None) -> Image.Image:
         return _eight_bits(image)
     target = image.mode if image.mode in ("L", "RGB", "RGBA") else "RGB"
     given = ImageCms.createProfile("LAB") if image.mode == "LAB" else None
-    with suppress(ImageCms.PyCMSError):
+    with suppress(ImageCms.PyCMSError, OSError):
         if profile and image.mode in _PROFILE_MODES.get(profile[16:20], ()) and not _SRGB.search(profile):
             given = ImageCms.ImageCmsProfile(BytesIO(profile)).profile
         if given is not None:

@@ -32,8 +32,8 @@ class Children(Generic[Question, Answer]):
     """Answers questions in child processes, each with one question at a time; they start when there is work for them.
 
     A child is a fresh interpreter behind two pipes, for the reasons in worker/judge.py, and ends when its input does.
-    `make` is a function of some module: called in the child with `settings`, it returns what answers. Use it from one
-    thread, and close it: that ends every child at once, whatever it is doing.
+    `make` is a function of some module: called in the child with `settings`, it returns what answers. Close it: that
+    ends every child at once, whatever it is doing.
     """
 
     def __init__(self, count: int, make: Callable[..., Callable[[Question], Answer]], *settings: object) -> None:
@@ -68,7 +68,8 @@ class Children(Generic[Question, Answer]):
             self._bury(child)
 
     def _ask(self, question: Question) -> Answer:
-        child = self._idle.pop() if self._idle else None
+        with self._lock:
+            child = self._idle.pop() if self._idle else None
         if child is not None and child.poll() is not None:  # it died in its sleep, of nobody's question
             self._bury(child)
             child = None

@@ -67,8 +67,7 @@ _TURNS = {
 """EXIF orientation -> what sets it upright."""
 _SIDEWAYS = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
-_DEEP = "IF"
-"""Modes of more than 8 bits begin so."""
+_DEEP = "IF"  # modes of more than 8 bits begin so
 _PROFILE_MODES = {b"RGB ": ("RGB", "RGBA"), b"CMYK": ("CMYK",)}
 """Colour space in the header of an ICC profile -> the modes that it can be about."""
 _SRGB = re.compile(b"sRGB|" + re.escape("sRGB".encode("utf-16-be")))
@@ -103,7 +102,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A file that is no usable picture. `reason` is a sentence that begins with the path as it was given."""
+    """A file that is no usable picture. `reason` is a sentence that begins with the path as given, or "the picture"."""
 
     code: str
     reason: str
@@ -139,6 +138,8 @@ class Preparer:
 
     def prepare(self, items: Iterable[tuple[T, str | bytes]]) -> Iterator[tuple[T, Picture | Refused]]:
         """`(anything, path or bytes)` as `(anything, picture)`, in order; items are taken only a little ahead.
+
+        Bytes count towards the memory that a child may use (`producer.children.MEMORY_BYTES`), a file does not.
 
         Raises:
             TidemillError: no child process can be started.
@@ -225,8 +226,9 @@ class _Decoder:
         image = _identified(file, self.formats)
         source_size = image.size
         size = self.size_for(*source_size)
-        if image.info.get("progressive") and 4 * math.prod(source_size) > MEMORY_BYTES:
-            raise MemoryError  # libjpeg keeps all of such a picture; where it cannot, it calls the file damaged
+        kept_bytes = 16 if image.format == _HEIF else 4 if image.info.get("progressive") else 0
+        if kept_bytes * math.prod(source_size) > MEMORY_BYTES:
+            raise MemoryError  # these decoders keep so much a pixel, and call the file damaged where they cannot
         image.draft(None, (math.ceil(size[0] * _NEAR), math.ceil(size[1] * _NEAR)))
         image.load()
         pixels = _right_colours(_shrunk(_plain(image), size), image.info.get("icc_profile"))

@@ -90,6 +90,13 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
+def progressive_jpeg_of_size(width: int, height: int) -> bytes:
+    """A JPEG of a few bytes that says it has so many pixels, and must be kept whole to be decoded."""
+    content = encoded(Image.new("L", (8, 8)), "JPEG", progressive=True)
+    frame = content.index(b"\xff\xc2") + 5
+    return content[:frame] + struct.pack(">HH", height, width) + content[frame + 4 :]
+
+
 def endless_jpeg() -> bytes:
     """A sound progressive JPEG whose last scan comes thousands of times: small, and minutes of work to decode."""
     content = encoded(Image.new("L", (6000, 6000), 128), "JPEG", progressive=True)
@@ -119,6 +126,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "cut.avif": (encoded(photo(400, 300), "AVIF")[:900], "corrupt_picture"),
         "flipped_bits.png": (bytes(broken), "corrupt_picture"),
         "bomb.png": (png_of_size(50_000, 50_000), "too_large"),
+        "fat.jpg": (progressive_jpeg_of_size(12_000, 12_000), "too_large"),
         "fat.png": (png_of_size(12_000, 12_000), "too_large"),
     }
 

@@ -1,7 +1,7 @@
 """What a picture costs and how large it is sent follow the provider's guide."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.vision import Detail, picture_tokens, usable_size
@@ -68,6 +68,7 @@ def test_a_picture_is_shrunk_to_what_the_model_sees_of_it(
     assert usable_size(model, *size, detail, max_side) == usable
 
 
+@settings(deadline=None)
 @given(models, sides, sides, details, st.integers(1, 10_000))
 def test_a_usable_size_is_within_every_bound(
     model: str, width: int, height: int, detail: Detail, max_side: int
@@ -80,6 +81,7 @@ def test_a_usable_size_is_within_every_bound(
     assert usable_size(model, height, width, detail, max_side) == (usable_height, usable_width)
 
 
+@settings(deadline=None)
 @given(models, sides, sides, details)
 def test_shrinking_to_the_usable_size_changes_neither_price_nor_size_again(
     model: str, width: int, height: int, detail: Detail
@@ -89,6 +91,7 @@ def test_shrinking_to_the_usable_size_changes_neither_price_nor_size_again(
     assert picture_tokens(model, *usable, detail) == picture_tokens(model, width, height, detail)
 
 
+@settings(deadline=None)
 @given(models, sides, sides)
 def test_low_detail_is_never_dearer_and_high_detail_has_a_bound(model: str, width: int, height: int) -> None:
     low, high = (picture_tokens(model, width, height, detail).tokens for detail in ("low", "high"))

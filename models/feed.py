@@ -17,7 +17,8 @@ from models import broker, holds
 from models.clock import now, now_after
 from models.database import writing
 from models.settings import settings
-from models.tables import batches, jobs, workers
+from models.tables import OPEN_STATES, batches, jobs, workers
+from models.transitions import share
 
 IDS_PER_MESSAGE = 32
 ALIVE_SECONDS = 30.0
@@ -80,6 +81,7 @@ def forget_sent(scope: Scope) -> None:
 
 
 def _mark_due(connection: Connection, scope: Scope) -> list[Sending]:
+    share(connection, scope.batch_id)
     waiting = _waiting_batches(connection, scope)
     free = [batch for batch in waiting if batch.hold_reason is None]
     chosen: list[Sending] = []
@@ -108,6 +110,19 @@ def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
 
 
 def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
+    """Due jobs; of those that ask the same of the same picture one at a time, for the others share its answer."""
+    twins = jobs.alias("twins")
+    earlier_twin = (
+        select(twins.c.id)
+        .where(
+            twins.c.batch_id == jobs.c.batch_id,
+            twins.c.content == jobs.c.content,
+            twins.c.id < jobs.c.id,
+            twins.c.submission >= scope.submission,
+            twins.c.state.in_(OPEN_STATES),
+        )
+        .exists()
+    )
     return (
         select(jobs.c.id)
         .where(
@@ -116,6 +131,7 @@ def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
             jobs.c.state == "queued",
             jobs.c.sent_at.is_(None),
             jobs.c.available_at <= now(),
+            or_(jobs.c.content.is_(None), ~earlier_twin),
         )
         .order_by(jobs.c.available_at, jobs.c.id)
     )

@@ -6,6 +6,10 @@ from typing import Any
 
 from models.settings import Endpoint, Transport
 from models.text import dumps
+from models.vision import Detail
+
+_HOW = ("transport", "rpm", "tpm")
+_LATER = ("prompt", "detail", "max_side")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,11 @@ class Options:
     """Further body fields, sent as they are."""
     schema: dict[str, Any] | None = None
     """JSON schema that every reply must satisfy."""
+    prompt: str | None = None
+    """What is asked about every picture, as a template; a prompt of `ask` is the row's own."""
+    detail: Detail | None = None
+    max_side: int | None = None
+    """Pixels: larger pictures are shrunk to it."""
     transport: Transport = "sdk"
     rpm: int | None = None
     tpm: int | None = None
@@ -40,7 +49,14 @@ class Options:
         return cls(**{name: value for name, value in stored.items() if name in known})
 
     def question_hash(self, kind: str) -> str:
-        """Hash of what decides the answers: how calls are sent and how fast does not belong to it."""
-        asked = {name: value for name, value in asdict(self).items() if name not in ("transport", "rpm", "tpm")}
+        """Hash of what decides the answers: how calls are sent and how fast does not belong to it.
+
+        Options that came with a later version do only where they are said, so that they change no batch of before.
+        """
+        asked = {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in _HOW and not (name in _LATER and value is None)
+        }
         asked["params"] = dict(sorted(self.params.items()))  # the order of a schema's keys is the order of the answer's
         return hashlib.sha256(dumps([kind, sorted(asked.items())]).encode()).hexdigest()

@@ -31,6 +31,7 @@ Kind = Literal[
     "content_filter",  # the provider's filter stopped the answer; `text` is what came before: billed
     "unfinished",  # Responses API: a status other than completed, incomplete or failed
     "request",  # the body cannot be sent as one plain JSON request; nothing was sent
+    "store",  # the picture cannot be read at present; nothing was sent
 ]
 
 MESSAGE_CHARACTERS = 500

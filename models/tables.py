@@ -118,6 +118,7 @@ jobs = Table(
     Column("submission", Integer, nullable=False, server_default="1", comment="the last submission that held the row"),
     Column("request", Json, nullable=False, comment="what only this job asks: prompt, messages or body"),
     Column("columns", Json, nullable=False, comment="the input's columns, shown again beside the answer"),
+    Column("content", String(24), comment="of pictures: hash of what is asked; equal ones of a batch share one call"),
     Column("state", String(12), nullable=False, server_default="queued"),
     Column(
         "epoch", Integer, nullable=False, server_default="0", comment="raised by claim, rescue, release, cancel, revive"
@@ -159,6 +160,13 @@ jobs = Table(
         "lease_until",
         postgresql_where=text("state = 'running'"),
         sqlite_where=text("state = 'running'"),
+    ),
+    Index(
+        "ix_jobs_content",
+        "batch_id",
+        "content",
+        postgresql_where=text("content is not null"),
+        sqlite_where=text("content is not null"),
     ),
     comment="one row of work each",
 )

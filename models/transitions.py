@@ -2,8 +2,8 @@
 
     queued --claim--> running --succeed--> succeeded
       ^                 | |----fail------> failed
-      '--retry, snooze--' '----cancel----> cancelled      (cancel also from queued; revive: failed, cancelled -> queued)
-         release, rescue
+      '--retry, snooze--' '----cancel----> cancelled      (cancel also from queued; revive: failed, cancelled -> queued;
+         release, rescue                                   share: queued -> as its twin ended)
 
 Every transition is one guarded UPDATE. Claim, release, rescue, cancel and revive raise `epoch`; who finishes a job must
 name the epoch that it claimed, so a worker that lost its lease can write nothing. All functions work on a connection in
@@ -35,6 +35,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert, Update
 
+from models import pictures
 from models.bulk import Rows
 from models.clock import now, now_after
 from models.tables import OPEN_STATES, attempts, batches, dialogues, jobs, messages
@@ -58,13 +59,19 @@ _STATE_AFTER: dict[Outcome, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """One row of an input on its way into `jobs`; `request` and `columns` are JSON texts by `models.text.dumps`."""
+    """One row of an input on its way into `jobs`; `request` and `columns` are JSON texts by `models.text.dumps`.
+
+    `content` is a hash by which a picture's twins are found. A row with an `error_code` is refused at the door.
+    """
 
     key: str
     custom_id: str
     position: int
     request: str
     columns: str
+    content: str | None = None
+    error_code: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +132,17 @@ class Settlement:
 
 # --- enqueue ---
 
-_ENQUEUED = Rows(key="text", custom_id="text", position="int", request="text", columns="text")
-_ENQUEUED_COLUMNS = ["batch_id", "submission", "available_at", *_ENQUEUED.columns]
+_ENQUEUED = Rows(
+    key="text",
+    custom_id="text",
+    position="int",
+    request="text",
+    columns="text",
+    content="text",
+    error_code="text",
+    error="text",
+)
+_ENQUEUED_COLUMNS = ["batch_id", "submission", "available_at", "state", "finished_at", *_ENQUEUED.columns]
 
 
 def _insert_for(connection: Connection) -> Any:
@@ -134,18 +150,35 @@ def _insert_for(connection: Connection) -> Any:
 
 
 def enqueue(connection: Connection, batch_id: str, submission: int, rows: Sequence[Enqueued]) -> set[str]:
-    """Store rows as queued jobs; a row that the batch already holds keeps its state and gets its new position.
+    """Store rows as queued jobs, those refused at the door as failed ones without an attempt.
+
+    A row that the batch already holds keeps its state and gets its new position.
 
     Returns:
         The keys that were stored or found. A key is missing when this submission has held it already at another
         position: the row is one more occurrence of the same content and wants a key of its own.
     """
-    tuples = [(row.key, encode(row.custom_id), row.position, row.request, row.columns) for row in rows]
+    tuples = [
+        (
+            row.key,
+            encode(row.custom_id),
+            row.position,
+            row.request,
+            row.columns,
+            row.content,
+            row.error_code,
+            encode(row.error) if row.error else None,
+        )
+        for row in rows
+    ]
     given, parameters = _ENQUEUED.staged(connection, tuples)
+    refused = given.c.error_code.is_not(None)
     picked = select(
         bindparam("batch_id", batch_id).label("batch_id"),
         bindparam("submission", submission).label("submission"),
         now().label("available_at"),
+        case((refused, "failed"), else_="queued").label("state"),
+        case((refused, now()), else_=null()).label("finished_at"),
         *given.c,
     ).where(given.c.position >= 0)
     added = _insert_for(connection)(jobs).from_select(_ENQUEUED_COLUMNS, picked, include_defaults=False)
@@ -503,11 +536,14 @@ def cancel(connection: Connection, batch_id: str, older_than: int | None = None)
 def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> int:
     """Queue failed and cancelled jobs of a batch again, with a fresh count of failures. Returns how many.
 
-    Rows that the input no longer holds stay as they are: nobody would see what they cost.
+    Rows that the input no longer holds stay as they are: nobody would see what they cost. So do rows that were refused
+    at the door, which no worker has ever had: it is their file that must change.
     With `keys`, only jobs with one of those keys.
     """
     condition = and_(
-        jobs.c.batch_id == batch_id, jobs.c.state.in_(("failed", "cancelled")), jobs.c.position.is_not(None)
+        jobs.c.batch_id == batch_id,
+        or_(jobs.c.state == "cancelled", and_(jobs.c.state == "failed", jobs.c.epoch > 0)),
+        jobs.c.position.is_not(None),
     )
     if keys is not None:
         condition = and_(condition, jobs.c.key.in_(keys))
@@ -527,3 +563,67 @@ def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = N
             error=None,
         )
     ).rowcount
+
+
+# --- share ---
+
+_MOST_SHARED = 500
+
+
+def share(connection: Connection, batch_id: str | None = None) -> int:
+    """Let queued jobs end as the twin has that asked the same of the same picture. Returns how many.
+
+    Its answer is copied, at no cost, once it is judged; its failure too. With `batch_id`, only jobs of that batch.
+    """
+    pairs = connection.execute(_ended_twins(batch_id)).all()
+    shared = {pair.id: pair for pair in pairs}  # of several twins that have ended, any will do
+    for pair in shared.values():
+        ended = connection.execute(
+            update(jobs)
+            .where(jobs.c.id == pair.id, jobs.c.state == "queued")
+            .values(
+                state=pair.state,
+                epoch=jobs.c.epoch + 1,
+                sent_at=None,
+                finished_at=now(),
+                error_code=pair.error_code,
+                error=pair.error,
+                cost_usd=func.coalesce(jobs.c.cost_usd, 0.0),
+            )
+        )
+        if ended.rowcount and pair.state == "succeeded":
+            _copy_answer(connection, pair.twin_id, pair.id)
+    return len(shared)
+
+
+def _ended_twins(batch_id: str | None) -> Select[Any]:
+    twins = jobs.alias("twins")
+    judged = select(dialogues.c.id).where(dialogues.c.id == twins.c.id, dialogues.c.sentiment.is_not(None)).exists()
+    failed = and_(twins.c.state == "failed", twins.c.position.is_not(None))
+    wanted = (
+        select(jobs.c.id, twins.c.id.label("twin_id"), twins.c.state, twins.c.error_code, twins.c.error)
+        .join(twins, and_(twins.c.batch_id == jobs.c.batch_id, twins.c.content == jobs.c.content))
+        .where(
+            jobs.c.content.is_not(None),
+            jobs.c.state == "queued",
+            or_(and_(twins.c.state == "succeeded", judged), failed),
+        )
+        .order_by(jobs.c.id, twins.c.state)  # an answer comes after, and so before, a failure
+        .limit(_MOST_SHARED)
+    )
+    return wanted if batch_id is None else wanted.where(jobs.c.batch_id == batch_id)
+
+
+def _copy_answer(connection: Connection, twin_id: int, job_id: int) -> None:
+    answered = [column for column in dialogues.c if column.name not in ("id", "created_at")]
+    names = ["id", "created_at", *(column.name for column in answered)]
+    picked = select(literal(job_id), now(), *answered).where(dialogues.c.id == twin_id)
+    connection.execute(_add_once(connection, dialogues, names, picked))
+    request = connection.execute(select(jobs.c.request).where(jobs.c.id == job_id)).scalar_one()
+    said = select(messages.c.position, messages.c.role, messages.c.content).where(messages.c.dialogue_id == twin_id)
+    turns = []
+    for position, role, content in connection.execute(said):
+        shown = pictures.shown(content)  # the same picture, but this row's file
+        own = content if shown is None else pictures.message(shown.text, request["picture"])
+        turns.append((job_id, position, role, encode(own)))
+    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, turns))

@@ -4,9 +4,9 @@ import hashlib
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -16,13 +16,16 @@ from models.settings import settings
 from producer.batch import Batch, make_options
 from producer.control import probe
 from producer.display import Display, display, say
-from producer.estimate import estimate
+from producer.estimate import Estimate, estimate
 from producer.follow import Submitting, follow
 from producer.intake import Reading
 from producer.printing import print_json
 from producer.progress import Progress, counted, cut_short, resolve
 from producer.results import check_destination, rows_of
 from producer.submit import Opened, Order, open_batch, submit
+
+if TYPE_CHECKING:
+    from producer.picture_estimate import PictureEstimate
 
 NOT_ALL_SUCCEEDED = 1
 
@@ -36,10 +39,13 @@ def ask(
     dry_run: bool,
     as_json: bool,
     one: bool,
+    after: Sequence[Callable[[Batch], None]] = (),
 ) -> None:
     """Submit an order, follow the work, write the rows, and sum up.
 
-    `one` says that it is a single prompt: its answer alone goes to stdout, as soon as it is there.
+    Args:
+        one: it is a single prompt or picture: its answer alone goes to stdout, as soon as it is there.
+        after: what else is done with the batch once it has ended.
     """
     if output is not None:
         check_destination(output)
@@ -56,11 +62,13 @@ def ask(
         say(f"{batch.id} goes on: {done:,} answered already; --new asks again.")
     printed = Printed(batch, as_json) if one and output is None else None
     seen = _followed(batch, opened, window, display(quiet=as_json or one), printed)
+    for finish in after:
+        finish(batch)
     if printed is not None:
         return printed.end()
     if output is not None:
         batch.save(output)
-    elif not as_json:
+    elif not (as_json or after):
         typer.echo(f"{batch.id}: `tidemill results {batch.id} -o answers.jsonl` writes the answers", err=True)
     return _sum_up(batch, seen, as_json, time.monotonic() - began, err=output == "-")
 
@@ -176,7 +184,13 @@ def _sum_up(batch: Batch, seen: Progress, as_json: bool, seconds: float, *, err:
 
 
 def _print_estimate(order: Order, as_json: bool) -> None:
-    found = estimate(order)
+    found: Estimate | PictureEstimate
+    if order.pictures is None:
+        found = estimate(order)
+    else:
+        from producer.picture_estimate import estimate_pictures
+
+        found = estimate_pictures(order)
     if as_json:
         return print_json(found.to_json())
     typer.echo(found.text())

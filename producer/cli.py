@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from models.errors import InputError, TidemillError
+from producer import flags
 
 app = typer.Typer(
     name="tidemill",
@@ -31,17 +32,6 @@ INTERRUPTED = 130
 NOT_ALL_SUCCEEDED = 1
 UNEXPECTED = 70
 
-BatchArgument = Annotated[
-    str, typer.Argument(help="Id of a batch, the beginning of one, or `latest`.", metavar="BATCH")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-OutputOption = Annotated[
-    str | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Write all rows to a .jsonl, .csv or .parquet file; - is stdout."
-    ),
-]
-
 
 @app.command(
     epilog="Example: tidemill ask -i reviews.jsonl -t 'Is this kind? {text}' --system 'Yes or no?' -o answers.csv"
@@ -56,56 +46,33 @@ def ask(  # noqa: PLR0917
             "--input", "-i", metavar="FILE", help="CSV, JSONL, Parquet, Excel or text, one prompt a row; - is stdin."
         ),
     ] = None,
-    output: OutputOption = None,
+    output: flags.Output = None,
     column: Annotated[str | None, typer.Option(help="The column that holds the prompt.")] = None,
     template: Annotated[
         str | None, typer.Option("--template", "-t", help="A prompt with {column} placeholders, filled from each row.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The model to ask.", show_default="gpt-6-luna, or TIDEMILL_MODEL")
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="Instructions that go before every prompt.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Randomness of the answers, 0 to 2.")] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer in tokens. Set it: it also buys speed.")
-    ] = None,
-    reasoning_effort: Annotated[
-        str | None, typer.Option(help="none, low, medium, high: as the model takes it.")
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Any other field of the request's body; may be repeated."),
-    ] = None,
-    schema: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON schema that every answer must satisfy.")
-    ] = None,
-    endpoint: Annotated[str, typer.Option(help="chat or responses.")] = "chat",
-    transport: Annotated[
-        str, typer.Option(help="sdk: the official client. http: plain HTTP, a quarter of the CPU.")
-    ] = "sdk",
-    window: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Calls in flight at once.", show_default="256")
-    ] = None,
-    rpm: Annotated[
-        int | None, typer.Option(min=1, help="Requests a minute at most. Learned from the provider if not said.")
-    ] = None,
-    tpm: Annotated[
-        int | None, typer.Option(min=1, help="Tokens a minute at most. Learned from the provider if not said.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="What to call the batch; the same name finds it again.")] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many rows: a taste before the whole.")
-    ] = None,
-    new: Annotated[bool, typer.Option("--new", help="Ask again, even what has been answered already.")] = False,
+    model: flags.Model = None,
+    system: flags.System = None,
+    temperature: flags.Temperature = None,
+    max_tokens: flags.MaxTokens = None,
+    reasoning_effort: flags.ReasoningEffort = None,
+    param: flags.Param = None,
+    schema: flags.Schema = None,
+    endpoint: flags.Endpoint = "chat",
+    transport: flags.Transport = "sdk",
+    window: flags.Window = None,
+    rpm: flags.Rpm = None,
+    tpm: flags.Tpm = None,
+    name: flags.Name = None,
+    priority: flags.Priority = 0,
+    limit: flags.Limit = None,
+    new: flags.New = False,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be used.")
     ] = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Submit only; workers or a later run do the work.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count rows, tokens and price; send and store nothing.")
-    ] = False,
-    as_json: JsonOption = False,
+    detach: flags.Detach = False,
+    dry_run: flags.DryRun = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Ask a prompt, or every row of a file. The same command on the same input goes on where it was."""
     from producer import asking
@@ -135,13 +102,106 @@ def ask(  # noqa: PLR0917
     )
 
 
+@app.command(epilog="Example: tidemill describe photos/ -r -o captions.csv")
+def describe(  # noqa: PLR0917
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pictures, folders of them, or their URLs.", metavar="PICTURE...", show_default=False),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also the folders in a folder.")] = False,
+    input_: Annotated[
+        str | None, typer.Option("--input", "-i", metavar="FILE", help="A table of paths or URLs; - is stdin.")
+    ] = None,
+    output: flags.Output = None,
+    column: Annotated[str | None, typer.Option(help="The table's column that holds the paths.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What to ask; may name {name}, {stem}, {directory} and the table's columns."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="caption, alt-text, tags or json.", show_default="caption")] = None,
+    detail: Annotated[str | None, typer.Option(help="How closely to look: low, high, auto or original.")] = None,
+    max_side: Annotated[
+        int | None, typer.Option(min=32, max=16_384, help="Shrink to so many pixels a side.", show_default="2048")
+    ] = None,
+    sidecar: Annotated[
+        str | None, typer.Option(metavar="ENDING", help="Write captions beside pictures: txt makes photo.txt.")
+    ] = None,
+    existing: Annotated[
+        str, typer.Option(help="Where a caption file is there already: skip, overwrite, append or prepend.")
+    ] = "skip",
+    gallery: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write all pictures and captions to one .html page.")
+    ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Fetch URLs here, over https from public hosts, and send the pictures.")
+    ] = False,
+    model: flags.Model = None,
+    system: flags.System = None,
+    temperature: flags.Temperature = None,
+    max_tokens: flags.MaxTokens = None,
+    reasoning_effort: flags.ReasoningEffort = None,
+    param: flags.Param = None,
+    schema: flags.Schema = None,
+    endpoint: flags.Endpoint = "chat",
+    transport: flags.Transport = "sdk",
+    window: flags.Window = None,
+    rpm: flags.Rpm = None,
+    tpm: flags.Tpm = None,
+    name: flags.Name = None,
+    priority: flags.Priority = 0,
+    limit: flags.Limit = None,
+    new: flags.New = False,
+    detach: flags.Detach = False,
+    dry_run: flags.DryRun = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Caption pictures: a file, a folder, or a table of paths. The same command again goes on where it was."""
+    from producer import asking, describing
+
+    options = {
+        "preset": preset,
+        "prompt": prompt,
+        "detail": detail,
+        "max_side": max_side,
+        "model": model,
+        "system": system,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "reasoning_effort": reasoning_effort,
+        "params": _params(param or []),
+        "schema": _schema(schema),
+        "endpoint": endpoint,
+        "transport": transport,
+        "rpm": rpm,
+        "tpm": tpm,
+    }
+    how = {"column": column, "recursive": recursive, "fetch": fetch, "limit": limit}
+    order = describing.order_for(paths or [], input_, options, how, name=name, priority=priority, new=new)
+    after: list[describing.After] = []
+    if sidecar is not None:
+        order, write = describing.beside(order, sidecar, existing)
+        after.append(write)
+    if gallery is not None:
+        after.append(describing.page(gallery))
+    asking.ask(
+        order,
+        output=output,
+        window=window,
+        detach=detach,
+        dry_run=dry_run,
+        as_json=as_json,
+        one=describing.is_one(paths or []) and not after,
+        after=after,
+    )
+
+
 @app.command(epilog="Example: tidemill status prompts-3f9a1c --json")
 def status(
     batch: Annotated[
         str | None, typer.Argument(help="Id of a batch; all recent ones when left out.", metavar="BATCH")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many batches to list.")] = 20,
-    as_json: JsonOption = False,
+    as_json: flags.Json = False,
 ) -> None:
     """List the batches, or show one."""
     from producer import control
@@ -150,7 +210,7 @@ def status(
 
 
 @app.command(epilog="Example: tidemill watch latest")
-def watch(batch: BatchArgument, as_json: JsonOption = False) -> None:
+def watch(batch: flags.Batch, as_json: flags.Json = False) -> None:
     """Follow a batch to its end; without a broker, its open rows are also run here."""
     from producer import asking
 
@@ -158,7 +218,7 @@ def watch(batch: BatchArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command(epilog="Example: tidemill results prompts-3f9a1c -o answers.parquet")
-def results(batch: BatchArgument, output: OutputOption = "-") -> None:
+def results(batch: flags.Batch, output: flags.Output = "-") -> None:
     """Write the rows of a batch with their answers, in input order."""
     from producer import asking
 
@@ -166,7 +226,7 @@ def results(batch: BatchArgument, output: OutputOption = "-") -> None:
 
 
 @app.command(epilog="Example: tidemill retry latest")
-def retry(batch: BatchArgument, as_json: JsonOption = False) -> None:
+def retry(batch: flags.Batch, as_json: flags.Json = False) -> None:
     """Queue the failed and cancelled rows of a batch again; `watch` runs them where no worker does."""
     from producer import control
 
@@ -174,7 +234,7 @@ def retry(batch: BatchArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command(epilog="Example: tidemill pause prompts-3f9a1c")
-def pause(batch: BatchArgument, as_json: JsonOption = False) -> None:
+def pause(batch: flags.Batch, as_json: flags.Json = False) -> None:
     """Start no more calls of a batch; those in flight end."""
     from producer import control
 
@@ -182,7 +242,7 @@ def pause(batch: BatchArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command(epilog="Example: tidemill resume prompts-3f9a1c")
-def resume(batch: BatchArgument, as_json: JsonOption = False) -> None:
+def resume(batch: flags.Batch, as_json: flags.Json = False) -> None:
     """Let a paused batch go on."""
     from producer import control
 
@@ -190,7 +250,7 @@ def resume(batch: BatchArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command(epilog="Example: tidemill cancel prompts-3f9a1c")
-def cancel(batch: BatchArgument, as_json: JsonOption = False) -> None:
+def cancel(batch: flags.Batch, as_json: flags.Json = False) -> None:
     """Cancel the open rows of a batch; what has been answered stays."""
     from producer import control
 
@@ -202,7 +262,7 @@ def dialogues_list(
     batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
     sentiment: Annotated[str | None, typer.Option(help="positive, negative, neutral or unknown.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
-    as_json: JsonOption = False,
+    as_json: flags.Json = False,
 ) -> None:
     """List dialogues, the newest first."""
     from producer import dialogues
@@ -213,7 +273,7 @@ def dialogues_list(
 @dialogues_app.command("show", epilog="Example: tidemill dialogues show 17")
 def dialogues_show(
     dialogue: Annotated[int, typer.Argument(help="Number of a dialogue, as `list` shows it.", metavar="ID")],
-    as_json: JsonOption = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Show a dialogue: every message, and every call that was made for it."""
     from producer import dialogues
@@ -227,7 +287,7 @@ def dialogues_search(
     batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
     sentiment: Annotated[str | None, typer.Option(help="positive, negative, neutral or unknown.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
-    as_json: JsonOption = False,
+    as_json: flags.Json = False,
 ) -> None:
     """Find dialogues by words, upper and lower case alike."""
     from producer import dialogues
@@ -248,7 +308,7 @@ def dialogues_export(
 
 
 @app.command(epilog="Example: tidemill models --json")
-def models(as_json: JsonOption = False) -> None:
+def models(as_json: flags.Json = False) -> None:
     """List the models that the provider offers, with price and shutdown date where known."""
     from producer import doctor
 
@@ -256,7 +316,7 @@ def models(as_json: JsonOption = False) -> None:
 
 
 @app.command("doctor", epilog="Example: tidemill doctor")
-def doctor_command(as_json: JsonOption = False) -> None:
+def doctor_command(as_json: flags.Json = False) -> None:
     """Check settings, database, broker and provider, and say what to mend."""
     from producer import doctor
 

@@ -9,6 +9,7 @@ import typer
 from sqlalchemy import Select, select
 
 import migrations
+from models import pictures
 from models.cost import format_usd
 from models.database import reading
 from models.errors import InputError
@@ -79,7 +80,7 @@ def show(dialogue_id: int, as_json: bool) -> None:
     score = "" if row.sentiment_score is None else f" ({row.sentiment_score:+.2f})"
     typer.echo(f"dialogue {row.id} · batch {row.batch_id} · {row.model} · {row.sentiment or 'not judged yet'}{score}")
     for turn in turns:
-        typer.echo(f"\n{turn['role']}:\n{turn['content']}")
+        typer.echo(f"\n{turn['role']}:\n{_readable(turn['content'])}")
     typer.echo(
         f"\n{job.input_tokens:,} + {job.output_tokens:,} tokens · {format_usd(job.cost_usd)} · {len(calls)} call(s):"
     )
@@ -130,7 +131,17 @@ def _turns(connection: Any, dialogue_id: int) -> list[dict[str, str]]:
 
 
 def _last(turns: list[dict[str, str]], role: str) -> str:
-    return next((turn["content"] for turn in reversed(turns) if turn["role"] == role), "")
+    return next((_readable(turn["content"]) for turn in reversed(turns) if turn["role"] == role), "")
+
+
+def _readable(content: str) -> str:
+    """A message for people: of one with a picture the words, and which picture it is."""
+    shown = pictures.shown(content)
+    if shown is None:
+        return content
+    picture = shown.picture
+    facts = f" ({picture['width']}×{picture['height']} {picture['format']}, {picture['sha256'][:12]})"
+    return f"[{picture['path']}{facts if 'sha256' in picture else ''}] {shown.text}"
 
 
 def _as_json(row: Any, turns: list[dict[str, str]]) -> dict[str, Any]:

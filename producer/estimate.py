@@ -28,6 +28,7 @@ class Estimate:
     model: str
     rows: int
     done: int
+    to_send: int
     input_tokens: int
     output_tokens: int | None
     input_usd: float | None
@@ -45,7 +46,7 @@ class Estimate:
             "model": self.model,
             "rows": self.rows,
             "done": self.done,
-            "to_send": self.rows - self.done,
+            "to_send": self.to_send,
             "input_tokens": self.input_tokens,
             "most_output_tokens": self.output_tokens,
             "input_usd": self.input_usd,
@@ -56,19 +57,22 @@ class Estimate:
     def text(self) -> str:
         """For people."""
         there = f" (batch {self.batch_id})" if self.batch_id else ""
-        if self.output_tokens is None:
-            answers = "answers: no cap on their length; --max-tokens sets one, and with it the most that they can cost"
-        else:
-            answers = f"answers: at most {self.output_tokens:,} tokens, {cost.format_usd(self.output_usd)}"
-        total = f"in all: at most {cost.format_usd(self.total_usd)}" if self.output_tokens is not None else ""
         lines = (
-            f"{self.rows:,} rows for {self.model}: {self.done:,} done{there}, {self.rows - self.done:,} to send",
+            f"{self.rows:,} rows for {self.model}: {self.done:,} done{there}, {self.to_send:,} to send",
             f"prompts: {self.input_tokens:,} tokens, {cost.format_usd(self.input_usd)}",
-            answers,
-            total,
+            *self.answers(),
             "Nothing was sent.",
         )
-        return "\n".join(line for line in lines if line)
+        return "\n".join(lines)
+
+    def answers(self) -> tuple[str, ...]:
+        """Of the text for people what is about the answers, and about all."""
+        if self.output_tokens is None:
+            return ("answers: no cap on their length; --max-tokens sets one, and with it the most that they can cost",)
+        return (
+            f"answers: at most {self.output_tokens:,} tokens, {cost.format_usd(self.output_usd)}",
+            f"in all: at most {cost.format_usd(self.total_usd)}",
+        )
 
 
 def estimate(order: Order) -> Estimate:
@@ -86,20 +90,22 @@ def estimate(order: Order) -> Estimate:
         keys = number(digests, seen)
         seen.update(digests)
         if rows == 0 and not order.new:
-            batch_id = _find(order, keys)
-        finished = _finished(batch_id, keys) if batch_id else set()
-        to_send = [row for key, row in zip(keys, chunk, strict=True) if key not in finished]
-        rows, done = rows + len(chunk), done + len(finished)
+            batch_id = find(order, keys)
+        answered = finished(batch_id, keys) if batch_id else set()
+        to_send = [row for key, row in zip(keys, chunk, strict=True) if key not in answered]
+        rows, done = rows + len(chunk), done + len(answered)
         input_tokens += _tokens(to_send, order.options)
-    return _priced(batch_id, order.options, rows, done, input_tokens)
+    return priced(batch_id, order.options, rows, done, rows - done, input_tokens=input_tokens)
 
 
-def _find(order: Order, keys: Sequence[str]) -> str | None:
+def find(order: Order, keys: Sequence[str]) -> str | None:
+    """The batch that the first rows, known by these keys, would go on."""
     with reading() as connection:
         return find_batch(connection, order.options.question_hash(order.kind), order.source_name, keys)
 
 
-def _finished(batch_id: str, keys: Sequence[str]) -> set[str]:
+def finished(batch_id: str, keys: Sequence[str]) -> set[str]:
+    """Those of the keys whose rows are answered already."""
     with reading() as connection:
         given = KEYS.table(connection)
         wanted = select(jobs.c.key).where(
@@ -121,14 +127,18 @@ def _texts(request: dict[str, Any], system: str | None) -> list[str]:
     return [system, *asked] if system else asked
 
 
-def _priced(batch_id: str | None, options: Options, rows: int, done: int, input_tokens: int) -> Estimate:
+def priced(
+    batch_id: str | None, options: Options, rows: int, done: int, to_send: int, *, input_tokens: int
+) -> Estimate:
+    """What was counted, with its price."""
     price = cost.price(options.model)
-    most = None if options.max_tokens is None else options.max_tokens * (rows - done)
+    most = None if options.max_tokens is None else options.max_tokens * to_send
     return Estimate(
         batch_id,
         options.model,
         rows,
         done,
+        to_send,
         input_tokens,
         most,
         price.input_usd_per_token * input_tokens if price else None,

@@ -18,6 +18,8 @@ from multiprocessing.pool import AsyncResult, ThreadPool
 from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import quote, urljoin
 
+from producer.images import Refused
+
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
@@ -80,14 +82,6 @@ _FAULTS: tuple[tuple[type[Exception], str, str], ...] = (
     (ValueError, "bad_answer", "sent no complete HTTP answer"),
 )
 """What may be raised on the way, the first that fits -> code, what to say of the URL."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Why there is no picture: `code` in snake_case for tables, `reason` as one sentence that says what to do."""
-
-    code: str
-    reason: str
 
 
 class _RefusalError(Exception):

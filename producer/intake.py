@@ -57,12 +57,17 @@ class Row:
     can hold them, to be shown again next to the answer (a batch line shows neither method, url nor body). `request` is
     `{"prompt": str}`, `{"messages": [..]}` or `{"url": str, "body": {..}}`. `line` counts from 1: the line of a text
     or JSON Lines file, the row of a table as a spreadsheet numbers it (a header is row 1).
+
+    Of pictures, `content` is what is asked of what, without the file's name: the row is known by it, and rows with the
+    same share one call. `refusal` is the code and sentence of a file that is no usable picture.
     """
 
     custom_id: str | None
     columns: dict[str, Any]
     request: Request
     line: int
+    content: str | None = None
+    refusal: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +94,22 @@ def read(source: Source, reading: Reading, *, on_bad_row: Callable[[str], None])
     """
     if reading.limit is not None and reading.limit < 1:
         raise InputError(f"the limit is {reading.limit}, but it counts rows: give 1 or more")
-    skip = reading.skip_bad_rows
-    if isinstance(source, (str, Path)):
-        given = Input("standard input" if source == "-" else str(source), skip, on_bad_row)
-        records = standard_input(given) if source == "-" else _file_records(Path(source), given)
-    else:
-        given = Input("the DataFrame" if _is_frame(source) else "the input", skip, on_bad_row, unit="row")
-        records = _frame_records(source) if _is_frame(source) else _item_records(source, given)
+    given, records = opened(source, reading.skip_bad_rows, on_bad_row)
     asker = Asker(given, reading.column, reading.template)
-    yield from _chunks(islice(_rows(records, asker, given), reading.limit))
+    yield from chunks_of(islice(_rows(records, asker, given), reading.limit))
 
 
-def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+def opened(source: Source, skip_bad_rows: bool, on_bad_row: Callable[[str], None]) -> tuple[Input, Records]:
+    """A source's name for sentences, and its records: the columns of each row with the row's number."""
+    if isinstance(source, (str, Path)):
+        given = Input("standard input" if source == "-" else str(source), skip_bad_rows, on_bad_row)
+        return given, standard_input(given) if source == "-" else _file_records(Path(source), given)
+    given = Input("the DataFrame" if _is_frame(source) else "the input", skip_bad_rows, on_bad_row, unit="row")
+    return given, _frame_records(source) if _is_frame(source) else _item_records(source, given)
+
+
+def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Rows in lists of at most 1,000, the first of at most 32; a slow source gives them as they are after a second."""
     chunk: list[Row] = []
     size, due = FIRST_CHUNK_ROWS, math.inf
     for row in rows:

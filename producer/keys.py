@@ -17,20 +17,29 @@ from producer.intake import Row
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A row on its way to be stored: its digest, and what is stored of it as JSON texts."""
+    """A row on its way to be stored: its digest, and what is stored of it as JSON texts.
+
+    `content` is the digest of what a picture's row asks, by which its twins are found.
+    """
 
     digest: str
     custom_id: str | None
     request: str
     columns: str
+    content: str | None
+    refusal: tuple[str, str] | None
 
     @classmethod
     def of(cls, row: Row) -> Self:
         """Prepare a row."""
         request = dumps(row.request)
-        content = f"{dumps(row.custom_id)}{request}".encode()
-        digest = hashlib.blake2b(content, digest_size=12).hexdigest()
-        return cls(digest, row.custom_id, request, dumps(row.columns))
+        digest = _digest(f"{dumps(row.custom_id)}{row.content or request}")
+        content = None if row.content is None else _digest(row.content)
+        return cls(digest, row.custom_id, request, dumps(row.columns), content, row.refusal)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def number(digests: Sequence[str], seen: Counter[str]) -> list[str]:

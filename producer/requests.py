@@ -4,7 +4,7 @@ import string
 from collections.abc import Iterable
 from itertools import chain
 from json import dumps
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
@@ -20,6 +20,18 @@ Request: TypeAlias = dict[str, Any]
 _SHOWN_COLUMNS = 30
 
 
+class Template(NamedTuple):
+    """A text with `{column}` placeholders, taken apart: always one literal more than names."""
+
+    literals: list[str]
+    names: list[str]
+
+    def filled(self, record: Record) -> str:
+        """The text for a record that has all of the names."""
+        values = [_as_text(record[name]) for name in self.names]
+        return "".join(chain.from_iterable(zip(self.literals, [*values, ""], strict=True)))
+
+
 class Asker:
     """Makes requests of records. Which columns to use is settled on the first record that needs them: there a missing
     column is the whole input's fault (InputError), later on it is one bad row."""
@@ -28,15 +40,17 @@ class Asker:
         self._given = given
         self._column = column
         self._default: str | None = None  # the column to use where none was named
-        self._template = None if template is None else _template(template)
+        self._template = None if template is None else parse_template(template)
         self._settled = False
+        if self._template is not None and not self._template.names:
+            raise InputError("the template has no {column} placeholder, so every row would ask the same; add one")
         if template is not None and column is not None:
             raise InputError("--column and a template were both given; a template names its columns itself: drop one")
 
     def request(self, record: Record) -> Request:
         """The request that a record is; raises BadRowError or, for the whole input, InputError."""
         if self._template is not None:
-            return {"prompt": self._filled(record, *self._template)}
+            return {"prompt": self._filled(record, self._template)}
         column = self._column
         if column is None:
             if "body" in record and ("url" in record or "method" in record):
@@ -49,13 +63,12 @@ class Asker:
         self._require(column, record)
         return _cell_request(record[column], column)
 
-    def _filled(self, record: Record, literals: list[str], names: list[str]) -> str:
-        for name in names:
+    def _filled(self, record: Record, template: Template) -> str:
+        for name in template.names:
             self._require(name, record, ", which the template names")
-        values = [_as_text(record[name]) for name in names]
-        if not any(value.strip() for value in values):
-            raise BadRowError(f"every column of the template is empty ({_listed(names)})")
-        return "".join(chain.from_iterable(zip(literals, [*values, ""], strict=True)))
+        if not any(_as_text(record[name]).strip() for name in template.names):
+            raise BadRowError(f"every column of the template is empty ({listed(template.names)})")
+        return template.filled(record)
 
     def _require(self, name: str, record: Record, why: str = "") -> None:
         if name in record:
@@ -63,7 +76,7 @@ class Asker:
         elif self._settled:
             raise BadRowError(f"the column {name!r} is missing")
         else:
-            raise self._given.fault(f"has no column {name!r}{why}; its columns are: {_listed(record)}")
+            raise self._given.fault(f"has no column {name!r}{why}; its columns are: {listed(record)}")
 
     def _default_column(self, record: Record) -> str:
         by_name = {name.strip().casefold(): name for name in reversed(record)}
@@ -75,12 +88,16 @@ class Asker:
             return others[0]
         raise self._given.fault(
             f"has no column with a usual name ({', '.join(PROMPT_COLUMNS)}); say which holds the prompt with --column, "
-            f"its columns are: {_listed(record)}"
+            f"its columns are: {listed(record)}"
         )
 
 
-def _template(template: str) -> tuple[list[str], list[str]]:
-    """Split `a {x} b` into literals `["a ", " b"]` and names `["x"]`: always one literal more than names."""
+def parse_template(template: str) -> Template:
+    """Split `a {x} b` into literals `["a ", " b"]` and names `["x"]`.
+
+    Raises:
+        InputError: a brace is not closed, or a placeholder is not a plain name.
+    """
     literals, names = [""], []
     try:
         for literal, name, spec, conversion in string.Formatter().parse(template):
@@ -97,9 +114,7 @@ def _template(template: str) -> tuple[list[str], list[str]]:
             literals.append("")
     except ValueError as error:
         raise InputError(f"the template cannot be read ({error}); write {{{{ and }}}} for literal braces") from error
-    if not names:
-        raise InputError("the template has no {column} placeholder, so every row would ask the same; add one")
-    return literals, names
+    return Template(literals, names)
 
 
 def _cell_request(value: Any, column: str) -> Request:
@@ -150,7 +165,8 @@ def _as_text(value: Any) -> str:
         return dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Names for a sentence, as many as can be read."""
     known = list(names)
     shown = ", ".join(repr(name if len(name) <= 80 else f"{name[:80]}…") for name in known[:_SHOWN_COLUMNS])
     more = len(known) - _SHOWN_COLUMNS

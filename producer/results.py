@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import orjson
-from sqlalchemy import func, select
+from sqlalchemy import RowMapping, func, select
 
 from models.database import reading
 from models.errors import InputError
@@ -242,10 +242,11 @@ def columns_of(batch_id: str) -> list[str]:
     return list(merge(dict.fromkeys(names), {}))
 
 
-def rows_of(batch_id: str, submission: int = 0) -> Iterator[list[dict[str, Any]]]:
+def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> Iterator[list[dict[str, Any]]]:
     """The rows of a batch in input order, a thousand at a time; memory is constant.
 
-    With `submission`, only rows that this submission or a later one held.
+    With `submission`, only rows that this submission or a later one held. With `pictures`, rows also have what is known
+    of their picture: path, place (where the file is, from here), sha256, format, width, height.
     """
     turns = messages.alias()
     last = select(func.max(turns.c.position)).where(turns.c.dialogue_id == jobs.c.id).scalar_subquery()
@@ -253,6 +254,7 @@ def rows_of(batch_id: str, submission: int = 0) -> Iterator[list[dict[str, Any]]
         select(
             jobs.c.position,
             jobs.c.columns,
+            *((jobs.c.request,) if pictures else ()),
             jobs.c.custom_id,
             jobs.c.state.label("status"),
             messages.c.content.label("reply"),
@@ -278,5 +280,13 @@ def rows_of(batch_id: str, submission: int = 0) -> Iterator[list[dict[str, Any]]
             found = connection.execute(wanted.where(jobs.c.position > after)).mappings().all()
         if not found:
             return
-        yield [merge(row["columns"], dict(row) | {"model": row["model"] or None}) for row in found]
+        yield [_row(row, with_picture=pictures) for row in found]
         after = found[-1]["position"]
+
+
+def _row(found: RowMapping, *, with_picture: bool) -> dict[str, Any]:
+    row = merge(found["columns"], dict(found) | {"model": found["model"] or None})
+    if not with_picture:
+        return row
+    picture: dict[str, Any] = found["request"].get("picture", {})
+    return {"place": picture.get("path")} | picture | row

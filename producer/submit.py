@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
@@ -29,6 +30,9 @@ from models.transitions import Enqueued, cancel, enqueue, revive
 from producer.intake import Reading, Row, Source, read
 from producer.keys import Prepared, note, number
 
+if TYPE_CHECKING:
+    from producer.pictures import Pictures
+
 CHECKED_FIRST_BYTES = 4_000_000
 """Files up to this size are read through once before the first row is submitted, so that a bad row costs nothing."""
 
@@ -44,14 +48,22 @@ class Order:
     """
 
     options: Options
-    source: Source
+    source: Source = ()
     reading: Reading = field(default_factory=Reading)
+    pictures: "Pictures | None" = None
+    """What is described, in place of a source that is read."""
     kind: str = "ask"
     name: str = "prompts"
     source_name: str | None = None
     priority: int = 0
     new: bool = False
     on_bad_row: Callable[[str], None] = print
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether rows that it does not hold have left the input: not when it holds only some, or has no name."""
+        some = self.reading.limit is not None or (self.pictures is not None and self.pictures.is_partial)
+        return self.source_name is not None and not some
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +217,7 @@ def _end_submission(connection: Connection, opened: Opened, columns: Iterable[st
 
     A pipe or a frame has no name by which it could have lost rows: it may as well be a part of what came before.
     """
-    if opened.order.reading.limit is None and opened.order.source_name is not None:
+    if opened.order.is_whole:
         gone = (jobs.c.batch_id == opened.batch_id) & (jobs.c.submission < opened.submission)
         connection.execute(update(jobs).where(gone).values(position=None))
         cancel(connection, opened.batch_id, older_than=opened.submission)
@@ -224,6 +236,10 @@ def _columns(rows: Iterable[Row]) -> dict[str, None]:
 
 def rows_in(order: Order) -> Iterator[list[Row]]:
     """The input's chunks; a file that is not too big has been read through before the first one comes."""
+    if order.pictures is not None:
+        from producer import pictures  # Pillow is not for those who ask
+
+        return pictures.read(order.pictures, order.options, order.on_bad_row)
     if isinstance(order.source, str | Path) and _is_small_file(Path(order.source)):
         for _ in read(order.source, order.reading, on_bad_row=lambda _sentence: None):
             pass
@@ -254,7 +270,15 @@ def _store(opened: Opened, chunk: Sequence[Prepared], position: int, seen: Count
     while True:
         keys = number(digests, seen)
         rows = [
-            Enqueued(key, row.custom_id or key, position + i, row.request, row.columns)
+            Enqueued(
+                key,
+                row.custom_id or key,
+                position + i,
+                row.request,
+                row.columns,
+                row.content,
+                *(row.refusal or ()),
+            )
             for i, (key, row) in enumerate(zip(keys, chunk, strict=True))
         ]
         with writing() as connection:

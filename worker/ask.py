@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from models import cost
+from models import cost, pictures
 from models.options import Options
 from models.provider import CallError, Provider, Reply, Usage
 from models.settings import Endpoint, settings
 from models.text import dumps, loads, one_line
 from models.transitions import Answer, Claimed, Message, Settlement
+from worker import describe
 from worker.limits import Limiter
 from worker.pace import Limits
 from worker.retries import Verdict, classify
@@ -41,6 +42,13 @@ class Question:
     endpoint: Endpoint
     body: dict[str, Any]
     messages: tuple[Message, ...]
+    picture_tokens: int = 0
+
+    @property
+    def texts(self) -> list[str]:
+        """What its messages say in words."""
+        shown = ((message.content, pictures.shown(message.content)) for message in self.messages)
+        return [content if taken_apart is None else taken_apart.text for content, taken_apart in shown]
 
     @property
     def model(self) -> str:
@@ -80,8 +88,11 @@ async def ask(
     if not grant.granted:
         return snoozed(job, grant.wait_seconds)
     began = time.monotonic()
+    body = question.body
     try:
-        reply = await provider.call(question.endpoint, question.body)
+        if (picture := job.request.get("picture")) is not None:
+            body = build(options, job.request, await asyncio.to_thread(describe.url_of, picture)).body
+        reply = await provider.call(question.endpoint, body)
     except CallError as error:
         await _slow_down(limiter, bucket, error, verdict := _verdict(error, job))
         return _failed(job, question, error, verdict, time.monotonic() - began)
@@ -96,17 +107,28 @@ async def ask(
 # --- the body ---
 
 
-def build(options: Options, request: Mapping[str, Any]) -> Question:
-    """The call that a job stands for: what it asks itself, then what its batch says, then further parameters."""
+def build(options: Options, request: Mapping[str, Any], picture_url: str = "") -> Question:
+    """The call that a job stands for: what it asks itself, then what its batch says, then further parameters.
+
+    A picture is a hole in the body until `picture_url` fills it.
+    """
     given = request.get("body")
     if given is not None:
         endpoint = _ENDPOINT_OF[request["url"]]
         body = {"model": options.model, **given}
         return Question(endpoint, body, _messages_of(body, endpoint))
-    messages = list(request.get("messages") or [{"role": "user", "content": request["prompt"]}])
+    picture = request.get("picture")
+    if picture is not None:
+        messages = describe.messages(options, request, picture_url)
+    else:
+        messages = list(request.get("messages") or [{"role": "user", "content": request["prompt"]}])
     shaped = _SHAPES[options.endpoint](options, messages)
     body = {"model": options.model, **shaped, **options.params}
-    return Question(options.endpoint, body, _messages_of(body, options.endpoint))
+    said = _messages_of(body, options.endpoint)
+    if picture is None:
+        return Question(options.endpoint, body, said)
+    about = Message("user", pictures.message(request["prompt"], picture))
+    return Question(options.endpoint, body, (*said[:-1], about), describe.tokens(options, picture))
 
 
 def _chat_body(options: Options, messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -160,7 +182,7 @@ def _text(content: Any) -> str:
 
 def _tokens(question: Question) -> int:
     """What a provider counts against tokens a minute: the prompt, and the room that is asked for the reply."""
-    asked = sum(cost.estimate_tokens(message.content) for message in question.messages)
+    asked = sum(map(cost.estimate_tokens, question.texts)) + question.picture_tokens
     names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
     room = next((question.body[name] for name in names if isinstance(question.body.get(name), int)), 0)
     return asked + cost.chat_overhead_tokens(len(question.messages)) + room
@@ -168,7 +190,7 @@ def _tokens(question: Question) -> int:
 
 def _counted(question: Question, reply: Reply) -> Usage:
     """Our own count, for servers that report no usage."""
-    asked = sum(cost.count_many([message.content for message in question.messages], question.model))
+    asked = sum(cost.count_many(question.texts, question.model)) + question.picture_tokens
     overhead = cost.chat_overhead_tokens(len(question.messages))
     return Usage(asked + overhead, cost.count_tokens(reply.text, question.model))
 

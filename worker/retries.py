@@ -157,6 +157,8 @@ SAID: frozenset[Kind] = frozenset({"status", "failed"})  # the kinds in which th
 RULES: tuple[Rule, ...] = (
     # Nobody was reached, or nobody could be
     Rule("hold", "connect_failed", kinds={"connect"}, sentence=UNREACHABLE),
+    # Nothing was sent: the store of pictures is out of reach
+    Rule("retry", "picture_unreadable", kinds={"store"}, base_seconds=OVERLOADED_BASE_SECONDS),
     # Something was sent, and no usable answer came back; it may have been billed
     Rule("retry", "timeout", kinds={"timeout"}),
     Rule("retry", "connection_reset", kinds={"reset"}),

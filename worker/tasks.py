@@ -52,3 +52,7 @@ def ask(ids: Sequence[int]) -> None:
     _started.wait()
     if current is not None:
         current.admit(ids)
+
+
+# A picture's job runs as a prompt's does: what makes it one is in its request.
+describe = app.task(name=TASKS["describe"])(ask.run)

@@ -119,8 +119,8 @@ def test_an_input_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 
 
 def test_the_text_says_the_most_and_that_nothing_was_sent() -> None:
-    capped = Estimate("b-1", MODEL, 1_000, 400, 12_345, 6_000, 0.5, 1.5).text()
+    capped = Estimate("b-1", MODEL, 1_000, 400, 600, 12_345, 6_000, 0.5, 1.5).text()
     for part in ("1,000 rows", "400 done", "600 to send", "12,345 tokens", "at most $2.00"):
         assert part in capped
     assert capped.endswith("Nothing was sent.")
-    assert "no cap" in Estimate(None, MODEL, 1, 0, 5, None, 0.5, None).text()
+    assert "no cap" in Estimate(None, MODEL, 1, 0, 1, 5, None, 0.5, None).text()

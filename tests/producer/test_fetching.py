@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from producer.fetching import MOST_REDIRECTS, Policy, Refused, fetch, fetch_many, is_public, shown
+from producer.fetching import MOST_REDIRECTS, Policy, fetch, fetch_many, is_public, shown
+from producer.images import Refused
 from tests.conftest import WaitUntil
 
 PICTURE = bytes(range(256)) * 40

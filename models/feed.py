@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select, update
 
 from models import broker, holds
 from models.clock import now, now_after
@@ -112,14 +112,16 @@ def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
 def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
     """Due jobs; of those that ask the same of the same picture one at a time, for the others share its answer."""
     twins = jobs.alias("twins")
-    earlier_twin = (
+    goes_first = and_(
+        twins.c.id < jobs.c.id, twins.c.state.in_(OPEN_STATES), twins.c.submission >= scope.submission
+    )
+    twin = (
         select(twins.c.id)
         .where(
             twins.c.batch_id == jobs.c.batch_id,
             twins.c.content == jobs.c.content,
-            twins.c.id < jobs.c.id,
-            twins.c.submission >= scope.submission,
-            twins.c.state.in_(OPEN_STATES),
+            twins.c.id != jobs.c.id,
+            or_(goes_first, twins.c.state == "succeeded"),
         )
         .exists()
     )
@@ -131,7 +133,7 @@ def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
             jobs.c.state == "queued",
             jobs.c.sent_at.is_(None),
             jobs.c.available_at <= now(),
-            or_(jobs.c.content.is_(None), ~earlier_twin),
+            or_(jobs.c.content.is_(None), ~twin),
         )
         .order_by(jobs.c.available_at, jobs.c.id)
     )

@@ -191,6 +191,8 @@ def enqueue(connection: Connection, batch_id: str, submission: int, rows: Sequen
                 (jobs.c.submission > added.excluded.submission, jobs.c.submission), else_=added.excluded.submission
             ),
             "columns": added.excluded["columns"],
+            # Equal pictures are one job under another name: the file may have been renamed.
+            "request": case((jobs.c.content.is_not(None), added.excluded.request), else_=jobs.c.request),
         },
         where=or_(jobs.c.submission < added.excluded.submission, jobs.c.position == added.excluded.position),
     ).returning(jobs.c.key)

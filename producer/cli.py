@@ -190,7 +190,7 @@ def describe(  # noqa: PLR0917
         detach=detach,
         dry_run=dry_run,
         as_json=as_json,
-        one=describing.is_one(paths or []) and not after,
+        one=order.pictures is not None and order.pictures.is_one and not after,
         after=after,
     )
 

@@ -13,6 +13,7 @@ from producer.batch import Batch, make_options
 from producer.display import say
 from producer.images import thumbnail
 from producer.pictures import MAX_SIDE, Pictures, find
+from producer.progress import counted
 from producer.requests import parse_template
 from producer.results import rows_of
 from producer.sidecars import Existing
@@ -46,7 +47,7 @@ PRESETS = {
     ),
     "tags": Preset(
         "List 5 to 15 tags for this picture, the most important first: lower case, one to three words each. "
-        'Answer with JSON such as {"tags": ["harbour", "fishing boat"]}.',
+        'Answer with JSON such as {{"tags": ["harbour", "fishing boat"]}}.',
         _object(tags=_TEXTS),
     ),
     "json": Preset(
@@ -94,11 +95,6 @@ def order_for(
         on_bad_row=say,
         **batch,
     )
-
-
-def is_one(paths: list[str]) -> bool:
-    """Whether it is a single picture, whose caption alone is wanted."""
-    return len(paths) == 1 and not Path(paths[0]).is_dir()
 
 
 def _source(path: str) -> str:
@@ -149,7 +145,7 @@ def beside(order: Order, ending: str, existing: str) -> tuple[Order, After]:
     def write(batch: Batch) -> None:
         rows = rows_of(batch.id, batch.submission, pictures=True)
         written = sidecars.write(rows, ending, how, path_column="place")
-        say(f"{written:,} caption files (.{ending.removeprefix('.')}) written beside their pictures.")
+        say(f"{counted(written, 'caption file')} (.{ending.removeprefix('.')}) written beside the pictures.")
 
     if how == "skip":
         done = replace(pictures, is_done=lambda place: sidecars.sidecar_of(place, ending).exists())
@@ -170,7 +166,7 @@ def page(path: str) -> After:
 def _write_page(path: str, batch: Batch) -> None:
     rows = rows_of(batch.id, batch.submission, pictures=True)
     count = gallery.write(path, batch.id, batch.progress().summary(), rows, _thumbnail)
-    say(f"{path}: {count:,} pictures with their captions.")
+    say(f"{path}: {counted(count, 'picture')} with their captions.")
 
 
 def _thumbnail(row: dict[str, Any]) -> bytes | None:

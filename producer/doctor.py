@@ -10,7 +10,7 @@ import typer
 from pydantic import SecretStr
 
 import migrations
-from models import broker, cost
+from models import blobs, broker, cost
 from models.database import reading
 from models.errors import TidemillError
 from models.provider import CallError, list_models
@@ -125,6 +125,7 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "python": lambda: f"{sys.version.split()[0]} at {Path(sys.executable)}",
     "database": _database,
     "disk": _disk,
+    "pictures": blobs.check,
     "broker": _broker,
     "key": _key,
     "provider": _provider,
@@ -146,6 +147,8 @@ def _settings(given: Settings) -> list[dict[str, str]]:
 def _shown(name: str, value: Any) -> str:
     if isinstance(value, SecretStr):
         return "set" if value.get_secret_value() else "not set"
+    if name == "TIDEMILL_BLOBS_URL":
+        return blobs.shown_url() if value else ""
     if name.endswith("_URL") and "@" in str(value):
         scheme, _, rest = str(value).partition("://")
         return f"{scheme}://***@{rest.rpartition('@')[2]}"

@@ -73,7 +73,8 @@ class PictureEstimate:
             yield from (f"  {', '.join(group)}" for group in self.alike[:_SHOWN])
         about = "about " if self.is_estimate else ""
         yield f"pictures and prompts: {about}{rows.input_tokens:,} tokens, {cost.format_usd(rows.input_usd)}"
-        yield f"  {'detail':8} {'max side':>8} {'tokens':>12}  price"
+        if self.sizes:
+            yield f"  {'detail':8} {'max side':>8} {'tokens':>12}  price"
         for (detail, side), tokens in self.sizes.items():
             yield f"  {detail:8} {side:>8} {tokens:>12,}  {cost.format_usd(self._usd(tokens))}"
         yield from rows.answers()

@@ -20,6 +20,7 @@ from models.options import Options
 from models.text import dumps
 from producer.images import Picture, Preparer, Refused
 from producer.intake import Row, Source, chunks_of, opened
+from producer.progress import counted
 from producer.records import BadRowError
 from producer.requests import Template, custom_id, listed, parse_template
 
@@ -53,12 +54,17 @@ class Pictures:
     """
 
     paths: tuple[str, ...] = ()
-    table: Source | None = None
+    table: "Source | None" = None
     column: str | None = None
     recursive: bool = False
     fetch: bool = False
     limit: int | None = None
     is_done: Callable[[str], bool] | None = None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is a single picture, of which everything is told at the end."""
+        return len(self.paths) == 1 and not Path(self.paths[0]).is_dir()
 
     @property
     def is_partial(self) -> bool:
@@ -111,7 +117,7 @@ def prepared(
                 if isinstance(picture, Picture):
                     for note in picture.notes:
                         on_note(f"{each.path}: {note}")
-                elif picture is not None:
+                elif picture is not None and not wanted.is_one:
                     refused += 1
                     if refused <= _SAID:
                         on_note(picture.reason)
@@ -133,7 +139,7 @@ def find(wanted: Pictures, on_note: Callable[[str], None]) -> Iterator[Found]:
         found += 1
         yield each
     if done and not found:
-        raise NothingLeftError(f"Each of the {done:,} pictures has its caption file already; nothing is left to do.")
+        raise NothingLeftError(f"{counted(done, 'picture')} found, each with its caption file already.")
     if not found:
         places = listed(wanted.paths) if wanted.table is None else str(wanted.table)
         raise InputError(f"There is no picture in {places}; name files, or a folder with -r for the folders in it too.")
@@ -148,7 +154,7 @@ def _listed(wanted: Pictures, on_note: Callable[[str], None]) -> Iterator[Found]
             yield Found(path, path, {"path": path}, line)
     if left_out:
         kinds = ", ".join(sorted(left_out))
-        on_note(f"{sum(left_out.values()):,} files beside the pictures were left out ({kinds}).")
+        on_note(f"{counted(sum(left_out.values()), 'file')} beside the pictures left out ({kinds}).")
 
 
 def _files(given: str, recursive: bool, left_out: dict[str, int]) -> Iterator[str]:
@@ -168,7 +174,7 @@ def _files(given: str, recursive: bool, left_out: dict[str, int]) -> Iterator[st
                 yield from _files(entry.path, recursive, left_out)
         elif entry.name.startswith(".") or ending in _NO_PICTURES:
             left_out[ending or entry.name] = left_out.get(ending or entry.name, 0) + 1
-        elif not (entry.is_symlink() and entry.is_dir()):
+        elif not os.path.isdir(entry.path):  # noqa: PTH112  # unlike the entry's, it never raises
             yield entry.path
 
 

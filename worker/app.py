@@ -8,6 +8,7 @@ from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # th
 from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from migrations import ensure
+from models import blobs
 from models.broker import app as make_app
 from models.errors import SettingsError, TidemillError
 from models.provider import check
@@ -29,8 +30,16 @@ def _check(sender: Any, **_: Any) -> None:
         check(settings())
         ensure()
     except TidemillError as error:
-        print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
+        _say(error)
         sys.exit(error.exit_code)
+    try:
+        blobs.check()
+    except blobs.BlobError as error:
+        _say(error)  # prompts can be asked all the same
+
+
+def _say(error: TidemillError) -> None:
+    print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
 
 
 @worker_ready.connect(weak=False)

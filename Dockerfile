@@ -10,7 +10,7 @@ COPY pyproject.toml requirements.lock ./
 RUN sed -n '/^uv==/,/[^\\]$/p' requirements.lock > uv.txt \
     && pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore --require-hashes -r uv.txt
 RUN uv venv --python /usr/local/bin/python /opt/tidemill \
-    && uv pip install --python /opt/tidemill/bin/python --no-build -c requirements.lock -r pyproject.toml --extra parquet
+    && uv pip install --python /opt/tidemill/bin/python --no-build -c requirements.lock -r pyproject.toml --extra parquet --extra heif
 COPY . .
 RUN uv pip install --python /opt/tidemill/bin/python --no-deps --build-constraints requirements.lock .
 
@@ -18,7 +18,8 @@ FROM base
 # TLS trusts the system's certificates: without them every call would fail, so the build does.
 RUN test -s /etc/ssl/certs/ca-certificates.crt \
     && useradd --uid 1000 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin tidemill \
-    && install -d -o tidemill -g tidemill /data
+    && install -d -o tidemill -g tidemill /data \
+    && install -d -m 1777 /blobs
 COPY --from=build /opt/tidemill /opt/tidemill
 ENV PATH=/opt/tidemill/bin:$PATH HOME=/data TIDEMILL_HOME=/data PYTHONUNBUFFERED=1
 USER 1000:1000

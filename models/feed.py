@@ -112,9 +112,7 @@ def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
 def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
     """Due jobs; of those that ask the same of the same picture one at a time, for the others share its answer."""
     twins = jobs.alias("twins")
-    goes_first = and_(
-        twins.c.id < jobs.c.id, twins.c.state.in_(OPEN_STATES), twins.c.submission >= scope.submission
-    )
+    goes_first = and_(twins.c.id < jobs.c.id, twins.c.state.in_(OPEN_STATES), twins.c.submission >= scope.submission)
     twin = (
         select(twins.c.id)
         .where(

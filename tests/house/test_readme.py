@@ -52,6 +52,17 @@ def test_lists_every_option_of_ask_and_no_other() -> None:
     assert listed == options_of(commands()["ask"])
 
 
+def test_lists_what_describe_has_of_its_own_and_shares_the_rest() -> None:
+    text = section(README, "### Options of `describe`")
+    listed = {option for cell in first_cells(text) for option in re.findall(r"`(--?[a-z-]+)`", cell)}
+    shared = options_of(commands()["ask"]) & options_of(commands()["describe"])
+    of_ask = first_cells(section(README, "### Options of `ask`"))
+    first = next(number for number, cell in enumerate(of_ask) if "`--model`" in cell)
+    from_model_on = {option for cell in of_ask[first:] for option in re.findall(r"`(--?[a-z-]+)`", cell)}
+    assert from_model_on - {"--skip-bad-rows"} <= shared
+    assert listed == options_of(commands()["describe"]) - from_model_on
+
+
 def test_lists_every_setting_and_no_other() -> None:
     listed = [cell.strip("`") for cell in first_cells(section(README, "## Settings"))]
     assert listed == [str(field.validation_alias) for field in Settings.model_fields.values()]

@@ -23,6 +23,10 @@ _SQLITE_PRAGMAS = (
 )
 
 
+_LONGEST_PAUSE_SECONDS = 10.0
+"""In a transaction, between two statements: ours are never idle for a tenth of it."""
+
+
 @cache
 def engine() -> Engine:
     """This process's engine on the configured database, opened on first use; never share it across a fork."""
@@ -38,7 +42,17 @@ def open_engine(url_text: str) -> Engine:
     url = _parse(url_text)
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url)
-    return create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    opened = create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    event.listen(opened, "connect", _let_go_when_frozen)
+    return opened
+
+
+def _let_go_when_frozen(connection: Any, _record: Any) -> None:
+    """A process that is frozen inside a transaction must not keep its rows locked for longer than its lease."""
+    milliseconds = int(1000 * max(_LONGEST_PAUSE_SECONDS, settings().lease_seconds))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, false)", [str(milliseconds)])
+    connection.commit()
 
 
 def _parse(url_text: str) -> URL:

@@ -90,7 +90,8 @@ class Children(Generic[Question, Answer]):
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,  # C libraries write there what they think of a file
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                    # One arena: each further thread's would take 64 MB of the allowance without using them.
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MALLOC_ARENA_MAX": "1"},
                     process_group=0,
                 )
                 self._living.add(child)

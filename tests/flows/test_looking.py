@@ -105,7 +105,7 @@ def test_models_are_listed_with_their_prices(library: Tidemill) -> None:
 
 def test_doctor_says_that_all_is_well_and_shows_no_key(library: Tidemill) -> None:
     told = library("doctor", OPENAI_API_KEY="sk-very-secret").ok().out
-    assert told.count("ok ") == 6
+    assert told.count("ok ") == 7
     assert "MEND" not in told
     assert "sk-very-secret" not in told
     assert {"OPENAI_API_KEY", "TIDEMILL_HOME", "TIDEMILL_WINDOW"} <= {line.split(" ")[0] for line in told.splitlines()}
@@ -137,8 +137,8 @@ def test_a_shared_database_is_made_by_db_upgrade_only(
         ran = fresh(*command)
         assert ran.code == 2
         assert re.fullmatch(r"tidemill: The database .* Run `tidemill db upgrade` once, then try again\.\n", ran.err)
-    assert "has schema 0001" in fresh("db", "upgrade").ok().out
-    assert "has schema 0001" in fresh("db", "upgrade").ok().out
+    assert "has schema 0002" in fresh("db", "upgrade").ok().out
+    assert "has schema 0002" in fresh("db", "upgrade").ok().out
     assert fresh("status", "--json").ok().json == []
 
 

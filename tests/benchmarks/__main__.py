@@ -11,7 +11,19 @@ from typing import Any
 from tests.benchmarks import measuring, report
 from tests.benchmarks.lab import Lab
 from tests.benchmarks.measuring import Figure, Run
-from tests.benchmarks.scenarios import FLOWS, PACED, ROWS, START_UPS, SUBMITS, BareLoop, Flow, interleaved
+from tests.benchmarks.scenarios import (
+    CAPTIONING,
+    FLOWS,
+    MEMORY_OF_PICTURES,
+    PACED,
+    PREPARING,
+    ROWS,
+    START_UPS,
+    SUBMITS,
+    BareLoop,
+    Flow,
+    interleaved,
+)
 from tests.benchmarks.trees import RunError
 
 
@@ -86,6 +98,9 @@ def main() -> int:
             *bench.figures(measuring.measure_submit, SUBMITS),
             *bench.figures(measuring.measure_start_up, START_UPS),
             *bench.figures(measuring.measure_paced, PACED[size]),
+            *bench.figures(measuring.measure_preparing, PREPARING[size]),
+            *bench.figures(measuring.measure_memory_of_pictures, MEMORY_OF_PICTURES[size]),
+            *bench.figures(measuring.measure_captioning, CAPTIONING),
         ]
     text = report.markdown(runs, figures, bench.seconds, load)
     print(text)

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tests.benchmarks.trees import Tree
+from tests.pictures import encoded, photo
 from tests.servers import Broker, Postgres
 
 TIDEMILL = str(Path(sys.executable).with_name("tidemill"))
@@ -53,6 +54,13 @@ class Lab(AbstractContextManager["Lab"]):
             with path.open("w") as file:
                 for number in range(rows):
                     file.write(json.dumps({"custom_id": f"order-{number}", "prompt": _prompt(number)}) + "\n")
+        return path
+
+    def photo(self, number: int, width: int, height: int) -> Path:
+        """A JPEG like a photo, one of a few dozen."""
+        path = self.folder / f"photo-{width}-{number}.jpg"
+        if not path.exists():
+            path.write_bytes(encoded(photo(width, height, number), "JPEG", quality=85))
         return path
 
     @contextmanager

@@ -1,5 +1,7 @@
 """Why: how each kind of scenario is run and what is read off it. What is run, and with which targets: scenarios.py."""
 
+import base64
+import io
 import json
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from PIL import Image
 from sqlalchemy import Engine, func, select, text
 
 from models.database import open_engine
@@ -24,8 +27,11 @@ from tests.benchmarks.scenarios import (
     MEMORY_GROWTH,
     USED_SHARE,
     BareLoop,
+    Captioning,
     Flow,
+    MemoryOfPictures,
     Paced,
+    Preparing,
     StartUp,
     Submit,
     Target,
@@ -268,6 +274,83 @@ def measure_paced(lab: Lab, paced: Paced) -> list[Figure]:
         Figure(f"{paced.name}: answered 429", counters["limited"] / counters["total"], "{:.2%}", LIMITED_SHARE),
         Figure(f"{paced.name}: used of the limit", used, "{:.1%}", USED_SHARE),
     ]
+
+
+def measure_preparing(lab: Lab, scenario: Preparing) -> list[Figure]:
+    """How many times as fast as a plain loop the pool is: of two rounds in turn, the mean."""
+    photos = [str(lab.photo(number % 12, 4000, 3000)) for number in range(scenario.photos)]
+    ratios = []
+    with lab.place("http://127.0.0.1:9/v1", shared=False) as place:
+        for _ in range(2):
+            took = [
+                json.loads(run(_script("preparing", how, *photos), place.environment, place.folder, 600).output)
+                for how in ("loop", "pool")
+            ]
+            ratios.append(took[0]["seconds"] / took[1]["seconds"])
+    return [Figure(scenario.name, sum(ratios) / len(ratios), "{:.1f} times", scenario.target)]
+
+
+def measure_memory_of_pictures(lab: Lab, scenario: MemoryOfPictures) -> list[Figure]:
+    """The largest process of many pictures over the largest of a few."""
+    peaks = []
+    with lab.place("http://127.0.0.1:9/v1", shared=False) as place:
+        for count in (scenario.few, scenario.many):
+            photos = [str(lab.photo(number % 12, 1200, 900)) for number in range(count)]
+            tree = run(_script("preparing", "pool", *photos), place.environment, place.folder, 600)
+            peaks.append(max(tree.peak_mb.values()))
+    return [Figure(scenario.name, peaks[1] / peaks[0], "{:.2f}", scenario.target)]
+
+
+def measure_captioning(lab: Lab, scenario: Captioning) -> list[Figure]:
+    """CPU of one worker process while it runs captions and while it runs prompts, in the same run."""
+    folder = lab.folder / "captioning"
+    folder.mkdir()
+    sizes = []
+    for number in range(scenario.rows):
+        content = lab.photo(number % 12, 1200, 900).read_bytes()
+        path = folder / f"{number}.jpg"  # other bytes each, and so other pictures: a comment would not be enough
+        path.write_bytes(_marked(content, number))
+        sizes.append(len(content))
+    commands = (("ask", "-i", str(lab.prompts(scenario.rows))), ("describe", str(folder)))
+    busy = [_worker_cpu_ms(lab, command, scenario.rows) for command in commands]
+    return [
+        Figure(scenario.name, (busy[1] - _base64_ms(int(sum(sizes) / len(sizes)))) / busy[0], "{:.2f}", scenario.target)
+    ]
+
+
+def _marked(content: bytes, number: int) -> bytes:
+    with Image.open(io.BytesIO(content)) as image:
+        image.putpixel((8, 8), (number % 256, number // 256, 255))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def _worker_cpu_ms(lab: Lab, command: Sequence[str], rows: int) -> float:
+    with Simulator(latency_ms=LATENCY_MS) as provider, lab.place(provider.url, shared=True) as place:
+        engine = open_engine(place.database_url)
+        options = ("--transport", "http", "--detach")
+        # Submitted before the worker starts, so that it is at work all the time that is counted.
+        run((TIDEMILL, *command, *options), place.environment, place.folder, _seconds_for(rows))
+        with _fleet(place, engine, 1) as fleet:
+            give_up_at = time.monotonic() + _seconds_for(rows)
+            while not _ask(engine, _COMPLETE):
+                fleet[0].check(give_up_at)
+                fleet[0].sample()
+                time.sleep(_LOOK_SECONDS)
+            ended_at = time.time()
+            fleet[0].sample()
+            first: datetime = _ask(engine, select(func.min(attempts.c.started_at)))
+            used = fleet[0].cpu_seconds_between(first.timestamp(), ended_at)
+        engine.dispose()
+    return used / rows * 1000
+
+
+def _base64_ms(size: int) -> float:
+    content, began = bytes(size), time.process_time()
+    for _ in range(200):
+        base64.b64encode(content).decode()
+    return (time.process_time() - began) / 200 * 1000
 
 
 def _script(name: str, *arguments: object) -> list[str]:

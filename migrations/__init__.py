@@ -58,12 +58,20 @@ def upgrade() -> str:
         DatabaseError: the database has a newer schema, or does not answer.
     """
     from alembic import command
+    from alembic.util import CommandError
 
     with explained(), writing() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('tidemill migrations'))"))
         _refuse_newer(current(connection))
-        command.upgrade(configuration(connection), "head")
+        found = current(connection)
+        try:
+            command.upgrade(configuration(connection), "head")
+        except CommandError:
+            raise DatabaseError(
+                f"The database has schema {found}, which is none of this tidemill's. Set TIDEMILL_DATABASE_URL or "
+                "TIDEMILL_HOME to its own database, or put a copy back."
+            ) from None
     return HEAD
 
 

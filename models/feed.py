@@ -168,15 +168,21 @@ def _share(connection: Connection, level: Sequence[Row[Any]], room: int, scope: 
 def _take(connection: Connection, batch: Row[Any], most: int, scope: Scope) -> list[Sending]:
     if most <= 0:
         return []
-    # A CTE that locks is computed once; a plain sub-select with LIMIT may be run again for every row.
-    due = _due(batch.id, scope).limit(most).with_for_update(skip_locked=True).cte("due")
-    ids = connection.scalars(
-        update(jobs)
-        .where(jobs.c.id.in_(select(due.c.id)), jobs.c.state == "queued")
-        .values(sent_at=now())
-        .returning(jobs.c.id)
-    )
-    return [Sending(batch.kind, job_id) for job_id in sorted(ids)]
+    ids: list[int] = []
+    # What was tried before goes first: its time for retries runs.
+    for turn in (jobs.c.first_attempt_at.is_not(None), jobs.c.first_attempt_at.is_(None)):
+        # A CTE that locks is computed once; a plain sub-select with LIMIT may be run again for every row.
+        due = _due(batch.id, scope).where(turn).limit(most - len(ids)).with_for_update(skip_locked=True).cte("due")
+        sent = connection.scalars(
+            update(jobs)
+            .where(jobs.c.id.in_(select(due.c.id)), jobs.c.state == "queued")
+            .values(sent_at=now())
+            .returning(jobs.c.id)
+        )
+        ids += sorted(sent)
+        if len(ids) >= most:
+            break
+    return [Sending(batch.kind, job_id) for job_id in ids]
 
 
 def _probe(connection: Connection, batch: Row[Any], scope: Scope) -> list[Sending]:

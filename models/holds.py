@@ -6,24 +6,33 @@ the first answer lifts it.
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, case, select, tuple_, update
+from sqlalchemy import Connection, case, func, select, tuple_, update
 
 from models.clock import now, now_after
 from models.tables import attempts, batches, jobs
+from models.transitions import give_time
 
 PROBE_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0)
 """Pauses before the first, second, ... probe; the last one is kept."""
 
 
-def hold(connection: Connection, provider: str, reason: str) -> None:
-    """Hold the provider's batches; where they are held already, only the reason shown is brought up to date."""
+def hold(connection: Connection, provider: str, reason: str, seconds: float = 0.0) -> None:
+    """Hold the provider's batches, for so many seconds where it said so before the first probe.
+
+    Where they are held already, the reason shown is brought up to date, and a longer wait counts.
+    """
+    first_probe = now_after(max(PROBE_SECONDS[0], seconds))
     connection.execute(
         update(batches)
         .where(batches.c.provider == provider, batches.c.state != "cancelled", batches.c.hold_reason.is_(None))
-        .values(
-            hold_reason=reason, held_at=now(), held_until=now_after(PROBE_SECONDS[0]), hold_probes=0, probe_job_id=None
-        )
+        .values(hold_reason=reason, held_at=now(), held_until=first_probe, hold_probes=0, probe_job_id=None)
     )
+    if seconds:
+        connection.execute(
+            update(batches)
+            .where(batches.c.provider == provider, batches.c.held_until < first_probe)
+            .values(held_until=first_probe)
+        )
     connection.execute(
         update(batches)
         .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None), batches.c.hold_reason != reason)
@@ -64,11 +73,13 @@ def lift(connection: Connection, answered: Sequence[tuple[int, int]]) -> None:
             )
             .exists()
         )
-        connection.execute(
+        lifted = connection.execute(
             update(batches)
             .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None), began_after)
             .values(hold_reason=None, held_at=None, held_until=None, hold_probes=0, probe_job_id=None)
         )
+        if lifted.rowcount:
+            give_time(connection, batches.c.provider == provider)
 
 
 def probe_at_once(connection: Connection, provider: str) -> None:
@@ -78,3 +89,25 @@ def probe_at_once(connection: Connection, provider: str) -> None:
         .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None))
         .values(held_until=now(), hold_probes=0)
     )
+
+
+ALONE_AFTER = 2
+"""Refusals of one job, each followed by answers to others, before the next one counts as its own."""
+
+
+def is_refused_alone(connection: Connection, job_id: int, batch_id: str) -> bool:
+    """Whether this job was refused before, and others of its batch were answered after each time."""
+    others, own = attempts.alias("others"), jobs.alias("own")
+    answered_since = (
+        select(others.c.job_id)
+        .join(own, own.c.id == others.c.job_id)
+        .where(
+            own.c.batch_id == batch_id,
+            own.c.id != job_id,
+            others.c.outcome == "succeeded",
+            others.c.started_at > attempts.c.started_at,
+        )
+        .exists()
+    )
+    refused = select(func.count()).where(attempts.c.job_id == job_id, attempts.c.outcome == "held", answered_since)
+    return (connection.scalar(refused) or 0) >= ALONE_AFTER

@@ -150,6 +150,13 @@ jobs = Table(
         sqlite_where=text("state = 'queued' and sent_at is null"),
     ),
     Index(
+        "ix_jobs_again",
+        "batch_id",
+        "available_at",
+        postgresql_where=text("state = 'queued' and first_attempt_at is not null"),
+        sqlite_where=text("state = 'queued' and first_attempt_at is not null"),
+    ),
+    Index(
         "ix_jobs_sent",
         "sent_at",
         postgresql_where=text("state = 'queued' and sent_at is not null"),

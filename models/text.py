@@ -91,6 +91,13 @@ def one_line(text: str, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """`text` for a terminal, lines and tabs as they are: what could act there or hide is shown as an escape."""
+    return _CONTROL.sub(
+        lambda match: match[0] if match[0] in "\n\t" else match[0].encode("unicode_escape").decode(), text
+    )
+
+
 class SafeText(TypeDecorator[str]):
     """TEXT that holds any Python string, NUL and lone surrogates included."""
 

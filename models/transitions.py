@@ -12,12 +12,14 @@ a transaction of the caller's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlalchemy import (
+    Column,
     Connection,
     Float,
     Select,
+    String,
     and_,
     bindparam,
     case,
@@ -251,15 +253,16 @@ def _seconds_between(connection: Connection, later: Any, earlier: Any) -> Any:
 _OWNED = Rows(id="int")
 
 
-def renew(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> int:
-    """Extend the lease of these jobs where the worker still owns them; returns how many that were."""
+def renew(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> set[int]:
+    """Extend the lease of these jobs where the worker still owns them; returns which those were."""
     given = _OWNED.table(connection).c
-    return connection.execute(
+    extended = (
         update(jobs)
         .where(jobs.c.id == given.id, jobs.c.worker_id == worker_id, jobs.c.state == "running")
-        .values(lease_until=now_after(literal(lease_seconds))),
-        _OWNED.parameters(connection, [(job_id,) for job_id in ids]),
-    ).rowcount
+        .values(lease_until=now_after(literal(lease_seconds)))
+        .returning(jobs.c.id)
+    )
+    return set(connection.scalars(extended, _OWNED.parameters(connection, [(job_id,) for job_id in ids])))
 
 
 # --- settle ---
@@ -341,13 +344,18 @@ def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
         settlement.outcome,
         settlement.seconds,
         settlement.http_status,
-        encode(settlement.request_id) if settlement.request_id else None,
-        encode(settlement.error_code) if settlement.error_code else None,
+        _fit(settlement.request_id, attempts.c.request_id) if settlement.request_id else None,
+        _fit(settlement.error_code, attempts.c.error_code) if settlement.error_code else None,
         encode(settlement.error) if settlement.error else None,
         settlement.input_tokens,
         settlement.output_tokens,
         None if settlement.cost_usd is None else round(settlement.cost_usd, COST_PLACES),
     )
+
+
+def _fit(text: str, column: Column[Any]) -> str:
+    """A name as long as its column takes: what a server calls things must not cost the answer."""
+    return encode(text)[: cast("String", column.type).length]
 
 
 def _money(given: Any) -> dict[str, Any]:
@@ -419,9 +427,10 @@ def _record_answers(connection: Connection, answered: Sequence[Settlement]) -> N
     for settlement in answered:
         answer = settlement.answer
         assert answer is not None
-        opened.append((settlement.job_id, settlement.batch_id, encode(answer.model), encode(answer.finish_reason)))
+        named = _fit(answer.model, dialogues.c.model), _fit(answer.finish_reason, dialogues.c.finish_reason)
+        opened.append((settlement.job_id, settlement.batch_id, *named))
         turns += [
-            (settlement.job_id, position, message.role, encode(message.content))
+            (settlement.job_id, position, _fit(message.role, messages.c.role), encode(message.content))
             for position, message in enumerate(answer.messages)
         ]
     connection.execute(_add_dialogues(connection), _DIALOGUES.parameters(connection, opened))
@@ -565,6 +574,16 @@ def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = N
             error=None,
         )
     ).rowcount
+
+
+def give_time(connection: Connection, *batches_where: Any) -> None:
+    """Begin the time for retries anew for queued jobs of these batches: they could not be tried for a while."""
+    waited = select(batches.c.id).where(*batches_where)
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.batch_id.in_(waited), jobs.c.state == "queued", jobs.c.first_attempt_at.is_not(None))
+        .values(first_attempt_at=None)
+    )
 
 
 # --- share ---

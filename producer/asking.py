@@ -14,12 +14,12 @@ import migrations
 from models.errors import InputError, TidemillError
 from models.settings import settings
 from producer.batch import Batch, make_options
-from producer.control import probe
+from producer.control import failures, probe
 from producer.display import Display, display, say
 from producer.estimate import Estimate, estimate
 from producer.follow import Submitting, follow
 from producer.intake import Reading
-from producer.printing import print_json
+from producer.printing import print_json, print_text
 from producer.progress import Progress, counted, cut_short, resolve
 from producer.results import check_destination, rows_of
 from producer.submit import Opened, Order, open_batch, submit
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from producer.picture_estimate import PictureEstimate
 
 NOT_ALL_SUCCEEDED = 1
+_REASONS = 3
+"""Kinds of failure that the end of a run tells."""
 
 
 def ask(
@@ -49,6 +51,7 @@ def ask(
     """
     if output is not None:
         check_destination(output)
+        _check_that_input_stays(order, output)
     migrations.ensure()
     if dry_run:
         return _print_estimate(order, as_json)
@@ -71,6 +74,13 @@ def ask(
     elif not (as_json or after):
         typer.echo(f"{batch.id}: `tidemill results {batch.id} -o answers.jsonl` writes the answers", err=True)
     return _sum_up(batch, seen, as_json, time.monotonic() - began, err=output == "-")
+
+
+def _check_that_input_stays(order: Order, output: str) -> None:
+    given = order.source if order.pictures is None else order.pictures.table
+    is_file = isinstance(given, str | Path) and given != "-" and output != "-"
+    if is_file and Path(output).exists() and Path(output).samefile(str(given)):
+        raise InputError(f"{output} is the input itself; name another file for the answers with -o.")
 
 
 def order_for(
@@ -109,6 +119,8 @@ def _stop_like_ctrl_c() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the terminal is closed, and nohup was not said
+        signal.signal(signal.SIGHUP, interrupt)
 
 
 def _followed(
@@ -145,7 +157,7 @@ class Printed:
     def __call__(self, seen: Progress) -> None:
         """Look at how far the row is."""
         if not self._as_json and not self._is_printed and seen.states["succeeded"]:
-            typer.echo(self._row()["reply"])
+            print_text(self._row()["reply"])
             sys.stdout.flush()
             self._is_printed = True
 
@@ -178,6 +190,8 @@ def _sum_up(batch: Batch, seen: Progress, as_json: bool, seconds: float, *, err:
     else:
         if cut := cut_short(batch.scope):
             say(f"{counted(cut, 'answer')} cut at the limit of tokens; a higher --max-tokens asks anew for all of it.")
+        for count, code, example in failures(batch.id)[:_REASONS] if seen.states["failed"] else ():
+            say(f"{count:,} × {code}: {example}")
         typer.echo(seen.summary(seconds), err=True)
     if not seen.all_succeeded:
         raise typer.Exit(NOT_ALL_SUCCEEDED)

@@ -5,9 +5,11 @@ Nothing heavy is imported here: `tidemill --help` must answer at once, so comman
 
 import logging
 import os
+import re
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -31,6 +33,7 @@ app.add_typer(db_app, name="db")
 INTERRUPTED = 130
 NOT_ALL_SUCCEEDED = 1
 UNEXPECTED = 70
+_SAID_AGAIN_SECONDS = 30.0
 
 
 @app.command(
@@ -391,10 +394,12 @@ def _schema(path: Path | None) -> dict[str, Any] | None:
 
 def main() -> None:
     """Run the command line; every failure is a sentence on stderr and an exit code, never a traceback."""
-    _log_like_ourselves()
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         # A reply may hold what the terminal's encoding cannot: show it escaped rather than fail.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+    _log_like_ourselves()
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -405,16 +410,57 @@ def main() -> None:
     except TidemillError as error:
         typer.echo(f"tidemill: {error}", err=True)
         code = error.exit_code
+    except OSError as error:
+        code = _cannot_write(error)
     except Exception as error:  # noqa: BLE001  # the last line of defence
         code = _unexpected(error)
-    sys.exit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: all that counts is stored, and a thread that still waits for a line of stdin cannot be asked to."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = code or NOT_ALL_SUCCEEDED
+    except OSError as error:
+        code = code or _cannot_write(error)
+    os._exit(code)
+
+
+def _cannot_write(error: OSError) -> int:
+    if os.environ.get("TIDEMILL_DEBUG"):
+        raise error
+    where = error.filename or "the output"
+    with suppress(OSError):
+        typer.echo(f"tidemill: {where} cannot be written or read: {error.strerror or error}.", err=True)
+    return TidemillError.exit_code
 
 
 def _log_like_ourselves() -> None:
     """What a worker inside this command has to say looks like what the command itself says."""
     logging.basicConfig(format="tidemill: %(message)s", level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_OnceInAWhile())
     for talkative in ("amqp", "celery", "kombu"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
+
+
+class _OnceInAWhile(logging.Filter):
+    """Several threads notice one trouble, and each again and again: it is said once every half minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a sentence through that was not said a moment ago; numbers in it do not make it another."""
+        words = re.sub(r"\d+", "", record.getMessage())
+        is_new = record.created - self._said_at.get(words, 0.0) > _SAID_AGAIN_SECONDS
+        if is_new:
+            self._said_at[words] = record.created
+        return is_new
 
 
 def _unexpected(error: Exception) -> int:

@@ -36,6 +36,7 @@ def resume(batch_id: str) -> int:
     """Let a paused batch go on; returns 1 when that changed something."""
     changed = _set_state(batch_id, "paused", "open")
     with writing() as connection:
+        transitions.give_time(connection, batches.c.id == batch_id)
         # What was sent before the pause and not claimed has used up its message.
         sent = (jobs.c.batch_id == batch_id) & (jobs.c.state == "queued") & jobs.c.sent_at.is_not(None)
         connection.execute(update(jobs).where(sent).values(sent_at=None))
@@ -67,7 +68,7 @@ CHANGES: dict[str, tuple[Callable[[str], int], str, str]] = {
         "paused; calls in flight end. `tidemill resume {batch}` lets it go on.",
         "is paused or cancelled already.",
     ),
-    "resume": (resume, "goes on.", "was not paused."),
+    "resume": (resume, "it goes on.", "was not paused."),
     "cancel": (cancel, "cancelled: {rows} that had not ended.", "no row was open."),
 }
 """Command -> what does it, what to say when that changed something, and when it did not."""

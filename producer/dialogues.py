@@ -13,9 +13,10 @@ from models import pictures
 from models.cost import format_usd
 from models.database import reading
 from models.errors import InputError
+from models.files import replacing
 from models.tables import attempts, dialogues, jobs, messages
 from models.text import dumps, one_line
-from producer.printing import print_json, print_table
+from producer.printing import print_json, print_table, print_text
 from producer.progress import resolve
 
 SENTIMENTS = ("positive", "negative", "neutral", "unknown")
@@ -80,7 +81,7 @@ def show(dialogue_id: int, as_json: bool) -> None:
     score = "" if row.sentiment_score is None else f" ({row.sentiment_score:+.2f})"
     typer.echo(f"dialogue {row.id} · batch {row.batch_id} · {row.model} · {row.sentiment or 'not judged yet'}{score}")
     for turn in turns:
-        typer.echo(f"\n{turn['role']}:\n{_readable(turn['content'])}")
+        print_text(f"\n{turn['role']}:\n{_readable(turn['content'])}")
     typer.echo(
         f"\n{job.input_tokens:,} + {job.output_tokens:,} tokens · {format_usd(job.cost_usd)} · {len(calls)} call(s):"
     )
@@ -99,14 +100,10 @@ def export(output: str, batch: str | None, sentiment: str | None) -> None:
         sys.stdout.buffer.writelines(lines)
         sys.stdout.buffer.flush()
         return
-    path = Path(output)
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        with replacing(Path(output).resolve()) as file:
             count = sum(1 for line in lines if file.write(line))
-        part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"{output} cannot be written: {error.strerror}. Choose another place with -o.") from None
     typer.echo(f"{output}: {count:,} dialogues written", err=True)
 

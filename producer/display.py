@@ -125,6 +125,8 @@ class Pace:
 
     def text(self, progress: Progress) -> str:
         """For people: `61 rows/s · ETA 7 s`."""
+        if progress.open and (progress.hold_reason or progress.state != "open"):
+            return "on hold" if progress.hold_reason else progress.state
         (began, first), (ended, last) = self._seen[0], self._seen[-1]
         if ended == began or last == first:
             return "0 rows/s"

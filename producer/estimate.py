@@ -101,7 +101,8 @@ def estimate(order: Order) -> Estimate:
 def find(order: Order, keys: Sequence[str]) -> str | None:
     """The batch that the first rows, known by these keys, would go on."""
     with reading() as connection:
-        return find_batch(connection, order.options.question_hash(order.kind), order.source_name, keys)
+        found = find_batch(connection, order.options.question_hash(order.kind), order.source_name, keys)
+    return found.id if found else None
 
 
 def finished(batch_id: str, keys: Sequence[str]) -> set[str]:

@@ -106,7 +106,7 @@ def follow(
         return seen
     with _worker(window, scope, display) as runner:
         try:
-            return _watch(scope, Told(display, runner), display, submitting, on_progress)
+            return _watch(scope, Told(display, runner, scope.batch_id), display, submitting, on_progress)
         finally:
             if submitting is not None:
                 submitting.stop()
@@ -163,8 +163,9 @@ def _watch(
 class Told:
     """Says what keeps a run from going on, once each time it changes."""
 
-    def __init__(self, display: Display, runner: Any) -> None:
+    def __init__(self, display: Display, runner: Any, batch_id: str | None) -> None:
         self._display = display
+        self._batch_id = batch_id
         self._runner = runner
         self._last: dict[str, str | None] = {}
         self._trouble_since: float | None = None
@@ -177,7 +178,8 @@ class Told:
             DatabaseError: the database could not be used for half a minute.
         """
         self._say("hold", seen.hold_reason)
-        self._say("state", _STATE_SENTENCES.get(seen.state))
+        paused = f"The batch is paused; `tidemill resume {self._batch_id}` lets it go on."
+        self._say("state", paused if seen.state == "paused" else None)
         self.look_at_trouble(self._runner.settler.trouble if self._runner is not None else None)
         if self._runner is None and time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
             self._checked_workers_at = time.monotonic()
@@ -201,11 +203,6 @@ class Told:
             self._trouble_since = time.monotonic()
         elif time.monotonic() - self._trouble_since > _TROUBLE_SECONDS:
             raise DatabaseError(trouble)
-
-
-_STATE_SENTENCES = {
-    "paused": "The batch is paused; `tidemill resume BATCH` lets it go on.",
-}
 
 
 def _worker_is_alive() -> bool:

@@ -7,11 +7,16 @@ from typing import Any
 
 import typer
 
-from models.text import one_line
+from models.text import one_line, printable
 
 PIPED_WIDTH = 200
 LONGEST_CELL = 90
 SHORTEST_COLUMN = 12
+
+
+def print_text(text: str) -> None:
+    """A model's text: exactly as it is into a pipe or file, harmless on a terminal."""
+    typer.echo(printable(text) if sys.stdout.isatty() else text)
 
 
 def print_json(value: Any, *, err: bool = False) -> None:

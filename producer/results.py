@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import orjson
-from sqlalchemy import RowMapping, func, select
+from sqlalchemy import RowMapping, and_, func, or_, select
 
 from models.database import reading
 from models.errors import InputError
@@ -252,6 +252,7 @@ def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> It
     last = select(func.max(turns.c.position)).where(turns.c.dialogue_id == jobs.c.id).scalar_subquery()
     wanted = (
         select(
+            jobs.c.id,
             jobs.c.position,
             jobs.c.columns,
             *((jobs.c.request,) if pictures else ()),
@@ -271,17 +272,18 @@ def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> It
         .outerjoin(dialogues, dialogues.c.id == jobs.c.id)
         .outerjoin(messages, (messages.c.dialogue_id == dialogues.c.id) & (messages.c.position == last))
         .where(jobs.c.batch_id == batch_id, jobs.c.submission >= submission)
-        .order_by(jobs.c.position)
+        .order_by(jobs.c.position, jobs.c.id)  # two pipes that went into one batch have rows of the same position
         .limit(READ_ROWS)
     )
-    after = -1
+    after = (-1, 0)
     while True:
+        behind = or_(jobs.c.position > after[0], and_(jobs.c.position == after[0], jobs.c.id > after[1]))
         with reading() as connection:
-            found = connection.execute(wanted.where(jobs.c.position > after)).mappings().all()
+            found = connection.execute(wanted.where(behind)).mappings().all()
         if not found:
             return
         yield [_row(row, with_picture=pictures) for row in found]
-        after = found[-1]["position"]
+        after = (found[-1]["position"], found[-1]["id"])
 
 
 def _row(found: RowMapping, *, with_picture: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
@@ -26,7 +26,7 @@ from models.feed import Scope, feed
 from models.options import Options
 from models.settings import settings
 from models.tables import batches, jobs
-from models.transitions import Enqueued, cancel, enqueue, revive
+from models.transitions import Enqueued, cancel, enqueue, give_time, revive
 from producer.intake import Reading, Row, Source, read
 from producer.keys import Prepared, note, number
 
@@ -73,6 +73,8 @@ class Opened:
     batch_id: str
     submission: int
     resumed: bool
+    is_its_own: bool
+    """Whether the batch is this input's: only then do rows that the input no longer holds leave it."""
     order: Order
     chunks: Iterator[list[Row]]
 
@@ -98,11 +100,15 @@ def open_batch(order: Order) -> Opened:
     with writing() as connection:
         _let_nobody_else_open(connection, question_hash)
         found = None if order.new else find_batch(connection, question_hash, order.source_name, keys)
-        batch_id = found or _create(connection, order, question_hash)
+        batch_id = found.id if found else _create(connection, order, question_hash)
+        is_its_own = found is None or (found.source is not None and order.source_name is not None)
+        if found and is_its_own and found.source != order.source_name:  # its file has been moved
+            connection.execute(update(batches).where(batches.c.id == found.id).values(source=order.source_name))
         submission = _begin_submission(connection, order, batch_id, _columns(first))
         if found:
             holds.probe_at_once(connection, settings().provider)
-    return Opened(batch_id, submission, found is not None, order, chain([first], chunks))
+            give_time(connection, batches.c.id == batch_id)
+    return Opened(batch_id, submission, found is not None, is_its_own, order, chain([first], chunks))
 
 
 def submit(opened: Opened, on_rows: Callable[[int], None] = lambda _rows: None) -> int:
@@ -145,25 +151,39 @@ def _feed(opened: Opened) -> None:
 KEYS = Rows(key="text")
 
 
-def find_batch(connection: Connection, question_hash: str, source: str | None, keys: Sequence[str]) -> str | None:
-    """The latest batch of the same questions on the same input: the same source, or else mostly the same first rows.
+class Known(NamedTuple):
+    """A batch that is there already, and what its rows came from."""
 
+    id: str
+    source: str | None
+
+
+def find_batch(connection: Connection, question_hash: str, source: str | None, keys: Sequence[str]) -> Known | None:
+    """Id and source of the latest batch of the same questions on the same input: the same source, or else mostly the
+    same first rows.
+
+    Two inputs that both have a source are two, however alike, unless one is a file that is no longer where it was.
     `keys` are those of the first rows of the input.
     """
     same_questions = batches.c.question_hash == question_hash
     newest = batches.c.created_at.desc(), batches.c.id.desc()
-    if source is not None:
-        wanted = select(batches.c.id).where(same_questions, batches.c.source == source).order_by(*newest).limit(1)
-        if found := connection.scalar(wanted):
-            return str(found)
+    wanted = select(batches.c.id, batches.c.source).where(same_questions).order_by(*newest)
+    if source is not None and (found := connection.execute(wanted.where(batches.c.source == source).limit(1)).first()):
+        return Known(*found)
     given = KEYS.table(connection)
     first_rows = (jobs.c.batch_id == batches.c.id) & (jobs.c.position < len(keys))
     known = select(func.count()).where(first_rows, jobs.c.key.in_(select(given.c.key))).scalar_subquery()
     held = select(func.count()).where(first_rows).scalar_subquery()
-    by_rows = (
-        select(batches.c.id).where(same_questions, known * 2 >= len(keys), known * 2 >= held).order_by(*newest).limit(1)
-    )
-    return connection.scalar(by_rows, KEYS.parameters(connection, [(key,) for key in keys]))
+    alike = wanted.where(known * 2 >= len(keys), known * 2 >= held)
+    found_alike = connection.execute(alike, KEYS.parameters(connection, [(key,) for key in keys]))
+    return next((Known(*batch) for batch in found_alike if _may_be(batch.source, source)), None)
+
+
+def _may_be(known: str | None, given: str | None) -> bool:
+    """Whether two sources with the same rows may be one: one has no name, or is a file that has been moved."""
+    if known is None or given is None:
+        return True
+    return Path(known).is_absolute() and Path(given).is_absolute() and not Path(known).exists()
 
 
 def _let_nobody_else_open(connection: Connection, question_hash: str) -> None:
@@ -217,7 +237,7 @@ def _end_submission(connection: Connection, opened: Opened, columns: Iterable[st
 
     A pipe or a frame has no name by which it could have lost rows: it may as well be a part of what came before.
     """
-    if opened.order.is_whole:
+    if opened.order.is_whole and opened.is_its_own:
         gone = (jobs.c.batch_id == opened.batch_id) & (jobs.c.submission < opened.submission)
         connection.execute(update(jobs).where(gone).values(position=None))
         cancel(connection, opened.batch_id, older_than=opened.submission)

@@ -245,7 +245,7 @@ def _schema_complaint(schema: dict[str, Any] | None, text: str) -> str | None:
     try:
         value = loads(text)
     except ValueError:
-        return f"the reply is not JSON: {one_line(text, 120)}"
+        return f"the reply is not JSON: {one_line(text, 1_000)}"
     worst = next(iter(_validator(dumps(schema)).iter_errors(value)), None)
     return (
         None if worst is None else f"the reply breaks the schema at {worst.json_path}: {one_line(worst.message, 200)}"

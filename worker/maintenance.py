@@ -94,8 +94,9 @@ class Maintenance:
             )
             if not known.rowcount:
                 self._register(connection)
-            renew(connection, self._runner.owned(), self._runner.worker_id, settings().lease_seconds)
-        self._runner.renewed(began)
+            owned = self._runner.owned()
+            kept = renew(connection, owned, self._runner.worker_id, settings().lease_seconds)
+        self._runner.renewed(began, owned, kept)
 
     def _register(self, connection: Connection) -> None:
         connection.execute(
@@ -132,6 +133,8 @@ class Maintenance:
 
     def _judge_leftovers(self) -> None:
         """Judge replies whose worker died between storing and judging them: it is gone, or takes too long."""
+        if self._runner.settler.is_judging:
+            return  # it may be these very replies
         turns = messages.alias()
         last = select(func.max(turns.c.position)).where(turns.c.dialogue_id == dialogues.c.id).scalar_subquery()
         alive = select(workers.c.id).where(workers.c.seen_at > now_after(-settings().lease_seconds))

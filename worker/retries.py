@@ -24,6 +24,8 @@ OVERLOADED_BASE_SECONDS = 2.0
 CAP_SECONDS = 60.0
 RETRY_AFTER_JITTER = 0.1
 RATE_PAUSE_SECONDS = 1.0
+LONG_WAIT_SECONDS = 300.0  # asked for by a rate limit: from here on it is a hold, which says so and costs no row
+MAX_HOLD_SECONDS = 86_400.0
 MAX_PAUSE_SECONDS = 3600.0  # then one call looks again, whatever the server once said
 
 
@@ -37,7 +39,7 @@ class Verdict:
     action: Action
     code: str  # stable snake_case: the server's own code where it says something, else ours
     message: str  # one sentence for the user
-    delay_seconds: float = 0.0  # of a retry
+    delay_seconds: float = 0.0  # of a retry; of a hold only where the server says how long
     counted: bool = False  # whether the call counts towards max_attempts
     pause_seconds: float = 0.0  # > 0: nobody calls this model for that long
 
@@ -251,6 +253,11 @@ def classify(
     """
     rule = next(rule for rule in RULES if rule.fits(error))
     action = _action(rule, error)
+    asked = error.retry_after_seconds or 0.0
+    if action == "retry" and rule.pauses and asked > LONG_WAIT_SECONDS:
+        said = error.message.rstrip(" .")
+        waits = f"The provider asks everybody to wait {asked / 60:,.0f} minutes ({said}); {RESUMES}"
+        return Verdict("hold", rule.code, _sentence(waits), delay_seconds=min(asked, MAX_HOLD_SECONDS))
     code = (_snake(error.code) if rule.own_code else "") or rule.code
     message = rule.sentence.format(said=error.message.rstrip(" ."))
     pause = _pause(rule, error)

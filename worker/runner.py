@@ -161,7 +161,7 @@ class Runner:
         self.settler.put(Outcome(settlement, known.provider))
 
     async def _asked(self, job: Claimed, known: Known) -> Settlement:
-        may_call = partial(self._may_call, job.batch_id, known.provider)
+        may_call = partial(self._may_call, job, known.provider)
         try:
             if not may_call():
                 return snoozed(job)
@@ -204,21 +204,27 @@ class Runner:
             if job is not None and job.epoch == settlement.epoch:  # else it has been claimed again meanwhile
                 del self._owned[settlement.job_id]
 
-    def renewed(self, at: float) -> None:
-        """Note that the leases were renewed at this monotonic time."""
+    def renewed(self, at: float, asked: Iterable[int], kept: set[int]) -> None:
+        """Note that at this monotonic time the leases of `kept` were renewed, of those `asked` for.
+
+        The others have been taken from this worker while it was frozen or cut off, and are not called any more.
+        """
+        for job_id in asked:
+            if job_id not in kept:
+                self._owned.pop(job_id, None)
         self._renewed_at = at
 
-    def _may_call(self, batch_id: str, provider: str) -> bool:
+    def _may_call(self, job: Claimed, provider: str) -> bool:
         """Whether a call may begin now.
 
         Not when stopping; not when somebody has paused or cancelled the batch; not when the provider has just refused
-        everybody, for what was claimed before that; and not after this process was frozen for longer than its lease,
-        for what others have taken over by now.
+        everybody, for what was claimed before that; not when answers cannot be stored; and not after this process was
+        frozen for longer than its lease, for what others have taken over by now.
         """
         at = time.monotonic()
-        leased = at - self._renewed_at < settings().lease_seconds
-        wanted = not self._stopping and batch_id not in self.closed
-        return leased and wanted and at >= self._held_until.get(provider, 0.0)
+        leased = at - self._renewed_at < settings().lease_seconds and self._owned.get(job.id) is job
+        wanted = not self._stopping and job.batch_id not in self.closed
+        return leased and wanted and self.settler.trouble is None and at >= self._held_until.get(provider, 0.0)
 
     @property
     def is_admitting(self) -> bool:

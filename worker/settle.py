@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, update
 from sqlalchemy.exc import DBAPIError
@@ -63,6 +63,7 @@ class Settler:
         self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         self._judgements: queue.SimpleQueue[list[tuple[int, Judgement]]] = queue.SimpleQueue()
         self._judging = 0
+        self._judging_lock = threading.Lock()  # replies come from the writer and from maintenance
         self.trouble: str | None = None
         """Why outcomes cannot be written at present, in a sentence; None when they can."""
         judge.submit([])  # starts it, so that its models are loaded by the time of the first reply
@@ -75,8 +76,14 @@ class Settler:
 
     def judge(self, texts: list[tuple[int, str]]) -> None:
         """Have replies judged, (dialogue id, text) each; the judgements are written as they come."""
-        self._judging += 1
+        with self._judging_lock:
+            self._judging += 1
         self._judge.submit(texts).add_done_callback(self._judged)
+
+    @property
+    def is_judging(self) -> bool:
+        """Whether replies are being judged."""
+        return self._judging > 0
 
     def close(self, patience_seconds: float) -> None:
         """Write all that was handed over, judgements included, then stop.
@@ -119,7 +126,8 @@ class Settler:
         judgements: list[tuple[int, Judgement]] = []
         while not self._judgements.empty():
             judgements += self._judgements.get()
-            self._judging -= 1
+            with self._judging_lock:
+                self._judging -= 1
         return judgements
 
     def _write_until_stored(self, outcomes: list[Outcome], judgements: list[tuple[int, Judgement]]) -> None:
@@ -182,6 +190,9 @@ def _refused(outcome: Outcome, error: Exception) -> Outcome:
         "failed",
         counted=True,
         http_status=settlement.http_status,
+        input_tokens=settlement.input_tokens,
+        output_tokens=settlement.output_tokens,
+        cost_usd=settlement.cost_usd,
         error_code=NOT_STORABLE,
         error=f"The reply came, but the database refuses it: {_reason(error)}",
     )
@@ -191,6 +202,7 @@ def _refused(outcome: Outcome, error: Exception) -> Outcome:
 def write(outcomes: Sequence[Outcome], judgements: Sequence[tuple[int, Judgement]]) -> set[tuple[int, int]]:
     """Write outcomes and judgements in one transaction; returns (job id, epoch) of what was still ours to settle."""
     with writing() as connection:
+        outcomes = [_own_fault(connection, outcome) for outcome in outcomes]
         written = settle(connection, [outcome.settlement for outcome in outcomes]) if outcomes else set()
         answered = [
             (outcome.settlement.job_id, outcome.settlement.epoch)
@@ -199,12 +211,23 @@ def write(outcomes: Sequence[Outcome], judgements: Sequence[tuple[int, Judgement
         ]
         if answered:
             holds.lift(connection, answered)
-        reasons = {o.provider: o.settlement.error for o in outcomes if o.settlement.outcome == "held"}
-        for provider, reason in reasons.items():
-            holds.hold(connection, provider, reason or "The provider serves nobody at present.")
+        held = {outcome.provider: outcome.settlement for outcome in outcomes if outcome.settlement.outcome == "held"}
+        for provider, each in held.items():
+            reason = each.error or "The provider serves nobody at present."
+            holds.hold(connection, provider, reason, each.delay_seconds)
         if judgements:
             _write_judgements(connection, judgements)
     return written
+
+
+def _own_fault(connection: Connection, outcome: Outcome) -> Outcome:
+    """A row that the provider refuses time and again, while it answers others, is refused for itself, and fails."""
+    settlement = outcome.settlement
+    if settlement.outcome != "held" or settlement.http_status is None or settlement.delay_seconds:
+        return outcome
+    if not holds.is_refused_alone(connection, settlement.job_id, settlement.batch_id):
+        return outcome
+    return replace(outcome, settlement=replace(settlement, outcome="failed", counted=True))
 
 
 def _write_judgements(connection: Connection, judgements: Sequence[tuple[int, Judgement]]) -> None:

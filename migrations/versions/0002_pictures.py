@@ -1,4 +1,4 @@
-"""pictures that ask the same share one call
+"""pictures that ask the same share one call; retries go first
 
 Revision ID: 0002
 Revises: 0001
@@ -31,8 +31,18 @@ def upgrade() -> None:
             sqlite_where=sa.text("content is not null"),
         )
 
+    op.create_index(
+        "ix_jobs_again",
+        "jobs",
+        ["batch_id", "available_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'queued' and first_attempt_at is not null"),
+        sqlite_where=sa.text("state = 'queued' and first_attempt_at is not null"),
+    )
+
 
 def downgrade() -> None:
+    op.drop_index("ix_jobs_again", "jobs")
     with op.batch_alter_table("jobs") as batch_op:
         batch_op.drop_index("ix_jobs_content")
         batch_op.drop_column("content")

@@ -3,7 +3,10 @@
 import csv
 import json
 import os
+import shlex
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -152,3 +155,27 @@ def test_a_cell_of_50_mb_is_a_prompt_like_any_other(tidemill: Tidemill, simulato
     assert simulator.paid_by_prompt() == {prompt_hash(prompt): 1 for prompt in ("small", cell, "last")}
     with (tidemill.folder / "huge.jsonl").open(encoding="utf-8") as file:
         assert [json.loads(line)["prompt"] for line in file] == ["small", cell, "last"]
+
+
+def test_the_input_is_never_overwritten_by_its_own_answers(tidemill: Tidemill, simulator: Simulator) -> None:
+    path = tidemill.prompts("same.jsonl", ["one"])
+    before = path.read_bytes()
+    ran = tidemill("ask", "-i", "same.jsonl", "-o", path)
+    assert (ran.code, path.read_bytes(), simulator.counters()["total"]) == (2, before, 0)
+    assert "is the input itself; name another file" in ran.err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "> /dev/full"])
+def test_a_closed_or_full_output_shows_no_traceback(tidemill: Tidemill, closed: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m producer.cli status --json {closed}"
+    ran = subprocess.run(
+        ["sh", "-c", command],
+        env=os.environ | tidemill.environment,
+        cwd=tidemill.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in ran.stderr
+    assert ran.returncode == (2 if "full" in closed else 0), ran.stderr

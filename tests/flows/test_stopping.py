@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import wait_until
 from tests.flows.tidemill import Running, Tidemill, answers, summary
 from tests.simulator import Simulator, prompt_hash
 
@@ -168,3 +169,30 @@ def test_a_disk_that_fills_while_answers_come_is_waited_for(
 
 def _resize(disk: Path, size: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "the terminal is closed"])
+def test_a_pipe_that_stays_open_keeps_nobody_from_stopping(
+    tidemill: Tidemill, simulator: Simulator, how: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "producer.cli", "ask", "-i", "-", "-o", "-", *HTTP]
+    asking = subprocess.Popen(
+        command,
+        env=os.environ | tidemill.environment,
+        cwd=tidemill.folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert asking.stdin is not None and asking.stderr is not None
+        asking.stdin.write(b"".join(b"line %d\n" % number for number in range(40)))
+        asking.stdin.flush()
+        wait_until(lambda: simulator.counters()["paid"] >= 32, "the first rows are answered", 30)
+        asking.send_signal(how)
+        assert asking.wait(15) == 130
+        assert b"Traceback" not in asking.stderr.read()
+    finally:
+        asking.kill()
+        asking.wait()

@@ -3,6 +3,7 @@ themselves; a server that goes away and comes back loses nothing.
 """
 
 import re
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -221,3 +222,36 @@ def test_the_answer_to_a_prompt_is_never_another_prompts(anywhere: Tidemill, sim
     ran = anywhere("ask", "-i", path, "-o", "-", "--new", "--model", "mine", *HTTP).ok()
     assert [row["prompt"] for row in ran.rows] == prompts
     assert [row["reply"][-11:] for row in ran.rows] == [reply_tag(prompt) for prompt in prompts]
+
+
+def test_a_row_that_is_refused_for_itself_fails_and_does_not_hold_the_others_for_ever(
+    tidemill: Tidemill, simulator: Simulator
+) -> None:
+    prompts = ["!!403 always", *(f"fine {number}" for number in range(5))]
+    path = tidemill.prompts("refused.jsonl", prompts)
+    ran = tidemill("ask", "-i", path, "-o", "-", "--window", "1", *HTTP, timeout=100)
+    assert ran.code == 1
+    assert [row["status"] for row in ran.rows] == ["failed", *["succeeded"] * 5]
+    assert ran.rows[0]["error_code"] == "unsupported_country_region_territory"
+    assert "1 × unsupported_country_region_territory: The provider does not serve this key" in ran.err
+
+
+def test_a_long_wait_that_the_provider_asks_for_is_said_and_costs_no_row(
+    tidemill: Tidemill, simulator: Simulator
+) -> None:
+    simulator.control(retry_after_seconds=7200)
+    path = tidemill.prompts("waiting.jsonl", ["!!429*1 first", "second"])
+    with tidemill.started("ask", "-i", path, "-o", "answers.jsonl", "--window", "1", *HTTP) as running:
+        running.says("The provider asks everybody to wait 120 minutes")
+        running.signal(signal.SIGINT)
+        assert running.ended(20).code == 130
+    simulator.control(retry_after_seconds=0)
+    assert re.match(summary(2, 2), tidemill("ask", "-i", path, "-o", "answers.jsonl", *HTTP).ok().last_line)
+
+
+def test_a_server_that_serves_nothing_of_the_kind_is_told_with_the_last_line(tidemill: Tidemill) -> None:
+    path = tidemill.prompts("nowhere.jsonl", ["one", "two"])
+    base = tidemill.environment["OPENAI_BASE_URL"].replace("/v1", "/v2")
+    ran = tidemill("ask", "-i", path, "-o", "answers.jsonl", *HTTP, OPENAI_BASE_URL=base)
+    assert ran.code == 1
+    assert re.search(r"tidemill: 2 × \w+: .*OPENAI_BASE_URL", ran.err)

@@ -303,3 +303,11 @@ def test_a_feed_that_finds_nothing_changes_nothing() -> None:
     assert feed_all() == []
     add_batch()
     assert feed_all() == []
+
+
+def test_what_was_tried_before_goes_first() -> None:
+    add_worker(window=2)
+    add_batch()
+    ids = add_jobs(10)
+    set_job(ids[7], first_attempt_at=now_after(-5.0), available_at=now_after(-1.0))
+    assert feed_all()[0] == ids[7]

@@ -9,14 +9,27 @@ from models.database import reading, writing
 from models.holds import PROBE_SECONDS
 from models.tables import attempts, batches
 from models.transitions import release
-from tests.rows import PROVIDER, add_batch, add_jobs, batch_row, put, set_batch, set_job, success, take, take_one
+from tests.rows import (
+    PROVIDER,
+    add_batch,
+    add_jobs,
+    batch_row,
+    failure,
+    job_row,
+    put,
+    set_batch,
+    set_job,
+    success,
+    take,
+    take_one,
+)
 
 pytestmark = pytest.mark.usefixtures("database")
 
 
-def hold(reason: str = "no credit") -> None:
+def hold(reason: str = "no credit", seconds: float = 0.0) -> None:
     with writing() as connection:
-        holds.hold(connection, PROVIDER, reason)
+        holds.hold(connection, PROVIDER, reason, seconds)
 
 
 def lift(*calls: tuple[int, int]) -> None:
@@ -141,3 +154,45 @@ def test_probing_at_once_holds_nothing_that_was_free() -> None:
     with writing() as connection:
         holds.probe_at_once(connection, PROVIDER)
     assert batch_row().held_until is None
+
+
+def test_a_hold_lasts_as_long_as_the_provider_says() -> None:
+    add_batch()
+    hold("wait an hour", 3600.0)
+    assert due_in() == pytest.approx(3600, abs=2)
+    hold("wait", 10.0)  # a shorter wait does not cut a longer one
+    assert due_in() == pytest.approx(3600, abs=2)
+    hold("wait two hours", 7200.0)
+    assert due_in() == pytest.approx(7200, abs=2)
+    assert batch_row().hold_reason == "wait two hours"
+
+
+def test_a_job_is_refused_alone_when_others_were_answered_after_each_of_its_refusals() -> None:
+    add_batch()
+    refused, *others = add_jobs(5)
+
+    def alone() -> bool:
+        with reading() as connection:
+            return holds.is_refused_alone(connection, refused, "b")
+
+    for other in others[:2]:
+        assert not alone()
+        put(failure(take_one(refused), "held", counted=False))
+        assert not alone()
+        put(success(take_one(other)))
+    assert alone()
+    with reading() as connection:
+        assert not holds.is_refused_alone(connection, others[2], "b")
+
+
+def test_after_a_hold_the_time_for_retries_begins_anew() -> None:
+    add_batch()
+    tried, probe = add_jobs(2)
+    put(failure(take_one(tried), "retried"))
+    assert job_row(tried).first_attempt_at is not None
+    hold()
+    set_batch(probe_job_id=probe)
+    claimed = take_one(probe)
+    lift((claimed.id, claimed.epoch))
+    assert batch_row().hold_reason is None
+    assert (job_row(tried).first_attempt_at, job_row(tried).failures) == (None, 1)

@@ -159,10 +159,12 @@ class StateMachine(RuleBasedStateMachine):
 
     @rule(worker=WORKERS)
     def renew(self, worker: str) -> None:
-        owned = [each for each in self.expected.values() if each.state == "running" and each.worker == worker]
+        owned = {
+            job_id: each for job_id, each in self.expected.items() if each.state == "running" and each.worker == worker
+        }
         with writing() as connection:
-            assert renew(connection, sorted(self.expected), worker, LEASES["valid"]) == len(owned)
-        for each in owned:
+            assert renew(connection, sorted(self.expected), worker, LEASES["valid"]) == owned.keys()
+        for each in owned.values():
             each.lease = "valid"
 
     @rule()

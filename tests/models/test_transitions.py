@@ -176,8 +176,8 @@ def test_only_the_owner_of_a_running_job_renews_its_lease() -> None:
     take_one(theirs, "w2", 5.0)
     before = job_row(ours).lease_until, job_row(theirs).lease_until
     with writing() as connection:
-        assert renew(connection, [ours, theirs, queued], "w1", 100.0) == 1
-        assert renew(connection, [], "w1", 100.0) == 0
+        assert renew(connection, [ours, theirs, queued], "w1", 100.0) == {ours}
+        assert renew(connection, [], "w1", 100.0) == set()
     assert (job_row(ours).lease_until - before[0]).total_seconds() > 60
     assert job_row(theirs).lease_until == before[1]
     assert job_row(queued).lease_until is None

@@ -264,8 +264,25 @@ def test_a_frame_with_some_new_rows_is_still_the_same_batch() -> None:
 
 
 def test_a_moved_file_is_known_by_its_rows(tmp_path: Path) -> None:
-    first = submitted(write_lines(tmp_path / "a.txt", prompts(5)))
+    first = submitted(path := write_lines(tmp_path / "a.txt", prompts(5)))
+    path.unlink()
     assert submitted(write_lines(tmp_path / "b.txt", prompts(5))) == first
+    assert submitted(write_lines(tmp_path / "b.txt", prompts(3))) == first  # it is this file's batch from now on
+    assert asked(first) == prompts(3)
+
+
+def test_another_file_is_another_batch_however_alike_it_is(tmp_path: Path) -> None:
+    first = submitted(write_lines(tmp_path / "all.txt", prompts(50)))
+    assert submitted(write_lines(tmp_path / "sample.txt", prompts(20))) != first
+    assert (len(asked(first)), batch_row(first).state) == (50, "open")
+    assert count(jobs, jobs.c.state == "cancelled") == 0
+
+
+def test_an_input_with_a_name_takes_no_rows_from_one_without(tmp_path: Path) -> None:
+    first = submitted(prompts(4))
+    assert submitted(write_lines(tmp_path / "two.txt", prompts(2))) == first
+    assert count(jobs, jobs.c.state == "cancelled") == 0
+    assert len(asked(first)) == 4
 
 
 # --- duplicates ---

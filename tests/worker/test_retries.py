@@ -276,12 +276,20 @@ def test_retry_after_is_kept_and_never_undercut() -> None:
 
 
 def test_a_retry_after_that_cannot_fit_ends_the_job_at_once() -> None:
-    verdict = judge(http(429, retry_after="7200"), age=600.0)
-    assert (verdict.action, verdict.code, verdict.counted) == ("fail", "rate_limit_exceeded", False)
+    verdict = judge(http(503, retry_after="7200"), age=600.0)
+    assert (verdict.action, verdict.counted) == ("fail", True)
     assert "asks to wait 7200 s and only 3000 s are left" in verdict.message
-    assert verdict.pause_seconds == 3600.0
-    assert judge(http(429, retry_after="7200"), retry_seconds=86_400.0).action == "retry"
+    assert judge(http(503, retry_after="7200"), retry_seconds=86_400.0).action == "retry"
     assert judge(http(429, retry_after="10"), age=3590.0, random=1.0).delay_seconds == 10.0
+
+
+def test_a_rate_limit_that_asks_for_a_long_wait_is_a_hold_and_costs_no_row() -> None:
+    assert judge(http(429, retry_after="300")).action == "retry"
+    verdict = judge(http(429, retry_after="7200"), age=3_000.0, failures=7)
+    assert (verdict.action, verdict.code, verdict.counted) == ("hold", "rate_limit_exceeded", False)
+    assert verdict.message.startswith("The provider asks everybody to wait 120 minutes (")
+    assert (verdict.delay_seconds, verdict.pause_seconds) == (7200.0, 0.0)
+    assert judge(http(429, retry_after="1e9")).delay_seconds == 86_400.0
 
 
 # --- backing off and giving up ----------------------------------------------------------------------------------------

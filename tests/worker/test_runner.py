@@ -123,7 +123,7 @@ def test_a_call_that_outlasts_the_drain_is_given_back(provider: Simulator, wait_
 def test_a_process_that_was_frozen_beyond_its_lease_pays_for_nothing(
     runner: Runner, provider: Simulator, wait_until: WaitUntil
 ) -> None:
-    runner.renewed(time.monotonic() - 101)
+    runner.renewed(time.monotonic() - 101, (), set())
     add_batch()
     ids = add_jobs(5)
     runner.admit(ids)

@@ -230,3 +230,31 @@ def test_one_transaction_holds_outcomes_and_judgements() -> None:
     assert job_row(job_id).state == "running"
     with writing() as connection:
         assert connection.execute(select(dialogues)).all() == []
+
+
+@pytest.mark.usefixtures("database")
+def test_a_row_that_is_refused_time_and_again_while_others_are_answered_fails() -> None:
+    add_batch()
+    refused, *others = add_jobs(3)
+    for other in others:
+        write([outcome(failure(take_one(refused), "held", counted=False, http_status=403))], [])
+        set_batch(probe_job_id=other, held_at=now_after(-1.0))
+        write([outcome(success(take_one(other)))], [])
+    assert job_row(refused).state == "queued"
+    write([outcome(failure(take_one(refused), "held", counted=False, http_status=403, error="no"))], [])
+    job = job_row(refused)
+    assert (job.state, job.error, job.failures) == ("failed", "no", 1)
+    assert batch_row().hold_reason is None
+
+
+@pytest.mark.usefixtures("database")
+def test_names_that_are_too_long_for_their_columns_are_cut_and_cost_no_answer() -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    claimed = take_one(job_id)
+    said = Answer("m" * 300, "f" * 90, (Message("r" * 50, "why?"), Message("assistant", "because")))
+    settlement = success(claimed, request_id="i" * 400, answer=said)
+    assert write([outcome(settlement)], []) == {(job_id, claimed.epoch)}
+    assert dialogue(job_id) == [("r" * 20, "why?"), ("assistant", "because")]
+    (call,) = calls(job_id)
+    assert call.request_id == "i" * 200

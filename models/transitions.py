@@ -338,7 +338,7 @@ def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
         settlement.job_id,
         settlement.epoch,
         _STATE_AFTER[settlement.outcome],
-        settlement.delay_seconds,
+        0.0 if settlement.outcome == "held" else settlement.delay_seconds,  # a hold waits by itself
         0 if settlement.outcome in ("snoozed", "held") else 1,
         int(settlement.counted),
         settlement.outcome,

@@ -393,7 +393,12 @@ def _schema(path: Path | None) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Run the command line; every failure is a sentence on stderr and an exit code, never a traceback."""
+    """Run the command line, and end the process with its exit code."""
+    _leave(run())
+
+
+def run() -> int:
+    """Run the command line; every failure is a sentence on stderr and the exit code, never a traceback."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
@@ -401,7 +406,7 @@ def main() -> None:
         getattr(sys, name).reconfigure(errors="backslashreplace")
     _log_like_ourselves()
     try:
-        code = app(standalone_mode=False)
+        code = int(app(standalone_mode=False) or 0)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
@@ -414,7 +419,7 @@ def main() -> None:
         code = _cannot_write(error)
     except Exception as error:  # noqa: BLE001  # the last line of defence
         code = _unexpected(error)
-    _leave(code)
+    return code
 
 
 def _leave(code: int) -> NoReturn:

@@ -190,13 +190,17 @@ def _refused(outcome: Outcome, error: Exception) -> Outcome:
         "failed",
         counted=True,
         http_status=settlement.http_status,
-        input_tokens=settlement.input_tokens,
-        output_tokens=settlement.output_tokens,
+        input_tokens=_storable(settlement.input_tokens),
+        output_tokens=_storable(settlement.output_tokens),
         cost_usd=settlement.cost_usd,
         error_code=NOT_STORABLE,
         error=f"The reply came, but the database refuses it: {_reason(error)}",
     )
     return Outcome(failed, outcome.provider)
+
+
+def _storable(tokens: int | None) -> int | None:
+    return tokens if tokens is not None and tokens < 2**31 else None
 
 
 def write(outcomes: Sequence[Outcome], judgements: Sequence[tuple[int, Judgement]]) -> set[tuple[int, int]]:

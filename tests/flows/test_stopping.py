@@ -176,7 +176,7 @@ def test_a_pipe_that_stays_open_keeps_nobody_from_stopping(
     tidemill: Tidemill, simulator: Simulator, how: signal.Signals
 ) -> None:
     command = [sys.executable, "-m", "producer.cli", "ask", "-i", "-", "-o", "-", *HTTP]
-    asking = subprocess.Popen(
+    with subprocess.Popen(
         command,
         env=os.environ | tidemill.environment,
         cwd=tidemill.folder,
@@ -184,15 +184,14 @@ def test_a_pipe_that_stays_open_keeps_nobody_from_stopping(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
-    )
-    try:
+    ) as asking:
         assert asking.stdin is not None and asking.stderr is not None
-        asking.stdin.write(b"".join(b"line %d\n" % number for number in range(40)))
-        asking.stdin.flush()
-        wait_until(lambda: simulator.counters()["paid"] >= 32, "the first rows are answered", 30)
-        asking.send_signal(how)
-        assert asking.wait(15) == 130
-        assert b"Traceback" not in asking.stderr.read()
-    finally:
-        asking.kill()
-        asking.wait()
+        try:
+            asking.stdin.write(b"".join(b"line %d\n" % number for number in range(40)))
+            asking.stdin.flush()
+            wait_until(lambda: simulator.counters()["paid"] >= 32, "the first rows are answered", 30)
+            asking.send_signal(how)
+            assert asking.wait(15) == 130
+            assert b"Traceback" not in asking.stderr.read()
+        finally:
+            asking.kill()

@@ -23,12 +23,9 @@ SLOW_TO_IMPORT = {
 }
 _SHOW_HELP = """
 import sys
-from producer.cli import main
+from producer.cli import run
 sys.argv = ["tidemill", *{arguments!r}, "--help"]
-try:
-    main()
-except SystemExit as end:
-    print(end.code, *({slow!r} & {{name.partition(".")[0] for name in sys.modules}}), file=sys.stderr)
+print(run(), *({slow!r} & {{name.partition(".")[0] for name in sys.modules}}), file=sys.stderr)
 """
 
 

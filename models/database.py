@@ -32,6 +32,12 @@ def engine() -> Engine:
     return open_engine(settings().effective_database_url)
 
 
+def close() -> None:
+    """Close this process's connections, if there are any; the last one of all folds SQLite's -wal file in."""
+    if engine.cache_info().currsize:
+        engine().dispose()
+
+
 def open_engine(url_text: str) -> Engine:
     """An engine on SQLite or Postgres, set up the way that the state machine needs.
 

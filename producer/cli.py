@@ -424,6 +424,8 @@ def run() -> int:
 
 def _leave(code: int) -> NoReturn:
     """End at once: all that counts is stored, and a thread that still waits for a line of stdin cannot be asked to."""
+    if (database := sys.modules.get("models.database")) is not None:
+        database.close()
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -117,7 +117,7 @@ def prepared(
                 if isinstance(picture, Picture):
                     for note in picture.notes:
                         on_note(f"{each.path}: {note}")
-                elif picture is not None and not wanted.is_one:
+                elif picture is not None and each.path and not wanted.is_one:
                     refused += 1
                     if refused <= _SAID:
                         on_note(picture.reason)
@@ -279,6 +279,8 @@ def row_of(found: Found, picture: Picture | Refused | None, template: Template, 
 
 
 def _prompt(found: Found, template: Template) -> str:
+    if not found.path:
+        raise BadRowError("its path is empty")
     path = Path(found.path)
     own = {"name": path.name, "stem": path.stem, "directory": path.parent.name}
     record = own | found.columns

@@ -137,3 +137,10 @@ def test_a_store_that_cannot_be_used_stops_before_any_row(tmp_path: Path, embedd
     (embedded_home / "blobs").write_text("a file in the way")
     with pytest.raises(blobs.BlobError, match="cannot be used"):
         rows(Pictures((str(tmp_path / "a.jpg"),)))
+
+
+@pytest.mark.usefixtures("embedded_home")
+def test_a_row_without_a_path_says_so(tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text('{"path": ""}\n')
+    (row,) = rows(Pictures(table=str(tmp_path / "list.jsonl")))
+    assert row.refusal == ("bad_row", "row 1: its path is empty.")

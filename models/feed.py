@@ -81,7 +81,7 @@ def forget_sent(scope: Scope) -> None:
 
 
 def _mark_due(connection: Connection, scope: Scope) -> list[Sending]:
-    share(connection, scope.batch_id)
+    share(connection)
     waiting = _waiting_batches(connection, scope)
     free = [batch for batch in waiting if batch.hold_reason is None]
     chosen: list[Sending] = []
@@ -118,6 +118,7 @@ def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
         .where(
             twins.c.batch_id == jobs.c.batch_id,
             twins.c.content == jobs.c.content,
+            twins.c.content.is_not(None),  # said for the partial index, which SQLite would not use otherwise
             twins.c.id != jobs.c.id,
             or_(goes_first, twins.c.state == "succeeded"),
         )

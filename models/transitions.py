@@ -591,12 +591,12 @@ def give_time(connection: Connection, *batches_where: Any) -> None:
 _MOST_SHARED = 500
 
 
-def share(connection: Connection, batch_id: str | None = None) -> int:
+def share(connection: Connection) -> int:
     """Let queued jobs end as the twin has that asked the same of the same picture. Returns how many.
 
-    Its answer is copied, at no cost, once it is judged; its failure too. With `batch_id`, only jobs of that batch.
+    Its answer is copied, at no cost, once it is judged; its failure too.
     """
-    pairs = connection.execute(_ended_twins(batch_id)).all()
+    pairs = connection.execute(_ended_twins()).all()
     shared = {pair.id: pair for pair in pairs}  # of several twins that have ended, any will do
     for pair in shared.values():
         ended = connection.execute(
@@ -617,11 +617,12 @@ def share(connection: Connection, batch_id: str | None = None) -> int:
     return len(shared)
 
 
-def _ended_twins(batch_id: str | None) -> Select[Any]:
+def _ended_twins() -> Select[Any]:
+    """For every batch at once: SQLite, told one, looks through all of its pictures for each of them."""
     twins = jobs.alias("twins")
     judged = select(dialogues.c.id).where(dialogues.c.id == twins.c.id, dialogues.c.sentiment.is_not(None)).exists()
     failed = and_(twins.c.state == "failed", twins.c.position.is_not(None))
-    wanted = (
+    return (
         select(jobs.c.id, twins.c.id.label("twin_id"), twins.c.state, twins.c.error_code, twins.c.error)
         .join(twins, and_(twins.c.batch_id == jobs.c.batch_id, twins.c.content == jobs.c.content))
         .where(
@@ -632,7 +633,6 @@ def _ended_twins(batch_id: str | None) -> Select[Any]:
         .order_by(jobs.c.id, twins.c.state)  # an answer comes after, and so before, a failure
         .limit(_MOST_SHARED)
     )
-    return wanted if batch_id is None else wanted.where(jobs.c.batch_id == batch_id)
 
 
 def _copy_answer(connection: Connection, twin_id: int, job_id: int) -> None:

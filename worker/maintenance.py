@@ -95,7 +95,7 @@ class Maintenance:
             if not known.rowcount:
                 self._register(connection)
             owned = self._runner.owned()
-            kept = renew(connection, owned, self._runner.worker_id, settings().lease_seconds)
+            kept = renew(connection, list(owned), self._runner.worker_id, settings().lease_seconds)
         self._runner.renewed(began, owned, kept)
 
     def _register(self, connection: Connection) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -190,9 +190,9 @@ class Runner:
 
     # --- the lease ---
 
-    def owned(self) -> list[int]:
-        """Ids of the jobs that were claimed and whose end is not written yet: those whose lease must go on."""
-        return list(self._owned)
+    def owned(self) -> dict[int, Claimed]:
+        """By their ids the jobs that were claimed and whose end is not written yet: those whose lease must go on."""
+        return dict(self._owned)
 
     def batches(self) -> set[str]:
         """Ids of the batches that these jobs are of."""
@@ -204,14 +204,14 @@ class Runner:
             if job is not None and job.epoch == settlement.epoch:  # else it has been claimed again meanwhile
                 del self._owned[settlement.job_id]
 
-    def renewed(self, at: float, asked: Iterable[int], kept: set[int]) -> None:
+    def renewed(self, at: float, asked: Mapping[int, Claimed], kept: set[int]) -> None:
         """Note that at this monotonic time the leases of `kept` were renewed, of those `asked` for.
 
         The others have been taken from this worker while it was frozen or cut off, and are not called any more.
         """
-        for job_id in asked:
-            if job_id not in kept:
-                self._owned.pop(job_id, None)
+        for job_id, job in asked.items():
+            if job_id not in kept and self._owned.get(job_id) is job:  # else it has been claimed again meanwhile
+                del self._owned[job_id]
         self._renewed_at = at
 
     def _may_call(self, job: Claimed, provider: str) -> bool:

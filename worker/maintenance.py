@@ -9,7 +9,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, or_, select, update
@@ -84,9 +85,19 @@ class Maintenance:
 
     # --- the duties ---
 
-    def _beat(self) -> None:
+    @contextmanager
+    def _renewing(self) -> Iterator[Connection]:
+        """A transaction that begins by extending the leases of what this process still works on."""
         began = time.monotonic()
         with writing() as connection:
+            claiming = self._runner.claiming()  # looked at first: a job goes from these to the owned ones
+            owned = self._runner.owned()
+            kept = renew(connection, [*owned, *claiming], self._runner.worker_id, settings().lease_seconds)
+            yield connection
+        self._runner.renewed(began, owned, kept)
+
+    def _beat(self) -> None:
+        with self._renewing() as connection:
             known = connection.execute(
                 update(workers)
                 .where(workers.c.id == self._runner.worker_id)
@@ -94,9 +105,6 @@ class Maintenance:
             )
             if not known.rowcount:
                 self._register(connection)
-            owned = self._runner.owned()
-            kept = renew(connection, list(owned), self._runner.worker_id, settings().lease_seconds)
-        self._runner.renewed(began, owned, kept)
 
     def _register(self, connection: Connection) -> None:
         connection.execute(
@@ -123,7 +131,7 @@ class Maintenance:
             self._runner.closed = frozenset(connection.scalars(closed))
 
     def _rescue(self) -> None:
-        with writing() as connection:
+        with self._renewing() as connection:  # a process so slow that its leases ran out must not rescue its own jobs
             dead = _dead_neighbours(connection)
             rescued = rescue(connection, dead)
             connection.execute(delete(workers).where(workers.c.id.in_(dead)))

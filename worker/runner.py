@@ -73,6 +73,7 @@ class Runner:
         self.closed: frozenset[str] = frozenset()
         """Batches that were found paused or cancelled a moment ago: none of their calls may begin."""
         self._owned: dict[int, Claimed] = {}
+        self._claiming: list[Sequence[int]] = []
         self._held_until: dict[str, float] = {}
         self._stopping = False
         self._renewed_at = time.monotonic()
@@ -104,6 +105,7 @@ class Runner:
             self._loop.call_soon_threadsafe(self._start, claimed)
 
     def _claim(self, ids: Sequence[int]) -> list[tuple[Claimed, Known]]:
+        self._claiming.append(ids)
         try:
             with writing() as connection:
                 claimed = claim(connection, ids, self.worker_id, settings().lease_seconds)
@@ -113,7 +115,10 @@ class Runner:
             log.warning("%d jobs not claimed: %s", len(ids), error)
             time.sleep(_CLAIM_RETRY_SECONDS)
             return []
-        self._owned.update((job.id, job) for job in claimed)
+        else:
+            self._owned.update((job.id, job) for job in claimed)
+        finally:
+            self._claiming.remove(ids)
         self._claimed_since_fed += len(ids)
         if self._claimed_since_fed >= self.window // 2:
             self._claimed_since_fed = 0
@@ -193,6 +198,10 @@ class Runner:
     def owned(self) -> dict[int, Claimed]:
         """By their ids the jobs that were claimed and whose end is not written yet: those whose lease must go on."""
         return dict(self._owned)
+
+    def claiming(self) -> list[int]:
+        """Ids of jobs that are being claimed: the claim of a huge row may be stored long before it has been read."""
+        return [job_id for ids in list(self._claiming) for job_id in ids]
 
     def batches(self) -> set[str]:
         """Ids of the batches that these jobs are of."""

@@ -104,8 +104,8 @@ def test_the_lease_of_a_long_call_goes_on(runner: Runner, provider: Simulator) -
 def test_due_jobs_are_fed_without_being_asked() -> None:
     add_batch()
     (job_id,) = add_jobs(1)
-    wait_until(lambda: job_row(job_id).sent_at is not None, "it is sent")
-    assert arrived() == [[job_id]]
+    wait_until(lambda: arrived() == [[job_id]], "it is sent")
+    assert job_row(job_id).sent_at is not None
 
 
 @pytest.mark.usefixtures("duties")
@@ -116,6 +116,17 @@ def test_a_job_whose_lease_ran_out_is_queued_and_fed_again() -> None:
     wait_until(lambda: job_row(job_id).epoch == 2, "it is rescued")
     assert (job_row(job_id).losses, calls(job_id)[0].outcome) == (1, "lost")
     wait_until(lambda: job_row(job_id).sent_at is not None, "it is sent again")
+
+
+@pytest.mark.usefixtures("duties")
+def test_a_claim_that_takes_longer_than_its_lease_is_not_rescued_by_its_own_process(runner: Runner) -> None:
+    add_batch()
+    own, others = add_jobs(2)
+    runner._claiming.append([own])  # a huge row: stored as claimed, not yet read
+    take_surely(own, runner.worker_id, 0.2)
+    take_surely(others, "vanished", 0.2)
+    wait_until(lambda: job_row(others).epoch == 2, "the other one is rescued")
+    assert (job_row(own).state, job_row(own).epoch) == ("running", 1)
 
 
 @pytest.mark.usefixtures("duties")

@@ -13,11 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.simulator.options import FIELDS, Options, changed
+from tests.simulator.options import FIELDS, Options, changed, switch
 from tests.simulator.server import listen
 from tests.simulator.simulation import Simulation
-
-REPEATED = {"faults": "--fault", "models": "--model"}
 
 
 def _fault(text: str) -> tuple[str, float]:
@@ -25,19 +23,38 @@ def _fault(text: str) -> tuple[str, float]:
     return name, float(rate or 1)
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value
+
+
+# option -> (its flag, how to read one of its values)
+REPEATED: dict[str, tuple[str, Any]] = {
+    "faults": ("--fault", _fault),
+    "models": ("--model", str),
+    "scripts": ("--script", _pair),
+    "shutdown": ("--shutdown", _pair),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.simulator", description="A provider that keeps its books.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--log", type=Path, help="append every paid call to this JSONL file, and go on from it")
+    parser.add_argument(
+        "--log",
+        type=Path,
+        help="append every paid call to this JSONL file, files and jobs to FILE.shelf; go on from them",
+    )
     parser.add_argument("--exit-with-stdin", action="store_true", help="stop when standard input closes")
     for name, (convert, meaning) in FIELDS.items():
         if name in REPEATED:
-            item = _fault if name == "faults" else str
-            parser.add_argument(REPEATED[name], dest=name, action="append", type=item, help=meaning)
+            flag, item = REPEATED[name]
+            parser.add_argument(flag, dest=name, action="append", type=item, help=meaning)
         else:
             flag = f"--{name.replace('_', '-')}"
-            parser.add_argument(flag, type=convert, default=argparse.SUPPRESS, help=meaning)
+            bare: Any = {"nargs": "?", "const": True} if convert is switch else {}
+            parser.add_argument(flag, type=convert, default=argparse.SUPPRESS, help=meaning, **bare)
     return parser
 
 
@@ -58,7 +75,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     print(json.dumps({"url": f"http://{arguments.host}:{port}/v1", "pid": os.getpid()}), flush=True)
     await stopped.wait()
     server.close()
-    simulation.ledger.close()
+    simulation.close()
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ from tests.simulator.options import SimulatorOptions
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
+# Options that are tables -> the flag that gives one row, KEY=VALUE.
+PAIRS = {"faults": "fault", "scripts": "script", "shutdown": "shutdown"}
 # Local requests must not go through a proxy that the environment names for the internet.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -32,8 +34,8 @@ class SimulatorDownError(Exception):
 def _flags(options: SimulatorOptions) -> list[str]:
     flags: list[str] = []
     for name, value in options.items():
-        if name == "faults":
-            flags += [f"--fault={fault}={rate}" for fault, rate in dict[str, float](value).items()]  # type: ignore[call-overload]
+        if name in PAIRS:
+            flags += [f"--{PAIRS[name]}={key}={item}" for key, item in dict[str, object](value).items()]  # type: ignore[call-overload]
         elif name == "models":
             flags += [f"--model={model}" for model in list[str](value)]  # type: ignore[call-overload]
         elif value is not None:
@@ -161,6 +163,23 @@ class Simulator:
     def paid_by_prompt(self) -> Counter[str]:
         """How often each prompt was paid for, by `prompt_hash(text)`."""
         return Counter(entry["prompt_hash"] for entry in self.paid())
+
+    def files(self) -> list[dict[str, Any]]:
+        """Every file ever stored, result files and deleted ones included, oldest first: the API's file object
+        with `sha256` and `deleted`."""
+        return list(self._request("/_shelf")["files"])
+
+    def tunings(self) -> list[dict[str, Any]]:
+        """Every fine-tuning job ever created, oldest first: the API's job object with `commands`."""
+        return list(self._request("/_shelf")["tunings"])
+
+    def files_by_name(self) -> Counter[str]:
+        """How often each file was uploaded, result files left out."""
+        return Counter(file["filename"] for file in self.files() if file["purpose"] != "fine-tune-results")
+
+    def tunings_by_metadata(self, key: str) -> Counter[str]:
+        """How many jobs were created with each value of this metadata key; jobs without it count under ''."""
+        return Counter(tuning["metadata"].get(key, "") for tuning in self.tunings())
 
     def wait_until_idle(self, seconds: float = 10.0) -> None:
         """Until no call is in flight. Raises TimeoutError."""

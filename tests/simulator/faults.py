@@ -197,6 +197,12 @@ WHOLE_SERVER = {"403", "500", "502html", "503", "529", "badkey", "reset"}
 _SCRIPT = re.compile(r"!!(\w+)(?:\*(\d+))?")
 
 
+def unknown_in(script: str) -> list[str]:
+    """Names in a script that are no faults, and a script that names none: text in a prompt, mistakes elsewhere."""
+    names = [name for name, _times in _SCRIPT.findall(script)]
+    return [name for name in names if name not in FAULTS] if names else [script]
+
+
 def scripted(prompt: str, nth: int) -> str | None:
     """The fault that the prompt itself asks for on its `nth` call (from 0). Unknown names are just text."""
     for name, times in _SCRIPT.findall(prompt):

@@ -5,6 +5,7 @@ FIELDS is the one table behind the command line, `POST /_control` and the client
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any, TypedDict
 
 from tests.simulator.limits import POLICIES
@@ -28,6 +29,14 @@ class SimulatorOptions(TypedDict, total=False):
     retry_after_seconds: float
     retry_after_ms: int
     slow_seconds: float
+    scripts: dict[str, str]
+    shutdown: dict[str, str]
+    tuning_seconds: float
+    tuning_steps: int
+    tuning_fails: bool
+    training_not_available: bool
+    result_base64: bool
+    assistants: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,14 @@ class Options:
     retry_after_seconds: float = 1.0
     retry_after_ms: int = 200
     slow_seconds: float = 5.0
+    scripts: dict[str, str] = field(default_factory=dict)
+    shutdown: dict[str, str] = field(default_factory=dict)
+    tuning_seconds: float = 1.0
+    tuning_steps: int = 20
+    tuning_fails: bool = False
+    training_not_available: bool = False
+    result_base64: bool = False
+    assistants: int = 0
 
 
 def _choice(*allowed: str) -> Callable[[Any], str]:
@@ -69,6 +86,22 @@ def _rates(value: Any) -> dict[str, float]:
     return rates
 
 
+def _texts(value: Any) -> dict[str, str]:
+    return {str(name): str(text) for name, text in dict(value).items()}
+
+
+def _dates(value: Any) -> dict[str, str]:
+    return {name: date.fromisoformat(text).isoformat() for name, text in _texts(value).items()}
+
+
+def switch(value: Any) -> bool:
+    """A flag: from JSON, or from a command line that may leave its value out."""
+    words = {"": True, "true": True, "1": True, "false": False, "0": False}
+    if (word := str(value).lower()) not in words:
+        raise ValueError(f"{value!r} is neither true nor false")
+    return words[word]
+
+
 # name -> (how to read a value, what it means)
 FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "mode": (str, "ok, a fault name for every call, or down503, down502, gone"),
@@ -86,6 +119,14 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "retry_after_seconds": (float, "what the fault 429 asks for"),
     "retry_after_ms": (int, "what the fault 429ms asks for"),
     "slow_seconds": (float, "how late the headers of the fault slow are"),
+    "scripts": (_texts, "ROUTE=SCRIPT, repeatable: faults of one route, such as 'POST /v1/files=!!reset_after*1'"),
+    "shutdown": (_dates, "NAME=YYYY-MM-DD, repeatable: the day a model ends"),
+    "tuning_seconds": (float, "how long a fine-tune takes"),
+    "tuning_steps": (int, "how many training steps it has"),
+    "tuning_fails": (switch, "a fine-tune breaks off half-way"),
+    "training_not_available": (switch, "creating a fine-tune is refused with 403"),
+    "result_base64": (switch, "result files are sent base64-encoded"),
+    "assistants": (int, "how many assistants there are; without any the endpoint is gone"),
 }
 
 

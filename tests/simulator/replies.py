@@ -166,5 +166,6 @@ def error_body(message: str, kind: str | None, param: str | None = None, code: s
     return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
-def model_card(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 1_780_000_000, "owned_by": "simulator"}
+def model_card(name: str, shutdown_date: str | None) -> dict[str, Any]:
+    card = {"id": name, "object": "model", "created": 1_780_000_000, "owned_by": "simulator"}
+    return {**card, "shutdown_date": shutdown_date}

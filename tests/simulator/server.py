@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
         self._clear()
 
     def _clear(self) -> None:
-        self._url = self._authorization = b""
+        self._url = self._authorization = self._content_type = b""
         self._body: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -63,6 +63,8 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(name) == 13 and name.lower() == b"authorization":
             self._authorization = value
+        elif len(name) == 12 and name.lower() == b"content-type":
+            self._content_type = value
         elif len(name) == 6 and name.lower() == b"expect" and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -114,13 +116,22 @@ class Connection(asyncio.Protocol):
         self._send(answer, identity, self._simulation.limit_headers())
 
     def _on_other(self, path: str) -> None:
-        method = self._parser.get_method().decode()
-        self._simulation.ledger.other_requests[f"{method} {path}"] += not path.startswith("/_")
+        method, simulation = self._parser.get_method().decode(), self._simulation
+        simulation.ledger.other_requests[f"{method} {path}"] += not path.startswith("/_")
+        identity, body, seconds = simulation.next_identity(), b"".join(self._body), 0.0
         if route := CONTROL_ROUTES.get((method, path)):
-            answer = route(self._simulation, b"".join(self._body), self._url)
+            answer = route(simulation, body, self._url)
+        elif refused := simulation.unauthorised(self._authorization):
+            answer = refused
+        elif method == "GET" and (path == "/v1/models" or path.startswith("/v1/models/")):
+            answer = simulation.models(unquote(path.removeprefix("/v1/models").removeprefix("/")) or None)
         else:
-            answer = self._simulation.unauthorised(self._authorization) or _listing(self._simulation, method, path)
-        self._send(answer, self._simulation.next_identity(), b"")
+            query, content_type = self._url.partition(b"?")[2].decode("latin-1"), self._content_type.decode("latin-1")
+            answer, seconds = simulation.serve(f"{method} {path}", query, content_type, body, identity)
+        if seconds > 0:
+            self._wheel.call_later(seconds, partial(self._send, answer, identity, b""))
+        else:
+            self._send(answer, identity, b"")
 
     def _send(self, answer: Answer, identity: str, limit_headers: bytes) -> None:
         if self._transport is None:
@@ -181,14 +192,6 @@ DELIVERIES: dict[str, Callable[[Connection, bytes, bytes], None]] = {
 }
 
 
-def _listing(simulation: Simulation, method: str, path: str) -> Answer:
-    if method == "GET" and path == "/v1/models":
-        return simulation.models(None)
-    if method == "GET" and path.startswith("/v1/models/"):
-        return simulation.models(unquote(path.removeprefix("/v1/models/")))
-    return rejection(404, "invalid_request_error", f"Invalid URL ({method} {path})")
-
-
 def _control(simulation: Simulation, body: bytes, _url: bytes) -> Answer:
     try:
         simulation.control(orjson.loads(body))
@@ -205,6 +208,11 @@ def _log(simulation: Simulation, _body: bytes, url: bytes) -> Answer:
     return Answer(200, orjson.dumps(log))
 
 
+def _shelf(simulation: Simulation, _body: bytes, _url: bytes) -> Answer:
+    simulation.shelf.collect(time.time())
+    return Answer(200, orjson.dumps(simulation.shelf.books()))
+
+
 def _reset(simulation: Simulation, _body: bytes, _url: bytes) -> Answer:
     simulation.reset()
     return _log(simulation, b"", b"paid=0")
@@ -213,6 +221,7 @@ def _reset(simulation: Simulation, _body: bytes, _url: bytes) -> Answer:
 CONTROL_ROUTES: dict[tuple[str, str], Callable[[Simulation, bytes, bytes], Answer]] = {
     ("POST", "/_control"): _control,
     ("GET", "/_log"): _log,
+    ("GET", "/_shelf"): _shelf,
     ("POST", "/_reset"): _reset,
 }
 

@@ -1,4 +1,4 @@
-"""Why: what a call gets is decided in one place and in one order, so that a test can foresee it.
+"""Why: what a request gets is decided in one place and in one order, so that a test can foresee it.
 
 Order: key, request body, model, limits, mode of the whole server, the prompt's own script, random faults, a good reply.
 Randomness is a pure function of seed, prompt and how often it was called, so concurrency cannot change a run.
@@ -8,13 +8,15 @@ import math
 import os
 import time
 from collections import Counter
-from hashlib import blake2b
+from dataclasses import replace
+from hashlib import blake2b, sha256
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import orjson
 
+from tests.simulator import routes
 from tests.simulator.calls import BadCallError, Call, read_call
 from tests.simulator.faults import (
     FAULTS,
@@ -26,11 +28,13 @@ from tests.simulator.faults import (
     model_not_found,
     rejection,
     scripted,
+    unknown_in,
 )
 from tests.simulator.ledger import Ledger
 from tests.simulator.limits import Limits, Overrun
 from tests.simulator.options import Options, changed
 from tests.simulator.replies import model_card
+from tests.simulator.shelf import Shelf
 
 # A wide but believable tail: with 0.6 the 99th percentile is 3.4 times the mean.
 LATENCY_SIGMA = 0.6
@@ -51,6 +55,7 @@ class Simulation:
         self.start_options = check(options)
         self.options = options
         self.ledger = Ledger(log)
+        self.shelf = Shelf(log and log.with_name(f"{log.name}.shelf"))
         self._calls_by_prompt: Counter[bytes] = Counter()
         # Unlike in two processes, so that an id seen before and after a restart is a real duplicate.
         self._id_prefix = os.urandom(8).hex()
@@ -78,6 +83,11 @@ class Simulation:
         self._limits = self._new_limits()
         self._calls_by_prompt.clear()
         self.ledger = self.ledger.closed()
+        self.shelf.clear()
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.shelf.close()
 
     def unauthorised(self, authorization: bytes) -> Answer | None:
         expected = self.options.key
@@ -99,14 +109,50 @@ class Simulation:
         if fault in WHOLE_SERVER:
             return FAULTS[fault](NO_CALL, self.options, "")
         if name is None:
-            cards = [model_card(known) for known in self.options.models or DEFAULT_MODELS]
+            named = self.options.models or dict.fromkeys((*DEFAULT_MODELS, *self.options.shutdown))
+            cards = [self._card(known) for known in (*named, *self.shelf.tuned_models(time.time()))]
             return Answer(200, orjson.dumps({"object": "list", "data": cards}))
         if not self._exists(name):
             return model_not_found(Call("chat", name, "", [], b"", 0, None, None), self.options, "")
-        return Answer(200, orjson.dumps(model_card(name)))
+        return Answer(200, orjson.dumps(self._card(name)))
+
+    def _card(self, model: str) -> dict[str, Any]:
+        return model_card(model, self.options.shutdown.get(model))
 
     def _exists(self, model: str) -> bool:
-        return not self.options.models or model in self.options.models
+        known = self.options.models
+        return not known or model in known or model in self.shelf.tuned_models(time.time())
+
+    def serve(self, line: str, query: str, content_type: str, body: bytes, identity: str) -> tuple[Answer, float]:
+        """What a route that is no call sends for `METHOD /path`, and in how many seconds. Whatever it does is done
+        now: a caller who is killed while the reply is on its way has created something."""
+        request = routes.open_request(line, query, content_type, body, identity, self.shelf, self.options)
+        if request is None:
+            return rejection(404, "invalid_request_error", f"Invalid URL ({line})"), 0.0
+        try:
+            routes.read(request)
+            fault, luck = self._route_fault(request)
+            instead = FAULTS[fault](NO_CALL, self.options, identity) if fault in routes.INSTEAD else None
+            answer = instead or routes.do(request)
+        except BadCallError as error:
+            status = 404 if isinstance(error, routes.MissingError) else 400
+            return rejection(status, "invalid_request_error", error.message, error.param, error.code), 0.0
+        answer.delivery = routes.DELIVERED.get(fault or "", answer.delivery)
+        late = self.options.slow_seconds if fault == "slow" else 0.0
+        return answer, late + (self._latency_seconds(luck) if answer.takes_latency else 0.0)
+
+    def _route_fault(self, request: routes.Request) -> tuple[str | None, float]:
+        """As `_fault`, but a script may also stand in the options, and faults of a prompt do not happen here.
+
+        Each object has turns of its own. Its id is in the draw, so random faults on it differ from run to run.
+        """
+        text = f"{request.words} {self.options.scripts.get(request.route, '')}"
+        call = replace(NO_CALL, prompt=text, digest=sha256(f"{request.route} {request.id} {text}".encode()).digest())
+        fault, luck = self._fault(call)
+        if fault not in routes.INSTEAD | routes.DELIVERED.keys():
+            return None, luck
+        self.ledger.by_fault[fault] += 1
+        return fault, luck
 
     def answer(self, path: str, raw: bytes, identity: str) -> tuple[Call | None, str | None, Answer, float]:
         """The call (None if unreadable), the fault's name, what to send, and in how many seconds."""
@@ -159,6 +205,10 @@ def check(options: Options) -> Options:
         raise ValueError(f"unknown mode {options.mode!r}")
     if unknown := options.faults.keys() - FAULTS.keys():
         raise ValueError(f"unknown fault: {', '.join(sorted(unknown))}")
+    if strange := options.scripts.keys() - routes.ROUTES.keys():
+        raise ValueError(f"unknown route: {', '.join(sorted(strange))}")
+    if wrong := [name for script in options.scripts.values() for name in unknown_in(script)]:
+        raise ValueError(f"unknown fault: {', '.join(wrong)}")
     return options
 
 

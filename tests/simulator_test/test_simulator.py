@@ -207,7 +207,7 @@ def test_keys_models_and_unreadable_requests(sim: Simulator) -> None:
         assert json.load(reply)["id"] == "gpt-tide"
     assert ask(sim, "hi")[0] == 404
     sim.reset()
-    assert post(sim, "/files", {})[0] == 404
+    assert post(sim, "/nosuch", {})[0] == 404
     assert json.loads(ask(sim, "hi", stream=True)[2])["error"]["param"] == "stream"
     assert post(sim, "/responses", {"model": "m"})[0] == 400 and post(sim, "/chat/completions", {})[0] == 400
     assert sim.paid() == []

@@ -1,0 +1,319 @@
+"""Why: fine-tuning is files, jobs and lists over plain HTTP, and none of it is a call that is billed.
+
+ROUTES maps what a request line looks like to the function that answers it. The same names script faults:
+`scripts={"POST /v1/files": "!!reset_after*1"}` stores each upload and loses its first reply.
+Wire: reference/openai.md 2.3, 4.1 and 4.2.
+"""
+
+import base64
+import email
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import orjson
+
+from tests.simulator.calls import BadCallError
+from tests.simulator.faults import ERRORS, Answer, rejection
+from tests.simulator.options import Options
+from tests.simulator.shelf import Shelf, StoredFile
+from tests.simulator.training import file_error, read_creation, tokens_in
+from tests.simulator.tunings import COMMANDS, Tuning
+
+PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
+ASSISTANTS_CREATED_AT = 1_700_000_000
+# Faults that make sense without a prompt: an answer in place of the deed, or a good answer that is delivered badly.
+INSTEAD = {*ERRORS, "429", "429ms", "502html", "reset", "wrongjson", "error200", "flat"}
+DELIVERED = {"reset_after": "reset", "cut": "cut", "drip": "drip", "slow": "whole"}
+
+
+@dataclass(slots=True)
+class Request:
+    """`words` is what its caller chose to tell it from others: a file's name, a job's suffix and metadata."""
+
+    route: str
+    id: str
+    query: dict[str, str]
+    content_type: str
+    body: bytes
+    identity: str
+    now: float
+    shelf: Shelf
+    options: Options
+    words: str = ""
+    posted: Any = None
+
+
+@dataclass(slots=True)
+class Upload:
+    filename: str | None
+    content: bytes
+
+
+class MissingError(BadCallError):
+    """HTTP 404: there is no such object."""
+
+
+def _json(body: object) -> Answer:
+    return Answer(200, orjson.dumps(body))
+
+
+# --- reading ---
+
+
+def read_parts(content_type: str, body: bytes) -> dict[str, Upload]:
+    """The parts of a multipart form by name. Raises BadCallError."""
+    header = email.message_from_string(f"content-type: {content_type}\n\n")
+    boundary = header.get_param("boundary")
+    if header.get_content_type() != "multipart/form-data" or not boundary:
+        raise BadCallError("Expected a multipart/form-data body with a boundary.")
+    parts: dict[str, Upload] = {}
+    for piece in (b"\r\n" + body).split(b"\r\n--" + str(boundary).encode())[1:]:
+        if piece.startswith(b"--"):
+            return parts
+        head, _, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        described = email.message_from_string(head.decode("utf-8", "replace"))
+        name = described.get_param("name", header="content-disposition")
+        parts[str(name)] = Upload(described.get_filename(), content)
+    raise BadCallError("The multipart body is not complete.")
+
+
+def _read_upload(request: Request) -> None:
+    request.posted = read_parts(request.content_type, request.body)
+    if "file" in request.posted:
+        request.words = request.posted["file"].filename or ""
+
+
+def _read_creation(request: Request) -> None:
+    try:
+        request.posted = read_creation(orjson.loads(request.body))
+    except orjson.JSONDecodeError:
+        message = "We could not parse the JSON body of your request. The OpenAI API expects a JSON payload."
+        raise BadCallError(message) from None
+    request.words = " ".join([request.posted["suffix"] or "", *request.posted["metadata"].values()])
+
+
+READERS: dict[str, Callable[[Request], None]] = {
+    "POST /v1/files": _read_upload,
+    "POST /v1/fine_tuning/jobs": _read_creation,
+}
+
+
+def _file(request: Request) -> StoredFile:
+    if (file := request.shelf.files().get(request.id)) is None:
+        raise MissingError(f"No such File object: {request.id}", "id")
+    return file
+
+
+def _tuning(request: Request) -> Tuning:
+    if (tuning := request.shelf.tunings.get(request.id)) is None:
+        raise MissingError(f"Could not find fine tune: {request.id}", "fine_tune_id", "fine_tune_not_found")
+    return tuning
+
+
+def _page(request: Request, newest_first: Sequence[dict[str, Any]], limit: int, most: int) -> Answer:
+    """One page of a list, by the query's `limit`, `after` and `order`."""
+    try:
+        limit = int(request.query.get("limit", limit))
+    except ValueError:
+        limit = 0
+    if not 1 <= limit <= most:
+        raise BadCallError(f"Invalid 'limit': expected an integer from 1 to {most}.", "limit", "invalid_value")
+    cards = list(newest_first) if request.query.get("order", "desc") == "desc" else list(reversed(newest_first))
+    if after := request.query.get("after"):
+        ids = [card["id"] for card in cards]
+        if after not in ids:
+            raise BadCallError(f"Invalid 'after': there is no {after} in this list.", "after", "invalid_value")
+        cards = cards[ids.index(after) + 1 :]
+    page = cards[:limit]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
+    return _json({"object": "list", "data": page, **ends, "has_more": len(cards) > limit})
+
+
+# --- files ---
+
+
+def _upload(request: Request) -> Answer:
+    parts: dict[str, Upload] = request.posted
+    for name in ("purpose", "file"):
+        if name not in parts:
+            raise BadCallError(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
+    purpose, file = parts["purpose"].content.decode("utf-8", "replace"), parts["file"]
+    if purpose not in PURPOSES:
+        raise BadCallError(f"'{purpose}' is not one of {', '.join(PURPOSES)} - 'purpose'", "purpose", "invalid_value")
+    if not file.content:
+        raise BadCallError("File is empty.", "file", "empty_file")
+    name = file.filename or "upload"
+    if purpose == "fine-tune" and not name.endswith(".jsonl"):
+        raise BadCallError("Invalid file format for Fine-Tuning API. Must be .jsonl", "file", "invalid_file_format")
+    stored = request.shelf.add_file(f"file-{request.identity}", name, purpose, file.content, request.now)
+    return _json(stored.card())
+
+
+def _list_files(request: Request) -> Answer:
+    purpose = request.query.get("purpose")
+    files = [file.card() for file in request.shelf.files().values() if purpose in (None, file.purpose)]
+    return _page(request, files[::-1], 10_000, 10_000)
+
+
+def _show_file(request: Request) -> Answer:
+    return _json(_file(request).card())
+
+
+def _send_content(request: Request) -> Answer:
+    file = _file(request)
+    encode = request.options.result_base64 and file.purpose == "fine-tune-results"
+    content = base64.b64encode(file.content) if encode else file.content
+    return Answer(200, content, content_type=b"application/octet-stream")
+
+
+def _delete_file(request: Request) -> Answer:
+    request.shelf.delete_file(_file(request).id)
+    return _json({"id": request.id, "object": "file", "deleted": True})
+
+
+# --- fine-tuning ---
+
+
+def _training_content(request: Request, param: str) -> bytes | None:
+    if (identity := request.posted[param]) is None:
+        return None
+    file = request.shelf.files().get(identity)
+    if file is None:
+        raise BadCallError(f"invalid {param}: {identity}", param)
+    if file.purpose != "fine-tune":
+        raise BadCallError(f"invalid {param}: {identity} has purpose {file.purpose}, not fine-tune", param)
+    return file.content
+
+
+def _check_model(model: str, options: Options) -> None:
+    today = datetime.now(UTC).date().isoformat()
+    if options.shutdown.get(model, "9999") <= today or (options.models and model not in options.models):
+        message = f"Model {model} is not available for fine-tuning or does not exist."
+        raise BadCallError(message, "model", "model_not_available")
+
+
+def _create(request: Request) -> Answer:
+    options = request.options
+    if options.training_not_available:
+        message = "Training is not available for this organization."
+        return rejection(403, "invalid_request_error", message, None, "training_not_available")
+    _check_model(request.posted["model"], options)
+    contents = {param: _training_content(request, param) for param in ("training_file", "validation_file")}
+    method = request.posted["method"]
+    errors = [file_error(content, method, param) for param, content in contents.items() if content is not None]
+    tuning = request.shelf.add_tuning(
+        **request.posted,
+        id=f"ftjob-{request.identity}",
+        created_at=request.now,
+        tokens=tokens_in(contents["training_file"] or b""),
+        seconds=options.tuning_seconds,
+        steps=options.tuning_steps,
+        breaks=options.tuning_fails,
+        file_error=next(filter(None, errors), None),
+    )
+    return _json(tuning.card(request.now))
+
+
+def _list_tunings(request: Request) -> Answer:
+    wanted = {
+        found[1]: value for name, value in request.query.items() if (found := re.fullmatch(r"metadata\[(.*)\]", name))
+    }
+    tunings = [
+        tuning.card(request.now)
+        for tuning in request.shelf.tunings.values()
+        if wanted.items() <= tuning.metadata.items()
+    ]
+    return _page(request, tunings[::-1], 20, 100)
+
+
+def _show_tuning(request: Request) -> Answer:
+    return _json(_tuning(request).card(request.now))
+
+
+def _command(request: Request) -> Answer:
+    tuning, command = _tuning(request), request.route.rpartition("/")[2]
+    status = tuning.status(request.now)
+    if status not in COMMANDS[command][0]:
+        raise BadCallError(f"Cannot {command} fine-tuning job {tuning.id}: its status is {status}.")
+    request.shelf.command(tuning, command, request.now)
+    return _json(tuning.card(request.now))
+
+
+def _list_events(request: Request) -> Answer:
+    return _page(request, _tuning(request).events(request.now)[::-1], 20, 100)
+
+
+def _list_checkpoints(request: Request) -> Answer:
+    return _page(request, _tuning(request).checkpoints(request.now)[::-1], 10, 100)
+
+
+# --- what is left of the Assistants API ---
+
+
+def _list_assistants(request: Request) -> Answer:
+    if not request.options.assistants:
+        raise MissingError("Invalid URL (GET /v1/assistants)")
+    cards: list[dict[str, Any]] = [
+        {
+            "id": f"asst_{number}",
+            "object": "assistant",
+            "created_at": ASSISTANTS_CREATED_AT + number,
+            "name": f"Assistant {number}",
+            "description": None,
+            "instructions": f"You are assistant number {number}.",
+            "model": "gpt-4.1-mini",
+            "tools": [],
+            "metadata": {},
+            "temperature": 1.0,
+            "top_p": 1.0,
+        }
+        for number in range(request.options.assistants, 0, -1)
+    ]
+    return _page(request, cards, 20, 100)
+
+
+_TUNING = "/v1/fine_tuning/jobs/{id}"
+ROUTES: dict[str, Callable[[Request], Answer]] = {
+    "POST /v1/files": _upload,
+    "GET /v1/files": _list_files,
+    "GET /v1/files/{id}": _show_file,
+    "GET /v1/files/{id}/content": _send_content,
+    "DELETE /v1/files/{id}": _delete_file,
+    "POST /v1/fine_tuning/jobs": _create,
+    "GET /v1/fine_tuning/jobs": _list_tunings,
+    f"GET {_TUNING}": _show_tuning,
+    **{f"POST {_TUNING}/{command}": _command for command in COMMANDS},
+    f"GET {_TUNING}/events": _list_events,
+    f"GET {_TUNING}/checkpoints": _list_checkpoints,
+    "GET /v1/assistants": _list_assistants,
+}
+_PATTERNS = {route: re.compile(re.escape(route).replace(r"\{id\}", "([^/]+)")) for route in ROUTES}
+
+
+def open_request(
+    line: str, query: str, content_type: str, body: bytes, identity: str, shelf: Shelf, options: Options
+) -> Request | None:
+    """The request behind `METHOD /path`, or None where no route leads."""
+    for route, pattern in _PATTERNS.items():
+        if found := pattern.fullmatch(line):
+            wanted = dict(parse_qsl(query, keep_blank_values=True))
+            name = unquote(found[1]) if pattern.groups else ""
+            return Request(route, name, wanted, content_type, body, identity, time.time(), shelf, options)
+    return None
+
+
+def read(request: Request) -> None:
+    """Raises BadCallError for a body that cannot be read."""
+    if reader := READERS.get(request.route):
+        reader(request)
+
+
+def do(request: Request) -> Answer:
+    """Raises BadCallError for what is answered with HTTP 400, MissingError for 404."""
+    request.shelf.collect(request.now)
+    return ROUTES[request.route](request)

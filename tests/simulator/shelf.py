@@ -1,0 +1,132 @@
+"""Why: what was uploaded and created must outlive a kill of the server, or no test could say "created exactly once".
+
+Every change is one line of JSON in a file beside the paid log, written before the reply leaves and read at the start.
+"""
+
+import base64
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from tests.simulator.tunings import Tuning
+
+
+@dataclass(slots=True)
+class StoredFile:
+    id: str
+    filename: str
+    purpose: str
+    created_at: float
+    content: bytes
+    deleted: bool = False
+
+    def card(self) -> dict[str, Any]:
+        """The object that the API sends."""
+        return {
+            "id": self.id,
+            "object": "file",
+            "bytes": len(self.content),
+            "created_at": int(self.created_at),
+            "expires_at": None,
+            "filename": self.filename,
+            "purpose": self.purpose,
+            "status": "processed",
+            "status_details": None,
+        }
+
+
+class Shelf:
+    """Files and fine-tuning jobs by id, oldest first; deleted files stay in the books."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.all_files: dict[str, StoredFile] = {}
+        self.tunings: dict[str, Tuning] = {}
+        self._going_on: dict[str, Tuning] = {}
+        self._file: BinaryIO | None = None
+        if path is None:
+            return
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        if lines and not lines[-1].endswith(b"\n"):
+            # A kill can cut a large line short. Its reply never left.
+            os.truncate(path, sum(map(len, lines)) - len(lines.pop()))
+        for line in lines:
+            self._apply(orjson.loads(line))
+        self._file = path.open("ab", buffering=0)
+
+    def _apply(self, change: dict[str, Any]) -> None:
+        match change:
+            case {"file": file}:
+                self.all_files[file["id"]] = StoredFile(**file | {"content": base64.b64decode(file["content"])})
+            case {"deleted": identity}:
+                self.all_files[identity].deleted = True
+            case {"tuning": tuning}:
+                self.tunings[tuning["id"]] = self._going_on[tuning["id"]] = Tuning(**tuning)
+            case {"command": command, "of": identity, "at": at}:
+                self.tunings[identity].commands.append((at, command))
+
+    def _write(self, change: dict[str, Any]) -> None:
+        self._apply(change)
+        if self._file is not None:
+            self._file.write(orjson.dumps(change) + b"\n")
+
+    def add_file(self, identity: str, filename: str, purpose: str, content: bytes, at: float) -> StoredFile:
+        encoded = base64.b64encode(content).decode()
+        file = {"id": identity, "filename": filename, "purpose": purpose, "created_at": at, "content": encoded}
+        self._write({"file": file})
+        return self.all_files[identity]
+
+    def delete_file(self, identity: str) -> None:
+        self._write({"deleted": identity})
+
+    def add_tuning(self, **fields: Any) -> Tuning:
+        self._write({"tuning": fields})
+        return self.tunings[fields["id"]]
+
+    def command(self, tuning: Tuning, command: str, at: float) -> None:
+        self._write({"command": command, "of": tuning.id, "at": at})
+
+    def collect(self, now: float) -> None:
+        """Puts the result files of the jobs that have succeeded since the last look among the files."""
+        for tuning in list(self._going_on.values()):
+            if (finished_at := tuning.finished_at(now)) is None:
+                continue
+            del self._going_on[tuning.id]
+            if tuning.status(now) == "succeeded" and tuning.result_file not in self.all_files:
+                name = "step_metrics.csv"
+                self.add_file(tuning.result_file, name, "fine-tune-results", tuning.result_csv(), finished_at)
+
+    def files(self) -> dict[str, StoredFile]:
+        """What a caller still sees."""
+        return {identity: file for identity, file in self.all_files.items() if not file.deleted}
+
+    def tuned_models(self, now: float) -> list[str]:
+        return [tuning.tuned_model for tuning in self.tunings.values() if tuning.status(now) == "succeeded"]
+
+    def books(self) -> dict[str, Any]:
+        """{"files": [..], "tunings": [..]}, oldest first, for the test client."""
+        now = time.time()
+        return {
+            "files": [
+                file.card() | {"sha256": hashlib.sha256(file.content).hexdigest(), "deleted": file.deleted}
+                for file in self.all_files.values()
+            ],
+            "tunings": [
+                tuning.card(now) | {"commands": [command for _at, command in tuning.commands]}
+                for tuning in self.tunings.values()
+            ],
+        }
+
+    def clear(self) -> None:
+        """Empty, on disk as well."""
+        self.all_files, self.tunings, self._going_on = {}, {}, {}
+        if self._file is not None:
+            self._file.truncate(0)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -37,7 +37,7 @@ bench-full: setup ## the same with 100,000 prompts and everything that takes lon
 
 lock: setup ## write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--no-annotate --extra parquet --extra heif --extra dedupe --extra demo --group dev pyproject.toml -o requirements.lock
+		--no-annotate --extra parquet --extra heif --extra dedupe --extra plots --extra demo --group dev pyproject.toml -o requirements.lock
 
 clean: ## remove the environment and what the demo left
 	rm -rf .venv .demo

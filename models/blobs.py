@@ -53,12 +53,12 @@ def get(sha256: str) -> bytes:
             content = None
     if content is None:
         raise BlobMissingError(
-            f"The picture {sha256[:12]} is not in {shown_url()}; let TIDEMILL_BLOBS_URL be the same for commands and "
+            f"The file {sha256[:12]} is not in {shown_url()}; let TIDEMILL_BLOBS_URL be the same for commands and "
             "workers, then run the command that submitted it again."
         )
     if hashlib.sha256(content).hexdigest() != sha256:
         raise BlobMissingError(
-            f"The picture {sha256[:12]} in {shown_url()} is damaged; delete {sha256[:2]}/{sha256} there, then run the "
+            f"The file {sha256[:12]} in {shown_url()} is damaged; delete {sha256[:2]}/{sha256} there, then run the "
             "command that submitted it again."
         )
     return content

@@ -24,7 +24,7 @@ QUEUE = "tidemill"
 _CONSUMER_SECONDS = 5.0
 """How long Celery's consumer may take to start or to end."""
 
-TASKS = {"ask": "tidemill.ask", "describe": "tidemill.describe"}
+TASKS = {"ask": "tidemill.ask", "describe": "tidemill.describe", "train": "tidemill.train"}
 """The kind of a batch -> the name of the task that runs its jobs."""
 
 _BROKER_OPTIONS: dict[str, dict[str, Any]] = {

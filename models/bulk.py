@@ -26,10 +26,17 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.types import TypeEngine
 
 Type = Literal["int", "float", "text"]
 _TYPES: dict[Type, type[TypeEngine[Any]]] = {"int": BigInteger, "float": Float, "text": Text}
+
+
+def insert_for(connection: Connection) -> Any:
+    """The INSERT of this database, which knows ON CONFLICT; neither is the standard's."""
+    return postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
 
 
 class Rows:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sqlalchemy import Connection, Float, func
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -33,3 +34,10 @@ def _sqlite(element: now_after, compiler: SQLCompiler, **options: Any) -> str:
 def now() -> now_after:
     """The database's present time."""
     return now_after(0.0)
+
+
+def seconds_since(connection: Connection, earlier: Any) -> Any:
+    """Seconds from a column's time to the database's present time, as something to select."""
+    if connection.dialect.name == "postgresql":
+        return func.extract("epoch", now() - earlier).cast(Float)
+    return (func.julianday(now()) - func.julianday(earlier)) * 86400.0

@@ -9,9 +9,9 @@ Importing openai takes 1-2 s, so both libraries are imported when a transport is
 import asyncio
 import json
 import ssl
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
-from urllib.parse import quote, urlsplit
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import orjson
@@ -28,6 +28,7 @@ from models.replies import (
     one_line,
     parse_chat,
     parse_models,
+    parse_object,
     parse_responses,
 )
 from models.settings import Endpoint, Settings, Transport, checked_url
@@ -39,7 +40,7 @@ CONNECT_SECONDS = 10.0
 # Servers close idle connections after 5 s at the earliest (uvicorn's default): leave before them, or a call is lost.
 KEEP_ALIVE_SECONDS = 4.0
 DNS_CACHE_SECONDS = 60
-MODEL_PAGES = 100
+LIST_PAGES = 100
 _PARSERS = {"chat": parse_chat, "responses": parse_responses}
 
 
@@ -94,22 +95,43 @@ class Provider:
         Raises:
             CallError: as for `call`.
         """
-        found: dict[str, dict[str, Any]] = {}
-        path = "/models"
-        for _ in range(MODEL_PAGES):
-            page, more = parse_models(await self._send("GET", path), secret=self._secret)
-            fresh = {str(model.get("id")): model for model in page if str(model.get("id")) not in found}
-            found |= fresh
+        return [model async for page in self.pages("/models") for model in page]
+
+    async def fetch(self, path: str) -> dict[str, Any]:
+        """GET one object, e.g. "/fine_tuning/jobs/ftjob-1", as the server describes it. Errors as for `call`."""
+        return parse_object(await self._send("GET", path), secret=self._secret)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST a JSON body, once, and read the object that it made or changed. Errors as for `call`."""
+        return parse_object(await self._send("POST", path, _encoded(body)), secret=self._secret)
+
+    async def pages(self, path: str, **query: str | int) -> AsyncIterator[list[dict[str, Any]]]:
+        """What the server lists under `path`, page by page, as the server orders it. Errors as for `call`."""
+        seen: set[str] = set()
+        for _ in range(LIST_PAGES):
+            given = f"?{urlencode(query)}" if query else ""
+            page, more = parse_models(await self._send("GET", path + given), secret=self._secret)
+            fresh = [each for each in page if str(each.get("id")) not in seen]
+            if fresh:
+                yield fresh
             if not more or not fresh:  # no fresh one: the server ignores `after`
-                break
-            path = f"/models?after={quote(next(reversed(fresh)), safe='')}"
-        return list(found.values())
+                return
+            seen |= {str(each.get("id")) for each in fresh}
+            query["after"] = str(fresh[-1].get("id"))
+
+    async def upload(self, name: str, content: bytes) -> dict[str, Any]:
+        """Upload a file for fine-tuning under this name, once; returns the file's object. Errors as for `call`."""
+        return parse_object(await self._send("POST", "/files", File(name, content)), secret=self._secret)
+
+    async def content(self, file_id: str) -> bytes:
+        """A file's bytes. Errors as for `call`."""
+        return (await self._send("GET", f"/files/{quote(file_id, safe='')}/content")).body
 
     async def aclose(self) -> None:
         """Close all connections; calls still in flight fail."""
         await self._transport.aclose()
 
-    async def _send(self, method: str, path: str, content: bytes | None = None) -> Answer:
+    async def _send(self, method: str, path: str, content: "bytes | File | None" = None) -> Answer:
         """The server's answer if it is a success status."""
         try:
             async with asyncio.timeout(self._timeout_seconds) as limit:
@@ -175,12 +197,20 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
     return asyncio.run(ask())
 
 
+class File(NamedTuple):
+    """A file on its way to the server."""
+
+    name: str
+    content: bytes
+    purpose: str = "fine-tune"
+
+
 class _Transport(Protocol):
     """Carries bytes. Follows no redirect: the key must never reach another host."""
 
     def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int) -> None: ...
 
-    async def send(self, method: str, path: str, content: bytes | None) -> Answer: ...
+    async def send(self, method: str, path: str, content: bytes | File | None) -> Answer: ...
 
     async def aclose(self) -> None: ...
 
@@ -209,12 +239,20 @@ class _HttpTransport:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),  # the total is Provider's
         )
 
-    async def send(self, method: str, path: str, content: bytes | None) -> Answer:
-        headers = {"Content-Type": "application/json"} if content is not None else None
+    async def send(self, method: str, path: str, content: bytes | File | None) -> Answer:
+        headers = {"Content-Type": "application/json"} if isinstance(content, bytes) else None
+        data = self._form(content) if isinstance(content, File) else content
         async with self._session.request(
-            method, self._base_url + path, data=content, headers=headers, allow_redirects=False, proxy=self._proxy
+            method, self._base_url + path, data=data, headers=headers, allow_redirects=False, proxy=self._proxy
         ) as response:
             return _answer(response.status, response.raw_headers, await response.read())
+
+    def _form(self, file: File) -> Any:
+        import aiohttp
+
+        form = aiohttp.FormData({"purpose": file.purpose})
+        form.add_field("file", file.content, filename=file.name, content_type="application/octet-stream")
+        return form
 
     async def aclose(self) -> None:
         await self._session.close()
@@ -246,10 +284,18 @@ class _SdkTransport:
         self._raw = httpx2.Response
         self._status_error = openai.APIStatusError
 
-    async def send(self, method: str, path: str, content: bytes | None) -> Answer:
+    async def send(self, method: str, path: str, content: bytes | File | None) -> Answer:
         try:
             if content is None:
                 response = await self._client.get(path, cast_to=self._raw)
+            elif isinstance(content, File):
+                response = await self._client.post(
+                    path,
+                    body={"purpose": content.purpose},
+                    files=[("file", (content.name, content.content))],
+                    cast_to=self._raw,
+                    options={"headers": {"Content-Type": "multipart/form-data"}},
+                )
             else:
                 response = await self._client.post(path, content=content, cast_to=self._raw)
         except self._status_error as error:

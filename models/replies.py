@@ -170,6 +170,21 @@ def parse_models(answer: Answer, *, secret: str = "") -> tuple[list[dict[str, An
     return list(_dicts(entries)), reading.payload.get("has_more") is True
 
 
+def parse_object(answer: Answer, *, secret: str = "") -> dict[str, Any]:
+    """Read a success status's body as one object of the API. An `error` in it may be the object's own (a failed job's).
+
+    Raises:
+        CallError: the body is an error, or no object with an id.
+    """
+    try:
+        payload = load_json(answer.body)
+    except _MalformedError:
+        payload = None
+    if isinstance(payload, dict) and _string(payload.get("id")):
+        return payload
+    return _Reading(answer, secret, ("", "", "")).fail("malformed", "The reply is not an object with an id")
+
+
 def error_from_status(answer: Answer, *, secret: str = "") -> CallError:
     """The error that a status >= 300 and its body mean; the body may be JSON of any server, HTML or nothing."""
     try:

@@ -103,6 +103,15 @@ class Settings(BaseSettings):
         validation_alias="TIDEMILL_DRAIN_SECONDS",
         description="how long a stopping worker waits for calls in flight",
     )
+    poll_seconds: float = Field(
+        30, gt=0, validation_alias="TIDEMILL_POLL_SECONDS", description="longest pause between two looks at a fine-tune"
+    )
+    doubt_seconds: float = Field(
+        30,
+        ge=0,
+        validation_alias="TIDEMILL_DOUBT_SECONDS",
+        description="how long a creation without a reply is looked for before it is asked for again",
+    )
     prices: Path | None = Field(
         None, validation_alias="TIDEMILL_PRICES", description="TOML file of prices that go before the built-in ones"
     )

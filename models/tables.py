@@ -46,6 +46,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 # SQLite makes only a plain INTEGER PRIMARY KEY an alias of the row's number.
 RowId = BigInteger().with_variant(Integer(), "sqlite")
 
+TRAINED = ("succeeded", "completed")
+ENDED_UNWELL = ("failed", "cancelled", "canceled", "expired", "error")
+"""Statuses with which a provider's fine-tuning job ends; with all others it goes on."""
+
 OPEN_STATES = ("queued", "running")
 STATES = (*OPEN_STATES, "succeeded", "failed", "cancelled")
 
@@ -230,6 +234,90 @@ messages = Table(
     Column("content", SafeText, nullable=False, comment="text; content in parts is stored as JSON"),
     PrimaryKeyConstraint("dialogue_id", "position"),
     comment="the turns of a dialogue, system first, reply last",
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("id", String(24), primary_key=True, comment="hash of the method and of both files: the same examples"),
+    Column("name", String(200), nullable=False),
+    Column("source", SafeText, comment="the files, or the filters of stored dialogues"),
+    Column("method", String(20), nullable=False, comment="supervised or dpo"),
+    Column("training", Json, nullable=False, comment="sha256, bytes, examples and tokens of the file in the blobs"),
+    Column("validation", Json, comment="the same of the validation file; null when there is none"),
+    Column("report", Json, nullable=False, comment="what the check found"),
+    _time("created_at", nullable=False),
+    comment="examples to train on, checked and split; the files themselves are blobs",
+)
+
+dataset_dialogues = Table(
+    "dataset_dialogues",
+    metadata,
+    Column("dataset_id", String(24), nullable=False),
+    Column("dialogue_id", RowId, nullable=False),
+    PrimaryKeyConstraint("dataset_id", "dialogue_id"),
+    Index(None, "dialogue_id"),
+    comment="which stored dialogues a dataset was made of",
+)
+
+fine_tunes = Table(
+    "fine_tunes",
+    metadata,
+    Column("job_id", RowId, primary_key=True, autoincrement=False),
+    Column("dataset_id", String(24), nullable=False),
+    Column("round", Integer, nullable=False, server_default="1", comment="raised when an ended one is tried again"),
+    Column("remote_id", String(200), comment="the job's id at the provider; null until it is created there"),
+    Column("status", String(60), comment="as the provider says it"),
+    Column("wanted", String(10), comment="pause, resume or cancel, until the provider has been told"),
+    Column("model", String(300), comment="the fine-tuned model, once there is one"),
+    Column("trained_tokens", BigInteger),
+    Column("remote", Json, comment="the provider's job as it was last seen"),
+    Column("curve", Json, comment="points of its result file, each as models.metrics.Point has its fields"),
+    Column("note", SafeText, comment="what last went wrong without ending it; null when nothing did"),
+    _time("created_at", nullable=False, comment="when the provider's job was asked for here"),
+    _time("seen_at", comment="when the provider last said how it is"),
+    Index(None, "remote_id"),
+    comment="what a train job has at the provider",
+)
+
+remote_ops = Table(
+    "remote_ops",
+    metadata,
+    Column("job_id", RowId, nullable=False),
+    Column("step", String(20), nullable=False, comment="training, validation or job"),
+    Column("round", Integer, nullable=False),
+    Column("token", String(40), nullable=False, comment="goes out in the file's name or the job's metadata"),
+    Column("remote_id", String(200), comment="what was created; null until that is known"),
+    _time("sent_at", comment="since when a creation may be under way whose end is unknown"),
+    PrimaryKeyConstraint("job_id", "step", "round"),
+    UniqueConstraint("token"),
+    comment="every creation at the provider, intended before it is asked for, so that none happens twice",
+)
+
+fine_tune_events = Table(
+    "fine_tune_events",
+    metadata,
+    Column("job_id", RowId, nullable=False),
+    Column("event_id", String(200), nullable=False),
+    Column("level", String(20), nullable=False),
+    Column("type", String(40), nullable=False),
+    Column("message", SafeText, nullable=False),
+    Column("data", Json),
+    _time("created_at", nullable=False, comment="as the provider says"),
+    PrimaryKeyConstraint("job_id", "event_id"),
+    comment="what the provider told of a fine-tune",
+)
+
+fine_tune_checkpoints = Table(
+    "fine_tune_checkpoints",
+    metadata,
+    Column("job_id", RowId, nullable=False),
+    Column("checkpoint_id", String(200), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("model", String(300), nullable=False, comment="can be asked like any model"),
+    Column("metrics", Json, nullable=False),
+    PrimaryKeyConstraint("job_id", "checkpoint_id"),
+    comment="models of a fine-tune before its end",
 )
 
 workers = Table(

@@ -17,7 +17,6 @@ from typing import Any, Literal, cast
 from sqlalchemy import (
     Column,
     Connection,
-    Float,
     Select,
     String,
     and_,
@@ -33,14 +32,12 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Insert, Update
 
 from models import pictures
-from models.bulk import Rows
-from models.clock import now, now_after
-from models.tables import OPEN_STATES, attempts, batches, dialogues, jobs, messages
+from models.bulk import Rows, insert_for
+from models.clock import now, now_after, seconds_since
+from models.tables import ENDED_UNWELL, OPEN_STATES, attempts, batches, dialogues, fine_tunes, jobs, messages
 from models.text import encode
 
 MAX_LOSSES = 20
@@ -49,13 +46,14 @@ MAX_LOSSES = 20
 COST_PLACES = 10
 """Decimals of a dollar that are kept: a token costs a ten-millionth at the least."""
 
-Outcome = Literal["succeeded", "retried", "snoozed", "held", "failed"]
+Outcome = Literal["succeeded", "retried", "snoozed", "held", "failed", "cancelled"]
 _STATE_AFTER: dict[Outcome, str] = {
     "succeeded": "succeeded",
     "retried": "queued",
     "snoozed": "queued",
     "held": "queued",
     "failed": "failed",
+    "cancelled": "cancelled",
 }
 
 
@@ -147,10 +145,6 @@ _ENQUEUED = Rows(
 _ENQUEUED_COLUMNS = ["batch_id", "submission", "available_at", "state", "finished_at", *_ENQUEUED.columns]
 
 
-def _insert_for(connection: Connection) -> Any:
-    return postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
-
-
 def enqueue(connection: Connection, batch_id: str, submission: int, rows: Sequence[Enqueued]) -> set[str]:
     """Store rows as queued jobs, those refused at the door as failed ones without an attempt.
 
@@ -183,7 +177,7 @@ def enqueue(connection: Connection, batch_id: str, submission: int, rows: Sequen
         case((refused, now()), else_=null()).label("finished_at"),
         *given.c,
     ).where(given.c.position >= 0)
-    added = _insert_for(connection)(jobs).from_select(_ENQUEUED_COLUMNS, picked, include_defaults=False)
+    added = insert_for(connection)(jobs).from_select(_ENQUEUED_COLUMNS, picked, include_defaults=False)
     statement = added.on_conflict_do_update(
         index_elements=["batch_id", "key"],
         set_={
@@ -222,7 +216,7 @@ def claim(connection: Connection, ids: Sequence[int], worker_id: str, lease_seco
         )
         .with_for_update(skip_locked=True, of=jobs)
     )
-    age = _seconds_between(connection, now(), jobs.c.first_attempt_at)
+    age = seconds_since(connection, jobs.c.first_attempt_at)
     statement = (
         update(jobs)
         .where(jobs.c.id.in_(claimable), jobs.c.state == "queued")
@@ -242,12 +236,6 @@ def claim(connection: Connection, ids: Sequence[int], worker_id: str, lease_seco
             [{"job_id": job.id, "epoch": job.epoch, "worker_id": worker_id} for job in claimed],
         )
     return claimed
-
-
-def _seconds_between(connection: Connection, later: Any, earlier: Any) -> Any:
-    if connection.dialect.name == "postgresql":
-        return func.extract("epoch", later - earlier).cast(Float)
-    return (func.julianday(later) - func.julianday(earlier)) * 86400.0
 
 
 _OWNED = Rows(id="int")
@@ -451,7 +439,7 @@ def _add_messages(connection: Connection) -> Insert:
 def _add_once(connection: Connection, table: Any, columns: list[str], picked: Select[Any]) -> Insert:
     # The epoch has kept everybody else out already; the primary key is the second wall, and it does not raise, lest one
     # row that should not be there keep a hundred paid answers from being stored.
-    statement: Any = _insert_for(connection)(table).from_select(columns, picked, include_defaults=False)
+    statement: Any = insert_for(connection)(table).from_select(columns, picked, include_defaults=False)
     added: Insert = statement.on_conflict_do_nothing()
     return added
 
@@ -558,6 +546,11 @@ def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = N
     )
     if keys is not None:
         condition = and_(condition, jobs.c.key.in_(keys))
+    connection.execute(  # a fine-tune that ended at the provider is asked for anew; one that goes on is followed again
+        update(fine_tunes)
+        .where(fine_tunes.c.job_id.in_(select(jobs.c.id).where(condition)), fine_tunes.c.status.in_(ENDED_UNWELL))
+        .values(round=fine_tunes.c.round + 1, remote_id=None, status=None, wanted=None, note=None)
+    )
     return connection.execute(
         update(jobs)
         .where(condition)

@@ -16,11 +16,11 @@ from models.options import Options
 from models.provider import CallError, Provider, Reply, Usage
 from models.settings import Endpoint, settings
 from models.text import dumps, loads, one_line
-from models.transitions import Answer, Claimed, Message, Settlement
+from models.transitions import Answer, Claimed, Message, Outcome, Settlement
 from worker import describe
 from worker.limits import Limiter
 from worker.pace import Limits
-from worker.retries import Verdict, classify
+from worker.retries import Action, Verdict, classify
 
 MAX_WAIT_SECONDS = 20.0
 """A job whose turn is further away than this goes back to the table and makes room for others."""
@@ -277,7 +277,7 @@ async def _slow_down(limiter: Limiter, bucket: str, error: CallError, verdict: V
         await limiter.pause(bucket, verdict.pause_seconds)
 
 
-_OUTCOME_OF = {"retry": "retried", "hold": "held", "fail": "failed"}
+OUTCOME_OF: dict[Action, Outcome] = {"retry": "retried", "hold": "held", "fail": "failed"}
 
 
 def _failed(job: Claimed, question: Question, error: CallError, verdict: Verdict, seconds: float) -> Settlement:
@@ -286,7 +286,7 @@ def _failed(job: Claimed, question: Question, error: CallError, verdict: Verdict
         job.id,
         job.epoch,
         job.batch_id,
-        _OUTCOME_OF[verdict.action],  # type: ignore[arg-type]  # the table's values are outcomes
+        OUTCOME_OF[verdict.action],
         delay_seconds=verdict.delay_seconds,
         counted=verdict.counted,
         seconds=seconds,

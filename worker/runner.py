@@ -30,6 +30,7 @@ from worker.ask import ask, snoozed
 from worker.judge import Judge
 from worker.limits import Limiter, limiter
 from worker.settle import Outcome, Settler
+from worker.train import train
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +172,8 @@ class Runner:
             if not may_call():
                 return snoozed(job)
             provider = self._provider(known.options.transport)
+            if "dataset" in job.request:
+                return await train(job, known.options, provider, may_call=may_call)
             return await ask(job, known.options, provider, self._limiter, settings().provider, may_call=may_call)
         except Exception as error:  # a defect of ours must cost one row, not the process
             log.error("job %d: %s: %s", job.id, type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))

@@ -54,5 +54,6 @@ def ask(ids: Sequence[int]) -> None:
         current.admit(ids)
 
 
-# A picture's job runs as a prompt's does: what makes it one is in its request.
+# All jobs are admitted alike: what makes one a picture's or a fine-tune's is in its request.
 describe = app.task(name=TASKS["describe"])(ask.run)
+train = app.task(name=TASKS["train"])(ask.run)

@@ -1,0 +1,299 @@
+"""A fine-tune goes on step by step, whatever dies between and within the steps, and is created once at the provider."""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from models import blobs
+from models.clock import now_after
+from models.database import reading, writing
+from models.fine_tunes import keep_dataset
+from models.options import Options
+from models.provider import Provider
+from models.settings import Transport, settings
+from models.tables import fine_tune_checkpoints, fine_tune_events, jobs, remote_ops
+from models.tables import fine_tunes as fine_tunes_table
+from models.text import dumps
+from models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue, revive
+from tests.conftest import UseEnvironment
+from tests.rows import add_batch, batch_row, calls, count, job_row, put, set_job, take_one
+from tests.simulator import Simulator
+from worker.train import METADATA, Run, train
+
+LINE = '{"messages":[{"role":"user","content":"2 + %d?"},{"role":"assistant","content":"It is %d."}]}\n'
+MODEL = "gpt-4.1-mini"
+
+
+class DiedError(BaseException):
+    """Stands for kill -9: nothing in the worker may catch it."""
+
+
+@pytest.fixture
+def provider(database: str, simulator: Simulator, use_environment: UseEnvironment) -> Simulator:
+    """The simulator, whose fine-tunes end at once."""
+    use_environment(
+        {
+            "OPENAI_BASE_URL": simulator.url,
+            "OPENAI_API_KEY": "test-key",
+            "TIDEMILL_DOUBT_SECONDS": "0.3",
+            "TIDEMILL_POLL_SECONDS": "0.1",
+        }
+    )
+    simulator.control(tuning_seconds=0)
+    return simulator
+
+
+def stored(lines: int) -> dict[str, Any]:
+    content = "".join(LINE % (n, n + 2) for n in range(lines)).encode()
+    sha256 = hashlib.sha256(content).hexdigest()
+    blobs.put(content, sha256)
+    return {"sha256": sha256, "bytes": len(content), "examples": lines, "tokens": 10 * lines}
+
+
+def add_train_job(validation: int = 0, lines: int = 12, **params: Any) -> int:
+    """A queued train job with so many examples; returns its id."""
+    files = {"training": stored(lines), "validation": stored(validation) if validation else None}
+    add_batch(kind="train", options=Options(MODEL, params=params).to_json())
+    with writing() as connection:
+        keep_dataset(connection, id="d1", name="sums", method="supervised", report={}, **files)
+        enqueue(connection, "b", 1, [Enqueued("k", "sums", 0, dumps({"dataset": "d1"}), dumps({}))])
+        return connection.scalar(select(jobs.c.id)) or 0
+
+
+def run(job: Claimed, transport: Transport = "http", may_call: Callable[[], bool] = lambda: True) -> Settlement:
+    """One step of a claimed job."""
+
+    async def once() -> Settlement:
+        configured = settings()
+        door = Provider(
+            base_url=configured.openai_base_url,
+            api_key=configured.openai_api_key,
+            transport=transport,
+            timeout_seconds=5,
+            connections=2,
+        )
+        try:
+            return await train(job, Options.from_json(batch_row().options), door, may_call=may_call)
+        finally:
+            await door.aclose()
+
+    return asyncio.run(once())
+
+
+def step(job_id: int, transport: Transport = "http") -> Settlement:
+    """Claim, run one step, settle; due again at once."""
+    settlement = run(take_one(job_id), transport)
+    put(settlement)
+    set_job(job_id, available_at=now_after(-1.0))
+    return settlement
+
+
+def to_the_end(job_id: int, transport: Transport = "http", most: int = 60) -> Settlement:
+    """Step until it has ended."""
+    for _ in range(most):
+        settlement = step(job_id, transport)
+        if job_row(job_id).state != "queued":
+            return settlement
+        time.sleep(min(settlement.delay_seconds, 0.1))
+    raise AssertionError(f"it has not ended after {most} steps: {settlement}")
+
+
+def come_back(job_id: int) -> None:
+    """Its worker has died, which somebody notices."""
+    set_job(job_id, lease_until=now_after(-1.0))
+    with writing() as connection:
+        assert rescue(connection) == 1
+
+
+def tune() -> Any:
+    with reading() as connection:
+        return connection.execute(select(fine_tunes_table)).one()
+
+
+def created_once(provider: Simulator) -> bool:
+    """Whether every file and every job was created exactly once."""
+    made = [*provider.files_by_name().values(), *provider.tunings_by_metadata(METADATA).values()]
+    return bool(made) and set(made) == {1} and len(provider.tunings()) == 1
+
+
+@pytest.mark.parametrize("transport", ["sdk", "http"])
+def test_a_fine_tune_is_uploaded_created_followed_and_collected(provider: Simulator, transport: Transport) -> None:
+    job_id = add_train_job(validation=3, suffix="sums", seed=7)
+    settlement = to_the_end(job_id, transport)
+    (made,) = provider.tunings()
+    assert (made["model"], made["seed"], "sums" in made["fine_tuned_model"]) == (MODEL, 7, True)
+    sent = {each["id"]: each["sha256"] for each in provider.files()}
+    assert sent[made["training_file"]] == stored(12)["sha256"]
+    assert sent[made["validation_file"]] == stored(3)["sha256"]
+    assert created_once(provider)
+    row = tune()
+    assert (row.remote_id, row.status, row.model) == (made["id"], "succeeded", made["fine_tuned_model"])
+    assert (row.trained_tokens, row.note) == (made["trained_tokens"], None)
+    assert [point["step"] for point in row.curve] == list(range(1, len(row.curve) + 1))
+    assert count(fine_tune_events) > len(row.curve)
+    assert count(fine_tune_checkpoints) > 0
+    assert settlement.input_tokens == made["trained_tokens"]
+    assert settlement.cost_usd == pytest.approx(made["trained_tokens"] * 5e-6)
+    job = job_row(job_id)
+    assert (job.state, job.attempts, job.error) == ("succeeded", 1, None)
+    assert [call.outcome for call in calls(job_id)] == ["succeeded"]  # steps between are no attempts
+
+
+def test_a_running_fine_tune_is_looked_at_again_and_again_without_an_attempt(provider: Simulator) -> None:
+    provider.control(tuning_seconds=60)
+    job_id = add_train_job()
+    for _ in range(6):
+        assert step(job_id).outcome == "snoozed"
+    assert tune().status in ("validating_files", "queued", "running")
+    assert (job_row(job_id).attempts, job_row(job_id).failures, calls(job_id)) == (0, 0, [])
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_worker_that_dies_before_it_notes_what_it_did_creates_nothing_twice(
+    provider: Simulator, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """`at` counts the writes of a whole life; the process ends instead of making that one."""
+    job_id = add_train_job(validation=3)
+    written = 0
+    real = Run._write
+
+    async def die_at(self: Run, act: Any, *given: Any) -> Any:
+        nonlocal written
+        written += 1
+        if written == at + 1:
+            raise DiedError
+        return await real(self, act, *given)
+
+    monkeypatch.setattr(Run, "_write", die_at)
+    with contextlib.suppress(DiedError):
+        to_the_end(job_id)
+    if job_row(job_id).state == "running":
+        come_back(job_id)
+    if job_row(job_id).state == "queued":
+        to_the_end(job_id)
+    assert job_row(job_id).state == "succeeded"
+    assert created_once(provider)
+    assert written > at
+
+
+@pytest.mark.parametrize("path", ["POST /v1/files", "POST /v1/fine_tuning/jobs"])
+@pytest.mark.parametrize("fault", ["reset_after*1", "500*2", "reset*1", "429*1"])
+def test_a_lost_reply_is_looked_for_before_anything_is_asked_again(provider: Simulator, path: str, fault: str) -> None:
+    provider.control(scripts={path: f"!!{fault}"})
+    job_id = add_train_job()
+    to_the_end(job_id)
+    assert job_row(job_id).state == "succeeded"
+    assert created_once(provider)
+
+
+def test_a_creation_in_doubt_is_not_repeated_before_its_time(
+    provider: Simulator, use_environment: UseEnvironment
+) -> None:
+    use_environment({"TIDEMILL_DOUBT_SECONDS": "60"})
+    provider.control(scripts={"POST /v1/fine_tuning/jobs": "!!reset*1"})  # nothing is created
+    job_id = add_train_job()
+    step(job_id)
+    assert step(job_id).outcome == "retried"
+    for _ in range(3):
+        assert (step(job_id).outcome, len(provider.tunings())) == ("snoozed", 0)
+    with writing() as connection:
+        connection.execute(update(remote_ops).values(sent_at=now_after(-61.0)))
+    to_the_end(job_id)
+    assert created_once(provider)
+
+
+def test_a_worker_that_lost_the_job_meanwhile_sends_nothing(provider: Simulator) -> None:
+    job_id = add_train_job()
+    job = take_one(job_id)
+    come_back(job_id)
+    assert put(run(job)) == set()
+    settlement = run(take_one(job_id), may_call=lambda: False)
+    assert (settlement.outcome, provider.files()) == ("snoozed", [])
+
+
+def test_training_that_is_not_available_fails_at_once_in_one_sentence(provider: Simulator) -> None:
+    provider.control(training_not_available=True)
+    job_id = add_train_job()
+    to_the_end(job_id, most=3)
+    job = job_row(job_id)
+    assert (job.state, job.attempts, job.error_code) == ("failed", 1, "training_not_available")
+    assert "OPENAI_BASE_URL" in job.error
+    assert "--export" in job.error
+
+
+def test_a_server_without_fine_tuning_is_named_as_one(provider: Simulator, use_environment: UseEnvironment) -> None:
+    use_environment({"OPENAI_BASE_URL": provider.url.removesuffix("/v1") + "/nothing"})
+    job_id = add_train_job()
+    to_the_end(job_id, most=2)
+    assert (job_row(job_id).state, job_row(job_id).error_code) == ("failed", "no_fine_tuning")
+
+
+def test_a_fine_tune_that_fails_at_the_provider_says_why_and_retry_creates_a_new_one(provider: Simulator) -> None:
+    provider.control(tuning_fails=True)
+    job_id = add_train_job()
+    to_the_end(job_id)
+    assert (job_row(job_id).state, tune().status) == ("failed", "failed")
+    assert job_row(job_id).error
+    provider.control(tuning_fails=False)
+    with writing() as connection:
+        assert revive(connection, "b") == 1
+    to_the_end(job_id)
+    assert job_row(job_id).state == "succeeded"
+    assert [len(provider.tunings()), set(provider.tunings_by_metadata(METADATA).values())] == [2, {1}]
+    assert set(provider.files_by_name().values()) == {1}  # the file is there already
+
+
+def test_following_outlasts_any_trouble(provider: Simulator) -> None:
+    provider.control(tuning_seconds=0.5)
+    job_id = add_train_job()
+    step(job_id)
+    step(job_id)
+    provider.control(scripts={"GET /v1/fine_tuning/jobs/{id}": "!!500*4"})
+    set_job(job_id, failures=7, first_attempt_at=now_after(-100_000.0))  # as many and as long ago as can be
+    assert [step(job_id).outcome for _ in range(4)] == ["snoozed"] * 4
+    assert "500" in tune().note or "server" in tune().note.lower()
+    to_the_end(job_id)
+    assert (job_row(job_id).state, tune().note) == ("succeeded", None)
+
+
+@pytest.mark.parametrize("wanted", ["pause", "resume", "cancel"])
+def test_what_somebody_wants_is_passed_on(provider: Simulator, wanted: str) -> None:
+    provider.control(tuning_seconds=60)
+    job_id = add_train_job()
+    for _ in range(3):
+        step(job_id)
+    (made,) = provider.tunings()
+    if made["status"] == "validating_files" and wanted != "cancel":
+        with writing() as connection:
+            connection.execute(update(fine_tunes_table).values(wanted=wanted))
+        step(job_id)
+        assert tune().wanted is None  # refused, which is noted or seen
+        return
+    with writing() as connection:
+        connection.execute(update(fine_tunes_table).values(wanted=wanted))
+    step(job_id)
+    assert tune().wanted is None
+    if wanted == "cancel":
+        to_the_end(job_id)
+        assert (job_row(job_id).state, tune().status) == ("cancelled", "cancelled")
+
+
+def test_cancelled_before_the_job_exists_creates_none(provider: Simulator) -> None:
+    job_id = add_train_job()
+    step(job_id)
+    with writing() as connection:
+        connection.execute(update(fine_tunes_table).values(wanted="cancel"))
+    to_the_end(job_id, most=2)
+    assert (job_row(job_id).state, provider.tunings()) == ("cancelled", [])
+
+
+def test_a_result_in_base64_is_read(provider: Simulator) -> None:
+    provider.control(result_base64=True)
+    to_the_end(add_train_job())
+    assert len(tune().curve) > 1

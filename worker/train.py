@@ -1,0 +1,376 @@
+"""Why this module exists: a fine-tune takes days, and a worker may die in any second of them.
+
+A train job advances one short step a run and is snoozed between: upload the files, create the provider's job, follow
+it, collect what it leaves behind. `_step` is the whole order of things; what is known is in `models.fine_tunes`, so the
+step that follows is found from there after any crash. A creation is intended before it is sent. Where its reply was
+lost, it is looked for by its token and adopted, and asked for again only when it has not turned up for a while.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from models import blobs, cost, fine_tunes
+from models.blobs import BlobError, BlobMissingError
+from models.database import reading, writing
+from models.errors import DatabaseError
+from models.fine_tunes import FineTune, LostError, Operation, Step
+from models.metrics import Point, points_of
+from models.options import Options
+from models.provider import CallError, Provider
+from models.settings import settings
+from models.tables import ENDED_UNWELL, TRAINED
+from models.transitions import Claimed, Outcome, Settlement
+from worker.ask import OUTCOME_OF, snoozed
+from worker.retries import Verdict, classify
+
+JOBS = "/fine_tuning/jobs"
+METADATA = "tidemill"
+"""The key in a job's metadata that holds its token."""
+
+_PAGE = 100
+_LOOK_AGAIN_SECONDS = 2.0
+_FOLLOW_SHARE = 0.1
+"""A fine-tune is looked at again after this share of its age."""
+
+_DATABASE_SECONDS = 5.0
+"""Pause after the database did not answer: what was done at the provider is found again by its token."""
+
+_NO_SUCH_ENDPOINT = (404, 405, 501)
+_NOT_READY = re.compile(r"not ready|still being processed|not (yet )?(been )?processed", re.IGNORECASE)
+_CREATION_UNKNOWN = (
+    "The reply to the job's creation was lost, and the server lists no jobs in which it could be found. Look there "
+    "whether it runs; if it does not, the same command with --new asks again."
+)
+_CERTAIN = ("connect", "request", "store")
+"""Kinds of errors after which nothing can have been created; so it is after a status below 500."""
+
+_WAYS_OUT = {
+    "training_not_available": (
+        "The provider does not let this account fine-tune ({said}). OpenAI has closed fine-tuning to accounts that did "
+        "not use it, and closes it to all on 2027-01-06: set OPENAI_BASE_URL to another server that has "
+        "/v1/fine_tuning/jobs, or take the data along with `tidemill train --export train.jsonl`."
+    ),
+    "job_not_found": (
+        "The provider does not know its job any more ({said}): look there what became of it, or ask anew with --new."
+    ),
+    "no_fine_tuning": (
+        "The server has no fine-tuning ({said}): set OPENAI_BASE_URL to one that has /v1/files and "
+        "/v1/fine_tuning/jobs, or take the data along with `tidemill train --export train.jsonl`."
+    ),
+    "model_not_found": "The server cannot fine-tune {model} ({said}): name another model with --model.",
+}
+"""Error code -> what to tell somebody in place of the server's own words."""
+
+
+async def train(job: Claimed, options: Options, provider: Provider, *, may_call: Callable[[], bool]) -> Settlement:
+    """Advance a claimed train job by one step; never raises for what the provider does.
+
+    Args:
+        may_call: whether this worker still owns the job, and a call is still wanted.
+    """
+    began = time.monotonic()
+    run = Run(job, options, provider, may_call)
+    try:
+        await run.load()
+        return await run.step()
+    except LostError:
+        return snoozed(job)  # whoever has it now goes on; this is stale
+    except DatabaseError:
+        return snoozed(job, _DATABASE_SECONDS)
+    except CallError as error:
+        try:
+            return await run.failed(error, time.monotonic() - began)
+        except (LostError, DatabaseError):
+            return snoozed(job, _DATABASE_SECONDS)
+
+
+class Run:
+    """One run of a train job: what it knows, and where it writes."""
+
+    def __init__(self, job: Claimed, options: Options, provider: Provider, may_call: Callable[[], bool]) -> None:
+        self.job = job
+        self.options = options
+        self.provider = provider
+        self.may_call = may_call
+        self.sending: Step | None = None
+        """The creation that is under way."""
+        self.tune: FineTune
+
+    async def load(self) -> None:
+        """Read what is known of the job."""
+        self.tune = await self._write(fine_tunes.load, self.job.request["dataset"])
+
+    async def step(self) -> Settlement:
+        """Do what comes next."""
+        tune = self.tune
+        if tune.status in (*TRAINED, *ENDED_UNWELL):
+            return await self._collect()
+        if tune.remote_id is not None:
+            return await self._follow()
+        for file in ("training", "validation"):
+            if getattr(tune.dataset, file) is not None and self._created(file) is None:
+                return await self._upload(file)
+        return await self._create()
+
+    def _created(self, step: Step) -> str | None:
+        operation = self.tune.operations.get(step)
+        return operation.remote_id if operation is not None else None
+
+    # --- creations ---
+
+    async def _upload(self, file: Step) -> Settlement:
+        stored = getattr(self.tune.dataset, file)
+
+        async def send(token: str) -> dict[str, Any]:
+            try:
+                content = await asyncio.to_thread(blobs.get, stored["sha256"])
+            except BlobMissingError as error:
+                raise CallError("request", str(error), code="dataset_missing") from None
+            except BlobError as error:
+                raise CallError("store", str(error), code="dataset_unreadable") from None
+            return await self.provider.upload(_file_name(token), content)
+
+        async def find(operation: Operation) -> dict[str, Any] | None:
+            name = _file_name(operation.token)
+            listed = self._listed("/files", purpose="fine-tune", order="desc")
+            return await _first(listed, lambda each: each.get("filename") == name)
+
+        return await self._once(file, send, find)
+
+    async def _create(self) -> Settlement:
+        files = {f"{file}_file": self._created(file) for file in ("training", "validation")}
+        body = {"model": self.options.model, **files, **self.options.params}
+        body = {name: value for name, value in body.items() if value is not None}
+
+        async def send(token: str) -> dict[str, Any]:
+            try:
+                return await self.provider.post(JOBS, {**body, "metadata": {METADATA: token}})
+            except CallError as error:
+                if error.status not in (400, 422) or "metadata" not in f"{error.param} {error.message}":
+                    raise
+                return await self.provider.post(JOBS, body)  # its training file identifies it as well
+
+        async def find(operation: Operation) -> dict[str, Any] | None:
+            earlier = await self._read(fine_tunes.earlier_jobs, self.tune)
+
+            def is_it(each: Mapping[str, Any]) -> bool:
+                token = (each.get("metadata") or {}).get(METADATA)
+                same_file = each.get("training_file") == files["training_file"] and each.get("id") not in earlier
+                return bool(token == operation.token if token else same_file)
+
+            return await _first(self._listed(JOBS), is_it)
+
+        return await self._once("job", send, find)
+
+    async def _once(
+        self,
+        step: Step,
+        send: Callable[[str], Awaitable[dict[str, Any]]],
+        find: Callable[[Operation], Awaitable[dict[str, Any] | None]],
+    ) -> Settlement:
+        """Create something at the provider, unless it may be there already: then find it first."""
+        operation = self.tune.operations.get(step)
+        remote = None
+        if operation is not None and operation.doubt_seconds is not None:
+            try:
+                remote = await find(operation)
+            except CallError as error:
+                if error.status not in _NO_SUCH_ENDPOINT:
+                    raise
+                if step == "job":  # a second file would harm nobody
+                    return self._ended("failed", "creation_unknown", _CREATION_UNKNOWN)
+            if remote is None and operation.doubt_seconds < settings().doubt_seconds:
+                return snoozed(self.job, min(_LOOK_AGAIN_SECONDS, settings().doubt_seconds))
+        if remote is None and self.tune.wanted == "cancel":
+            return self._ended("cancelled", "cancelled", "Cancelled before the provider's job was created.")
+        if remote is None:
+            token = await self._write(fine_tunes.intend, self.tune, step)
+            if not self.may_call():
+                await self._write(fine_tunes.refused, self.tune, step)
+                return snoozed(self.job)
+            self.sending = step
+            remote = await send(token)
+        await self._write(fine_tunes.created, self.tune, step, remote)
+        self.sending = None
+        return snoozed(self.job)
+
+    # --- following ---
+
+    async def _follow(self) -> Settlement:
+        path = f"{JOBS}/{quote(str(self.tune.remote_id), safe='')}"
+        if self.tune.wanted is not None:
+            await self._tell(path, self.tune.wanted)
+        remote = await self.provider.fetch(path)
+        events = await self._new_events(f"{path}/events")
+        await self._write(fine_tunes.saw, remote, events)
+        if remote.get("status") in (*TRAINED, *ENDED_UNWELL):
+            return snoozed(self.job)
+        return snoozed(self.job, min(settings().poll_seconds, max(1.0, self.tune.age_seconds * _FOLLOW_SHARE)))
+
+    async def _tell(self, path: str, wanted: str) -> None:
+        """Pass on what somebody wants. A refusal is noted; anything else is tried again with the next look."""
+        note = None
+        try:
+            await self.provider.post(f"{path}/{wanted}", {})
+        except CallError as error:
+            if not _is_final(error):
+                raise
+            note = f"The provider does not {wanted} it: {error.message}"
+        await self._write(fine_tunes.told, note)
+
+    async def _new_events(self, path: str) -> list[dict[str, Any]]:
+        """Events that are not stored yet. Servers list the newest first, which need not be read to the end."""
+        known = await self._read(fine_tunes.known_events)
+        found: list[dict[str, Any]] = []
+        try:
+            async for page in self.provider.pages(path, limit=_PAGE):
+                fresh = [event for event in page if fine_tunes.event_id(event) not in known]
+                found += fresh
+                if len(fresh) < len(page) and _newest_first(page):
+                    break
+        except CallError as error:
+            if error.status not in _NO_SUCH_ENDPOINT:
+                raise
+        return found
+
+    # --- the end ---
+
+    async def _collect(self) -> Settlement:
+        tune = self.tune
+        path = f"{JOBS}/{quote(str(tune.remote_id), safe='')}"
+        checkpoints, curve, note = list[dict[str, Any]](), list[Point](), None
+        # A job that ended while nobody looked was never followed.
+        await self._write(fine_tunes.saw, tune.remote, await self._new_events(f"{path}/events"))
+        try:
+            async for page in self.provider.pages(f"{path}/checkpoints", limit=_PAGE):
+                checkpoints += page
+            for file_id in _strings(tune.remote.get("result_files")):
+                curve += points_of(await self.provider.content(file_id))
+        except ValueError as error:
+            note = str(error)
+        except CallError as error:
+            if not _is_final(error):
+                raise
+            note = f"What it left behind cannot be read: {error.message}"
+        await self._write(fine_tunes.collected, checkpoints, curve, note)
+        if tune.status in TRAINED:
+            return self._succeeded()
+        said = tune.remote.get("error") or {}
+        why = said.get("message") if isinstance(said, dict) else None
+        if tune.status in ("cancelled", "canceled"):
+            return self._ended("cancelled", "cancelled", why or "Cancelled at the provider.")
+        code = said.get("code") if isinstance(said, dict) else None
+        return self._ended("failed", str(code or "training_failed"), why or f"The provider says: {tune.status}.")
+
+    def _succeeded(self) -> Settlement:
+        tokens = self.tune.remote.get("trained_tokens")
+        trained = tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else None
+        price = cost.training_price(self.options.model)
+        paid = None if price is None or trained is None else price * trained
+        return self._ended("succeeded", http_status=200, input_tokens=trained, cost_usd=paid)
+
+    def _ended(self, outcome: Outcome, code: str | None = None, error: str | None = None, **used: Any) -> Settlement:
+        job, counted = self.job, outcome == "failed"
+        end = {"counted": counted, "error_code": code, "error": error, **used}
+        return Settlement(job.id, job.epoch, job.batch_id, outcome, **end)
+
+    async def failed(self, error: CallError, seconds: float) -> Settlement:
+        """What follows from a call that failed: a creation is tried as any call is, a look at it for ever."""
+        if self.sending is not None and (error.kind in _CERTAIN or (error.kind == "status" and _is_refusal(error))):
+            await self._write(fine_tunes.refused, self.tune, self.sending)
+        if self.sending == "job" and error.status == 400 and _NOT_READY.search(error.message):
+            return snoozed(self.job, _LOOK_AGAIN_SECONDS)
+        following = self.tune.remote_id is not None
+        verdict = classify(
+            error,
+            failures=0 if following else self.job.failures,
+            age_seconds=0.0 if following else self.job.age_seconds,
+            max_attempts=settings().max_attempts,
+            retry_seconds=settings().retry_seconds,
+        )
+        if following and verdict.action == "retry":
+            await self._write(fine_tunes.troubled, verdict.message)
+            return snoozed(self.job, max(verdict.delay_seconds, 1.0))
+        return self._settled(error, verdict, seconds)
+
+    def _settled(self, error: CallError, verdict: Verdict, seconds: float) -> Settlement:
+        code = verdict.code
+        if verdict.action == "fail" and error.status in _NO_SUCH_ENDPOINT and code != "model_not_found":
+            code = "no_fine_tuning" if self.tune.remote_id is None else "job_not_found"
+        said = error.message.rstrip(" .")
+        told = _WAYS_OUT.get(code, "{message}") if verdict.action == "fail" else "{message}"
+        job = self.job
+        return Settlement(
+            job.id,
+            job.epoch,
+            job.batch_id,
+            OUTCOME_OF[verdict.action],
+            delay_seconds=verdict.delay_seconds,
+            counted=verdict.counted,
+            seconds=seconds,
+            http_status=error.status,
+            request_id=error.request_id,
+            error_code=code,
+            error=told.format(said=said, message=verdict.message, model=self.options.model),
+        )
+
+    # --- doors ---
+
+    async def _write(self, act: Callable[..., Any], *given: Any) -> Any:
+        """Let a function of `models.fine_tunes` act on this job in a transaction of its own."""
+
+        def write() -> Any:
+            with writing() as connection:
+                return act(connection, self.job, *given)
+
+        return await asyncio.to_thread(write)
+
+    async def _read(self, look: Callable[..., Any], *given: Any) -> Any:
+        """Let a function of `models.fine_tunes` look something up for this job."""
+
+        def read() -> Any:
+            with reading() as connection:
+                return look(connection, self.job, *given)
+
+        return await asyncio.to_thread(read)
+
+    async def _listed(self, path: str, **query: str | int) -> AsyncIterator[dict[str, Any]]:
+        async for page in self.provider.pages(path, limit=_PAGE, **query):
+            for each in page:
+                yield each
+
+
+async def _first(
+    listed: AsyncIterator[dict[str, Any]], wanted: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any] | None:
+    async for each in listed:
+        if wanted(each):
+            return each
+    return None
+
+
+def _is_refusal(error: CallError) -> bool:
+    """Whether the server has understood, and did nothing."""
+    return error.status is not None and 400 <= error.status < 500 and error.status not in (408, 409)
+
+
+def _is_final(error: CallError) -> bool:
+    """Whether asking again would be answered the same."""
+    return _is_refusal(error) and error.status not in (401, 429)
+
+
+def _file_name(token: str) -> str:
+    return f"tidemill-{token}.jsonl"
+
+
+def _newest_first(page: list[dict[str, Any]]) -> bool:
+    first, last = page[0].get("created_at"), page[-1].get("created_at")
+    return not isinstance(first, int) or not isinstance(last, int) or first >= last
+
+
+def _strings(value: object) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []

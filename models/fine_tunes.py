@@ -146,10 +146,15 @@ def known_events(connection: Connection, job: Claimed) -> set[str]:
     return set(connection.scalars(select(fine_tune_events.c.event_id).where(fine_tune_events.c.job_id == job.id)))
 
 
-def told(connection: Connection, job: Claimed, note: str | None) -> None:
-    """Note that the provider was told what somebody wants, and what it said against it. Raises LostError."""
+def told(connection: Connection, job: Claimed, wanted: str, note: str | None) -> None:
+    """Note that the provider was told what somebody wanted; what it said against it is an event. Raises LostError."""
     _check_owned(connection, job)
-    connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job.id).values(wanted=None, note=_said(note)))
+    still = (fine_tunes.c.job_id == job.id) & (fine_tunes.c.wanted == wanted)  # somebody may want something else by now
+    connection.execute(update(fine_tunes).where(still).values(wanted=None))
+    if note is not None:
+        told_at = datetime.now(UTC).timestamp()
+        event = {"id": f"tidemill-{secrets.token_hex(8)}", "level": "warn", "message": note, "created_at": told_at}
+        connection.execute(insert(fine_tune_events).values(**_event(job.id, event)))
 
 
 def troubled(connection: Connection, job: Claimed, note: str) -> None:
@@ -182,6 +187,19 @@ def event_id(event: Mapping[str, Any]) -> str:
     """An event's id, or where the server gives none what stands for one."""
     given = _text(event.get("id"), 200)
     return given or hashlib.sha256(repr(sorted(event.items())).encode(errors="replace")).hexdigest()[:32]
+
+
+def want(connection: Connection, job_id: int, wanted: str) -> bool:
+    """Have the provider told to pause, resume or cancel a job with the next step, which is due at once.
+
+    Returns False, and does nothing, where nothing has been asked of the provider yet.
+    """
+    begun = select(remote_ops.c.token).where(remote_ops.c.job_id == job_id, remote_ops.c.step == "job").exists()
+    changed = connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job_id, begun).values(wanted=wanted))
+    if changed.rowcount:
+        due = update(jobs).where(jobs.c.id == job_id, jobs.c.state == "queued")
+        connection.execute(due.values(available_at=now(), sent_at=None))
+    return bool(changed.rowcount)
 
 
 def _check_owned(connection: Connection, job: Claimed) -> None:

@@ -55,7 +55,7 @@ def ask(
     migrations.ensure()
     if dry_run:
         return _print_estimate(order, as_json)
-    _stop_like_ctrl_c()
+    stop_like_ctrl_c()
     began = time.monotonic()
     opened = open_batch(order)
     batch = Batch(opened.batch_id, opened.submission)
@@ -64,7 +64,7 @@ def ask(
     if done := opened.resumed and Batch(batch.id).progress().states["succeeded"]:
         say(f"{batch.id} goes on: {done:,} answered already; --new asks again.")
     printed = Printed(batch, as_json) if one and output is None else None
-    seen = _followed(batch, opened, window, display(quiet=as_json or one), printed)
+    seen = followed(batch, opened, window, display(quiet=as_json or one), printed)
     for finish in after:
         finish(batch)
     if printed is not None:
@@ -112,7 +112,7 @@ def order_for(
     return Order(source=[prompt], name=name or "prompt", source_name=name or f"prompt {digest}", **common)
 
 
-def _stop_like_ctrl_c() -> None:
+def stop_like_ctrl_c() -> None:
     """A command that is told to end ends as it does on Ctrl-C: calls in flight are settled, nothing is lost."""
 
     def interrupt(*_: object) -> NoReturn:
@@ -123,13 +123,20 @@ def _stop_like_ctrl_c() -> None:
         signal.signal(signal.SIGHUP, interrupt)
 
 
-def _followed(
-    batch: Batch, opened: Opened | None, window: int | None, shown: Display, printed: "Printed | None" = None
+def followed(
+    batch: Batch,
+    opened: Opened | None,
+    window: int | None,
+    shown: Display,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
+    """Follow a batch, or run it here where no worker is elsewhere; on Ctrl-C say how far it is."""
     try:
         with shown:
             submitting = Submitting(opened) if opened is not None else None
-            return follow(batch.scope, window or settings().window, shown, submitting=submitting, on_progress=printed)
+            return follow(
+                batch.scope, window or settings().window, shown, submitting=submitting, on_progress=on_progress
+            )
     except KeyboardInterrupt:
         say(f"{batch.id} stopped: {batch.progress().summary()}")
         raise
@@ -214,12 +221,12 @@ def _print_estimate(order: Order, as_json: bool) -> None:
 def watch(given: str, as_json: bool) -> None:
     """Follow a batch that exists; without a broker its open rows run here."""
     migrations.ensure()
-    _stop_like_ctrl_c()
+    stop_like_ctrl_c()
     began = time.monotonic()
     row = resolve(given)
     probe(row.provider)
     batch = Batch(row.id)
-    seen = _followed(batch, None, None, display(quiet=as_json))
+    seen = followed(batch, None, None, display(quiet=as_json))
     _sum_up(batch, seen, as_json, time.monotonic() - began)
 
 

@@ -26,9 +26,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 dialogues_app = typer.Typer(no_args_is_help=True, help="Look at what was asked and answered.")
+fine_tunes_app = typer.Typer(no_args_is_help=True, help="Look after fine-tunes that were sent off with `train`.")
 db_app = typer.Typer(no_args_is_help=True, help="Look after the database.")
 app.add_typer(dialogues_app, name="dialogues")
 app.add_typer(db_app, name="db")
+app.add_typer(fine_tunes_app, name="fine-tunes")
 
 INTERRUPTED = 130
 NOT_ALL_SUCCEEDED = 1
@@ -338,6 +340,71 @@ def worker(
         os.environ["TIDEMILL_WINDOW"] = str(window)
     # By name and as a new program: producer imports nothing of worker, and a worker needs nothing of the command line.
     os.execv(sys.executable, [sys.executable, "-m", "worker", "--processes", str(processes)])  # noqa: S606
+
+
+@fine_tunes_app.command("list", epilog="Example: tidemill fine-tunes list --json > job_ids.json")
+def fine_tunes_list(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 100,
+    as_json: flags.Json = False,
+) -> None:
+    """List fine-tunes, the newest first."""
+    from producer import fine_tunes
+
+    fine_tunes.show_list(limit, as_json)
+
+
+@fine_tunes_app.command("show", epilog="Example: tidemill fine-tunes show latest")
+def fine_tunes_show(job: flags.FineTune, as_json: flags.Json = False) -> None:
+    """Show a fine-tune: what it is made of, its events, checkpoints and curves."""
+    from producer import fine_tunes
+
+    fine_tunes.show(job, as_json)
+
+
+@fine_tunes_app.command("watch", epilog="Example: tidemill fine-tunes watch latest")
+def fine_tunes_watch(job: flags.FineTune, as_json: flags.Json = False) -> None:
+    """Follow a fine-tune to its end; the model's name goes to stdout. Without a broker it is also run here."""
+    from producer import fine_tunes
+
+    fine_tunes.watch(job, as_json)
+
+
+@fine_tunes_app.command("pause", epilog="Example: tidemill fine-tunes pause support-3f9a1c")
+def fine_tunes_pause(job: flags.FineTune, as_json: flags.Json = False) -> None:
+    """Have the provider pause a fine-tune."""
+    from producer import fine_tunes
+
+    fine_tunes.change("pause", job, as_json)
+
+
+@fine_tunes_app.command("resume", epilog="Example: tidemill fine-tunes resume support-3f9a1c")
+def fine_tunes_resume(job: flags.FineTune, as_json: flags.Json = False) -> None:
+    """Have the provider go on with a paused fine-tune."""
+    from producer import fine_tunes
+
+    fine_tunes.change("resume", job, as_json)
+
+
+@fine_tunes_app.command("cancel", epilog="Example: tidemill fine-tunes cancel support-3f9a1c")
+def fine_tunes_cancel(job: flags.FineTune, as_json: flags.Json = False) -> None:
+    """Cancel a fine-tune, at the provider too."""
+    from producer import fine_tunes
+
+    fine_tunes.change("cancel", job, as_json)
+
+
+@fine_tunes_app.command("plot", epilog="Example: tidemill fine-tunes plot latest -o curve.svg")
+def fine_tunes_plot(
+    job: flags.FineTune,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="A .svg or .png file; in the terminal when left out."),
+    ] = None,
+) -> None:
+    """Draw loss and accuracy, in training and validation, step by step."""
+    from producer import fine_tunes
+
+    fine_tunes.plot(job, output)
 
 
 @db_app.command("upgrade", epilog="Example: tidemill db upgrade")

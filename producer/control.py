@@ -78,7 +78,12 @@ def change(what: str, given: str, as_json: bool) -> None:
     """Retry, pause, resume or cancel a batch, and say what that did."""
     migrations.ensure()
     act, done, not_done = CHANGES[what]
-    batch_id = resolve(given).id
+    batch = resolve(given)
+    batch_id = batch.id
+    if batch.kind == "train" and what != "retry":
+        from producer import fine_tunes  # the provider must hear of it, too
+
+        return fine_tunes.change(what, batch_id, as_json)
     changed = act(batch_id)
     if as_json:
         return print_json({"batch": batch_id, what: changed})

@@ -36,3 +36,10 @@ Output = Annotated[
     ),
 ]
 Batch = Annotated[str, typer.Argument(help="Id of a batch, the beginning of one, or `latest`.", metavar="BATCH")]
+FineTune = Annotated[
+    str,
+    typer.Argument(
+        help="Id of a fine-tune or the beginning of one, the provider's id, the model's name, or `latest`.",
+        metavar="JOB",
+    ),
+]

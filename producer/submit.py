@@ -52,6 +52,8 @@ class Order:
     reading: Reading = field(default_factory=Reading)
     pictures: "Pictures | None" = None
     """What is described, in place of a source that is read."""
+    rows: Sequence[Row] = ()
+    """Rows that are there already, in place of a source that is read."""
     kind: str = "ask"
     name: str = "prompts"
     source_name: str | None = None
@@ -256,6 +258,8 @@ def _columns(rows: Iterable[Row]) -> dict[str, None]:
 
 def rows_in(order: Order) -> Iterator[list[Row]]:
     """The input's chunks; a file that is not too big has been read through before the first one comes."""
+    if order.rows:
+        return iter([list(order.rows)])
     if order.pictures is not None:
         from producer import pictures  # Pillow is not for those who ask
 

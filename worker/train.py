@@ -220,7 +220,7 @@ class Run:
             if not _is_final(error):
                 raise
             note = f"The provider does not {wanted} it: {error.message}"
-        await self._write(fine_tunes.told, note)
+        await self._write(fine_tunes.told, wanted, note)
 
     async def _new_events(self, path: str) -> list[dict[str, Any]]:
         """Events that are not stored yet. Servers list the newest first, which need not be read to the end."""

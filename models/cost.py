@@ -19,7 +19,11 @@ _O200K_MODELS = ("gpt-4o", "gpt-4.1", "gpt-4.5")  # begin like gpt-4, but are no
 _DATE = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2})$")
 _MILLION = 1_000_000
 _OPEN_WEIGHTS = "gpt-oss"  # in OpenAI's table, though OpenAI does not serve it: others and you do
-_OVERRIDE_KEYS = ("input", "output", "cached_input")
+_OVERRIDE_KEYS = ("input", "output", "cached_input", "training")
+
+TRAINING_PRICES_AS_OF = "2025-10"
+_TRAINING_USD = {"gpt-4.1": 25.0, "gpt-4.1-mini": 5.0, "gpt-4.1-nano": 1.5, "gpt-4o": 25.0, "gpt-4o-mini": 3.0}
+"""USD per million tokens of supervised training and preferences; openai.com/api/pricing, since unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Price:
     """A model's rates in USD per token, and where they are from.
 
     `long` is the price of a whole request with more than `long_over_tokens` input tokens; None: there is no such tier.
+    `training_usd_per_token` is only in the user's own prices; ask `training_price` for it.
     """
 
     input_usd_per_token: float
@@ -35,6 +40,7 @@ class Price:
     source: str
     long_over_tokens: int = 0
     long: "Price | None" = None
+    training_usd_per_token: float | None = None
 
     def cost(self, input_tokens: int, output_tokens: int, cached: int = 0) -> float:
         """USD for one request; `cached` of the `input_tokens` were read from the provider's cache."""
@@ -101,6 +107,23 @@ def price(model: str, *, batch: bool = False) -> Price | None:
         if name in own:
             return own[name]
     return next((found for name in names if (found := _listed(name, batch)) is not None), None)
+
+
+def training_price(model: str) -> float | None:
+    """USD per token and epoch of training a model, or None when it is not known; for an `ft:` model that of its base.
+
+    The user's file (`TIDEMILL_PRICES`, key `training`) goes first, then OpenAI's list of `TRAINING_PRICES_AS_OF`.
+
+    Raises:
+        SettingsError: the user's file cannot be read; the text names the file and the key.
+    """
+    bare = model.removeprefix("openai/")
+    base = bare.removeprefix("ft:").partition(":")[0]
+    own = overrides()
+    for name in (model, *_names(bare), *_names(base)):
+        if name in own and own[name].training_usd_per_token is not None:
+            return own[name].training_usd_per_token
+    return next((_TRAINING_USD[name] / _MILLION for name in _names(base) if name in _TRAINING_USD), None)
 
 
 @lru_cache(maxsize=1)
@@ -201,4 +224,6 @@ def _override(where: str, table: Any, source: str) -> Price:
     if missing is not None:
         raise SettingsError(f"{where} {missing}: is missing; it is USD per million tokens.")
     rates: dict[str, float] = {"cached_input": table["input"], **table}
-    return Price(rates["input"] / _MILLION, rates["cached_input"] / _MILLION, rates["output"] / _MILLION, source)
+    training = rates["training"] / _MILLION if "training" in rates else None
+    usual = (rates["input"] / _MILLION, rates["cached_input"] / _MILLION, rates["output"] / _MILLION)
+    return Price(*usual, source, training_usd_per_token=training)

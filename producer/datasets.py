@@ -356,8 +356,10 @@ def _each(
     """A finding for each of the rows `found`; `what` may name the other row that it is about."""
     shown = found[:KEPT].tolist()
     for row, other in zip(shown, shown if others is None else others[:KEPT].tolist(), strict=True):
-        findings.add(code, rows.place(row), what.format(rows.place(other)))
-    findings.counts[code] += len(found) - len(shown)
+        place, about = rows.place(row), rows.place(other)
+        findings.add(code, place, what.format(about._replace(file="") if about.file == place.file else about))
+    if len(found) > len(shown):
+        findings.counts[code] += len(found) - len(shown)
 
 
 # --- second pass: write ---

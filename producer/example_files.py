@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import IO
 
 from models.errors import InputError
 from models.text import dumps, loads
@@ -193,23 +194,29 @@ def _paired(
 
     The first good reply to a prompt is paired with each bad one, a further good one with the first bad one.
     """
-    rejected = _Rejected(bad)
-    yield from rejected.bad
-    for row in good:
-        if isinstance(row, Bad) or "messages" not in row.body:
-            yield row
-            continue
-        body = _complete(row)
-        if not with_negatives:
-            yield Bad(row.place, "there is one reply only", "no_rejected")
-        elif isinstance(body, Bad):
-            yield body
-        else:
-            found = rejected.of(body["messages"][:-1])
-            yield from (Example(row.place, _preference(body, reply)) for reply in found)
-            if not found:
-                yield Bad(row.place, "a good reply, and no reply not to give to its prompt", "no_twin")
-    yield from rejected.unused()
+    with TemporaryFile("w+b") as file:
+        rejected = _Rejected(bad, file)
+        yield from rejected.bad
+        for row in good:
+            yield from _pairs(row, rejected if with_negatives else None)
+        yield from rejected.unused()
+
+
+def _pairs(row: Example | Bad, rejected: "_Rejected | None") -> Iterator[Example | Bad]:
+    """The preferences that a row with a good reply makes; without bad ones anywhere it must be a preference already."""
+    if isinstance(row, Bad) or "messages" not in row.body:
+        yield row
+        return
+    body = _complete(row)
+    if rejected is None:
+        yield Bad(row.place, "there is one reply only", "no_rejected")
+    elif isinstance(body, Bad):
+        yield body
+    else:
+        found = rejected.of(body["messages"][:-1])
+        yield from (Example(row.place, _preference(body, reply)) for reply in found)
+        if not found:
+            yield Bad(row.place, "a good reply, and no reply not to give to its prompt", "no_twin")
 
 
 def _complete(row: Example | Bad) -> Body | Bad:
@@ -235,10 +242,10 @@ def _preference(body: Body, rejected: Message) -> Body:
 class _Rejected:
     """Bad replies by their prompt: 17 bytes of memory each, the replies themselves in a temporary file."""
 
-    def __init__(self, rows: Iterable[Example | Bad]) -> None:
+    def __init__(self, rows: Iterable[Example | Bad], file: IO[bytes]) -> None:
         import numpy as np
 
-        self._file = TemporaryFile("w+b")  # noqa: SIM115  # lives as long as the pairing
+        self._file = file
         self.bad: list[Bad] = []
         keys, offsets = array("Q"), array("Q")
         for row in rows:

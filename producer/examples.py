@@ -183,10 +183,10 @@ def faults(body: Body, method: str) -> list[Fault]:
 
 def remarks(body: Body, method: str) -> list[Fault]:
     """What is allowed but costs quality, of a body without faults."""
-    found = []
+    replies = replies_of(body, method)
+    found = list(_odd_order([*prompt_of(body, method), replies[0]]))
     if method == "supervised" and teaches_nothing(body):
         found.append(Fault("teaches_nothing", "every reply in it has weight 0"))
-    replies = replies_of(body, method)
     if method == "dpo" and text_of(replies[0]) == text_of(replies[1]):
         found.append(Fault("same_outputs", "the preferred and the other reply are the same"))
     end = text_of(replies[0]).rstrip()
@@ -256,14 +256,18 @@ def _order(messages: list[Message], _offered: Body) -> Iterator[Fault]:
         yield Fault("last_turn", f"the last message is from {roles[-1]}, so there is no reply to learn")
     if "user" not in roles:
         yield Fault("wrong_order", "there is no message from user")
+    yield from _answered_calls(messages)
+
+
+def _odd_order(messages: list[Message]) -> Iterator[Fault]:
+    roles = [message["role"] for message in messages]
     spoken = [role for role in roles if role not in _INSTRUCTING]
-    if spoken[:1] == ["assistant"] and "user" in roles:
+    if spoken[0] == "assistant":
         yield Fault("odd_order", "the assistant speaks first")
     if any(role in _INSTRUCTING for role in roles[len(roles) - len(spoken) :]):
         yield Fault("odd_order", "instructions (system) come after the dialogue has begun")
     if any(a == b and a in ("user", "assistant") for a, b in pairwise(roles)):
         yield Fault("odd_order", "the same side speaks twice in a row")
-    yield from _answered_calls(messages)
 
 
 def _answered_calls(messages: list[Message]) -> Iterator[Fault]:

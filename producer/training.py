@@ -12,13 +12,14 @@ import typer
 
 from models.errors import InputError
 from models.files import replacing
+from models.text import printable
 from producer.columns import Columns
 from producer.dataset_report import Report
 from producer.datasets import Dataset, How, build
 from producer.display import say
 from producer.example_files import Reading, examples_of, tables_in
 from producer.examples import METHODS, Bad, Example
-from producer.printing import print_json
+from producer.printing import print_json, print_text
 
 MOST_EPOCHS = 50
 _SAID_AGAIN_SECONDS = 5.0
@@ -49,8 +50,10 @@ def train(source: Source, how: How, *, strict: bool, dry_run: bool, export: str 
         stopped = dataset.report.stops(strict)
         if as_json:
             print_json(dataset.report.to_json(), err=export == "-")
+        elif export == "-":
+            typer.echo(printable(dataset.report.text()), err=True)
         else:
-            typer.echo(dataset.report.text(), err=export == "-")
+            print_text(dataset.report.text())
         if stopped:
             raise InputError(_stopped(dataset.report))
         if export is not None and not dry_run:

@@ -200,6 +200,64 @@ def describe(  # noqa: PLR0917
     )
 
 
+@app.command(epilog="Example: tidemill train data.csv --val 0.1 --dry-run")
+def train(  # noqa: PLR0917
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="CSV, Excel, Parquet or JSONL, or a folder of them; - is stdin.", show_default=False
+        ),
+    ],
+    model: Annotated[str | None, typer.Option(help="The model to train.", show_default="gpt-4.1-mini")] = None,
+    method: Annotated[str, typer.Option(help="supervised: learn replies. dpo: prefer one reply to another.")] = (
+        "supervised"
+    ),
+    val: Annotated[float, typer.Option(help="Share of the examples to keep aside and check with, such as 0.1.")] = 0.0,
+    validation: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Examples to check with, in a file of their own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed keeps other examples aside.")] = 0,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, max=50, help="How often each example is read.", show_default="the provider chooses"),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Instructions before every example that has none.")] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="The column of the prompts.")] = None,
+    reply_column: Annotated[str | None, typer.Option(help="The column of the replies.")] = None,
+    system_column: Annotated[str | None, typer.Option(help="The column of each row's instructions.")] = None,
+    preferred_column: Annotated[str | None, typer.Option(help="For dpo: the column of the better replies.")] = None,
+    non_preferred_column: Annotated[str | None, typer.Option(help="For dpo: the column of the others.")] = None,
+    negative: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Examples of what not to say; may be repeated, may be in the folder."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be used.")
+    ] = False,
+    export: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write chat JSONL, and the validation part beside it; - is stdout."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, count and price; send and write nothing.")] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Train a model on a table of prompts and replies: check, report, split, price."""
+    from producer import training
+    from producer.columns import Columns
+    from producer.datasets import DEFAULT_MODEL, How
+
+    columns = Columns(prompt_column, reply_column, system_column, preferred_column, non_preferred_column, system)
+    training.train(
+        training.Source(sources, columns, negative or (), validation),
+        How(method, model or DEFAULT_MODEL, val, seed, epochs, skip_bad_rows),
+        strict=strict,
+        dry_run=dry_run,
+        export=export,
+        as_json=as_json,
+    )
+
+
 @app.command(epilog="Example: tidemill status prompts-3f9a1c --json")
 def status(
     batch: Annotated[

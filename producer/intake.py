@@ -103,7 +103,7 @@ def opened(source: Source, skip_bad_rows: bool, on_bad_row: Callable[[str], None
     """A source's name for sentences, and its records: the columns of each row with the row's number."""
     if isinstance(source, (str, Path)):
         given = Input("standard input" if source == "-" else str(source), skip_bad_rows, on_bad_row)
-        return given, standard_input(given) if source == "-" else _file_records(Path(source), given)
+        return given, standard_input(given) if source == "-" else file_records(Path(source), given)
     given = Input("the DataFrame" if _is_frame(source) else "the input", skip_bad_rows, on_bad_row, unit="row")
     return given, _frame_records(source) if _is_frame(source) else _item_records(source, given)
 
@@ -142,7 +142,8 @@ def _rows(records: Records, asker: Asker, given: Input) -> Iterator[Row]:
         raise given.fault("is empty: it holds no prompt")
 
 
-def _file_records(path: Path, given: Input) -> Records:
+def file_records(path: Path, given: Input) -> Records:
+    """A file's records, by its ending; says in `given` what its numbers count, and reports bad rows there."""
     unit, reader = _READERS.get(path.suffix.lower(), ("line", sniffed_lines))
     given.unit = unit
     try:

@@ -28,7 +28,7 @@ class Template(NamedTuple):
 
     def filled(self, record: Record) -> str:
         """The text for a record that has all of the names."""
-        values = [_as_text(record[name]) for name in self.names]
+        values = [as_text(record[name]) for name in self.names]
         return "".join(chain.from_iterable(zip(self.literals, [*values, ""], strict=True)))
 
 
@@ -66,7 +66,7 @@ class Asker:
     def _filled(self, record: Record, template: Template) -> str:
         for name in template.names:
             self._require(name, record, ", which the template names")
-        if not any(_as_text(record[name]).strip() for name in template.names):
+        if not any(as_text(record[name]).strip() for name in template.names):
             raise BadRowError(f"every column of the template is empty ({listed(template.names)})")
         return template.filled(record)
 
@@ -126,7 +126,7 @@ def _cell_request(value: Any, column: str) -> Request:
         return {"messages": _messages(value, column)}
     if isinstance(value, dict | bool):
         raise BadRowError(f"the column {column!r} holds {json_kind(value)}, neither text nor a list of messages")
-    return {"prompt": _as_text(value)}
+    return {"prompt": as_text(value)}
 
 
 def _messages(value: list[Any], column: str) -> list[Any]:
@@ -156,7 +156,8 @@ def custom_id(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A cell as text: numbers and lists as JSON, nothing as an empty text."""
     if value is None or isinstance(value, str):
         return value or ""
     try:

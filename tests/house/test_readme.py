@@ -52,6 +52,12 @@ def test_lists_every_option_of_ask_and_no_other() -> None:
     assert listed == options_of(commands()["ask"])
 
 
+def test_lists_every_option_of_train_and_no_other() -> None:
+    cells = first_cells(section(README, "### Options of `train`"))
+    listed = {option for cell in cells for option in re.findall(r"`(--?[a-z-]+)`", cell)}
+    assert listed == options_of(commands()["train"])
+
+
 def test_lists_what_describe_has_of_its_own_and_shares_the_rest() -> None:
     text = section(README, "### Options of `describe`")
     listed = {option for cell in first_cells(text) for option in re.findall(r"`(--?[a-z-]+)`", cell)}

@@ -18,6 +18,7 @@ from models.cost import (
     format_usd,
     overrides,
     price,
+    training_price,
 )
 from models.errors import SettingsError
 from models.settings import settings
@@ -194,3 +195,28 @@ def test_importing_the_module_loads_neither_tables_nor_prices() -> None:
     root = Path(cost.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("model", "usd_per_million"),
+    [
+        ("gpt-4.1-mini", 5.0),
+        ("gpt-4.1-mini-2025-04-14", 5.0),
+        ("openai/gpt-4.1", 25.0),
+        ("ft:gpt-4o-mini-2024-07-18:org::id", 3.0),
+        ("gpt-6-luna", None),
+        ("a-model-of-my-own", None),
+    ],
+)
+def test_training_has_a_price_of_its_own(model: str, usd_per_million: float | None) -> None:
+    found = training_price(model)
+    assert found == (None if usd_per_million is None else pytest.approx(usd_per_million / 1_000_000))
+
+
+def test_a_training_price_of_one_s_own_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "prices.toml").write_text(
+        '["gpt-4.1-mini"]\ninput = 1\noutput = 1\ntraining = 7\n["gpt-4.1"]\ninput = 1\noutput = 1\n'
+    )
+    monkeypatch.setenv("TIDEMILL_PRICES", str(tmp_path / "prices.toml"))
+    assert training_price("ft:gpt-4.1-mini-2025-04-14:org::id") == pytest.approx(7 / 1_000_000)
+    assert training_price("gpt-4.1") == pytest.approx(25 / 1_000_000)  # the file says nothing of training it

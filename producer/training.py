@@ -1,0 +1,164 @@
+"""Why this module exists: a run of train, from its options to the report, the exported files or the submitted job."""
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from models.errors import InputError
+from models.files import replacing
+from models.text import printable
+from producer.columns import Columns
+from producer.dataset_report import Report
+from producer.datasets import Dataset, How, build
+from producer.display import say
+from producer.example_files import Reading, examples_of, tables_in
+from producer.examples import METHODS, Bad, Example
+from producer.printing import print_json, print_text
+
+MOST_EPOCHS = 50
+_SAID_AGAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where examples are from: files and folders, and how to read them. `validation` are files to check with."""
+
+    paths: Sequence[str]
+    columns: Columns
+    negatives: Sequence[str] = ()
+    validation: str | None = None
+
+
+def train(source: Source, how: How, *, strict: bool, dry_run: bool, export: str | None, as_json: bool) -> None:
+    """Check and price examples, and print the report; write them with `export`, or submit them.
+
+    The report goes to stdout, or to stderr where the examples do.
+
+    Raises:
+        InputError: an option or a source cannot be used.
+    """
+    _check(source, how)
+    targets = _targets(export, source, how)
+    with tempfile.TemporaryDirectory(prefix="tidemill-train-") as scratch:
+        dataset = dataset_of(source, how, Path(scratch))
+        stopped = dataset.report.stops(strict)
+        if as_json:
+            print_json(dataset.report.to_json(), err=export == "-")
+        elif export == "-":
+            typer.echo(printable(dataset.report.text()), err=True)
+        else:
+            print_text(dataset.report.text())
+        if stopped:
+            raise InputError(_stopped(dataset.report))
+        if export is not None and not dry_run:
+            _export(dataset, targets)
+        elif not dry_run:
+            submit(dataset)
+        elif not as_json:
+            typer.echo(f"\n{_next(dataset)}")
+
+
+def dataset_of(source: Source, how: How, folder: Path) -> Dataset:
+    """Read, check and split the examples of files into `folder`.
+
+    Raises:
+        InputError: a file cannot be read, or its columns do not fit.
+    """
+    reading = Reading()
+    paths, columns, method = source.paths, source.columns, how.method
+    aside = [] if source.validation is None else [source.validation]
+    examples = examples_of(paths, columns, method, reading, negatives=source.negatives, without=aside)
+    validation = examples_of(aside, columns, method, reading, use="to check with") if aside else None
+    return build(_counted(examples), how, folder, reading=reading, validation=validation)
+
+
+def submit(dataset: Dataset) -> None:
+    """Hand a dataset without errors over for training."""
+    raise NotImplementedError(f"submitting {dataset.train.examples} examples is not wired yet")
+
+
+def _check(source: Source, how: How) -> None:
+    if how.method not in METHODS:
+        raise InputError(f"--method is {how.method!r}; it must be one of {', '.join(METHODS)}.")
+    if how.validation and source.validation is not None:
+        raise InputError("--val and --validation were both given; a share is kept aside or a file is: drop one.")
+    if not 0 <= how.validation < 1:
+        raise InputError(f"--val is {how.validation:g}; it is a share, from 0 to below 1, such as 0.1.")
+
+
+def _targets(export: str | None, source: Source, how: How) -> list[str]:
+    """Where the parts go: training, then validation. No file that is read is ever written."""
+    if export is None:
+        return []
+    with_validation = how.validation > 0 or source.validation is not None
+    if export == "-":
+        if with_validation:
+            raise InputError("--export - writes one part only; give a file when there is a validation part too.")
+        return ["-"]
+    path = Path(export)
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        raise InputError(f"--export {export}: give a file that ends in .jsonl, for that is what it will hold.")
+    targets = [str(path), str(path.with_name(f"{path.stem}.validation{path.suffix}"))][: 2 if with_validation else 1]
+    given = [*source.paths, *source.negatives, *([source.validation] if source.validation else [])]
+    files = {Path(each).resolve() for each in tables_in(given, Reading()) if each != "-"}
+    for target in targets:
+        if Path(target).resolve() in files:
+            raise InputError(f"{target} is read as input and would be overwritten; choose another place for --export.")
+        if Path(target).is_dir() or not Path(target).resolve().parent.is_dir():
+            raise InputError(f"{target} cannot be written: there is no such folder, or it is one; check --export.")
+    return targets
+
+
+def _export(dataset: Dataset, targets: Sequence[str]) -> None:
+    parts = [dataset.train, *([dataset.validation] if dataset.validation else [])]
+    for part, target in zip(parts, targets, strict=True):
+        with part.path.open("rb") as source:
+            if target == "-":
+                shutil.copyfileobj(source, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+                continue
+            try:
+                with replacing(Path(target).resolve()) as file:
+                    shutil.copyfileobj(source, file)
+            except OSError as error:
+                raise InputError(f"{target} cannot be written: {error.strerror}; choose another --export.") from None
+            typer.echo(f"{target}: {part.examples:,} examples, sha256 {part.sha256[:12]}", err=True)
+
+
+def _stopped(report: Report) -> str:
+    findings = report.findings
+    if not report.stops():
+        return f"{_warnings(report)}, and --strict takes warnings for errors; nothing was written or sent."
+    drop = findings.bad_rows and not report.skip_bad_rows
+    way_out = f", or leave {findings.bad_rows:,} row(s) out with --skip-bad-rows" if drop else ""
+    return f"{report.stopping_errors:,} error(s), see the report; nothing was written or sent. Mend them{way_out}."
+
+
+def _warnings(report: Report) -> str:
+    count = report.findings.level("warning")
+    return "one warning" if count == 1 else f"{count:,} warnings"
+
+
+def _next(dataset: Dataset) -> str:
+    warned = dataset.report.findings.level("warning")
+    look = f"  Look at the {_warnings(dataset.report)}; training is possible all the same.\n" if warned else ""
+    return (
+        f"WHAT NEXT\n{look}  With --export train.jsonl instead of --dry-run the examples are written to a file; "
+        "without either\n  the model is trained on them. Nothing was sent."
+    )
+
+
+def _counted(examples: Iterable[Example | Bad]) -> Iterator[Example | Bad]:
+    """The same; says on stderr how many came, every few seconds."""
+    due = time.monotonic() + _SAID_AGAIN_SECONDS
+    for number, example in enumerate(examples, 1):
+        if number % 1_000 == 0 and time.monotonic() >= due:
+            say(f"{number:,} rows read")
+            due = time.monotonic() + _SAID_AGAIN_SECONDS
+        yield example

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from models import holds
 from models.bulk import insert_for
@@ -115,7 +115,7 @@ def created(connection: Connection, job: Claimed, tune: FineTune, step: Step, re
 
 
 def saw(connection: Connection, job: Claimed, remote: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> None:
-    """Note how the provider's job is, and the events that are not known yet. Raises LostError."""
+    """Note how the provider's job is, and the events that are not known yet, oldest first. Raises LostError."""
     _check_owned(connection, job)
     connection.execute(
         update(fine_tunes)
@@ -130,8 +130,7 @@ def saw(connection: Connection, job: Claimed, remote: Mapping[str, Any], events:
             seen_at=now(),
         )
     )
-    if rows := [_event(job.id, event) for event in events]:
-        connection.execute(insert_for(connection)(fine_tune_events).on_conflict_do_nothing(), rows)
+    _add_events(connection, job, events)
     holds.lift(connection, [(job.id, job.epoch)])
 
 
@@ -154,7 +153,7 @@ def told(connection: Connection, job: Claimed, wanted: str, note: str | None) ->
     if note is not None:
         told_at = datetime.now(UTC).timestamp()
         event = {"id": f"tidemill-{secrets.token_hex(8)}", "level": "warn", "message": note, "created_at": told_at}
-        connection.execute(insert(fine_tune_events).values(**_event(job.id, event)))
+        _add_events(connection, job, [event])
 
 
 def troubled(connection: Connection, job: Claimed, note: str) -> None:
@@ -216,9 +215,17 @@ def _is(job: Claimed, tune: FineTune, step: Step) -> tuple[Any, ...]:
     return remote_ops.c.job_id == job.id, remote_ops.c.step == step, remote_ops.c.round == _round(tune, step)
 
 
-def _event(job_id: int, event: Mapping[str, Any]) -> dict[str, Any]:
+def _add_events(connection: Connection, job: Claimed, events: Iterable[Mapping[str, Any]]) -> None:
+    known = select(func.coalesce(func.max(fine_tune_events.c.number), 0)).where(fine_tune_events.c.job_id == job.id)
+    first = int(connection.scalar(known) or 0) + 1
+    if rows := [_event(job.id, number, event) for number, event in enumerate(events, first)]:
+        connection.execute(insert_for(connection)(fine_tune_events).on_conflict_do_nothing(), rows)
+
+
+def _event(job_id: int, number: int, event: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "job_id": job_id,
+        "number": number,
         "event_id": event_id(event),
         "level": _text(event.get("level"), 20) or "info",
         "type": _text(event.get("type"), 40) or "message",

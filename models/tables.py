@@ -299,6 +299,7 @@ fine_tune_events = Table(
     metadata,
     Column("job_id", RowId, nullable=False),
     Column("event_id", String(200), nullable=False),
+    Column("number", Integer, nullable=False, comment="in the order in which the provider tells them"),
     Column("level", String(20), nullable=False),
     Column("type", String(40), nullable=False),
     Column("message", SafeText, nullable=False),

@@ -239,18 +239,37 @@ def train(  # noqa: PLR0917
         str | None,
         typer.Option(metavar="FILE", help="Write chat JSONL, and the validation part beside it; - is stdout."),
     ] = None,
+    suffix: Annotated[str | None, typer.Option(help="A word in the new model's name, 64 characters at most.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Examples a step.", show_default="the provider chooses")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Multiplier of the learning rate.", show_default="the provider chooses")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(min=0, max=2, help="For dpo: how closely to stay with the model.")] = (
+        None
+    ),
+    param: flags.Param = None,
+    transport: flags.Transport = "sdk",
+    name: Annotated[str | None, typer.Option(help="What to call the job.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Train again on examples that have been trained on.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end; prints the model's name.")] = False,
+    detach: flags.Detach = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, count and price; send and write nothing.")] = False,
     as_json: flags.Json = False,
 ) -> None:
-    """Train a model on a table of prompts and replies: check, report, split, price."""
+    """Train a model on a table of prompts and replies: check, report, split, price, then send it off."""
     from producer import training
     from producer.columns import Columns
     from producer.datasets import DEFAULT_MODEL, How
+    from producer.tuning import Terms
 
+    hyperparameters = {"batch_size": batch_size, "learning_rate_multiplier": learning_rate, "beta": beta}
     columns = Columns(prompt_column, reply_column, system_column, preferred_column, non_preferred_column, system)
     training.train(
         training.Source(sources, columns, negative or (), validation),
         How(method, model or DEFAULT_MODEL, val, seed, epochs, skip_bad_rows),
+        Terms(suffix, hyperparameters, _params(param or []), transport, name, new, wait, detach),
         strict=strict,
         dry_run=dry_run,
         export=export,

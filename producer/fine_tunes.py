@@ -295,11 +295,16 @@ def follow_until_created(batch: Batch) -> Row[Any]:
     return find(batch.id)
 
 
+def check(row: Row[Any]) -> None:
+    """Raise NotTrainedError where a fine-tune has ended without a model; the text says why."""
+    if row.state not in (*OPEN_STATES, "succeeded"):
+        raise NotTrainedError(f"{row.id}: {row.error or row.state} ({row.error_code or row.state})")
+
+
 def _print_end(row: Row[Any], as_json: bool) -> None:
     if as_json:
         print_json(to_json(row))
-    if row.state != "succeeded":
-        raise NotTrainedError(f"{row.id}: {row.error or row.state} ({row.error_code or row.state})")
+    check(row)
     if not as_json:
         used = f"{format_tokens(row.trained_tokens or 0)} trained tokens · {format_usd(row.cost_usd)}"
         typer.echo(f"{row.id}: {row.status} · {used}", err=True)
@@ -359,14 +364,7 @@ def _events(job_id: int, kind: str | None = None) -> Sequence[Row[Any]]:
     if kind is not None:
         wanted = wanted.where(fine_tune_events.c.type == kind)
     with reading() as connection:
-        found = connection.execute(wanted.order_by(fine_tune_events.c.created_at, fine_tune_events.c.event_id)).all()
-    return sorted(found, key=lambda event: (event.created_at, _step(event)))
-
-
-def _step(event: Row[Any]) -> float:
-    """Events of one second are told in the order of their steps."""
-    step = event.data.get("step") if isinstance(event.data, dict) else None
-    return step if isinstance(step, int) else float("inf") if event.type == "metrics" else -1.0
+        return connection.execute(wanted.order_by(fine_tune_events.c.created_at, fine_tune_events.c.number)).all()
 
 
 def _event_line(event: Row[Any]) -> str:

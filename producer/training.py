@@ -20,8 +20,8 @@ from producer.display import say
 from producer.example_files import Reading, examples_of, tables_in
 from producer.examples import METHODS, Bad, Example
 from producer.printing import print_json, print_text
+from producer.tuning import Terms, check, send_off
 
-MOST_EPOCHS = 50
 _SAID_AGAIN_SECONDS = 5.0
 
 
@@ -35,15 +35,18 @@ class Source:
     validation: str | None = None
 
 
-def train(source: Source, how: How, *, strict: bool, dry_run: bool, export: str | None, as_json: bool) -> None:
+def train(
+    source: Source, how: How, terms: Terms, *, strict: bool, dry_run: bool, export: str | None, as_json: bool
+) -> None:
     """Check and price examples, and print the report; write them with `export`, or submit them.
 
-    The report goes to stdout, or to stderr where the examples do.
+    The report goes to stdout, or to stderr where the examples or the job's id do.
 
     Raises:
         InputError: an option or a source cannot be used.
     """
     _check(source, how)
+    check(terms)
     targets = _targets(export, source, how)
     with tempfile.TemporaryDirectory(prefix="tidemill-train-") as scratch:
         dataset = dataset_of(source, how, Path(scratch))
@@ -59,7 +62,7 @@ def train(source: Source, how: How, *, strict: bool, dry_run: bool, export: str 
         if export is not None and not dry_run:
             _export(dataset, targets)
         elif not dry_run:
-            submit(dataset)
+            send_off(dataset, how, terms, _named(source), (), as_json=as_json)
         elif not as_json:
             typer.echo(f"\n{_next(dataset)}")
 
@@ -78,9 +81,8 @@ def dataset_of(source: Source, how: How, folder: Path) -> Dataset:
     return build(_counted(examples), how, folder, reading=reading, validation=validation)
 
 
-def submit(dataset: Dataset) -> None:
-    """Hand a dataset without errors over for training."""
-    raise NotImplementedError(f"submitting {dataset.train.examples} examples is not wired yet")
+def _named(source: Source) -> str:
+    return ", ".join("stdin" if path == "-" else Path(path).stem for path in source.paths)
 
 
 def _check(source: Source, how: How) -> None:

@@ -223,19 +223,21 @@ class Run:
         await self._write(fine_tunes.told, wanted, note)
 
     async def _new_events(self, path: str) -> list[dict[str, Any]]:
-        """Events that are not stored yet. Servers list the newest first, which need not be read to the end."""
+        """Events that are not stored yet, oldest first. Servers list the newest first, and are not read to the end."""
         known = await self._read(fine_tunes.known_events)
         found: list[dict[str, Any]] = []
+        backwards = True
         try:
             async for page in self.provider.pages(path, limit=_PAGE):
                 fresh = [event for event in page if fine_tunes.event_id(event) not in known]
                 found += fresh
-                if len(fresh) < len(page) and _newest_first(page):
+                backwards = backwards and _newest_first(page)
+                if len(fresh) < len(page) and backwards:
                     break
         except CallError as error:
             if error.status not in _NO_SUCH_ENDPOINT:
                 raise
-        return found
+        return found[::-1] if backwards else found
 
     # --- the end ---
 

@@ -58,6 +58,7 @@ def upgrade() -> None:
         "fine_tune_events",
         sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("event_id", sa.String(length=200), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False, comment="in the order in which the provider tells them"),
         sa.Column("level", sa.String(length=20), nullable=False),
         sa.Column("type", sa.String(length=40), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),

@@ -8,6 +8,7 @@ from models.errors import InputError
 from producer.columns import Columns
 from producer.datasets import How
 from producer.training import Source, train
+from producer.tuning import Terms
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(source: Source, how: How, export: str | None) -> None:
-    train(source, how, strict=False, dry_run=export is None, export=export, as_json=False)
+    train(source, how, Terms(), strict=False, dry_run=export is None, export=export, as_json=False)
 
 
 QA = Source(["qa.csv"], Columns())

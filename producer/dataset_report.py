@@ -197,11 +197,12 @@ class Report:
         lines = [
             f"THE PRICE of training {self.model}, once",
             f"  1 epoch, which reads each example once: {self.train.tokens:,} tokens, {cost.format_usd(epoch)}",
-            f"  {_count(epochs, 'epoch')}: {self.train.tokens * epochs:,} tokens, {cost.format_usd(all_usd)}",
         ]
+        if epochs > 1:
+            lines.append(f"  {epochs} epochs: {self.train.tokens * epochs:,} tokens, {cost.format_usd(all_usd)}")
         if self.epochs is None:
             lines.append(
-                f"  The provider chooses 1 to 25 epochs by the number of examples; {epochs} are assumed here. "
+                f"  The provider chooses 1 to 25 epochs by the number of examples; this is for {epochs}. "
                 "--epochs sets them."
             )
         if epoch is None:

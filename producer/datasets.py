@@ -48,7 +48,7 @@ FEW_EXAMPLES = 50
 CHUNK_ROWS = 1_000
 CHUNK_BYTES = 8 * 2**20
 _LONG = 1.5  # a reply so many times as long as the middle one may have been cut at a limit
-_MOST_UNENDED = 0.3  # where more replies than that end without a full stop, it is their style
+_OFTENER = 3  # where long replies lack the full stop not so many times as often as others, it is the style of all
 _SHORT_TOKENS, _LONG_TOKENS = 2, 20
 _TRAINING_CONTEXT = (("gpt-4.1", 65_536), ("gpt-4o", 65_536), ("gpt-3.5-turbo", 16_385))  # as of 2026-07
 _IS_NEGATIVE, _MAY_BE_CUT, _IS_VALIDATION = 1, 2, 4
@@ -334,9 +334,10 @@ def _look_back(rows: _Rows, aside: "NDArray[np.uint8]", findings: Findings) -> N
         _each(rows, findings, "leak", "its prompt is in the training part too", leaks)
     middle = int(np.median(reply_tokens))
     unended = marks & _MAY_BE_CUT != 0
-    if unended.mean() <= _MOST_UNENDED:
-        cut = np.flatnonzero(unended & (reply_tokens > _LONG * middle))
-        _each(rows, findings, "cut_off", f"a long reply (the middle one has {middle:,} tokens) without an end", cut)
+    long = reply_tokens > _LONG * middle
+    if unended[long].sum() * (~long).sum() > _OFTENER * unended[~long].sum() * long.sum():  # a comparison of two shares
+        what = f"a long reply (the middle one has {middle:,} tokens) that ends without a full stop"
+        _each(rows, findings, "cut_off", what, np.flatnonzero(unended & long))
     if middle >= _LONG_TOKENS:
         short = np.flatnonzero(reply_tokens <= _SHORT_TOKENS)
         _each(rows, findings, "short_reply", f"hardly a word, where the middle reply has {middle:,} tokens", short)

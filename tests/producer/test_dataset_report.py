@@ -65,7 +65,7 @@ def test_what_was_found_of_a_person_is_never_shown(tmp_path: Path) -> None:
 def test_epochs_are_assumed_by_the_number_of_examples(tmp_path: Path, count: int, epochs: int) -> None:
     report = build(examples(count), How(), tmp_path).report
     assert report.assumed_epochs == epochs
-    assert f"{epochs} are assumed here" in report.text()
+    assert f"this is for {epochs}." in report.text()
 
 
 def test_an_unknown_price_is_never_0(tmp_path: Path) -> None:

@@ -152,6 +152,11 @@ def test_a_long_reply_without_an_end_looks_cut_off_and_a_short_one_does_not(tmp_
     assert "cut_off" not in found(make(tmp_path, [*questions(20), example(41, "p", "No full stop here")]))
 
 
+def test_replies_without_a_full_stop_at_any_length_have_a_style(tmp_path: Path) -> None:
+    rows = [example(number, f"q {number}", "word " * (10 + number)) for number in range(60)]
+    assert "cut_off" not in found(make(tmp_path, rows))
+
+
 def test_labels_are_neither_short_nor_cut_off(tmp_path: Path) -> None:
     labels = [example(number, f"review {number}", ("positive", "negative")[number % 2]) for number in range(60)]
     assert found(make(tmp_path, labels)) == {}

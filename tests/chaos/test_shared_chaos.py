@@ -118,6 +118,8 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
             "TIDEMILL_DATABASE_URL": url,
             "TIDEMILL_BROKER_URL": broker.url,
             "TIDEMILL_LEASE_SECONDS": str(LEASE_SECONDS),
+            "TIDEMILL_DOUBT_SECONDS": "3",
+            "TIDEMILL_POLL_SECONDS": "1",
             "OPENAI_BASE_URL": provider.url,
         }
         made = Site(Tidemill(environment, tmp_path), provider, broker, postgres, random.Random(seed))

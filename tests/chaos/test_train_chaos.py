@@ -1,0 +1,68 @@
+"""Fine-tunes while their workers are killed every moment: each one ends, and each is created once at the provider."""
+
+import os
+import time
+from collections import Counter
+
+import pytest
+
+from tests.chaos.test_shared_chaos import Site, site
+from tests.conftest import wait_until
+
+__all__ = ["site"]
+
+FINE_TUNES = int(os.environ.get("TIDEMILL_TEST_FINE_TUNES", "40"))
+SECONDS = 150.0
+
+_SEND_OFF = """
+import hashlib
+from models import blobs
+from models.database import writing
+from models.fine_tunes import keep_dataset
+from models.options import Options
+from producer.intake import Row
+from producer.submit import Order, open_batch, submit
+
+content = b"".join(
+    b'{"messages":[{"role":"user","content":"%d?"},{"role":"assistant","content":"It is."}]}' % n + bytes([10])
+    for n in range(12)
+)
+sha256 = hashlib.sha256(content).hexdigest()
+blobs.put(content, sha256)
+file = {"sha256": sha256, "bytes": len(content), "examples": 12, "tokens": 120}
+with writing() as connection:
+    keep_dataset(connection, id="d", name="d", method="supervised", training=file, validation=file, report={})
+for number in range(COUNT):
+    row = Row("d", {}, {"dataset": "d"}, 1)
+    order = Order(Options("gpt-4.1-mini", transport="http"), rows=[row], kind="train", name=f"n{number}", new=True)
+    submit(open_batch(order))
+"""
+
+
+@pytest.mark.timeout(SECONDS + 60)
+def test_fine_tunes_are_created_once_however_often_their_workers_are_killed(site: Site) -> None:
+    faults = {"POST /v1/files": "!!reset_after*1", "POST /v1/fine_tuning/jobs": "!!reset_after*1"}
+    site.provider.control(faults={"500": 0.02}, scripts=faults, latency_ms=100, tuning_seconds=3)
+    assert site.user.python(_SEND_OFF.replace("COUNT", str(FINE_TUNES))).ok()
+    began, kills = time.monotonic(), 0
+    while time.monotonic() - began < SECONDS and _open(site):
+        site.kill_a_worker()
+        kills += 1
+        if kills % 10 == 0:
+            site.chance.choice([site.flush_the_broker, site.crash_postgres])()
+        # Most of the time somebody works, or nothing would ever be interrupted.
+        time.sleep(site.chance.uniform(0.1, 1.2))
+    wait_until(lambda: not _open(site), "all have ended", 60)
+    states = Counter(row[0] for row in site.user.query("SELECT state FROM jobs"))
+    assert states == {"succeeded": FINE_TUNES}
+    assert set(site.provider.tunings_by_metadata("tidemill").values()) == {1}
+    made = {each["id"] for each in site.provider.tunings()}
+    assert len(made) == FINE_TUNES
+    assert made == {row[0] for row in site.user.query("SELECT remote_id FROM fine_tunes")}
+    assert set(site.provider.files_by_name().values()) == {1}
+    assert len(site.provider.files_by_name()) == 2 * FINE_TUNES
+    print(f"{kills} kills in {time.monotonic() - began:.0f} s")
+
+
+def _open(site: Site) -> bool:
+    return bool(site.user.query("SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1"))

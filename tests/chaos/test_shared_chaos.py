@@ -85,7 +85,8 @@ class Site:
         print(", ".join(self.log))
         for command in self.workers:
             print(f"worker command ended with {command.process.poll()}:", command.err[-2_000:])
-        print([(process.pid, process.status()) for process in self.celery_processes()])
+        with suppress(psutil.NoSuchProcess):
+            print([(process.pid, process.status()) for process in self.celery_processes()])
         for question in _QUESTIONS:
             for row in self.user.query(question):
                 print(*row)

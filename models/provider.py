@@ -32,14 +32,26 @@ from models.replies import (
 )
 from models.settings import Endpoint, Settings, Transport, checked_url
 
-__all__ = ["PATHS", "CallError", "Endpoint", "Kind", "Provider", "Reply", "Transport", "Usage", "check", "list_models"]
+__all__ = [
+    "PATHS",
+    "CallError",
+    "Endpoint",
+    "Kind",
+    "Provider",
+    "Reply",
+    "Transport",
+    "Usage",
+    "check",
+    "list_assistants",
+    "list_models",
+]
 
 PATHS: dict[Endpoint, str] = {"chat": "/chat/completions", "responses": "/responses"}
 CONNECT_SECONDS = 10.0
 # Servers close idle connections after 5 s at the earliest (uvicorn's default): leave before them, or a call is lost.
 KEEP_ALIVE_SECONDS = 4.0
 DNS_CACHE_SECONDS = 60
-MODEL_PAGES = 100
+LIST_PAGES = 100
 _PARSERS = {"chat": parse_chat, "responses": parse_responses}
 
 
@@ -66,6 +78,7 @@ class Provider:
         connections: int,
         organization: str | None = None,
         project: str | None = None,
+        beta: str | None = None,
     ) -> None:
         self._base_url = _checked_url(base_url)
         self._secret = _checked_header("OPENAI_API_KEY", api_key.get_secret_value() if api_key else None) or ""
@@ -73,6 +86,7 @@ class Provider:
         headers = {
             "OpenAI-Organization": _checked_header("OPENAI_ORG_ID", organization),
             "OpenAI-Project": _checked_header("OPENAI_PROJECT_ID", project),
+            "OpenAI-Beta": beta,
         }
         build = _SdkTransport if transport == "sdk" else _HttpTransport
         self._transport: _Transport = build(
@@ -89,20 +103,24 @@ class Provider:
         return _PARSERS[endpoint](answer, secret=self._secret)
 
     async def models(self) -> list[dict[str, Any]]:
-        """Every model the server lists (GET /models, all pages), as the server describes it.
+        """Every model the server lists. Errors as for `call`."""
+        return await self.listed("models")
+
+    async def listed(self, what: str) -> list[dict[str, Any]]:
+        """Everything that the server lists under GET /`what`, all pages, as the server describes it.
 
         Raises:
             CallError: as for `call`.
         """
         found: dict[str, dict[str, Any]] = {}
-        path = "/models"
-        for _ in range(MODEL_PAGES):
+        path = f"/{what}"
+        for _ in range(LIST_PAGES):
             page, more = parse_models(await self._send("GET", path), secret=self._secret)
-            fresh = {str(model.get("id")): model for model in page if str(model.get("id")) not in found}
+            fresh = {str(each.get("id")): each for each in page if str(each.get("id")) not in found}
             found |= fresh
             if not more or not fresh:  # no fresh one: the server ignores `after`
                 break
-            path = f"/models?after={quote(next(reversed(fresh)), safe='')}"
+            path = f"/{what}?after={quote(next(reversed(fresh)), safe='')}"
         return list(found.values())
 
     async def aclose(self) -> None:
@@ -150,13 +168,21 @@ def check(settings: Settings) -> None:
 
 
 def list_models(settings: Settings) -> list[dict[str, Any]]:
-    """`Provider.models` for callers without an event loop, i.e. the command line.
+    """Every model that the server lists, for callers without an event loop, i.e. the command line.
 
     Raises:
-        CallError: as for `Provider.models`.
+        CallError: as for `Provider.listed`.
         SettingsError: as for `Provider`.
     """
+    return _listed(settings, "models")
 
+
+def list_assistants(settings: Settings) -> list[dict[str, Any]]:
+    """Every assistant that the server keeps; most servers keep none and answer 404. Errors as for `list_models`."""
+    return _listed(settings, "assistants", beta="assistants=v2")
+
+
+def _listed(settings: Settings, what: str, beta: str | None = None) -> list[dict[str, Any]]:
     async def ask() -> list[dict[str, Any]]:
         provider = Provider(
             base_url=settings.openai_base_url,
@@ -166,9 +192,10 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
             connections=1,
             organization=settings.openai_org_id,
             project=settings.openai_project_id,
+            beta=beta,
         )
         try:
-            return await provider.models()
+            return await provider.listed(what)
         finally:
             await provider.aclose()
 

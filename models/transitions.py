@@ -151,7 +151,15 @@ _ENQUEUED = Rows(
     error_code="text",
     error="text",
 )
-_ENQUEUED_COLUMNS = ["batch_id", "submission", "dialogue_id", "available_at", "state", "finished_at", *_ENQUEUED.columns]
+_ENQUEUED_COLUMNS = [
+    "batch_id",
+    "submission",
+    "dialogue_id",
+    "available_at",
+    "state",
+    "finished_at",
+    *_ENQUEUED.columns,
+]
 
 
 def _insert_for(connection: Connection) -> Any:

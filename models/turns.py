@@ -5,11 +5,15 @@ Later turns name it in `root_id`, hold only what they added, and follow by id, w
 were asked: of one dialogue only the oldest open job may run (`transitions.claim`).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select
 
+from models import pictures
 from models.tables import dialogues, messages
+from models.text import loads
+
+_PARTS = ("text", "image_url", "input_text", "input_image", "input_audio", "input_file", "file")
 
 
 class Said(NamedTuple):
@@ -48,3 +52,32 @@ def said(connection: Connection, root_id: int, before: int | None = None) -> lis
     if before is not None:
         wanted = wanted.where(dialogues.c.id < before)
     return [Said(*row) for row in connection.execute(wanted)]
+
+
+def parts(role: str, content: str) -> list[dict[str, Any]] | None:
+    """The parts of a content that was not plain text; None where it was. A model answers in plain text."""
+    if role == "assistant" or not content.startswith("[{"):
+        return None
+    try:
+        found = loads(content)
+    except ValueError:
+        return None
+    return found if all(isinstance(part, dict) and part.get("type") in _PARTS for part in found) else None
+
+
+def words(role: str, content: str) -> str:
+    """What a stored message says in words."""
+    shown = pictures.shown(content)
+    if shown is not None:
+        return shown.text
+    given = parts(role, content)
+    return content if given is None else "\n".join(str(part["text"]) for part in given if "text" in part)
+
+
+def too_long(model: str, most: int, before: int, asked: int, needed: int) -> str:
+    """The sentence for a dialogue that has outgrown its model; all but the model are tokens."""
+    answer = f" and leave {needed:,} for the answer" if needed else ""
+    return (
+        f"The dialogue has {before:,} tokens so far; with this prompt they are {before + asked:,}{answer}, and {model} "
+        f"takes {most:,}. --trim oldest leaves the oldest turns out, another --model may take more."
+    )

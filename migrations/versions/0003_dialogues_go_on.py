@@ -15,7 +15,11 @@ depends_on = None
 _ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _ADDED = {
     "jobs": ("dialogue_id", "ix_jobs_dialogue", "the dialogue that the job goes on: the id of its first turn"),
-    "dialogues": ("root_id", "ix_dialogues_root", "the dialogue that this turn goes on; null: it is the first turn itself"),
+    "dialogues": (
+        "root_id",
+        "ix_dialogues_root",
+        "the dialogue that this turn goes on; null: it is the first turn itself",
+    ),
 }
 
 

@@ -54,7 +54,7 @@ _EMPTY: tuple[Any, ...] = (None, [], {}, "auto")
 
 @dataclass(frozen=True, slots=True)
 class Assistant:
-    """What is kept under a name: `options` are fields of `models.options.Options`, `unused` is what a file also said."""
+    """What is kept under a name: `options` are fields of `models.options.Options`, `unused` what a file also said."""
 
     name: str
     instructions: str | None = None

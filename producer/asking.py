@@ -14,6 +14,7 @@ import migrations
 from models.errors import InputError, TidemillError
 from models.settings import settings
 from producer.batch import Batch, as_turns, asked_with
+from producer.continuing import latest_of
 from producer.control import failures, probe
 from producer.display import Display, display, say
 from producer.estimate import Estimate, estimate
@@ -183,7 +184,7 @@ class Printed:
         """
         row = self._row()
         if self._as_json:
-            print_json(row)
+            print_json(row | {"dialogue": latest_of(self._batch.id)})
         if row["status"] != "succeeded":
             raise UnansweredError(f"{row['error'] or row['status']} ({row['error_code'] or row['status']})")
 

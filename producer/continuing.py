@@ -45,11 +45,21 @@ def root(turn_id: int) -> Root:
         root_id = turns.root_of(connection, turn_id)
         if root_id is None:
             raise InputError(unknown(turn_id))
-        wanted = select(batches).join(dialogues, dialogues.c.batch_id == batches.c.id).where(dialogues.c.id == root_id)
-        batch = connection.execute(wanted).one()
+        wanted = select(batches, jobs.c.request).join(jobs, jobs.c.batch_id == batches.c.id)
+        batch = connection.execute(wanted.where(jobs.c.id == root_id)).one()
     left_out = _NOT_PASSED_ON if batch.kind == "ask" else (*_NOT_PASSED_ON, "schema")  # that of a preset
     said = {name: value for name, value in batch.options.items() if value is not None and name not in left_out}
+    if "body" in batch.request:  # a batch line brings its own model
+        said["model"] = batch.request["body"].get("model", said["model"])
+        said["endpoint"] = "responses" if batch.request["url"].endswith("/responses") else "chat"
     return Root(root_id, said, batch.assistant_id)
+
+
+def latest_of(batch_id: str) -> int | None:
+    """The last turn that a batch has added to a dialogue, or begun one with: what to go on with."""
+    with reading() as connection:
+        found: int | None = connection.scalar(select(func.max(dialogues.c.id)).where(dialogues.c.batch_id == batch_id))
+    return found
 
 
 def unknown(turn_id: int) -> str:

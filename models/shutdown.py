@@ -82,7 +82,8 @@ def check(model: str, provider: str, today: date | None = None) -> str | None:
 
 
 def _end(model: str, provider: str) -> tuple[date, str] | None:
-    if provider.partition(":")[0] != HOST:
+    host = provider.partition(":")[0]
+    if host != HOST and not host.endswith(f".{HOST}"):  # regions have hosts such as eu.api.openai.com
         return None
     base = _base(model)
     return _END_OF.get(base) or _END_OF.get(_DATE.sub("", base))

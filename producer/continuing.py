@@ -88,14 +88,21 @@ def _asked(source: Any) -> str:
 
 
 def _unfinished(connection: Connection, root_id: int, answered: int, asked: str) -> str | None:
-    """The name of a batch of several turns that was broken off, if nobody has gone on with the dialogue since."""
+    """The name of a batch of these turns that still has open ones, or that was broken off and nobody has gone on with
+    the dialogue since.
+    """
     its_batches = select(jobs.c.batch_id).where(jobs.c.dialogue_id == root_id)
-    wanted = select(batches.c.id, batches.c.source, batches.c.read_at).where(batches.c.id.in_(its_batches))
+    wanted = select(batches.c.id, batches.c.source, batches.c.read_at).where(
+        batches.c.id.in_(its_batches), batches.c.source.startswith(f"dialogue {root_id} turn ")
+    )
     for batch in connection.execute(wanted.order_by(batches.c.created_at.desc())):
+        if batch.source.split(" ", 4)[4] != asked:
+            continue
         counted = select(jobs.c.state, func.count()).where(jobs.c.batch_id == batch.id, jobs.c.position.is_not(None))
         states = {row[0]: row[1] for row in connection.execute(counted.group_by(jobs.c.state))}
         done = states.pop("succeeded", 0)
-        if (states or batch.read_at is None) and batch.source == _source_name(root_id, answered - done, asked):
+        is_latest = batch.source == _source_name(root_id, answered - done, asked)
+        if not states.keys().isdisjoint(OPEN_STATES) or (is_latest and (states or batch.read_at is None)):
             return str(batch.source)
     return None
 

@@ -27,7 +27,7 @@ TODAY = date(2026, 11, 25)
     ],
 )
 def test_the_date_of_a_model(model: str, end: date | None) -> None:
-    assert shutdown_date(model, HOST) == end
+    assert shutdown_date(model, HOST) == shutdown_date(model, f"eu.{HOST}:443") == end
 
 
 @pytest.mark.parametrize("provider", ["localhost:8000", "api.openai.com.example.org", "models.example.org"])

@@ -109,6 +109,13 @@ def test_a_turn_that_failed_is_a_new_one_once_others_have_gone_on(root: int) -> 
     assert job_row(failed).state == "failed"
 
 
+def test_a_turn_that_is_open_is_the_same_one_whoever_has_gone_on(root: int) -> None:
+    _, (first,) = submitted(order(root, "one"))
+    batch, (second,) = submitted(order(root, "two"))
+    answer_turn(first)
+    assert submitted(order(root, "two")) == (batch, [second])
+
+
 def test_rows_of_a_file_go_on_where_they_broke_off_and_come_anew_once_all_are_answered(
     root: int, tmp_path: Path
 ) -> None:

@@ -126,6 +126,13 @@ def training_price(model: str) -> float | None:
     return next((_TRAINING_USD[name] / _MILLION for name in _names(base) if name in _TRAINING_USD), None)
 
 
+@lru_cache(maxsize=1024)
+def context_tokens(model: str) -> int | None:
+    """How many tokens a model takes, prompt and answer together; None when it is not known. Found like a price."""
+    sizes = (getattr(_entry(name)[1], "context_window", None) for name in _names(model))
+    return next((int(size) for size in sizes if size), None)
+
+
 @lru_cache(maxsize=1)
 def overrides() -> dict[str, Price]:
     """The prices in the user's file, by model; empty without a file. Rates in it are USD per million tokens.
@@ -175,6 +182,15 @@ def _names(model: str) -> list[str]:
 def _listed(model: str, batch: bool) -> Price | None:
     from datetime import UTC, datetime
 
+    seller_id, found = _entry(model)
+    if found is None:
+        return None
+    rates = found.get_prices(datetime.now(UTC), {"processing": "batch"} if batch else None)
+    return _from_rates(rates, f"genai-prices {seller_id}/{found.id}")
+
+
+def _entry(model: str) -> tuple[str, Any]:
+    """Who sells a model, and what genai-prices knows of it; ("", None) when it knows nothing."""
     from genai_prices.data_snapshot import get_snapshot
 
     for provider_id, url in ((None, settings().openai_base_url), ("openai", None)):
@@ -182,11 +198,9 @@ def _listed(model: str, batch: bool) -> Price | None:
             seller, found = get_snapshot().find_provider_model(model, None, provider_id, url)
         except LookupError:
             continue
-        if seller.id == "openai" and found.id.startswith(_OPEN_WEIGHTS):
-            continue
-        rates = found.get_prices(datetime.now(UTC), {"processing": "batch"} if batch else None)
-        return _from_rates(rates, f"genai-prices {seller.id}/{found.id}")
-    return None
+        if not (seller.id == "openai" and found.id.startswith(_OPEN_WEIGHTS)):
+            return seller.id, found
+    return "", None
 
 
 def _from_rates(rates: Any, source: str) -> Price | None:

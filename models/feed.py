@@ -11,14 +11,14 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select, update
 
 from models import broker, holds
 from models.clock import now, now_after
 from models.database import writing
 from models.settings import settings
 from models.tables import OPEN_STATES, batches, jobs, workers
-from models.transitions import share
+from models.transitions import goes_before, share
 
 IDS_PER_MESSAGE = 32
 ALIVE_SECONDS = 30.0
@@ -35,6 +35,8 @@ class Scope:
     batch_id: str | None = None
     submission: int = 0
     """Of that batch, only rows that this submission or a later one held."""
+    dialogue_id: int | None = None
+    """The dialogue that the batch goes on: turns of it that others left open have to be asked first."""
     provider: str | None = None
 
 
@@ -75,9 +77,15 @@ def forget_sent(scope: Scope) -> None:
         with writing() as connection:
             connection.execute(
                 update(jobs)
-                .where(jobs.c.batch_id == scope.batch_id, jobs.c.state == "queued", jobs.c.sent_at.is_not(None))
+                .where(_of(scope), jobs.c.state == "queued", jobs.c.sent_at.is_not(None))
                 .values(sent_at=None)
             )
+
+
+def _of(scope: Scope) -> ColumnElement[bool]:
+    """Whether a job is of the scope's batch, or of the dialogue that it goes on."""
+    own = jobs.c.batch_id == scope.batch_id
+    return own if scope.dialogue_id is None else or_(own, jobs.c.dialogue_id == scope.dialogue_id)
 
 
 def _mark_due(connection: Connection, scope: Scope) -> list[Sending]:
@@ -102,7 +110,10 @@ def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
         # Asked for one row in the index's order: EXISTS would let Postgres read a million rows for a hash join.
         _due(batches.c.id, scope).limit(1).scalar_subquery().is_not(None),
     )
-    if scope.batch_id is not None:
+    if scope.dialogue_id is not None:
+        turns = jobs.c.dialogue_id == scope.dialogue_id, jobs.c.state == "queued"
+        wanted = wanted.where(batches.c.id.in_(select(jobs.c.batch_id).where(*turns)))
+    elif scope.batch_id is not None:
         wanted = wanted.where(batches.c.id == scope.batch_id)
     if scope.provider is not None:
         wanted = wanted.where(batches.c.provider == scope.provider)
@@ -110,7 +121,12 @@ def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
 
 
 def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
-    """Due jobs; of those that ask the same of the same picture one at a time, for the others share its answer."""
+    """Due jobs; of those that ask the same of the same picture one at a time, for the others share its answer, and of
+    the turns of a dialogue the oldest.
+    """
+    own = jobs.c.submission >= scope.submission
+    if scope.dialogue_id is not None:
+        own = jobs.c.dialogue_id == scope.dialogue_id
     twins = jobs.alias("twins")
     goes_first = and_(twins.c.id < jobs.c.id, twins.c.state.in_(OPEN_STATES), twins.c.submission >= scope.submission)
     twin = (
@@ -127,12 +143,13 @@ def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
     return (
         select(jobs.c.id)
         .where(
-            jobs.c.submission >= scope.submission,
+            own,
             jobs.c.batch_id == batch_id,
             jobs.c.state == "queued",
             jobs.c.sent_at.is_(None),
             jobs.c.available_at <= now(),
             or_(jobs.c.content.is_(None), ~twin),
+            or_(jobs.c.dialogue_id.is_(None), ~goes_before()),
         )
         .order_by(jobs.c.available_at, jobs.c.id)
     )

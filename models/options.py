@@ -2,14 +2,16 @@
 
 import hashlib
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from models.settings import Endpoint, Transport
 from models.text import dumps
 from models.vision import Detail
 
 _HOW = ("transport", "rpm", "tpm")
-_LATER = ("prompt", "detail", "max_side")
+_LATER = ("prompt", "detail", "max_side", "dialogue", "trim")
+
+Trim = Literal["oldest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,10 @@ class Options:
     detail: Detail | None = None
     max_side: int | None = None
     """Pixels: larger pictures are shrunk to it."""
+    dialogue: int | None = None
+    """The dialogue that the jobs go on: the id of its first turn."""
+    trim: Trim | None = None
+    """What is left out of a dialogue that has grown too long for the model; else its next turn is refused."""
     transport: Transport = "sdk"
     rpm: int | None = None
     tpm: int | None = None

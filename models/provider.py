@@ -33,7 +33,19 @@ from models.replies import (
 )
 from models.settings import Endpoint, Settings, Transport, checked_url
 
-__all__ = ["PATHS", "CallError", "Endpoint", "Kind", "Provider", "Reply", "Transport", "Usage", "check", "list_models"]
+__all__ = [
+    "PATHS",
+    "CallError",
+    "Endpoint",
+    "Kind",
+    "Provider",
+    "Reply",
+    "Transport",
+    "Usage",
+    "check",
+    "list_assistants",
+    "list_models",
+]
 
 PATHS: dict[Endpoint, str] = {"chat": "/chat/completions", "responses": "/responses"}
 CONNECT_SECONDS = 10.0
@@ -67,6 +79,7 @@ class Provider:
         connections: int,
         organization: str | None = None,
         project: str | None = None,
+        beta: str | None = None,
     ) -> None:
         self._base_url = _checked_url(base_url)
         self._secret = _checked_header("OPENAI_API_KEY", api_key.get_secret_value() if api_key else None) or ""
@@ -74,6 +87,7 @@ class Provider:
         headers = {
             "OpenAI-Organization": _checked_header("OPENAI_ORG_ID", organization),
             "OpenAI-Project": _checked_header("OPENAI_PROJECT_ID", project),
+            "OpenAI-Beta": beta,
         }
         build = _SdkTransport if transport == "sdk" else _HttpTransport
         self._transport: _Transport = build(
@@ -90,12 +104,16 @@ class Provider:
         return _PARSERS[endpoint](answer, secret=self._secret)
 
     async def models(self) -> list[dict[str, Any]]:
-        """Every model the server lists (GET /models, all pages), as the server describes it.
+        """Every model the server lists. Errors as for `call`."""
+        return await self.listed("models")
+
+    async def listed(self, what: str) -> list[dict[str, Any]]:
+        """Everything that the server lists under GET /`what`, all pages, as the server describes it.
 
         Raises:
             CallError: as for `call`.
         """
-        return [model async for page in self.pages("/models") for model in page]
+        return [each async for page in self.pages(f"/{what}") for each in page]
 
     async def fetch(self, path: str) -> dict[str, Any]:
         """GET one object, e.g. "/fine_tuning/jobs/ftjob-1", as the server describes it. Errors as for `call`."""
@@ -172,13 +190,21 @@ def check(settings: Settings) -> None:
 
 
 def list_models(settings: Settings) -> list[dict[str, Any]]:
-    """`Provider.models` for callers without an event loop, i.e. the command line.
+    """Every model that the server lists, for callers without an event loop, i.e. the command line.
 
     Raises:
-        CallError: as for `Provider.models`.
+        CallError: as for `Provider.listed`.
         SettingsError: as for `Provider`.
     """
+    return _listed(settings, "models")
 
+
+def list_assistants(settings: Settings) -> list[dict[str, Any]]:
+    """Every assistant that the server keeps; most servers keep none and answer 404. Errors as for `list_models`."""
+    return _listed(settings, "assistants", beta="assistants=v2")
+
+
+def _listed(settings: Settings, what: str, beta: str | None = None) -> list[dict[str, Any]]:
     async def ask() -> list[dict[str, Any]]:
         provider = Provider(
             base_url=settings.openai_base_url,
@@ -188,9 +214,10 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
             connections=1,
             organization=settings.openai_org_id,
             project=settings.openai_project_id,
+            beta=beta,
         )
         try:
-            return await provider.models()
+            return await provider.listed(what)
         finally:
             await provider.aclose()
 

@@ -123,6 +123,7 @@ jobs = Table(
     Column("request", Json, nullable=False, comment="what only this job asks: prompt, messages or body"),
     Column("columns", Json, nullable=False, comment="the input's columns, shown again beside the answer"),
     Column("content", String(24), comment="of pictures: hash of what is asked; equal ones of a batch share one call"),
+    Column("dialogue_id", RowId, comment="the dialogue that the job goes on: the id of its first turn"),
     Column("state", String(12), nullable=False, server_default="queued"),
     Column(
         "epoch", Integer, nullable=False, server_default="0", comment="raised by claim, rescue, release, cancel, revive"
@@ -179,6 +180,13 @@ jobs = Table(
         postgresql_where=text("content is not null"),
         sqlite_where=text("content is not null"),
     ),
+    Index(
+        "ix_jobs_dialogue",
+        "dialogue_id",
+        "id",
+        postgresql_where=text("dialogue_id is not null"),
+        sqlite_where=text("dialogue_id is not null"),
+    ),
     comment="one row of work each",
 )
 
@@ -209,6 +217,7 @@ dialogues = Table(
     Column("id", RowId, primary_key=True, autoincrement=False, comment="the job that opened it"),
     Column("batch_id", String(80), nullable=False),
     Column("assistant_id", RowId),
+    Column("root_id", RowId, comment="the dialogue that this turn goes on; null: it is the first turn itself"),
     Column("model", String(200), nullable=False, comment="as the server says"),
     Column("finish_reason", String(40), nullable=False),
     Column("sentiment", String(10), comment="null until judged; positive, negative, neutral or unknown"),
@@ -221,6 +230,13 @@ dialogues = Table(
         "batch_id",
         postgresql_where=text("sentiment is null"),
         sqlite_where=text("sentiment is null"),
+    ),
+    Index(
+        "ix_dialogues_root",
+        "root_id",
+        "id",
+        postgresql_where=text("root_id is not null"),
+        sqlite_where=text("root_id is not null"),
     ),
     comment="one per answered job; its id is the job's, so a second answer cannot be recorded",
 )

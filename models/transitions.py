@@ -11,11 +11,12 @@ a transaction of the caller's.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Select,
     String,
@@ -34,7 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import Insert, Update
 
-from models import pictures
+from models import pictures, turns
 from models.bulk import Rows, insert_for
 from models.clock import now, now_after, seconds_since
 from models.tables import ENDED_UNWELL, OPEN_STATES, attempts, batches, dialogues, fine_tunes, jobs, messages
@@ -86,11 +87,15 @@ class Claimed:
     failures: int
     age_seconds: float
     """Since the job's first call; 0 before it."""
+    dialogue_id: int | None = None
+    """The dialogue that it goes on."""
+    history: "tuple[Message, ...]" = ()
+    """What was said in that dialogue before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a dialogue."""
+    """What somebody said in a dialogue."""
 
     role: str
     content: str
@@ -103,6 +108,8 @@ class Answer:
     model: str
     finish_reason: str
     messages: tuple[Message, ...]
+    root_id: int | None = None
+    """The dialogue that it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +149,24 @@ _ENQUEUED = Rows(
     error_code="text",
     error="text",
 )
-_ENQUEUED_COLUMNS = ["batch_id", "submission", "available_at", "state", "finished_at", *_ENQUEUED.columns]
+_ENQUEUED_COLUMNS = [
+    "batch_id",
+    "submission",
+    "dialogue_id",
+    "available_at",
+    "state",
+    "finished_at",
+    *_ENQUEUED.columns,
+]
 
 
-def enqueue(connection: Connection, batch_id: str, submission: int, rows: Sequence[Enqueued]) -> set[str]:
+def enqueue(
+    connection: Connection, batch_id: str, submission: int, rows: Sequence[Enqueued], dialogue_id: int | None = None
+) -> set[str]:
     """Store rows as queued jobs, those refused at the door as failed ones without an attempt.
 
-    A row that the batch already holds keeps its state and gets its new position.
+    A row that the batch already holds keeps its state and gets its new position. With `dialogue_id` the rows are the
+    next turns of that dialogue, one after the other.
 
     Returns:
         The keys that were stored or found. A key is missing when this submission has held it already at another
@@ -172,6 +190,7 @@ def enqueue(connection: Connection, batch_id: str, submission: int, rows: Sequen
     picked = select(
         bindparam("batch_id", batch_id).label("batch_id"),
         bindparam("submission", submission).label("submission"),
+        literal(dialogue_id, jobs.c.dialogue_id.type).label("dialogue_id"),
         now().label("available_at"),
         case((refused, "failed"), else_="queued").label("state"),
         case((refused, now()), else_=null()).label("finished_at"),
@@ -202,8 +221,23 @@ def claim(connection: Connection, ids: Sequence[int], worker_id: str, lease_seco
     """Take the queued and due jobs among `ids` for this worker and begin an attempt for each.
 
     Jobs of a batch that is paused, cancelled or held stay where they are (but for the hold's one probe), and so do jobs
-    that another worker has: a message that comes twice is harmless.
+    that another worker has: a message that comes twice is harmless. Of one dialogue only the oldest open job is taken,
+    and none while another of it runs.
     """
+    claimed = _claim(connection, ids, worker_id, lease_seconds, jobs.c.dialogue_id.is_(None))
+    if len(claimed) < len(ids):  # so that whoever asks no turns pays nothing for them
+        claimed += _claim_turns(connection, ids, worker_id, lease_seconds)
+    if claimed:
+        connection.execute(
+            insert(attempts).values(started_at=now()),
+            [{"job_id": job.id, "epoch": job.epoch, "worker_id": worker_id} for job in claimed],
+        )
+    return claimed
+
+
+def _claim(
+    connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float, condition: Any
+) -> list[Claimed]:
     claimable = (
         select(jobs.c.id)
         .join(batches, batches.c.id == jobs.c.batch_id)
@@ -213,6 +247,7 @@ def claim(connection: Connection, ids: Sequence[int], worker_id: str, lease_seco
             jobs.c.available_at <= now(),
             batches.c.state == "open",
             or_(batches.c.hold_reason.is_(None), batches.c.probe_job_id == jobs.c.id),
+            condition,
         )
         .with_for_update(skip_locked=True, of=jobs)
     )
@@ -227,15 +262,54 @@ def claim(connection: Connection, ids: Sequence[int], worker_id: str, lease_seco
             worker_id=worker_id,
             sent_at=None,
         )
-        .returning(jobs.c.id, jobs.c.epoch, jobs.c.batch_id, jobs.c.request, jobs.c.failures, func.coalesce(age, 0.0))
-    )
-    claimed = [Claimed(*row) for row in connection.execute(statement)]
-    if claimed:
-        connection.execute(
-            insert(attempts).values(started_at=now()),
-            [{"job_id": job.id, "epoch": job.epoch, "worker_id": worker_id} for job in claimed],
+        .returning(
+            jobs.c.id,
+            jobs.c.epoch,
+            jobs.c.batch_id,
+            jobs.c.request,
+            jobs.c.failures,
+            func.coalesce(age, 0.0),
+            jobs.c.dialogue_id,
         )
-    return claimed
+    )
+    return [Claimed(*row) for row in connection.execute(statement)]
+
+
+def _claim_turns(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> list[Claimed]:
+    """The same for jobs that go on a dialogue, each with what was said before it."""
+    wanted = select(jobs.c.dialogue_id).where(
+        jobs.c.id.in_(ids), jobs.c.state == "queued", jobs.c.dialogue_id.is_not(None)
+    )
+    roots = set(connection.scalars(wanted))
+    if not roots:
+        return []
+    # Whoever claims a turn holds the dialogue's first row until the commit. Without it, two workers could each see the
+    # other's turn as not running yet: a turn that is revived is older than one that is being claimed this moment.
+    connection.execute(select(jobs.c.id).where(jobs.c.id.in_(roots)).order_by(jobs.c.id).with_for_update()).all()
+    its_turn = and_(jobs.c.dialogue_id.is_not(None), ~goes_before())
+    claimed = _claim(connection, ids, worker_id, lease_seconds, its_turn)
+    return [replace(job, history=_history(connection, job)) for job in claimed]
+
+
+def goes_before() -> ColumnElement[bool]:
+    """Whether another job of the same dialogue has to end before a row of `jobs` may run."""
+    other = jobs.alias("other_turns")
+    return (
+        select(other.c.id)
+        .where(
+            other.c.dialogue_id == jobs.c.dialogue_id,
+            other.c.dialogue_id.is_not(None),  # said for the partial index, which SQLite would not use otherwise
+            other.c.id != jobs.c.id,
+            or_(and_(other.c.id < jobs.c.id, other.c.state == "queued"), other.c.state == "running"),
+        )
+        .exists()
+    )
+
+
+def _history(connection: Connection, job: Claimed) -> tuple[Message, ...]:
+    assert job.dialogue_id is not None
+    before = turns.said(connection, job.dialogue_id, before=job.id)
+    return tuple(Message(each.role, each.content) for each in before)
 
 
 _OWNED = Rows(id="int")
@@ -272,7 +346,7 @@ _SETTLED = Rows(
     output_tokens="int",
     cost_usd="float",
 )
-_DIALOGUES = Rows(id="int", batch_id="text", model="text", finish_reason="text")
+_DIALOGUES = Rows(id="int", batch_id="text", model="text", finish_reason="text", root_id="int")
 _MESSAGES = Rows(dialogue_id="int", position="int", role="text", content="text")
 
 
@@ -411,24 +485,25 @@ def _end_attempts(connection: Connection) -> Update:
 
 
 def _record_answers(connection: Connection, answered: Sequence[Settlement]) -> None:
-    opened, turns = [], []
+    opened, said = [], []
     for settlement in answered:
         answer = settlement.answer
         assert answer is not None
         named = _fit(answer.model, dialogues.c.model), _fit(answer.finish_reason, dialogues.c.finish_reason)
-        opened.append((settlement.job_id, settlement.batch_id, *named))
-        turns += [
+        opened.append((settlement.job_id, settlement.batch_id, *named, answer.root_id))
+        said += [
             (settlement.job_id, position, _fit(message.role, messages.c.role), encode(message.content))
             for position, message in enumerate(answer.messages)
         ]
     connection.execute(_add_dialogues(connection), _DIALOGUES.parameters(connection, opened))
-    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, turns))
+    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, said))
 
 
 def _add_dialogues(connection: Connection) -> Insert:
     given = _DIALOGUES.table(connection)
-    picked = select(*given.c, now().label("created_at")).where(given.c.id > 0)
-    return _add_once(connection, dialogues, [*_DIALOGUES.columns, "created_at"], picked)
+    assistant = select(batches.c.assistant_id).where(batches.c.id == given.c.batch_id).scalar_subquery()
+    picked = select(*given.c, assistant.label("assistant_id"), now().label("created_at")).where(given.c.id > 0)
+    return _add_once(connection, dialogues, [*_DIALOGUES.columns, "assistant_id", "created_at"], picked)
 
 
 def _add_messages(connection: Connection) -> Insert:
@@ -635,9 +710,9 @@ def _copy_answer(connection: Connection, twin_id: int, job_id: int) -> None:
     connection.execute(_add_once(connection, dialogues, names, picked))
     request = connection.execute(select(jobs.c.request).where(jobs.c.id == job_id)).scalar_one()
     said = select(messages.c.position, messages.c.role, messages.c.content).where(messages.c.dialogue_id == twin_id)
-    turns = []
+    copied = []
     for position, role, content in connection.execute(said):
         shown = pictures.shown(content)  # the same picture, but this row's file
         own = content if shown is None else pictures.message(shown.text, request["picture"])
-        turns.append((job_id, position, role, encode(own)))
-    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, turns))
+        copied.append((job_id, position, role, encode(own)))
+    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, copied))

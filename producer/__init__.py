@@ -30,6 +30,9 @@ def ask(
     new: bool = False,
     limit: int | None = None,
     skip_bad_rows: bool = False,
+    assistant: str | None = None,
+    no_assistant: bool = False,
+    dialogue: int | None = None,
     **options: Any,
 ) -> "Batch":
     """Submit prompts and return their batch at once; `wait()` on it runs or watches the work.
@@ -43,8 +46,11 @@ def ask(
         new: begin a new batch even where this one has been asked before.
         limit: submit the first rows only.
         skip_bad_rows: go on without rows that cannot be used.
+        assistant: the name of one, whose instructions, model and options fill what is not said; else the default one.
+        no_assistant: take not even the default one.
+        dialogue: the id of any turn of a dialogue; the prompts become its next turns.
         **options: fields of `models.options.Options`: model, system, temperature, max_tokens, reasoning_effort,
-            params, schema, endpoint, transport, rpm, tpm.
+            params, schema, endpoint, transport, rpm, tpm, trim.
 
     Raises:
         InputError, SettingsError, DatabaseError: one sentence that says what to mend; nothing is lost.
@@ -60,5 +66,8 @@ def ask(
         new=new,
         limit=limit,
         skip_bad_rows=skip_bad_rows,
+        assistant=assistant,
+        no_assistant=no_assistant,
+        dialogue=dialogue,
         options=options,
     )

@@ -13,7 +13,8 @@ import typer
 import migrations
 from models.errors import InputError, TidemillError
 from models.settings import settings
-from producer.batch import Batch, make_options
+from producer.batch import Batch, as_turns, asked_with
+from producer.continuing import latest_of
 from producer.control import failures, probe
 from producer.display import Display, display, say
 from producer.estimate import Estimate, estimate
@@ -22,7 +23,7 @@ from producer.intake import Reading
 from producer.printing import print_json, print_text
 from producer.progress import Progress, counted, cut_short, resolve
 from producer.results import check_destination, rows_of
-from producer.submit import Opened, Order, open_batch, submit
+from producer.submit import Opened, Order, check_model, open_batch, submit
 
 if TYPE_CHECKING:
     from producer.picture_estimate import PictureEstimate
@@ -58,7 +59,7 @@ def ask(
     stop_like_ctrl_c()
     began = time.monotonic()
     opened = open_batch(order)
-    batch = Batch(opened.batch_id, opened.submission)
+    batch = Batch(opened.batch_id, opened.submission, order.options.dialogue)
     if detach:
         return _detached(batch, submit(opened), as_json)
     if done := opened.resumed and Batch(batch.id).progress().states["succeeded"]:
@@ -84,7 +85,16 @@ def _check_that_input_stays(order: Order, output: str) -> None:
 
 
 def order_for(
-    prompt: str | None, input_: str | None, options: Mapping[str, Any], how: Mapping[str, Any], **batch: Any
+    prompt: str | None,
+    input_: str | None,
+    options: Mapping[str, Any],
+    how: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    assistant: str | None = None,
+    no_assistant: bool = False,
+    dialogue: int | None = None,
+    **batch: Any,
 ) -> Order:
     """What the command line asks for: one prompt, or the rows of an input.
 
@@ -92,24 +102,29 @@ def order_for(
         prompt, input_: exactly one of them.
         options: of `models.options.Options`; None means not said.
         how: of `producer.intake.Reading`.
-        **batch: name, priority and new, as for `Order`.
+        name: what to call the batch.
+        assistant, no_assistant: whose instructions, model and options fill what is not said.
+        dialogue: the id of any turn of the dialogue that the prompts go on.
+        **batch: priority and new, as for `Order`.
 
     Raises:
-        InputError: neither or both are given, or the prompt is empty.
+        InputError: neither or both are given, the prompt is empty, or there is no such assistant or dialogue.
     """
     if (prompt is None) == (input_ is None):
         raise InputError("Give a prompt, or a file of prompts with -i: tidemill ask 'Why is the sky blue?'")
-    name = batch.pop("name")
-    common: dict[str, Any] = {"options": make_options(options), "reading": Reading(**how), "on_bad_row": say, **batch}
-    if input_ is not None:
+    if prompt is not None and not prompt.strip():
+        raise InputError("The prompt is empty; write it in quotes, or name a file of prompts with -i.")
+    chosen = asked_with(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
+    common: dict[str, Any] = {**chosen._asdict(), "reading": Reading(**how), "on_bad_row": say, **batch}
+    if prompt is not None:
+        digest = hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()
+        order = Order(source=[prompt], name=name or "prompt", source_name=name or f"prompt {digest}", **common)
+    else:
+        assert input_ is not None
         path = None if input_ == "-" else Path(input_)
         source_name = name or (str(path.resolve()) if path else None)
-        return Order(source=input_, name=name or (path.stem if path else "stdin"), source_name=source_name, **common)
-    assert prompt is not None
-    if not prompt.strip():
-        raise InputError("The prompt is empty; write it in quotes, or name a file of prompts with -i.")
-    digest = hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()
-    return Order(source=[prompt], name=name or "prompt", source_name=name or f"prompt {digest}", **common)
+        order = Order(source=input_, name=name or (path.stem if path else "stdin"), source_name=source_name, **common)
+    return order if dialogue is None else as_turns(order, name)
 
 
 def stop_like_ctrl_c() -> None:
@@ -176,7 +191,7 @@ class Printed:
         """
         row = self._row()
         if self._as_json:
-            print_json(row)
+            print_json(row | {"dialogue": latest_of(self._batch.id)})
         if row["status"] != "succeeded":
             raise UnansweredError(f"{row['error'] or row['status']} ({row['error_code'] or row['status']})")
 
@@ -205,6 +220,7 @@ def _sum_up(batch: Batch, seen: Progress, as_json: bool, seconds: float, *, err:
 
 
 def _print_estimate(order: Order, as_json: bool) -> None:
+    check_model(order)
     found: Estimate | PictureEstimate
     if order.pictures is None:
         found = estimate(order)
@@ -225,7 +241,7 @@ def watch(given: str, as_json: bool) -> None:
     began = time.monotonic()
     row = resolve(given)
     probe(row.provider)
-    batch = Batch(row.id)
+    batch = Batch(row.id, dialogue_id=row.options.get("dialogue"))
     seen = followed(batch, None, None, display(quiet=as_json))
     _sum_up(batch, seen, as_json, time.monotonic() - began)
 

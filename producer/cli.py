@@ -27,8 +27,10 @@ app = typer.Typer(
 )
 dialogues_app = typer.Typer(no_args_is_help=True, help="Look at what was asked and answered.")
 fine_tunes_app = typer.Typer(no_args_is_help=True, help="Look after fine-tunes that were sent off with `train`.")
+assistants_app = typer.Typer(no_args_is_help=True, help="Keep instructions, model and options under a name.")
 db_app = typer.Typer(no_args_is_help=True, help="Look after the database.")
 app.add_typer(dialogues_app, name="dialogues")
+app.add_typer(assistants_app, name="assistants")
 app.add_typer(db_app, name="db")
 app.add_typer(fine_tunes_app, name="fine-tunes")
 
@@ -56,15 +58,24 @@ def ask(  # noqa: PLR0917
     template: Annotated[
         str | None, typer.Option("--template", "-t", help="A prompt with {column} placeholders, filled from each row.")
     ] = None,
+    dialogue: Annotated[
+        int | None,
+        typer.Option(metavar="ID", help="Go on with this dialogue; several rows become turns, one after the other."),
+    ] = None,
+    trim: Annotated[
+        str | None, typer.Option(help="oldest: leave out the oldest turns when the dialogue is too long for the model.")
+    ] = None,
     model: flags.Model = None,
     system: flags.System = None,
+    assistant: flags.Assistant = None,
+    no_assistant: flags.NoAssistant = False,
     temperature: flags.Temperature = None,
     max_tokens: flags.MaxTokens = None,
     reasoning_effort: flags.ReasoningEffort = None,
     param: flags.Param = None,
     schema: flags.Schema = None,
-    endpoint: flags.Endpoint = "chat",
-    transport: flags.Transport = "sdk",
+    endpoint: flags.Endpoint = None,
+    transport: flags.Transport = None,
     window: flags.Window = None,
     rpm: flags.Rpm = None,
     tpm: flags.Tpm = None,
@@ -94,10 +105,18 @@ def ask(  # noqa: PLR0917
         "transport": transport,
         "rpm": rpm,
         "tpm": tpm,
+        "trim": trim,
+    }
+    batch: dict[str, Any] = {
+        "name": name,
+        "priority": priority,
+        "new": new,
+        "assistant": assistant,
+        "no_assistant": no_assistant,
     }
     how = {"column": column, "template": template, "skip_bad_rows": skip_bad_rows, "limit": limit}
     asking.ask(
-        asking.order_for(prompt, input_, options, how, name=name, priority=priority, new=new),
+        asking.order_for(prompt, input_, options, how, dialogue=dialogue, **batch),
         output=output,
         window=window,
         detach=detach,
@@ -142,13 +161,15 @@ def describe(  # noqa: PLR0917
     ] = False,
     model: flags.Model = None,
     system: flags.System = None,
+    assistant: flags.Assistant = None,
+    no_assistant: flags.NoAssistant = False,
     temperature: flags.Temperature = None,
     max_tokens: flags.MaxTokens = None,
     reasoning_effort: flags.ReasoningEffort = None,
     param: flags.Param = None,
     schema: flags.Schema = None,
-    endpoint: flags.Endpoint = "chat",
-    transport: flags.Transport = "sdk",
+    endpoint: flags.Endpoint = None,
+    transport: flags.Transport = None,
     window: flags.Window = None,
     rpm: flags.Rpm = None,
     tpm: flags.Tpm = None,
@@ -181,7 +202,14 @@ def describe(  # noqa: PLR0917
         "tpm": tpm,
     }
     how = {"column": column, "recursive": recursive, "fetch": fetch, "limit": limit}
-    order = describing.order_for(paths or [], input_, options, how, name=name, priority=priority, new=new)
+    batch: dict[str, Any] = {
+        "name": name,
+        "priority": priority,
+        "new": new,
+        "assistant": assistant,
+        "no_assistant": no_assistant,
+    }
+    order = describing.order_for(paths or [], input_, options, how, **batch)
     after: list[describing.After] = []
     if sidecar is not None:
         order, write = describing.beside(order, sidecar, existing)
@@ -269,7 +297,7 @@ def train(  # noqa: PLR0917
     training.train(
         training.Source(sources, columns, negative or (), validation),
         How(method, model or DEFAULT_MODEL, val, seed, epochs, skip_bad_rows),
-        Terms(suffix, hyperparameters, _params(param or []), transport, name, new, wait, detach),
+        Terms(suffix, hyperparameters, _params(param or []), transport or "sdk", name, new, wait, detach),
         strict=strict,
         dry_run=dry_run,
         export=export,
@@ -341,15 +369,16 @@ def cancel(batch: flags.Batch, as_json: flags.Json = False) -> None:
 
 @dialogues_app.command("list", epilog="Example: tidemill dialogues list --sentiment negative --limit 5")
 def dialogues_list(
-    batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
-    sentiment: Annotated[str | None, typer.Option(help="positive, negative, neutral or unknown.")] = None,
+    batch: flags.OfBatch = None,
+    sentiment: flags.OfSentiment = None,
+    assistant: flags.OfAssistant = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
     as_json: flags.Json = False,
 ) -> None:
-    """List dialogues, the newest first."""
+    """List dialogues turn by turn, the newest first."""
     from producer import dialogues
 
-    dialogues.show_list(None, batch, sentiment, limit, as_json)
+    dialogues.show_list(None, dialogues.Filters(batch, sentiment, assistant), limit, as_json)
 
 
 @dialogues_app.command("show", epilog="Example: tidemill dialogues show 17")
@@ -357,36 +386,114 @@ def dialogues_show(
     dialogue: Annotated[int, typer.Argument(help="Number of a dialogue, as `list` shows it.", metavar="ID")],
     as_json: flags.Json = False,
 ) -> None:
-    """Show a dialogue: every message, and every call that was made for it."""
+    """Show a dialogue, whichever of its turns is named: every message, and every call that was made for it."""
     from producer import dialogues
 
     dialogues.show(dialogue, as_json)
 
 
 @dialogues_app.command("search", epilog="Example: tidemill dialogues search 'blue sky'")
-def dialogues_search(
+def dialogues_search(  # noqa: PLR0917
     words: Annotated[str, typer.Argument(help="Words that must all occur in a dialogue.")],
-    batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
-    sentiment: Annotated[str | None, typer.Option(help="positive, negative, neutral or unknown.")] = None,
+    batch: flags.OfBatch = None,
+    sentiment: flags.OfSentiment = None,
+    assistant: flags.OfAssistant = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
     as_json: flags.Json = False,
 ) -> None:
     """Find dialogues by words, upper and lower case alike."""
     from producer import dialogues
 
-    dialogues.show_list(words, batch, sentiment, limit, as_json)
+    dialogues.show_list(words, dialogues.Filters(batch, sentiment, assistant), limit, as_json)
 
 
 @dialogues_app.command("export", epilog="Example: tidemill dialogues export -o dialogues.jsonl")
 def dialogues_export(
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A .jsonl file; - is stdout.")] = "-",
-    batch: Annotated[str | None, typer.Option(help="Only of this batch.")] = None,
-    sentiment: Annotated[str | None, typer.Option(help="positive, negative, neutral or unknown.")] = None,
+    batch: flags.OfBatch = None,
+    sentiment: flags.OfSentiment = None,
+    assistant: flags.OfAssistant = None,
 ) -> None:
     """Write dialogues as JSON lines with their messages, the form that training takes."""
     from producer import dialogues
 
-    dialogues.export(output, batch, sentiment)
+    dialogues.export(output, dialogues.Filters(batch, sentiment, assistant))
+
+
+@assistants_app.command("import", epilog="Example: tidemill assistants import assistants.json")
+def assistants_import(
+    file: Annotated[str, typer.Argument(help="A JSON list of objects with at least a name.", metavar="FILE")],
+) -> None:
+    """Take over the assistants of a file; those that are there already are updated."""
+    from producer import assistants
+
+    assistants.import_file(file)
+
+
+@assistants_app.command("list", epilog="Example: tidemill assistants list --remote --json")
+def assistants_list(
+    remote: Annotated[bool, typer.Option("--remote", help="Those that the server keeps, where it keeps any.")] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """List the assistants."""
+    from producer import assistants
+
+    (assistants.show_remote if remote else assistants.show_list)(as_json)
+
+
+@assistants_app.command("show", epilog="Example: tidemill assistants show support")
+def assistants_show(name: flags.AssistantName, as_json: flags.Json = False) -> None:
+    """Show an assistant with its instructions."""
+    from producer import assistants
+
+    assistants.show(name, as_json)
+
+
+@assistants_app.command("add", epilog="Example: tidemill assistants add support --instructions 'Be kind and brief.'")
+def assistants_add(  # noqa: PLR0917
+    name: Annotated[str, typer.Argument(help="What to call it; one of that name is changed.", metavar="NAME")],
+    instructions: Annotated[str | None, typer.Option(help="What goes before every prompt.")] = None,
+    model: flags.Model = None,
+    temperature: flags.Temperature = None,
+    max_tokens: flags.MaxTokens = None,
+    reasoning_effort: flags.ReasoningEffort = None,
+    param: flags.Param = None,
+    schema: flags.Schema = None,
+) -> None:
+    """Add an assistant, or say anew what one is."""
+    from producer import assistants
+
+    options = {
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "reasoning_effort": reasoning_effort,
+        "params": _params(param or []) or None,
+        "schema": _schema(schema),
+    }
+    assistants.add(name, instructions, model, {option: said for option, said in options.items() if said is not None})
+
+
+@assistants_app.command("use", epilog="Example: tidemill assistants use support")
+def assistants_use(
+    name: Annotated[
+        str | None, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Have no default assistant any more.")] = False,
+) -> None:
+    """Make an assistant the default one, for all that is asked without naming another."""
+    from producer import assistants
+
+    if (name is None) != none:
+        raise InputError("Name an assistant, or say --none: tidemill assistants use support")
+    assistants.use(name)
+
+
+@assistants_app.command("remove", epilog="Example: tidemill assistants remove support")
+def assistants_remove(name: flags.AssistantName) -> None:
+    """Remove an assistant; what was asked with it stays."""
+    from producer import assistants
+
+    assistants.remove(name)
 
 
 @app.command(epilog="Example: tidemill models --json")

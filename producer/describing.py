@@ -9,6 +9,7 @@ from models import blobs
 from models.errors import InputError, SettingsError
 from models.vision import Detail
 from producer import gallery, sidecars
+from producer.assistants import choose
 from producer.batch import Batch, make_options
 from producer.display import say
 from producer.images import thumbnail
@@ -65,7 +66,15 @@ After = Callable[[Batch], None]
 
 
 def order_for(
-    paths: list[str], input_: str | None, options: Mapping[str, Any], how: Mapping[str, Any], **batch: Any
+    paths: list[str],
+    input_: str | None,
+    options: Mapping[str, Any],
+    how: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    assistant: str | None = None,
+    no_assistant: bool = False,
+    **batch: Any,
 ) -> Order:
     """What the command line asks for: files, folders and URLs, or the rows of a table.
 
@@ -73,10 +82,12 @@ def order_for(
         paths, input_: exactly one of them.
         options: of `models.options.Options`, and `preset`; None means not said.
         how: of `producer.pictures.Pictures`.
-        **batch: name, priority and new, as for `Order`.
+        name: what to call the batch.
+        assistant, no_assistant: whose instructions, model and options fill what is not said.
+        **batch: priority and new, as for `Order`.
 
     Raises:
-        InputError: neither or both are given, or a file that was named is not there.
+        InputError: neither or both are given, a file that was named is not there, or an assistant is not.
         SettingsError: an option has a value that it cannot have.
     """
     if bool(paths) == (input_ is not None):
@@ -84,10 +95,11 @@ def order_for(
     for path in paths:
         if not Path(path).exists() and "://" not in path:
             raise InputError(f"{path} does not exist; check the path.")
-    name = batch.pop("name")
     source = "\n".join(_source(path) for path in (paths or [input_ or ""])) if input_ != "-" else None
+    chosen = choose(options, assistant, no_assistant=no_assistant)
     return Order(
-        options=_options(dict(options)),
+        options=_options({"preset": None, **chosen.options}),
+        assistant_id=chosen.assistant_id,
         pictures=Pictures(tuple(paths), input_, **how),
         kind="describe",
         name=name or _name(paths[0] if paths else input_ or ""),

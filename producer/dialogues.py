@@ -3,19 +3,21 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
-from sqlalchemy import Select, select
+from sqlalchemy import Connection, Select, or_, select
 
 import migrations
-from models import pictures
+from models import pictures, turns
 from models.cost import format_usd
 from models.database import reading
 from models.errors import InputError
 from models.files import replacing
 from models.tables import attempts, dialogues, jobs, messages
 from models.text import dumps, one_line
+from producer import assistants
+from producer.continuing import unknown
 from producer.printing import print_json, print_table, print_text
 from producer.progress import resolve
 
@@ -23,15 +25,25 @@ SENTIMENTS = ("positive", "negative", "neutral", "unknown")
 _PAGE = 500
 
 
-def _wanted(words: str | None, batch: str | None, sentiment: str | None) -> Select[Any]:
-    """Dialogues that fit all that is given."""
+class Filters(NamedTuple):
+    """Which turns are meant: all those that fit whatever is given."""
+
+    batch: str | None = None
+    sentiment: str | None = None
+    assistant: str | None = None
+
+
+def _wanted(words: str | None, filters: Filters) -> Select[Any]:
+    """Turns that fit all that is given."""
     wanted = select(dialogues)
-    if batch is not None:
-        wanted = wanted.where(dialogues.c.batch_id == resolve(batch).id)
-    if sentiment is not None:
-        if sentiment not in SENTIMENTS:
-            raise InputError(f"--sentiment is {sentiment!r}; it must be one of {', '.join(SENTIMENTS)}.")
-        wanted = wanted.where(dialogues.c.sentiment == sentiment)
+    if filters.batch is not None:
+        wanted = wanted.where(dialogues.c.batch_id == resolve(filters.batch).id)
+    if filters.assistant is not None:
+        wanted = wanted.where(dialogues.c.assistant_id == assistants.id_of(filters.assistant))
+    if filters.sentiment is not None:
+        if filters.sentiment not in SENTIMENTS:
+            raise InputError(f"--sentiment is {filters.sentiment!r}; it must be one of {', '.join(SENTIMENTS)}.")
+        wanted = wanted.where(dialogues.c.sentiment == filters.sentiment)
     for word in (words or "").split():
         said = messages.c.content.icontains(word, autoescape=True)
         wanted = wanted.where(
@@ -40,51 +52,63 @@ def _wanted(words: str | None, batch: str | None, sentiment: str | None) -> Sele
     return wanted
 
 
-def show_list(words: str | None, batch: str | None, sentiment: str | None, limit: int, as_json: bool) -> None:
-    """Print dialogues, the newest first, each with its last question and its answer."""
+def show_list(words: str | None, filters: Filters, limit: int, as_json: bool) -> None:
+    """Print turns, the newest first, each with its question and its answer."""
     migrations.ensure()
     with reading() as connection:
-        found = connection.execute(_wanted(words, batch, sentiment).order_by(dialogues.c.id.desc()).limit(limit)).all()
-        turns = {row.id: _turns(connection, row.id) for row in found}
+        found = connection.execute(_wanted(words, filters).order_by(dialogues.c.id.desc()).limit(limit)).all()
+        said = {row.id: _said(connection, row.id) for row in found}
     if as_json:
-        return print_json([_as_json(row, turns[row.id]) for row in found])
+        return print_json([_as_json(row, said[row.id]) for row in found])
     if not found:
-        typer.echo("No dialogue fits." if words or batch or sentiment else "No dialogues yet.", err=True)
+        typer.echo("No dialogue fits." if words or any(filters) else "No dialogues yet.", err=True)
         return None
+    of = ("of",) if any(row.root_id for row in found) else ()
     cells = [
-        (row.id, row.sentiment or "", _last(turns[row.id], "user"), _last(turns[row.id], "assistant")) for row in found
+        (
+            row.id,
+            *((row.root_id or "",) if of else ()),
+            row.sentiment or "",
+            _last(said[row.id], "user"),
+            _last(said[row.id], "assistant"),
+        )
+        for row in found
     ]
-    return print_table(("id", "sentiment", "prompt", "reply"), cells)
+    return print_table(("id", *of, "sentiment", "prompt", "reply"), cells)
 
 
-def show(dialogue_id: int, as_json: bool) -> None:
-    """Print one dialogue with its calls.
+def show(turn_id: int, as_json: bool) -> None:
+    """Print the dialogue that a turn is of, with all of its calls.
 
     Raises:
-        InputError: there is no such dialogue.
+        InputError: there is no such turn.
     """
     migrations.ensure()
     with reading() as connection:
-        row = connection.execute(select(dialogues).where(dialogues.c.id == dialogue_id)).one_or_none()
-        if row is None:
-            raise InputError(
-                f"There is no dialogue {dialogue_id}. `tidemill dialogues list` shows those that there are."
-            )
-        turns = _turns(connection, dialogue_id)
-        calls = connection.execute(
-            select(attempts).where(attempts.c.job_id == dialogue_id).order_by(attempts.c.epoch)
+        root_id = turns.root_of(connection, turn_id)
+        if root_id is None:
+            raise InputError(unknown(turn_id))
+        its_turns = connection.execute(
+            select(dialogues).where(turns.of_dialogue(root_id)).order_by(dialogues.c.id)
         ).all()
-        job = connection.execute(select(jobs).where(jobs.c.id == dialogue_id)).one()
+        ids = [turn.id for turn in its_turns]
+        said = turns.said(connection, root_id)
+        calls = connection.execute(
+            select(attempts).where(attempts.c.job_id.in_(ids)).order_by(attempts.c.job_id, attempts.c.epoch)
+        ).all()
+        rows = connection.execute(select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)).all()
     if as_json:
-        told = [{name: value for name, value in call._mapping.items() if name != "job_id"} for call in calls]
-        return print_json(_as_json(row, turns) | {"custom_id": job.custom_id, "attempts": told})
-    score = "" if row.sentiment_score is None else f" ({row.sentiment_score:+.2f})"
-    typer.echo(f"dialogue {row.id} · batch {row.batch_id} · {row.model} · {row.sentiment or 'not judged yet'}{score}")
-    for turn in turns:
-        print_text(f"\n{turn['role']}:\n{_readable(turn['content'])}")
-    typer.echo(
-        f"\n{job.input_tokens:,} + {job.output_tokens:,} tokens · {format_usd(job.cost_usd)} · {len(calls)} call(s):"
-    )
+        told = [
+            {"turn" if name == "job_id" else name: value for name, value in call._mapping.items()} for call in calls
+        ]
+        whole = _as_json(its_turns[0], [_message(each) for each in said])
+        return print_json(whole | {"turns": ids, "custom_id": rows[0].custom_id, "attempts": told})
+    for turn in its_turns:
+        _show_turn(turn, root_id, [_message(each) for each in said if each.turn_id == turn.id])
+    costs = [row.cost_usd for row in rows if row.cost_usd is not None]
+    price = format_usd(sum(costs) if costs else None)
+    used = f"{sum(row.input_tokens for row in rows):,} + {sum(row.output_tokens for row in rows):,} tokens"
+    typer.echo(f"\n{used} · {price} · {len(calls)} call(s):")
     for call in calls:
         took = "" if call.seconds is None else f" in {call.seconds:.2f} s"
         why = f": {one_line(call.error, 160)}" if call.error else ""
@@ -92,10 +116,21 @@ def show(dialogue_id: int, as_json: bool) -> None:
     return None
 
 
-def export(output: str, batch: str | None, sentiment: str | None) -> None:
-    """Write dialogues as JSON lines: {"id", "batch", "model", "sentiment", .., "messages": [{"role", "content"}]}."""
+def _show_turn(turn: Any, root_id: int, said: list[dict[str, str]]) -> None:
+    score = "" if turn.sentiment_score is None else f" ({turn.sentiment_score:+.2f})"
+    name = f"dialogue {turn.id}" if turn.id == root_id else f"\nturn {turn.id}"
+    typer.echo(f"{name} · batch {turn.batch_id} · {turn.model} · {turn.sentiment or 'not judged yet'}{score}")
+    for message in said:
+        print_text(f"\n{message['role']}:\n{_readable(message['content'])}")
+
+
+def export(output: str, filters: Filters) -> None:
+    """Write dialogues as JSON lines: {"id", "batch", "model", "sentiment", .., "messages": [{"role", "content"}]}.
+
+    A dialogue of several turns is one line, and is there when any of its turns fits.
+    """
     migrations.ensure()
-    lines = (f"{dumps(each)}\n".encode() for each in _all(_wanted(None, batch, sentiment)))
+    lines = (f"{dumps(each)}\n".encode() for each in _all(_wanted(None, filters)))
     if output == "-":
         sys.stdout.buffer.writelines(lines)
         sys.stdout.buffer.flush()
@@ -109,26 +144,35 @@ def export(output: str, batch: str | None, sentiment: str | None) -> None:
 
 
 def _all(wanted: Select[Any]) -> Iterator[dict[str, Any]]:
+    """The dialogues that these turns are of, each once and whole, by their ids."""
+    fitting = wanted.subquery()
+    own = select(fitting.c.id).where(fitting.c.root_id.is_(None))
+    later = select(fitting.c.root_id).where(fitting.c.root_id.is_not(None))
+    roots = select(dialogues).where(or_(dialogues.c.id.in_(own), dialogues.c.id.in_(later)))
     after = 0
     while True:
         with reading() as connection:
-            found = connection.execute(wanted.where(dialogues.c.id > after).order_by(dialogues.c.id).limit(_PAGE)).all()
-            page = [_as_json(row, _turns(connection, row.id)) for row in found]
+            found = connection.execute(roots.where(dialogues.c.id > after).order_by(dialogues.c.id).limit(_PAGE)).all()
+            page = [_as_json(row, [_message(each) for each in turns.said(connection, row.id)]) for row in found]
         if not page:
             return
         yield from page
         after = page[-1]["id"]
 
 
-def _turns(connection: Any, dialogue_id: int) -> list[dict[str, str]]:
-    wanted = select(messages.c.role, messages.c.content).where(messages.c.dialogue_id == dialogue_id)
+def _said(connection: Connection, turn_id: int) -> list[dict[str, str]]:
+    wanted = select(messages.c.role, messages.c.content).where(messages.c.dialogue_id == turn_id)
     return [
         {"role": role, "content": content} for role, content in connection.execute(wanted.order_by(messages.c.position))
     ]
 
 
-def _last(turns: list[dict[str, str]], role: str) -> str:
-    return next((_readable(turn["content"]) for turn in reversed(turns) if turn["role"] == role), "")
+def _message(said: turns.Said) -> dict[str, str]:
+    return {"role": said.role, "content": said.content}
+
+
+def _last(said: list[dict[str, str]], role: str) -> str:
+    return next((_readable(each["content"]) for each in reversed(said) if each["role"] == role), "")
 
 
 def _readable(content: str) -> str:
@@ -141,9 +185,10 @@ def _readable(content: str) -> str:
     return f"[{picture['path']}{facts if 'sha256' in picture else ''}] {shown.text}"
 
 
-def _as_json(row: Any, turns: list[dict[str, str]]) -> dict[str, Any]:
+def _as_json(row: Any, said: list[dict[str, str]]) -> dict[str, Any]:
     return {
         "id": row.id,
+        "dialogue": row.root_id or row.id,
         "batch": row.batch_id,
         "model": row.model,
         "sentiment": row.sentiment,
@@ -151,5 +196,5 @@ def _as_json(row: Any, turns: list[dict[str, str]]) -> dict[str, Any]:
         "language": row.language,
         "finish_reason": row.finish_reason,
         "created_at": row.created_at.isoformat(),
-        "messages": turns,
+        "messages": said,
     }

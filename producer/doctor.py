@@ -10,7 +10,7 @@ import typer
 from pydantic import SecretStr
 
 import migrations
-from models import blobs, broker, cost
+from models import blobs, broker, cost, shutdown
 from models.database import reading
 from models.errors import TidemillError
 from models.provider import CallError, list_models
@@ -43,10 +43,11 @@ class ProviderError(TidemillError):
 
 def _model(given: dict[str, Any]) -> dict[str, Any]:
     price = cost.price(str(given.get("id")))
+    ends = given.get("shutdown_date") or shutdown.shutdown_date(str(given.get("id")), settings().provider)
     return {
         "id": given.get("id"),
         "owned_by": given.get("owned_by"),
-        "shutdown_date": given.get("shutdown_date"),
+        "shutdown_date": None if ends is None else str(ends),
         "input_usd_per_million": round(price.input_usd_per_token * 1e6, 6) if price else None,
         "output_usd_per_million": round(price.output_usd_per_token * 1e6, 6) if price else None,
     }

@@ -12,6 +12,7 @@ from models.database import reading
 from models.options import Options
 from models.tables import jobs
 from models.text import dumps
+from producer.continuing import history_tokens
 from producer.intake import Row
 from producer.keys import Prepared, number
 from producer.submit import KEYS, Order, find_batch, rows_in
@@ -84,6 +85,7 @@ def estimate(order: Order) -> Estimate:
     """
     seen: Counter[str] = Counter()
     batch_id: str | None = None
+    before = history_tokens(order.options)
     rows = done = input_tokens = 0
     for chunk in rows_in(order):
         digests = [Prepared.of(row).digest for row in chunk]
@@ -94,7 +96,7 @@ def estimate(order: Order) -> Estimate:
         answered = finished(batch_id, keys) if batch_id else set()
         to_send = [row for key, row in zip(keys, chunk, strict=True) if key not in answered]
         rows, done = rows + len(chunk), done + len(answered)
-        input_tokens += _tokens(to_send, order.options)
+        input_tokens += _tokens(to_send, order.options) + before * len(to_send)
     return priced(batch_id, order.options, rows, done, rows - done, input_tokens=input_tokens)
 
 

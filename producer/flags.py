@@ -15,8 +15,20 @@ Param = Annotated[
     typer.Option(metavar="KEY=VALUE", help="Any other field of the request's body; may be repeated."),
 ]
 Schema = Annotated[Path | None, typer.Option(metavar="FILE", help="JSON schema that every answer must satisfy.")]
-Endpoint = Annotated[str, typer.Option(help="chat or responses.")]
-Transport = Annotated[str, typer.Option(help="sdk: the official client. http: plain HTTP, a quarter of the CPU.")]
+Endpoint = Annotated[str | None, typer.Option(help="chat or responses.", show_default="chat")]
+Transport = Annotated[
+    str | None,
+    typer.Option(help="sdk: the official client. http: plain HTTP, a quarter of the CPU.", show_default="sdk"),
+]
+Assistant = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Whose instructions, model and options fill what is not said here."),
+]
+NoAssistant = Annotated[bool, typer.Option("--no-assistant", help="Ask without the default assistant.")]
+OfAssistant = Annotated[str | None, typer.Option("--assistant", metavar="NAME", help="Only of this assistant.")]
+OfBatch = Annotated[str | None, typer.Option("--batch", help="Only of this batch.")]
+OfSentiment = Annotated[str | None, typer.Option("--sentiment", help="positive, negative, neutral or unknown.")]
+AssistantName = Annotated[str, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")]
 Window = Annotated[int | None, typer.Option(min=1, max=10_000, help="Calls in flight at once.", show_default="256")]
 Rpm = Annotated[
     int | None, typer.Option(min=1, help="Requests a minute at most. Learned from the provider if not said.")

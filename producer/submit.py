@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
-from models import holds, provider
+from models import holds, provider, shutdown
 from models.broker import BrokerError
 from models.bulk import Rows
 from models.clock import now
@@ -59,6 +59,8 @@ class Order:
     source_name: str | None = None
     priority: int = 0
     new: bool = False
+    assistant_id: int | None = None
+    """The assistant that some of the options are from."""
     on_bad_row: Callable[[str], None] = print
 
     @property
@@ -83,18 +85,19 @@ class Opened:
     @property
     def scope(self) -> Scope:
         """What a worker inside this command may send: this submission's rows, nobody else's."""
-        return Scope(batch_id=self.batch_id, submission=self.submission)
+        return Scope(self.batch_id, self.submission, self.order.options.dialogue)
 
 
 def open_batch(order: Order) -> Opened:
     """Read the first rows, find the batch that they belong to or make one.
 
     Raises:
-        SettingsError: no call could ever be made with these settings; nothing has been stored.
+        SettingsError: no call could ever be made with these settings, or to this model; nothing has been stored.
         InputError: the input cannot be read; nothing has been stored.
         DatabaseError: the database cannot be used.
     """
     provider.check(settings())
+    check_model(order)
     chunks = rows_in(order)
     first = next(chunks)
     question_hash = order.options.question_hash(order.kind)
@@ -111,6 +114,12 @@ def open_batch(order: Order) -> Opened:
             holds.probe_at_once(connection, settings().provider)
             give_time(connection, batches.c.id == batch_id)
     return Opened(batch_id, submission, found is not None, is_its_own, order, chain([first], chunks))
+
+
+def check_model(order: Order) -> None:
+    """Say that the order's model is about to end; SettingsError when it has ended."""
+    if warning := shutdown.check(order.options.model, settings().provider):
+        order.on_bad_row(warning)
 
 
 def submit(opened: Opened, on_rows: Callable[[int], None] = lambda _rows: None) -> int:
@@ -207,6 +216,7 @@ def _create(connection: Connection, order: Order, question_hash: str) -> str:
             provider=settings().provider,
             options=order.options.to_json(),
             columns=[],
+            assistant_id=order.assistant_id,
             created_at=now(),
         )
     )
@@ -226,6 +236,7 @@ def _begin_submission(connection: Connection, order: Order, batch_id: str, colum
                 columns=list(columns),
                 priority=order.priority,
                 provider=settings().provider,
+                assistant_id=func.coalesce(order.assistant_id, batches.c.assistant_id),
                 state=reopened,
                 read_at=None,
             )
@@ -306,7 +317,7 @@ def _store(opened: Opened, chunk: Sequence[Prepared], position: int, seen: Count
             for i, (key, row) in enumerate(zip(keys, chunk, strict=True))
         ]
         with writing() as connection:
-            stored = enqueue(connection, opened.batch_id, opened.submission, rows)
+            stored = enqueue(connection, opened.batch_id, opened.submission, rows, opened.order.options.dialogue)
             again = {digest for key, digest in zip(keys, digests, strict=True) if key not in stored}
             if not again:
                 if opened.resumed:

@@ -73,7 +73,7 @@ def forget() -> None:
             broker_desk.app().close()
     memory.Channel.queues.clear()
     memory.Transport.global_state.clear()
-    for cached in (settings, database_desk.engine, broker_desk.app, cost.price, cost.overrides):
+    for cached in (settings, database_desk.engine, broker_desk.app, cost.price, cost.overrides, cost.context_tokens):
         cached.cache_clear()
 
 

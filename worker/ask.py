@@ -7,17 +7,18 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from models import cost, pictures
+from models import cost, pictures, turns
 from models.options import Options
 from models.provider import CallError, Provider, Reply, Usage
 from models.settings import Endpoint, settings
 from models.text import dumps, loads, one_line
 from models.transitions import Answer, Claimed, Message, Outcome, Settlement
 from worker import describe
+from worker.history import as_sent, fitted, picture_in, room, with_system
 from worker.limits import Limiter
 from worker.pace import Limits
 from worker.retries import Action, Verdict, classify
@@ -43,12 +44,15 @@ class Question:
     body: dict[str, Any]
     messages: tuple[Message, ...]
     picture_tokens: int = 0
+    history: tuple[Message, ...] = ()
+    """What is sent before the messages: of a later turn the dialogue so far."""
 
     @property
     def texts(self) -> list[str]:
-        """What its messages say in words."""
-        shown = ((message.content, pictures.shown(message.content)) for message in self.messages)
-        return [content if taken_apart is None else taken_apart.text for content, taken_apart in shown]
+        """What it says in words."""
+        own = ((message.content, pictures.shown(message.content)) for message in self.messages)
+        before = [turns.words(message.role, message.content) for message in self.history]
+        return before + [content if taken_apart is None else taken_apart.text for content, taken_apart in own]
 
     @property
     def model(self) -> str:
@@ -71,7 +75,13 @@ async def ask(
         bucket: names the rate budget without the model, which this adds.
         may_call: whether the call is still wanted, once its turn has come.
     """
-    question = build(options, job.request)
+    began = time.monotonic()
+    question = build(options, job.request, history=job.history)
+    if job.history:
+        try:
+            question = build(options, job.request, history=await asyncio.to_thread(fitted, options, question))
+        except CallError as error:
+            return _failed(job, question, error, _verdict(error, job), time.monotonic() - began)
     bucket = f"{bucket}|{question.model}"
     reserved = _tokens(question)
     limits = Limits(options.rpm, options.tpm)
@@ -90,8 +100,9 @@ async def ask(
     began = time.monotonic()
     body = question.body
     try:
-        if (picture := job.request.get("picture")) is not None:
-            body = build(options, job.request, await asyncio.to_thread(describe.url_of, picture)).body
+        if (picture := picture_in(job.request, question.history)) is not None:
+            url = await asyncio.to_thread(describe.url_of, picture)
+            body = build(options, job.request, url, question.history).body
         reply = await provider.call(question.endpoint, body)
     except CallError as error:
         await _slow_down(limiter, bucket, error, verdict := _verdict(error, job))
@@ -107,28 +118,39 @@ async def ask(
 # --- the body ---
 
 
-def build(options: Options, request: Mapping[str, Any], picture_url: str = "") -> Question:
+def build(
+    options: Options, request: Mapping[str, Any], picture_url: str = "", history: tuple[Message, ...] = ()
+) -> Question:
     """The call that a job stands for: what it asks itself, then what its batch says, then further parameters.
 
-    A picture is a hole in the body until `picture_url` fills it.
+    A picture is a hole in the body until `picture_url` fills it. Before a later turn goes the dialogue's `history`.
     """
+    history = with_system(options, history)
+    before = [as_sent(message, options, picture_url) for message in history]
+    if history:
+        options = replace(options, system=None)  # the history begins with it
     given = request.get("body")
     if given is not None:
         endpoint = _ENDPOINT_OF[request["url"]]
         body = {"model": options.model, **given}
-        return Question(endpoint, body, _messages_of(body, endpoint))
+        said = _messages_of(body, endpoint)
+        if before:
+            name = _TURNS[endpoint]
+            body[name] = [*before, *_turns(body, endpoint)]
+        return Question(endpoint, body, said, history=history)
     picture = request.get("picture")
     if picture is not None:
         messages = describe.messages(options, request, picture_url)
     else:
         messages = list(request.get("messages") or [{"role": "user", "content": request["prompt"]}])
-    shaped = _SHAPES[options.endpoint](options, messages)
+    shaped = _SHAPES[options.endpoint](options, [*before, *messages])
     body = {"model": options.model, **shaped, **options.params}
-    said = _messages_of(body, options.endpoint)
-    if picture is None:
-        return Question(options.endpoint, body, said)
-    about = Message("user", pictures.message(request["prompt"], picture))
-    return Question(options.endpoint, body, (*said[:-1], about), describe.tokens(options, picture))
+    said = _messages_of(body, options.endpoint)[len(before) :]
+    shown = picture_in(request, history)
+    tokens = 0 if shown is None else describe.tokens(options, shown)
+    if picture is not None:
+        said = (*said[:-1], Message("user", pictures.message(request["prompt"], picture)))
+    return Question(options.endpoint, body, said, tokens, history)
 
 
 def _chat_body(options: Options, messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -158,6 +180,7 @@ def _responses_body(options: Options, messages: list[dict[str, Any]]) -> dict[st
 
 
 _SHAPES = {"chat": _chat_body, "responses": _responses_body}
+_TURNS: dict[Endpoint, str] = {"chat": "messages", "responses": "input"}
 
 
 def _said(**given: Any) -> dict[str, Any]:
@@ -166,11 +189,16 @@ def _said(**given: Any) -> dict[str, Any]:
 
 def _messages_of(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[Message, ...]:
     """The turns that a body asks with, as the dialogue keeps them."""
-    turns = body.get("messages" if endpoint == "chat" else "input", ())
-    if isinstance(turns, str):
-        turns = [{"role": "user", "content": turns}]
     told = [Message("system", str(body["instructions"]))] if body.get("instructions") else []
-    return (*told, *(Message(str(turn.get("role", "user")), _text(turn.get("content"))) for turn in turns))
+    return (
+        *told,
+        *(Message(str(turn.get("role", "user")), _text(turn.get("content"))) for turn in _turns(body, endpoint)),
+    )
+
+
+def _turns(body: Mapping[str, Any], endpoint: Endpoint) -> list[dict[str, Any]]:
+    given = body.get(_TURNS[endpoint], ())
+    return [{"role": "user", "content": given}] if isinstance(given, str) else list(given)
 
 
 def _text(content: Any) -> str:
@@ -183,15 +211,13 @@ def _text(content: Any) -> str:
 def _tokens(question: Question) -> int:
     """What a provider counts against tokens a minute: the prompt, and the room that is asked for the reply."""
     asked = sum(map(cost.estimate_tokens, question.texts)) + question.picture_tokens
-    names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-    room = next((question.body[name] for name in names if isinstance(question.body.get(name), int)), 0)
-    return asked + cost.chat_overhead_tokens(len(question.messages)) + room
+    return asked + cost.chat_overhead_tokens(len(question.texts)) + room(question.body)
 
 
 def _counted(question: Question, reply: Reply) -> Usage:
     """Our own count, for servers that report no usage."""
     asked = sum(cost.count_many(question.texts, question.model)) + question.picture_tokens
-    overhead = cost.chat_overhead_tokens(len(question.messages))
+    overhead = cost.chat_overhead_tokens(len(question.texts))
     return Usage(asked + overhead, cost.count_tokens(reply.text, question.model))
 
 
@@ -219,7 +245,7 @@ def _answered(
     cut = (CUT, _CUT_SENTENCE) if reply.finish_reason == CUT else (None, None)
     code, error = cut if complaint is None else ("schema_mismatch", complaint)
     said = Message("assistant", reply.text or dumps(reply.tool_calls))
-    answer = Answer(reply.model or question.model, reply.finish_reason, (*question.messages, said))
+    answer = Answer(reply.model or question.model, reply.finish_reason, (*question.messages, said), job.dialogue_id)
     return Settlement(
         job.id,
         job.epoch,

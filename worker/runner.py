@@ -215,6 +215,8 @@ class Runner:
             job = self._owned.get(settlement.job_id)
             if job is not None and job.epoch == settlement.epoch:  # else it has been claimed again meanwhile
                 del self._owned[settlement.job_id]
+                if job.dialogue_id is not None:
+                    self.hungry.set()  # its next turn need not wait for the next round
 
     def renewed(self, at: float, asked: Mapping[int, Claimed], kept: set[int]) -> None:
         """Note that at this monotonic time the leases of `kept` were renewed, of those `asked` for.

@@ -13,7 +13,7 @@ from sqlalchemy import inspect, text
 import migrations
 from models.database import engine, reading, writing
 from models.errors import DatabaseError
-from models.tables import jobs, metadata
+from models.tables import dialogues, jobs, metadata
 from tests.conftest import RunCli, UseEnvironment
 from tests.rows import add_batch, add_jobs, count, put, success, take
 from tests.servers import Postgres
@@ -72,6 +72,18 @@ def test_an_upgrade_of_a_database_in_use_loses_nothing() -> None:
     put(*map(success, take(add_jobs(3))))
     migrations.upgrade()
     assert count(jobs, jobs.c.state == "succeeded") == 3
+
+
+@pytest.mark.usefixtures("database")
+def test_an_upgrade_from_the_version_before_loses_nothing() -> None:
+    add_batch()
+    put(*map(success, take(add_jobs(3))))
+    with writing() as connection:
+        command.downgrade(migrations.configuration(connection), "0002")
+    assert found() == "0002"
+    migrations.upgrade()
+    assert count(jobs, jobs.c.state == "succeeded", jobs.c.dialogue_id.is_(None)) == 3
+    assert count(dialogues, dialogues.c.root_id.is_(None)) == 3
 
 
 @pytest.mark.usefixtures("empty_database")

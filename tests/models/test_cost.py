@@ -11,6 +11,7 @@ from models import cost
 from models.cost import (
     Price,
     chat_overhead_tokens,
+    context_tokens,
     count_many,
     count_tokens,
     estimate_tokens,
@@ -25,7 +26,7 @@ from models.settings import settings
 
 
 def forget() -> None:
-    for cached in (settings, price, overrides):
+    for cached in (settings, price, overrides, context_tokens):
         cached.cache_clear()
 
 
@@ -72,6 +73,21 @@ def test_lone_surrogates_are_counted_and_do_not_raise() -> None:
 )  # fmt: skip
 def test_the_estimate_is_not_below_the_count(text: str) -> None:
     assert count_tokens(text, "gpt-6-luna") <= estimate_tokens(text) <= 2 * count_tokens(text, "gpt-6-luna") + 8
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"),
+    [
+        ("gpt-4", 8_192),
+        ("gpt-4o-mini", 128_000),
+        ("gpt-4o-mini-2024-07-18", 128_000),
+        ("openai/gpt-6-luna", 1_050_000),
+        ("my-own-model", None),
+        ("gpt-oss-120b", None),
+    ],
+)
+def test_how_much_a_model_takes_is_known_or_not_said(model: str, tokens: int | None) -> None:
+    assert context_tokens(model) == tokens
 
 
 def test_the_chat_format_costs_tokens_of_its_own() -> None:

@@ -25,6 +25,8 @@ BASE = Options(model="gpt-6-luna")
         {"prompt": "What is this?"},
         {"detail": "low"},
         {"max_side": 512},
+        {"dialogue": 17},
+        {"trim": "oldest"},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -41,7 +43,7 @@ def test_how_and_how_fast_calls_are_sent_does_not(change: dict[str, Any]) -> Non
 
 def test_every_option_is_on_one_side_or_the_other() -> None:
     decides = {"model", "endpoint", "system", "temperature", "max_tokens", "reasoning_effort", "params", "schema"}
-    decides |= {"prompt", "detail", "max_side"}
+    decides |= {"prompt", "detail", "max_side", "dialogue", "trim"}
     assert {each.name for each in fields(Options)} == decides | {"transport", "rpm", "tpm"}
 
 
@@ -61,7 +63,7 @@ def test_no_system_prompt_is_not_an_empty_one() -> None:
 def test_options_survive_being_stored() -> None:
     given = Options(
         *("m", "responses", "s", 0.0, 1, "low", {"seed": 1, "stop": None}, {"type": "object"}),
-        *("What is {name}?", "low", 512, "http", 1, 2),
+        *("What is {name}?", "low", 512, 17, "oldest", "http", 1, 2),
     )
     assert Options.from_json(loads(dumps(given.to_json()))) == given
     assert Options.from_json(BASE.to_json()) == BASE

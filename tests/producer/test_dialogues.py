@@ -44,14 +44,14 @@ def judge(dialogue_id: int, sentiment: str) -> None:
 def listed(
     capsys: Captured, words: str | None = None, batch: str | None = None, sentiment: str | None = None
 ) -> list[int]:
-    dialogues.show_list(words, batch, sentiment, 50, as_json=True)
+    dialogues.show_list(words, dialogues.Filters(batch, sentiment), 50, as_json=True)
     return [each["id"] for each in json.loads(capsys.readouterr().out)]
 
 
 def test_dialogues_are_listed_newest_first_up_to_a_limit(capsys: Captured) -> None:
     ids = answered("one", "two", "three")
     assert listed(capsys) == ids[::-1]
-    dialogues.show_list(None, None, None, 2, as_json=True)
+    dialogues.show_list(None, dialogues.Filters(), 2, as_json=True)
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
@@ -100,16 +100,16 @@ def test_dialogues_of_one_batch_or_one_sentiment(capsys: Captured) -> None:
 
 
 def test_an_empty_list_says_why(capsys: Captured) -> None:
-    dialogues.show_list(None, None, None, 5, as_json=False)
+    dialogues.show_list(None, dialogues.Filters(), 5, as_json=False)
     assert "No dialogues yet." in capsys.readouterr().err
     answered("a")
-    dialogues.show_list("zebra", None, None, 5, as_json=False)
+    dialogues.show_list("zebra", dialogues.Filters(), 5, as_json=False)
     assert "No dialogue fits." in capsys.readouterr().err
 
 
 def test_the_table_shows_question_and_answer_without_control_characters(capsys: Captured) -> None:
     answered("an answer \x1b[31mred\x1b[0m")
-    dialogues.show_list(None, None, None, 5, as_json=False)
+    dialogues.show_list(None, dialogues.Filters(), 5, as_json=False)
     out = capsys.readouterr().out
     assert "question 0" in out and "an answer" in out
     assert "\x1b" not in out
@@ -145,7 +145,7 @@ def test_a_dialogue_that_does_not_exist_is_said() -> None:
 def test_an_export_holds_every_dialogue_in_order_over_several_pages(tmp_path: Path) -> None:
     ids = answered(*(f"reply {i}" for i in range(1_100)))
     path = tmp_path / "all.jsonl"
-    dialogues.export(str(path), None, None)
+    dialogues.export(str(path), dialogues.Filters())
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["id"] for line in lines] == ids
     assert [line["messages"][-1]["content"] for line in lines] == [f"reply {i}" for i in range(1_100)]
@@ -155,7 +155,7 @@ def test_an_export_holds_every_dialogue_in_order_over_several_pages(tmp_path: Pa
 def test_an_export_keeps_every_character_and_one_line_each(tmp_path: Path) -> None:
     answered(UGLY, "two\nlines\u2028three")
     path = tmp_path / "all.jsonl"
-    dialogues.export(str(path), "b", None)
+    dialogues.export(str(path), dialogues.Filters("b"))
     first, second = (json.loads(line) for line in path.read_bytes().splitlines())
     assert first["messages"][-1]["content"] == UGLY
     assert second["messages"][-1]["content"] == "two\nlines\u2028three"
@@ -164,4 +164,4 @@ def test_an_export_keeps_every_character_and_one_line_each(tmp_path: Path) -> No
 def test_an_export_to_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     answered("a")
     with pytest.raises(InputError, match=r"cannot be written: .*\. Choose another place with -o"):
-        dialogues.export(str(tmp_path / "no such folder" / "x.jsonl"), None, None)
+        dialogues.export(str(tmp_path / "no such folder" / "x.jsonl"), dialogues.Filters())

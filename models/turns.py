@@ -1,0 +1,83 @@
+"""Why this module exists: a dialogue is its first turn and all turns that went on from it, put together in one place.
+
+A turn is an answered job's row in `dialogues` with its messages. The first turn is the root: its id is the dialogue's.
+Later turns name it in `root_id`, hold only what they added, and follow by id, which is also the order in which they
+were asked: of one dialogue only the oldest open job may run (`transitions.claim`).
+"""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, func, or_, select
+
+from models import pictures
+from models.tables import dialogues, messages
+from models.text import loads
+
+_PARTS = ("text", "image_url", "input_text", "input_image", "input_audio", "input_file", "file")
+
+
+class Said(NamedTuple):
+    """One message, and the turn that it belongs to."""
+
+    turn_id: int
+    role: str
+    content: str
+
+
+def root_of(connection: Connection, turn_id: int) -> int | None:
+    """The dialogue that a turn is of; None when there is no such turn."""
+    wanted = select(func.coalesce(dialogues.c.root_id, dialogues.c.id)).where(dialogues.c.id == turn_id)
+    found: int | None = connection.scalar(wanted)
+    return found
+
+
+def of_dialogue(root_id: int) -> ColumnElement[bool]:
+    """Whether a row of `dialogues` is a turn of this one."""
+    return or_(dialogues.c.id == root_id, dialogues.c.root_id == root_id)
+
+
+def answered(connection: Connection, root_id: int) -> int:
+    """How many turns a dialogue has."""
+    return connection.scalar(select(func.count()).select_from(dialogues).where(of_dialogue(root_id))) or 0
+
+
+def said(connection: Connection, root_id: int, before: int | None = None) -> list[Said]:
+    """All messages of a dialogue in order; with `before`, of the turns that came before this one."""
+    wanted = (
+        select(messages.c.dialogue_id, messages.c.role, messages.c.content)
+        .join(dialogues, dialogues.c.id == messages.c.dialogue_id)
+        .where(of_dialogue(root_id))
+        .order_by(messages.c.dialogue_id, messages.c.position)
+    )
+    if before is not None:
+        wanted = wanted.where(dialogues.c.id < before)
+    return [Said(*row) for row in connection.execute(wanted)]
+
+
+def parts(role: str, content: str) -> list[dict[str, Any]] | None:
+    """The parts of a content that was not plain text; None where it was. A model answers in plain text."""
+    if role == "assistant" or not content.startswith("[{"):
+        return None
+    try:
+        found = loads(content)
+    except ValueError:
+        return None
+    return found if all(isinstance(part, dict) and part.get("type") in _PARTS for part in found) else None
+
+
+def words(role: str, content: str) -> str:
+    """What a stored message says in words."""
+    shown = pictures.shown(content)
+    if shown is not None:
+        return shown.text
+    given = parts(role, content)
+    return content if given is None else "\n".join(str(part["text"]) for part in given if "text" in part)
+
+
+def too_long(model: str, most: int, before: int, asked: int, needed: int) -> str:
+    """The sentence for a dialogue that has outgrown its model; all but the model are tokens."""
+    answer = f" and leave {needed:,} for the answer" if needed else ""
+    return (
+        f"The dialogue has {before:,} tokens so far; with this prompt they are {before + asked:,}{answer}, and {model} "
+        f"takes {most:,}. --trim oldest leaves the oldest turns out, another --model may take more."
+    )

@@ -1,0 +1,78 @@
+"""Why this module exists: a later turn is asked with all that was said before it, as far as the model can take it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from models import cost, pictures, turns
+from models.options import Options
+from models.pictures import Picture
+from models.provider import CallError
+from models.transitions import Message
+from worker import describe
+
+if TYPE_CHECKING:
+    from worker.ask import Question
+
+TOO_LONG = "context_length_exceeded"
+_ROOM = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+
+def with_system(options: Options, history: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The history under the instructions that count: those that were said for this turn, else the dialogue's own."""
+    if not history or options.system is None:
+        return history
+    return (Message("system", options.system), *(message for message in history if message.role != "system"))
+
+
+def as_sent(message: Message, options: Options, picture_url: str = "") -> dict[str, Any]:
+    """A stored message in the form in which the endpoint takes it."""
+    shown = pictures.shown(message.content)
+    if shown is not None:
+        return describe.messages(options, {"prompt": shown.text}, picture_url)[0]
+    return {"role": message.role, "content": turns.parts(message.role, message.content) or message.content}
+
+
+def picture_in(request: Mapping[str, Any], history: Sequence[Message]) -> Picture | None:
+    """The picture that a call shows, if any: the job's own, or the one that its dialogue is about."""
+    if "picture" in request:
+        return dict(request["picture"])
+    shown = (pictures.shown(message.content) for message in history)
+    return next((each.picture for each in shown if each is not None), None)
+
+
+def room(body: Mapping[str, Any]) -> int:
+    """Tokens that a call leaves for its answer; 0 when it does not say."""
+    return next((body[name] for name in _ROOM if isinstance(body.get(name), int)), 0)
+
+
+def fitted(options: Options, question: "Question") -> tuple[Message, ...]:
+    """As much of a question's history as the model takes: all of it, or with `trim` without its oldest turns.
+
+    Takes half a second when it counts for the first time, so it does not belong on the loop.
+
+    Raises:
+        CallError: code TOO_LONG: it is too much, and must not be trimmed or is too much even so.
+    """
+    most, needed = cost.context_tokens(question.model), room(question.body)
+    if most is None or needed + sum(map(cost.estimate_tokens, question.texts)) + question.picture_tokens <= most // 2:
+        return question.history  # plainly enough; counting would take longer
+    before = [_tokens(message, options, question.model) for message in question.history]
+    asked = sum(_tokens(message, options, question.model) for message in question.messages)
+    kept = list(zip(question.history, before, strict=True))
+    fixed = needed + asked + cost.chat_overhead_tokens(0)
+    while fixed + sum(tokens for _, tokens in kept) > most:
+        open_to_trim = [number for number, (message, _) in enumerate(kept) if message.role != "system"]
+        if options.trim is None or not open_to_trim:
+            raise CallError("request", turns.too_long(question.model, most, sum(before), asked, needed), code=TOO_LONG)
+        asks = [number for number in open_to_trim[1:] if kept[number][0].role == "user"]
+        gone = open_to_trim[: open_to_trim.index(asks[0])] if asks else open_to_trim
+        kept = [each for number, each in enumerate(kept) if number not in gone]
+    return tuple(message for message, _ in kept)
+
+
+def _tokens(message: Message, options: Options, model: str) -> int:
+    shown, given = pictures.shown(message.content), turns.parts(message.role, message.content) or ()
+    seen = 0 if shown is None else describe.tokens(options, shown.picture)
+    seen += describe.URL_TOKENS * sum("text" not in part for part in given)
+    in_words = cost.count_tokens(turns.words(message.role, message.content), model)
+    return in_words + seen + cost.chat_overhead_tokens(1) - cost.chat_overhead_tokens(0)

@@ -174,7 +174,7 @@ def collected(
     connection.execute(
         update(fine_tunes)
         .where(fine_tunes.c.job_id == job.id)
-        .values(curve=[asdict(point) for point in curve] or None, note=_said(note))
+        .values(wanted=None, curve=[asdict(point) for point in curve] or None, note=_said(note))
     )
     connection.execute(delete(fine_tune_checkpoints).where(fine_tune_checkpoints.c.job_id == job.id))
     if rows := [_checkpoint(job.id, number, each) for number, each in enumerate(checkpoints)]:

@@ -231,11 +231,24 @@ def describe(  # noqa: PLR0917
 @app.command(epilog="Example: tidemill train data.csv --val 0.1 --dry-run")
 def train(  # noqa: PLR0917
     sources: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="FILE...", help="CSV, Excel, Parquet or JSONL, or a folder of them; - is stdin.", show_default=False
         ),
-    ],
+    ] = None,
+    from_dialogues: Annotated[
+        bool, typer.Option("--from-dialogues", help="Train on stored dialogues, those that fit the filters below.")
+    ] = False,
+    sentiment: Annotated[str | None, typer.Option(help="Only those judged positive, negative or neutral.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="DATE", help="Only those answered on that day or later.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="DATE", help="Only those answered before that day.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Only those of this batch.")] = None,
+    assistant: Annotated[str | None, typer.Option(help="Only those with this assistant.")] = None,
+    answered_by: Annotated[str | None, typer.Option(metavar="MODEL", help="Only those with this model.")] = None,
+    search: Annotated[str | None, typer.Option(metavar="WORDS", help="Only those with all of these words.")] = None,
+    min_length: Annotated[
+        int | None, typer.Option(min=1, help="Only those whose answer has so many characters.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The model to train.", show_default="gpt-4.1-mini")] = None,
     method: Annotated[str, typer.Option(help="supervised: learn replies. dpo: prefer one reply to another.")] = (
         "supervised"
@@ -290,12 +303,18 @@ def train(  # noqa: PLR0917
     from producer import training
     from producer.columns import Columns
     from producer.datasets import DEFAULT_MODEL, How
+    from producer.dialogue_examples import Stored, day
+    from producer.dialogues import Filters
     from producer.tuning import Terms
 
+    dates = day("--since", since), day("--until", until)
+    stored = Stored(search, Filters(batch, sentiment, assistant, answered_by, *dates, min_length))
+    if not from_dialogues and stored != Stored(None, Filters()):
+        raise InputError("Filters of stored dialogues were given without --from-dialogues; add it, or drop them.")
     hyperparameters = {"batch_size": batch_size, "learning_rate_multiplier": learning_rate, "beta": beta}
     columns = Columns(prompt_column, reply_column, system_column, preferred_column, non_preferred_column, system)
     training.train(
-        training.Source(sources, columns, negative or (), validation),
+        training.Source(sources or (), columns, negative or (), validation, stored if from_dialogues else None),
         How(method, model or DEFAULT_MODEL, val, seed, epochs, skip_bad_rows),
         Terms(suffix, hyperparameters, _params(param or []), transport or "sdk", name, new, wait, detach),
         strict=strict,

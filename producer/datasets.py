@@ -7,7 +7,7 @@ give the same bytes on every machine.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -88,6 +88,8 @@ class Dataset:
     train: Part
     validation: Part | None
     report: Report
+    dialogues: Sequence[int] = ()
+    """Numbers of the stored dialogues among the examples."""
 
 
 @dataclass(slots=True)
@@ -107,6 +109,11 @@ class _Rows:
     def place(self, row: int) -> Place:
         file, unit = list(self.names)[self.files[row]]
         return Place(file, self.lines[row], unit)
+
+    def of_unit(self, unit: str) -> list[int]:
+        """The numbers of the rows that are counted in this unit."""
+        files = {number for number, (_, its_unit) in enumerate(self.names) if its_unit == unit}
+        return [line for line, file in zip(self.lines, self.files, strict=True) if file in files] if files else []
 
 
 class _Checked(NamedTuple):
@@ -169,7 +176,7 @@ def build(
         reading=reading or Reading(),
         findings=findings,
     )
-    return Dataset(how.method, train, check, report)
+    return Dataset(how.method, train, check, report, rows.of_unit("dialogue"))
 
 
 def training_context(model: str) -> int | None:

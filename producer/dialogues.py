@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
-from sqlalchemy import Connection, Select, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
 
 import migrations
 from models import pictures, turns
@@ -31,9 +32,15 @@ class Filters(NamedTuple):
     batch: str | None = None
     sentiment: str | None = None
     assistant: str | None = None
+    model: str | None = None
+    """As the server named it, or how that begins."""
+    since: datetime | None = None
+    until: datetime | None = None
+    least_characters: int | None = None
+    """Of the answer."""
 
 
-def _wanted(words: str | None, filters: Filters) -> Select[Any]:
+def fitting(words: str | None, filters: Filters) -> Select[Any]:
     """Turns that fit all that is given."""
     wanted = select(dialogues)
     if filters.batch is not None:
@@ -44,19 +51,30 @@ def _wanted(words: str | None, filters: Filters) -> Select[Any]:
         if filters.sentiment not in SENTIMENTS:
             raise InputError(f"--sentiment is {filters.sentiment!r}; it must be one of {', '.join(SENTIMENTS)}.")
         wanted = wanted.where(dialogues.c.sentiment == filters.sentiment)
+    if filters.model is not None:
+        wanted = wanted.where(dialogues.c.model.startswith(filters.model, autoescape=True))
+    if filters.since is not None:
+        wanted = wanted.where(dialogues.c.created_at >= filters.since)
+    if filters.until is not None:
+        wanted = wanted.where(dialogues.c.created_at < filters.until)
+    if filters.least_characters is not None:
+        answer = (messages.c.role == "assistant") & (func.length(messages.c.content) >= filters.least_characters)
+        wanted = wanted.where(_has_message(answer))
     for word in (words or "").split():
         said = messages.c.content.icontains(word, autoescape=True)
-        wanted = wanted.where(
-            select(messages.c.position).where(messages.c.dialogue_id == dialogues.c.id, said).exists()
-        )
+        wanted = wanted.where(_has_message(said))
     return wanted
+
+
+def _has_message(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    return select(messages.c.position).where(messages.c.dialogue_id == dialogues.c.id, condition).exists()
 
 
 def show_list(words: str | None, filters: Filters, limit: int, as_json: bool) -> None:
     """Print turns, the newest first, each with its question and its answer."""
     migrations.ensure()
     with reading() as connection:
-        found = connection.execute(_wanted(words, filters).order_by(dialogues.c.id.desc()).limit(limit)).all()
+        found = connection.execute(fitting(words, filters).order_by(dialogues.c.id.desc()).limit(limit)).all()
         said = {row.id: _said(connection, row.id) for row in found}
     if as_json:
         return print_json([_as_json(row, said[row.id]) for row in found])
@@ -130,7 +148,7 @@ def export(output: str, filters: Filters) -> None:
     A dialogue of several turns is one line, and is there when any of its turns fits.
     """
     migrations.ensure()
-    lines = (f"{dumps(each)}\n".encode() for each in _all(_wanted(None, filters)))
+    lines = (f"{dumps(each)}\n".encode() for each in _all(fitting(None, filters)))
     if output == "-":
         sys.stdout.buffer.writelines(lines)
         sys.stdout.buffer.flush()

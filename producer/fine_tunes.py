@@ -335,6 +335,8 @@ def change(what: str, given: str, as_json: bool) -> None:
     if as_json:
         return print_json(to_json(row))
     refusals = [each.message for each in _events(row.job_id) if each.event_id not in before and each.level == "warn"]
+    if row.state not in (*OPEN_STATES, "cancelled"):
+        raise InputError(f"{row.id} had ended ({status_of(row)}) before it could be told to {what}.")
     if row.wanted is not None:
         say(f"{row.id}: noted; a worker will tell the provider. Is one alive? Start it with `tidemill worker`.")
     elif refusals:

@@ -14,9 +14,9 @@ LONGEST_CELL = 90
 SHORTEST_COLUMN = 12
 
 
-def print_text(text: str) -> None:
+def print_text(text: str, *, err: bool = False) -> None:
     """A model's text: exactly as it is into a pipe or file, harmless on a terminal."""
-    typer.echo(printable(text) if sys.stdout.isatty() else text)
+    typer.echo(printable(text) if (sys.stderr if err else sys.stdout).isatty() else text, err=err)
 
 
 def print_json(value: Any, *, err: bool = False) -> None:

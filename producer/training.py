@@ -6,16 +6,18 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import typer
 
+import migrations
 from models.errors import InputError
 from models.files import replacing
-from models.text import printable
 from producer.columns import Columns
 from producer.dataset_report import Report
 from producer.datasets import Dataset, How, build
+from producer.dialogue_examples import Stored, examples_of_dialogues
 from producer.display import say
 from producer.example_files import Reading, examples_of, tables_in
 from producer.examples import METHODS, Bad, Example
@@ -27,12 +29,16 @@ _SAID_AGAIN_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where examples are from: files and folders, and how to read them. `validation` are files to check with."""
+    """Where examples are from: files and folders, and how to read them; stored dialogues; or both.
+
+    `validation` are files to check with.
+    """
 
     paths: Sequence[str]
     columns: Columns
     negatives: Sequence[str] = ()
     validation: str | None = None
+    stored: Stored | None = None
 
 
 def train(
@@ -51,18 +57,18 @@ def train(
     with tempfile.TemporaryDirectory(prefix="tidemill-train-") as scratch:
         dataset = dataset_of(source, how, Path(scratch))
         stopped = dataset.report.stops(strict)
-        if as_json:
-            print_json(dataset.report.to_json(), err=export == "-")
-        elif export == "-":
-            typer.echo(printable(dataset.report.text()), err=True)
-        else:
-            print_text(dataset.report.text())
+        sent_off = not (stopped or dry_run or export)
+        aside = export == "-" or sent_off
+        if not as_json:
+            print_text(dataset.report.text(), err=aside)
+        elif not sent_off:
+            print_json(dataset.report.to_json(), err=aside)
         if stopped:
             raise InputError(_stopped(dataset.report))
         if export is not None and not dry_run:
             _export(dataset, targets)
         elif not dry_run:
-            send_off(dataset, how, terms, _named(source), (), as_json=as_json)
+            send_off(dataset, how, terms, *_named(source), as_json=as_json)
         elif not as_json:
             typer.echo(f"\n{_next(dataset)}")
 
@@ -76,18 +82,31 @@ def dataset_of(source: Source, how: How, folder: Path) -> Dataset:
     reading = Reading()
     paths, columns, method = source.paths, source.columns, how.method
     aside = [] if source.validation is None else [source.validation]
-    examples = examples_of(paths, columns, method, reading, negatives=source.negatives, without=aside)
+    examples: Iterator[Example | Bad] = iter(())
+    if paths:
+        examples = examples_of(paths, columns, method, reading, negatives=source.negatives, without=aside)
+    if source.stored is not None:
+        migrations.ensure()
+        examples = chain(examples, examples_of_dialogues(source.stored, reading))
     validation = examples_of(aside, columns, method, reading, use="to check with") if aside else None
     return build(_counted(examples), how, folder, reading=reading, validation=validation)
 
 
-def _named(source: Source) -> str:
-    return ", ".join("stdin" if path == "-" else Path(path).stem for path in source.paths)
+def _named(source: Source) -> tuple[str, str]:
+    """What a job on these examples is called, and what they are of."""
+    files = ["stdin" if path == "-" else Path(path).stem or path for path in source.paths]
+    dialogues = [] if source.stored is None else ["dialogues"]
+    given = [*source.paths, *([] if source.stored is None else [str(source.stored)])]
+    return ", ".join([*files, *dialogues]), ", ".join(given)
 
 
 def _check(source: Source, how: How) -> None:
     if how.method not in METHODS:
         raise InputError(f"--method is {how.method!r}; it must be one of {', '.join(METHODS)}.")
+    if not source.paths and source.stored is None:
+        raise InputError("Name a file of examples, or say --from-dialogues: tidemill train data.csv --dry-run")
+    if source.stored is not None and how.method != "supervised":
+        raise InputError(f"--from-dialogues gives one reply to a prompt, and --method {how.method} needs two.")
     if how.validation and source.validation is not None:
         raise InputError("--val and --validation were both given; a share is kept aside or a file is: drop one.")
     if not 0 <= how.validation < 1:

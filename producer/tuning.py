@@ -4,7 +4,6 @@ The files go into the store of blobs, where any worker can read them; the job ho
 """
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,18 +55,18 @@ def check(terms: Terms) -> None:
         raise InputError(f"--suffix has {len(terms.suffix)} characters; it may have 1 to {SUFFIX_CHARACTERS}.")
 
 
-def send_off(dataset: Dataset, how: How, terms: Terms, source: str, dialogues: Iterable[int], *, as_json: bool) -> None:
+def send_off(dataset: Dataset, how: How, terms: Terms, name: str, source: str, *, as_json: bool) -> None:
     """Submit a dataset and say under which id; without a broker, stay until the provider has taken it.
 
     Args:
-        source: what the examples are of, for people; the file's name becomes the job's where nothing else is said.
-        dialogues: ids of the stored dialogues among them.
+        name: what the job is called where `terms` say nothing else.
+        source: what the examples are of, for people.
 
     Raises:
         NotTrainedError: the provider took it not, or with `wait` the job ended without a model.
     """
     migrations.ensure()
-    batch, resumed = _submitted(dataset, how, terms, source, dialogues)
+    batch, resumed = _submitted(dataset, how, terms, name, source)
     row = fine_tunes.find(batch.id)
     if resumed:
         say(f"{batch.id} is this very job: {fine_tunes.status_of(row)}; --new trains again.")
@@ -77,7 +76,7 @@ def send_off(dataset: Dataset, how: How, terms: Terms, source: str, dialogues: I
         stop_like_ctrl_c()
         row = fine_tunes.follow_until_created(batch)
     if as_json:
-        print_json(fine_tunes.to_json(row))
+        print_json(fine_tunes.to_json(row) | {"report": dataset.report.to_json()})
     fine_tunes.check(row)
     if not as_json:
         typer.echo(batch.id)
@@ -85,16 +84,16 @@ def send_off(dataset: Dataset, how: How, terms: Terms, source: str, dialogues: I
     return None
 
 
-def _submitted(dataset: Dataset, how: How, terms: Terms, source: str, dialogues: Iterable[int]) -> tuple[Batch, bool]:
+def _submitted(dataset: Dataset, how: How, terms: Terms, name: str, source: str) -> tuple[Batch, bool]:
     parts = {"training": dataset.train, "validation": dataset.validation}
     stored = {name: None if part is None else _stored(part) for name, part in parts.items()}
     hashes = [None if each is None else each["sha256"] for each in stored.values()]
     dataset_id = hashlib.sha256(dumps([how.method, *hashes]).encode()).hexdigest()[:24]
-    name = (terms.name or terms.suffix or source)[:200]
+    name = (terms.name or terms.suffix or name)[:200]
     report = dataset.report.to_json()
     with writing() as connection:
         keep_dataset(connection, id=dataset_id, name=name, source=source, method=how.method, report=report, **stored)
-        links = [{"dataset_id": dataset_id, "dialogue_id": each} for each in dialogues]
+        links = [{"dataset_id": dataset_id, "dialogue_id": each} for each in dataset.dialogues]
         for start in range(0, len(links), _LINKS_AT_ONCE):
             linked = insert_for(connection)(dataset_dialogues).on_conflict_do_nothing()
             connection.execute(linked, links[start : start + _LINKS_AT_ONCE])

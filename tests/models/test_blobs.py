@@ -62,7 +62,7 @@ def test_what_is_there_already_is_not_written_again(folder: Path) -> None:
 
 def test_a_missing_picture_is_an_error_of_its_own_that_names_the_store(names: Names) -> None:
     check = blobs.check()
-    with pytest.raises(BlobMissingError, match=r"^The picture abababababab is not in \S+; let TIDEMILL_BLOBS_URL"):
+    with pytest.raises(BlobMissingError, match=r"^The file abababababab is not in \S+; let TIDEMILL_BLOBS_URL"):
         blobs.get("ab" * 32)
     assert blobs.shown_url() in check
     assert names() == []

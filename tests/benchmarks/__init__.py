@@ -1,4 +1,5 @@
 """Why this package exists: what the README says about speed, CPU and memory is measured here, never asserted by a test.
 
-`python -m tests.benchmarks` (`make bench`); `--only "embedded http" --rows 1000` runs a part while tuning.
+`python -m tests.benchmarks` (`make bench`); `--only "embedded http" --rows 1000`, or `--only "training data"`, runs a
+part while tuning.
 """

@@ -1,4 +1,4 @@
-"""Why: `make bench` in one run: bare loops and flows in turn, then submit, start-up, limits; then tables and plot."""
+"""Why: `make bench` in one run: bare loops and flows in turn, training data, submit, start-up, limits; then tables."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.benchmarks import measuring, report
 from tests.benchmarks.lab import Lab
-from tests.benchmarks.measuring import Figure, Run
+from tests.benchmarks.measuring import Figure, Run, TrainingRun
 from tests.benchmarks.scenarios import (
     CAPTIONING,
     FLOWS,
@@ -20,8 +20,10 @@ from tests.benchmarks.scenarios import (
     ROWS,
     START_UPS,
     SUBMITS,
+    TRAINING,
     BareLoop,
     Flow,
+    Training,
     interleaved,
 )
 from tests.benchmarks.trees import RunError
@@ -51,6 +53,11 @@ class Bench:
                 runs.append(found)
         _compare(runs)
         return runs
+
+    def training(self, scenarios: Sequence[Training]) -> list[TrainingRun]:
+        """Files of training data, each between bare loops of its own."""
+        wanted = [each for each in scenarios if self._only in each.name]
+        return [found for each in wanted if (found := self._attempt(measuring.measure_training, each)) is not None]
 
     def figures(self, measure: Callable[[Lab, Any], list[Figure]], scenarios: Sequence[Any]) -> list[Figure]:
         """What is one number or two."""
@@ -93,8 +100,10 @@ def main() -> int:
     with Lab() as lab:
         bench = Bench(lab, arguments.only)
         runs = [run for rows in ([arguments.rows] if arguments.rows else ROWS[size]) for run in bench.flows(rows)]
+        training = bench.training(TRAINING[size])
         figures = [
             *measuring.memory_growth(runs),
+            *measuring.memory_of_rows(training),
             *bench.figures(measuring.measure_submit, SUBMITS),
             *bench.figures(measuring.measure_start_up, START_UPS),
             *bench.figures(measuring.measure_paced, PACED[size]),
@@ -102,7 +111,7 @@ def main() -> int:
             *bench.figures(measuring.measure_memory_of_pictures, MEMORY_OF_PICTURES[size]),
             *bench.figures(measuring.measure_captioning, CAPTIONING),
         ]
-    text = report.markdown(runs, figures, bench.seconds, load)
+    text = report.markdown(runs, training, figures, bench.seconds, load)
     print(text)
     if arguments.readme:
         report.publish(text, runs)
@@ -112,7 +121,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Speed, CPU and memory, measured.")
     parser.add_argument(
-        "--full", action="store_true", help="also 100,000 prompts, and a limit of 600 requests a minute"
+        "--full", action="store_true", help="also 100,000 prompts, 300,000 rows to train on, 600 requests a minute"
     )
     parser.add_argument("--only", default="", metavar="NAME", help="only scenarios whose name holds this")
     parser.add_argument("--rows", type=int, help="this many prompts instead of the usual sizes")

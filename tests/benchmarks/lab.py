@@ -56,6 +56,15 @@ class Lab(AbstractContextManager["Lab"]):
                     file.write(json.dumps({"custom_id": f"order-{number}", "prompt": _prompt(number)}) + "\n")
         return path
 
+    def problems(self, rows: int) -> Path:
+        """A JSONL file of so many distinct questions and worked answers, in form and length like those of GSM8K."""
+        path = self.folder / f"problems-{rows}.jsonl"
+        if not path.exists():
+            with path.open("w") as file:
+                for number in range(rows):
+                    file.write(json.dumps(_problem(number)) + "\n")
+        return path
+
     def photo(self, number: int, width: int, height: int) -> Path:
         """A JPEG like a photo, one of a few dozen."""
         path = self.folder / f"photo-{width}-{number}.jpg"
@@ -140,3 +149,23 @@ def _prompt(number: int) -> str:
         f"Customer {number} from {city} writes that the {thing} from our shop {trouble}. "
         "Say in one sentence how the customer feels, then propose what we should answer, friendly and briefly."
     )
+
+
+def _problem(number: int) -> dict[str, str]:
+    city, thing = _CITIES[number % 10], _THINGS[number // 10 % 10]
+    price, share, made = number % 89 + 7, number % 13 + 2, number + 40
+    sold = made - share
+    return {
+        "question": (
+            f"A workshop in {city} makes {made} {thing}s in a year. It gives {share} of them to a school nearby and "
+            f"sells the remainder at the market for ${price} each. Tools and rent come to {share} times the price of "
+            f"one {thing}. How much in dollars does the workshop have left at the end of the year?"
+        ),
+        "answer": (
+            f"The workshop sells {made} - {share} = <<{made}-{share}={sold}>>{sold} {thing}s.\n"
+            f"It takes {sold} * {price} = $<<{sold}*{price}={sold * price}>>{sold * price} at the market.\n"
+            f"Tools and rent come to {share} * {price} = $<<{share}*{price}={share * price}>>{share * price}.\n"
+            f"So it has {sold * price} - {share * price} = $<<{sold * price}-{share * price}={(sold - share) * price}>>"
+            f"{(sold - share) * price} left.\n#### {(sold - share) * price}"
+        ),
+    }

@@ -25,6 +25,7 @@ from tests.benchmarks.scenarios import (
     LATENCY_MS,
     LIMITED_SHARE,
     MEMORY_GROWTH,
+    MEMORY_OF_ROWS,
     USED_SHARE,
     BareLoop,
     Captioning,
@@ -35,6 +36,7 @@ from tests.benchmarks.scenarios import (
     StartUp,
     Submit,
     Target,
+    Training,
 )
 from tests.benchmarks.trees import RunError, Tree
 from tests.simulator import Simulator
@@ -86,6 +88,15 @@ class Run:
     def target(self, name: str) -> Target | None:
         """What `share` or `cpu_ms` must reach; nothing in a run that is too short to tell."""
         return getattr(self.scenario, name, None) if self.rows >= JUDGED_FROM_ROWS else None
+
+
+class TrainingRun(NamedTuple):
+    """What one file of training data took: the whole command, its largest process, and the bare loops around it."""
+
+    scenario: Training
+    seconds: float
+    peak_mb: float
+    bare_seconds: float
 
 
 class Figure(NamedTuple):
@@ -208,6 +219,37 @@ def _checked(engine: Engine, place: Place, provider: Simulator, rows: int) -> tu
     first: datetime = _ask(engine, select(func.min(attempts.c.started_at)))
     last: datetime = _ask(engine, select(func.max(jobs.c.finished_at)))
     return first.timestamp(), last.timestamp()
+
+
+# --- training data ---
+
+
+def measure_training(lab: Lab, scenario: Training) -> TrainingRun:
+    """Check, split and write a file of training data, between two bare loops; every row must be in one part."""
+    problems, limit = lab.problems(scenario.rows), _seconds_for(scenario.rows)
+    with lab.place("http://127.0.0.1:9/v1", shared=False) as place:
+
+        def bare_seconds() -> float:
+            tree = run(_script("converting", problems, "bare.jsonl"), place.environment, place.folder, limit)
+            return float(json.loads(tree.output)["seconds"])
+
+        before = bare_seconds()
+        command = (TIDEMILL, "train", str(problems), "--val", "0.1", "--export", "out.jsonl")
+        tree = run(command, place.environment, place.folder, limit)
+        seconds = time.time() - tree.started_at
+        parts = {path.name: sum(1 for _ in path.open("rb")) for path in place.folder.glob("out*.jsonl")}
+        if len(parts) != 2 or sum(parts.values()) != scenario.rows:
+            raise RunError(f"of {scenario.rows} rows: {parts}")
+        return TrainingRun(scenario, seconds, max(tree.peak_mb.values()), (before + bare_seconds()) / 2)
+
+
+def memory_of_rows(runs: Sequence[TrainingRun]) -> list[Figure]:
+    """How much more memory the most rows took than the fewest."""
+    if len(runs) < 2:
+        return []
+    few, many = runs[0], runs[-1]
+    title = f"peak memory of {many.scenario.rows:,} rows of training data over {few.scenario.rows:,}"
+    return [Figure(title, many.peak_mb / few.peak_mb, "{:.2f}", MEMORY_OF_ROWS)]
 
 
 # --- one figure each ---

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tests.benchmarks.measuring import Figure, Run
+from tests.benchmarks.measuring import Figure, Run, TrainingRun
 from tests.benchmarks.scenarios import IN_FLIGHT, JUDGED_FROM_ROWS, LATENCY_MS, BareLoop, Target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,13 +28,24 @@ _CAPTION = (
     "start-up and end. *peak* is the largest process of its kind. Targets, in brackets with ≥ or ≤, count from "
     f"{JUDGED_FROM_ROWS:,} prompts on."
 )
+_TRAINING_CAPTION = (
+    "Training data: questions and worked answers as in GSM8K, checked, split, priced and written. *command* is the "
+    "whole of `tidemill train rows.jsonl --val 0.1 --export out.jsonl`, start-up included, and *rows/s* counts that "
+    "time. *times bare* is that time over that of a loop of `orjson.loads` and `orjson.dumps` that checks nothing, "
+    "without its start-up, run just before and just after. *peak* is the largest process."
+)
 
 
-def markdown(runs: Sequence[Run], figures: Sequence[Figure], seconds: float, load: float) -> str:
-    """Both tables, what they mean, and where they are from: `load` is the machine's load average before the run."""
+def markdown(
+    runs: Sequence[Run], training: Sequence[TrainingRun], figures: Sequence[Figure], seconds: float, load: float
+) -> str:
+    """The tables, what they mean, and where they are from: `load` is the machine's load average before the run."""
     parts = [_machine(seconds, load)]
     if runs:
         parts += [_table({"scenario": "", **_COLUMNS}, [_cells(same) for same in _grouped(runs)]), _CAPTION]
+    if training:
+        cells = [[cell(run) for cell in _TRAINING_COLUMNS.values()] for run in training]
+        parts += [_table(_TRAINING_COLUMNS, cells), _TRAINING_CAPTION]
     if figures:
         rows = [[each.name, _judged(each.form, each.value, each.target)] for each in figures]
         parts.append(_table(["figure", "measured"], rows))
@@ -68,6 +79,14 @@ _COLUMNS: dict[str, Callable[[Run], str]] = {
         f"{run.peak_mb[role]:.0f}" if role in run.peak_mb else "–" for role in ("command", "worker", "judge")
     ),
     "in flight": lambda run: f"{run.max_in_flight}",
+}
+
+_TRAINING_COLUMNS: dict[str, Callable[[TrainingRun], str]] = {
+    "rows to train on": lambda run: f"{run.scenario.rows:,}",
+    "command": lambda run: _judged("{:.1f} s", run.seconds, run.scenario.seconds),
+    "rows/s": lambda run: f"{run.scenario.rows / run.seconds:,.0f}",
+    "times bare": lambda run: f"{run.seconds / run.bare_seconds:,.0f}",
+    "peak MB": lambda run: f"{run.peak_mb:.0f}",
 }
 
 

@@ -140,6 +140,20 @@ class Captioning:
     target: Target
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Questions and answers through `tidemill train --val --export`: checked, split, priced and written."""
+
+    rows: int
+    seconds: Target | None = None
+    """Of the whole command."""
+
+    @property
+    def name(self) -> str:
+        """As `--only` finds it."""
+        return f"training data, {self.rows:,} rows"
+
+
 LIMITED_SHARE = at_most(0.01)
 USED_SHARE = at_least(0.95)
 
@@ -161,6 +175,11 @@ MEMORY_OF_PICTURES = {
     "full": (MemoryOfPictures("peak memory of preparing 5,000 pictures over 50", 50, 5_000, at_most(1.2)),),
 }
 CAPTIONING = (Captioning("worker's CPU for 1,000 captions over 1,000 prompts, less base64", 1_000, at_most(1.5)),)
+_TRAINING = (Training(10_000), Training(100_000, at_most(20)))
+TRAINING = {"quick": _TRAINING, "full": (*_TRAINING, Training(300_000))}
+MEMORY_OF_ROWS = at_most(1.35)
+"""Peak of the most rows of training data over that of the fewest."""
+
 _ONE_SECOND = SimulatorOptions(latency_ms=LATENCY_MS, rpm=1_800, limit_policy="bucket", limit_burst_seconds=1)
 """A short run needs a provider that lets little through at once: the bucket of a whole minute would never be empty."""
 

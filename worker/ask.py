@@ -107,7 +107,7 @@ async def ask(
     except CallError as error:
         await _slow_down(limiter, bucket, error, verdict := _verdict(error, job))
         return _failed(job, question, error, verdict, time.monotonic() - began)
-    await limiter.observe(bucket, reply.headers)
+    await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began
     usage = reply.usage or _counted(question, reply)
     await limiter.refund(bucket, reserved - usage.input_tokens - usage.output_tokens)
@@ -298,7 +298,7 @@ def _verdict(error: CallError, job: Claimed) -> Verdict:
 
 async def _slow_down(limiter: Limiter, bucket: str, error: CallError, verdict: Verdict) -> None:
     """Tell every worker of this model what the provider has just said about its limits."""
-    await limiter.observe(bucket, error.headers)
+    await limiter.observe(bucket, error.headers, served=False if verdict.pause_seconds > 0 else None)
     if verdict.pause_seconds > 0:
         await limiter.pause(bucket, verdict.pause_seconds)
 

@@ -7,12 +7,19 @@ import asyncio
 import contextlib
 import math
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from worker.pace import Cells, Changes, Cost, Limits, Pace, admit, microseconds, pace
+from worker.pace import MINUTE, SECOND, Cells, Changes, Cost, Limits, Pace, admit, microseconds, pace
 
 DAY_SECONDS = 86_400.0
+COUNTED = 5 * SECOND  # answers are counted over so long, to make sense of a first refusal
+GUESS_EVERY, GROW_EVERY = 2 * SECOND, 3 * SECOND
+GUESS_SHARE = 0.9  # of the rate that was refused
+FIRST_GROWTH, GROWTH, MOST_GROWTH = 0.5, 0.005, 0.15  # of a guess; the second is doubled with every step
+USED_SHARE = 0.8
+LOWEST_GUESS = 6.0  # calls a minute
 REFUND_SECONDS = 0.05  # what is not urgent waits so long for company
 
 
@@ -30,6 +37,9 @@ class Bucket:
     tokens: Pace | None = None
     request_us: int = 0
     opened: asyncio.Event = field(default_factory=asyncio.Event)  # a reply was seen here or by another worker
+    served: "deque[int]" = field(default_factory=deque)  # when calls were answered, of late
+    guessed_at: int | None = None  # when the provider's limit was last guessed, or the guess raised
+    growth: float = GROWTH
     round_end: int = 0
     round_left: int = 0
     unmetered: list[tuple[int, int]] = field(default_factory=list)  # (when, tokens) granted before any limit was known
@@ -87,6 +97,62 @@ class Bucket:
         self.changes.rpm, self.changes.tpm = told.rpm, told.tpm
         self.reckon(now)
         return True
+
+    def answered(self, now: int) -> bool:
+        """Count an answer; True when a guessed limit is higher for it.
+
+        A provider that refuses for the rate and never says which one it allows is felt out: down by a tenth with every
+        refusal, up by little steps that grow until the next one.
+        """
+        self.served.append(now)
+        while now - self.served[0] > COUNTED:
+            self.served.popleft()
+        since = now - (self.guessed_at or 0)
+        if not self.is_guessed or since < GROW_EVERY * self.workers or not self._is_used_up(now):
+            return False
+        assert self.learned.rpm is not None
+        self._guess(self.learned.rpm * (1 + self.growth), now)
+        self.growth = max(self.growth, min(2 * self.growth, MOST_GROWTH))
+        return True
+
+    def refused(self, now: int) -> bool:
+        """Make sense of a refusal for the rate; True when the guess of the limit is lower for it."""
+        if not self._guesses or (self.guessed_at is not None and now - self.guessed_at < GUESS_EVERY):
+            return False
+        if not self.served and self.learned.rpm is None:
+            return False
+        counted = sum(now - at <= COUNTED for at in self.served)
+        rate = counted * MINUTE / max(SECOND, now - self.served[0]) * self.workers if counted else 0.0
+        self.growth = (
+            FIRST_GROWTH if self.learned.rpm is None else GROWTH
+        )  # the first guess counts what is under way too low
+        self._guess(max(LOWEST_GUESS, GUESS_SHARE * (self.learned.rpm or rate)), now)
+        return True
+
+    def _rate(self, now: int) -> float:
+        """Calls answered a minute, of late, if all workers do as this one."""
+        counted = [at for at in self.served if now - at <= COUNTED]
+        return len(counted) * MINUTE / max(SECOND, now - counted[0]) * self.workers if counted else 0.0
+
+    def _is_used_up(self, now: int) -> bool:
+        """Whether calls go as fast as the guess allows: else it was not put to the test, and says nothing."""
+        return self._rate(now) >= USED_SHARE * (self.learned.rpm or 0)
+
+    @property
+    def is_guessed(self) -> bool:
+        """Whether the limit known is a guess."""
+        return self._guesses and self.learned.rpm is not None
+
+    @property
+    def _guesses(self) -> bool:
+        """Whether the provider leaves its limits to be guessed."""
+        return self.told.rpm is None and self.told.tpm is None
+
+    def _guess(self, rpm: float, now: int) -> None:
+        self.guessed_at = now
+        self.learned = Limits(rpm, self.learned.tpm)
+        self.changes.rpm = rpm
+        self.reckon(now)
 
     def line_up(self, kind: str, headers: Mapping[str, str], now: int) -> float | None:
         """Let a cell believe in no more than what a reply says remains of it (`kind`: requests or tokens).

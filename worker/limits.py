@@ -7,6 +7,7 @@ the one script in Redis, together with others, or of this process alone. Only th
 import asyncio
 import contextlib
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
 from models.errors import SettingsError
-from worker.bucket import DAY_SECONDS, REFUND_SECONDS, Bucket
+from worker.bucket import DAY_SECONDS, GROWTH, REFUND_SECONDS, Bucket
 from worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, admit, apply, microseconds
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 SLOW_START_CALLS, SLOW_START = 8, 5 * SECOND
 VIEW_AGE = SECOND // 2  # how old this process's picture of a bucket in Redis may get
 COALESCE_SECONDS = 0.01  # an EVALSHA costs 0.3 ms of CPU here: what shares it is cheap
+GUESSED_WAIT = 3 * SECOND
 REDIS_SECONDS, REDIS_RETRY = 2.0, 5 * SECOND
 
 
@@ -55,6 +57,8 @@ class Limiter:
             state.asked = limits
             state.reckon(self._clock())
         max_wait = microseconds(max_wait_seconds)
+        if state.is_guessed:  # a slot that was given out keeps the pace of its time, and the guess is to be tested soon
+            max_wait = min(max_wait, GUESSED_WAIT)
         if not state.limited:
             await self._view(state)
             ask_again = await self._slow_start(state, tokens, max_wait)
@@ -97,8 +101,10 @@ class Limiter:
         while state.changes is changes and self._tell(state, 0) and state.flight:
             await asyncio.wait({state.flight})
 
-    async def observe(self, bucket: str, headers: Mapping[str, str]) -> None:
+    async def observe(self, bucket: str, headers: Mapping[str, str], *, served: bool | None = None) -> None:
         """Learn from a reply's `x-ratelimit-*` headers (a case-insensitive mapping, or lower-case keys).
+
+        `served` says whether it was an answer or a refusal for the rate; None: neither.
 
         limit-*: the rates. remaining-*: a cell never believes in more than the server does. Nothing remaining: wait
         for reset-*, unless it is what a budget that refills evenly says all the time, about a minute until it is full.
@@ -109,6 +115,8 @@ class Limiter:
         if not state.opened.is_set():
             state.opened.set()
             self._tell(state, 0)
+        if (served and state.answered(now)) or (served is False and state.refused(now)):
+            self._tell(state, REFUND_SECONDS if served else 0)
         for kind in ("requests", "tokens"):
             delay = state.line_up(kind, headers, now)
             if delay is not None:
@@ -252,6 +260,8 @@ class Limiter:
         state.cells, state.workers, self._retry_at = cells, workers, None
         learned = Limits(float(rpm) if rpm else None, float(tpm) if tpm else None)
         if learned != state.learned:
+            if (learned.rpm or math.inf) < (state.learned.rpm or math.inf):
+                state.guessed_at, state.growth = at, GROWTH  # somebody else was refused: it was for all
             state.learned = learned
             state.reckon(at)
         if seen:

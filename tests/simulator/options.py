@@ -26,6 +26,7 @@ class SimulatorOptions(TypedDict, total=False):
     tpm: int | None
     limit_policy: str
     limit_burst_seconds: float
+    limit_headers: bool
     retry_after_seconds: float
     retry_after_ms: int
     slow_seconds: float
@@ -53,6 +54,7 @@ class Options:
     tpm: int | None = None
     limit_policy: str = "bucket"
     limit_burst_seconds: float = 60.0
+    limit_headers: bool = True
     retry_after_seconds: float = 1.0
     retry_after_ms: int = 200
     slow_seconds: float = 5.0
@@ -116,6 +118,7 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "tpm": (_optional(int), "tokens a minute"),
     "limit_policy": (_choice(*POLICIES), "bucket or window"),
     "limit_burst_seconds": (float, "bucket: how many seconds' worth it holds when full"),
+    "limit_headers": (switch, "replies tell the limits, and refusals how long to wait"),
     "retry_after_seconds": (float, "what the fault 429 asks for"),
     "retry_after_ms": (int, "what the fault 429ms asks for"),
     "slow_seconds": (float, "how late the headers of the fault slow are"),

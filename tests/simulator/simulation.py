@@ -71,7 +71,7 @@ class Simulation:
         return f"{self._id_prefix}{self._ids:016x}"
 
     def limit_headers(self) -> bytes:
-        return self._limits.headers(time.monotonic())
+        return self._limits.headers(time.monotonic()) if self.options.limit_headers else b""
 
     def control(self, changes: dict[str, Any]) -> None:
         self.options = check(changed(self.options, changes))
@@ -167,7 +167,7 @@ class Simulation:
             return call, None, model_not_found(call, self.options, identity), 0.0
         if overrun := self._limits.admit(call, time.monotonic()):
             self.ledger.limited += 1
-            return call, None, _over_limit(call, overrun), 0.0
+            return call, None, _over_limit(call, overrun, told=self.options.limit_headers), 0.0
         fault, luck = self._fault(call)
         if fault is not None:
             self.ledger.by_fault[fault] += 1
@@ -212,7 +212,7 @@ def check(options: Options) -> Options:
     return options
 
 
-def _over_limit(call: Call, overrun: Overrun) -> Answer:
+def _over_limit(call: Call, overrun: Overrun, *, told: bool) -> Answer:
     where = f"for {call.model} on {overrun.kind} per min: Limit {overrun.limit}"
     if overrun.too_large:
         return rejection(429, overrun.kind, f"Request too large {where}.", None, "rate_limit_exceeded")
@@ -220,5 +220,6 @@ def _over_limit(call: Call, overrun: Overrun) -> Answer:
     message = f"Rate limit reached {where}. Please try again in {milliseconds}ms."
     answer = rejection(429, overrun.kind, message, None, "rate_limit_exceeded")
     seconds = math.ceil(overrun.wait_seconds)
-    answer.headers = f"retry-after: {seconds}\r\nretry-after-ms: {milliseconds}\r\n".encode()
+    if told:
+        answer.headers = f"retry-after: {seconds}\r\nretry-after-ms: {milliseconds}\r\n".encode()
     return answer

@@ -2,7 +2,8 @@
 
 import pytest
 
-from worker.bucket import go_duration
+from worker.bucket import Bucket, go_duration
+from worker.pace import SECOND
 
 DURATIONS = {"1s": 1, "6m0s": 360, "120ms": 0.12, "1h2m3.5s": 3723.5, "2m59.56s": 179.56, "12": 12, "500µs": 0.0005}
 NO_DURATIONS = ["0s", "", None, "-1s", "soon", "1.2.3s", "NaN", "9e9", "1e"]
@@ -13,3 +14,57 @@ NO_DURATIONS = ["0s", "", None, "-1s", "soon", "1.2.3s", "NaN", "9e9", "1e"]
 )
 def test_go_durations(text: str | None, seconds: float) -> None:
     assert go_duration(text) == pytest.approx(seconds)
+
+
+# --- a limit that nobody tells ---
+
+
+def served(bucket: Bucket, calls: int, seconds: float, now: float) -> float:
+    """Let so many calls be answered, evenly over so many seconds; the time after them."""
+    for number in range(calls):
+        bucket.answered(int((now + (number + 1) * seconds / calls) * SECOND))
+    return now + seconds
+
+
+def test_a_refusal_without_headers_makes_a_guess_of_what_was_answered() -> None:
+    bucket = Bucket("b")
+    now = served(bucket, 50, 5.0, 100.0)
+    assert bucket.refused(int(now * SECOND))
+    assert bucket.learned.rpm == pytest.approx(0.9 * 600, rel=0.1)
+    assert bucket.changes.rpm == bucket.learned.rpm  # the other workers are told
+    assert not bucket.refused(int((now + 1.0) * SECOND))  # calls that were under way: one refusal, not many
+
+
+def test_every_further_refusal_lowers_the_guess_and_calm_raises_it_by_growing_steps() -> None:
+    bucket = Bucket("b")
+    now = served(bucket, 50, 5.0, 100.0)
+    guesses = []
+    for _ in range(3):
+        assert bucket.refused(int(now * SECOND))
+        guesses.append(bucket.learned.rpm or 0)
+        now += 2.5
+    assert guesses[2] == pytest.approx(0.81 * guesses[0])
+    for _ in range(6):
+        now = served(bucket, 30, 3.0, now)
+        guesses.append(bucket.learned.rpm or 0)
+    steps = [later / earlier for earlier, later in zip(guesses[2:], guesses[3:], strict=False)]
+    assert all(step >= 1 for step in steps)
+    assert steps[-1] > steps[0]
+
+
+def test_a_guess_that_nobody_uses_up_stays() -> None:
+    bucket = Bucket("b")
+    now = served(bucket, 50, 5.0, 100.0)
+    bucket.refused(int(now * SECOND))
+    guess = bucket.learned.rpm
+    served(bucket, 10, 30.0, now)
+    assert bucket.learned.rpm == guess
+
+
+def test_a_provider_that_tells_its_limit_is_believed_and_nothing_is_guessed() -> None:
+    bucket = Bucket("b")
+    bucket.learn({"x-ratelimit-limit-requests": "500"}, 100 * SECOND)
+    now = served(bucket, 50, 5.0, 100.0)
+    assert not bucket.refused(int(now * SECOND))
+    assert bucket.learned.rpm == 500
+    assert not bucket.is_guessed

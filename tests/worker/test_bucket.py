@@ -1,5 +1,7 @@
 """What the provider's headers say is understood, and nonsense in them is nothing."""
 
+import itertools
+
 import pytest
 
 from worker.bucket import Bucket, go_duration
@@ -47,7 +49,7 @@ def test_every_further_refusal_lowers_the_guess_and_calm_raises_it_by_growing_st
     for _ in range(6):
         now = served(bucket, 30, 3.0, now)
         guesses.append(bucket.learned.rpm or 0)
-    steps = [later / earlier for earlier, later in zip(guesses[2:], guesses[3:], strict=False)]
+    steps = [later / earlier for earlier, later in itertools.pairwise(guesses[2:])]
     assert all(step >= 1 for step in steps)
     assert steps[-1] > steps[0]
 

@@ -59,6 +59,19 @@ def shutdown_date(model: str, provider: str) -> date | None:
     return None if found is None else found[0]
 
 
+FINE_TUNING_CLOSES = date(2027, 1, 6)
+
+
+def fine_tuning(provider: str) -> str | None:
+    """A sentence on OpenAI's closing of fine-tuning (its deprecations page, November 2026); None for other servers."""
+    if not _is_openai(provider):
+        return None
+    return (
+        "OpenAI refuses fine-tuning to accounts that have not used it (training_not_available), and to all from "
+        f"{FINE_TUNING_CLOSES} on; OPENAI_BASE_URL may name another server, and --export needs none."
+    )
+
+
 def check(model: str, provider: str, today: date | None = None) -> str | None:
     """A sentence when a model ends within `WARNING_DAYS`, else None.
 
@@ -82,11 +95,15 @@ def check(model: str, provider: str, today: date | None = None) -> str | None:
 
 
 def _end(model: str, provider: str) -> tuple[date, str] | None:
-    host = provider.partition(":")[0]
-    if host != HOST and not host.endswith(f".{HOST}"):  # regions have hosts such as eu.api.openai.com
+    if not _is_openai(provider):
         return None
     base = _base(model)
     return _END_OF.get(base) or _END_OF.get(_DATE.sub("", base))
+
+
+def _is_openai(provider: str) -> bool:
+    host = provider.partition(":")[0]
+    return host == HOST or host.endswith(f".{HOST}")  # regions have hosts such as eu.api.openai.com
 
 
 def _base(model: str) -> str:

@@ -308,7 +308,7 @@ def train(  # noqa: PLR0917
     from producer.tuning import Terms
 
     dates = day("--since", since), day("--until", until)
-    stored = Stored(search, Filters(batch, sentiment, assistant, answered_by, *dates, min_length))
+    stored = Stored(search or None, Filters(batch, sentiment, assistant, answered_by, *dates, min_length))
     if not from_dialogues and stored != Stored(None, Filters()):
         raise InputError("Filters of stored dialogues were given without --from-dialogues; add it, or drop them.")
     hyperparameters = {"batch_size": batch_size, "learning_rate_multiplier": learning_rate, "beta": beta}

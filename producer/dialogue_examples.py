@@ -1,16 +1,17 @@
 """Why this module exists: what was asked, answered and judged is what the next model can learn from.
 
-A dialogue becomes one example, whole, up to the last of its turns that fits the filters. It keeps its number as the
-example's place, so that a dataset, and with it a model, can be traced to the dialogues that it was made of.
+A dialogue becomes one example, up to the last of its turns that fits the filters. Earlier replies that do not fit, that
+were cut, or that other instructions made are context with weight 0: they are read and not learnt. The dialogue's number
+stays as the example's place, so that a model can be traced to the dialogues that it was made of.
 """
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 
 from models import pictures, turns
 from models.database import reading
@@ -22,7 +23,12 @@ from producer.examples import Bad, Example, Place
 
 SOURCE = "stored dialogues"
 UNIT = "dialogue"
+CUT = "length"
+"""Finish reason of an answer that was cut at the limit of tokens."""
+
 _PAGE = 500
+_OPTIONS = {"words": "search", "model": "answered by", "least_characters": "min length"}
+"""What a filter is called on the command line, where that differs."""
 
 
 class Stored(NamedTuple):
@@ -34,7 +40,7 @@ class Stored(NamedTuple):
     def __str__(self) -> str:
         """For people: `stored dialogues, sentiment positive, since 2026-11-01`."""
         said = {"words": self.words, **self.filters._asdict()}
-        named = [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in said.items() if value is not None]
+        named = [f"{_OPTIONS.get(name, name)} {_shown(value)}" for name, value in said.items() if value is not None]
         return ", ".join([SOURCE, *named])
 
 
@@ -56,40 +62,75 @@ def examples_of_dialogues(stored: Stored, reading_: Reading) -> Iterator[Example
         InputError: a filter cannot be used, or no dialogue fits.
     """
     read = reading_.opened(str(stored), "examples")
-    wanted = fitting(stored.words, stored.filters).subquery()
-    root = func.coalesce(wanted.c.root_id, wanted.c.id)
-    last_turns = select(root.label("root"), func.max(wanted.c.id).label("last")).group_by(root)
+    fitting_turns = fitting(stored.words, stored.filters).subquery()
+    root = func.coalesce(fitting_turns.c.root_id, fitting_turns.c.id)
+    roots = select(root).distinct().order_by(root).limit(_PAGE)
     after = 0
-    while page := _page(last_turns.having(root > after).order_by(root).limit(_PAGE)):
-        for root_id, said in page:
+    while page := _page(roots.where(root > after), select(fitting_turns.c.id), root):
+        for root_id, its_turns in page:
             read.rows += 1
-            yield _example(root_id, said)
+            yield _example(root_id, its_turns)
         after = page[-1][0]
     if not read.rows:
         raise InputError(f"No dialogue fits ({stored}). `tidemill dialogues list` shows those that there are.")
 
 
-def _page(chosen: Any) -> list[tuple[int, list[tuple[str, str]]]]:
-    """(number, messages) of so many dialogues, each up to its last turn that fits."""
-    of = func.coalesce(dialogues.c.root_id, dialogues.c.id)
+class Turn(NamedTuple):
+    """A turn of a dialogue, and whether its reply is to be learnt: it fits, and was not cut."""
+
+    said: list[tuple[str, str]]
+    fits: bool
+    is_cut: bool
+
+
+def _page(roots: Select[Any], fitting_ids: Select[Any], root: ColumnElement[int]) -> list[tuple[int, list[Turn]]]:
+    """So many dialogues with their turns."""
+    of = func.coalesce(dialogues.c.root_id, dialogues.c.id).label("root")
     with reading() as connection:
-        last = {row.root: row.last for row in connection.execute(chosen)}
+        chosen = list(connection.scalars(roots))
+        fits = set(connection.scalars(fitting_ids.where(root.in_(chosen))))
         said = (
-            select(of.label("root"), messages.c.dialogue_id, messages.c.role, messages.c.content)
+            select(of, dialogues.c.id, dialogues.c.finish_reason, messages.c.role, messages.c.content)
             .join(dialogues, dialogues.c.id == messages.c.dialogue_id)
-            .where(or_(dialogues.c.id.in_(last), dialogues.c.root_id.in_(last)))
-            .order_by(of, messages.c.dialogue_id, messages.c.position)
+            .where(or_(dialogues.c.id.in_(chosen), dialogues.c.root_id.in_(chosen)))
+            .order_by(of, dialogues.c.id, messages.c.position)
         )
-        rows = [row for row in connection.execute(said) if row.dialogue_id <= last[row.root]]
-    return [(root, [(row.role, row.content) for row in its]) for root, its in groupby(rows, key=itemgetter(0))]
+        rows = connection.execute(said).all()
+    found = []
+    for root_id, its_rows in groupby(rows, key=attrgetter("root")):
+        turns_ = [
+            Turn([(row.role, row.content) for row in its], turn_id in fits, reason == CUT)
+            for (turn_id, reason), its in groupby(its_rows, key=attrgetter("id", "finish_reason"))
+        ]
+        found.append((root_id, turns_))
+    return found
 
 
-def _example(root_id: int, said: list[tuple[str, str]]) -> Example | Bad:
+def _example(root_id: int, its_turns: list[Turn]) -> Example | Bad:
+    """One example; what is not to be learnt of it is context, with weight 0."""
     place = Place("", root_id, UNIT)
-    if any(pictures.shown(content) is not None for _, content in said):
+    learnt = [number for number, turn in enumerate(its_turns) if turn.fits and not turn.is_cut]
+    if not learnt:
+        return Bad(place, "its answer was cut at the limit of tokens", "cut_answer")
+    used = its_turns[: learnt[-1] + 1]
+    if any(pictures.shown(content) is not None for turn in used for _, content in turn.said):
         return Bad(place, "is about a picture, which stays where it is", "picture")
-    body = [{"role": role, "content": turns.parts(role, content) or content} for role, content in said]
+    instructions = [_instructions(turn) for turn in used]
+    last = next((each for each in reversed(instructions) if each is not None), None)
+    body: list[dict[str, Any]] = [] if last is None else [{"role": "system", "content": last}]
+    present = None
+    for turn, own in zip(used, instructions, strict=True):
+        present = present if own is None else own
+        is_learnt = turn.fits and not turn.is_cut and present == last
+        for role, content in turn.said:
+            if role != "system":
+                weight = {"weight": 0} if role == "assistant" and not is_learnt else {}
+                body.append({"role": role, "content": turns.parts(role, content) or content, **weight})
     return Example(place, {"messages": body})
+
+
+def _instructions(turn: Turn) -> str | None:
+    return next((content for role, content in turn.said if role == "system"), None)
 
 
 def _shown(value: object) -> str:

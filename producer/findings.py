@@ -77,6 +77,7 @@ RULES: dict[str, Rule] = {
         "to teach what not to say, give pairs of a good and a bad reply with --method dpo",
     ),
     "picture": Rule("note", "dialogue about a picture, left out", "nothing: only what was said in words is used"),
+    "cut_answer": Rule("note", "dialogue with a cut answer, left out", "ask again with a higher --max-tokens"),
     "no_twin": Rule("note", "row left out for want of a twin", "give both a good and a bad reply to the same prompt"),
     "left_out": Rule("note", "example with fields that the API does not know", "nothing: the fields were left out"),
     "few": Rule("note", "few examples", "50 to 100 good ones are where training usually begins to show"),

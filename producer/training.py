@@ -12,8 +12,10 @@ from pathlib import Path
 import typer
 
 import migrations
-from models.errors import InputError
+from models import shutdown
+from models.errors import InputError, SettingsError
 from models.files import replacing
+from models.settings import settings
 from producer.columns import Columns
 from producer.dataset_report import Report
 from producer.datasets import Dataset, How, build
@@ -53,6 +55,7 @@ def train(
     """
     _check(source, how)
     check(terms)
+    _heed_ends(how.model, sends=not (dry_run or export))
     targets = _targets(export, source, how)
     with tempfile.TemporaryDirectory(prefix="tidemill-train-") as scratch:
         dataset = dataset_of(source, how, Path(scratch))
@@ -71,6 +74,23 @@ def train(
             send_off(dataset, how, terms, *_named(source), as_json=as_json)
         elif not as_json:
             typer.echo(f"\n{_next(dataset)}")
+
+
+def _heed_ends(model: str, *, sends: bool) -> None:
+    """Say what ends at the provider. A model that has ended stops what would be sent, and nothing else."""
+    provider = settings().provider
+    try:
+        ends = shutdown.check(model, provider)
+    except SettingsError as error:
+        if sends:
+            raise
+        ends = str(error)
+    for sentence in (
+        None if sends else ends,
+        shutdown.fine_tuning(provider),
+    ):  # of a model that is sent, submitting tells
+        if sentence is not None:
+            say(sentence)
 
 
 def dataset_of(source: Source, how: How, folder: Path) -> Dataset:

@@ -12,17 +12,29 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from models import holds
 from models.bulk import insert_for
 from models.clock import now, seconds_since
 from models.metrics import Point
-from models.tables import datasets, fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs, remote_ops
+from models.tables import (
+    ENDED_UNWELL,
+    TRAINED,
+    datasets,
+    fine_tune_checkpoints,
+    fine_tune_events,
+    fine_tunes,
+    jobs,
+    remote_ops,
+)
 from models.text import encode, one_line
-from models.transitions import Claimed
+from models.transitions import Claimed, progressed
 
 Step = Literal["training", "validation", "job"]
+
+
+_MILLISECONDS = 1e11
 
 
 class LostError(Exception):
@@ -39,6 +51,8 @@ class Operation:
     token: str
     remote_id: str | None
     doubt_seconds: float | None
+    sends: int = 0
+    """How often it was asked for; more than once, and a second one may turn up late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +93,7 @@ def load(connection: Connection, job: Claimed, dataset_id: str) -> FineTune:
     # Files are used by all rounds, a job by one.
     current = select(remote_ops, doubt).where(remote_ops.c.job_id == job.id, remote_ops.c.round.in_((0, row.round)))
     operations = {
-        op.step: Operation(op.token, op.remote_id, None if op.sent_at is None else float(op.doubt))
+        op.step: Operation(op.token, op.remote_id, None if op.sent_at is None else float(op.doubt), op.sends)
         for op in connection.execute(current)
     }
     return FineTune(
@@ -94,14 +108,15 @@ def intend(connection: Connection, job: Claimed, tune: FineTune, step: Step) -> 
     connection.execute(insert_for(connection)(remote_ops).values(**new).on_conflict_do_nothing())
     if step == "job":
         connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job.id).values(created_at=now()))
-    sent = update(remote_ops).where(*_is(job, tune, step)).values(sent_at=now()).returning(remote_ops.c.token)
-    return str(connection.scalar(sent))
+    sent = update(remote_ops).where(*_is(job, tune, step)).values(sent_at=now(), sends=remote_ops.c.sends + 1)
+    return str(connection.scalar(sent.returning(remote_ops.c.token)))
 
 
 def refused(connection: Connection, job: Claimed, tune: FineTune, step: Step) -> None:
     """Note that nothing was created for certain. Raises LostError."""
     _check_owned(connection, job)
-    connection.execute(update(remote_ops).where(*_is(job, tune, step)).values(sent_at=None))
+    undone = {"sent_at": None, "sends": remote_ops.c.sends - 1}
+    connection.execute(update(remote_ops).where(*_is(job, tune, step)).values(**undone))
 
 
 def created(connection: Connection, job: Claimed, tune: FineTune, step: Step, remote: Mapping[str, Any]) -> None:
@@ -111,6 +126,7 @@ def created(connection: Connection, job: Claimed, tune: FineTune, step: Step, re
     connection.execute(done)
     if step == "job":
         saw(connection, job, remote, ())
+    progressed(connection, job)
     holds.lift(connection, [(job.id, job.epoch)])
 
 
@@ -124,7 +140,7 @@ def saw(connection: Connection, job: Claimed, remote: Mapping[str, Any], events:
             remote_id=str(remote["id"]),
             status=_text(remote.get("status"), 60) or "unknown",
             model=_text(remote.get("fine_tuned_model"), 300),
-            trained_tokens=_number(remote.get("trained_tokens")),
+            trained_tokens=_number(remote.get("trained_tokens"), 2**63),
             remote=remote,
             note=None,
             seen_at=now(),
@@ -140,9 +156,10 @@ def earlier_jobs(connection: Connection, job: Claimed, tune: FineTune) -> set[st
     return set(connection.scalars(select(remote_ops.c.remote_id).where(earlier, remote_ops.c.remote_id.is_not(None))))
 
 
-def known_events(connection: Connection, job: Claimed) -> set[str]:
-    """Ids of the events that are stored."""
-    return set(connection.scalars(select(fine_tune_events.c.event_id).where(fine_tune_events.c.job_id == job.id)))
+def known_events(connection: Connection, job: Claimed, tune: FineTune) -> set[str]:
+    """Ids of the events of this round that are stored."""
+    own = (fine_tune_events.c.job_id == job.id) & (fine_tune_events.c.round == tune.round)
+    return set(connection.scalars(select(fine_tune_events.c.event_id).where(own)))
 
 
 def told(connection: Connection, job: Claimed, wanted: str, note: str | None) -> None:
@@ -151,9 +168,15 @@ def told(connection: Connection, job: Claimed, wanted: str, note: str | None) ->
     still = (fine_tunes.c.job_id == job.id) & (fine_tunes.c.wanted == wanted)  # somebody may want something else by now
     connection.execute(update(fine_tunes).where(still).values(wanted=None))
     if note is not None:
-        told_at = datetime.now(UTC).timestamp()
-        event = {"id": f"tidemill-{secrets.token_hex(8)}", "level": "warn", "message": note, "created_at": told_at}
-        _add_events(connection, job, [event])
+        warn(connection, job, note)
+
+
+def warn(connection: Connection, job: Claimed, message: str) -> None:
+    """Add an event of our own. Raises LostError."""
+    _check_owned(connection, job)
+    at = datetime.now(UTC).timestamp()
+    own = {"id": f"tidemill-{secrets.token_hex(8)}", "level": "warn", "message": message, "created_at": at}
+    _add_events(connection, job, [own])
 
 
 def troubled(connection: Connection, job: Claimed, note: str) -> None:
@@ -177,9 +200,41 @@ def collected(
         .values(wanted=None, curve=[asdict(point) for point in curve] or None, note=_said(note))
     )
     connection.execute(delete(fine_tune_checkpoints).where(fine_tune_checkpoints.c.job_id == job.id))
-    if rows := [_checkpoint(job.id, number, each) for number, each in enumerate(checkpoints)]:
-        connection.execute(insert(fine_tune_checkpoints), rows)
+    if rows := [_checkpoint(job.id, number, each) for number, each in enumerate(checkpoints, 1)]:
+        connection.execute(insert_for(connection)(fine_tune_checkpoints).on_conflict_do_nothing(), rows)
     holds.lift(connection, [(job.id, job.epoch)])
+
+
+def time_of(event: Mapping[str, Any]) -> datetime | None:
+    """When the provider says that something happened: seconds or milliseconds of the epoch, or ISO 8601."""
+    value = event.get("created_at")
+    try:
+        if isinstance(value, str) and not value.replace(".", "", 1).isdigit():
+            at = datetime.fromisoformat(value)
+            return at if at.tzinfo else at.replace(tzinfo=UTC)
+        seconds = float(value or "")
+        return datetime.fromtimestamp(seconds / 1_000 if seconds > _MILLISECONDS else seconds, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+
+
+def is_trained(remote: Mapping[str, Any]) -> bool:
+    """Whether the provider's job has ended with a model."""
+    return _status(remote) in TRAINED or (_status(remote) not in ENDED_UNWELL and _has_finished(remote))
+
+
+def has_ended(remote: Mapping[str, Any]) -> bool:
+    """Whether the provider changes nothing of its job any more."""
+    return is_trained(remote) or _status(remote) in ENDED_UNWELL
+
+
+def _status(remote: Mapping[str, Any]) -> str:
+    return str(remote.get("status")).lower()
+
+
+def _has_finished(remote: Mapping[str, Any]) -> bool:
+    """Some servers have a word of their own for the end."""
+    return bool(remote.get("fine_tuned_model") and remote.get("finished_at"))
 
 
 def event_id(event: Mapping[str, Any]) -> str:
@@ -218,27 +273,28 @@ def _is(job: Claimed, tune: FineTune, step: Step) -> tuple[Any, ...]:
 def _add_events(connection: Connection, job: Claimed, events: Iterable[Mapping[str, Any]]) -> None:
     known = select(func.coalesce(func.max(fine_tune_events.c.number), 0)).where(fine_tune_events.c.job_id == job.id)
     first = int(connection.scalar(known) or 0) + 1
-    if rows := [_event(job.id, number, event) for number, event in enumerate(events, first)]:
+    round_ = connection.scalar(select(fine_tunes.c.round).where(fine_tunes.c.job_id == job.id))
+    rows = [_event(number, event) | {"job_id": job.id, "round": round_} for number, event in enumerate(events, first)]
+    if rows:
         connection.execute(insert_for(connection)(fine_tune_events).on_conflict_do_nothing(), rows)
 
 
-def _event(job_id: int, number: int, event: Mapping[str, Any]) -> dict[str, Any]:
+def _event(number: int, event: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "job_id": job_id,
         "number": number,
         "event_id": event_id(event),
         "level": _text(event.get("level"), 20) or "info",
         "type": _text(event.get("type"), 40) or "message",
         "message": str(event.get("message") or "")[:10_000],
         "data": event.get("data"),
-        "created_at": _time(event.get("created_at")),
+        "created_at": time_of(event) or datetime.now(UTC),
     }
 
 
 def _checkpoint(job_id: int, number: int, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "job_id": job_id,
-        "checkpoint_id": _text(checkpoint.get("id"), 200) or str(number),
+        "checkpoint_id": _text(checkpoint.get("id"), 200) or f"no id, {number}",
         "step": _number(checkpoint.get("step_number")) or 0,
         "model": _text(checkpoint.get("fine_tuned_model_checkpoint"), 300) or "",
         "metrics": checkpoint.get("metrics") if isinstance(checkpoint.get("metrics"), dict) else {},
@@ -253,11 +309,5 @@ def _said(note: str | None) -> str | None:
     return None if note is None else one_line(note, 500)
 
 
-def _number(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
-
-
-def _time(value: object) -> datetime:
-    if isinstance(value, (int, float)) and 0 < value < 1e11:
-        return datetime.fromtimestamp(value, UTC)
-    return datetime.now(UTC)
+def _number(value: object, below: int = 2**31) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below else None

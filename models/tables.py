@@ -48,7 +48,7 @@ RowId = BigInteger().with_variant(Integer(), "sqlite")
 
 TRAINED = ("succeeded", "completed")
 ENDED_UNWELL = ("failed", "cancelled", "canceled", "expired", "error")
-"""Statuses with which a provider's fine-tuning job ends; with all others it goes on."""
+"""Statuses, in lower case, with which a provider's fine-tuning job ends; with all others it goes on."""
 
 OPEN_STATES = ("queued", "running")
 STATES = (*OPEN_STATES, "succeeded", "failed", "cancelled")
@@ -304,6 +304,7 @@ remote_ops = Table(
     Column("round", Integer, nullable=False),
     Column("token", String(40), nullable=False, comment="goes out in the file's name or the job's metadata"),
     Column("remote_id", String(200), comment="what was created; null until that is known"),
+    Column("sends", Integer, nullable=False, server_default="0", comment="how often it was asked for"),
     _time("sent_at", comment="since when a creation may be under way whose end is unknown"),
     PrimaryKeyConstraint("job_id", "step", "round"),
     UniqueConstraint("token"),
@@ -315,13 +316,14 @@ fine_tune_events = Table(
     metadata,
     Column("job_id", RowId, nullable=False),
     Column("event_id", String(200), nullable=False),
+    Column("round", Integer, nullable=False),
     Column("number", Integer, nullable=False, comment="in the order in which the provider tells them"),
     Column("level", String(20), nullable=False),
     Column("type", String(40), nullable=False),
     Column("message", SafeText, nullable=False),
     Column("data", Json),
     _time("created_at", nullable=False, comment="as the provider says"),
-    PrimaryKeyConstraint("job_id", "event_id"),
+    PrimaryKeyConstraint("job_id", "round", "event_id"),
     comment="what the provider told of a fine-tune",
 )
 

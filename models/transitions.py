@@ -623,8 +623,11 @@ def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = N
         condition = and_(condition, jobs.c.key.in_(keys))
     connection.execute(  # a fine-tune that ended at the provider is asked for anew; one that goes on is followed again
         update(fine_tunes)
-        .where(fine_tunes.c.job_id.in_(select(jobs.c.id).where(condition)), fine_tunes.c.status.in_(ENDED_UNWELL))
-        .values(round=fine_tunes.c.round + 1, remote_id=None, status=None, wanted=None, note=None)
+        .where(fine_tunes.c.job_id.in_(select(jobs.c.id).where(condition)), _ended_unwell())
+        .values(
+            round=fine_tunes.c.round + 1,
+            **dict.fromkeys(("remote_id", "status", "wanted", "model", "trained_tokens", "remote", "curve", "note")),
+        )
     )
     return connection.execute(
         update(jobs)
@@ -642,6 +645,16 @@ def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = N
             error=None,
         )
     ).rowcount
+
+
+def _ended_unwell() -> ColumnElement[bool]:
+    return func.lower(fine_tunes.c.status).in_(ENDED_UNWELL)
+
+
+def progressed(connection: Connection, job: Claimed) -> None:
+    """A step of several is done: attempts and time for the next begin anew."""
+    own = and_(jobs.c.id == job.id, jobs.c.epoch == job.epoch, jobs.c.state == "running")
+    connection.execute(update(jobs).where(own).values(failures=0, first_attempt_at=None))
 
 
 def give_time(connection: Connection, *batches_where: Any) -> None:

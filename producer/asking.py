@@ -240,16 +240,23 @@ def watch(given: str, as_json: bool) -> None:
     stop_like_ctrl_c()
     began = time.monotonic()
     row = resolve(given)
+    if row.kind == "train":
+        from producer import fine_tunes
+
+        return fine_tunes.watch(row.id, as_json)
     probe(row.provider)
     batch = Batch(row.id, dialogue_id=row.options.get("dialogue"))
     seen = followed(batch, None, None, display(quiet=as_json))
-    _sum_up(batch, seen, as_json, time.monotonic() - began)
+    return _sum_up(batch, seen, as_json, time.monotonic() - began)
 
 
 def results(given: str, output: str) -> None:
     """Write a batch's rows as they are now."""
     check_destination(output)
     migrations.ensure()
-    batch = Batch(resolve(given).id)
+    row = resolve(given)
+    if row.kind == "train":
+        raise InputError(f"{row.id} is a fine-tune and has no rows; `tidemill fine-tunes show {row.id}` shows it.")
+    batch = Batch(row.id)
     written = batch.save(output)
     typer.echo(f"{written:,} rows written · {batch.progress().summary()}", err=True)

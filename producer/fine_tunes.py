@@ -27,6 +27,7 @@ from models.tables import (
     jobs,
 )
 from models.tables import fine_tunes as tunes
+from models.text import one_line
 from producer import curves
 from producer.batch import Batch
 from producer.display import Quiet, say
@@ -36,6 +37,7 @@ from producer.progress import Progress
 LOOK_SECONDS = 0.1
 TELL_SECONDS = 60.0
 EVENTS_SHOWN = 20
+EVENT_CHARACTERS = 400
 CURVE_WIDTH = 100
 
 
@@ -50,6 +52,7 @@ def _wanted() -> Select[Any]:
     columns = [
         jobs.c.id.label("job_id"),
         jobs.c.state,
+        jobs.c.request,
         jobs.c.error_code,
         jobs.c.error,
         jobs.c.cost_usd,
@@ -60,6 +63,7 @@ def _wanted() -> Select[Any]:
         batches.c.hold_reason,
         batches.c.created_at,
         jobs.c.finished_at,
+        tunes.c.round,
         tunes.c.remote_id,
         tunes.c.status,
         tunes.c.wanted,
@@ -90,6 +94,8 @@ def find(given: str) -> Row[Any]:
     Raises:
         InputError: none or more than one is meant.
     """
+    if not given.strip():
+        raise InputError("Which fine-tune? `tidemill fine-tunes list` shows those that there are.")
     named = [tunes.c.remote_id == given, tunes.c.model == given, batches.c.id.startswith(given, autoescape=True)]
     with reading() as connection:
         wanted = _wanted().limit(1) if given == "latest" else _wanted().where(or_(*named)).limit(5)
@@ -163,7 +169,7 @@ def show(given: str, as_json: bool) -> None:
     """Print all that is known of a fine-tune."""
     migrations.ensure()
     row = find(given)
-    events, points = _events(row.job_id), points_of(row)
+    events, points = _events(row), points_of(row)
     with reading() as connection:
         checkpoints = connection.execute(
             select(fine_tune_checkpoints)
@@ -203,19 +209,19 @@ def _facts(row: Row[Any], dialogues: int) -> list[tuple[str, str]]:
         ("examples", f"{training.get('examples', 0):,}{aside}{of_dialogues}"),
         ("made of", row.source),
         ("trained tokens", row.trained_tokens and format_tokens(row.trained_tokens)),
-        ("cost", None if row.trained_tokens is None else format_usd(row.cost_usd)),
+        ("cost", format_usd(row.cost_usd) if row.state == "succeeded" else None),
         ("created", f"{row.created_at:%Y-%m-%d %H:%M} UTC"),
         ("ended", row.finished_at and f"{row.finished_at:%Y-%m-%d %H:%M} UTC"),
         ("on hold", row.hold_reason if row.state in OPEN_STATES else None),
         ("trouble", row.note),
-        ("error", row.error),
+        ("error", row.error if row.error != row.hold_reason else None),
     ]
     return [(name, str(value)) for name, value in facts if value]
 
 
 def points_of(row: Row[Any]) -> list[Point]:
     """The curves so far: from the events, and at the end from the result file."""
-    told = [point_of_event(event.data) for event in _events(row.job_id, "metrics") if isinstance(event.data, dict)]
+    told = [point_of_event(event.data) for event in _events(row, "metrics") if isinstance(event.data, dict)]
     return merge([*(point for point in told if point is not None), *(Point(**point) for point in row.curve or ())])
 
 
@@ -259,7 +265,7 @@ class Told:
         if (status := status_of(row)) != self._last:
             typer.echo(f"{row.id}: {status}{f' · {row.remote_id}' if row.remote_id else ''}", err=True)
             self._last = status
-        for event in _events(row.job_id):
+        for event in _events(row):
             if event.event_id not in self._printed:
                 self._printed.add(event.event_id)
                 typer.echo(_event_line(event), err=True)
@@ -280,6 +286,7 @@ def watch(given: str, as_json: bool) -> None:
     migrations.ensure()
     stop_like_ctrl_c()
     row = find(given)
+    _check_server(row)
     batch = Batch(row.id)
     followed(batch, None, 1, Quiet(), Told(row.id, quiet=as_json))
     _print_end(find(row.id), as_json)
@@ -306,8 +313,10 @@ def _print_end(row: Row[Any], as_json: bool) -> None:
         print_json(to_json(row))
     check(row)
     if not as_json:
-        used = f"{format_tokens(row.trained_tokens or 0)} trained tokens · {format_usd(row.cost_usd)}"
-        typer.echo(f"{row.id}: {row.status} · {used}", err=True)
+        tokens = "an unknown number of" if row.trained_tokens is None else format_tokens(row.trained_tokens)
+        typer.echo(f"{row.id}: {row.status} · {tokens} trained tokens · {format_usd(row.cost_usd)}", err=True)
+        if row.note:
+            say(f"{row.id}: {row.note}")
         typer.echo(row.fine_tuned_model or "")
 
 
@@ -322,11 +331,12 @@ def change(what: str, given: str, as_json: bool) -> None:
     row = find(given)
     if row.state not in OPEN_STATES:
         raise InputError(f"{row.id} has ended ({status_of(row)}); there is nothing to {what}.")
+    _check_server(row)
     with writing() as connection:
         at_provider = fine_tunes.want(connection, row.job_id, what)
-    before = {each.event_id for each in _events(row.job_id)}
+    before = {each.event_id for each in _events(row)}
     if at_provider:
-        _wait_until_told(row)
+        _wait_until_told(row, what)
     else:
         from producer import control
 
@@ -334,7 +344,7 @@ def change(what: str, given: str, as_json: bool) -> None:
     row = find(row.id)
     if as_json:
         return print_json(to_json(row))
-    refusals = [each.message for each in _events(row.job_id) if each.event_id not in before and each.level == "warn"]
+    refusals = [each.message for each in _events(row) if each.event_id not in before and each.level == "warn"]
     if row.state not in (*OPEN_STATES, "cancelled"):
         raise InputError(f"{row.id} had ended ({status_of(row)}) before it could be told to {what}.")
     if row.wanted is not None:
@@ -346,23 +356,36 @@ def change(what: str, given: str, as_json: bool) -> None:
     return None
 
 
-def _wait_until_told(row: Row[Any]) -> None:
-    """Until the provider was told, or somebody else must tell it later."""
+def _check_server(row: Row[Any]) -> None:
+    """A fine-tune is where it was created: another server knows nothing of it."""
+    at = row.request.get("provider", settings().provider)
+    if row.state in OPEN_STATES and at != settings().provider:
+        raise InputError(f"{row.id} is at {at}, and OPENAI_BASE_URL names {settings().provider}; let it name {at}.")
+
+
+def _wait_until_told(row: Row[Any], what: str) -> None:
+    """Until the provider was told, and what was cancelled has ended; or somebody else must tell it later."""
     scope = Scope(batch_id=row.id)
     deadline = time.monotonic() + TELL_SECONDS
     with embedded_worker(1, scope) if settings().embedded else nullcontext():
         while time.monotonic() < deadline:
             found = find(row.id)
-            if found.wanted is None or found.state not in OPEN_STATES:
+            if found.state not in OPEN_STATES or (found.wanted is None and (what != "cancel" or _is_refused(found))):
                 return
             time.sleep(LOOK_SECONDS)
+
+
+def _is_refused(row: Row[Any]) -> bool:
+    return any(event.level == "warn" for event in _events(row)[-1:])
 
 
 # --- events ---
 
 
-def _events(job_id: int, kind: str | None = None) -> Sequence[Row[Any]]:
-    wanted = select(fine_tune_events).where(fine_tune_events.c.job_id == job_id)
+def _events(row: Row[Any], kind: str | None = None) -> Sequence[Row[Any]]:
+    """The events of the present round: what an earlier one told is of another job at the provider."""
+    its = (fine_tune_events.c.job_id == row.job_id) & (fine_tune_events.c.round == row.round)
+    wanted = select(fine_tune_events).where(its)
     if kind is not None:
         wanted = wanted.where(fine_tune_events.c.type == kind)
     with reading() as connection:
@@ -371,4 +394,4 @@ def _events(job_id: int, kind: str | None = None) -> Sequence[Row[Any]]:
 
 def _event_line(event: Row[Any]) -> str:
     level = "" if event.level == "info" else f"{event.level}: "
-    return f"  {event.created_at:%Y-%m-%d %H:%M:%S} {level}{event.message}"
+    return f"  {event.created_at:%Y-%m-%d %H:%M:%S} {one_line(level + event.message, EVENT_CHARACTERS)}"

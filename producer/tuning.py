@@ -98,7 +98,8 @@ def _submitted(dataset: Dataset, how: How, terms: Terms, name: str, source: str)
             linked = insert_for(connection)(dataset_dialogues).on_conflict_do_nothing()
             connection.execute(linked, links[start : start + _LINKS_AT_ONCE])
     options = make_options({"model": how.model, "params": _params(how, terms), "transport": terms.transport})
-    row = Row(dataset_id, {}, {"dataset": dataset_id}, 1)
+    # Files and jobs are one server's own: at another one it is another job.
+    row = Row(dataset_id, {}, {"dataset": dataset_id, "provider": settings().provider}, 1)
     opened = open_batch(Order(options, rows=[row], kind="train", name=name, new=terms.new, on_bad_row=say))
     submit(opened)
     return Batch(opened.batch_id, opened.submission), opened.resumed

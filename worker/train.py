@@ -18,14 +18,13 @@ from models.blobs import BlobError, BlobMissingError
 from models.database import reading, writing
 from models.errors import DatabaseError
 from models.fine_tunes import FineTune, LostError, Operation, Step
-from models.metrics import Point, points_of
+from models.metrics import Point, point_of_event, points_of
 from models.options import Options
 from models.provider import CallError, Provider
 from models.settings import settings
-from models.tables import ENDED_UNWELL, TRAINED
 from models.transitions import Claimed, Outcome, Settlement
 from worker.ask import OUTCOME_OF, snoozed
-from worker.retries import Verdict, classify
+from worker.retries import BAD_KEY_NAMES, OUT_OF_CREDIT_NAMES, Verdict, classify
 
 JOBS = "/fine_tuning/jobs"
 METADATA = "tidemill"
@@ -45,6 +44,9 @@ _CREATION_UNKNOWN = (
     "The reply to the job's creation was lost, and the server lists no jobs in which it could be found. Look there "
     "whether it runs; if it does not, the same command with --new asks again."
 )
+_TWIN_SECONDS = 1_800.0
+"""How long after a second request a job of the first one may turn up."""
+
 _CERTAIN = ("connect", "request", "store")
 """Kinds of errors after which nothing can have been created; so it is after a status below 500."""
 
@@ -98,6 +100,8 @@ class Run:
         self.may_call = may_call
         self.sending: Step | None = None
         """The creation that is under way."""
+        self.looking = False
+        """Whether a creation in doubt is being looked for."""
         self.tune: FineTune
 
     async def load(self) -> None:
@@ -107,7 +111,11 @@ class Run:
     async def step(self) -> Settlement:
         """Do what comes next."""
         tune = self.tune
-        if tune.status in (*TRAINED, *ENDED_UNWELL):
+        if self.job.request.get("provider", settings().provider) != settings().provider:
+            elsewhere = f"It is of {self.job.request['provider']}; start a worker whose OPENAI_BASE_URL is that."
+            await self._write(fine_tunes.troubled, elsewhere)
+            return snoozed(self.job, settings().poll_seconds)
+        if tune.status is not None and fine_tunes.has_ended(tune.remote):
             return await self._collect()
         if tune.remote_id is not None:
             return await self._follow()
@@ -155,16 +163,21 @@ class Run:
                 return await self.provider.post(JOBS, body)  # its training file identifies it as well
 
         async def find(operation: Operation) -> dict[str, Any] | None:
-            earlier = await self._read(fine_tunes.earlier_jobs, self.tune)
-
-            def is_it(each: Mapping[str, Any]) -> bool:
-                token = (each.get("metadata") or {}).get(METADATA)
-                same_file = each.get("training_file") == files["training_file"] and each.get("id") not in earlier
-                return bool(token == operation.token if token else same_file)
-
-            return await _first(self._listed(JOBS), is_it)
+            return next(iter(await self._jobs_of(operation)), None)
 
         return await self._once("job", send, find)
+
+    async def _jobs_of(self, operation: Operation) -> list[dict[str, Any]]:
+        """The provider's jobs that came of an operation: with its token or, where metadata got lost, its file."""
+        earlier = await self._read(fine_tunes.earlier_jobs, self.tune)
+        file = self._created("training")
+        found = []
+        async for each in self._listed(JOBS):
+            metadata = each.get("metadata")
+            token = metadata.get(METADATA) if isinstance(metadata, dict) else None
+            if token == operation.token or (not token and each.get("training_file") == file):
+                found += [each] if each.get("id") not in earlier else []
+        return found
 
     async def _once(
         self,
@@ -177,12 +190,14 @@ class Run:
         remote = None
         if operation is not None and operation.doubt_seconds is not None:
             try:
+                self.looking = True
                 remote = await find(operation)
             except CallError as error:
                 if error.status not in _NO_SUCH_ENDPOINT:
                     raise
                 if step == "job":  # a second file would harm nobody
                     return self._ended("failed", "creation_unknown", _CREATION_UNKNOWN)
+            self.looking = False
             if remote is None and operation.doubt_seconds < settings().doubt_seconds:
                 return snoozed(self.job, min(_LOOK_AGAIN_SECONDS, settings().doubt_seconds))
         if remote is None and self.tune.wanted == "cancel":
@@ -207,9 +222,22 @@ class Run:
         remote = await self.provider.fetch(path)
         events = await self._new_events(f"{path}/events")
         await self._write(fine_tunes.saw, remote, events)
-        if remote.get("status") in (*TRAINED, *ENDED_UNWELL):
+        if fine_tunes.has_ended(remote):
             return snoozed(self.job)
+        await self._end_twins()
         return snoozed(self.job, min(settings().poll_seconds, max(1.0, self.tune.age_seconds * _FOLLOW_SHARE)))
+
+    async def _end_twins(self) -> None:
+        """Cancel what an earlier request made after all, later than anybody could wait for it."""
+        operation = self.tune.operations.get("job")
+        if operation is None or operation.sends < 2 or self.tune.age_seconds > _TWIN_SECONDS:
+            return
+        for twin in await self._jobs_of(operation):
+            if twin.get("id") == self.tune.remote_id or fine_tunes.has_ended(twin):
+                continue
+            await self.provider.post(f"{JOBS}/{quote(str(twin['id']), safe='')}/cancel", {})
+            late = f"An earlier request has made a second job after all, {twin['id']}; it was cancelled."
+            await self._write(fine_tunes.warn, late)
 
     async def _tell(self, path: str, wanted: str) -> None:
         """Pass on what somebody wants. A refusal is noted; anything else is tried again with the next look."""
@@ -224,20 +252,18 @@ class Run:
 
     async def _new_events(self, path: str) -> list[dict[str, Any]]:
         """Events that are not stored yet, oldest first. Servers list the newest first, and are not read to the end."""
-        known = await self._read(fine_tunes.known_events)
+        known = await self._read(fine_tunes.known_events, self.tune)
         found: list[dict[str, Any]] = []
-        backwards = True
         try:
             async for page in self.provider.pages(path, limit=_PAGE):
                 fresh = [event for event in page if fine_tunes.event_id(event) not in known]
                 found += fresh
-                backwards = backwards and _newest_first(page)
-                if len(fresh) < len(page) and backwards:
+                if len(fresh) < len(page) and _order(page) < 0:
                     break
         except CallError as error:
             if error.status not in _NO_SUCH_ENDPOINT:
                 raise
-        return found[::-1] if backwards else found
+        return found if _order(found) > 0 else found[::-1]
 
     # --- the end ---
 
@@ -259,14 +285,14 @@ class Run:
                 raise
             note = f"What it left behind cannot be read: {error.message}"
         await self._write(fine_tunes.collected, checkpoints, curve, note)
-        if tune.status in TRAINED:
+        if fine_tunes.is_trained(tune.remote):
             return self._succeeded()
         said = tune.remote.get("error") or {}
-        why = said.get("message") if isinstance(said, dict) else None
-        if tune.status in ("cancelled", "canceled"):
+        said = said if isinstance(said, dict) else {"message": str(said)}
+        code, why = said.get("code") or "training_failed", said.get("message")
+        if str(tune.status).lower() in ("cancelled", "canceled"):
             return self._ended("cancelled", "cancelled", why or "Cancelled at the provider.")
-        code = said.get("code") if isinstance(said, dict) else None
-        return self._ended("failed", str(code or "training_failed"), why or f"The provider says: {tune.status}.")
+        return self._ended("failed", str(code), str(why or f"The provider says: {tune.status}."))
 
     def _succeeded(self) -> Settlement:
         tokens = self.tune.remote.get("trained_tokens")
@@ -286,7 +312,7 @@ class Run:
             await self._write(fine_tunes.refused, self.tune, self.sending)
         if self.sending == "job" and error.status == 400 and _NOT_READY.search(error.message):
             return snoozed(self.job, _LOOK_AGAIN_SECONDS)
-        following = self.tune.remote_id is not None
+        following = self.tune.remote_id is not None or self.looking
         verdict = classify(
             error,
             failures=0 if following else self.job.failures,
@@ -297,22 +323,28 @@ class Run:
         if following and verdict.action == "retry":
             await self._write(fine_tunes.troubled, verdict.message)
             return snoozed(self.job, max(verdict.delay_seconds, 1.0))
+        if self.looking and verdict.action == "fail":
+            return self._ended("failed", "creation_unknown", _CREATION_UNKNOWN)
         return self._settled(error, verdict, seconds)
 
     def _settled(self, error: CallError, verdict: Verdict, seconds: float) -> Settlement:
-        code = verdict.code
-        if verdict.action == "fail" and error.status in _NO_SUCH_ENDPOINT and code != "model_not_found":
+        action, code = verdict.action, verdict.code
+        if (
+            self.sending == "job" and error.status == 403 and code not in BAD_KEY_NAMES | OUT_OF_CREDIT_NAMES
+        ):  # it may do everything else
+            action, code = "fail", "training_not_available"
+        elif action == "fail" and error.status in _NO_SUCH_ENDPOINT and code != "model_not_found":
             code = "no_fine_tuning" if self.tune.remote_id is None else "job_not_found"
         said = error.message.rstrip(" .")
-        told = _WAYS_OUT.get(code, "{message}") if verdict.action == "fail" else "{message}"
+        told = _WAYS_OUT.get(code, "{message}") if action == "fail" else "{message}"
         job = self.job
         return Settlement(
             job.id,
             job.epoch,
             job.batch_id,
-            OUTCOME_OF[verdict.action],
+            OUTCOME_OF[action],
             delay_seconds=verdict.delay_seconds,
-            counted=verdict.counted,
+            counted=verdict.counted or action == "fail",
             seconds=seconds,
             http_status=error.status,
             request_id=error.request_id,
@@ -369,9 +401,19 @@ def _file_name(token: str) -> str:
     return f"tidemill-{token}.jsonl"
 
 
-def _newest_first(page: list[dict[str, Any]]) -> bool:
-    first, last = page[0].get("created_at"), page[-1].get("created_at")
-    return not isinstance(first, int) or not isinstance(last, int) or first >= last
+def _order(events: list[dict[str, Any]]) -> int:
+    """-1 when these events go from the newest to the oldest, 1 the other way round, 0 when that cannot be told."""
+    times = [at for event in events if (at := fine_tunes.time_of(event)) is not None]
+    steps = [point.step for event in events if (point := _point(event)) is not None]
+    for told in ([at.timestamp() for at in times], steps):
+        if told and told[0] != told[-1]:
+            return -1 if told[0] > told[-1] else 1
+    return 0
+
+
+def _point(event: Mapping[str, Any]) -> Point | None:
+    data = event.get("data")
+    return point_of_event(data) if isinstance(data, dict) else None
 
 
 def _strings(value: object) -> list[str]:

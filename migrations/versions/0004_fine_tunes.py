@@ -58,13 +58,14 @@ def upgrade() -> None:
         "fine_tune_events",
         sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("event_id", sa.String(length=200), nullable=False),
+        sa.Column("round", sa.Integer(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False, comment="in the order in which the provider tells them"),
         sa.Column("level", sa.String(length=20), nullable=False),
         sa.Column("type", sa.String(length=40), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("data", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, comment="as the provider says"),
-        sa.PrimaryKeyConstraint("job_id", "event_id", name=op.f("pk_fine_tune_events")),
+        sa.PrimaryKeyConstraint("job_id", "round", "event_id", name=op.f("pk_fine_tune_events")),
         comment="what the provider told of a fine-tune",
     )
     op.create_table(
@@ -123,6 +124,7 @@ def upgrade() -> None:
         sa.Column(
             "remote_id", sa.String(length=200), nullable=True, comment="what was created; null until that is known"
         ),
+        sa.Column("sends", sa.Integer(), server_default="0", nullable=False, comment="how often it was asked for"),
         sa.Column(
             "sent_at",
             sa.DateTime(timezone=True),

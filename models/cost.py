@@ -23,7 +23,7 @@ _OVERRIDE_KEYS = ("input", "output", "cached_input", "training")
 
 TRAINING_PRICES_AS_OF = "2025-10"
 _TRAINING_USD = {"gpt-4.1": 25.0, "gpt-4.1-mini": 5.0, "gpt-4.1-nano": 1.5, "gpt-4o": 25.0, "gpt-4o-mini": 3.0}
-"""USD per million tokens of supervised training and preferences; openai.com/api/pricing, since unchanged."""
+"""USD per million tokens of supervised training and preferences; openai.com/api/pricing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 A row's shape is how its columns make an example; it is found by the columns' names, upper and lower case alike.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +19,10 @@ REPLIES = ("completion", "answer", "response", "reply", "output")
 SYSTEMS = ("system", "system_prompt")
 PREFERRED = ("preferred", "preferred_output", "preferred_completion", "chosen")
 NON_PREFERRED = ("non_preferred", "non_preferred_output", "non_preferred_completion", "rejected")
-_SPEAKERS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_SPEAKERS = {"human": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_SPOKEN = re.compile(r"\n\n(Human|Assistant):")
+_FEWEST_TURNS = 2
+_NUMBERED = re.compile(r"\.[0-9]+$")  # the reader of tables names a second `a` `a.1`
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Shape(NamedTuple):
             return self.messages
         asked = " + ".join(name for name in (self.system, self.prompt, self.more) if name)
         replies = (self.preferred, f"not {self.non_preferred}") if self.preferred else (self.reply,)
-        return f"{asked} → {', '.join(replies)}"
+        return f"{asked} → {', '.join(replies)}" if asked else ", ".join(replies)
 
 
 def shape_of(names: Iterable[str], columns: Columns, method: str) -> Shape | str:
@@ -63,7 +67,7 @@ def shape_of(names: Iterable[str], columns: Columns, method: str) -> Shape | str
     there = {_plain(name): name for name in reversed(names)}
     found = {key: given.get(key) or _first(usual, there) for key, usual in _USUAL.items()}
     messages = "" if {"prompt", "reply"} & set(given) else there.get("messages") or there.get("conversations", "")
-    if method == "dpo" and found["preferred"] and found["non_preferred"] and (found["prompt"] or messages):
+    if method == "dpo" and found["preferred"] and found["non_preferred"]:  # without a prompt: two whole dialogues
         return Shape(**(found | {"reply": "", "messages": "" if found["prompt"] else messages}))
     found |= {"preferred": "", "non_preferred": ""}
     if messages:
@@ -79,6 +83,15 @@ def shape_of(names: Iterable[str], columns: Columns, method: str) -> Shape | str
     return f"has no columns with usual names; say which to use with {wanted}; its columns are: {listed(names)}"
 
 
+def namesakes(names: Iterable[str], shape: Shape) -> str:
+    """What is to be said of columns with the name of one that is used, upper and lower case alike; "" if none are."""
+    called: dict[str, list[str]] = {}
+    for name in names:
+        called.setdefault(_plain(_NUMBERED.sub("", name)), []).append(name)
+    twice = [used for used in shape if used and called.get(_plain(used), [])[:1] == [used] != called[_plain(used)]]
+    return f"more than one column is called {listed(twice)}; the first is used" if twice else ""
+
+
 def body_of(record: Record, shape: Shape, columns: Columns) -> Body:
     """The example that a row is: `{"messages": ..}`, or a preference where it has two replies.
 
@@ -87,6 +100,8 @@ def body_of(record: Record, shape: Shape, columns: Columns) -> Body:
     """
     if not shape.preferred:
         return _dialogue(record, shape, columns)
+    if not (shape.prompt or shape.messages):
+        return _preference(record, shape, columns)
     asked = record[shape.prompt] if shape.prompt else None
     if isinstance(asked, dict):  # a line in OpenAI's own form
         asked = asked | {"messages": _instructed(asked.get("messages"), columns.system_text)}
@@ -99,6 +114,40 @@ def body_of(record: Record, shape: Shape, columns: Columns) -> Body:
         "preferred_output": _output(record, shape.preferred),
         "non_preferred_output": _output(record, shape.non_preferred),
     }
+
+
+def _preference(record: Record, shape: Shape, columns: Columns) -> Body:
+    """Of two whole dialogues: the prompt is all that comes before their last messages, and is the same in both."""
+    preferred, other = (_whole(record, name) for name in (shape.preferred, shape.non_preferred))
+    if preferred[:-1] != other[:-1]:
+        raise BadRowError(f"{shape.preferred!r} and {shape.non_preferred!r} differ before their last message")
+    system = _text(record, shape.system) if shape.system else ""
+    return {
+        "input": {"messages": _instructed(preferred[:-1], system if system.strip() else columns.system_text)},
+        "preferred_output": preferred[-1:],
+        "non_preferred_output": other[-1:],
+    }
+
+
+def _whole(record: Record, name: str) -> list[Any]:
+    """A whole dialogue in one cell: messages, or text in which each turn begins with "Human:" or "Assistant:"."""
+    cell = record.get(name)
+    if isinstance(cell, str) and cell.lstrip().startswith("Human:"):
+        _, *turns = _SPOKEN.split(f"\n\n{cell.lstrip()}")
+        return [
+            {"role": _SPEAKERS[speaker.lower()], "content": said.strip()}
+            for speaker, said in zip(turns[::2], turns[1::2], strict=True)
+        ]
+    try:
+        messages = _json(record, name)
+    except BadRowError:
+        messages = None
+    if not isinstance(messages, list) or len(messages) < _FEWEST_TURNS:
+        raise BadRowError(
+            f"there is no prompt, and {name!r} is no list of messages that begins with one; "
+            "add a column of prompts (--prompt-column), or write whole dialogues"
+        )
+    return [_turn(each) for each in messages]
 
 
 def _dialogue(record: Record, shape: Shape, columns: Columns) -> Body:

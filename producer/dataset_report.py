@@ -10,6 +10,7 @@ from models.text import one_line
 from producer.example_files import Reading
 from producer.examples import Body, Message, Place, prompt_of, replies_of, text_of
 from producer.findings import LEVELS, RULES, Findings
+from producer.progress import counted
 
 ASSUMED_EPOCHS = 3
 _EXAMPLE_EPOCHS = (100, 25_000)  # an assumed run sees no fewer and no more examples in all
@@ -20,10 +21,17 @@ _SAMPLE_WIDTH = 90
 
 
 class Side(NamedTuple):
-    """How many examples a part has, and their tokens."""
+    """How many examples a part has, their tokens, and how many have a reply to learn: not all with weight 0."""
 
     examples: int
     tokens: int
+    teaching: int
+
+    def __str__(self) -> str:
+        """For the report: "15 examples, 630 tokens; 12 of them teach nothing (weight 0)"."""
+        nothing = self.examples - self.teaching
+        more = f"; {nothing:,} of them {'teaches' if nothing == 1 else 'teach'} nothing (weight 0)" if nothing else ""
+        return f"{counted(self.examples, 'example')}, {counted(self.tokens, 'token')}{more}"
 
 
 class Bar(NamedTuple):
@@ -132,13 +140,13 @@ class Report:
         for each in self.reading.files:
             use = "" if each.use == "examples" else f" · {each.use}"
             columns = f" · columns: {each.columns}" if each.columns else ""
-            lines.append(f"  {each.file}: {_count(each.rows, 'row')}{columns}{use}")
+            lines.append(f"  {each.file}: {counted(each.rows, 'row')}{columns}{use}")
         if self.reading.left_out:
             lines.append(f"  left out, as they are no tables: {_some(self.reading.left_out)}")
         lines += self._negatives()
         if self.findings.bad_rows:
             what = "dropped, with --skip-bad-rows" if self.skip_bad_rows else "not counted in what follows"
-            lines.append(f"  {_count(self.findings.bad_rows, 'row')} with errors: {what}")
+            lines.append(f"  {counted(self.findings.bad_rows, 'row')} with errors: {what}")
         return lines if len(lines) > 1 else []
 
     def _negatives(self) -> Iterator[str]:
@@ -146,7 +154,7 @@ class Report:
             return
         left = self.findings.counts["no_twin"]
         if self.method == "dpo":
-            yield f"  what not to say became the rejected side of pairs; {_count(left, 'row')} without a twin left out"
+            yield f"  what not to say became the rejected side of pairs; {counted(left, 'row')} without a twin left out"
         else:
             yield "  what not to say has weight 0: the model reads these replies and does not learn them"
 
@@ -182,24 +190,23 @@ class Report:
         ]
 
     def _split(self) -> list[str]:
-        lines = ["THE PARTS", f"  training    {_count(self.train.examples, 'example')}, {self.train.tokens:,} tokens"]
+        lines = ["THE PARTS", f"  training    {self.train}"]
         if self.validation is None:
             return [
                 *lines,
                 "  validation  none; --val 0.1 keeps a tenth aside, to see whether the model learns or only memorises",
             ]
-        counted = f"{_count(self.validation.examples, 'example')}, {self.validation.tokens:,} tokens"
-        return [*lines, f"  validation  {counted}: never trained on, only checked with (seed {self.seed})"]
+        return [*lines, f"  validation  {self.validation}: never trained on, only checked with (seed {self.seed})"]
 
     def _price(self) -> list[str]:
-        epochs, epoch = self.assumed_epochs, self.epoch_usd
+        epochs, epoch, tokens = self.assumed_epochs, self.epoch_usd, self.train.tokens
         all_usd = None if epoch is None else epoch * epochs
         lines = [
             f"THE PRICE of training {self.model}, once",
-            f"  1 epoch, which reads each example once: {self.train.tokens:,} tokens, {cost.format_usd(epoch)}",
+            f"  1 epoch, which reads each example once: {counted(tokens, 'token')}, {cost.format_usd(epoch)}",
         ]
         if epochs > 1:
-            lines.append(f"  {epochs} epochs: {self.train.tokens * epochs:,} tokens, {cost.format_usd(all_usd)}")
+            lines.append(f"  {epochs} epochs: {counted(tokens * epochs, 'token')}, {cost.format_usd(all_usd)}")
         if self.epochs is None:
             lines.append(
                 f"  The provider chooses 1 to 25 epochs by the number of examples; this is for {epochs}. "
@@ -228,7 +235,7 @@ class Report:
         if not lines:
             return ["WHAT WAS FOUND", "  nothing to mend"]
         there = [level for level in LEVELS if self.findings.level(level)]
-        counts = ", ".join(_count(self.findings.level(level), level) for level in there)
+        counts = ", ".join(counted(self.findings.level(level), level) for level in there)
         return [f"WHAT WAS FOUND: {counts}", *(f"  {_MEANINGS[level]}" for level in there), *lines]
 
 
@@ -270,10 +277,6 @@ def _round_width(most: int) -> int:
 
 def _spoken(message: Message) -> str:
     return f"  {message['role']:<10} {one_line(text_of(message), _SAMPLE_WIDTH)}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """Why this module exists: examples from anywhere become the files that a server trains on: checked, counted and split.
 
-Examples stream through the checks into one file on disk; of each good one some thirty bytes stay in memory, by which
+Examples stream through the checks into one file on disk; of each good one 45 bytes stay in memory, by which
 duplicates, contradictions and the split are found. A second pass writes the parts. The same examples and the same seed
 give the same bytes on every machine.
 """
@@ -29,6 +29,7 @@ from producer.examples import (
     key_of,
     may_be_cut,
     normalised,
+    opening_of,
     prompt_of,
     remarks,
     replies_of,
@@ -37,6 +38,7 @@ from producer.examples import (
     tools_of,
 )
 from producer.findings import KEPT, Findings
+from producer.progress import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,8 +96,9 @@ class Dataset:
 
 @dataclass(slots=True)
 class _Rows:
-    """What is remembered of the good examples, in their order: 37 bytes each."""
+    """What is remembered of the good examples, in their order: 45 bytes each."""
 
+    openings: "array[int]" = field(default_factory=lambda: array("Q"))
     prompts: "array[int]" = field(default_factory=lambda: array("Q"))
     replies: "array[int]" = field(default_factory=lambda: array("Q"))
     tokens: "array[int]" = field(default_factory=lambda: array("I"))
@@ -158,18 +161,18 @@ def build(
     train = _write(whole, rows, kept_aside == 0, folder / "train.jsonl")
     check = _write(whole, rows, kept_aside != 0, folder / "validation.jsonl") if kept_aside.any() else None
     whole.unlink()
-    if train.examples < FEWEST_EXAMPLES:
-        findings.add("too_few", None, f"there are {train.examples} to learn from")
-    elif train.examples < FEW_EXAMPLES:
-        findings.add("few", None, f"there are {train.examples} to learn from")
+    teaching = _teaching(rows, kept_aside == 0)
+    if teaching < FEW_EXAMPLES:
+        code = "too_few" if teaching < FEWEST_EXAMPLES else "few"
+        findings.add(code, None, _to_learn_from(teaching, train.examples - teaching))
     report = Report(
         method=how.method,
         model=how.model,
         epochs=how.epochs,
         seed=how.seed,
         skip_bad_rows=how.skip_bad_rows,
-        train=Side(train.examples, train.tokens),
-        validation=Side(check.examples, check.tokens) if check else None,
+        train=Side(train.examples, train.tokens, teaching),
+        validation=Side(check.examples, check.tokens, _teaching(rows, kept_aside != 0)) if check else None,
         lengths=dataset_report.lengths(rows.tokens),
         longest_tokens=training_context(how.model),
         sample=rows.sample,
@@ -254,7 +257,9 @@ class _Sieve:
                 continue
             self.file.write(each.line)
             rows.sample = rows.sample or (each.place, each.body)
-            rows.prompts.append(key_of(prompt_of(each.body, method)))
+            prompt = prompt_of(each.body, method)
+            rows.openings.append(key_of(opening_of(prompt), folded=True))
+            rows.prompts.append(key_of(prompt))
             rows.replies.append(key_of(replies_of(each.body, method)))
             rows.tokens.append(tokens)
             rows.reply_tokens.append(own[-each.replies])
@@ -267,39 +272,42 @@ class _Sieve:
 # --- what only all rows together show ---
 
 
-def _arrays(rows: _Rows) -> "tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint8]]":
+def _teaching(rows: _Rows, wanted: "NDArray[np.bool_]") -> int:
+    """How many of the rows `wanted` have a reply to learn."""
     import numpy as np
 
-    return (
-        np.frombuffer(rows.prompts, np.uint64),
-        np.frombuffer(rows.replies, np.uint64),
-        np.frombuffer(rows.reply_tokens, np.uint32),
-        np.frombuffer(rows.marks, np.uint8),
-    )
+    return int((wanted & (np.frombuffer(rows.marks, np.uint8) & _IS_NEGATIVE == 0)).sum()) if rows.marks else 0
+
+
+def _to_learn_from(teaching: int, others: int) -> str:
+    told = f"there {'is' if teaching == 1 else 'are'} {counted(teaching, 'example')} to learn from"
+    more = f"; {counted(others, 'more example')} {'teaches' if others == 1 else 'teach'} nothing (weight 0)"
+    return told + more if others else told
 
 
 def _kept_aside(rows: _Rows, how: How, findings: Findings) -> "NDArray[np.uint8]":
-    """For each row 1 if it is to check with, else 0. Rows with the same prompt are never parted.
+    """For each row 1 if it is to check with, else 0. Rows that begin with the same question are never parted.
 
-    The prompts are put into an order by a hash of the seed, and the first of them are taken until the share is reached.
+    So a dialogue that is there at one, two and three turns is on one side. The openings are put into an order by a hash
+    of the seed, and the first of them are taken until the share is reached.
     """
     import numpy as np
 
     if not rows.prompts:
         return np.zeros(0, np.uint8)
-    prompts, _, _, marks = _arrays(rows)
+    openings, marks = np.frombuffer(rows.openings, np.uint64), np.frombuffer(rows.marks, np.uint8)
     aside: NDArray[np.uint8] = (marks & _IS_VALIDATION != 0).astype(np.uint8)
     if how.validation <= 0 or aside.any():
         return aside
-    keys, group, sizes = np.unique(prompts, return_inverse=True, return_counts=True)
+    keys, group, sizes = np.unique(openings, return_inverse=True, return_counts=True)
     if len(keys) < 2:
-        findings.add("no_split", None, "every example has the same prompt")
+        findings.add("no_split", None, "every example begins with the same question")
         return aside
-    wanted = max(1, round(how.validation * len(prompts)))
+    wanted = max(1, round(how.validation * len(openings)))
     taken, chosen = 0, np.zeros(len(keys), np.uint8)
     for place in np.argsort(_mixed(keys, how.seed), kind="stable"):
         fits = taken == 0 or taken + sizes[place] <= wanted
-        if fits and taken + sizes[place] < len(prompts):
+        if fits and taken + sizes[place] < len(openings):
             chosen[place] = 1
             taken += int(sizes[place])
         if taken >= wanted:
@@ -323,33 +331,50 @@ def _look_back(rows: _Rows, aside: "NDArray[np.uint8]", findings: Findings) -> N
 
     if not rows.prompts:
         return
-    prompts, replies, reply_tokens, marks = _arrays(rows)
-    order = np.lexsort((replies, prompts))  # stable: of equal rows the first in the input comes first
-    before, after = order[:-1], order[1:]
-    together = (prompts[before] == prompts[after]) & (aside[before] == aside[after])
-    same = replies[before] == replies[after]
-    taught = (marks[before] | marks[after]) & _IS_NEGATIVE == 0
-    for code, what, found in (
-        ("duplicate", "the same as {}", together & same),
-        ("conflict", "{} replies differently", together & ~same & taught),
-    ):
-        first, second = np.minimum(before, after)[found], np.maximum(before, after)[found]
-        in_order = np.argsort(second, kind="stable")
-        _each(rows, findings, code, what, second[in_order], others=first[in_order])
+    prompts, replies = np.frombuffer(rows.prompts, np.uint64), np.frombuffer(rows.replies, np.uint64)
+    reply_tokens, marks = np.frombuffer(rows.reply_tokens, np.uint32), np.frombuffer(rows.marks, np.uint8)
+    again, first = _later(np.arange(len(prompts)), aside, prompts, replies)
+    _each(rows, findings, "duplicate", "the same as {}", again, others=first)
+    taught = np.flatnonzero(marks & _IS_NEGATIVE == 0)
+    other_replies = np.setdiff1d(taught, _later(taught, aside, prompts, replies)[0], assume_unique=True)
+    later, first = _later(other_replies, aside, prompts)
+    _each(rows, findings, "conflict", "{} replies differently", later, others=first)
     if marks.max() & _IS_VALIDATION:
-        leaks = np.flatnonzero((aside != 0) & np.isin(prompts, prompts[aside == 0]))
-        _each(rows, findings, "leak", "its prompt is in the training part too", leaks)
+        _leaks(rows, prompts, aside != 0, findings)
     middle = int(np.median(reply_tokens))
     unended = marks & _MAY_BE_CUT != 0
     long = reply_tokens > _LONG * middle
     if unended[long].sum() * (~long).sum() > _OFTENER * unended[~long].sum() * long.sum():  # a comparison of two shares
-        what = f"a long reply (the middle one has {middle:,} tokens) that ends without a full stop"
+        what = f"a long reply (the middle one has {counted(middle, 'token')}) that ends without a full stop"
         _each(rows, findings, "cut_off", what, np.flatnonzero(unended & long))
     if middle >= _LONG_TOKENS:
         short = np.flatnonzero(reply_tokens <= _SHORT_TOKENS)
         _each(rows, findings, "short_reply", f"hardly a word, where the middle reply has {middle:,} tokens", short)
     if len(replies) > 1 and (replies == replies[0]).all():
         findings.add("same_replies", None, f"all {len(replies):,} replies are the same")
+
+
+def _later(among: "NDArray[np.int64]", *keys: "NDArray[Any]") -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+    """Of the rows `among` that agree in all keys: each but the first, in the order of the rows, and that first one."""
+    import numpy as np
+
+    order = among[np.lexsort([key[among] for key in keys])]  # stable: of equal rows the first in the input comes first
+    begins = np.ones(len(order), bool)
+    begins[1:] = np.any([key[order[1:]] != key[order[:-1]] for key in keys], axis=0)
+    first = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
+    by_row = np.argsort(order[~begins])
+    return order[~begins][by_row], first[~begins][by_row]
+
+
+def _leaks(rows: _Rows, prompts: "NDArray[np.uint64]", aside: "NDArray[np.bool_]", findings: Findings) -> None:
+    """Examples of a validation file that the model knows from training: by all of the prompt, or by its beginning."""
+    import numpy as np
+
+    openings = np.frombuffer(rows.openings, np.uint64)
+    whole = aside & np.isin(prompts, prompts[~aside])
+    _each(rows, findings, "leak", "its prompt is in the training part too", np.flatnonzero(whole))
+    begun = aside & ~whole & np.isin(openings, openings[~aside])
+    _each(rows, findings, "leak", "it begins with the same question as one in the training part", np.flatnonzero(begun))
 
 
 def _each(

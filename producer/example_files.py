@@ -15,11 +15,11 @@ from typing import IO
 
 from models.errors import InputError
 from models.text import dumps, loads
-from producer.columns import Columns, Shape, body_of, shape_of
+from producer.columns import Columns, Shape, body_of, namesakes, shape_of
 from producer.examples import Bad, Body, Example, Message, Place, faults, key_of, normalised
 from producer.findings import KEPT
 from producer.intake import file_records
-from producer.lines import standard_input
+from producer.lines import standard_objects
 from producer.records import BadRowError, Input, Record
 
 TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".parquet", ".jsonl", ".ndjson")  # what is taken from a folder
@@ -68,7 +68,13 @@ def examples_of(
 
     Raises InputError while it is iterated: a file cannot be read, or its columns do not fit.
     """
-    elsewhere = {Path(each).resolve() for each in (*negatives, *without)}
+    uses = (("--negative", negatives), ("--validation", without))
+    elsewhere = {Path(each).resolve(): option for option, given in uses for each in given}
+    for path in paths:
+        if option := elsewhere.get(Path(path).resolve()):
+            raise InputError(
+                f"{path} was named twice, as examples and with {option}; name another file for one of them."
+            )
     files = [each for each in tables_in(paths, reading) if each == "-" or Path(each).resolve() not in elsewhere]
     good_rows = chain.from_iterable(_rows(file, columns, method, reading.opened(file, use)) for file in files)
     bad_rows = chain.from_iterable(
@@ -79,6 +85,8 @@ def examples_of(
     else:
         yield from good_rows
         yield from map(_unlearned, bad_rows)
+    if not files:
+        raise InputError(f"{', '.join(paths)}: each table in it was also named with {' or '.join(elsewhere.values())}.")
     if not any(read.rows for read in reading.files if read.use == use):
         raise InputError(f"{', '.join(paths)}: there is no row in it; check the path.")
 
@@ -144,7 +152,7 @@ def _rows(file: str, columns: Columns, method: str, read: Read) -> Iterator[Exam
     given.waiting = deque()
     names: tuple[str, ...] | None = None
     shape: Shape | str = ""
-    for number, record in standard_input(given) if file == "-" else file_records(Path(file), given):
+    for number, record in standard_objects(given) if file == "-" else file_records(Path(file), given):
         for bad in given.drained():
             read.rows += bad.times
             yield bad
@@ -154,8 +162,10 @@ def _rows(file: str, columns: Columns, method: str, read: Read) -> Iterator[Exam
             shape = shape_of(names, columns, method)
             if isinstance(shape, str) and given.unit == "row":
                 raise given.fault(shape)
-        if not isinstance(shape, str):
-            read.columns = read.columns or str(shape)
+        if not isinstance(shape, str) and not read.columns:
+            read.columns = str(shape)
+            if told := namesakes(record, shape):
+                yield Bad(Place(given.name, number, given.unit), told, "same_columns")
         yield _example(Place(given.name, number, given.unit), record, shape, columns)
     for bad in given.drained():
         read.rows += bad.times

@@ -8,9 +8,10 @@ A supervised body is `{"messages": [..], "tools"?: [..], "parallel_tool_calls"?:
 `{"input": {"messages": [..], ..}, "preferred_output": [one message], "non_preferred_output": [one message]}`.
 """
 
+import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any, NamedTuple, TypeAlias
@@ -67,12 +68,15 @@ class Fault(NamedTuple):
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _INSTRUCTING = ("system", "developer")
-_MESSAGE_KEYS = {"role", "content", "name", "weight", "tool_calls", "tool_call_id", "refusal"}
+_MESSAGE_KEYS = {"role", "content", "name", "weight", "tool_calls", "tool_call_id", "refusal", "function_call"}
 _WORDS = ("name", "refusal", "tool_call_id")
+_CALLS = ("tool_calls", "function_call")
 _MOST_IMAGES = 10
 _LARGEST_IMAGE_BYTES = 10 * 2**20
 _IMAGE_URL = re.compile(r"https://|data:image/(?:jpeg|png|webp);base64,")
-_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PICTURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP", re.DOTALL)
+_NOTHING = {"NaN", "nan", "<NA>", "NA", "N/A", "#N/A", "null", "NULL", "None"}  # what programs write for an empty cell
 _BREAKS_OFF = re.compile(r"(?:\.\.\.|…|[^\W\d_]-|,)$")  # "and so...", "exam-", "first,"
 _ENDS_IN_A_WORD = re.compile(r"[^\W\d_]$")
 
@@ -127,14 +131,24 @@ def replies_of(body: Body, method: str) -> list[Message]:
     return [body[key][-1] for key in OUTPUTS] if method == "dpo" else [body["messages"][-1]]
 
 
-def key_of(messages: Iterable[Message]) -> int:
-    """64 bits by which the same messages are known again; upper and lower case and white space do not count."""
+def opening_of(prompt: Sequence[Message]) -> Sequence[Message]:
+    """How a dialogue begins: all up to and with the user's first message."""
+    end = next((number for number, message in enumerate(prompt, 1) if message["role"] == "user"), len(prompt))
+    return prompt[:end]
+
+
+def key_of(messages: Iterable[Message], *, folded: bool = False) -> int:
+    """64 bits by which the same messages are known again; white space at the ends does not count.
+
+    When `folded`, white space within does not count either, nor do upper and lower case.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for message in messages:
         content = message.get("content") or message.get("refusal") or ""
-        said = " ".join(content.split()).casefold() if isinstance(content, str) else repr(content)
+        if isinstance(content, str):
+            content = " ".join(content.split()).casefold() if folded else content.strip()
         more = [message[key] for key in ("tool_calls", "tool_call_id") if key in message]
-        digest.update(f"{message['role']}\x1f{said}\x1f{more or ''}\x1e".encode(errors="surrogatepass"))
+        digest.update(f"{message['role']}\x1f{content}\x1f{more or ''}\x1e".encode(errors="surrogatepass"))
     return int.from_bytes(digest.digest(), "big")
 
 
@@ -189,6 +203,9 @@ def remarks(body: Body, method: str) -> list[Fault]:
         found.append(Fault("teaches_nothing", "every reply in it has weight 0"))
     if method == "dpo" and text_of(replies[0]) == text_of(replies[1]):
         found.append(Fault("same_outputs", "the preferred and the other reply are the same"))
+    said = [each for each in prompt_of(body, method) if each["role"] == "user"] + replies
+    empty = {text for each in said if (text := text_of(each).strip()) in _NOTHING}
+    found += [Fault("says_nothing", f"a message is {text!r}") for text in sorted(empty)]
     end = text_of(replies[0]).rstrip()
     if _BREAKS_OFF.search(end[-4:]):
         found.append(Fault("cut_off", f"the reply ends with {end[-3:]!r}"))
@@ -211,6 +228,8 @@ def _shape(body: Body, key: str) -> Iterator[Fault]:
     for number, message in enumerate(messages, 1):
         if not isinstance(message, dict):
             yield Fault("bad_message", f"message {number} is {json_kind(message)}, not an object with role and content")
+        elif message.get("role") == "function":
+            yield Fault("function_call", f"message {number} has the role function, which is no more")
         elif message.get("role") not in _ROLES:
             yield Fault("bad_role", f"message {number} has the role {_shown(message.get('role'))}")
         elif (why := _unreadable(message)) is not None:
@@ -289,8 +308,15 @@ def _answered_calls(messages: list[Message]) -> Iterator[Fault]:
 
 def _texts(messages: list[Message], _offered: Body) -> Iterator[Fault]:
     for number, message in enumerate(messages, 1):
-        if not (message.get("tool_calls") or text_of(message).strip() or has_images([message])):
+        says = text_of(message).strip() or any(message.get(key) for key in _CALLS) or has_images([message])
+        if not says and not (message["role"] == "tool" and "content" in message):  # a tool may find nothing
             yield Fault("empty_text", f"message {number} ({message['role']}) is empty")
+
+
+def _names(messages: list[Message], _offered: Body) -> Iterator[Fault]:
+    for number, message in enumerate(messages, 1):
+        if "name" in message and not _NAME.fullmatch(message["name"]):
+            yield Fault("bad_name", f"message {number} ({message['role']}) has the name {_shown(message['name'])}")
 
 
 def _weights(messages: list[Message], offered: Body) -> Iterator[Fault]:
@@ -327,6 +353,15 @@ def _image(number: int, role: str, part: dict[str, Any]) -> Iterator[Fault]:
         yield Fault("bad_image", f"message {number} has a picture whose URL is not https:// or data:image/..;base64")
     elif url.startswith("data:") and len(url) * 3 // 4 > _LARGEST_IMAGE_BYTES:
         yield Fault("bad_image", f"message {number} has a picture of more than 10 MB")
+    elif url.startswith("data:") and not _is_picture(url.partition(",")[2]):
+        yield Fault("bad_image", f"message {number} has a picture whose base64 does not hold a JPEG, PNG or WEBP")
+
+
+def _is_picture(encoded: str) -> bool:
+    try:
+        return _PICTURE.match(base64.b64decode(encoded, validate=True)) is not None
+    except ValueError:
+        return False
 
 
 def _tools(offered: Body) -> Iterator[Fault]:
@@ -338,7 +373,7 @@ def _tools(offered: Body) -> Iterator[Fault]:
         function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
         if not isinstance(function, dict):
             yield Fault("bad_tools", f'tool {number} is not {{"type": "function", "function": {{..}}}}')
-        elif not isinstance(function.get("name"), str) or not _FUNCTION_NAME.fullmatch(function["name"]):
+        elif not isinstance(function.get("name"), str) or not _NAME.fullmatch(function["name"]):
             yield Fault("bad_tools", f"tool {number} has no usable name (letters, digits, _ and -, at most 64)")
         elif not isinstance(function.get("parameters", {}), dict):
             yield Fault("bad_tools", f"the parameters of tool {number} are no JSON schema")
@@ -352,6 +387,8 @@ def _calls(messages: list[Message], offered: Body) -> Iterator[Fault]:
     for number, message in enumerate(messages, 1):
         if "tool_calls" in message and message["role"] != "assistant":
             yield Fault("bad_tool_call", f"message {number} ({message['role']}) calls a tool; only the assistant may")
+        if "function_call" in message:
+            yield Fault("function_call", f"message {number} ({message['role']}) has a 'function_call'")
         for call in message.get("tool_calls", ()):
             why = _unusable(call, names)
             if why is not None:
@@ -385,4 +422,11 @@ def _shown(value: Any) -> str:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else json_kind(value)
 
 
-_CHECKS: tuple[Callable[[list[Message], Body], Iterator[Fault]], ...] = (_order, _texts, _weights, _calls, _images)
+_CHECKS: tuple[Callable[[list[Message], Body], Iterator[Fault]], ...] = (
+    _order,
+    _texts,
+    _names,
+    _weights,
+    _calls,
+    _images,
+)

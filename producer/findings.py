@@ -38,10 +38,16 @@ RULES: dict[str, Rule] = {
     "wrong_order": Rule(
         "error", "messages in an impossible order", "let a user's message come first, and a tool answer its call"
     ),
-    "empty_text": Rule("error", "empty message", "fill the cell, or take the row out"),
+    "empty_text": Rule("error", "empty message", "fill it in, or take the example out"),
+    "bad_name": Rule("error", "name that the API does not take", "use letters, digits, _ and -, at most 64; or none"),
     "bad_weight": Rule("error", "wrong weight", "use 0 or 1, on the assistant's messages only"),
     "bad_tools": Rule("error", "malformed tools", "describe each tool as the API takes it"),
     "bad_tool_call": Rule("error", "malformed call of a tool", "write it as the API returned it"),
+    "function_call": Rule(
+        "error",
+        "call in the old form, function_call",
+        "write the call as tool_calls, its result with the role tool, and 'functions' as tools",
+    ),
     "bad_image": Rule(
         "error", "picture that cannot be used", "use JPEG, PNG or WEBP up to 10 MB, in the user's message"
     ),
@@ -51,16 +57,19 @@ RULES: dict[str, Rule] = {
     "too_few": Rule(
         "error", "too few examples", "collect at least 10 to learn from; 50 to 100 is where it begins to help"
     ),
-    "no_split": Rule("error", "nothing to split", "leave out --val, or add rows with other questions"),
+    "no_split": Rule("error", "nothing to split", "leave out --val, or add examples with other questions"),
     # what costs quality
     "duplicate": Rule("warning", "example that is there already", "take it out, unless it is to count twice"),
     "conflict": Rule("warning", "same prompt with another reply", "keep the better reply; the model cannot learn both"),
     "leak": Rule(
         "warning",
-        "validation example whose prompt is also trained on",
+        "validation example that is also trained on, or its beginning",
         "take it out of one of the files: the check would be too good to be true",
     ),
     "cut_off": Rule("warning", "reply that looks cut off", "complete it, or the model learns to stop in mid-sentence"),
+    "says_nothing": Rule(
+        "warning", "message that looks like an empty cell", "fill it in or take the example out, unless it is meant"
+    ),
     "personal": Rule(
         "warning",
         "example with what may be personal data",
@@ -80,6 +89,7 @@ RULES: dict[str, Rule] = {
     "cut_answer": Rule("note", "dialogue with a cut answer, left out", "ask again with a higher --max-tokens"),
     "no_twin": Rule("note", "row left out for want of a twin", "give both a good and a bad reply to the same prompt"),
     "left_out": Rule("note", "example with fields that the API does not know", "nothing: the fields were left out"),
+    "same_columns": Rule("note", "columns with the same name", "rename them, if another one is meant"),
     "few": Rule("note", "few examples", "50 to 100 good ones are where training usually begins to show"),
     "images": Rule("note", "example with pictures", "their tokens are not counted here and come on top of the price"),
 }
@@ -95,7 +105,7 @@ class Finding(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
         rule = RULES[self.code]
-        where = {"file": self.place.file, "line": self.place.line} if self.place else {"file": None, "line": None}
+        where = self.place._asdict() if self.place else dict.fromkeys(Place._fields)
         return {"level": rule.level, "code": self.code, **where, "what": self.what, "remedy": rule.remedy}
 
 

@@ -49,6 +49,18 @@ def standard_input(given: Input) -> Records:
         raise _not_utf8(given, error) from error
 
 
+def standard_objects(given: Input) -> Records:
+    """JSON objects, one a line; raises InputError at once when the first line is none."""
+    stream: Any = sys.stdin.buffer
+    lines = _lines(stream if hasattr(stream, "peek") else io.BufferedReader(stream), given)
+    first = next(lines, None)
+    if first is not None and not first[1].lstrip().startswith(b"{"):
+        raise given.fault(
+            "does not begin with a JSON object; of CSV and other formats give the file's name instead of -"
+        )
+    yield from _objects(_parsed(chain([first] if first else [], lines), given), given)
+
+
 def sniffed_lines(file: File, given: Input) -> Records:
     """JSON Lines when the first line is a JSON object, else one prompt a line."""
     lines = _lines(file, given)
@@ -121,7 +133,11 @@ def _not_utf8(given: Input, error: UnicodeDecodeError, number: int | None = None
     where = "" if number is None else f" in line {number}"
     if error.encoding.startswith("utf-16"):
         return given.fault("begins like UTF-16 but is not; save it as UTF-8")
-    return given.fault(
+    return given.fault(_no_utf8(error, where))
+
+
+def _no_utf8(error: UnicodeDecodeError, where: str = "") -> str:
+    return (
         f"is not UTF-8: there is a byte 0x{error.object[error.start]:02x}{where}; if it is Latin-1, convert it with "
         "iconv -f latin1 -t utf-8"
     )
@@ -179,7 +195,7 @@ def _parsed(lines: Iterable[tuple[int, bytes]], given: Input) -> Iterator[tuple[
         try:
             value = _json(line)
         except UnicodeDecodeError as error:
-            raise _not_utf8(given, error, number) from error
+            given.bad(number, _no_utf8(error))
         except (ValueError, RecursionError) as error:
             given.bad(number, f"is not valid JSON ({_json_fault(error)})")
         else:

@@ -83,10 +83,38 @@ PREFERENCE = {
             "chosen": [{"role": "user", "content": "P"}, {"role": "assistant", "content": "R"}],
             "rejected": [{"role": "user", "content": "P"}, {"role": "assistant", "content": "N"}],
         },
+        {
+            "chosen": [{"role": "user", "content": "P"}, {"role": "assistant", "content": "R"}],
+            "rejected": [{"from": "human", "value": "P"}, {"from": "gpt", "value": "N"}],
+        },
+        {
+            "chosen": '[{"role": "user", "content": "P"}, {"role": "assistant", "content": "R"}]',
+            "rejected": "\n\nHuman: P\n\nAssistant: N",
+        },
     ],
 )
 def test_preferences_are_found(record: dict[str, Any]) -> None:
     assert made(record, "dpo") == PREFERENCE
+
+
+def test_of_whole_dialogues_all_but_the_last_messages_is_the_prompt() -> None:
+    told = "\n\nHuman: P\n\nAssistant: well,\n\nthen?\n\nHuman: Q\n\nAssistant: R"
+    body = made({"chosen": told, "rejected": told.replace("R", "N")}, "dpo", system_text="S")
+    assert [each["content"] for each in body["input"]["messages"]] == ["S", "P", "well,\n\nthen?", "Q"]
+    assert [body[key][0]["content"] for key in ("preferred_output", "non_preferred_output")] == ["R", "N"]
+
+
+@pytest.mark.parametrize(
+    ("rejected", "says"),
+    [
+        ("N", "there is no prompt, and 'rejected' is no list of messages"),
+        ([{"role": "assistant", "content": "N"}], "there is no prompt, and 'rejected' is no list of messages"),
+        ("\n\nHuman: Q\n\nAssistant: N", "'chosen' and 'rejected' differ before their last message"),
+    ],
+)
+def test_whole_dialogues_without_a_common_prompt_are_a_bad_row(rejected: Any, says: str) -> None:
+    with pytest.raises(BadRowError, match=says):
+        made({"chosen": "\n\nHuman: P\n\nAssistant: R", "rejected": rejected}, "dpo")
 
 
 @pytest.mark.parametrize(

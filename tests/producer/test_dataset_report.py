@@ -93,3 +93,12 @@ def test_bars_are_of_one_round_width_and_the_last_is_open() -> None:
     ]
     assert lengths(array("I")) is None
     assert lengths(array("I", [0])) is not None
+
+
+def test_for_scripts_each_finding_has_its_place_with_the_unit(tmp_path: Path) -> None:
+    rows = [*examples(20), Example(Place("", 7, "dialogue"), {"messages": []})]
+    told = build(rows, How(), tmp_path).report.to_json()["findings"]
+    assert [(each["code"], each["file"], each["line"], each["unit"]) for each in told] == [
+        ("no_messages", "", 7, "dialogue"),
+        ("few", None, None, None),
+    ]

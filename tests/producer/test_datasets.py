@@ -110,9 +110,10 @@ def test_nothing_at_all_is_said_as_well(tmp_path: Path) -> None:
 def test_duplicates_and_contradictions_name_both_places(tmp_path: Path) -> None:
     rows = [
         *questions(20),
-        example(30, "Question 3 ", "the answer to 3 is long enough."),
+        example(30, "question 3 ", "the answer to 3 is long enough."),
         example(31, "question 4", "another answer to four."),
         example(32, "question 5", "an answer not to give.", weight=0),
+        example(33, "Question 6", "for the capital letter, another answer."),
     ]
     dataset = make(tmp_path, rows)
     whats = {each.code: each.what for each in dataset.report.findings}
@@ -125,6 +126,68 @@ def test_duplicates_and_contradictions_name_both_places(tmp_path: Path) -> None:
     assert (whats["duplicate"], whats["conflict"]) == ("the same as row 5", "row 6 replies differently")
     assert not dataset.report.stops()
     assert dataset.report.stops(strict=True)
+
+
+def test_of_many_replies_to_a_prompt_each_later_one_is_named_once_beside_the_first(tmp_path: Path) -> None:
+    replies = ("one.", "one.", "two.", "three.", "two.", "one.", "four.")
+    rows = [*questions(20), *(example(30 + n, "which?", reply) for n, reply in enumerate(replies))]
+    findings = make(tmp_path, rows).report.findings
+    assert [(each.place and each.place.line, each.what) for each in findings.kept["conflict"]] == [
+        (32, "row 30 replies differently"),
+        (33, "row 30 replies differently"),
+        (36, "row 30 replies differently"),
+    ]
+    assert [(each.place and each.place.line, each.what) for each in findings.kept["duplicate"]] == [
+        (31, "the same as row 30"),
+        (34, "the same as row 32"),
+        (35, "the same as row 30"),
+    ]
+
+
+def test_prompts_that_differ_in_their_indentation_are_two(tmp_path: Path) -> None:
+    code = [example(30, "if a:\n    b()\nc()", "yes, it is."), example(31, "if a:\n    b()\n    c()", "no, it is not.")]
+    assert found(make(tmp_path, [*questions(50), *code])) == {}
+
+
+def test_only_what_has_a_reply_to_learn_counts_towards_the_ten(tmp_path: Path) -> None:
+    rows = [*questions(3), *(example(40 + n, f"q {n}", f"nothing to say, {n}.", weight=0) for n in range(12))]
+    report = make(tmp_path, rows).report
+    assert report.stops()
+    told = "there are 3 examples to learn from; 12 more examples teach nothing (weight 0)"
+    assert [each.what for each in report.findings.kept["too_few"]] == [told]
+    assert "12 of them teach nothing (weight 0)" in report.text()
+    assert report.to_json()["train"]["teaching"] == 3
+    one = make(tmp_path, questions(1)).report
+    assert [each.what for each in one.findings.kept["too_few"]] == ["there is 1 example to learn from"]
+
+
+def unrolled(dialogues: int) -> Iterator[Example]:
+    """The same dialogues at one, two and three turns."""
+    for dialogue in range(dialogues):
+        said = [{"role": "system", "content": "Be kind."}]
+        for turn in range(3):
+            said += [{"role": "user", "content": f"turn {turn} of {dialogue}?"}]
+            said += [{"role": "assistant", "content": f"reply {turn} of {dialogue}, at length."}]
+            yield Example(Place("t.jsonl", 3 * dialogue + turn + 1), {"messages": list(said)})
+
+
+def test_a_dialogue_at_each_of_its_turns_is_on_one_side(tmp_path: Path) -> None:
+    dataset = make(tmp_path, unrolled(40), validation=0.2)
+    assert dataset.validation is not None
+    train, check = (
+        {each["messages"][1]["content"] for each in lines(part.path)} for part in (dataset.train, dataset.validation)
+    )
+    assert (len(train), len(check)) == (32, 8)
+    assert not train & check
+
+
+def test_a_validation_file_leaks_by_the_beginning_of_a_dialogue_too(tmp_path: Path) -> None:
+    rows = list(unrolled(20))
+    dataset = build(rows[:30] + rows[31:-1], How(), tmp_path, validation=[rows[30], rows[-1]])
+    assert found(dataset)["leak"] == ["t.jsonl line 31", "t.jsonl line 60"]
+    assert {each.what for each in dataset.report.findings.kept["leak"]} == {
+        "it begins with the same question as one in the training part"
+    }
 
 
 def test_of_many_findings_the_first_thousand_are_kept_and_all_are_counted(tmp_path: Path) -> None:

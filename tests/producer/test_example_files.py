@@ -1,5 +1,6 @@
 """Files, folders and files of what not to say become examples, each with the place that its owner knows it by."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_many_bad_lines_at_once_are_counted_and_not_kept() -> None:
         ("x.csv", "", "there is no row in it"),
         ("x.csv", "prompt,completion\n", "there is no row in it"),
         ("x.csv", 'prompt,completion\n"open,x\n', "never closed"),
-        ("x.jsonl", b'{"prompt": "caf\xe9", "completion": "a"}\n', "is not UTF-8"),
+        ("x.csv", b"prompt,completion\ncaf\xe9,a\n", "is not UTF-8"),
         ("y.csv", "", "does not exist"),
     ],
 )
@@ -104,6 +105,56 @@ def test_a_file_that_cannot_be_used_is_one_sentence(name: str, content: str | by
         Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=says):
         read(name)
+
+
+def test_a_byte_that_is_not_utf8_costs_its_line_only() -> None:
+    good = b'{"prompt": "q", "completion": "a"}\n'
+    Path("x.jsonl").write_bytes(good + b'{"prompt": "caf\xe9", "completion": "a"}\n' + good)
+    examples, bad, _ = read("x.jsonl")
+    assert len(examples) == 2
+    assert [(str(each.place), each.why[:39]) for each in bad] == [
+        ("x.jsonl line 2", "is not UTF-8: there is a byte 0xe9; if ")
+    ]
+
+
+def test_a_file_that_was_named_twice_is_said() -> None:
+    table("d.csv", ("q", "a"))
+    with pytest.raises(InputError, match=r"d\.csv was named twice, as examples and with --negative"):
+        read("./d.csv", negatives=("d.csv",))
+    with pytest.raises(InputError, match=r"d\.csv was named twice, as examples and with --validation"):
+        list(examples_of(["d.csv"], Columns(), "supervised", Reading(), without=["d.csv"]))
+    table("folder/e.csv", ("q", "a"))
+    with pytest.raises(InputError, match="folder: each table in it was also named with --negative"):
+        read("folder", negatives=("folder/e.csv",))
+
+
+def test_from_a_pipe_json_lines_are_read_and_csv_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def piped(content: bytes) -> list[str]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        examples, bad, _ = read("-")
+        return [str(each.place) for each in examples] + [str(each.place) for each in bad]
+
+    good = b'{"prompt": "q", "completion": "a"}\n'
+    assert piped(b"\xef\xbb\xbf" + good + b"{broken\n" + good) == [
+        "standard input line 1",
+        "standard input line 3",
+        "standard input line 2",
+    ]
+    with pytest.raises(InputError, match="standard input does not begin with a JSON object; of CSV"):
+        piped(b"prompt,completion\nq,a\n")
+    with pytest.raises(InputError, match="no row in it"):
+        piped(b"")
+
+
+def test_two_columns_of_one_name_are_noted_and_the_first_is_used() -> None:
+    Path("x.csv").write_text("prompt,note,Completion,completion,note\nq,1,a,b,2\nq2,1,a2,b2,2\n")
+    examples, notes, _ = read("x.csv")
+    assert [reply for _, reply in replies(examples)] == ["a", "a2"]
+    assert [(each.code, each.why) for each in notes] == [
+        ("same_columns", "more than one column is called 'Completion'; the first is used")
+    ]
+    Path("y.csv").write_text("prompt,completion,completion\nq,a,b\n")
+    assert [each.code for each in read("y.csv")[1]] == ["same_columns"]
 
 
 def test_a_folder_without_tables_is_said() -> None:
@@ -124,7 +175,7 @@ def test_a_file_of_what_not_to_say_has_weight_0_and_is_read_once_in_a_folder() -
 
 
 def test_preferences_are_made_of_twins_and_the_rest_is_left_out_and_said() -> None:
-    good = table("good.csv", ("q1", "a1"), ("q2", "a2"), ("Q1 ", "a1 again"), ("q4", ""))
+    good = table("good.csv", ("q1", "a1"), ("q2", "a2"), ("q1 ", "a1 again"), ("Q1", "a1 in capitals"), ("q4", ""))
     bad = table("bad.csv", ("q1", "n1"), ("q3", "n3"), ("q1", "n2"))
     examples, left, _ = read(good, method="dpo", negatives=(bad,))
     assert [
@@ -134,7 +185,8 @@ def test_preferences_are_made_of_twins_and_the_rest_is_left_out_and_said() -> No
     assert examples[0].body["input"] == {"messages": [{"role": "user", "content": "q1"}]}
     assert [(str(each.place), each.code) for each in left] == [
         ("good.csv row 3", "no_twin"),
-        ("good.csv row 5", "empty_text"),
+        ("good.csv row 5", "no_twin"),
+        ("good.csv row 6", "empty_text"),
         ("bad.csv row 3", "no_twin"),
     ]
 

@@ -1,5 +1,6 @@
 """What the API would refuse is found with its place in the example, and a good example has no faults."""
 
+import base64
 import json
 from typing import Any
 
@@ -8,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer.examples import faults, key_of, may_be_cut, normalised, remarks
+from producer.findings import RULES
 
 User = {"role": "user", "content": "Why?"}
 REPLY = {"role": "assistant", "content": "Because."}
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n and so on").decode()
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
 
@@ -42,7 +45,9 @@ def codes(body: dict[str, Any], method: str = "supervised") -> list[str]:
         ANSWERED,
         [User, calling(call())],
         [{"role": "user", "content": [{"type": "text", "text": "See:"}, image()]}, REPLY],
-        [{"role": "user", "content": [image("data:image/png;base64,AAAA")]}, REPLY],
+        [{"role": "user", "content": [image(f"data:image/png;base64,{PNG}")]}, REPLY],
+        [User | {"name": "Jo_7-b"}, REPLY],
+        [User, calling(call()), {"role": "tool", "tool_call_id": "c1", "content": ""}, REPLY],
         [REPLY, User, REPLY],
     ],
 )
@@ -85,11 +90,25 @@ def test_a_good_example_has_no_faults(messages: list[Any]) -> None:
         ("bad_image", {"messages": [User, {"role": "assistant", "content": [image()]}]}),
         ("bad_image", {"messages": [{"role": "user", "content": [image("http://example.org/a.png")]}, REPLY]}),
         ("bad_image", {"messages": [{"role": "user", "content": [image("data:image/gif;base64,AAAA")]}, REPLY]}),
+        ("bad_image", {"messages": [{"role": "user", "content": [image("data:image/jpeg;base64,!!!!")]}, REPLY]}),
+        ("bad_image", {"messages": [{"role": "user", "content": [image("data:image/jpeg;base64,AAAA")]}, REPLY]}),
+        ("bad_name", {"messages": [User | {"name": "Jo Smith"}, REPLY]}),
+        ("bad_name", {"messages": [User | {"name": ""}, REPLY]}),
+        ("empty_text", {"messages": [User, calling(call()), {"role": "tool", "tool_call_id": "c1"}, REPLY]}),
         ("too_many_images", {"messages": [{"role": "user", "content": [image()] * 11}, REPLY]}),
     ],
 )
 def test_a_fault_is_found(code: str, body: dict[str, Any]) -> None:
     assert code in codes(body)
+
+
+def test_a_call_in_the_old_form_is_one_fault_with_the_new_one_as_the_way_out() -> None:
+    old = {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": "{}"}}
+    assert codes({"messages": [User, old]}) == ["function_call"]
+    assert codes({"messages": [User, REPLY, {"role": "function", "name": "look", "content": "42"}, REPLY]}) == [
+        "function_call"
+    ]
+    assert "tool_calls" in RULES["function_call"].remedy
 
 
 def test_ten_pictures_are_allowed() -> None:
@@ -134,6 +153,8 @@ def test_what_tables_leave_behind_is_put_right_and_the_rest_is_said() -> None:
         ("teaches_nothing", [User, REPLY | {"weight": 0}]),
         ("cut_off", [User, {"role": "assistant", "content": "It is because of the..."}]),
         ("cut_off", [User, {"role": "assistant", "content": "First, it is an exam-"}]),
+        ("says_nothing", [User, REPLY | {"content": "NaN"}]),
+        ("says_nothing", [User | {"content": " N/A\n"}, REPLY]),
         ("odd_order", [REPLY, User, REPLY]),
         ("odd_order", [User, User, REPLY]),
         ("odd_order", [User, REPLY, {"role": "system", "content": "Be kind."}, User, REPLY]),
@@ -148,8 +169,10 @@ def test_equal_outputs_are_remarked() -> None:
     assert [each.code for each in remarks(preference(non_preferred_output=[REPLY]), "dpo")] == ["same_outputs"]
 
 
-def test_prompts_are_the_same_but_for_case_and_space() -> None:
-    assert key_of([User]) == key_of([{"role": "user", "content": " why? "}])
+def test_prompts_are_the_same_letter_by_letter_and_folded_but_for_case_and_space() -> None:
+    assert key_of([User]) == key_of([{"role": "user", "content": " Why?\n"}])
+    assert key_of([User]) != key_of([{"role": "user", "content": "why?"}])
+    assert key_of([User], folded=True) == key_of([{"role": "user", "content": " why? "}], folded=True)
     assert key_of([User]) != key_of([REPLY | {"content": "Why?"}])
     assert key_of([{"role": "user", "content": [image()]}]) != key_of(
         [{"role": "user", "content": [image("https://b")]}]

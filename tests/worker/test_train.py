@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import hashlib
+import json
 import time
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
-from models import blobs
+from models import blobs, fine_tunes
 from models.clock import now_after
 from models.database import reading, writing
 from models.fine_tunes import keep_dataset
@@ -21,10 +23,11 @@ from models.tables import fine_tune_checkpoints, fine_tune_events, jobs, remote_
 from models.tables import fine_tunes as fine_tunes_table
 from models.text import dumps
 from models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue, revive
+from producer.fine_tunes import points_of
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, batch_row, calls, count, job_row, put, set_job, take_one
 from tests.simulator import Simulator
-from worker.train import METADATA, Run, train
+from worker.train import METADATA, Run, _order, train
 
 LINE = '{"messages":[{"role":"user","content":"2 + %d?"},{"role":"assistant","content":"It is %d."}]}\n'
 MODEL = "gpt-4.1-mini"
@@ -297,3 +300,114 @@ def test_a_result_in_base64_is_read(provider: Simulator) -> None:
     provider.control(result_base64=True)
     to_the_end(add_train_job())
     assert len(tune().curve) > 1
+
+
+def test_a_look_that_fails_ends_nothing(provider: Simulator) -> None:
+    provider.control(scripts={"POST /v1/fine_tuning/jobs": "!!reset_after*1", "GET /v1/fine_tuning/jobs": "!!500*9"})
+    job_id = add_train_job()
+    step(job_id)
+    assert step(job_id).outcome == "retried"
+    for _ in range(9):
+        assert step(job_id).outcome == "snoozed"
+    to_the_end(job_id)
+    assert job_row(job_id).state == "succeeded"
+    assert created_once(provider)
+
+
+def test_a_job_that_an_earlier_request_made_late_is_cancelled_and_told(provider: Simulator) -> None:
+    provider.control(tuning_seconds=60)
+    job_id = add_train_job()
+    step(job_id)
+    step(job_id)
+    (made,) = provider.tunings()
+    with writing() as connection:
+        connection.execute(update(remote_ops).where(remote_ops.c.step == "job").values(sends=2))
+    twin = {"model": MODEL, "training_file": made["training_file"], "metadata": made["metadata"]}
+    request = urllib.request.Request(
+        f"{provider.url}/fine_tuning/jobs", json.dumps(twin).encode(), {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request).close()
+    step(job_id)
+    states = {each["id"]: each["status"] for each in provider.tunings()}
+    assert states.pop(made["id"]) != "cancelled"
+    assert list(states.values()) == ["cancelled"]
+    warned = fine_tune_events.c.level == "warn"
+    assert count(fine_tune_events, warned) == 1
+    step(job_id)
+    assert count(fine_tune_events, warned) == 1
+
+
+def test_a_job_of_another_server_is_left_alone(provider: Simulator) -> None:
+    job_id = add_train_job()
+    set_job(job_id, request={"dataset": "d1", "provider": "elsewhere.test"})
+    assert step(job_id).outcome == "snoozed"
+    assert (provider.files(), "elsewhere.test" in tune().note) == ([], True)
+
+
+def test_what_an_earlier_round_told_is_not_told_of_the_next(provider: Simulator) -> None:
+    provider.control(tuning_fails=True, tuning_steps=20)
+    job_id = add_train_job()
+    to_the_end(job_id)
+    assert count(fine_tune_events) > 5
+    provider.control(tuning_fails=False, tuning_steps=2)
+    with writing() as connection:
+        revive(connection, "b")
+    assert (tune().round, tune().curve, tune().model) == (2, None, None)
+    to_the_end(job_id)
+    with reading() as connection:
+        wanted = select(fine_tunes_table.c.round, fine_tunes_table.c.curve, fine_tunes_table.c.job_id)
+        row: Any = connection.execute(wanted).one()
+    assert [point.step for point in points_of(row)] == [1, 2, 3]  # one an epoch at the least
+
+
+def test_a_step_that_succeeds_gives_the_next_all_its_attempts(provider: Simulator) -> None:
+    provider.control(scripts={"POST /v1/files": "!!500*3"})
+    job_id = add_train_job()
+    for _ in range(12):
+        step(job_id)
+        if tune().remote_id is None and provider.files():
+            break
+        time.sleep(0.1)
+    step(job_id)
+    assert job_row(job_id).failures in (0, 1, 2, 3)
+    to_the_end(job_id)
+    assert job_row(job_id).failures == 0
+
+
+def test_a_403_for_the_creation_is_final_whatever_its_code(provider: Simulator) -> None:
+    provider.control(scripts={"POST /v1/fine_tuning/jobs": "!!403"})
+    job_id = add_train_job()
+    to_the_end(job_id, most=2)
+    assert (job_row(job_id).state, job_row(job_id).error_code) == ("failed", "training_not_available")
+
+
+@pytest.mark.parametrize(
+    ("events", "order"),
+    [
+        ([{"created_at": 1}, {"created_at": 2}], 1),
+        ([{"created_at": 2.5}, {"created_at": 2.1}], -1),
+        ([{"created_at": "2026-11-25T10:00:00Z"}, {"created_at": "2026-11-25T09:00:00Z"}], -1),
+        ([{"created_at": 1, "data": {"step": n, "train_loss": 0.5}} for n in (1, 2)], 1),
+        ([{"created_at": 1}, {"created_at": 1}], 0),
+        ([{"created_at": None}, {}], 0),
+        ([], 0),
+    ],
+)
+def test_the_order_of_a_list_is_seen_and_never_guessed(events: list[dict[str, Any]], order: int) -> None:
+    assert _order(events) == order
+
+
+@pytest.mark.parametrize(
+    ("remote", "trained", "ended"),
+    [
+        ({"status": "succeeded"}, True, True),
+        ({"status": "Completed"}, True, True),
+        ({"status": "done", "fine_tuned_model": "m", "finished_at": 7}, True, True),
+        ({"status": "FAILED", "fine_tuned_model": "m", "finished_at": 7}, False, True),
+        ({"status": "cancelled"}, False, True),
+        ({"status": "paused", "fine_tuned_model": None}, False, False),
+        ({}, False, False),
+    ],
+)
+def test_an_end_is_known_by_its_word_or_by_what_it_left(remote: dict[str, Any], trained: bool, ended: bool) -> None:
+    assert (fine_tunes.is_trained(remote), fine_tunes.has_ended(remote)) == (trained, ended)

@@ -47,6 +47,7 @@ _CREATION_UNKNOWN = (
 _TWIN_SECONDS = 1_800.0
 """How long after a second request a job of the first one may turn up."""
 
+_NEW_SECONDS = 60.0
 _CERTAIN = ("connect", "request", "store")
 """Kinds of errors after which nothing can have been created; so it is after a status below 500."""
 
@@ -232,12 +233,16 @@ class Run:
         operation = self.tune.operations.get("job")
         if operation is None or operation.sends < 2 or self.tune.age_seconds > _TWIN_SECONDS:
             return
-        for twin in await self._jobs_of(operation):
-            if twin.get("id") == self.tune.remote_id or fine_tunes.has_ended(twin):
-                continue
-            await self.provider.post(f"{JOBS}/{quote(str(twin['id']), safe='')}/cancel", {})
-            late = f"An earlier request has made a second job after all, {twin['id']}; it was cancelled."
-            await self._write(fine_tunes.warn, late)
+        try:
+            for twin in await self._jobs_of(operation):
+                if twin.get("id") == self.tune.remote_id or fine_tunes.has_ended(twin):
+                    continue
+                await self.provider.post(f"{JOBS}/{quote(str(twin['id']), safe='')}/cancel", {})
+                late = f"An earlier request has made a second job after all, {twin['id']}; it was cancelled."
+                await self._write(fine_tunes.warn, late)
+        except CallError as error:
+            if not _is_final(error):
+                raise
 
     async def _tell(self, path: str, wanted: str) -> None:
         """Pass on what somebody wants. A refusal is noted; anything else is tried again with the next look."""
@@ -261,7 +266,7 @@ class Run:
                 if len(fresh) < len(page) and _order(page) < 0:
                     break
         except CallError as error:
-            if error.status not in _NO_SUCH_ENDPOINT:
+            if not _is_final(error):
                 raise
         return found if _order(found) > 0 else found[::-1]
 
@@ -320,7 +325,10 @@ class Run:
             max_attempts=settings().max_attempts,
             retry_seconds=settings().retry_seconds,
         )
-        if following and verdict.action == "retry":
+        is_new = (
+            error.status == 404 and self.tune.age_seconds < _NEW_SECONDS
+        )  # servers that copy are not at one at once
+        if following and (verdict.action == "retry" or is_new):
             await self._write(fine_tunes.troubled, verdict.message)
             return snoozed(self.job, max(verdict.delay_seconds, 1.0))
         if self.looking and verdict.action == "fail":

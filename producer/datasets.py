@@ -157,7 +157,7 @@ def build(
         if validation is not None:
             sieve.take(validation, _IS_VALIDATION)
     kept_aside = _kept_aside(rows, how, findings)
-    _look_back(rows, kept_aside, findings)
+    _look_back(rows, kept_aside, findings, how.method)
     train = _write(whole, rows, kept_aside == 0, folder / "train.jsonl")
     check = _write(whole, rows, kept_aside != 0, folder / "validation.jsonl") if kept_aside.any() else None
     whole.unlink()
@@ -326,7 +326,7 @@ def _mixed(keys: "NDArray[np.uint64]", seed: int) -> "NDArray[np.uint64]":
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _look_back(rows: _Rows, aside: "NDArray[np.uint8]", findings: Findings) -> None:
+def _look_back(rows: _Rows, aside: "NDArray[np.uint8]", findings: Findings, method: str) -> None:
     import numpy as np
 
     if not rows.prompts:
@@ -335,10 +335,11 @@ def _look_back(rows: _Rows, aside: "NDArray[np.uint8]", findings: Findings) -> N
     reply_tokens, marks = np.frombuffer(rows.reply_tokens, np.uint32), np.frombuffer(rows.marks, np.uint8)
     again, first = _later(np.arange(len(prompts)), aside, prompts, replies)
     _each(rows, findings, "duplicate", "the same as {}", again, others=first)
-    taught = np.flatnonzero(marks & _IS_NEGATIVE == 0)
-    other_replies = np.setdiff1d(taught, _later(taught, aside, prompts, replies)[0], assume_unique=True)
-    later, first = _later(other_replies, aside, prompts)
-    _each(rows, findings, "conflict", "{} replies differently", later, others=first)
+    if method == "supervised":  # several preferences for one prompt are all to be learnt
+        taught = np.flatnonzero(marks & _IS_NEGATIVE == 0)
+        other_replies = np.setdiff1d(taught, _later(taught, aside, prompts, replies)[0], assume_unique=True)
+        later, first = _later(other_replies, aside, prompts)
+        _each(rows, findings, "conflict", "{} replies differently", later, others=first)
     if marks.max() & _IS_VALIDATION:
         _leaks(rows, prompts, aside != 0, findings)
     middle = int(np.median(reply_tokens))

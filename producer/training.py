@@ -24,6 +24,7 @@ from producer.display import say
 from producer.example_files import Reading, examples_of, tables_in
 from producer.examples import METHODS, Bad, Example
 from producer.printing import print_json, print_text
+from producer.progress import counted
 from producer.tuning import Terms, check, send_off
 
 _SAID_AGAIN_SECONDS = 5.0
@@ -169,7 +170,7 @@ def _export(dataset: Dataset, targets: Sequence[str]) -> None:
                     shutil.copyfileobj(source, file)
             except OSError as error:
                 raise InputError(f"{target} cannot be written: {error.strerror}; choose another --export.") from None
-            typer.echo(f"{target}: {part.examples:,} examples, sha256 {part.sha256[:12]}", err=True)
+            typer.echo(f"{target}: {counted(part.examples, 'example')}, sha256 {part.sha256[:12]}", err=True)
 
 
 def _stopped(report: Report) -> str:
@@ -177,13 +178,15 @@ def _stopped(report: Report) -> str:
     if not report.stops():
         return f"{_warnings(report)}, and --strict takes warnings for errors; nothing was written or sent."
     drop = findings.bad_rows and not report.skip_bad_rows
-    way_out = f", or leave {findings.bad_rows:,} row(s) out with --skip-bad-rows" if drop else ""
-    return f"{report.stopping_errors:,} error(s), see the report; nothing was written or sent. Mend them{way_out}."
+    way_out = f", or leave {counted(findings.bad_rows, 'row')} out with --skip-bad-rows" if drop else ""
+    return (
+        f"{counted(report.stopping_errors, 'error')}, see the report; nothing was written or sent. Mend them{way_out}."
+    )
 
 
 def _warnings(report: Report) -> str:
     count = report.findings.level("warning")
-    return "one warning" if count == 1 else f"{count:,} warnings"
+    return counted(count, "warning")
 
 
 def _next(dataset: Dataset) -> str:

@@ -78,7 +78,7 @@ def test_strict_takes_a_warning_for_an_error(tidemill: Tidemill, table: str) -> 
     ran = tidemill("train", table, "--dry-run", "--strict")
     assert ran.code == 2
     assert "qa.csv row 42: the same as row 2" in ran.out
-    assert "one warning" in ran.last_line
+    assert "1 warning" in ran.last_line
 
 
 def test_what_not_to_say_is_the_rejected_side_or_has_weight_0(tidemill: Tidemill, table: str) -> None:
@@ -89,7 +89,7 @@ def test_what_not_to_say_is_the_rejected_side_or_has_weight_0(tidemill: Tidemill
     assert len(pairs) == 12
     assert {each["non_preferred_output"][0]["content"] for each in pairs} == {"Who knows"}
     told = tidemill("train", table, "--negative", "bad.csv", "--dry-run", "--json").ok().json
-    assert (told["train"]["examples"], told["counts"]) == (52, {"teaches_nothing": 12})
+    assert (told["train"]["examples"], told["counts"]) == (52, {"teaches_nothing": 12, "few": 1})
 
 
 def test_what_cannot_be_read_is_one_sentence(tidemill: Tidemill, table: str) -> None:

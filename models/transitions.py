@@ -308,7 +308,7 @@ def goes_before() -> ColumnElement[bool]:
 
 def _history(connection: Connection, job: Claimed) -> tuple[Message, ...]:
     assert job.dialogue_id is not None
-    before = turns.said(connection, job.dialogue_id, before=job.id)
+    before = turns.history(connection, job.dialogue_id, before=job.id)
     return tuple(Message(each.role, each.content) for each in before)
 
 

@@ -13,7 +13,14 @@ from models import pictures
 from models.tables import dialogues, messages
 from models.text import loads
 
+INSTRUCTIONS = ("system", "developer")
+"""Roles of what a dialogue is asked under."""
+
 _PARTS = ("text", "image_url", "input_text", "input_image", "input_audio", "input_file", "file")
+
+
+_LAST_ID = 2**63 - 1
+"""A database cannot even be asked for a larger one."""
 
 
 class Said(NamedTuple):
@@ -26,6 +33,8 @@ class Said(NamedTuple):
 
 def root_of(connection: Connection, turn_id: int) -> int | None:
     """The dialogue that a turn is of; None when there is no such turn."""
+    if not 0 < turn_id <= _LAST_ID:
+        return None
     wanted = select(func.coalesce(dialogues.c.root_id, dialogues.c.id)).where(dialogues.c.id == turn_id)
     found: int | None = connection.scalar(wanted)
     return found
@@ -52,6 +61,17 @@ def said(connection: Connection, root_id: int, before: int | None = None) -> lis
     if before is not None:
         wanted = wanted.where(dialogues.c.id < before)
     return [Said(*row) for row in connection.execute(wanted)]
+
+
+def history(connection: Connection, root_id: int, before: int | None = None) -> list[Said]:
+    """What is sent before the next turn, or before a certain one: all that was said, under the latest instructions.
+
+    Of a dialogue whose instructions changed on the way only those of the last turn that brought any are in force.
+    """
+    everything = said(connection, root_id, before)
+    instructions = [each for each in everything if each.role in INSTRUCTIONS]
+    in_force = [each for each in instructions if each.turn_id == instructions[-1].turn_id]
+    return in_force + [each for each in everything if each.role not in INSTRUCTIONS]
 
 
 def parts(role: str, content: str) -> list[dict[str, Any]] | None:

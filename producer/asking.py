@@ -162,7 +162,7 @@ def _detached(batch: Batch, rows: int, as_json: bool) -> None:
         return print_json({"batch": batch.id, "rows": rows})
     then = "`tidemill watch` runs it here" if settings().embedded else "workers run it"
     typer.echo(
-        f"{batch.id}: {rows:,} rows submitted; {then}, "
+        f"{batch.id}: {counted(rows, 'row')} submitted; {then}, "
         f"`tidemill results {batch.id} -o answers.jsonl` writes the answers."
     )
     return None
@@ -259,4 +259,4 @@ def results(given: str, output: str) -> None:
         raise InputError(f"{row.id} is a fine-tune and has no rows; `tidemill fine-tunes show {row.id}` shows it.")
     batch = Batch(row.id)
     written = batch.save(output)
-    typer.echo(f"{written:,} rows written · {batch.progress().summary()}", err=True)
+    typer.echo(f"{counted(written, 'row')} written · {batch.progress().summary()}", err=True)

@@ -4,8 +4,12 @@ What an assistant says is written into the options of the batch that uses it, so
 that was asked; the batch and its dialogues keep its number, to be found by it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,18 +41,28 @@ _OPTIONS = {
 }
 """Option of ours -> what a file may call it."""
 
-_TEXT, _NUMBER = ((str,), "text"), ((int, float), "a number")
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "instructions": _TEXT,
-    "model": _TEXT,
-    "temperature": _NUMBER,
-    "top_p": _NUMBER,
-    "max_tokens": ((int,), "a whole number"),
-    "reasoning_effort": _TEXT,
-    "schema": ((dict,), "a JSON object"),
-}
-"""What a value must be, and how a sentence calls that."""
 
+class _Kind(NamedTuple):
+    """What a value must be, how a sentence calls that, and what passes; a range is that of the command line."""
+
+    types: tuple[type, ...]
+    called: str
+    passes: Callable[[Any], bool] = lambda _: True
+
+
+_WORD = _Kind((str,), "1 to 200 printable characters", lambda said: said.isprintable() and 0 < len(said.strip()) <= 200)
+_KINDS = {
+    "id": _WORD,
+    "instructions": _Kind((str,), "text"),
+    "model": _WORD,
+    "temperature": _Kind((int, float), "a number from 0 to 2", lambda said: 0 <= said <= 2),
+    "top_p": _Kind((int, float), "a number from 0 to 1", lambda said: 0 <= said <= 1),
+    "max_tokens": _Kind((int,), "a whole number, 1 or more", lambda said: said >= 1),
+    "reasoning_effort": _WORD,
+    "schema": _Kind((dict,), "a JSON object"),
+}
+_NUMBER = re.compile(r"-?\b(?:NaN|Infinity|\d[\d.]*(?:[eE]\+?\d+)?)\b")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _EMPTY: tuple[Any, ...] = (None, [], {}, "auto")
 
 
@@ -115,7 +129,8 @@ def id_of(name: str) -> int:
 
 def _named(name: str) -> Row[Any]:
     with reading() as connection:
-        row = connection.execute(select(assistants).where(assistants.c.name == name)).one_or_none()
+        has_name = assistants.c.name == (name if name.isprintable() else "")
+        row = connection.execute(select(assistants).where(has_name)).one_or_none()
         names = [] if row else connection.scalars(select(assistants.c.name).order_by(assistants.c.name)).all()
     if row is None:
         there = f"there are {', '.join(names)}" if names else "`tidemill assistants add` or `import` makes one"
@@ -152,23 +167,47 @@ def add(name: str, instructions: str | None, model: str | None, options: dict[st
     """Add one assistant, or change the one of that name.
 
     Raises:
-        InputError: the name is none.
+        InputError: the name is none, or something else is out of its range.
     """
-    known = _read({"name": name}, "the assistant")
-    typer.echo(f"{known.name}: {save([Assistant(known.name, instructions, model, options)])}")
+    params = options.get("params") or {}
+    where = f"the assistant {one_line(name, 60)}"
+    _check(params, where)
+    given = {option: value for option, value in options.items() if option != "params"}
+    known = _read({"name": name, "instructions": instructions, "model": model, **given}, where)
+    known = replace(known, options=given | ({"params": params} if params else {}))
+    typer.echo(f"{known.name}: {save([known])}")
 
 
 def _entries(path: str) -> Sequence[Any]:
+    text = ""
     try:
-        found = loads(Path(path).read_text("utf-8-sig"))
+        text = Path(path).read_text("utf-8-sig")
+        found = loads(text)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Name a JSON file of assistants.") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{path} line {line}: is not UTF-8; save the file in that encoding.") from None
+    except JSONDecodeError as error:
+        raise InputError(
+            f"{path} line {error.lineno}: is not JSON: {error.msg} at character {error.colno}; mend it there."
+        ) from None
     except ValueError as error:
-        raise InputError(f"{path} is not JSON: {one_line(str(error))}. Export the assistants again.") from None
+        raise InputError(_unusable_number(path, text) or f"{path} cannot be used: {one_line(str(error))}.") from None
     entries = found.get("data") if isinstance(found, dict) else found
     if not isinstance(entries, list):
         raise InputError(f"{path} holds {json_kind(found)}; it must be a list of assistants, objects with a name.")
     return entries
+
+
+def _unusable_number(path: str, text: str) -> str | None:
+    """The sentence for a number that is JSON but none that can be used, where the text holds one."""
+    for found in _NUMBER.finditer(text):
+        with suppress(ValueError):
+            if not math.isfinite(float(found[0])):
+                line = text.count("\n", 0, found.start()) + 1
+                return f"{path} line {line}: {one_line(found[0], 40)} is no number that can be used; write another one."
+    return None
 
 
 def _read(entry: Any, where: str) -> Assistant:
@@ -182,11 +221,10 @@ def _read(entry: Any, where: str) -> Assistant:
     said = {ours: _first(entry, names) for ours, names in (_NAMES | _OPTIONS).items()} | {"top_p": entry.get("top_p")}
     shape = entry.get("response_format")
     if isinstance(shape, dict) and shape.get("type") == "json_schema":
-        said["schema"] = said["schema"] or (shape.get("json_schema") or {}).get("schema")
-    for option, value in said.items():
-        types, kind = _KINDS[option]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
-            raise InputError(f"{where}: {option} is {json_kind(value)}; it must be {kind}.")
+        inner = shape.get("json_schema")
+        said["schema"] = said["schema"] or (inner.get("schema") if isinstance(inner, dict) else None)
+    external_id = str(entry["id"]) if entry.get("id") else None
+    _check(said | {"id": external_id}, where)
     params = {"top_p": said["top_p"]} if said["top_p"] is not None else {}
     if isinstance(shape, dict) and shape.get("type") == "json_object":
         params["response_format"] = shape
@@ -195,15 +233,44 @@ def _read(entry: Any, where: str) -> Assistant:
     unused = [key for key, value in entry.items() if key not in known and value not in _EMPTY]
     if "response_format" in unused and (params.get("response_format") or said["schema"]):
         unused.remove("response_format")
-    external_id = entry.get("id")
     return Assistant(
         name.strip(),
         said["instructions"] or None,
         said["model"] or None,
         options | ({"params": params} if params else {}),
-        str(external_id)[:200] if external_id else None,
+        external_id,
         tuple(one_line(key, 60) for key in unused),
     )
+
+
+def _check(said: Mapping[str, Any], where: str) -> None:
+    """Refuse what would only break where it is used."""
+    for option, kind in _KINDS.items():
+        value = said.get(option)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, kind.types):
+            raise InputError(f"{where}: {option} is {json_kind(value)}; it must be {kind.called}.")
+        if not kind.passes(value):
+            raise InputError(f"{where}: {option} is {one_line(repr(value), 60)}; it must be {kind.called}.")
+        if isinstance(value, str) and (half := _SURROGATE.search(value)):
+            raise InputError(
+                f"{where}: {option} holds half a character (\\u{ord(half[0]):04x}) at character {half.start() + 1:,}; "
+                "write it whole, or leave it out."
+            )
+    if said.get("schema") is not None:
+        _check_schema(said["schema"], where)
+
+
+def _check_schema(schema: dict[str, Any], where: str) -> None:
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        why = one_line(f"{error.message} at {error.json_path}", 200)
+        raise InputError(f"{where}: schema is no JSON schema: {why}.") from None
 
 
 def _first(entry: Mapping[str, Any], names: Iterable[str]) -> Any:

@@ -623,7 +623,7 @@ def db_upgrade() -> None:
 
 def _params(given: list[str]) -> dict[str, Any]:
     """`key=value` pairs; a value that is JSON is taken as such, else as text."""
-    import json
+    from models.text import loads
 
     params: dict[str, Any] = {}
     for each in given:
@@ -631,7 +631,7 @@ def _params(given: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise InputError(f"--param {each!r} is not KEY=VALUE; an example is --param seed=7.")
         try:
-            params[key] = json.loads(value)
+            params[key] = loads(value)
         except ValueError:
             params[key] = value
     return params

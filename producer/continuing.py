@@ -5,6 +5,7 @@ turn; while it is open or has failed, it is the same one.
 """
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from models.database import reading
 from models.errors import InputError
 from models.options import Options
 from models.settings import settings
-from models.tables import OPEN_STATES, batches, dialogues, jobs
-from models.text import dumps
+from models.tables import OPEN_STATES, batches, dialogues, jobs, messages
+from models.text import dumps, one_line
 
 _NOT_PASSED_ON = ("system", "dialogue", "trim", "prompt", "max_side")
 """Options of a dialogue's first turn that say nothing of its next ones: its instructions are in its messages."""
@@ -27,7 +28,7 @@ _NOT_PASSED_ON = ("system", "dialogue", "trim", "prompt", "max_side")
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A dialogue that goes on, and how its first turn was asked."""
+    """A dialogue that goes on, how its first turn was asked, and the assistant whose instructions are in force."""
 
     id: int
     options: dict[str, Any]
@@ -40,6 +41,7 @@ def root(turn_id: int) -> Root:
     Raises:
         InputError: there is no such dialogue.
     """
+    turn_id = _number(turn_id)
     migrations.ensure()
     with reading() as connection:
         root_id = turns.root_of(connection, turn_id)
@@ -47,12 +49,29 @@ def root(turn_id: int) -> Root:
             raise InputError(unknown(turn_id))
         wanted = select(batches, jobs.c.request).join(jobs, jobs.c.batch_id == batches.c.id)
         batch = connection.execute(wanted.where(jobs.c.id == root_id)).one()
+        instructing = (
+            select(dialogues.c.assistant_id)
+            .join(messages, messages.c.dialogue_id == dialogues.c.id)
+            .where(turns.of_dialogue(root_id), messages.c.role.in_(turns.INSTRUCTIONS))
+        )
+        latest = connection.execute(instructing.order_by(dialogues.c.id.desc()).limit(1)).first()
     left_out = _NOT_PASSED_ON if batch.kind == "ask" else (*_NOT_PASSED_ON, "schema")  # that of a preset
     said = {name: value for name, value in batch.options.items() if value is not None and name not in left_out}
     if "body" in batch.request:  # a batch line brings its own model
         said["model"] = batch.request["body"].get("model", said["model"])
         said["endpoint"] = "responses" if batch.request["url"].endswith("/responses") else "chat"
-    return Root(root_id, said, batch.assistant_id)
+    return Root(root_id, said, batch.assistant_id if latest is None else latest.assistant_id)
+
+
+def _number(given: Any) -> int:
+    try:
+        if isinstance(given, bool):
+            raise TypeError
+        return operator.index(given)  # NumPy's integers too
+    except TypeError:
+        raise InputError(
+            f"dialogue is {one_line(repr(given), 60)}; it must be the whole number of a dialogue, such as 17."
+        ) from None
 
 
 def latest_of(batch_id: str) -> int | None:
@@ -116,7 +135,7 @@ def check(options: Options, prompts: Sequence[str]) -> None:
     root_id = options.dialogue
     assert root_id is not None
     with reading() as connection:
-        said = turns.said(connection, root_id)
+        texts = _before(connection, options)
         wanted = select(batches.c.id, batches.c.state, batches.c.provider).where(
             batches.c.id.in_(
                 select(jobs.c.batch_id).where(jobs.c.dialogue_id == root_id, jobs.c.state.in_(OPEN_STATES))
@@ -133,8 +152,7 @@ def check(options: Options, prompts: Sequence[str]) -> None:
     most = cost.context_tokens(options.model)
     if most is None or options.trim is not None:
         return
-    kept = [each for each in said if options.system is None or each.role != "system"]
-    texts = [turns.words(each.role, each.content) for each in kept] + ([options.system] if options.system else [])
+    texts += [options.system] if options.system else []
     room = options.max_tokens or 0
     if room + sum(map(cost.estimate_tokens, [*texts, *prompts])) <= most // 2:
         return  # plainly short enough; counting takes half a second
@@ -144,10 +162,18 @@ def check(options: Options, prompts: Sequence[str]) -> None:
         raise InputError(turns.too_long(options.model, most, before, asked, room))
 
 
+def _before(connection: Connection, options: Options) -> list[str]:
+    """What is sent before a prompt, in words, without the instructions that the options bring in their place."""
+    assert options.dialogue is not None
+    history = turns.history(connection, options.dialogue)
+    kept = [each for each in history if options.system is None or each.role not in turns.INSTRUCTIONS]
+    return [turns.words(each.role, each.content) for each in kept]
+
+
 def history_tokens(options: Options) -> int:
-    """What the dialogue so far adds to a prompt."""
+    """What the dialogue so far adds to a prompt, besides the instructions in the options."""
     if options.dialogue is None:
         return 0
     with reading() as connection:
-        texts = [turns.words(each.role, each.content) for each in turns.said(connection, options.dialogue)]
+        texts = _before(connection, options)
     return sum(cost.count_many(texts, options.model)) + cost.chat_overhead_tokens(len(texts))

@@ -20,7 +20,7 @@ from models.text import dumps, one_line
 from producer import assistants
 from producer.continuing import unknown
 from producer.printing import print_json, print_table, print_text
-from producer.progress import resolve
+from producer.progress import counted, resolve
 
 SENTIMENTS = ("positive", "negative", "neutral", "unknown")
 _PAGE = 500
@@ -158,7 +158,7 @@ def export(output: str, filters: Filters) -> None:
             count = sum(1 for line in lines if file.write(line))
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror}. Choose another place with -o.") from None
-    typer.echo(f"{output}: {count:,} dialogues written", err=True)
+    typer.echo(f"{output}: {counted(count, 'dialogue')} written", err=True)
 
 
 def _all(wanted: Select[Any]) -> Iterator[dict[str, Any]]:

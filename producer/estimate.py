@@ -15,6 +15,7 @@ from models.text import dumps
 from producer.continuing import history_tokens
 from producer.intake import Row
 from producer.keys import Prepared, number
+from producer.progress import counted
 from producer.submit import KEYS, Order, find_batch, rows_in
 
 
@@ -59,7 +60,7 @@ class Estimate:
         """For people."""
         there = f" (batch {self.batch_id})" if self.batch_id else ""
         lines = (
-            f"{self.rows:,} rows for {self.model}: {self.done:,} done{there}, {self.to_send:,} to send",
+            f"{counted(self.rows, 'row')} for {self.model}: {self.done:,} done{there}, {self.to_send:,} to send",
             f"prompts: {self.input_tokens:,} tokens, {cost.format_usd(self.input_usd)}",
             *self.answers(),
             "Nothing was sent.",

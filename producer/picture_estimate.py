@@ -17,6 +17,7 @@ from producer.images import Picture, Refused
 from producer.intake import CHUNK_ROWS
 from producer.keys import Prepared, number
 from producer.pictures import Found, prepared, row_of
+from producer.progress import counted
 from producer.requests import parse_template
 from producer.submit import Order
 
@@ -60,7 +61,7 @@ class PictureEstimate:
     def _lines(self) -> Iterator[str]:
         rows = self.rows
         there = f" (batch {rows.batch_id})" if rows.batch_id else ""
-        yield f"{rows.rows:,} pictures for {rows.model}: {rows.done:,} done{there}, {rows.to_send:,} to send"
+        yield f"{counted(rows.rows, 'picture')} for {rows.model}: {rows.done:,} done{there}, {rows.to_send:,} to send"
         if self.refused:
             yield f"no usable pictures: {len(self.refused):,}, each a failed row"
             yield from (f"  {reason}" for _, reason in self.refused[:_SHOWN])

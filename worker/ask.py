@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from models.settings import Endpoint, settings
 from models.text import dumps, loads, one_line
 from models.transitions import Answer, Claimed, Message, Outcome, Settlement
 from worker import describe
-from worker.history import as_sent, fitted, picture_in, room, with_system
+from worker.history import as_sent, fitted, picture_in, room, split
 from worker.limits import Limiter
 from worker.pace import Limits
 from worker.retries import Action, Verdict, classify
@@ -125,32 +125,47 @@ def build(
 
     A picture is a hole in the body until `picture_url` fills it. Before a later turn goes the dialogue's `history`.
     """
-    history = with_system(options, history)
-    before = [as_sent(message, options, picture_url) for message in history]
-    if history:
-        options = replace(options, system=None)  # the history begins with it
+    question = _first(options, request, picture_url)
+    return _later(question, options, history, picture_url) if history else question
+
+
+def _later(question: Question, options: Options, history: tuple[Message, ...], picture_url: str) -> Question:
+    """A call with what was said before it, under its own instructions if it brings any, else those of the history.
+
+    Its own are part of what the dialogue will hold only where they are new in it.
+    """
+    shown, before = split(history)
+    own, said = split(question.messages)
+    if not own and options.system is not None:  # a batch line takes none from its batch as a first turn
+        own = (Message("system", options.system),)
+    if not own or own == shown:
+        before, own = history, ()
+    endpoint, body = question.endpoint, dict(question.body)
+    asked = [turn for turn in _turns(body, endpoint) if turn.get("role") not in turns.INSTRUCTIONS]
+    body.pop("instructions", None)
+    body[_TURNS[endpoint]] = [*(as_sent(each, options, picture_url) for each in (*own, *before)), *asked]
+    about = picture_in({}, before)
+    tokens = question.picture_tokens + (0 if about is None else describe.tokens(options, about))
+    return Question(endpoint, body, (*own, *said), tokens, before)
+
+
+def _first(options: Options, request: Mapping[str, Any], picture_url: str) -> Question:
     given = request.get("body")
     if given is not None:
         endpoint = _ENDPOINT_OF[request["url"]]
         body = {"model": options.model, **given}
-        said = _messages_of(body, endpoint)
-        if before:
-            name = _TURNS[endpoint]
-            body[name] = [*before, *_turns(body, endpoint)]
-        return Question(endpoint, body, said, history=history)
+        return Question(endpoint, body, _messages_of(body, endpoint))
     picture = request.get("picture")
     if picture is not None:
         messages = describe.messages(options, request, picture_url)
     else:
         messages = list(request.get("messages") or [{"role": "user", "content": request["prompt"]}])
-    shaped = _SHAPES[options.endpoint](options, [*before, *messages])
-    body = {"model": options.model, **shaped, **options.params}
-    said = _messages_of(body, options.endpoint)[len(before) :]
-    shown = picture_in(request, history)
-    tokens = 0 if shown is None else describe.tokens(options, shown)
-    if picture is not None:
-        said = (*said[:-1], Message("user", pictures.message(request["prompt"], picture)))
-    return Question(options.endpoint, body, said, tokens, history)
+    body = {"model": options.model, **_SHAPES[options.endpoint](options, messages), **options.params}
+    said = _messages_of(body, options.endpoint)
+    if picture is None:
+        return Question(options.endpoint, body, said)
+    said = (*said[:-1], Message("user", pictures.message(request["prompt"], picture)))
+    return Question(options.endpoint, body, said, describe.tokens(options, dict(picture)))
 
 
 def _chat_body(options: Options, messages: list[dict[str, Any]]) -> dict[str, Any]:
@@ -189,7 +204,7 @@ def _said(**given: Any) -> dict[str, Any]:
 
 def _messages_of(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[Message, ...]:
     """The turns that a body asks with, as the dialogue keeps them."""
-    told = [Message("system", str(body["instructions"]))] if body.get("instructions") else []
+    told = [Message("system", str(body["instructions"]))] if body.get("instructions") is not None else []
     return (
         *told,
         *(Message(str(turn.get("role", "user")), _text(turn.get("content"))) for turn in _turns(body, endpoint)),

@@ -17,11 +17,10 @@ TOO_LONG = "context_length_exceeded"
 _ROOM = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
-def with_system(options: Options, history: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The history under the instructions that count: those that were said for this turn, else the dialogue's own."""
-    if not history or options.system is None:
-        return history
-    return (Message("system", options.system), *(message for message in history if message.role != "system"))
+def split(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """(instructions, all others)."""
+    instructions = tuple(message for message in messages if message.role in turns.INSTRUCTIONS)
+    return instructions, tuple(message for message in messages if message.role not in turns.INSTRUCTIONS)
 
 
 def as_sent(message: Message, options: Options, picture_url: str = "") -> dict[str, Any]:
@@ -61,7 +60,7 @@ def fitted(options: Options, question: "Question") -> tuple[Message, ...]:
     kept = list(zip(question.history, before, strict=True))
     fixed = needed + asked + cost.chat_overhead_tokens(0)
     while fixed + sum(tokens for _, tokens in kept) > most:
-        open_to_trim = [number for number, (message, _) in enumerate(kept) if message.role != "system"]
+        open_to_trim = [number for number, (message, _) in enumerate(kept) if message.role not in turns.INSTRUCTIONS]
         if options.trim is None or not open_to_trim:
             raise CallError("request", turns.too_long(question.model, most, sum(before), asked, needed), code=TOO_LONG)
         asks = [number for number in open_to_trim[1:] if kept[number][0].role == "user"]

@@ -75,6 +75,21 @@ def test_what_is_sent_is_the_dialogue_so_far_asked_as_it_began(tidemill: Tidemil
     assert (sent.bodies[2]["temperature"], sent.bodies[2]["max_output_tokens"]) == (0, 48)
 
 
+def test_instructions_that_change_are_recorded_where_they_came_in_and_the_last_ones_stay(tidemill: Tidemill) -> None:
+    with wire() as sent:
+        server: dict[str, Any] = {"OPENAI_BASE_URL": sent.url}
+        tidemill("ask", SKY, "--system", "ONE", *HTTP, **server).ok()
+        for prompt, more in (("two", ("--system", "TWO")), ("three", ()), ("four", ("--system", "TWO"))):
+            tidemill("ask", "--dialogue", "1", prompt, *more, **server).ok()
+    assert [[each["content"] for each in body["messages"] if each["role"] == "system"] for body in sent.bodies] == [
+        ["ONE"],
+        *[["TWO"]] * 3,
+    ]
+    whole = ["ONE", SKY, "Yes.", "TWO", "two", "Yes.", "three", "Yes.", "four", "Yes."]
+    assert contents(shown(tidemill, "1")) == whole
+    assert contents(tidemill("dialogues", "export").ok().rows[0]) == whole
+
+
 def test_rows_of_a_file_are_turns_one_after_the_other_also_over_a_kill(
     tidemill: Tidemill, simulator: Simulator
 ) -> None:

@@ -137,8 +137,8 @@ def test_a_shared_database_is_made_by_db_upgrade_only(
         ran = fresh(*command)
         assert ran.code == 2
         assert re.fullmatch(r"tidemill: The database .* Run `tidemill db upgrade` once, then try again\.\n", ran.err)
-    assert "has schema 0003" in fresh("db", "upgrade").ok().out
-    assert "has schema 0003" in fresh("db", "upgrade").ok().out
+    assert "has schema 0004" in fresh("db", "upgrade").ok().out
+    assert "has schema 0004" in fresh("db", "upgrade").ok().out
     assert fresh("status", "--json").ok().json == []
 
 

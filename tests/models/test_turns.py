@@ -192,6 +192,45 @@ def test_a_turn_is_claimed_with_all_that_was_answered_before_it() -> None:
         revive(connection, "turns")
 
 
+def test_of_instructions_that_changed_the_last_ones_are_in_force() -> None:
+    root = add_root()
+    first, second, third = add_turns(root, 3)
+    for turn, said in ((first, "ONE"), (second, "TWO")):
+        shown = (Message("system", said), Message("user", "q"), Message("assistant", "a"))
+        put(success(take_one(turn), answer=Answer(MODEL, "stop", shown, root)))
+    history = [(each.role, each.content) for each in take_one(third).history]
+    assert history == [
+        ("system", "TWO"),
+        ("user", "why?"),
+        ("assistant", "because"),
+        *[("user", "q"), ("assistant", "a")] * 2,
+    ]
+    with reading() as connection:
+        assert [each.content for each in turns.said(connection, root)] == [
+            "why?",
+            "because",
+            "ONE",
+            "q",
+            "a",
+            "TWO",
+            "q",
+            "a",
+        ]
+        assert [each.content for each in turns.history(connection, root, before=second)] == [
+            "ONE",
+            "why?",
+            "because",
+            "q",
+            "a",
+        ]
+
+
+@pytest.mark.parametrize("turn_id", [0, -1, 2**63, 10**30])
+def test_a_number_that_no_database_can_hold_names_no_dialogue(turn_id: int) -> None:
+    with reading() as connection:
+        assert turns.root_of(connection, turn_id) is None
+
+
 def test_an_ordinary_job_has_no_history() -> None:
     add_batch()
     (job,) = take(add_jobs(1))

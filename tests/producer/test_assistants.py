@@ -97,15 +97,41 @@ def test_a_schema_is_kept_as_ours_and_a_json_object_as_a_parameter(capsys: Captu
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("{", "a.json is not JSON: "),
+        (
+            "[\n{",
+            "a.json line 2: is not JSON: Expecting property name enclosed in double quotes at character 2; mend it",
+        ),
+        ('[{"name": "x",\n"temperature": 1e999}]', "a.json line 2: 1e999 is no number that can be used; write another"),
+        ('[{"name": "x", "top_p": NaN}]', "a.json line 1: NaN is no number that can be used"),
         ('"x"', "a.json holds a JSON string; it must be a list of assistants"),
         ('{"name": "x"}', "a.json holds a JSON object; it must be a list of assistants"),
         ('[{"name": "x"}, 7]', "a.json entry 2: is a number; an assistant is an object with at least a name."),
         ('[{"name": "x"}, {"name": null}]', 'a.json entry 2: has no name; add one such as "name": "support".'),
         ('[{"name": "  "}]', "a.json entry 1: has no name"),
         ('[{"name": "a\\u001bb"}]', "a.json entry 1: the name must be at most 200 printable characters."),
-        ('[{"name": "x", "temperature": "hot"}]', "a.json entry 1: temperature is a JSON string; it must be a number."),
-        ('[{"name": "x", "max_tokens": 1.5}]', "a.json entry 1: max_tokens is a number; it must be a whole number."),
+        (
+            '[{"name": "x", "temperature": "hot"}]',
+            "a.json entry 1: temperature is a JSON string; it must be a number from",
+        ),
+        (
+            '[{"name": "x", "max_tokens": 1.5}]',
+            "a.json entry 1: max_tokens is a number; it must be a whole number, 1 or",
+        ),
+        ('[{"name": "x", "temperature": 99}]', "a.json entry 1: temperature is 99; it must be a number from 0 to 2."),
+        (
+            '[{"name": "x", "max_tokens": -5}]',
+            "a.json entry 1: max_tokens is -5; it must be a whole number, 1 or more.",
+        ),
+        ('[{"name": "x", "top_p": 7}]', "a.json entry 1: top_p is 7; it must be a number from 0 to 1."),
+        ('[{"name": "x", "model": ""}]', "a.json entry 1: model is ''; it must be 1 to 200 printable characters."),
+        (
+            '[{"name": "x", "instructions": "a\\ud83d"}]',
+            "a.json entry 1: instructions holds half a character (\\ud83d) at",
+        ),
+        (
+            '[{"name": "x", "schema": {"type": "thing"}}]',
+            "a.json entry 1: schema is no JSON schema: 'thing' is not valid",
+        ),
         ('[{"name": "x", "instructions": []}]', "a.json entry 1: instructions is a JSON list; it must be text."),
         ('[{"name": "x"}, {"name": "x"}]', "a.json entry 2: the name 'x' is there twice"),
     ],
@@ -115,6 +141,36 @@ def test_a_bad_entry_is_named_and_nothing_is_stored(capsys: Captured, given: str
         import_(capsys, given)
     assert str(raised.value).startswith(sentence)
     assert count(table) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "sentence"),
+    [
+        ("", {}, "the assistant x: model is ''; it must be 1 to 200 printable characters."),
+        (None, {"temperature": 99}, "the assistant x: temperature is 99; it must be a number from 0 to 2."),
+        (None, {"max_tokens": 0}, "the assistant x: max_tokens is 0; it must be a whole number, 1 or more."),
+        (None, {"params": {"top_p": 7}}, "the assistant x: top_p is 7; it must be a number from 0 to 1."),
+    ],
+)
+def test_what_is_added_is_checked_as_what_is_imported(model: str, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as raised:
+        assistants.add("x", None, model, options)
+    assert str(raised.value) == sentence
+    assert count(table) == 0
+
+
+def test_what_is_at_the_edge_is_taken(capsys: Captured) -> None:
+    import_(capsys, [{"name": "x", "id": 7, "temperature": 2, "top_p": 0, "max_tokens": 1, "instructions": ""}])
+    imported = kept("x")
+    assert (imported.external_id, imported.instructions) == ("7", None)
+    assistants.add("x", "", None, {"temperature": 2, "max_tokens": 1, "params": {"top_p": 0}})
+    assert kept("x") == imported
+
+
+def test_a_file_in_another_encoding_is_said_with_the_line() -> None:
+    Path("a.json").write_bytes(b'[{"name":\n"\xe9"}]')
+    with pytest.raises(InputError, match=r"^a\.json line 2: is not UTF-8; save the file in that encoding\.$"):
+        assistants.import_file("a.json")
 
 
 def test_a_file_that_is_not_there_is_said() -> None:

@@ -13,7 +13,7 @@ from models.options import Options
 from models.settings import settings
 from models.tables import jobs
 from models.transitions import Answer, Message
-from producer import ask, asking, continuing, control
+from producer import ask, asking, assistants, continuing, control
 from producer.estimate import estimate
 from producer.submit import Order, open_batch, submit
 from tests.conftest import UseEnvironment
@@ -170,12 +170,33 @@ def test_what_a_preset_wanted_of_a_picture_is_not_wanted_of_what_follows() -> No
     assert order(job_id).options == Options(MODEL, detail="low", dialogue=job_id)
 
 
+def test_a_dialogue_goes_on_with_the_assistant_that_brought_its_last_instructions(root: int) -> None:
+    assistants.add("pirate", "Arr. " * 50, None, {})
+    changed = asking.order_for("and then?", None, {}, {}, assistant="pirate", dialogue=root)
+    _, (turn,) = submitted(changed)
+    job = take_one(turn)
+    shown = Message("system", "Arr. " * 50)
+    put(success(job, answer=Answer(MODEL, "stop", (shown, *answer("well", "and then?").messages), root)))
+    goes_on = order(turn, "and now?")
+    assert (goes_on.assistant_id, goes_on.options.system) == (changed.assistant_id, None)
+    replaced = estimate(order(root, system="Be kind.")).input_tokens
+    assert estimate(order(root)).input_tokens - replaced > 50  # not both of the instructions are counted
+
+
 # --- what cannot be asked ---
 
 
 def test_a_dialogue_that_is_not_there_is_said() -> None:
     with pytest.raises(InputError, match=r"There is no dialogue 7\. `tidemill dialogues list` shows"):
         order(7)
+    with pytest.raises(InputError, match=r"There is no dialogue 1000000000000000000000000000000\."):
+        ask(["x"], dialogue=10**30)
+
+
+@pytest.mark.parametrize("given", [True, "17", 1.0])
+def test_what_is_no_number_of_a_dialogue_is_refused(given: Any) -> None:
+    with pytest.raises(InputError, match=f"dialogue is {given!r}; it must be the whole number of a dialogue"):
+        ask(["x"], dialogue=given)
 
 
 def test_trimming_is_for_dialogues() -> None:

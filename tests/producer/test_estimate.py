@@ -43,6 +43,11 @@ def test_rows_tokens_and_dollars_are_counted_and_nothing_is_stored() -> None:
     assert count(batches) == count(jobs) == 0
 
 
+def test_one_row_is_one() -> None:
+    assert estimate(order(["a"])).text().startswith(f"1 row for {MODEL}: 0 done, 1 to send\n")
+    assert estimate(order(["a", "b"])).text().startswith(f"2 rows for {MODEL}")
+
+
 def test_a_cap_on_the_answers_gives_the_most_that_it_can_cost() -> None:
     found = estimate(order(["a"] * 10, max_tokens=100))
     price = cost.price(MODEL)

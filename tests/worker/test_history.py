@@ -1,5 +1,6 @@
 """A later turn goes out with the dialogue before it, under the instructions that count, and no longer than fits."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ HISTORY = (SYSTEM, Message("user", "Why?"), Message("assistant", "Because."))
 MODEL = "gpt-4"  # takes 8,192 tokens
 CHAT, RESPONSES = Options(MODEL), Options(MODEL, "responses")
 TURN = {"prompt": "And then?"}
+USER_TURN = {"role": "user", "content": "q"}
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +43,39 @@ def test_what_was_said_goes_before_the_new_turn(options: Options, name: str) -> 
 
 
 @pytest.mark.parametrize(("options", "name"), [(CHAT, "messages"), (RESPONSES, "input")])
-def test_instructions_that_are_said_replace_the_dialogues_own(options: Options, name: str) -> None:
-    question = build(Options(MODEL, options.endpoint, system="Be long."), TURN, history=HISTORY)
+@pytest.mark.parametrize("history", [HISTORY, HISTORY[1:]])
+def test_instructions_that_are_new_replace_those_before_and_are_recorded(
+    options: Options, name: str, history: tuple[Message, ...]
+) -> None:
+    options = replace(options, system="Be long.")
+    question = build(options, TURN, history=history)
     assert contents(question.body[name]) == ["Be long.", "Why?", "Because.", "And then?"]
     assert "instructions" not in question.body
-    assert question.messages == (Message("user", "And then?"),)
+    assert question.messages == (Message("system", "Be long."), Message("user", "And then?"))
+    assert question.texts == ["Why?", "Because.", "Be long.", "And then?"]
+    assert build(options, TURN, history=fitted(options, question)) == question
+
+
+@pytest.mark.parametrize(("options", "name"), [(CHAT, "messages"), (RESPONSES, "input")])
+def test_instructions_that_are_the_same_are_not_recorded_again(options: Options, name: str) -> None:
+    options = replace(options, system="Be brief.")
+    assert build(options, TURN, history=HISTORY) == build(replace(options, system=None), TURN, history=HISTORY)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"messages": [{"role": "system", "content": "Mine."}, {"role": "user", "content": "q"}]},
+        {"url": "/v1/chat/completions", "body": {"messages": [{"role": "system", "content": "Mine."}, USER_TURN]}},
+        {"url": "/v1/responses", "body": {"instructions": "Mine.", "input": "q"}},
+    ],
+)
+def test_instructions_of_a_row_are_those_of_its_turn(request_: dict[str, Any]) -> None:
+    question = build(CHAT, request_, history=HISTORY)
+    sent = question.body["input" if question.endpoint == "responses" else "messages"]
+    assert contents(sent) == ["Mine.", "Why?", "Because.", "q"]
+    assert "instructions" not in question.body
+    assert question.messages == (Message("system", "Mine."), Message("user", "q"))
 
 
 def test_a_batch_line_goes_on_too() -> None:

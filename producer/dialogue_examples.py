@@ -123,14 +123,14 @@ def _example(root_id: int, its_turns: list[Turn]) -> Example | Bad:
         present = present if own is None else own
         is_learnt = turn.fits and not turn.is_cut and present == last
         for role, content in turn.said:
-            if role != "system":
+            if role not in turns.INSTRUCTIONS:
                 weight = {"weight": 0} if role == "assistant" and not is_learnt else {}
                 body.append({"role": role, "content": turns.parts(role, content) or content, **weight})
     return Example(place, {"messages": body})
 
 
 def _instructions(turn: Turn) -> str | None:
-    return next((content for role, content in turn.said if role == "system"), None)
+    return next((content for role, content in turn.said if role in turns.INSTRUCTIONS), None)
 
 
 def _shown(value: object) -> str:

@@ -16,6 +16,8 @@ from worker.pace import MINUTE, SECOND, Cells, Changes, Cost, Limits, Pace, admi
 DAY_SECONDS = 86_400.0
 COUNTED = 5 * SECOND  # answers are counted over so long, to make sense of a first refusal
 GUESS_EVERY, GROW_EVERY = 2 * SECOND, 3 * SECOND
+MANY_REFUSED, FEW = 0.2, 3  # a smaller share, or so few, may have other reasons than the rate
+FEW_EVERY = 10 * SECOND
 GUESS_SHARE = 0.9  # of the rate that was refused
 FIRST_GROWTH, GROWTH, MOST_GROWTH = 0.5, 0.005, 0.15  # of a guess; the second is doubled with every step
 USED_SHARE = 0.8
@@ -38,7 +40,9 @@ class Bucket:
     request_us: int = 0
     opened: asyncio.Event = field(default_factory=asyncio.Event)  # a reply was seen here or by another worker
     served: "deque[int]" = field(default_factory=deque)  # when calls were answered, of late
+    refusals: "deque[int]" = field(default_factory=deque)  # when they were refused for the rate
     guessed_at: int | None = None  # when the provider's limit was last guessed, or the guess raised
+    lowered_at: int | None = None
     growth: float = GROWTH
     round_end: int = 0
     round_left: int = 0
@@ -104,9 +108,7 @@ class Bucket:
         A provider that refuses for the rate and never says which one it allows is felt out: down by a tenth with every
         refusal, up by little steps that grow until the next one.
         """
-        self.served.append(now)
-        while now - self.served[0] > COUNTED:
-            self.served.popleft()
+        _count(self.served, now)
         since = now - (self.guessed_at or 0)
         if not self.is_guessed or since < GROW_EVERY * self.workers or not self._is_used_up(now):
             return False
@@ -116,23 +118,29 @@ class Bucket:
         return True
 
     def refused(self, now: int) -> bool:
-        """Make sense of a refusal for the rate; True when the guess of the limit is lower for it."""
-        if not self._guesses or (self.guessed_at is not None and now - self.guessed_at < GUESS_EVERY):
+        """Make sense of a refusal for the rate; True when the guess of the limit is lower for it.
+
+        Few refusals among many answers begin no guess, and lower one no further than to what is being answered: they
+        may have other reasons, and would come at any rate.
+        """
+        _count(self.refusals, now)
+        served, refused = _lately(self.served, now), _lately(self.refusals, now)
+        many = refused >= FEW and refused >= MANY_REFUSED * (refused + served)
+        known, rate = self.learned.rpm, self._rate(now)
+        if not self._guesses or (known is None and not (many and served)):
             return False
-        if not self.served and self.learned.rpm is None:
+        if self.lowered_at is not None and now - self.lowered_at < (GUESS_EVERY if many else FEW_EVERY):
             return False
-        counted = sum(now - at <= COUNTED for at in self.served)
-        rate = counted * MINUTE / max(SECOND, now - self.served[0]) * self.workers if counted else 0.0
-        self.growth = (
-            FIRST_GROWTH if self.learned.rpm is None else GROWTH
-        )  # the first guess counts what is under way too low
-        self._guess(max(LOWEST_GUESS, GUESS_SHARE * (self.learned.rpm or rate)), now)
+        self.lowered_at = now
+        self.growth = FIRST_GROWTH if known is None else GROWTH  # a first guess counts what is under way too low
+        lower = GUESS_SHARE * (known or rate)
+        self._guess(max(LOWEST_GUESS, lower if many else min(known or lower, max(lower, rate))), now)
         return True
 
     def _rate(self, now: int) -> float:
         """Calls answered a minute, of late, if all workers do as this one."""
-        counted = [at for at in self.served if now - at <= COUNTED]
-        return len(counted) * MINUTE / max(SECOND, now - counted[0]) * self.workers if counted else 0.0
+        counted = _lately(self.served, now)
+        return counted * MINUTE / max(SECOND, now - self.served[-counted]) * self.workers if counted else 0.0
 
     def _is_used_up(self, now: int) -> bool:
         """Whether calls go as fast as the guess allows: else it was not put to the test, and says nothing."""
@@ -176,6 +184,17 @@ class Bucket:
         name = f"{kind}_lead"
         setattr(self.changes, name, max(lead, getattr(self.changes, name)))
         return REFUND_SECONDS
+
+
+def _count(times: "deque[int]", now: int) -> None:
+    times.append(now)
+    while now - times[0] > COUNTED:
+        times.popleft()
+
+
+def _lately(times: "deque[int]", now: int) -> int:
+    """How many of these times are not longer ago than they are counted for."""
+    return sum(now - at <= COUNTED for at in times)
 
 
 def go_duration(text: str | None) -> float:

@@ -261,7 +261,11 @@ class Limiter:
         learned = Limits(float(rpm) if rpm else None, float(tpm) if tpm else None)
         if learned != state.learned:
             if (learned.rpm or math.inf) < (state.learned.rpm or math.inf):
-                state.guessed_at, state.growth = at, GROWTH  # somebody else was refused: it was for all
+                state.guessed_at, state.lowered_at, state.growth = (
+                    at,
+                    at,
+                    GROWTH,
+                )  # somebody else was refused: it was for all
             state.learned = learned
             state.reckon(at)
         if seen:

@@ -40,6 +40,7 @@ class Bucket:
     request_us: int = 0
     opened: asyncio.Event = field(default_factory=asyncio.Event)  # a reply was seen here or by another worker
     served: "deque[int]" = field(default_factory=deque)  # when calls were answered, of late
+    granted: "deque[int]" = field(default_factory=deque)  # when they were allowed
     refusals: "deque[int]" = field(default_factory=deque)  # when they were refused for the rate
     guessed_at: int | None = None  # when the provider's limit was last guessed, or the guess raised
     lowered_at: int | None = None
@@ -102,6 +103,10 @@ class Bucket:
         self.reckon(now)
         return True
 
+    def allowed(self, now: int) -> None:
+        """Count a call that may go."""
+        _count(self.granted, now)
+
     def answered(self, now: int) -> bool:
         """Count an answer; True when a guessed limit is higher for it.
 
@@ -124,10 +129,11 @@ class Bucket:
         may have other reasons, and would come at any rate.
         """
         _count(self.refusals, now)
-        served, refused = _lately(self.served, now), _lately(self.refusals, now)
-        many = refused >= FEW and refused >= MANY_REFUSED * (refused + served)
+        # Compared with what was sent: a refusal comes at once, and the answers to the others only later.
+        refused = _lately(self.refusals, now)
+        many = refused >= FEW and refused >= MANY_REFUSED * _lately(self.granted, now)
         known, rate = self.learned.rpm, self._rate(now)
-        if not self._guesses or (known is None and not (many and served)):
+        if not self._guesses or (known is None and not (many and rate)):
             return False
         if self.lowered_at is not None and now - self.lowered_at < (GUESS_EVERY if many else FEW_EVERY):
             return False

@@ -77,6 +77,7 @@ class Limiter:
             wait = await turn
         if wait < 0:  # back while half of the slots that it may wait for are still taken, so that none stays empty
             return Grant((-wait - max_wait / 2) / SECOND, False)
+        state.allowed(self._clock())
         return Grant(wait / SECOND, True)
 
     async def held(self, bucket: str) -> float:

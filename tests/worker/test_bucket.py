@@ -24,12 +24,16 @@ def test_go_durations(text: str | None, seconds: float) -> None:
 def served(bucket: Bucket, calls: int, seconds: float, now: float) -> float:
     """Let so many calls be answered, evenly over so many seconds; the time after them."""
     for number in range(calls):
-        bucket.answered(int((now + (number + 1) * seconds / calls) * SECOND))
+        at = int((now + (number + 1) * seconds / calls) * SECOND)
+        bucket.allowed(at)
+        bucket.answered(at)
     return now + seconds
 
 
 def refused(bucket: Bucket, now: float, calls: int = 30) -> bool:
     """Let so many calls be refused at once; whether the guess is lower for it."""
+    for _ in range(calls):
+        bucket.allowed(int(now * SECOND))
     return sum(bucket.refused(int(now * SECOND)) for _ in range(calls)) > 0
 
 
@@ -66,6 +70,15 @@ def test_few_refusals_among_many_answers_begin_no_guess() -> None:
         now = served(bucket, 20, 1.0, now)
         assert not refused(bucket, now, 2)
     assert bucket.learned.rpm is None
+
+
+def test_refusals_that_come_before_any_answer_are_compared_with_what_was_sent() -> None:
+    bucket = Bucket("b")
+    for _ in range(250):
+        bucket.allowed(100 * SECOND)
+    served(bucket, 3, 0.1, 100.0)
+    assert not refused(bucket, 100.1, 12)
+    assert refused(bucket, 100.2, 240)
 
 
 def test_few_refusals_lower_a_guess_no_further_than_to_what_is_answered() -> None:

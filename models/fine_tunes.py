@@ -35,6 +35,8 @@ Step = Literal["training", "validation", "job"]
 
 
 _MILLISECONDS = 1e11
+OWN_EVENT = "tidemill-"
+"""How the ids of events begin that are not the provider's."""
 
 
 class LostError(Exception):
@@ -175,7 +177,7 @@ def warn(connection: Connection, job: Claimed, message: str) -> None:
     """Add an event of our own. Raises LostError."""
     _check_owned(connection, job)
     at = datetime.now(UTC).timestamp()
-    own = {"id": f"tidemill-{secrets.token_hex(8)}", "level": "warn", "message": message, "created_at": at}
+    own = {"id": f"{OWN_EVENT}{secrets.token_hex(8)}", "level": "warn", "message": message, "created_at": at}
     _add_events(connection, job, [own])
 
 

@@ -17,6 +17,7 @@ from producer.batch import Batch, as_turns, asked_with
 from producer.continuing import latest_of
 from producer.control import failures, probe
 from producer.display import Display, display, say
+from producer.ending import NOT_ALL_SUCCEEDED
 from producer.estimate import Estimate, estimate
 from producer.follow import Submitting, follow
 from producer.intake import Reading
@@ -28,7 +29,6 @@ from producer.submit import Opened, Order, check_model, open_batch, submit
 if TYPE_CHECKING:
     from producer.picture_estimate import PictureEstimate
 
-NOT_ALL_SUCCEEDED = 1
 _REASONS = 3
 """Kinds of failure that the end of a run tells."""
 

@@ -25,6 +25,8 @@ from models.settings import settings
 from models.tables import assistants, batches, dialogues
 from models.text import loads, one_line
 from producer.display import say
+from producer.ending import NOT_ALL_SUCCEEDED
+from producer.given import check_schema
 from producer.printing import print_json, print_table, print_text
 from producer.records import json_kind
 
@@ -259,18 +261,7 @@ def _check(said: Mapping[str, Any], where: str) -> None:
                 "write it whole, or leave it out."
             )
     if said.get("schema") is not None:
-        _check_schema(said["schema"], where)
-
-
-def _check_schema(schema: dict[str, Any], where: str) -> None:
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-
-    try:
-        validator_for(schema).check_schema(schema)
-    except SchemaError as error:
-        why = one_line(f"{error.message} at {error.json_path}", 200)
-        raise InputError(f"{where}: schema is no JSON schema: {why}.") from None
+        check_schema(said["schema"], f"{where}: schema")
 
 
 def _first(entry: Mapping[str, Any], names: Iterable[str]) -> Any:
@@ -398,7 +389,7 @@ def _print(told: list[dict[str, Any]], as_json: bool, none: str) -> None:
 class NoAssistantsError(TidemillError):
     """The server has no assistants, or does not say which."""
 
-    exit_code = 1
+    exit_code = NOT_ALL_SUCCEEDED
 
 
 def show_remote(as_json: bool) -> None:

@@ -3,18 +3,15 @@
 Nothing heavy is imported here: `tidemill --help` must answer at once, so commands import what they need.
 """
 
-import logging
 import os
-import re
 import sys
-from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from models.errors import InputError, TidemillError
-from producer import flags
+from models.errors import InputError
+from producer import ending, flags
+from producer.groups import assistants_app, db_app, dialogues_app, fine_tunes_app
 
 app = typer.Typer(
     name="tidemill",
@@ -25,19 +22,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-dialogues_app = typer.Typer(no_args_is_help=True, help="Look at what was asked and answered.")
-fine_tunes_app = typer.Typer(no_args_is_help=True, help="Look after fine-tunes that were sent off with `train`.")
-assistants_app = typer.Typer(no_args_is_help=True, help="Keep instructions, model and options under a name.")
-db_app = typer.Typer(no_args_is_help=True, help="Look after the database.")
 app.add_typer(dialogues_app, name="dialogues")
 app.add_typer(assistants_app, name="assistants")
 app.add_typer(db_app, name="db")
 app.add_typer(fine_tunes_app, name="fine-tunes")
-
-INTERRUPTED = 130
-NOT_ALL_SUCCEEDED = 1
-UNEXPECTED = 70
-_SAID_AGAIN_SECONDS = 30.0
 
 
 @app.command(
@@ -91,7 +79,7 @@ def ask(  # noqa: PLR0917
     as_json: flags.Json = False,
 ) -> None:
     """Ask a prompt, or every row of a file. The same command on the same input goes on where it was."""
-    from producer import asking
+    from producer import asking, given
 
     options = {
         "model": model,
@@ -99,8 +87,8 @@ def ask(  # noqa: PLR0917
         "temperature": temperature,
         "max_tokens": max_tokens,
         "reasoning_effort": reasoning_effort,
-        "params": _params(param or []),
-        "schema": _schema(schema),
+        "params": given.params(param or []),
+        "schema": given.schema(schema),
         "endpoint": endpoint,
         "transport": transport,
         "rpm": rpm,
@@ -182,7 +170,7 @@ def describe(  # noqa: PLR0917
     as_json: flags.Json = False,
 ) -> None:
     """Caption pictures: a file, a folder, or a table of paths. The same command again goes on where it was."""
-    from producer import asking, describing
+    from producer import asking, describing, given
 
     options = {
         "preset": preset,
@@ -194,8 +182,8 @@ def describe(  # noqa: PLR0917
         "temperature": temperature,
         "max_tokens": max_tokens,
         "reasoning_effort": reasoning_effort,
-        "params": _params(param or []),
-        "schema": _schema(schema),
+        "params": given.params(param or []),
+        "schema": given.schema(schema),
         "endpoint": endpoint,
         "transport": transport,
         "rpm": rpm,
@@ -300,7 +288,7 @@ def train(  # noqa: PLR0917
     as_json: flags.Json = False,
 ) -> None:
     """Train a model on a table of prompts and replies: check, report, split, price, then send it off."""
-    from producer import training
+    from producer import given, training
     from producer.columns import Columns
     from producer.datasets import DEFAULT_MODEL, How
     from producer.dialogue_examples import Stored, day
@@ -316,7 +304,7 @@ def train(  # noqa: PLR0917
     training.train(
         training.Source(sources or (), columns, negative or (), validation, stored if from_dialogues else None),
         How(method, model or DEFAULT_MODEL, val, seed, epochs, skip_bad_rows),
-        Terms(suffix, hyperparameters, _params(param or []), transport or "sdk", name, new, wait, detach),
+        Terms(suffix, hyperparameters, given.params(param or []), transport or "sdk", name, new, wait, detach),
         strict=strict,
         dry_run=dry_run,
         export=export,
@@ -386,135 +374,6 @@ def cancel(batch: flags.Batch, as_json: flags.Json = False) -> None:
     control.change("cancel", batch, as_json)
 
 
-@dialogues_app.command("list", epilog="Example: tidemill dialogues list --sentiment negative --limit 5")
-def dialogues_list(
-    batch: flags.OfBatch = None,
-    sentiment: flags.OfSentiment = None,
-    assistant: flags.OfAssistant = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
-    as_json: flags.Json = False,
-) -> None:
-    """List dialogues turn by turn, the newest first."""
-    from producer import dialogues
-
-    dialogues.show_list(None, dialogues.Filters(batch, sentiment, assistant), limit, as_json)
-
-
-@dialogues_app.command("show", epilog="Example: tidemill dialogues show 17")
-def dialogues_show(
-    dialogue: Annotated[int, typer.Argument(help="Number of a dialogue, as `list` shows it.", metavar="ID")],
-    as_json: flags.Json = False,
-) -> None:
-    """Show a dialogue, whichever of its turns is named: every message, and every call that was made for it."""
-    from producer import dialogues
-
-    dialogues.show(dialogue, as_json)
-
-
-@dialogues_app.command("search", epilog="Example: tidemill dialogues search 'blue sky'")
-def dialogues_search(  # noqa: PLR0917
-    words: Annotated[str, typer.Argument(help="Words that must all occur in a dialogue.")],
-    batch: flags.OfBatch = None,
-    sentiment: flags.OfSentiment = None,
-    assistant: flags.OfAssistant = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
-    as_json: flags.Json = False,
-) -> None:
-    """Find dialogues by words, upper and lower case alike."""
-    from producer import dialogues
-
-    dialogues.show_list(words, dialogues.Filters(batch, sentiment, assistant), limit, as_json)
-
-
-@dialogues_app.command("export", epilog="Example: tidemill dialogues export -o dialogues.jsonl")
-def dialogues_export(
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A .jsonl file; - is stdout.")] = "-",
-    batch: flags.OfBatch = None,
-    sentiment: flags.OfSentiment = None,
-    assistant: flags.OfAssistant = None,
-) -> None:
-    """Write dialogues as JSON lines with their messages, the form that training takes."""
-    from producer import dialogues
-
-    dialogues.export(output, dialogues.Filters(batch, sentiment, assistant))
-
-
-@assistants_app.command("import", epilog="Example: tidemill assistants import assistants.json")
-def assistants_import(
-    file: Annotated[str, typer.Argument(help="A JSON list of objects with at least a name.", metavar="FILE")],
-) -> None:
-    """Take over the assistants of a file; those that are there already are updated."""
-    from producer import assistants
-
-    assistants.import_file(file)
-
-
-@assistants_app.command("list", epilog="Example: tidemill assistants list --remote --json")
-def assistants_list(
-    remote: Annotated[bool, typer.Option("--remote", help="Those that the server keeps, where it keeps any.")] = False,
-    as_json: flags.Json = False,
-) -> None:
-    """List the assistants."""
-    from producer import assistants
-
-    (assistants.show_remote if remote else assistants.show_list)(as_json)
-
-
-@assistants_app.command("show", epilog="Example: tidemill assistants show support")
-def assistants_show(name: flags.AssistantName, as_json: flags.Json = False) -> None:
-    """Show an assistant with its instructions."""
-    from producer import assistants
-
-    assistants.show(name, as_json)
-
-
-@assistants_app.command("add", epilog="Example: tidemill assistants add support --instructions 'Be kind and brief.'")
-def assistants_add(  # noqa: PLR0917
-    name: Annotated[str, typer.Argument(help="What to call it; one of that name is changed.", metavar="NAME")],
-    instructions: Annotated[str | None, typer.Option(help="What goes before every prompt.")] = None,
-    model: flags.Model = None,
-    temperature: flags.Temperature = None,
-    max_tokens: flags.MaxTokens = None,
-    reasoning_effort: flags.ReasoningEffort = None,
-    param: flags.Param = None,
-    schema: flags.Schema = None,
-) -> None:
-    """Add an assistant, or say anew what one is."""
-    from producer import assistants
-
-    options = {
-        "temperature": temperature,
-        "max_tokens": max_tokens,
-        "reasoning_effort": reasoning_effort,
-        "params": _params(param or []) or None,
-        "schema": _schema(schema),
-    }
-    assistants.add(name, instructions, model, {option: said for option, said in options.items() if said is not None})
-
-
-@assistants_app.command("use", epilog="Example: tidemill assistants use support")
-def assistants_use(
-    name: Annotated[
-        str | None, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")
-    ] = None,
-    none: Annotated[bool, typer.Option("--none", help="Have no default assistant any more.")] = False,
-) -> None:
-    """Make an assistant the default one, for all that is asked without naming another."""
-    from producer import assistants
-
-    if (name is None) != none:
-        raise InputError("Name an assistant, or say --none: tidemill assistants use support")
-    assistants.use(name)
-
-
-@assistants_app.command("remove", epilog="Example: tidemill assistants remove support")
-def assistants_remove(name: flags.AssistantName) -> None:
-    """Remove an assistant; what was asked with it stays."""
-    from producer import assistants
-
-    assistants.remove(name)
-
-
 @app.command(epilog="Example: tidemill models --json")
 def models(as_json: flags.Json = False) -> None:
     """List the models that the provider offers, with price and shutdown date where known."""
@@ -545,216 +404,14 @@ def worker(
     os.execv(sys.executable, [sys.executable, "-m", "worker", "--processes", str(processes)])  # noqa: S606
 
 
-@fine_tunes_app.command("list", epilog="Example: tidemill fine-tunes list --json > job_ids.json")
-def fine_tunes_list(
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 100,
-    as_json: flags.Json = False,
-) -> None:
-    """List fine-tunes, the newest first."""
-    from producer import fine_tunes
-
-    fine_tunes.show_list(limit, as_json)
-
-
-@fine_tunes_app.command("show", epilog="Example: tidemill fine-tunes show latest")
-def fine_tunes_show(job: flags.FineTune, as_json: flags.Json = False) -> None:
-    """Show a fine-tune: what it is made of, its events, checkpoints and curves."""
-    from producer import fine_tunes
-
-    fine_tunes.show(job, as_json)
-
-
-@fine_tunes_app.command("watch", epilog="Example: tidemill fine-tunes watch latest")
-def fine_tunes_watch(job: flags.FineTune, as_json: flags.Json = False) -> None:
-    """Follow a fine-tune to its end; the model's name goes to stdout. Without a broker it is also run here."""
-    from producer import fine_tunes
-
-    fine_tunes.watch(job, as_json)
-
-
-@fine_tunes_app.command("pause", epilog="Example: tidemill fine-tunes pause support-3f9a1c")
-def fine_tunes_pause(job: flags.FineTune, as_json: flags.Json = False) -> None:
-    """Have the provider pause a fine-tune."""
-    from producer import fine_tunes
-
-    fine_tunes.change("pause", job, as_json)
-
-
-@fine_tunes_app.command("resume", epilog="Example: tidemill fine-tunes resume support-3f9a1c")
-def fine_tunes_resume(job: flags.FineTune, as_json: flags.Json = False) -> None:
-    """Have the provider go on with a paused fine-tune."""
-    from producer import fine_tunes
-
-    fine_tunes.change("resume", job, as_json)
-
-
-@fine_tunes_app.command("cancel", epilog="Example: tidemill fine-tunes cancel support-3f9a1c")
-def fine_tunes_cancel(job: flags.FineTune, as_json: flags.Json = False) -> None:
-    """Cancel a fine-tune, at the provider too."""
-    from producer import fine_tunes
-
-    fine_tunes.change("cancel", job, as_json)
-
-
-@fine_tunes_app.command("plot", epilog="Example: tidemill fine-tunes plot latest -o curve.svg")
-def fine_tunes_plot(
-    job: flags.FineTune,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="A .svg or .png file; in the terminal when left out."),
-    ] = None,
-) -> None:
-    """Draw loss and accuracy, in training and validation, step by step."""
-    from producer import fine_tunes
-
-    fine_tunes.plot(job, output)
-
-
-@db_app.command("upgrade", epilog="Example: tidemill db upgrade")
-def db_upgrade() -> None:
-    """Bring the database to the schema of this version."""
-    import migrations
-
-    typer.echo(f"The database has schema {migrations.upgrade()}.")
-
-
-# --- options ---
-
-
-def _params(given: list[str]) -> dict[str, Any]:
-    """`key=value` pairs; a value that is JSON is taken as such, else as text."""
-    from models.text import loads
-
-    params: dict[str, Any] = {}
-    for each in given:
-        key, equals, value = each.partition("=")
-        if not equals or not key:
-            raise InputError(f"--param {each!r} is not KEY=VALUE; an example is --param seed=7.")
-        try:
-            params[key] = loads(value)
-        except ValueError:
-            params[key] = value
-    return params
-
-
-def _schema(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    import json
-
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-
-    try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
-        validator_for(schema).check_schema(schema)
-    except OSError as error:
-        raise InputError(f"--schema {path}: {error.strerror}.") from None
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"--schema {path} is not JSON: {error}.") from None
-    except SchemaError as error:
-        raise InputError(f"--schema {path} is no JSON schema: {error.message} at {error.json_path}.") from None
-    if not isinstance(schema, dict):
-        raise InputError(f"--schema {path} must hold a JSON object.")
-    return schema
-
-
-# --- the way out ---
-
-
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
-    _leave(run())
+    ending.leave(run())
 
 
 def run() -> int:
-    """Run the command line; every failure is a sentence on stderr and the exit code, never a traceback."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
-        # A reply may hold what the terminal's encoding cannot: show it escaped rather than fail.
-        getattr(sys, name).reconfigure(errors="backslashreplace")
-    _log_like_ourselves()
-    try:
-        code = int(app(standalone_mode=False) or 0)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing stdout does not fail again
-        code = NOT_ALL_SUCCEEDED
-    except TidemillError as error:
-        typer.echo(f"tidemill: {error}", err=True)
-        code = error.exit_code
-    except OSError as error:
-        code = _cannot_write(error)
-    except Exception as error:  # noqa: BLE001  # the last line of defence
-        code = _unexpected(error)
-    return code
-
-
-def _leave(code: int) -> NoReturn:
-    """End at once: all that counts is stored, and a thread that still waits for a line of stdin cannot be asked to."""
-    if (database := sys.modules.get("models.database")) is not None:
-        database.close()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        code = code or NOT_ALL_SUCCEEDED
-    except OSError as error:
-        code = code or _cannot_write(error)
-    os._exit(code)
-
-
-def _cannot_write(error: OSError) -> int:
-    if os.environ.get("TIDEMILL_DEBUG"):
-        raise error
-    where = error.filename or "the output"
-    with suppress(OSError):
-        typer.echo(f"tidemill: {where} cannot be written or read: {error.strerror or error}.", err=True)
-    return TidemillError.exit_code
-
-
-def _log_like_ourselves() -> None:
-    """What a worker inside this command has to say looks like what the command itself says."""
-    logging.basicConfig(format="tidemill: %(message)s", level=logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_OnceInAWhile())
-    for talkative in ("amqp", "celery", "kombu"):
-        logging.getLogger(talkative).setLevel(logging.ERROR)
-
-
-class _OnceInAWhile(logging.Filter):
-    """Several threads notice one trouble, and each again and again: it is said once every half minute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said_at: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let a sentence through that was not said a moment ago; numbers in it do not make it another."""
-        words = re.sub(r"\d+", "", record.getMessage())
-        is_new = record.created - self._said_at.get(words, 0.0) > _SAID_AGAIN_SECONDS
-        if is_new:
-            self._said_at[words] = record.created
-        return is_new
-
-
-def _unexpected(error: Exception) -> int:
-    show = getattr(error, "show", None)  # how the parser's own errors print themselves
-    if show is not None:
-        show()
-        return int(getattr(error, "exit_code", 2))
-    if type(error).__name__ in ("Abort", "Exit"):
-        return int(getattr(error, "exit_code", INTERRUPTED))
-    if os.environ.get("TIDEMILL_DEBUG"):
-        raise error
-    typer.echo(
-        f"tidemill: unexpected {type(error).__name__}: {error}. This is a defect; nothing that was stored is lost. "
-        "TIDEMILL_DEBUG=1 shows where it happened; please report it.",
-        err=True,
-    )
-    return UNEXPECTED
+    """Run the command line; returns its exit code."""
+    return ending.code_of(lambda: app(standalone_mode=False))
 
 
 if __name__ == "__main__":

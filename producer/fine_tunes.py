@@ -31,6 +31,7 @@ from models.text import one_line
 from producer import curves
 from producer.batch import Batch
 from producer.display import Quiet, say
+from producer.ending import NOT_ALL_SUCCEEDED
 from producer.printing import print_json, print_table
 from producer.progress import Progress
 
@@ -44,7 +45,7 @@ CURVE_WIDTH = 100
 class NotTrainedError(TidemillError):
     """A fine-tune has ended without a model."""
 
-    exit_code = 1
+    exit_code = NOT_ALL_SUCCEEDED
 
 
 def _wanted() -> Select[Any]:
@@ -250,7 +251,7 @@ class Told:
         self._batch_id = batch_id
         self._quiet = quiet
         self._until = until
-        self._printed: set[str] = set()
+        self._number = 0
         self._last = ""
 
     def __call__(self, _seen: Progress) -> None:
@@ -265,10 +266,9 @@ class Told:
         if (status := status_of(row)) != self._last:
             typer.echo(f"{row.id}: {status}{f' · {row.remote_id}' if row.remote_id else ''}", err=True)
             self._last = status
-        for event in _events(row):
-            if event.event_id not in self._printed:
-                self._printed.add(event.event_id)
-                typer.echo(_event_line(event), err=True)
+        for event in _events(row, after=self._number):
+            self._number = event.number
+            typer.echo(_event_line(event), err=True)
 
 
 class EnoughError(Exception):
@@ -334,9 +334,9 @@ def change(what: str, given: str, as_json: bool) -> None:
     _check_server(row)
     with writing() as connection:
         at_provider = fine_tunes.want(connection, row.job_id, what)
-    before = {each.event_id for each in _events(row)}
+    before = max((each.number for each in _events(row)), default=0)
     if at_provider:
-        _wait_until_told(row, what)
+        _wait_until_told(row, what, before)
     else:
         from producer import control
 
@@ -344,13 +344,12 @@ def change(what: str, given: str, as_json: bool) -> None:
     row = find(row.id)
     if as_json:
         return print_json(to_json(row))
-    refusals = [each.message for each in _events(row) if each.event_id not in before and each.level == "warn"]
     if row.state not in (*OPEN_STATES, "cancelled"):
         raise InputError(f"{row.id} had ended ({status_of(row)}) before it could be told to {what}.")
     if row.wanted is not None:
         say(f"{row.id}: noted; a worker will tell the provider. Is one alive? Start it with `tidemill worker`.")
-    elif refusals:
-        raise InputError(f"{row.id}: {refusals[-1]}")
+    elif (refusal := _refusal(row, before)) is not None:
+        raise InputError(f"{row.id}: {refusal}")
     else:
         typer.echo(f"{row.id}: {_SAID[what]}; status: {status_of(row)}.")
     return None
@@ -363,33 +362,37 @@ def _check_server(row: Row[Any]) -> None:
         raise InputError(f"{row.id} is at {at}, and OPENAI_BASE_URL names {settings().provider}; let it name {at}.")
 
 
-def _wait_until_told(row: Row[Any], what: str) -> None:
+def _wait_until_told(row: Row[Any], what: str, before: int) -> None:
     """Until the provider was told, and what was cancelled has ended; or somebody else must tell it later."""
     scope = Scope(batch_id=row.id)
     deadline = time.monotonic() + TELL_SECONDS
     with embedded_worker(1, scope) if settings().embedded else nullcontext():
         while time.monotonic() < deadline:
             found = find(row.id)
-            if found.state not in OPEN_STATES or (found.wanted is None and (what != "cancel" or _is_refused(found))):
+            if found.state not in OPEN_STATES or (
+                found.wanted is None and (what != "cancel" or _refusal(found, before))
+            ):
                 return
             time.sleep(LOOK_SECONDS)
 
 
-def _is_refused(row: Row[Any]) -> bool:
-    return any(event.level == "warn" for event in _events(row)[-1:])
+def _refusal(row: Row[Any], before: int) -> str | None:
+    """What the provider had against it, after the event of this number; None when it has said nothing."""
+    own = (each.message for each in _events(row, after=before) if each.event_id.startswith(fine_tunes.OWN_EVENT))
+    return next(own, None)
 
 
 # --- events ---
 
 
-def _events(row: Row[Any], kind: str | None = None) -> Sequence[Row[Any]]:
+def _events(row: Row[Any], kind: str | None = None, after: int = 0) -> Sequence[Row[Any]]:
     """The events of the present round: what an earlier one told is of another job at the provider."""
     its = (fine_tune_events.c.job_id == row.job_id) & (fine_tune_events.c.round == row.round)
-    wanted = select(fine_tune_events).where(its)
+    wanted = select(fine_tune_events).where(its, fine_tune_events.c.number > after)
     if kind is not None:
         wanted = wanted.where(fine_tune_events.c.type == kind)
     with reading() as connection:
-        return connection.execute(wanted.order_by(fine_tune_events.c.created_at, fine_tune_events.c.number)).all()
+        return connection.execute(wanted.order_by(fine_tune_events.c.number)).all()
 
 
 def _event_line(event: Row[Any]) -> str:

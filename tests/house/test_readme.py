@@ -8,7 +8,7 @@ import pytest
 
 from models.errors import TidemillError
 from models.settings import Settings
-from producer import cli
+from producer import ending
 from producer.intake import _READERS
 from producer.results import RESULT_COLUMNS
 from tests.house.commands import commands, options_of
@@ -16,7 +16,7 @@ from tests.house.sources import ROOT, document, first_cells, section
 
 README = document("README.md")
 READ_OUTSIDE_SETTINGS = {"TIDEMILL_DEBUG"}
-"""Read by producer/cli.py on its way out, when settings may be what is broken."""
+"""Read by producer/ending.py, when settings may be what is broken."""
 
 
 def code_lines() -> list[str]:
@@ -89,7 +89,7 @@ def test_speaks_of_no_setting_that_does_not_exist(name: str) -> None:
 
 def test_a_variable_outside_the_settings_is_really_read() -> None:
     for name in READ_OUTSIDE_SETTINGS:
-        assert name in (ROOT / "producer" / "cli.py").read_text("utf-8")
+        assert name in (ROOT / "producer" / "ending.py").read_text("utf-8")
 
 
 def test_names_every_column_of_the_results_in_order() -> None:
@@ -104,7 +104,7 @@ def test_names_every_ending_that_is_read_as_a_format() -> None:
 
 def test_explains_every_exit_code() -> None:
     explained = {int(cell) for cell in first_cells(section(README, "## Output"))}
-    assert explained == {0, cli.NOT_ALL_SUCCEEDED, TidemillError.exit_code, cli.UNEXPECTED, cli.INTERRUPTED}
+    assert explained == {0, ending.NOT_ALL_SUCCEEDED, TidemillError.exit_code, ending.UNEXPECTED, ending.INTERRUPTED}
 
 
 def test_has_one_place_for_the_benchmark() -> None:

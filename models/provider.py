@@ -103,10 +103,6 @@ class Provider:
         answer = await self._send("POST", PATHS[endpoint], _encoded(body))
         return _PARSERS[endpoint](answer, secret=self._secret)
 
-    async def models(self) -> list[dict[str, Any]]:
-        """Every model the server lists. Errors as for `call`."""
-        return await self.listed("models")
-
     async def listed(self, what: str) -> list[dict[str, Any]]:
         """Everything that the server lists under GET /`what`, all pages, as the server describes it.
 

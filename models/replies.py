@@ -34,6 +34,9 @@ Kind = Literal[
     "store",  # the picture cannot be read at present; nothing was sent
 ]
 
+CUT = "length"
+"""Finish reason of an answer that was cut at the limit of tokens, for both endpoints."""
+
 MESSAGE_CHARACTERS = 500
 MOST_TOKENS = 100_000_000
 _KEY_LIKE = re.compile(r"\bsk-[\w*.\-]{6,}|\b(bearer|basic)\s+[\w.~+/*\-]{8,}=*", re.IGNORECASE)
@@ -151,7 +154,7 @@ def parse_responses(answer: Answer, *, secret: str = "") -> Reply:
     if status == "incomplete":
         details = payload.get("incomplete_details")
         said = _string(details.get("reason")) if isinstance(details, dict) else ""
-        reason = "length" if said in {"", "max_output_tokens"} else said
+        reason = CUT if said in {"", "max_output_tokens"} else said
     return reading.judge(text, refusal, calls, reason)
 
 
@@ -299,7 +302,7 @@ class _Reading:
         if refusal:
             self.fail("refused", f"The model refused: {refusal}", text or refusal)
         if not text and not calls:
-            if reason == "length":
+            if reason == CUT:
                 self.fail("length", "The token limit was reached before the first word of the answer")
             self.fail("empty", "The reply has neither text nor tool calls")
         headers = self.answer.headers

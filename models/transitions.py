@@ -12,14 +12,12 @@ a transaction of the caller's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Connection,
     Select,
-    String,
     and_,
     bindparam,
     case,
@@ -33,12 +31,13 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.sql.dml import Insert, Update
+from sqlalchemy.sql.dml import Update
 
-from models import pictures, turns
+from models import answers, turns
+from models.answers import Answer, Message
 from models.bulk import Rows, insert_for
 from models.clock import now, now_after, seconds_since
-from models.tables import ENDED_UNWELL, OPEN_STATES, attempts, batches, dialogues, fine_tunes, jobs, messages
+from models.tables import ENDED_UNWELL, OPEN_STATES, attempts, batches, dialogues, fine_tunes, fit, jobs
 from models.text import encode
 
 MAX_LOSSES = 20
@@ -89,27 +88,8 @@ class Claimed:
     """Since the job's first call; 0 before it."""
     dialogue_id: int | None = None
     """The dialogue that it goes on."""
-    history: "tuple[Message, ...]" = ()
+    history: tuple[Message, ...] = ()
     """What was said in that dialogue before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What somebody said in a dialogue."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a succeeded job leaves behind: a dialogue with its messages."""
-
-    model: str
-    finish_reason: str
-    messages: tuple[Message, ...]
-    root_id: int | None = None
-    """The dialogue that it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,8 +326,6 @@ _SETTLED = Rows(
     output_tokens="int",
     cost_usd="float",
 )
-_DIALOGUES = Rows(id="int", batch_id="text", model="text", finish_reason="text", root_id="int")
-_MESSAGES = Rows(dialogue_id="int", position="int", role="text", content="text")
 
 
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:
@@ -371,9 +349,13 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     uncalled = [(row[0], row[1]) for row in rows if row[6] == "snoozed"]
     if uncalled:
         _forget_attempts(connection, uncalled)
-    answered = [s for s in settlements if s.answer is not None and (s.job_id, s.epoch) in written]
+    answered = [
+        (each.job_id, each.batch_id, each.answer)
+        for each in settlements
+        if each.answer is not None and (each.job_id, each.epoch) in written
+    ]
     if answered:
-        _record_answers(connection, answered)
+        answers.record(connection, answered)
     return written
 
 
@@ -406,18 +388,13 @@ def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
         settlement.outcome,
         settlement.seconds,
         settlement.http_status,
-        _fit(settlement.request_id, attempts.c.request_id) if settlement.request_id else None,
-        _fit(settlement.error_code, attempts.c.error_code) if settlement.error_code else None,
+        fit(settlement.request_id, attempts.c.request_id) if settlement.request_id else None,
+        fit(settlement.error_code, attempts.c.error_code) if settlement.error_code else None,
         encode(settlement.error) if settlement.error else None,
         settlement.input_tokens,
         settlement.output_tokens,
         None if settlement.cost_usd is None else round(settlement.cost_usd, COST_PLACES),
     )
-
-
-def _fit(text: str, column: Column[Any]) -> str:
-    """A name as long as its column takes: what a server calls things must not cost the answer."""
-    return encode(text)[: cast("String", column.type).length]
 
 
 def _money(given: Any) -> dict[str, Any]:
@@ -482,41 +459,6 @@ def _end_attempts(connection: Connection) -> Update:
         .values(ended_at=now(), **{name: given[name] for name in names})
         .returning(attempts.c.job_id, attempts.c.epoch)
     )
-
-
-def _record_answers(connection: Connection, answered: Sequence[Settlement]) -> None:
-    opened, said = [], []
-    for settlement in answered:
-        answer = settlement.answer
-        assert answer is not None
-        named = _fit(answer.model, dialogues.c.model), _fit(answer.finish_reason, dialogues.c.finish_reason)
-        opened.append((settlement.job_id, settlement.batch_id, *named, answer.root_id))
-        said += [
-            (settlement.job_id, position, _fit(message.role, messages.c.role), encode(message.content))
-            for position, message in enumerate(answer.messages)
-        ]
-    connection.execute(_add_dialogues(connection), _DIALOGUES.parameters(connection, opened))
-    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, said))
-
-
-def _add_dialogues(connection: Connection) -> Insert:
-    given = _DIALOGUES.table(connection)
-    assistant = select(batches.c.assistant_id).where(batches.c.id == given.c.batch_id).scalar_subquery()
-    picked = select(*given.c, assistant.label("assistant_id"), now().label("created_at")).where(given.c.id > 0)
-    return _add_once(connection, dialogues, [*_DIALOGUES.columns, "assistant_id", "created_at"], picked)
-
-
-def _add_messages(connection: Connection) -> Insert:
-    given = _MESSAGES.table(connection)
-    return _add_once(connection, messages, list(_MESSAGES.columns), select(*given.c).where(given.c.position >= 0))
-
-
-def _add_once(connection: Connection, table: Any, columns: list[str], picked: Select[Any]) -> Insert:
-    # The epoch has kept everybody else out already; the primary key is the second wall, and it does not raise, lest one
-    # row that should not be there keep a hundred paid answers from being stored.
-    statement: Any = insert_for(connection)(table).from_select(columns, picked, include_defaults=False)
-    added: Insert = statement.on_conflict_do_nothing()
-    return added
 
 
 # --- release, rescue, cancel, revive ---
@@ -694,7 +636,7 @@ def share(connection: Connection) -> int:
             )
         )
         if ended.rowcount and pair.state == "succeeded":
-            _copy_answer(connection, pair.twin_id, pair.id)
+            answers.copy(connection, pair.twin_id, pair.id)
     return len(shared)
 
 
@@ -714,18 +656,3 @@ def _ended_twins() -> Select[Any]:
         .order_by(jobs.c.id, twins.c.state)  # an answer comes after, and so before, a failure
         .limit(_MOST_SHARED)
     )
-
-
-def _copy_answer(connection: Connection, twin_id: int, job_id: int) -> None:
-    answered = [column for column in dialogues.c if column.name not in ("id", "created_at")]
-    names = ["id", "created_at", *(column.name for column in answered)]
-    picked = select(literal(job_id), now(), *answered).where(dialogues.c.id == twin_id)
-    connection.execute(_add_once(connection, dialogues, names, picked))
-    request = connection.execute(select(jobs.c.request).where(jobs.c.id == job_id)).scalar_one()
-    said = select(messages.c.position, messages.c.role, messages.c.content).where(messages.c.dialogue_id == twin_id)
-    copied = []
-    for position, role, content in connection.execute(said):
-        shown = pictures.shown(content)  # the same picture, but this row's file
-        own = content if shown is None else pictures.message(shown.text, request["picture"])
-        copied.append((job_id, position, role, encode(own)))
-    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, copied))

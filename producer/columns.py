@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from models.turns import INSTRUCTIONS
 from producer.examples import DIALOGUE_KEYS, Body
 from producer.records import BadRowError, Record, json_kind
 from producer.requests import as_text, listed
@@ -186,9 +187,7 @@ def _instructed(messages: Any, system: str | None) -> Any:
     if not system or not isinstance(messages, list):
         return messages
     first = messages[0] if messages and isinstance(messages[0], dict) else {}
-    return (
-        messages if first.get("role") in ("system", "developer") else [{"role": "system", "content": system}, *messages]
-    )
+    return messages if first.get("role") in INSTRUCTIONS else [{"role": "system", "content": system}, *messages]
 
 
 def _turn(message: Any) -> Any:

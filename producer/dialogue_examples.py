@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Select, func, or_, select
 from models import pictures, turns
 from models.database import reading
 from models.errors import InputError
+from models.replies import CUT
 from models.tables import dialogues, messages
 from producer.dialogues import Filters, fitting
 from producer.example_files import Reading
@@ -23,9 +24,6 @@ from producer.examples import Bad, Example, Place
 
 SOURCE = "stored dialogues"
 UNIT = "dialogue"
-CUT = "length"
-"""Finish reason of an answer that was cut at the limit of tokens."""
-
 _PAGE = 500
 _OPTIONS = {"words": "search", "model": "answered by", "least_characters": "min length"}
 """What a filter is called on the command line, where that differs."""

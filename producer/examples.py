@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
+from models.turns import INSTRUCTIONS
 from producer.personal import personal
 from producer.records import json_kind
 
@@ -66,8 +67,7 @@ class Fault(NamedTuple):
     what: str
 
 
-_ROLES = ("system", "developer", "user", "assistant", "tool")
-_INSTRUCTING = ("system", "developer")
+_ROLES = (*INSTRUCTIONS, "user", "assistant", "tool")
 _MESSAGE_KEYS = {"role", "content", "name", "weight", "tool_calls", "tool_call_id", "refusal", "function_call"}
 _WORDS = ("name", "refusal", "tool_call_id")
 _CALLS = ("tool_calls", "function_call")
@@ -280,10 +280,10 @@ def _order(messages: list[Message], _offered: Body) -> Iterator[Fault]:
 
 def _odd_order(messages: list[Message]) -> Iterator[Fault]:
     roles = [message["role"] for message in messages]
-    spoken = [role for role in roles if role not in _INSTRUCTING]
+    spoken = [role for role in roles if role not in INSTRUCTIONS]
     if spoken[0] == "assistant":
         yield Fault("odd_order", "the assistant speaks first")
-    if any(role in _INSTRUCTING for role in roles[len(roles) - len(spoken) :]):
+    if any(role in INSTRUCTIONS for role in roles[len(roles) - len(spoken) :]):
         yield Fault("odd_order", "instructions (system) come after the dialogue has begun")
     if any(a == b and a in ("user", "assistant") for a, b in pairwise(roles)):
         yield Fault("odd_order", "the same side speaks twice in a row")

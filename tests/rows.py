@@ -6,12 +6,13 @@ from typing import Any
 from sqlalchemy import Row, Table, func, insert, select, update
 
 from models import broker
+from models.answers import Answer, Message
 from models.clock import now
 from models.database import reading, writing
 from models.options import Options
 from models.tables import attempts, batches, dialogues, jobs, messages, workers
 from models.text import dumps
-from models.transitions import Answer, Claimed, Enqueued, Message, Settlement, claim, enqueue, settle
+from models.transitions import Claimed, Enqueued, Settlement, claim, enqueue, settle
 
 PROVIDER = "provider.test"
 MODEL = "gpt-6-luna"

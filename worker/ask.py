@@ -12,11 +12,13 @@ from functools import lru_cache
 from typing import Any
 
 from models import cost, pictures, turns
+from models.answers import Answer, Message
 from models.options import Options
 from models.provider import CallError, Provider, Reply, Usage
+from models.replies import CUT
 from models.settings import Endpoint, settings
 from models.text import dumps, loads, one_line
-from models.transitions import Answer, Claimed, Message, Outcome, Settlement
+from models.transitions import Claimed, Outcome, Settlement
 from worker import describe
 from worker.history import as_sent, fitted, picture_in, room, split
 from worker.limits import Limiter
@@ -25,9 +27,6 @@ from worker.retries import Action, Verdict, classify
 
 MAX_WAIT_SECONDS = 20.0
 """A job whose turn is further away than this goes back to the table and makes room for others."""
-
-CUT = "length"
-"""Error code of an answer that was cut at the limit of tokens: kept, for it was paid for, and marked."""
 
 _CUT_SENTENCE = "The answer was cut at the limit of tokens; a higher --max-tokens asks anew for all of it."
 _SCHEMA_TRIES = 3
@@ -257,6 +256,7 @@ def _answered(
     """A call that was answered; `complaint` says why the answer is not what the schema asks for."""
     again = complaint is not None and job.failures + 1 < _SCHEMA_TRIES
     outcome = "succeeded" if complaint is None else "retried" if again else "failed"
+    # Kept, for it was paid for, and marked.
     cut = (CUT, _CUT_SENTENCE) if reply.finish_reason == CUT else (None, None)
     code, error = cut if complaint is None else ("schema_mismatch", complaint)
     said = Message("assistant", reply.text or dumps(reply.tool_calls))

@@ -143,6 +143,10 @@ class Bucket:
         self._guess(max(LOWEST_GUESS, lower if many else min(known or lower, max(lower, rate))), now)
         return True
 
+    def calm(self, now: int) -> None:
+        """Let a guess that another worker has lowered stand for a while: its refusal was meant for all."""
+        self.guessed_at, self.lowered_at, self.growth = now, now, GROWTH
+
     def _rate(self, now: int) -> float:
         """Calls answered a minute, of late, if all workers do as this one."""
         counted = _lately(self.served, now)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from models import cost, pictures, turns
+from models.answers import Message
 from models.options import Options
 from models.pictures import Picture
 from models.provider import CallError
-from models.transitions import Message
 from worker import describe
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
 from models.errors import SettingsError
-from worker.bucket import DAY_SECONDS, GROWTH, REFUND_SECONDS, Bucket
+from worker.bucket import DAY_SECONDS, REFUND_SECONDS, Bucket
 from worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, admit, apply, microseconds
 
 if TYPE_CHECKING:
@@ -262,11 +262,7 @@ class Limiter:
         learned = Limits(float(rpm) if rpm else None, float(tpm) if tpm else None)
         if learned != state.learned:
             if (learned.rpm or math.inf) < (state.learned.rpm or math.inf):
-                state.guessed_at, state.lowered_at, state.growth = (
-                    at,
-                    at,
-                    GROWTH,
-                )  # somebody else was refused: it was for all
+                state.calm(at)
             state.learned = learned
             state.reckon(at)
         if seen:

@@ -17,7 +17,7 @@ DOORS = {
     "httpx2": {"models/provider.py"},
     "aiohttp": {"models/provider.py"},
     "redis": {"worker/limits.py"},
-    "pandas": {"producer/intake.py", "producer/datasets.py", "producer/results.py"},
+    "pandas": {"producer/intake.py", "producer/results.py"},
     "pyarrow": {"producer/intake.py", "producer/results.py"},
     "celery": {"models/broker.py", "worker/app.py", "worker/tasks.py"},
     "kombu": {"models/broker.py"},

@@ -556,7 +556,7 @@ async def test_models_are_read_over_all_pages(start: Start, transport: Transport
     ]
     script = await start(*(reply_bytes(page) for page in pages))
     provider = open_provider(transport, script.url)
-    assert await provider.models() == [{"id": "a&1", "shutdown_date": "2026-12-11"}, {"id": "b"}]
+    assert await provider.listed("models") == [{"id": "a&1", "shutdown_date": "2026-12-11"}, {"id": "b"}]
     await provider.aclose()
     assert [line for line, _, _ in script.requests] == [
         "GET /v1/models HTTP/1.1", "GET /v1/models?after=a%261 HTTP/1.1"
@@ -570,7 +570,7 @@ async def test_models_are_read_over_all_pages(start: Start, transport: Transport
 async def test_odd_lists_of_models_end(start: Start, transport: Transport, page: object, count: int) -> None:
     script = await start(reply_bytes(page))
     provider = open_provider(transport, script.url)
-    assert len(await provider.models()) == count
+    assert len(await provider.listed("models")) == count
     await provider.aclose()
 
 

@@ -7,12 +7,13 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 from models import feed, turns
+from models.answers import Answer, Message
 from models.clock import now
 from models.database import reading, writing
 from models.feed import Scope
 from models.tables import assistants, batches, dialogues, jobs
 from models.text import dumps
-from models.transitions import Answer, Claimed, Enqueued, Message, cancel, claim, enqueue, revive
+from models.transitions import Claimed, Enqueued, cancel, claim, enqueue, revive
 from tests.conftest import WaitUntil
 from tests.rows import (
     MODEL,

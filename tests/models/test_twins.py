@@ -2,12 +2,13 @@
 
 import pytest
 
+from models.answers import Answer, Message
 from models.database import writing
 from models.feed import Scope, feed
 from models.pictures import message
 from models.tables import dialogues, jobs
 from models.text import dumps
-from models.transitions import Answer, Enqueued, Message, cancel, enqueue, revive, share
+from models.transitions import Enqueued, cancel, enqueue, revive, share
 from tests.rows import (
     MODEL,
     add_batch,

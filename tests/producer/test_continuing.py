@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from models.answers import Answer, Message
 from models.database import reading
 from models.errors import InputError, SettingsError
 from models.feed import Scope
 from models.options import Options
 from models.settings import settings
 from models.tables import jobs
-from models.transitions import Answer, Message
 from producer import ask, asking, assistants, continuing, control
 from producer.estimate import estimate
 from producer.submit import Order, open_batch, submit

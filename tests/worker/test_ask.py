@@ -6,9 +6,10 @@ from typing import Any, Literal
 import pytest
 from pydantic import SecretStr
 
+from models.answers import Message
 from models.options import Options
 from models.provider import Provider
-from models.transitions import Claimed, Message, Settlement
+from models.transitions import Claimed, Settlement
 from tests.rows import MODEL
 from tests.simulator import Simulator
 from worker.ask import ask, build

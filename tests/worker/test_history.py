@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from models import cost, pictures
+from models.answers import Message
 from models.options import Options
 from models.provider import CallError
-from models.transitions import Message
 from worker.ask import Question, _tokens, build
 from worker.history import TOO_LONG, fitted
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
+from models.answers import Answer, Message
 from models.clock import now_after
 from models.database import reading, writing
 from models.tables import attempts, dialogues, jobs, messages
-from models.transitions import Answer, Message, Settlement
+from models.transitions import Settlement
 from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import (
     PROVIDER,

@@ -357,7 +357,7 @@ def change(what: str, given: str, as_json: bool) -> None:
 
 def _check_server(row: Row[Any]) -> None:
     """A fine-tune is where it was created: another server knows nothing of it."""
-    at = row.request.get("provider", settings().provider)
+    at = row.request["provider"]
     if row.state in OPEN_STATES and at != settings().provider:
         raise InputError(f"{row.id} is at {at}, and OPENAI_BASE_URL names {settings().provider}; let it name {at}.")
 

@@ -112,8 +112,8 @@ class Run:
     async def step(self) -> Settlement:
         """Do what comes next."""
         tune = self.tune
-        if self.job.request.get("provider", settings().provider) != settings().provider:
-            elsewhere = f"It is of {self.job.request['provider']}; start a worker whose OPENAI_BASE_URL is that."
+        if (at := self.job.request["provider"]) != settings().provider:
+            elsewhere = f"It is of {at}; start a worker whose OPENAI_BASE_URL is that."
             await self._write(fine_tunes.troubled, elsewhere)
             return snoozed(self.job, settings().poll_seconds)
         if tune.status is not None and fine_tunes.has_ended(tune.remote):

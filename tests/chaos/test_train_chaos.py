@@ -21,6 +21,7 @@ from models import blobs
 from models.database import writing
 from models.fine_tunes import keep_dataset
 from models.options import Options
+from models.settings import settings
 from producer.intake import Row
 from producer.submit import Order, open_batch, submit
 
@@ -34,7 +35,7 @@ file = {"sha256": sha256, "bytes": len(content), "examples": 12, "tokens": 120}
 with writing() as connection:
     keep_dataset(connection, id="d", name="d", method="supervised", training=file, validation=file, report={})
 for number in range(COUNT):
-    row = Row("d", {}, {"dataset": "d"}, 1)
+    row = Row("d", {}, {"dataset": "d", "provider": settings().provider}, 1)
     order = Order(Options("gpt-4.1-mini", transport="http"), rows=[row], kind="train", name=f"n{number}", new=True)
     submit(open_batch(order))
 """

@@ -65,7 +65,12 @@ def add_train_job(validation: int = 0, lines: int = 12, **params: Any) -> int:
     add_batch(kind="train", options=Options(MODEL, params=params).to_json())
     with writing() as connection:
         keep_dataset(connection, id="d1", name="sums", method="supervised", report={}, **files)
-        enqueue(connection, "b", 1, [Enqueued("k", "sums", 0, dumps({"dataset": "d1"}), dumps({}))])
+        enqueue(
+            connection,
+            "b",
+            1,
+            [Enqueued("k", "sums", 0, dumps({"dataset": "d1", "provider": settings().provider}), dumps({}))],
+        )
         return connection.scalar(select(jobs.c.id)) or 0
 
 

@@ -1,4 +1,4 @@
-"""Why this package exists: an installed copy can bring its own database up to date, and says so when it must not.
+"""An installed copy can bring its own database up to date, and says so when it must not.
 
 The embedded SQLite file migrates itself; a shared database only by `tidemill db upgrade`, because other workers use it.
 Alembic takes half a second to import, so the check that every command makes reads one row instead.
@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, inspect, text
 
-from models.database import explained, reading, writing
-from models.errors import DatabaseError
+from tidemill.models.database import explained, reading, writing
+from tidemill.models.errors import DatabaseError
 
 HEAD = "0004"
 """The revision that this version needs; a house test compares it with the newest file in versions/."""

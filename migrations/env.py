@@ -1,11 +1,11 @@
-"""Why this module exists: Alembic runs it to learn which connection and which tables it works on."""
+"""Alembic runs it to learn which connection and which tables it works on."""
 
 from typing import Any, Literal
 
 from alembic import context
 from sqlalchemy import TypeDecorator
 
-from models.tables import metadata
+from tidemill.models.tables import metadata
 
 _PLAIN = {"SafeText": "sa.Text()", "Json": "sa.Text()", "UtcDateTime": "sa.DateTime(timezone=True)"}
 

@@ -1,4 +1,4 @@
-"""Why this module exists: a paid answer is recorded once, whatever calls it what, and copied where a twin shares it.
+"""A paid answer is recorded once, whatever calls it what, and copied where a twin shares it.
 
 It becomes a row of `dialogues`, whose id is the job's, and the messages of that turn. Whose answer may be recorded is
 `models.transitions`' affair; here the primary key is the second wall.
@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy import Connection, Select, literal, select
 from sqlalchemy.sql.dml import Insert
 
-from models import pictures
-from models.bulk import Rows, insert_for
-from models.clock import now
-from models.tables import batches, dialogues, fit, jobs, messages
-from models.text import encode
+from tidemill.models import pictures
+from tidemill.models.bulk import Rows, insert_for
+from tidemill.models.clock import now
+from tidemill.models.tables import batches, dialogues, fit, jobs, messages
+from tidemill.models.text import encode
 
 _DIALOGUES = Rows(id="int", batch_id="text", model="text", finish_reason="text", root_id="int")
 _MESSAGES = Rows(dialogue_id="int", position="int", role="text", content="text")

@@ -1,4 +1,4 @@
-"""Why this module exists: a prepared picture is stored once, where every worker can read it, so that messages and rows
+"""A prepared picture is stored once, where every worker can read it, so that messages and rows
 carry only its hash.
 
 Pictures are kept by the SHA-256 of their content, as `ab/abcdef...` under TIDEMILL_BLOBS_URL: a folder, or whatever
@@ -14,10 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models.errors import TidemillError
-from models.files import replacing
-from models.settings import settings
-from models.text import one_line
+from tidemill.models.errors import TidemillError
+from tidemill.models.files import replacing
+from tidemill.models.settings import settings
+from tidemill.models.text import one_line
 
 
 class BlobError(TidemillError):

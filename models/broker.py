@@ -1,4 +1,4 @@
-"""Why this module exists: the broker is a courier, and this is its one desk.
+"""The broker is a courier, and this is its one desk.
 
 It holds the Celery app (below both sides, so that app and tasks never form a circle), sends job ids, and can start a
 worker inside this process. No prompt, no image and no key is ever in a message.
@@ -9,14 +9,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from celery import Celery
 from kombu.common import maybe_declare
 from kombu.exceptions import OperationalError as BrokerLost
 
-from models.errors import TidemillError
-from models.settings import settings
+from tidemill.models.errors import TidemillError
+from tidemill.models.settings import settings
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,24 @@ def _configuration(broker_url: str) -> dict[str, Any]:
     }
 
 
+class _Celery(Celery):
+    """An app that only our settings configure: not the CELERY_BROKER_URL of somebody's own project, whose environment
+    we may have been started in; nor, by its `loader` and `fixups`, that project's own modules.
+    """
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
+        """As Celery's, on our broker."""
+        return super().connection_for_read(url or settings().broker_url, **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+        """As Celery's, on our broker."""
+        return super().connection_for_write(url or settings().broker_url, **options)
+
+
 @cache
 def app() -> Celery:
     """The process's Celery app, configured from the settings."""
-    celery = Celery("tidemill", include=["worker.tasks"], set_as_current=False)
+    celery = _Celery("tidemill", set_as_current=False, loader="app", fixups=[])
     celery.conf.update(_configuration(settings().broker_url))
     return celery
 
@@ -159,14 +174,14 @@ def is_reachable() -> bool:
 def embedded_worker(window: int, scope: Any) -> Iterator[Any]:
     """Run a worker inside this process while the block runs; yields its runner.
 
-    The worker is loaded by name through Celery's loader, so that nothing here, nor in producer, imports it. When the
+    The worker is loaded by name, so that nothing here, nor in producer, imports it. When the
     block ends, calls in flight may finish, as `Runner.drain` says.
 
     Args:
         window: calls in flight at most.
         scope: `models.feed.Scope`: whose jobs the worker feeds.
     """
-    tasks = app().loader.import_task_module("worker.tasks")
+    tasks = import_module("tidemill.worker.tasks")
     runner = tasks.start(window, scope)
     ready = threading.Event()
     consumer = app().WorkController(

@@ -1,4 +1,4 @@
-"""Why this module exists: a thousand rows cost one statement, written once for both databases.
+"""A thousand rows cost one statement, written once for both databases.
 
 A `Rows` is a set of rows sent as a few JSON texts and usable as a table in any SQLAlchemy statement: joined in an
 UPDATE, selected from in an INSERT. JSON, because orjson writes it in a twentieth of the time that the driver takes to

@@ -1,4 +1,4 @@
-"""Why this module exists: times are compared on the database's clock, so a wrong clock elsewhere does no harm."""
+"""Times are compared on the database's clock, so a wrong clock elsewhere does no harm."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from models.tables import UtcDateTime
+from tidemill.models.tables import UtcDateTime
 
 
 class now_after(FunctionElement[Any]):  # noqa: N801  # a SQL function, named like one

@@ -1,4 +1,4 @@
-"""Why this module exists: what a job will cost is known before it is sent, and what it did cost is true afterwards.
+"""What a job will cost is known before it is sent, and what it did cost is true afterwards.
 
 Tokens are counted by toktok (0.4 s to load), prices come from genai-prices' offline snapshot (0.2 s or more): both are
 imported when first needed. A price that is not known is None, never 0.
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from models.errors import SettingsError
-from models.settings import settings
+from tidemill.models.errors import SettingsError
+from tidemill.models.settings import settings
 
 # tiktoken's table (model.py); every newer OpenAI model is o200k_base, and for others it is the best estimate there is.
 _CL100K_MODELS = ("gpt-4", "gpt-3.5", "gpt-35-turbo", "text-embedding-", "davinci-002", "babbage-002")

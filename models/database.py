@@ -1,4 +1,4 @@
-"""Why this module exists: one way to open the database, whichever it is, and plain sentences when that fails."""
+"""One way to open the database, whichever it is, and plain sentences when that fails."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
-from models.errors import DatabaseError, SettingsError
-from models.settings import settings
+from tidemill.models.errors import DatabaseError, SettingsError
+from tidemill.models.settings import settings
 
 _SQLITE_PRAGMAS = (
     "journal_mode=WAL",

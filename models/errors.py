@@ -1,4 +1,4 @@
-"""Why this module exists: everything that can go wrong through no fault of ours ends in one sentence for the user."""
+"""Everything that can go wrong through no fault of ours ends in one sentence for the user."""
 
 
 class TidemillError(Exception):

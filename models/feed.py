@@ -1,4 +1,4 @@
-"""Why this module exists: the database holds the backlog, the broker only what the fleet can take next.
+"""The database holds the backlog, the broker only what the fleet can take next.
 
 `feed()` finds due jobs, fair between batches, marks them as sent and sends their ids. It may run anywhere, any number
 of times, at once: a job sent twice is claimed once. Because so little is in the broker, priority, pause and cancel act
@@ -13,12 +13,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select, update
 
-from models import broker, holds
-from models.clock import now, now_after
-from models.database import writing
-from models.settings import settings
-from models.tables import OPEN_STATES, batches, jobs, workers
-from models.transitions import goes_before, share
+from tidemill.models import broker, holds
+from tidemill.models.clock import now, now_after
+from tidemill.models.database import writing
+from tidemill.models.settings import settings
+from tidemill.models.tables import OPEN_STATES, batches, jobs, workers
+from tidemill.models.transitions import goes_before, share
 
 IDS_PER_MESSAGE = 32
 ALIVE_SECONDS = 30.0

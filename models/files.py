@@ -1,4 +1,4 @@
-"""Why this module exists: a file that others read must never be seen half written, whoever is killed in the middle."""
+"""A file that others read must never be seen half written, whoever is killed in the middle."""
 
 import os
 import secrets

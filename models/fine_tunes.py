@@ -1,4 +1,4 @@
-"""Why this module exists: what a train job has at the provider is written down before it is made, and as it goes on.
+"""What a train job has at the provider is written down before it is made, and as it goes on.
 
 Every creation is intended first: its token is committed, then goes out in the file's name or in the job's metadata. So
 whatever dies in between, the next run looks for the token and adopts what it finds. All functions work on a connection
@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from models import holds
-from models.bulk import insert_for
-from models.clock import now, seconds_since
-from models.metrics import Point
-from models.tables import (
+from tidemill.models import holds
+from tidemill.models.bulk import insert_for
+from tidemill.models.clock import now, seconds_since
+from tidemill.models.metrics import Point
+from tidemill.models.tables import (
     ENDED_UNWELL,
     TRAINED,
     datasets,
@@ -28,8 +28,8 @@ from models.tables import (
     jobs,
     remote_ops,
 )
-from models.text import encode, one_line
-from models.transitions import Claimed, progressed
+from tidemill.models.text import encode, one_line
+from tidemill.models.transitions import Claimed, progressed
 
 Step = Literal["training", "validation", "job"]
 

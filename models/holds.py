@@ -1,4 +1,4 @@
-"""Why this module exists: when a provider serves nobody (no credit, bad key, out of reach), its jobs wait, unharmed.
+"""When a provider serves nobody (no credit, bad key, out of reach), its jobs wait, unharmed.
 
 A hold is on the batches of one provider. While it lasts one job at a time is let through as a probe, at growing pauses;
 the first answer lifts it.
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, case, func, select, tuple_, update
 
-from models.clock import now, now_after
-from models.tables import attempts, batches, jobs
-from models.transitions import give_time
+from tidemill.models.clock import now, now_after
+from tidemill.models.tables import attempts, batches, jobs
+from tidemill.models.transitions import give_time
 
 PROBE_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0)
 """Pauses before the first, second, ... probe; the last one is kept."""

@@ -1,4 +1,4 @@
-"""Why this module exists: a fine-tune tells how it went in three dialects (the result file, its events, its
+"""A fine-tune tells how it went in three dialects (the result file, its events, its
 checkpoints), and the curves want one.
 """
 

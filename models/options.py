@@ -1,12 +1,12 @@
-"""Why this module exists: what all jobs of a batch share is written once, read by the worker, hashed for identity."""
+"""What all jobs of a batch share is written once, read by the worker, hashed for identity."""
 
 import hashlib
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from models.settings import Endpoint, Transport
-from models.text import dumps
-from models.vision import Detail
+from tidemill.models.settings import Endpoint, Transport
+from tidemill.models.text import dumps
+from tidemill.models.vision import Detail
 
 _HOW = ("transport", "rpm", "tpm")
 _LATER = ("prompt", "detail", "max_side", "dialogue", "trim")

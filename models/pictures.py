@@ -1,4 +1,4 @@
-"""Why this module exists: a request, a message and a gallery name a picture in the same few words.
+"""A request, a message and a gallery name a picture in the same few words.
 
 A job's request holds `{"prompt": .., "picture": {"path": .., "sha256": .., "format": .., "width": .., "height": ..}}`;
 a picture that the provider fetches itself has a `url` in place of all but the path. A message keeps the same words as a
@@ -7,7 +7,7 @@ part beside its text.
 
 from typing import Any, NamedTuple, TypeAlias
 
-from models.text import dumps, loads
+from tidemill.models.text import dumps, loads
 
 Picture: TypeAlias = dict[str, Any]
 """`path` as the user gave it (for a URL, the URL); pixels; format `jpeg` or `png`; or `path` and `url` alone."""

@@ -1,4 +1,4 @@
-"""Why this module exists: it is the one door to the provider, so that a call means the same over either transport.
+"""It is the one door to the provider, so that a call means the same over either transport.
 
 `sdk` goes through the official client, `http` through plain aiohttp at a quarter of the CPU. A transport only carries
 bytes: it returns (status, headers, body) or raises what the libraries raise; `models.replies` reads the one, and
@@ -17,8 +17,8 @@ from urllib.request import getproxies, proxy_bypass
 import orjson
 from pydantic import SecretStr
 
-from models.errors import SettingsError
-from models.replies import (
+from tidemill.models.errors import SettingsError
+from tidemill.models.replies import (
     Answer,
     CallError,
     Kind,
@@ -31,7 +31,7 @@ from models.replies import (
     parse_object,
     parse_responses,
 )
-from models.settings import Endpoint, Settings, Transport, checked_url
+from tidemill.models.settings import Endpoint, Settings, Transport, checked_url
 
 __all__ = [
     "PATHS",

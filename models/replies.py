@@ -1,4 +1,4 @@
-"""Why this module exists: what a server's bytes mean is decided once, the same for every transport, without a network.
+"""What a server's bytes mean is decided once, the same for every transport, without a network.
 
 Pure functions from (status, headers, body) to a `Reply` or a `CallError`. HTTP 200 alone proves nothing: servers answer
 200 with an error, with no choices, with a refusal or with half a body, and each of those is an outcome of its own.

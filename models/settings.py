@@ -1,4 +1,4 @@
-"""Why this module exists: every setting has one name, one default and one place, and is read once.
+"""Every setting has one name, one default and one place, and is read once.
 
 Settings come from the environment and from a `.env` file in the working folder; `tidemill doctor` lists them.
 Secrets are `SecretStr`, so that printing or logging the settings never shows them.
@@ -13,7 +13,7 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from models.errors import SettingsError
+from tidemill.models.errors import SettingsError
 
 Transport = Literal["sdk", "http"]
 Endpoint = Literal["chat", "responses"]

@@ -1,4 +1,4 @@
-"""Why this module exists: a job for a model that has been switched off fails, so it is not taken in the first place.
+"""A job for a model that has been switched off fails, so it is not taken in the first place.
 
 The dates are OpenAI's, as its client's list of models told them in November 2026 (openai 3.54, types/shared/
 chat_model.py), and concern its own server alone: what another one calls gpt-4 is not OpenAI's. A fine-tuned model ends
@@ -8,7 +8,7 @@ with the one that it was made from.
 import re
 from datetime import UTC, date, datetime
 
-from models.errors import SettingsError
+from tidemill.models.errors import SettingsError
 
 HOST = "api.openai.com"
 WARNING_DAYS = 60

@@ -1,4 +1,4 @@
-"""Why this module exists: one schema for SQLite and Postgres, and one place to read what every column means.
+"""One schema for SQLite and Postgres, and one place to read what every column means.
 
 Core tables, not mapped classes: everything we write is written in bulk. Units live in names; times are UTC. Tables that
 are written in bulk carry no foreign keys: a row of theirs is only ever written in the transaction that has its parent,
@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-from models.text import Json, SafeText, encode
+from tidemill.models.text import Json, SafeText, encode
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -1,4 +1,4 @@
-"""Why this module exists: a reply that was paid for must never be lost because a database cannot hold one character.
+"""A reply that was paid for must never be lost because a database cannot hold one character.
 
 Postgres refuses NUL in text, and no database driver can encode lone surrogates; models return both. They are stored
 under an escape and come back as they were. Ordinary text is stored as it is.

@@ -1,4 +1,4 @@
-"""Why this module exists: it is the only writer of a job's state, so that the state machine can be read in one place.
+"""It is the only writer of a job's state, so that the state machine can be read in one place.
 
     queued --claim--> running --succeed--> succeeded
       ^                 | |----fail------> failed
@@ -33,12 +33,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import Update
 
-from models import answers, turns
-from models.answers import Answer, Message
-from models.bulk import Rows, insert_for
-from models.clock import now, now_after, seconds_since
-from models.tables import ENDED_UNWELL, OPEN_STATES, attempts, batches, dialogues, fine_tunes, fit, jobs
-from models.text import encode
+from tidemill.models import answers, turns
+from tidemill.models.answers import Answer, Message
+from tidemill.models.bulk import Rows, insert_for
+from tidemill.models.clock import now, now_after, seconds_since
+from tidemill.models.tables import ENDED_UNWELL, OPEN_STATES, attempts, batches, dialogues, fine_tunes, fit, jobs
+from tidemill.models.text import encode
 
 MAX_LOSSES = 20
 """Workers that may vanish with a job before it counts as the cause and is failed."""

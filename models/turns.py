@@ -1,4 +1,4 @@
-"""Why this module exists: a dialogue is its first turn and all turns that went on from it, put together in one place.
+"""A dialogue is its first turn and all turns that went on from it, put together in one place.
 
 A turn is an answered job's row in `dialogues` with its messages. The first turn is the root: its id is the dialogue's.
 Later turns name it in `root_id`, hold only what they added, and follow by id, which is also the order in which they
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select
 
-from models import pictures
-from models.tables import dialogues, messages
-from models.text import loads
+from tidemill.models import pictures
+from tidemill.models.tables import dialogues, messages
+from tidemill.models.text import loads
 
 INSTRUCTIONS = ("system", "developer")
 """Roles of what a dialogue is asked under."""

@@ -1,4 +1,4 @@
-"""Why this module exists: a picture costs what the model sees of it, so what it sees is one table for price and size.
+"""A picture costs what the model sees of it, so what it sees is one table for price and size.
 
 Sources: OpenAI's guide "Images and vision" (July 2026) for the rules and multipliers; a reading of the same page of
 September 2026 for GPT-5.6 and GPT-6, which the July page does not list, and so estimates here. The examples of the

@@ -1,4 +1,4 @@
-"""Why: every test gets a world of its own (settings, database, broker, provider) and leaves nothing behind.
+"""Every test gets a world of its own (settings, database, broker, provider) and leaves nothing behind.
 
 The servers are real, started once a session and only when a test asks for one. Nothing of the developer's shell or
 `.env` file reaches a test: the working folder is empty, and OPENAI_* and TIDEMILL_* variables are taken away.
@@ -19,14 +19,14 @@ import pytest
 from kombu.transport import memory
 from sqlalchemy import make_url
 
-import migrations
-from models import broker as broker_desk
-from models import cost
-from models import database as database_desk
-from models.database import open_engine
-from models.settings import settings
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
+from tidemill import migrations
+from tidemill.models import broker as broker_desk
+from tidemill.models import cost
+from tidemill.models import database as database_desk
+from tidemill.models.database import open_engine
+from tidemill.models.settings import settings
 
 # A shell's background job ignores Ctrl-C, and so would every command that tests start in it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -258,7 +258,7 @@ def run_cli(tmp_path: Path, clean_environment: None) -> RunCli:
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "producer.cli", *args],
+            [sys.executable, "-P", "-m", "tidemill.producer.cli.commands", *args],
             env=os.environ | (env or {}),
             cwd=folder,
             input=input,

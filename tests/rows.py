@@ -1,18 +1,18 @@
-"""Why: tests of the state machine say which rows they start from and what they find, in one line each."""
+"""Tests of the state machine say which rows they start from and what they find, in one line each."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, Table, func, insert, select, update
 
-from models import broker
-from models.answers import Answer, Message
-from models.clock import now
-from models.database import reading, writing
-from models.options import Options
-from models.tables import attempts, batches, dialogues, jobs, messages, workers
-from models.text import dumps
-from models.transitions import Claimed, Enqueued, Settlement, claim, enqueue, settle
+from tidemill.models import broker
+from tidemill.models.answers import Answer, Message
+from tidemill.models.clock import now
+from tidemill.models.database import reading, writing
+from tidemill.models.options import Options
+from tidemill.models.tables import attempts, batches, dialogues, jobs, messages, workers
+from tidemill.models.text import dumps
+from tidemill.models.transitions import Claimed, Enqueued, Settlement, claim, enqueue, settle
 
 PROVIDER = "provider.test"
 MODEL = "gpt-6-luna"

@@ -1,4 +1,4 @@
-"""Why this module exists: tests and benchmarks talk to a real Postgres and a real Redis-protocol server.
+"""Tests and benchmarks talk to a real Postgres and a real Redis-protocol server.
 
 They come with the test command as wheels. Servers on PATH are used first where the wheel has none for this machine.
 """

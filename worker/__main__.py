@@ -1,7 +1,6 @@
 """Why this module exists: `tidemill worker --processes N` is N Celery workers and somebody who looks after them.
 
-Each is `celery -A worker.app worker` in a process of its own. One that dies is started again; a signal to stop goes to
-all, and they drain.
+Each is a process of its own. One that dies is started again; a signal to stop goes to all, and they drain.
 """
 
 import argparse
@@ -11,20 +10,17 @@ import sys
 import time
 from types import FrameType
 
-from migrations import ensure
-from models.errors import TidemillError
-from models.settings import settings
+from tidemill.migrations import ensure
+from tidemill.models import interpreters
+from tidemill.models.errors import TidemillError
+from tidemill.models.settings import settings
 
 RESTART_SECONDS = 2.0
 
 
 def command(number: int) -> list[str]:
     """What starts one worker."""
-    return [
-        *(sys.executable, "-m", "celery", "--quiet", "-A", "worker.app", "worker"),
-        *("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"),
-        *("--hostname", f"tidemill{number}@%h"),
-    ]
+    return interpreters.command("-c", "from tidemill.worker.app import run; run()", f"tidemill{number}@%h")
 
 
 class Supervisor:

@@ -1,4 +1,4 @@
-"""Why this module exists: `celery -A worker.app worker` finds the app here; a worker's life begins and ends here."""
+"""A worker's life begins and ends here; `celery -A tidemill.worker.app worker` finds the app here, too."""
 
 import sys
 import warnings
@@ -7,18 +7,26 @@ from typing import Any
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
 from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
-from migrations import ensure
-from models import blobs
-from models.broker import app as make_app
-from models.errors import SettingsError, TidemillError
-from models.provider import check
-from models.settings import settings
-from worker import tasks
+from tidemill.migrations import ensure
+from tidemill.models import blobs
+from tidemill.models.broker import app as make_app
+from tidemill.models.errors import SettingsError, TidemillError
+from tidemill.models.provider import check
+from tidemill.models.settings import settings
+from tidemill.worker import tasks
 
 # Celery warns root because messages may carry code; ours carry numbers, and are refused when they are not JSON.
 warnings.simplefilter("ignore", SecurityWarning)
 
 app = make_app()
+
+
+def run() -> None:
+    """Be one Celery worker, whose name is the last argument: as `celery -A tidemill.worker.app worker`, but for the
+    working folder, from which that would import.
+    """
+    ours = ("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat")
+    app.worker_main(["--quiet", "worker", *ours, "--hostname", sys.argv[-1]])
 
 
 @worker_init.connect(weak=False)

@@ -1,4 +1,4 @@
-"""Why this module exists: one prompt's way through the worker, from a claimed job to how it ended.
+"""One prompt's way through the worker, from a claimed job to how it ended.
 
 body -> limits.reserve -> provider.call -> outcome. Nothing here touches the database.
 """
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from models import cost, pictures, turns
-from models.answers import Answer, Message
-from models.options import Options
-from models.provider import CallError, Provider, Reply, Usage
-from models.replies import CUT
-from models.settings import Endpoint, settings
-from models.text import dumps, loads, one_line
-from models.transitions import Claimed, Outcome, Settlement
-from worker import describe
-from worker.history import as_sent, fitted, picture_in, room, split
-from worker.limits import Limiter
-from worker.pace import Limits
-from worker.retries import Action, Verdict, classify
+from tidemill.models import cost, pictures, turns
+from tidemill.models.answers import Answer, Message
+from tidemill.models.options import Options
+from tidemill.models.provider import CallError, Provider, Reply, Usage
+from tidemill.models.replies import CUT
+from tidemill.models.settings import Endpoint, settings
+from tidemill.models.text import dumps, loads, one_line
+from tidemill.models.transitions import Claimed, Outcome, Settlement
+from tidemill.worker import describe
+from tidemill.worker.history import as_sent, fitted, picture_in, room, split
+from tidemill.worker.limits import Limiter
+from tidemill.worker.pace import Limits
+from tidemill.worker.retries import Action, Verdict, classify
 
 MAX_WAIT_SECONDS = 20.0
 """A job whose turn is further away than this goes back to the table and makes room for others."""

@@ -1,4 +1,4 @@
-"""Why this module exists: what one worker process knows of one bucket, and what it has yet to tell and to ask.
+"""What one worker process knows of one bucket, and what it has yet to tell and to ask.
 
 The provider's own headers are read here. When what was learned is told, and to whom, is `worker.limits`'s affair.
 """
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from worker.pace import MINUTE, SECOND, Cells, Changes, Cost, Limits, Pace, admit, microseconds, pace
+from tidemill.worker.pace import MINUTE, SECOND, Cells, Changes, Cost, Limits, Pace, admit, microseconds, pace
 
 DAY_SECONDS = 86_400.0
 COUNTED = 5 * SECOND  # answers are counted over so long, to make sense of a first refusal

@@ -1,4 +1,4 @@
-"""Why this module exists: a picture's job differs from a prompt's in its body alone, and this is that body.
+"""A picture's job differs from a prompt's in its body alone, and this is that body.
 
 The picture itself is read from the store when its turn to be sent has come, and is gone again with the call: hundreds
 that wait for a turn would fill the memory.
@@ -8,12 +8,12 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from models import blobs
-from models.options import Options
-from models.pictures import Picture
-from models.provider import CallError
-from models.settings import Endpoint
-from models.vision import picture_tokens
+from tidemill.models import blobs
+from tidemill.models.options import Options
+from tidemill.models.pictures import Picture
+from tidemill.models.provider import CallError
+from tidemill.models.settings import Endpoint
+from tidemill.models.vision import picture_tokens
 
 URL_TOKENS = 1_000
 """What is reserved for a picture that only the provider will see."""

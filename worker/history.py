@@ -1,17 +1,17 @@
-"""Why this module exists: a later turn is asked with all that was said before it, as far as the model can take it."""
+"""A later turn is asked with all that was said before it, as far as the model can take it."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from models import cost, pictures, turns
-from models.answers import Message
-from models.options import Options
-from models.pictures import Picture
-from models.provider import CallError
-from worker import describe
+from tidemill.models import cost, pictures, turns
+from tidemill.models.answers import Message
+from tidemill.models.options import Options
+from tidemill.models.pictures import Picture
+from tidemill.models.provider import CallError
+from tidemill.worker import describe
 
 if TYPE_CHECKING:
-    from worker.ask import Question
+    from tidemill.worker.ask import Question
 
 TOO_LONG = "context_length_exceeded"
 _ROOM = ("max_completion_tokens", "max_tokens", "max_output_tokens")

@@ -1,4 +1,4 @@
-"""Why this module exists: judging a reply costs more CPU than the call did, so a child process does it.
+"""Judging a reply costs more CPU than the call did, so a child process does it.
 
 A child imports this module and worker/sentiment.py, and of ours nothing else: it starts fast and stays small.
 """
@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
-from worker.sentiment import Judgement, judge, models
+from tidemill.models import interpreters
+from tidemill.worker.sentiment import Judgement, judge, models
 
 
 class Judge:
@@ -74,13 +74,12 @@ class Judge:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """Start the child, in a process group of its own: Ctrl-C is for the parent. `-P`: no import from its folder."""
-    paths = [str(Path(__file__).parents[1]), *filter(None, sys.path)]
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", "from worker.judge import serve; serve()"],
+    """Start the child, in a process group of its own: Ctrl-C is for the parent."""
+    return subprocess.Popen(  # noqa: S603  # our own interpreter, with code of our own
+        interpreters.command("-c", "from tidemill.worker.judge import serve; serve()"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env=interpreters.environment(),
         process_group=0,
     )
 

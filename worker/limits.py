@@ -1,4 +1,4 @@
-"""Why this module exists: all workers share one budget of requests and tokens a minute, and none calls faster.
+"""All workers share one budget of requests and tokens a minute, and none calls faster.
 
 The arithmetic is `worker.pace`'s, what this process knows of a bucket is `worker.bucket`'s. Here is who asks when: of
 the one script in Redis, together with others, or of this process alone. Only this module knows redis-py.
@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
-from models.errors import SettingsError
-from worker.bucket import DAY_SECONDS, REFUND_SECONDS, Bucket
-from worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, admit, apply, microseconds
+from tidemill.models.errors import SettingsError
+from tidemill.worker.bucket import DAY_SECONDS, REFUND_SECONDS, Bucket
+from tidemill.worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, admit, apply, microseconds
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript

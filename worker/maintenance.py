@@ -1,4 +1,4 @@
-"""Why this module exists: what keeps the queue alive runs in every worker, needs no leader, and may run twice.
+"""What keeps the queue alive runs in every worker, needs no leader, and may run twice.
 
 Feed, renew, rescue, resend, judge what was left unjudged, prune. A duty that fails logs one line and is tried again.
 """
@@ -15,14 +15,14 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, or_, select, update
 
-from models.clock import now, now_after
-from models.database import reading, writing
-from models.errors import TidemillError
-from models.feed import feed, resend_lost
-from models.settings import settings
-from models.tables import batches, dialogues, jobs, messages, workers
-from models.transitions import renew, rescue
-from worker.runner import Runner
+from tidemill.models.clock import now, now_after
+from tidemill.models.database import reading, writing
+from tidemill.models.errors import TidemillError
+from tidemill.models.feed import feed, resend_lost
+from tidemill.models.settings import settings
+from tidemill.models.tables import batches, dialogues, jobs, messages, workers
+from tidemill.models.transitions import renew, rescue
+from tidemill.worker.runner import Runner
 
 log = logging.getLogger(__name__)
 

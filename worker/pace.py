@@ -1,4 +1,4 @@
-"""Why this module exists: what a call costs of a minute's budget and when its turn is, as arithmetic and nothing else.
+"""What a call costs of a minute's budget and when its turn is, as arithmetic and nothing else.
 
 A bucket (one key at one provider for one model) has two cells, requests and tokens, and a pause. A cell is one number:
 the time at which all that was taken from it has been paid off (GCRA, as in ITU-T I.371 and redis-cell). A call takes

@@ -1,4 +1,4 @@
-"""Why this module exists: what follows from a failed call is looked up in one table, never guessed.
+"""What follows from a failed call is looked up in one table, never guessed.
 
 HTTP status alone does not decide: 429 may mean "wait a second" or "the account is empty". The rows below are read from
 the top and the first that fits counts. Three things can follow:
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import random as uniform
 from typing import Literal
 
-from models.provider import CallError, Kind
+from tidemill.models.provider import CallError, Kind
 
 Action = Literal["retry", "hold", "fail"]
 

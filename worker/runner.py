@@ -1,4 +1,4 @@
-"""Why this module exists: a worker process has one asyncio loop, one window of calls in flight, and this is it.
+"""A worker process has one asyncio loop, one window of calls in flight, and this is it.
 
 `admit` is called by a Celery slot with job ids: it waits for room, claims, hands the claimed jobs to the loop and
 returns, so that no straggler holds a slot. A few more jobs are claimed than may be in flight, so that the window is
@@ -17,20 +17,20 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, select
 
-from models.database import writing
-from models.errors import DatabaseError
-from models.feed import IDS_PER_MESSAGE, Scope
-from models.holds import PROBE_SECONDS
-from models.options import Options
-from models.provider import Provider
-from models.settings import Transport, settings
-from models.tables import batches
-from models.transitions import Claimed, Settlement, claim, release
-from worker.ask import ask, snoozed
-from worker.judge import Judge
-from worker.limits import Limiter, limiter
-from worker.settle import Outcome, Settler
-from worker.train import train
+from tidemill.models.database import writing
+from tidemill.models.errors import DatabaseError
+from tidemill.models.feed import IDS_PER_MESSAGE, Scope
+from tidemill.models.holds import PROBE_SECONDS
+from tidemill.models.options import Options
+from tidemill.models.provider import Provider
+from tidemill.models.settings import Transport, settings
+from tidemill.models.tables import batches
+from tidemill.models.transitions import Claimed, Settlement, claim, release
+from tidemill.worker.ask import ask, snoozed
+from tidemill.worker.judge import Judge
+from tidemill.worker.limits import Limiter, limiter
+from tidemill.worker.settle import Outcome, Settler
+from tidemill.worker.train import train
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Why this module exists: every reply is judged, and what cannot be judged says so instead of passing for neutral.
+"""Every reply is judged, and what cannot be judged says so instead of passing for neutral.
 
 Replies are scored with VADER (Hutto & Gilbert, ICWSM-14), an English lexicon with rules. Its `compound` saturates on
 long text, so each sentence is scored alone and the scores are averaged. py3langid names the language first. All of it

@@ -1,4 +1,4 @@
-"""Why this module exists: one writer per process turns outcomes into rows, in bulk, and never lets a paid answer go.
+"""One writer per process turns outcomes into rows, in bulk, and never lets a paid answer go.
 
 Outcomes come from the loop, judgements from the child that judges; both are written by one thread, up to 100 rows or
 100 ms at a time. When the database does not answer, what is waiting waits; it is written once it does.
@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, update
 from sqlalchemy.exc import DBAPIError
 
-from models import holds
-from models.bulk import Rows
-from models.database import writing
-from models.errors import DatabaseError
-from models.tables import dialogues
-from models.text import one_line
-from models.transitions import Settlement, settle
-from worker.judge import Judge
-from worker.sentiment import Judgement
+from tidemill.models import holds
+from tidemill.models.bulk import Rows
+from tidemill.models.database import writing
+from tidemill.models.errors import DatabaseError
+from tidemill.models.tables import dialogues
+from tidemill.models.text import one_line
+from tidemill.models.transitions import Settlement, settle
+from tidemill.worker.judge import Judge
+from tidemill.worker.sentiment import Judgement
 
 log = logging.getLogger(__name__)
 

@@ -1,14 +1,14 @@
-"""Why this module exists: a message names a task and job ids; this is where it meets the process's runner."""
+"""A message names a task and job ids; this is where it meets the process's runner."""
 
 import threading
 from collections.abc import Sequence
 
-from models.broker import TASKS
-from models.broker import app as make_app
-from models.feed import Scope, forget_sent
-from models.settings import settings
-from worker.maintenance import Maintenance
-from worker.runner import Runner
+from tidemill.models.broker import TASKS
+from tidemill.models.broker import app as make_app
+from tidemill.models.feed import Scope, forget_sent
+from tidemill.models.settings import settings
+from tidemill.worker.maintenance import Maintenance
+from tidemill.worker.runner import Runner
 
 app = make_app()
 

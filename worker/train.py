@@ -1,4 +1,4 @@
-"""Why this module exists: a fine-tune takes days, and a worker may die in any second of them.
+"""A fine-tune takes days, and a worker may die in any second of them.
 
 A train job advances one short step a run and is snoozed between: upload the files, create the provider's job, follow
 it, collect what it leaves behind. `_step` is the whole order of things; what is known is in `models.fine_tunes`, so the
@@ -13,18 +13,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from models import blobs, cost, fine_tunes
-from models.blobs import BlobError, BlobMissingError
-from models.database import reading, writing
-from models.errors import DatabaseError
-from models.fine_tunes import FineTune, LostError, Operation, Step
-from models.metrics import Point, point_of_event, points_of
-from models.options import Options
-from models.provider import CallError, Provider
-from models.settings import settings
-from models.transitions import Claimed, Outcome, Settlement
-from worker.ask import OUTCOME_OF, snoozed
-from worker.retries import BAD_KEY_NAMES, OUT_OF_CREDIT_NAMES, Verdict, classify
+from tidemill.models import blobs, cost, fine_tunes
+from tidemill.models.blobs import BlobError, BlobMissingError
+from tidemill.models.database import reading, writing
+from tidemill.models.errors import DatabaseError
+from tidemill.models.fine_tunes import FineTune, LostError, Operation, Step
+from tidemill.models.metrics import Point, point_of_event, points_of
+from tidemill.models.options import Options
+from tidemill.models.provider import CallError, Provider
+from tidemill.models.settings import settings
+from tidemill.models.transitions import Claimed, Outcome, Settlement
+from tidemill.worker.ask import OUTCOME_OF, snoozed
+from tidemill.worker.retries import BAD_KEY_NAMES, OUT_OF_CREDIT_NAMES, Verdict, classify
 
 JOBS = "/fine_tuning/jobs"
 METADATA = "tidemill"

@@ -1,4 +1,4 @@
-"""Why: the yardstick. An aiohttp loop as anybody would write it: so many calls in flight, replies parsed, none stored.
+"""The yardstick. An aiohttp loop as anybody would write it: so many calls in flight, replies parsed, none stored.
 
 `python bare.py URL PROMPTS.jsonl IN_FLIGHT` prints {"started_at", "ended_at"}: of the first call and the last reply.
 """

@@ -1,4 +1,4 @@
-"""Why: checking and splitting training data is measured beside what anybody would write. `python converting.py IN OUT`.
+"""Checking and splitting training data is measured beside what anybody would write. `python converting.py IN OUT`.
 
 Turns questions and answers into chat JSONL, looks at nothing, and prints {"seconds"}, from the first row to the last.
 """

@@ -1,4 +1,4 @@
-"""Why: every run gets an empty, migrated database, the same prompts and a clean environment, and leaves nothing."""
+"""Every run gets an empty, migrated database, the same prompts and a clean environment, and leaves nothing."""
 
 import json
 import os

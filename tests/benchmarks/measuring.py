@@ -1,4 +1,4 @@
-"""Why: how each kind of scenario is run and what is read off it. What is run, and with which targets: scenarios.py."""
+"""How each kind of scenario is run and what is read off it. What is run, and with which targets: scenarios.py."""
 
 import base64
 import io
@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 from PIL import Image
 from sqlalchemy import Engine, func, select, text
 
-from models.database import open_engine
-from models.tables import attempts, dialogues, jobs, workers
 from tests.benchmarks.lab import TIDEMILL, Lab, Place, run
 from tests.benchmarks.scenarios import (
     IN_FLIGHT,
@@ -40,6 +38,8 @@ from tests.benchmarks.scenarios import (
 )
 from tests.benchmarks.trees import RunError, Tree
 from tests.simulator import Simulator
+from tidemill.models.database import open_engine
+from tidemill.models.tables import attempts, dialogues, jobs, workers
 
 _START_SECONDS = 60.0
 _SECONDS_PER_ROW = 0.02

@@ -1,4 +1,4 @@
-"""Why: making pictures ready is measured beside what anybody would write. `python preparing.py pool|loop FILE...`.
+"""Making pictures ready is measured beside what anybody would write. `python preparing.py pool|loop FILE...`.
 
 Prints {"seconds"}, from the first picture to the last, with the children's start where there are any.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from producer.images import Picture, Preparer
+from tidemill.producer.describing.images import Picture, Preparer
 
 SIDE = 2048
 

@@ -1,4 +1,4 @@
-"""Why: the same result on stdout, in the README and as a plot, always with the machine that it is from."""
+"""The same result on stdout, in the README and as a plot, always with the machine that it is from."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Why: what is measured, and what it must reach, is data; measuring.py knows how, report.py shows it."""
+"""What is measured, and what it must reach, is data; measuring.py knows how, report.py shows it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

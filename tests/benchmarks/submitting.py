@@ -1,4 +1,4 @@
-"""Why: how fast rows get into the database, without the start-up of a command. `python submitting.py PROMPTS.jsonl`.
+"""How fast rows get into the database, without the start-up of a command. `python submitting.py PROMPTS.jsonl`.
 
 Prints {"rows", "seconds"}: from opening the batch until its last row is committed.
 """
@@ -7,8 +7,8 @@ import json
 import sys
 import time
 
-from producer.batch import make_options
-from producer.submit import Order, open_batch, submit
+from tidemill.producer.batches.batch import make_options
+from tidemill.producer.batches.submit import Order, open_batch, submit
 
 if __name__ == "__main__":
     order = Order(options=make_options({}), source=sys.argv[1], source_name=sys.argv[1])

@@ -1,4 +1,4 @@
-"""Why: what we cost is what our processes cost together, grandchildren too; and none of them may outlive its run."""
+"""What we cost is what our processes cost together, grandchildren too; and none of them may outlive its run."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ import psutil
 STOP_SECONDS = 40.0
 SAMPLE_SECONDS = 0.1
 
-_ROLES = {"worker.judge": "judge", "celery": "worker"}
+_ROLES = {"worker.judge": "judge", "worker.app": "worker"}
 """What the command line of a process that a command started holds -> what it is."""
 
 

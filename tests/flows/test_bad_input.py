@@ -168,7 +168,7 @@ def test_the_input_is_never_overwritten_by_its_own_answers(tidemill: Tidemill, s
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "> /dev/full"])
 def test_a_closed_or_full_output_shows_no_traceback(tidemill: Tidemill, closed: str) -> None:
-    command = f"{shlex.quote(sys.executable)} -m producer.cli status --json {closed}"
+    command = f"{shlex.quote(sys.executable)} -P -m tidemill.producer.cli.commands status --json {closed}"
     ran = subprocess.run(
         ["sh", "-c", command],
         env=os.environ | tidemill.environment,

@@ -90,7 +90,7 @@ def test_detach_submits_and_watch_follows(anywhere: Tidemill) -> None:
 
 
 SCRIPT = """
-from producer import ask
+from tidemill import ask
 batch = ask({source!r}, column="prompt", transport="http")
 batch.wait()
 frame = batch.to_frame()

@@ -108,7 +108,7 @@ def test_plain_celery_runs_the_worker_too(alone: Tidemill) -> None:
     script = "import sys; from celery.__main__ import main; sys.argv[0] = 'celery'; main()"
     submitted = alone("ask", "-i", path, "--detach", "--json", *HTTP).ok().json["batch"]
     environment = alone.environment | {"PATH": os.environ["PATH"]}
-    command = [sys.executable, "-c", script, "-A", "worker.app", "worker", "--loglevel", "WARNING"]
+    command = [sys.executable, "-c", script, "-A", "tidemill.worker.app", "worker", "--loglevel", "WARNING"]
     running = Running(command, environment, alone.folder, 99)
     try:
         assert re.match(summary(2, 2), alone("watch", submitted).ok().last_line)
@@ -175,7 +175,7 @@ def _resize(disk: Path, size: str) -> None:
 def test_a_pipe_that_stays_open_keeps_nobody_from_stopping(
     tidemill: Tidemill, simulator: Simulator, how: signal.Signals
 ) -> None:
-    command = [sys.executable, "-m", "producer.cli", "ask", "-i", "-", "-o", "-", *HTTP]
+    command = [sys.executable, "-P", "-m", "tidemill.producer.cli.commands", "ask", "-i", "-", "-o", "-", *HTTP]
     with subprocess.Popen(
         command,
         env=os.environ | tidemill.environment,

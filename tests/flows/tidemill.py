@@ -1,4 +1,4 @@
-"""Why: a flow is written as its user does it: `tidemill("ask", "-i", path)`, then a look at what came out.
+"""A flow is written as its user does it: `tidemill("ask", "-i", path)`, then a look at what came out.
 
 Nothing is imported of what is tested: the command runs in a process of its own, and tests read its output and, where a
 promise is about the database, the tables.
@@ -124,7 +124,7 @@ class Tidemill:
 
     def __call__(self, *args: str | Path, input: str | bytes | None = None, timeout: float = 60, **env: str) -> Ran:  # noqa: A002
         """Run `tidemill` with these arguments to its end."""
-        return self._run(["-m", "producer.cli", *map(str, args)], input, timeout, env)
+        return self._run(["-P", "-m", "tidemill.producer.cli.commands", *map(str, args)], input, timeout, env)
 
     def python(self, script: str, timeout: float = 60, **env: str) -> Ran:
         """Run a Python script where tidemill is installed."""
@@ -146,7 +146,7 @@ class Tidemill:
     def started(self, *args: str | Path, **env: str) -> Iterator[Running]:
         """Start `tidemill` with these arguments; nothing of it is left when the block ends."""
         self._started += 1
-        command = [sys.executable, "-m", "producer.cli", *map(str, args)]
+        command = [sys.executable, "-P", "-m", "tidemill.producer.cli.commands", *map(str, args)]
         running = Running(command, self._environment(env), self.folder, self._started)
         try:
             yield running

@@ -1,4 +1,4 @@
-"""Why: what exactly is sent can only be seen by a server that keeps it; this one is nobody's simulator."""
+"""What exactly is sent can only be seen by a server that keeps it; this one is nobody's simulator."""
 
 import json
 import threading

@@ -1,11 +1,11 @@
-"""Why this module exists: documents are compared with the commands that there are, not with a list kept beside them."""
+"""Documents are compared with the commands that there are, not with a list kept beside them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import typer
 
-from producer.cli import app
+from tidemill.producer.cli.commands import app
 
 
 def commands() -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Why this module exists: house tests read the project's own files; this is where they find them."""
+"""House tests read the project's own files; this is where they find them."""
 
 import ast
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("models", "producer", "worker", "migrations")
+"""Our folders; each is imported as `tidemill.` and its name."""
+
 DOCUMENTS = ("README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 

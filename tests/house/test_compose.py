@@ -1,4 +1,4 @@
-"""Why this module exists: no Docker runs where tests run, so what can be known of the set-up without it is held here.
+"""No Docker runs where tests run, so what can be known of the set-up without it is held here.
 
 The files are read, and the one piece of code in them, the worker's health check, is run against a real Postgres.
 """
@@ -16,12 +16,12 @@ import yaml
 from sqlalchemy import insert
 from sqlalchemy.engine import make_url
 
-from models.clock import now_after
-from models.database import writing
-from models.settings import Settings
-from models.tables import workers
 from tests.conftest import UseEnvironment
 from tests.house.sources import ROOT
+from tidemill.models.clock import now_after
+from tidemill.models.database import writing
+from tidemill.models.settings import Settings
+from tidemill.models.tables import workers
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 COMPOSE = (ROOT / "docker-compose.yml").read_text("utf-8")
@@ -69,8 +69,14 @@ def test_everything_that_is_installed_comes_from_the_lock() -> None:
 def test_the_build_sees_the_packages_and_nothing_that_is_not_named() -> None:
     rules = [line for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if not line.startswith("#")]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    needed = {*packages, "pyproject.toml", "requirements.lock", project["project"]["readme"], "LICENSE"}
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    needed = {
+        *(path.partition("/")[0] for path in packages),
+        "pyproject.toml",
+        "requirements.lock",
+        project["project"]["readme"],
+        "LICENSE",
+    }
     seen = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
     assert rules[0] == "*"
     assert needed <= seen

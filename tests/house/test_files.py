@@ -1,4 +1,4 @@
-"""Why this module exists: the project is cloned by strangers, so no file of it may name its author's machine."""
+"""The project is cloned by strangers, so no file of it may name its author's machine."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Why this module exists: what must never happen in our code is looked for in its syntax, not hoped for."""
+"""What must never happen in our code is looked for in its syntax, not hoped for."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Why this module exists: help answers at once and shows by example; a command without one would have to be guessed."""
+"""Help answers at once and shows by example; a command without one would have to be guessed."""
 
 import shlex
 import subprocess
@@ -23,7 +23,7 @@ SLOW_TO_IMPORT = {
 }
 _SHOW_HELP = """
 import sys
-from producer.cli import run
+from tidemill.producer.cli.commands import run
 sys.argv = ["tidemill", *{arguments!r}, "--help"]
 print(run(), *({slow!r} & {{name.partition(".")[0] for name in sys.modules}}), file=sys.stderr)
 """

@@ -2,8 +2,8 @@
 
 import importlib
 
-import migrations
 from tests.house.sources import ROOT
+from tidemill import migrations
 
 FILES = sorted(path.stem for path in (ROOT / "migrations" / "versions").glob("[0-9]*.py"))
 
@@ -15,7 +15,7 @@ def test_head_is_the_newest_revision() -> None:
 def test_revisions_are_one_chain_numbered_like_their_files() -> None:
     before = None
     for stem in FILES:
-        revision = importlib.import_module(f"migrations.versions.{stem}")
+        revision = importlib.import_module(f"tidemill.migrations.versions.{stem}")
         assert revision.revision == stem.partition("_")[0]
         assert revision.down_revision == before
         before = revision.revision

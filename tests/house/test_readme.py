@@ -1,4 +1,4 @@
-"""Why this module exists: a user believes the README, so every command, option, setting and column in it is checked."""
+"""A user believes the README, so every command, option, setting and column in it is checked."""
 
 import re
 import shlex
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import TidemillError
-from models.settings import Settings
-from producer import ending
-from producer.intake import _READERS
-from producer.results import RESULT_COLUMNS
 from tests.house.commands import commands, options_of
 from tests.house.sources import ROOT, document, first_cells, section
+from tidemill.models.errors import TidemillError
+from tidemill.models.settings import Settings
+from tidemill.producer.batches.results import RESULT_COLUMNS
+from tidemill.producer.cli import ending
+from tidemill.producer.intake.tables import _READERS
 
 README = document("README.md")
 READ_OUTSIDE_SETTINGS = {"TIDEMILL_DEBUG"}
-"""Read by producer/ending.py, when settings may be what is broken."""
+"""Read by producer/cli/ending.py, when settings may be what is broken."""
 
 
 def code_lines() -> list[str]:
@@ -89,7 +89,7 @@ def test_speaks_of_no_setting_that_does_not_exist(name: str) -> None:
 
 def test_a_variable_outside_the_settings_is_really_read() -> None:
     for name in READ_OUTSIDE_SETTINGS:
-        assert name in (ROOT / "producer" / "ending.py").read_text("utf-8")
+        assert name in (ROOT / "producer" / "cli" / "ending.py").read_text("utf-8")
 
 
 def test_names_every_column_of_the_results_in_order() -> None:

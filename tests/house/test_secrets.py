@@ -92,7 +92,7 @@ def test_the_key_is_nowhere(transport: str, key: str, embedded_home: Path, run_c
 
 
 def test_the_settings_do_not_show_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.settings import settings
+    from tidemill.models.settings import settings
 
     monkeypatch.setenv("OPENAI_API_KEY", LIKE_A_KEY)
     assert settings().openai_api_key is not None

@@ -10,13 +10,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
-import migrations
-from models.database import engine, reading, writing
-from models.errors import DatabaseError
-from models.tables import dialogues, jobs, metadata
 from tests.conftest import RunCli, UseEnvironment
 from tests.rows import add_batch, add_jobs, count, put, success, take
 from tests.servers import Postgres
+from tidemill import migrations
+from tidemill.models.database import engine, reading, writing
+from tidemill.models.errors import DatabaseError
+from tidemill.models.tables import dialogues, jobs, metadata
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -163,7 +163,7 @@ def test_four_upgrades_at_once_wait_for_each_other(empty_database: str) -> None:
     import subprocess
     import sys
 
-    code = "import migrations; print(migrations.upgrade())"
+    code = "from tidemill import migrations; print(migrations.upgrade())"
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ)
         for _ in range(4)

@@ -11,11 +11,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from models import blobs
-from models.blobs import BlobError, BlobMissingError
-from models.settings import settings
 from tests.conftest import UseEnvironment
 from tests.house.sources import ROOT
+from tidemill.models import blobs
+from tidemill.models.blobs import BlobError, BlobMissingError
+from tidemill.models.settings import settings
 
 Names = Callable[[], list[str]]
 """The paths of all files in the store, from its root, sorted."""
@@ -92,7 +92,7 @@ def test_many_threads_may_store_the_same_pictures_at_once(names: Names) -> None:
 
 PUT_ALL = """
 import hashlib, sys
-from models import blobs
+from tidemill.models import blobs
 sys.stdin.readline()
 for number in range(50):
     content = bytes([number]) * 10_000
@@ -102,7 +102,7 @@ for number in range(50):
 KILLED_BEFORE_THE_RENAME = """
 import os, signal
 from pathlib import Path
-from models import blobs
+from tidemill.models import blobs
 Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 blobs.put(b"picture", "{sha256}")
 """

@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from models.bulk import Rows
-from models.database import reading
-from models.text import decode, encode
+from tidemill.models.bulk import Rows
+from tidemill.models.database import reading
+from tidemill.models.text import decode, encode
 
 pytestmark = pytest.mark.usefixtures("database")
 

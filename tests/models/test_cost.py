@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from models import cost
-from models.cost import (
+from tidemill.models import cost
+from tidemill.models.cost import (
     Price,
     chat_overhead_tokens,
     context_tokens,
@@ -21,8 +21,8 @@ from models.cost import (
     price,
     training_price,
 )
-from models.errors import SettingsError
-from models.settings import settings
+from tidemill.models.errors import SettingsError
+from tidemill.models.settings import settings
 
 
 def forget() -> None:
@@ -207,10 +207,10 @@ def test_tokens_are_grouped() -> None:
 
 
 def test_importing_the_module_loads_neither_tables_nor_prices() -> None:
-    code = "import sys, models.cost; print([m for m in ('toktok', 'genai_prices', 'httpx2') if m in sys.modules])"
-    root = Path(cost.__file__).parents[1]
+    code = "import sys, tidemill.models.cost; print({'toktok', 'genai_prices', 'httpx2'} & sys.modules.keys())"
+    root = Path(cost.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, text
 
-from models.clock import now
-from models.database import engine, open_engine, reading, writing
-from models.errors import DatabaseError, SettingsError
-from models.settings import settings
-from models.tables import jobs, workers
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_jobs, count
 from tests.servers import Postgres
+from tidemill.models.clock import now
+from tidemill.models.database import engine, open_engine, reading, writing
+from tidemill.models.errors import DatabaseError, SettingsError
+from tidemill.models.settings import settings
+from tidemill.models.tables import jobs, workers
 
 
 @pytest.mark.usefixtures("database")

@@ -5,12 +5,6 @@ from collections import Counter
 import pytest
 from sqlalchemy import select
 
-from models import broker, feed
-from models.clock import now_after
-from models.database import reading
-from models.feed import IDS_PER_MESSAGE, RESEND_SECONDS, Scope, resend_lost
-from models.holds import PROBE_SECONDS
-from models.tables import batches, jobs
 from tests.conftest import UseEnvironment
 from tests.rows import (
     PROVIDER,
@@ -28,6 +22,12 @@ from tests.rows import (
     take,
 )
 from tests.servers import Broker
+from tidemill.models import broker, feed
+from tidemill.models.clock import now_after
+from tidemill.models.database import reading
+from tidemill.models.feed import IDS_PER_MESSAGE, RESEND_SECONDS, Scope, resend_lost
+from tidemill.models.holds import PROBE_SECONDS
+from tidemill.models.tables import batches, jobs
 
 pytestmark = pytest.mark.usefixtures("database")
 ALL = Scope()

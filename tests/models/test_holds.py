@@ -3,12 +3,6 @@
 import pytest
 from sqlalchemy import select, update
 
-from models import holds
-from models.clock import now, now_after
-from models.database import reading, writing
-from models.holds import PROBE_SECONDS
-from models.tables import attempts, batches
-from models.transitions import release
 from tests.rows import (
     PROVIDER,
     add_batch,
@@ -23,6 +17,12 @@ from tests.rows import (
     take,
     take_one,
 )
+from tidemill.models import holds
+from tidemill.models.clock import now, now_after
+from tidemill.models.database import reading, writing
+from tidemill.models.holds import PROBE_SECONDS
+from tidemill.models.tables import attempts, batches
+from tidemill.models.transitions import release
 
 pytestmark = pytest.mark.usefixtures("database")
 

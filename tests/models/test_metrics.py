@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from models.metrics import Point, merge, point_of_event, points_of
+from tidemill.models.metrics import Point, merge, point_of_event, points_of
 
 PLAIN = b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,2.5,0.25,,\n2,1.5,0.5,1.75,0.375\n"
 POINTS = [Point(1, train_loss=2.5, train_accuracy=0.25), Point(2, 1.5, 0.5, 1.75, 0.375)]

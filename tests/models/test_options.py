@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from models.options import Options
-from models.text import dumps, loads
+from tidemill.models.options import Options
+from tidemill.models.text import dumps, loads
 
 BASE = Options(model="gpt-6-luna")
 

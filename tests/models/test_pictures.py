@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.pictures import message, shown
-from models.text import dumps
+from tidemill.models.pictures import message, shown
+from tidemill.models.text import dumps
 
 PICTURE = {"path": 'a "b".jpg', "sha256": "0f" * 32, "format": "png", "width": 2, "height": 1}
 

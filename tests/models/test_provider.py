@@ -17,11 +17,11 @@ from typing import Any, get_args
 import pytest
 from pydantic import SecretStr
 
-from models import provider as door
-from models.errors import SettingsError
-from models.provider import CallError, Endpoint, Kind, Provider, Reply, Transport, Usage, list_models
-from models.replies import Answer, error_from_status, one_line, parse_chat, retry_after_seconds
-from models.settings import Settings
+from tidemill.models import provider as door
+from tidemill.models.errors import SettingsError
+from tidemill.models.provider import CallError, Endpoint, Kind, Provider, Reply, Transport, Usage, list_models
+from tidemill.models.replies import Answer, error_from_status, one_line, parse_chat, retry_after_seconds
+from tidemill.models.settings import Settings
 
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
 KEY = "sk-test-4f7a9c2e8b"
@@ -611,7 +611,7 @@ def test_neither_library_is_imported_before_it_is_needed() -> None:
 async def test_the_http_transport_never_imports_openai(start: Start) -> None:
     script = await start(reply_bytes(chat()))
     code = (
-        "import asyncio, sys\nfrom models.provider import Provider\n"
+        "import asyncio, sys\nfrom tidemill.models.provider import Provider\n"
         "async def main():\n"
         f"    p = Provider(base_url={script.url!r}, api_key=None, transport='http', timeout_seconds=9, connections=1)\n"
         "    await p.call('chat', {})\n    await p.aclose()\n"

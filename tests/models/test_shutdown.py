@@ -4,8 +4,8 @@ from datetime import date
 
 import pytest
 
-from models.errors import SettingsError
-from models.shutdown import HOST, check, shutdown_date
+from tidemill.models.errors import SettingsError
+from tidemill.models.shutdown import HOST, check, shutdown_date
 
 TODAY = date(2026, 11, 25)
 
@@ -56,6 +56,6 @@ def test_a_fine_tuned_model_ends_with_its_base() -> None:
 
 
 def test_no_successor_has_an_end_itself() -> None:
-    from models.shutdown import _ENDS
+    from tidemill.models.shutdown import _ENDS
 
     assert {successor for _, successor, _ in _ENDS if shutdown_date(successor, HOST)} == set()

@@ -20,10 +20,10 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, func, select
 
-from models.database import reading, writing
-from models.tables import attempts, batches, dialogues, jobs, messages
-from models.transitions import MAX_LOSSES, Claimed, Settlement, cancel, release, renew, rescue, revive, settle
 from tests.rows import add_batch, add_jobs, failure, success, take
+from tidemill.models.database import reading, writing
+from tidemill.models.tables import attempts, batches, dialogues, jobs, messages
+from tidemill.models.transitions import MAX_LOSSES, Claimed, Settlement, cancel, release, renew, rescue, revive, settle
 
 COST = 0.25
 WORKERS = st.sampled_from(["w1", "w2", "w3"])

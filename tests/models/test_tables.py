@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from models.clock import now, now_after
-from models.database import engine, reading, writing
-from models.tables import OPEN_STATES, STATES, attempts, batches, dialogues, jobs, metadata
 from tests.rows import add_batch, add_jobs, batch_row, job_row, set_batch, set_job, take_one
+from tidemill.models.clock import now, now_after
+from tidemill.models.database import engine, reading, writing
+from tidemill.models.tables import OPEN_STATES, STATES, attempts, batches, dialogues, jobs, metadata
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -9,11 +9,6 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
-from models.clock import now_after
-from models.database import reading, writing
-from models.tables import attempts, dialogues, jobs, messages
-from models.text import dumps
-from models.transitions import MAX_LOSSES, Enqueued, cancel, enqueue, release, renew, rescue, revive
 from tests.rows import (
     add_batch,
     add_jobs,
@@ -30,6 +25,11 @@ from tests.rows import (
     take,
     take_one,
 )
+from tidemill.models.clock import now_after
+from tidemill.models.database import reading, writing
+from tidemill.models.tables import attempts, dialogues, jobs, messages
+from tidemill.models.text import dumps
+from tidemill.models.transitions import MAX_LOSSES, Enqueued, cancel, enqueue, release, renew, rescue, revive
 
 pytestmark = pytest.mark.usefixtures("database")
 

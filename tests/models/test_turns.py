@@ -6,14 +6,6 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from models import feed, turns
-from models.answers import Answer, Message
-from models.clock import now
-from models.database import reading, writing
-from models.feed import Scope
-from models.tables import assistants, batches, dialogues, jobs
-from models.text import dumps
-from models.transitions import Claimed, Enqueued, cancel, claim, enqueue, revive
 from tests.conftest import WaitUntil
 from tests.rows import (
     MODEL,
@@ -30,6 +22,14 @@ from tests.rows import (
     take,
     take_one,
 )
+from tidemill.models import feed, turns
+from tidemill.models.answers import Answer, Message
+from tidemill.models.clock import now
+from tidemill.models.database import reading, writing
+from tidemill.models.feed import Scope
+from tidemill.models.tables import assistants, batches, dialogues, jobs
+from tidemill.models.text import dumps
+from tidemill.models.transitions import Claimed, Enqueued, cancel, claim, enqueue, revive
 
 pytestmark = pytest.mark.usefixtures("database")
 

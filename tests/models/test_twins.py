@@ -2,13 +2,6 @@
 
 import pytest
 
-from models.answers import Answer, Message
-from models.database import writing
-from models.feed import Scope, feed
-from models.pictures import message
-from models.tables import dialogues, jobs
-from models.text import dumps
-from models.transitions import Enqueued, cancel, enqueue, revive, share
 from tests.rows import (
     MODEL,
     add_batch,
@@ -23,6 +16,13 @@ from tests.rows import (
     take,
     take_one,
 )
+from tidemill.models.answers import Answer, Message
+from tidemill.models.database import writing
+from tidemill.models.feed import Scope, feed
+from tidemill.models.pictures import message
+from tidemill.models.tables import dialogues, jobs
+from tidemill.models.text import dumps
+from tidemill.models.transitions import Enqueued, cancel, enqueue, revive, share
 
 pytestmark = pytest.mark.usefixtures("database")
 

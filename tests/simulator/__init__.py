@@ -1,4 +1,4 @@
-"""Why: promises about money and lost answers can only be tested against a provider that keeps its own books.
+"""Promises about money and lost answers can only be tested against a provider that keeps its own books.
 
 The simulator is a real HTTP server in a process of its own. It speaks OpenAI's wire format, fails on demand in every
 way that real providers were seen to fail, and logs every call that would have been billed. Tests and benchmarks

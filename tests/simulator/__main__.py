@@ -1,4 +1,4 @@
-"""Why: the provider must be able to die, hang and come back without the test doing so: it is a process of its own.
+"""The provider must be able to die, hang and come back without the test doing so: it is a process of its own.
 
 `python -m tests.simulator --port 0 --latency-ms 200 --fault 429=0.1` prints one JSON line and serves until SIGTERM.
 """

@@ -1,4 +1,4 @@
-"""Why: tests, chaos runs and benchmarks start, switch, kill and audit the provider in one line each.
+"""Tests, chaos runs and benchmarks start, switch, kill and audit the provider in one line each.
 
 Standard library only, so that the script under measurement imports nothing it would not have imported itself.
 """

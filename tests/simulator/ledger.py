@@ -1,4 +1,4 @@
-"""Why: the bill must be provable from outside, so the side that would charge for a call writes it down itself."""
+"""The bill must be provable from outside, so the side that would charge for a call writes it down itself."""
 
 import time
 from collections import Counter

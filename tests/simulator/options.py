@@ -1,4 +1,4 @@
-"""Why: a running server is switched while a test watches, so start flags and run-time control must be the same names.
+"""A running server is switched while a test watches, so start flags and run-time control must be the same names.
 
 FIELDS is the one table behind the command line, `POST /_control` and the client.
 """

@@ -1,4 +1,4 @@
-"""Why: an answer has to be recognisable as the answer to its prompt, and look like the real thing down to its usage.
+"""An answer has to be recognisable as the answer to its prompt, and look like the real thing down to its usage.
 
 Every reply is a pure function of the prompt, so a test can foresee it and two benchmark runs store the same rows.
 Body shapes: the OpenAI API specification, checked with the official SDK by simulator_test.

@@ -1,4 +1,4 @@
-"""Why: fine-tuning is files, jobs and lists over plain HTTP, and none of it is a call that is billed.
+"""Fine-tuning is files, jobs and lists over plain HTTP, and none of it is a call that is billed.
 
 ROUTES maps what a request line looks like to the function that answers it. The same names script faults:
 `scripts={"POST /v1/files": "!!reset_after*1"}` stores each upload and loses its first reply.

@@ -1,4 +1,4 @@
-"""Why: structured output is only tested if the reply satisfies the caller's schema, and still names its prompt.
+"""Structured output is only tested if the reply satisfies the caller's schema, and still names its prompt.
 
 Covers what strict mode allows (objects, arrays, enums, $ref, anyOf), not the whole of JSON Schema.
 """

@@ -1,4 +1,4 @@
-"""Why: a benchmark must measure Tidemill and not its stand-in, so HTTP is done by hand on one asyncio.Protocol.
+"""A benchmark must measure Tidemill and not its stand-in, so HTTP is done by hand on one asyncio.Protocol.
 
 Keep-alive, no pipelining (no client of ours does it). Reading is httptools, writing one `transport.write` a reply.
 """

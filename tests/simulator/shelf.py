@@ -1,4 +1,4 @@
-"""Why: what was uploaded and created must outlive a kill of the server, or no test could say "created exactly once".
+"""What was uploaded and created must outlive a kill of the server, or no test could say "created exactly once".
 
 Every change is one line of JSON in a file beside the paid log, written before the reply leaves and read at the start.
 """

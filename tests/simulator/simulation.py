@@ -1,4 +1,4 @@
-"""Why: what a request gets is decided in one place and in one order, so that a test can foresee it.
+"""What a request gets is decided in one place and in one order, so that a test can foresee it.
 
 Order: key, request body, model, limits, mode of the whole server, the prompt's own script, random faults, a good reply.
 Randomness is a pure function of seed, prompt and how often it was called, so concurrency cannot change a run.

@@ -1,4 +1,4 @@
-"""Why: a fine-tune goes on while nobody looks, so what it is now must follow from when it was made and what was asked.
+"""A fine-tune goes on while nobody looks, so what it is now must follow from when it was made and what was asked.
 
 A job has a clock of its own that stands still while it is paused. Everything that is ever shown of it (status, events,
 checkpoints, metrics) is computed from that clock: nothing runs between two requests, and a restart changes nothing.

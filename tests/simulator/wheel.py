@@ -1,4 +1,4 @@
-"""Why: 800 replies a second that each wake the process alone cost five times the CPU of the replies themselves.
+"""800 replies a second that each wake the process alone cost five times the CPU of the replies themselves.
 
 Replies due within one tick leave together. Rounding goes to the nearest tick, so the mean latency stays what was asked.
 """

@@ -1,4 +1,4 @@
-"""Why: every promise of Tidemill is tested against the simulator's books, so the books are tested first."""
+"""Every promise of Tidemill is tested against the simulator's books, so the books are tested first."""
 
 import asyncio
 import http.client

@@ -1,4 +1,4 @@
-"""Why: fine-tuning is tested against the simulator's files and jobs, so these are tested with the official client."""
+"""Fine-tuning is tested against the simulator's files and jobs, so these are tested with the official client."""
 
 import base64
 import csv

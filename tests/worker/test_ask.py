@@ -6,14 +6,14 @@ from typing import Any, Literal
 import pytest
 from pydantic import SecretStr
 
-from models.answers import Message
-from models.options import Options
-from models.provider import Provider
-from models.transitions import Claimed, Settlement
 from tests.rows import MODEL
 from tests.simulator import Simulator
-from worker.ask import ask, build
-from worker.limits import Limiter, limiter
+from tidemill.models.answers import Message
+from tidemill.models.options import Options
+from tidemill.models.provider import Provider
+from tidemill.models.transitions import Claimed, Settlement
+from tidemill.worker.ask import ask, build
+from tidemill.worker.limits import Limiter, limiter
 
 CHAT = Options(model=MODEL)
 RESPONSES = Options(model=MODEL, endpoint="responses")

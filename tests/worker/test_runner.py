@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from models.database import writing
-from models.errors import DatabaseError
-from models.feed import Scope
-from models.tables import attempts, dialogues, jobs, workers
-from models.transitions import cancel
 from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import add_batch, add_jobs, add_worker, batch_row, calls, count, job_row, set_batch, set_job, take
 from tests.simulator import Simulator
-from worker.runner import AHEAD, Runner
+from tidemill.models.database import writing
+from tidemill.models.errors import DatabaseError
+from tidemill.models.feed import Scope
+from tidemill.models.tables import attempts, dialogues, jobs, workers
+from tidemill.models.transitions import cancel
+from tidemill.worker.runner import AHEAD, Runner
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_wrong_key_holds_the_batch_after_the_calls_in_flight(
 def test_jobs_of_batches_with_other_options_run_side_by_side(
     runner: Runner, provider: Simulator, wait_until: WaitUntil
 ) -> None:
-    from models.options import Options
+    from tidemill.models.options import Options
 
     add_batch("chat")
     add_batch("responses", options=Options("gpt-6-luna", "responses", system="Be brief.", transport="http").to_json())

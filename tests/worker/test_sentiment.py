@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker import sentiment
-from worker.sentiment import Judgement, judge
+from tidemill.worker import sentiment
+from tidemill.worker.sentiment import Judgement, judge
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from models.answers import Answer, Message
-from models.clock import now_after
-from models.database import reading, writing
-from models.tables import attempts, dialogues, jobs, messages
-from models.transitions import Settlement
 from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import (
     PROVIDER,
@@ -30,9 +25,14 @@ from tests.rows import (
     take_one,
 )
 from tests.servers import Postgres
-from worker.judge import Judge
-from worker.sentiment import Judgement
-from worker.settle import Outcome, Settler, write
+from tidemill.models.answers import Answer, Message
+from tidemill.models.clock import now_after
+from tidemill.models.database import reading, writing
+from tidemill.models.tables import attempts, dialogues, jobs, messages
+from tidemill.models.transitions import Settlement
+from tidemill.worker.judge import Judge
+from tidemill.worker.sentiment import Judgement
+from tidemill.worker.settle import Outcome, Settler, write
 
 
 @pytest.fixture

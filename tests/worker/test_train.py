@@ -12,22 +12,22 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from models import blobs, fine_tunes
-from models.clock import now_after
-from models.database import reading, writing
-from models.fine_tunes import keep_dataset
-from models.options import Options
-from models.provider import Provider
-from models.settings import Transport, settings
-from models.tables import fine_tune_checkpoints, fine_tune_events, jobs, remote_ops
-from models.tables import fine_tunes as fine_tunes_table
-from models.text import dumps
-from models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue, revive
-from producer.fine_tunes import points_of
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, batch_row, calls, count, job_row, put, set_job, take_one
 from tests.simulator import Simulator
-from worker.train import METADATA, Run, _order, train
+from tidemill.models import blobs, fine_tunes
+from tidemill.models.clock import now_after
+from tidemill.models.database import reading, writing
+from tidemill.models.fine_tunes import keep_dataset
+from tidemill.models.options import Options
+from tidemill.models.provider import Provider
+from tidemill.models.settings import Transport, settings
+from tidemill.models.tables import fine_tune_checkpoints, fine_tune_events, jobs, remote_ops
+from tidemill.models.tables import fine_tunes as fine_tunes_table
+from tidemill.models.text import dumps
+from tidemill.models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue, revive
+from tidemill.producer.training.fine_tunes import points_of
+from tidemill.worker.train import METADATA, Run, _order, train
 
 LINE = '{"messages":[{"role":"user","content":"2 + %d?"},{"role":"assistant","content":"It is %d."}]}\n'
 MODEL = "gpt-4.1-mini"

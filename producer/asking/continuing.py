@@ -1,0 +1,179 @@
+"""A prompt becomes the next turn of a dialogue, asked as that dialogue was asked so far.
+
+Which turn it is belongs to what its batch is found by: asked again after it was answered, the same prompt is a new
+turn; while it is open or has failed, it is the same one.
+"""
+
+import hashlib
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from tidemill import migrations
+from tidemill.models import cost, turns
+from tidemill.models.database import reading
+from tidemill.models.errors import InputError
+from tidemill.models.options import Options
+from tidemill.models.settings import settings
+from tidemill.models.tables import OPEN_STATES, batches, dialogues, jobs, messages
+from tidemill.models.text import dumps, one_line
+
+_NOT_PASSED_ON = ("system", "dialogue", "trim", "prompt", "max_side")
+"""Options of a dialogue's first turn that say nothing of its next ones: its instructions are in its messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A dialogue that goes on, how its first turn was asked, and the assistant whose instructions are in force."""
+
+    id: int
+    options: dict[str, Any]
+    assistant_id: int | None
+
+
+def root(turn_id: int) -> Root:
+    """The dialogue that somebody means by the id of any of its turns.
+
+    Raises:
+        InputError: there is no such dialogue.
+    """
+    turn_id = _number(turn_id)
+    migrations.ensure()
+    with reading() as connection:
+        root_id = turns.root_of(connection, turn_id)
+        if root_id is None:
+            raise InputError(unknown(turn_id))
+        wanted = select(batches, jobs.c.request).join(jobs, jobs.c.batch_id == batches.c.id)
+        batch = connection.execute(wanted.where(jobs.c.id == root_id)).one()
+        instructing = (
+            select(dialogues.c.assistant_id)
+            .join(messages, messages.c.dialogue_id == dialogues.c.id)
+            .where(turns.of_dialogue(root_id), messages.c.role.in_(turns.INSTRUCTIONS))
+        )
+        latest = connection.execute(instructing.order_by(dialogues.c.id.desc()).limit(1)).first()
+    left_out = _NOT_PASSED_ON if batch.kind == "ask" else (*_NOT_PASSED_ON, "schema")  # that of a preset
+    said = {name: value for name, value in batch.options.items() if value is not None and name not in left_out}
+    if "body" in batch.request:  # a batch line brings its own model
+        said["model"] = batch.request["body"].get("model", said["model"])
+        said["endpoint"] = "responses" if batch.request["url"].endswith("/responses") else "chat"
+    return Root(root_id, said, batch.assistant_id if latest is None else latest.assistant_id)
+
+
+def _number(given: Any) -> int:
+    try:
+        if isinstance(given, bool):
+            raise TypeError
+        return operator.index(given)  # NumPy's integers too
+    except TypeError:
+        raise InputError(
+            f"dialogue is {one_line(repr(given), 60)}; it must be the whole number of a dialogue, such as 17."
+        ) from None
+
+
+def latest_of(batch_id: str) -> int | None:
+    """The last turn that a batch has added to a dialogue, or begun one with: what to go on with."""
+    with reading() as connection:
+        found: int | None = connection.scalar(select(func.max(dialogues.c.id)).where(dialogues.c.batch_id == batch_id))
+    return found
+
+
+def unknown(turn_id: int) -> str:
+    """The sentence for a dialogue that is not there."""
+    return f"There is no dialogue {turn_id}. `tidemill dialogues list` shows those that there are."
+
+
+def source_name(root_id: int, source: Any, name: str | None = None) -> str:
+    """What the batch of a dialogue's next turns is found by: the dialogue, how far it is, and what is asked."""
+    asked = name or _asked(source)
+    with reading() as connection:
+        answered = turns.answered(connection, root_id)
+        return _unfinished(connection, root_id, answered, asked) or _source_name(root_id, answered, asked)
+
+
+def _source_name(root_id: int, answered: int, asked: str) -> str:
+    return f"dialogue {root_id} turn {answered} {asked}"
+
+
+def _asked(source: Any) -> str:
+    if isinstance(source, str | Path):
+        return "stdin" if str(source) == "-" else str(Path(source).resolve())
+    if isinstance(source, list) and all(isinstance(each, str) for each in source):
+        return hashlib.sha256(dumps(source).encode()).hexdigest()
+    return "rows"
+
+
+def _unfinished(connection: Connection, root_id: int, answered: int, asked: str) -> str | None:
+    """The name of a batch of these turns that still has open ones, or that was broken off and nobody has gone on with
+    the dialogue since.
+    """
+    its_batches = select(jobs.c.batch_id).where(jobs.c.dialogue_id == root_id)
+    wanted = select(batches.c.id, batches.c.source, batches.c.read_at).where(
+        batches.c.id.in_(its_batches), batches.c.source.startswith(f"dialogue {root_id} turn ")
+    )
+    for batch in connection.execute(wanted.order_by(batches.c.created_at.desc())):
+        if batch.source.split(" ", 4)[4] != asked:
+            continue
+        counted = select(jobs.c.state, func.count()).where(jobs.c.batch_id == batch.id, jobs.c.position.is_not(None))
+        states = {row[0]: row[1] for row in connection.execute(counted.group_by(jobs.c.state))}
+        done = states.pop("succeeded", 0)
+        is_latest = batch.source == _source_name(root_id, answered - done, asked)
+        if not states.keys().isdisjoint(OPEN_STATES) or (is_latest and (states or batch.read_at is None)):
+            return str(batch.source)
+    return None
+
+
+def check(options: Options, prompts: Sequence[str]) -> None:
+    """Find out before anything is stored whether the next turn can be asked at all.
+
+    Raises:
+        InputError: the dialogue is too long for the model, or a turn before this one will not be asked by anybody.
+    """
+    root_id = options.dialogue
+    assert root_id is not None
+    with reading() as connection:
+        texts = _before(connection, options)
+        wanted = select(batches.c.id, batches.c.state, batches.c.provider).where(
+            batches.c.id.in_(
+                select(jobs.c.batch_id).where(jobs.c.dialogue_id == root_id, jobs.c.state.in_(OPEN_STATES))
+            )
+        )
+        waiting = connection.execute(wanted).all()
+    for batch in waiting:
+        if batch.state == "paused" or (settings().embedded and batch.provider != settings().provider):
+            why = "is paused" if batch.state == "paused" else f"is for {batch.provider}"
+            raise InputError(
+                f"Dialogue {root_id} has an open turn in the batch {batch.id}, which {why}: `tidemill resume` and "
+                f"`tidemill watch {batch.id}` answer it, `tidemill cancel {batch.id}` gives it up."
+            )
+    most = cost.context_tokens(options.model)
+    if most is None or options.trim is not None:
+        return
+    texts += [options.system] if options.system else []
+    room = options.max_tokens or 0
+    if room + sum(map(cost.estimate_tokens, [*texts, *prompts])) <= most // 2:
+        return  # plainly short enough; counting takes half a second
+    before = sum(cost.count_many(texts, options.model)) + cost.chat_overhead_tokens(len(texts))
+    asked = max((cost.count_tokens(prompt, options.model) for prompt in prompts), default=0)
+    if before + asked + room > most:
+        raise InputError(turns.too_long(options.model, most, before, asked, room))
+
+
+def _before(connection: Connection, options: Options) -> list[str]:
+    """What is sent before a prompt, in words, without the instructions that the options bring in their place."""
+    assert options.dialogue is not None
+    history = turns.history(connection, options.dialogue)
+    kept = [each for each in history if options.system is None or each.role not in turns.INSTRUCTIONS]
+    return [turns.words(each.role, each.content) for each in kept]
+
+
+def history_tokens(options: Options) -> int:
+    """What the dialogue so far adds to a prompt, besides the instructions in the options."""
+    if options.dialogue is None:
+        return 0
+    with reading() as connection:
+        texts = _before(connection, options)
+    return sum(cost.count_many(texts, options.model)) + cost.chat_overhead_tokens(len(texts))

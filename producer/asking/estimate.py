@@ -1,0 +1,150 @@
+"""The price is known before anything is sent. Nothing here sends or stores."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from tidemill.models import cost
+from tidemill.models.database import reading
+from tidemill.models.options import Options
+from tidemill.models.tables import jobs
+from tidemill.models.text import dumps
+from tidemill.producer.asking.continuing import history_tokens
+from tidemill.producer.batches.keys import Prepared, number
+from tidemill.producer.batches.progress import counted
+from tidemill.producer.batches.submit import KEYS, Order, find_batch, rows_in
+from tidemill.producer.intake.tables import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would do: rows, tokens of the prompts, and USD (None where the model's price is unknown).
+
+    `output_tokens` is the most that the answers can have, None where they have no cap.
+    """
+
+    batch_id: str | None
+    model: str
+    rows: int
+    done: int
+    to_send: int
+    input_tokens: int
+    output_tokens: int | None
+    input_usd: float | None
+    output_usd: float | None
+
+    @property
+    def total_usd(self) -> float | None:
+        """The most that it can cost; None where that cannot be said."""
+        return None if self.input_usd is None or self.output_usd is None else self.input_usd + self.output_usd
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "batch": self.batch_id,
+            "model": self.model,
+            "rows": self.rows,
+            "done": self.done,
+            "to_send": self.to_send,
+            "input_tokens": self.input_tokens,
+            "most_output_tokens": self.output_tokens,
+            "input_usd": self.input_usd,
+            "most_output_usd": self.output_usd,
+            "most_usd": self.total_usd,
+        }
+
+    def text(self) -> str:
+        """For people."""
+        there = f" (batch {self.batch_id})" if self.batch_id else ""
+        lines = (
+            f"{counted(self.rows, 'row')} for {self.model}: {self.done:,} done{there}, {self.to_send:,} to send",
+            f"prompts: {self.input_tokens:,} tokens, {cost.format_usd(self.input_usd)}",
+            *self.answers(),
+            "Nothing was sent.",
+        )
+        return "\n".join(lines)
+
+    def answers(self) -> tuple[str, ...]:
+        """Of the text for people what is about the answers, and about all."""
+        if self.output_tokens is None:
+            return ("answers: no cap on their length; --max-tokens sets one, and with it the most that they can cost",)
+        return (
+            f"answers: at most {self.output_tokens:,} tokens, {cost.format_usd(self.output_usd)}",
+            f"in all: at most {cost.format_usd(self.total_usd)}",
+        )
+
+
+def estimate(order: Order) -> Estimate:
+    """Count what an order would send, holding no more of them than one hash each.
+
+    Raises:
+        InputError: the input cannot be read.
+        SettingsError: the file of prices cannot be read.
+    """
+    seen: Counter[str] = Counter()
+    batch_id: str | None = None
+    before = history_tokens(order.options)
+    rows = done = input_tokens = 0
+    for chunk in rows_in(order):
+        digests = [Prepared.of(row).digest for row in chunk]
+        keys = number(digests, seen)
+        seen.update(digests)
+        if rows == 0 and not order.new:
+            batch_id = find(order, keys)
+        answered = finished(batch_id, keys) if batch_id else set()
+        to_send = [row for key, row in zip(keys, chunk, strict=True) if key not in answered]
+        rows, done = rows + len(chunk), done + len(answered)
+        input_tokens += _tokens(to_send, order.options) + before * len(to_send)
+    return priced(batch_id, order.options, rows, done, rows - done, input_tokens=input_tokens)
+
+
+def find(order: Order, keys: Sequence[str]) -> str | None:
+    """The batch that the first rows, known by these keys, would go on."""
+    with reading() as connection:
+        found = find_batch(connection, order.options.question_hash(order.kind), order.source_name, keys)
+    return found.id if found else None
+
+
+def finished(batch_id: str, keys: Sequence[str]) -> set[str]:
+    """Those of the keys whose rows are answered already."""
+    with reading() as connection:
+        given = KEYS.table(connection)
+        wanted = select(jobs.c.key).where(
+            jobs.c.batch_id == batch_id, jobs.c.state == "succeeded", jobs.c.key.in_(select(given.c.key))
+        )
+        return set(connection.scalars(wanted, KEYS.parameters(connection, [(key,) for key in keys])))
+
+
+def _tokens(rows: Sequence[Row], options: Options) -> int:
+    texts = [text for row in rows for text in _texts(row.request, options.system)]
+    overhead = sum(cost.chat_overhead_tokens(2 if options.system else 1) for _ in rows)
+    return sum(cost.count_many(texts, options.model)) + overhead
+
+
+def _texts(request: dict[str, Any], system: str | None) -> list[str]:
+    if "body" in request:
+        return [dumps(request["body"].get("messages", request["body"].get("input", "")))]
+    asked = [request["prompt"]] if "prompt" in request else [dumps(request["messages"])]
+    return [system, *asked] if system else asked
+
+
+def priced(
+    batch_id: str | None, options: Options, rows: int, done: int, to_send: int, *, input_tokens: int
+) -> Estimate:
+    """What was counted, with its price."""
+    price = cost.price(options.model)
+    most = None if options.max_tokens is None else options.max_tokens * to_send
+    return Estimate(
+        batch_id,
+        options.model,
+        rows,
+        done,
+        to_send,
+        input_tokens,
+        most,
+        price.input_usd_per_token * input_tokens if price else None,
+        price.output_usd_per_token * most if price and most is not None else None,
+    )

@@ -1,0 +1,214 @@
+"""A command that waits watches the database until its rows have ended.
+
+Without a broker it also runs the worker, inside itself; with one, it only watches. Either way what it shows is what is
+stored, so a second command shows the same, and stopping this one loses nothing.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import func, select
+
+from tidemill.models.broker import embedded_worker
+from tidemill.models.clock import now_after
+from tidemill.models.database import reading
+from tidemill.models.errors import DatabaseError
+from tidemill.models.feed import ALIVE_SECONDS, Scope
+from tidemill.models.settings import settings
+from tidemill.models.tables import workers
+from tidemill.producer.batches.progress import Progress, progress
+from tidemill.producer.batches.submit import Opened, submit
+from tidemill.producer.screen.display import Display
+
+LOOK_SECONDS = (0.05, 0.5)
+"""Shortest and longest pause between two looks at the database."""
+
+_LOOK_SHARE = 0.1
+"""The most of the time that looking may take: counting a million rows is not free."""
+
+_READ_FIRST_SECONDS = 0.3
+"""A short input is read before the worker starts: where all of it is answered already, none is needed."""
+
+_TROUBLE_SECONDS = 30.0
+_WORKER_CHECK_SECONDS = 10.0
+
+
+class _StoppedError(Exception):
+    """The run ends before the input was read to its end."""
+
+
+class Submitting:
+    """Reads and stores the rows of an opened batch on a thread of its own, while others are answered already."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.error: BaseException | None = None
+        self._opened = opened
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="submit", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            submit(self._opened, self._check)
+        except _StoppedError:
+            pass
+        except BaseException as error:  # noqa: BLE001  # it is raised again where the user waits
+            self.error = error
+
+    def _check(self, _rows: int) -> None:
+        if self._stopped:
+            raise _StoppedError
+
+    @property
+    def is_reading(self) -> bool:
+        """True while rows are still read."""
+        return self._thread.is_alive()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until all rows are read, but no longer than this."""
+        self._thread.join(seconds)
+
+    def stop(self) -> None:
+        """Read no further than the present chunk."""
+        self._stopped = True
+        self._thread.join(2)
+
+
+def follow(
+    scope: Scope,
+    window: int,
+    display: Display,
+    *,
+    submitting: Submitting | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Wait until every row of a submission has ended and every reply is judged.
+
+    Args:
+        scope: which rows, of which batch and submission.
+        window: calls in flight at most, where the worker runs inside this process.
+        display: shows how far it is.
+        submitting: the rows are still being read by this.
+        on_progress: is told what each look at the database found.
+
+    Raises:
+        KeyboardInterrupt: the user stopped; calls in flight have ended or were given back.
+        InputError, DatabaseError: reading or storing failed; what was committed is safe.
+    """
+    if submitting is not None:
+        submitting.wait(_READ_FIRST_SECONDS)
+    if not (submitting and (submitting.is_reading or submitting.error)) and (seen := progress(scope)).is_complete:
+        if on_progress is not None:
+            on_progress(seen)
+        return seen
+    with _worker(window, scope, display) as runner:
+        try:
+            return _watch(scope, Told(display, runner, scope.batch_id), display, submitting, on_progress)
+        finally:
+            if submitting is not None:
+                submitting.stop()
+
+
+@contextmanager
+def _worker(window: int, scope: Scope, display: Display) -> Iterator[Any]:
+    """The worker inside this command, or None where workers are elsewhere."""
+    if not settings().embedded:
+        yield None
+        return
+    with embedded_worker(window, scope) as runner:
+        try:
+            yield runner
+        except KeyboardInterrupt:
+            runner.stop_admitting()
+            display.say(
+                f"Stopping. {runner.in_flight} calls in flight may end (at most {settings().drain_seconds:.0f} s; "
+                "Ctrl-C again stops at once). Nothing is lost: the same command goes on from here."
+            )
+            raise
+
+
+def _watch(
+    scope: Scope,
+    told: "Told",
+    display: Display,
+    submitting: Submitting | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> Progress:
+    pause = LOOK_SECONDS[0]
+    while True:
+        reading_on = submitting is not None and submitting.is_reading
+        if submitting is not None and submitting.error is not None:
+            raise submitting.error
+        began = time.monotonic()
+        try:
+            seen = progress(scope)
+        except DatabaseError as error:  # it may only be starting anew
+            told.look_at_trouble(str(error))
+            time.sleep(LOOK_SECONDS[1])
+            continue
+        took = time.monotonic() - began
+        display.update(seen, reading=reading_on)
+        if on_progress is not None:
+            on_progress(seen)
+        if not reading_on and seen.is_complete:
+            return seen
+        told.look(seen)
+        pause = min(LOOK_SECONDS[1], pause * 1.5)
+        time.sleep(max(pause, took / _LOOK_SHARE))
+
+
+class Told:
+    """Says what keeps a run from going on, once each time it changes."""
+
+    def __init__(self, display: Display, runner: Any, batch_id: str | None) -> None:
+        self._display = display
+        self._batch_id = batch_id
+        self._runner = runner
+        self._last: dict[str, str | None] = {}
+        self._trouble_since: float | None = None
+        self._checked_workers_at = time.monotonic()
+
+    def look(self, seen: Progress) -> None:
+        """Say what is new.
+
+        Raises:
+            DatabaseError: the database could not be used for half a minute.
+        """
+        self._say("hold", seen.hold_reason)
+        paused = f"The batch is paused; `tidemill resume {self._batch_id}` lets it go on."
+        self._say("state", paused if seen.state == "paused" else None)
+        self.look_at_trouble(self._runner.settler.trouble if self._runner is not None else None)
+        if self._runner is None and time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
+            self._checked_workers_at = time.monotonic()
+            self._say("workers", None if _worker_is_alive() else "No worker is alive. Start one: `tidemill worker`.")
+
+    def _say(self, topic: str, sentence: str | None) -> None:
+        if sentence != self._last.get(topic) and sentence is not None:
+            self._display.say(sentence)
+        self._last[topic] = sentence
+
+    def look_at_trouble(self, trouble: str | None) -> None:
+        """Say that the database cannot be used, or that it can again.
+
+        Raises:
+            DatabaseError: it has not been usable for half a minute.
+        """
+        self._say("trouble", trouble)
+        if trouble is None:
+            self._trouble_since = None
+        elif self._trouble_since is None:
+            self._trouble_since = time.monotonic()
+        elif time.monotonic() - self._trouble_since > _TROUBLE_SECONDS:
+            raise DatabaseError(trouble)
+
+
+def _worker_is_alive() -> bool:
+    alive = select(func.count()).select_from(workers).where(workers.c.seen_at > now_after(-ALIVE_SECONDS))
+    try:
+        with reading() as connection:
+            return bool(connection.scalar(alive))
+    except DatabaseError:
+        return True  # nobody knows; that the database does not answer is said elsewhere

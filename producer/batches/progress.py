@@ -1,0 +1,177 @@
+"""How far a batch is and what it has cost, counted from its rows and never kept twice."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, case, func, select
+
+from tidemill.models.cost import format_tokens, format_usd
+from tidemill.models.database import reading
+from tidemill.models.errors import InputError
+from tidemill.models.feed import Scope
+from tidemill.models.tables import OPEN_STATES, STATES, batches, dialogues, jobs
+from tidemill.models.transitions import COST_PLACES
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `1,200 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Counts of a batch's rows by state, and what their calls have used so far (tokens, USD)."""
+
+    states: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
+    tokens: int = 0
+    cost_usd: float | None = None
+    unpriced: int = 0
+    """Rows that used tokens at an unknown price."""
+    unjudged: int = 0
+    hold_reason: str | None = None
+    state: str = "open"
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return sum(self.states.values())
+
+    @property
+    def open(self) -> int:
+        """Rows that have not ended."""
+        return sum(self.states[state] for state in OPEN_STATES)
+
+    @property
+    def ended(self) -> int:
+        """Rows that have ended, one way or another."""
+        return self.rows - self.open
+
+    @property
+    def is_complete(self) -> bool:
+        """True when every row has ended and every reply is judged."""
+        return self.open == 0 and self.unjudged == 0
+
+    @property
+    def all_succeeded(self) -> bool:
+        """True when there is nothing but success."""
+        return self.states["succeeded"] == self.rows
+
+    def cost(self) -> str:
+        """What it cost, for people."""
+        if self.cost_usd is None:
+            return format_usd(None) if self.unpriced else format_usd(0.0)
+        return format_usd(self.cost_usd) + (" and unknown prices" if self.unpriced else "")
+
+    def summary(self, seconds: float | None = None) -> str:
+        """The last line of a run: `533 rows: 531 succeeded, 2 failed, 0 open · 61,204 tokens · $0.021 · 41 s`."""
+        cancelled = f", {self.states['cancelled']} cancelled" if self.states["cancelled"] else ""
+        took = f" · {seconds:.0f} s" if seconds is not None else ""
+        done, failed = self.states["succeeded"], self.states["failed"]
+        ended = f"{done:,} succeeded, {failed:,} failed{cancelled}"
+        used = f"{format_tokens(self.tokens)} tokens · {self.cost()}"
+        return f"{counted(self.rows, 'row')}: {ended}, {self.open:,} open · {used}{took}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts: counts by state, tokens, cost_usd (null when unknown), state of the batch, reason of a hold."""
+        return {
+            "rows": self.rows,
+            **self.states,
+            "open": self.open,
+            "tokens": self.tokens,
+            "cost_usd": self.cost_usd,
+            "rows_at_unknown_price": self.unpriced,
+            "unjudged": self.unjudged,
+            "state": self.state,
+            "hold_reason": self.hold_reason,
+        }
+
+
+def progress(scope: Scope) -> Progress:
+    """Count the rows of a batch, or of one submission of it."""
+    with reading() as connection:
+        return _count(connection, scope)
+
+
+def _count(connection: Connection, scope: Scope) -> Progress:
+    used = jobs.c.input_tokens + jobs.c.output_tokens
+    counted = connection.execute(
+        select(
+            jobs.c.state,
+            func.count(),
+            func.coalesce(func.sum(used), 0),
+            func.sum(jobs.c.cost_usd),
+            func.sum(case((jobs.c.cost_usd.is_(None) & (used > 0), 1), else_=0)),
+        )
+        .where(_of(scope))
+        .group_by(jobs.c.state)
+    ).all()
+    unjudged = select(func.count()).where(dialogues.c.sentiment.is_(None), dialogues.c.batch_id == scope.batch_id)
+    batch = connection.execute(
+        select(batches.c.state, batches.c.hold_reason).where(batches.c.id == scope.batch_id)
+    ).one()
+    costs = [float(row[3]) for row in counted if row[3] is not None]
+    return Progress(
+        states=dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in counted},
+        tokens=sum(int(row[2]) for row in counted),
+        cost_usd=round(sum(costs), COST_PLACES) if costs else None,
+        unpriced=sum(int(row[4]) for row in counted),
+        unjudged=connection.scalar(unjudged) or 0,
+        hold_reason=batch.hold_reason,
+        state=batch.state,
+    )
+
+
+def cut_short(scope: Scope) -> int:
+    """How many answers end where the limit of tokens was reached."""
+    cut = select(func.count()).where(_of(scope), jobs.c.state == "succeeded", jobs.c.error_code.is_not(None))
+    with reading() as connection:
+        return connection.scalar(cut) or 0
+
+
+def _of(scope: Scope) -> ColumnElement[bool]:
+    """The rows of a batch, or of one submission of it, that its input holds."""
+    return (jobs.c.batch_id == scope.batch_id) & jobs.c.position.is_not(None) & (jobs.c.submission >= scope.submission)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """A batch in a list."""
+
+    id: str
+    kind: str
+    model: str
+    created_at: datetime
+    progress: Progress
+
+
+def list_batches(limit: int) -> list[BatchLine]:
+    """The latest batches, newest first."""
+    newest = select(batches).order_by(batches.c.created_at.desc(), batches.c.id).limit(limit)
+    with reading() as connection:
+        return [
+            BatchLine(
+                row.id, row.kind, row.options["model"], row.created_at, _count(connection, Scope(batch_id=row.id))
+            )
+            for row in connection.execute(newest)
+        ]
+
+
+def resolve(given: str) -> Row[Any]:
+    """The batch that somebody means by an id, the beginning of one, or `latest`.
+
+    Raises:
+        InputError: no batch or more than one is meant.
+    """
+    newest = select(batches).order_by(batches.c.created_at.desc(), batches.c.id)
+    with reading() as connection:
+        if given == "latest":
+            found = connection.execute(newest.limit(1)).all()
+        else:
+            found = connection.execute(newest.where(batches.c.id.startswith(given, autoescape=True)).limit(5)).all()
+    exact = [row for row in found if row.id == given]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    if not found:
+        raise InputError(f"There is no batch {given!r}. `tidemill status` lists the batches.")
+    raise InputError(f"{given!r} may be {', '.join(row.id for row in found)}. Write more of the id.")

@@ -1,0 +1,294 @@
+"""Answers were paid for, so a file of them is written whole or not at all, and nothing in a
+model's reply (quotes, newlines, lone surrogates) can break it.
+
+A row is a flat dict: the input's columns first, then `RESULT_COLUMNS`; `merge` makes it.
+"""
+
+import csv
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import orjson
+from sqlalchemy import RowMapping, and_, func, or_, select
+
+from tidemill.models.database import reading
+from tidemill.models.errors import InputError
+from tidemill.models.files import replacing, temporary
+from tidemill.models.tables import batches, dialogues, jobs, messages
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULT_COLUMNS = (
+    "custom_id",
+    "status",
+    "reply",
+    "sentiment",
+    "sentiment_score",
+    "model",
+    "input_tokens",
+    "output_tokens",
+    "cost_usd",
+    "attempts",
+    "error_code",
+    "error",
+)
+PARQUET_GROUP_ROWS = 8_192  # rows held in memory at most, besides the chunk that completes them
+
+_WHOLE = ("input_tokens", "output_tokens", "attempts")
+_FRACTION = ("sentiment_score", "cost_usd")
+
+Chunks: TypeAlias = Iterable[list[dict[str, Any]]]
+
+
+def merge(columns: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """One output row: the input's columns, then every one of `RESULT_COLUMNS` (None where `result` has none).
+
+    An input column with the name of a result column becomes `input_<name>`. `merge(dict.fromkeys(names), {})` has the
+    names of all columns in their order.
+    """
+    row: dict[str, Any] = {}
+    for column, value in columns.items():
+        name = column
+        while name in RESULT_COLUMNS or (name != column and name in columns):
+            name = f"input_{name}"
+        row[name] = value
+    return row | {name: result.get(name) for name in RESULT_COLUMNS}
+
+
+def check_destination(path: str) -> None:
+    """Raise InputError when `path` cannot take results; called before any paid work.
+
+    `-` is JSON Lines on stdout. A path must end in .jsonl, .csv or .parquet, in a folder that exists and is writable.
+    """
+    if path == "-":
+        return
+    if Path(path).suffix.lower() not in _WRITERS:
+        raise InputError(f"{path!r} has no known ending; name the results .jsonl, .csv or .parquet, or - for stdout")
+    try:
+        target = Path(path).resolve()  # through a symlink
+        _check_place(path, target)
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name too long, a loop of symlinks
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path!r} cannot be written: {reason}; choose another destination with -o") from error
+    if Path(path).suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise InputError(f"{path} needs pyarrow to be written: pip install 'tidemill[parquet]', or name it .jsonl")
+
+
+def _check_place(path: str, target: Path) -> None:
+    if target.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise InputError(f"{path} cannot be written: the folder {target.parent} does not exist; create it first")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path} is a device or a pipe, not a file; use -o - and redirect stdout")
+    if not os.access(target.parent, os.W_OK | os.X_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise InputError(f"{path} cannot be written: permission denied; choose another destination with -o")
+    probe = temporary(target)  # to root, and on some disks, everything seems writable until it is tried
+    probe.touch(exist_ok=False)
+    probe.unlink()
+
+
+def write(chunks: Chunks, path: str, columns: Sequence[str]) -> int:
+    """Write the rows' `columns`, in that order, and return how many rows there were.
+
+    A row without a column gets null (an empty cell in CSV); what is not in `columns` is left out. A file appears under
+    its name only when it is complete and on disk; until then an older one stays as it was. A symlink is written
+    through to its target. Memory is constant.
+
+    Raises InputError when the destination fails; BrokenPipeError when the reader of stdout has gone.
+    """
+    check_destination(path)
+    try:
+        if path == "-":
+            rows = _write_jsonl(sys.stdout.buffer, chunks, columns)
+            sys.stdout.buffer.flush()
+            return rows
+        with replacing(Path(path).resolve()) as file:
+            return _WRITERS[Path(path).suffix.lower()](file, chunks, columns)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"{'stdout' if path == '-' else path} cannot be written: {error.strerror or error}; "
+            "the answers stay in the database: free space, then `tidemill results BATCH -o ...`"
+        ) from error
+
+
+def to_frame(chunks: Chunks) -> "pd.DataFrame":
+    """All rows as a DataFrame, which holds them in memory; tokens and attempts are pandas' nullable Int64."""
+    import pandas as pd
+
+    frame = pd.DataFrame([row for chunk in chunks for row in chunk])
+    if frame.empty:
+        frame = pd.DataFrame(columns=list(RESULT_COLUMNS))
+    types = dict.fromkeys(_WHOLE, "Int64") | dict.fromkeys(_FRACTION, "float64")
+    return frame.astype({name: kind for name, kind in types.items() if name in frame})
+
+
+def _write_jsonl(file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
+    rows = 0
+    for chunk in chunks:
+        file.write(b"".join(_json({name: row.get(name) for name in columns}) + b"\n" for row in chunk))
+        rows += len(chunk)
+    return rows
+
+
+class _Lines:
+    """Takes csv's records with \\r\\n and ends them with \\n: told to end them so itself, csv before Python 3.13 leaves
+    a cell with a lone \\r unquoted, and readers take that for the end of the row."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+
+    def write(self, record: str) -> None:
+        self._text.write(record.removesuffix("\r\n") + "\n")
+
+
+def _write_csv(file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
+    """UTF-8, quoted where needed. Lone surrogates, which UTF-8 cannot hold, become text such as `\\ud800`."""
+    text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
+    try:
+        writer = csv.writer(_Lines(text), lineterminator="\r\n")
+        writer.writerow(columns)
+        rows = 0
+        for chunk in chunks:
+            writer.writerows([_cell(row.get(name)) for name in columns] for row in chunk)
+            rows += len(chunk)
+        text.flush()
+        return rows
+    finally:
+        with suppress(OSError):  # of a flush after a failed one
+            text.detach()
+
+
+def _write_parquet(file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
+    """Result columns have their own types; the input's are text, nested values as compact JSON."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = dict.fromkeys(_WHOLE, pa.int64()) | dict.fromkeys(_FRACTION, pa.float64())
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
+    rows = 0
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        for group in _groups(chunks):
+            arrays = [
+                pa.array([_typed(name, row.get(name)) for row in group], schema.field(name).type) for name in columns
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            rows += len(group)
+    return rows
+
+
+def _typed(name: str, value: Any) -> str | int | float | None:
+    if value is None:
+        return None
+    if name in _WHOLE:
+        return int(value)
+    return float(value) if name in _FRACTION else str(_cell(value)).encode(errors="backslashreplace").decode()
+
+
+def _groups(chunks: Chunks) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    for chunk in chunks:
+        group += chunk
+        if len(group) >= PARQUET_GROUP_ROWS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, default=_default)
+    except TypeError:  # lone surrogates, integers beyond 64 bits
+        return dumps(value, separators=(",", ":"), default=_default).encode("ascii")
+
+
+def _default(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+def _cell(value: Any) -> Any:
+    """A CSV cell: text and numbers as they are, None empty, all else as compact JSON (in ASCII only if it must be)."""
+    return value if value is None or type(value) in (str, int, float, Decimal) else _json(value).decode()
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, Chunks, Sequence[str]], int]] = {
+    ".jsonl": _write_jsonl,
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+}
+
+
+# --- rows of a batch ---
+
+READ_ROWS = 1_000
+
+
+def columns_of(batch_id: str) -> list[str]:
+    """Names of a batch's result columns: the input's, then `RESULT_COLUMNS`."""
+    with reading() as connection:
+        names = connection.execute(select(batches.c.columns).where(batches.c.id == batch_id)).scalar_one()
+    return list(merge(dict.fromkeys(names), {}))
+
+
+def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a batch in input order, a thousand at a time; memory is constant.
+
+    With `submission`, only rows that this submission or a later one held. With `pictures`, rows also have what is known
+    of their picture: path, place (where the file is, from here), sha256, format, width, height.
+    """
+    turns = messages.alias()
+    last = select(func.max(turns.c.position)).where(turns.c.dialogue_id == jobs.c.id).scalar_subquery()
+    wanted = (
+        select(
+            jobs.c.id,
+            jobs.c.position,
+            jobs.c.columns,
+            *((jobs.c.request,) if pictures else ()),
+            jobs.c.custom_id,
+            jobs.c.state.label("status"),
+            messages.c.content.label("reply"),
+            dialogues.c.sentiment,
+            dialogues.c.sentiment_score,
+            func.coalesce(dialogues.c.model, "").label("model"),
+            jobs.c.input_tokens,
+            jobs.c.output_tokens,
+            jobs.c.cost_usd,
+            jobs.c.attempts,
+            jobs.c.error_code,
+            jobs.c.error,
+        )
+        .outerjoin(dialogues, dialogues.c.id == jobs.c.id)
+        .outerjoin(messages, (messages.c.dialogue_id == dialogues.c.id) & (messages.c.position == last))
+        .where(jobs.c.batch_id == batch_id, jobs.c.submission >= submission)
+        .order_by(jobs.c.position, jobs.c.id)  # two pipes that went into one batch have rows of the same position
+        .limit(READ_ROWS)
+    )
+    after = (-1, 0)
+    while True:
+        behind = or_(jobs.c.position > after[0], and_(jobs.c.position == after[0], jobs.c.id > after[1]))
+        with reading() as connection:
+            found = connection.execute(wanted.where(behind)).mappings().all()
+        if not found:
+            return
+        yield [_row(row, with_picture=pictures) for row in found]
+        after = (found[-1]["position"], found[-1]["id"])
+
+
+def _row(found: RowMapping, *, with_picture: bool) -> dict[str, Any]:
+    row = merge(found["columns"], dict(found) | {"model": found["model"] or None})
+    if not with_picture:
+        return row
+    picture: dict[str, Any] = found["request"].get("picture", {})
+    return {"place": picture.get("path")} | picture | row

@@ -1,0 +1,1 @@
+"""The command line: it parses what was typed and says how it ended; the work is in the rooms below."""

@@ -1,0 +1,424 @@
+"""The command line, which only parses and prints; each command is a call of another module.
+
+Nothing heavy is imported here: `tidemill --help` must answer at once, so commands import what they need.
+"""
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from tidemill.models.errors import InputError
+from tidemill.producer.cli import ending, flags
+from tidemill.producer.cli.groups import assistants_app, db_app, dialogues_app, fine_tunes_app
+
+app = typer.Typer(
+    name="tidemill",
+    help="A job queue for language-model work: thousands of prompts in, every answer stored exactly once.",
+    epilog="First steps: `tidemill ask 'Why is the sky blue?'`, then `tidemill ask -i prompts.csv -o answers.jsonl`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(dialogues_app, name="dialogues")
+app.add_typer(assistants_app, name="assistants")
+app.add_typer(db_app, name="db")
+app.add_typer(fine_tunes_app, name="fine-tunes")
+
+
+@app.command(
+    epilog="Example: tidemill ask -i reviews.jsonl -t 'Is this kind? {text}' --system 'Yes or no?' -o answers.csv"
+)
+def ask(  # noqa: PLR0917
+    prompt: Annotated[
+        str | None, typer.Argument(help="One prompt; its answer goes to stdout.", show_default=False)
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input", "-i", metavar="FILE", help="CSV, JSONL, Parquet, Excel or text, one prompt a row; - is stdin."
+        ),
+    ] = None,
+    output: flags.Output = None,
+    column: Annotated[str | None, typer.Option(help="The column that holds the prompt.")] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", "-t", help="A prompt with {column} placeholders, filled from each row.")
+    ] = None,
+    dialogue: Annotated[
+        int | None,
+        typer.Option(metavar="ID", help="Go on with this dialogue; several rows become turns, one after the other."),
+    ] = None,
+    trim: Annotated[
+        str | None, typer.Option(help="oldest: leave out the oldest turns when the dialogue is too long for the model.")
+    ] = None,
+    model: flags.Model = None,
+    system: flags.System = None,
+    assistant: flags.Assistant = None,
+    no_assistant: flags.NoAssistant = False,
+    temperature: flags.Temperature = None,
+    max_tokens: flags.MaxTokens = None,
+    reasoning_effort: flags.ReasoningEffort = None,
+    param: flags.Param = None,
+    schema: flags.Schema = None,
+    endpoint: flags.Endpoint = None,
+    transport: flags.Transport = None,
+    window: flags.Window = None,
+    rpm: flags.Rpm = None,
+    tpm: flags.Tpm = None,
+    name: flags.Name = None,
+    priority: flags.Priority = 0,
+    limit: flags.Limit = None,
+    new: flags.New = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be used.")
+    ] = False,
+    detach: flags.Detach = False,
+    dry_run: flags.DryRun = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Ask a prompt, or every row of a file. The same command on the same input goes on where it was."""
+    from tidemill.producer.batches import run as asking
+    from tidemill.producer.cli import values as given
+
+    options = {
+        "model": model,
+        "system": system,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "reasoning_effort": reasoning_effort,
+        "params": given.params(param or []),
+        "schema": given.schema(schema),
+        "endpoint": endpoint,
+        "transport": transport,
+        "rpm": rpm,
+        "tpm": tpm,
+        "trim": trim,
+    }
+    batch: dict[str, Any] = {
+        "name": name,
+        "priority": priority,
+        "new": new,
+        "assistant": assistant,
+        "no_assistant": no_assistant,
+    }
+    how = {"column": column, "template": template, "skip_bad_rows": skip_bad_rows, "limit": limit}
+    asking.ask(
+        asking.order_for(prompt, input_, options, how, dialogue=dialogue, **batch),
+        output=output,
+        window=window,
+        detach=detach,
+        dry_run=dry_run,
+        as_json=as_json,
+        one=prompt is not None,
+    )
+
+
+@app.command(epilog="Example: tidemill describe photos/ -r -o captions.csv")
+def describe(  # noqa: PLR0917
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pictures, folders of them, or their URLs.", metavar="PICTURE...", show_default=False),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also the folders in a folder.")] = False,
+    input_: Annotated[
+        str | None, typer.Option("--input", "-i", metavar="FILE", help="A table of paths or URLs; - is stdin.")
+    ] = None,
+    output: flags.Output = None,
+    column: Annotated[str | None, typer.Option(help="The table's column that holds the paths.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What to ask; may name {name}, {stem}, {directory} and the table's columns."),
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="caption, alt-text, tags or json.", show_default="caption")] = None,
+    detail: Annotated[str | None, typer.Option(help="How closely to look: low, high, auto or original.")] = None,
+    max_side: Annotated[
+        int | None, typer.Option(min=32, max=16_384, help="Shrink to so many pixels a side.", show_default="2048")
+    ] = None,
+    sidecar: Annotated[
+        str | None, typer.Option(metavar="ENDING", help="Write captions beside pictures: txt makes photo.txt.")
+    ] = None,
+    existing: Annotated[
+        str, typer.Option(help="Where a caption file is there already: skip, overwrite, append or prepend.")
+    ] = "skip",
+    gallery: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write all pictures and captions to one .html page.")
+    ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Fetch URLs here, over https from public hosts, and send the pictures.")
+    ] = False,
+    model: flags.Model = None,
+    system: flags.System = None,
+    assistant: flags.Assistant = None,
+    no_assistant: flags.NoAssistant = False,
+    temperature: flags.Temperature = None,
+    max_tokens: flags.MaxTokens = None,
+    reasoning_effort: flags.ReasoningEffort = None,
+    param: flags.Param = None,
+    schema: flags.Schema = None,
+    endpoint: flags.Endpoint = None,
+    transport: flags.Transport = None,
+    window: flags.Window = None,
+    rpm: flags.Rpm = None,
+    tpm: flags.Tpm = None,
+    name: flags.Name = None,
+    priority: flags.Priority = 0,
+    limit: flags.Limit = None,
+    new: flags.New = False,
+    detach: flags.Detach = False,
+    dry_run: flags.DryRun = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Caption pictures: a file, a folder, or a table of paths. The same command again goes on where it was."""
+    from tidemill.producer.batches import run as asking
+    from tidemill.producer.cli import values as given
+    from tidemill.producer.describing import captioning as describing
+
+    options = {
+        "preset": preset,
+        "prompt": prompt,
+        "detail": detail,
+        "max_side": max_side,
+        "model": model,
+        "system": system,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "reasoning_effort": reasoning_effort,
+        "params": given.params(param or []),
+        "schema": given.schema(schema),
+        "endpoint": endpoint,
+        "transport": transport,
+        "rpm": rpm,
+        "tpm": tpm,
+    }
+    how = {"column": column, "recursive": recursive, "fetch": fetch, "limit": limit}
+    batch: dict[str, Any] = {
+        "name": name,
+        "priority": priority,
+        "new": new,
+        "assistant": assistant,
+        "no_assistant": no_assistant,
+    }
+    order = describing.order_for(paths or [], input_, options, how, **batch)
+    after: list[describing.After] = []
+    if sidecar is not None:
+        order, write = describing.beside(order, sidecar, existing)
+        after.append(write)
+    if gallery is not None:
+        after.append(describing.page(gallery))
+    asking.ask(
+        order,
+        output=output,
+        window=window,
+        detach=detach,
+        dry_run=dry_run,
+        as_json=as_json,
+        one=order.pictures is not None and order.pictures.is_one and not after,
+        after=after,
+    )
+
+
+@app.command(epilog="Example: tidemill train data.csv --val 0.1 --dry-run")
+def train(  # noqa: PLR0917
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE...", help="CSV, Excel, Parquet or JSONL, or a folder of them; - is stdin.", show_default=False
+        ),
+    ] = None,
+    from_dialogues: Annotated[
+        bool, typer.Option("--from-dialogues", help="Train on stored dialogues, those that fit the filters below.")
+    ] = False,
+    sentiment: Annotated[str | None, typer.Option(help="Only those judged positive, negative or neutral.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="DATE", help="Only those answered on that day or later.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="DATE", help="Only those answered before that day.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Only those of this batch.")] = None,
+    assistant: Annotated[str | None, typer.Option(help="Only those with this assistant.")] = None,
+    answered_by: Annotated[str | None, typer.Option(metavar="MODEL", help="Only those with this model.")] = None,
+    search: Annotated[str | None, typer.Option(metavar="WORDS", help="Only those with all of these words.")] = None,
+    min_length: Annotated[
+        int | None, typer.Option(min=1, help="Only those whose answer has so many characters.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model to train.", show_default="gpt-4.1-mini")] = None,
+    method: Annotated[str, typer.Option(help="supervised: learn replies. dpo: prefer one reply to another.")] = (
+        "supervised"
+    ),
+    val: Annotated[float, typer.Option(help="Share of the examples to keep aside and check with, such as 0.1.")] = 0.0,
+    validation: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Examples to check with, in a file of their own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed keeps other examples aside.")] = 0,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, max=50, help="How often each example is read.", show_default="the provider chooses"),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Instructions before every example that has none.")] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="The column of the prompts.")] = None,
+    reply_column: Annotated[str | None, typer.Option(help="The column of the replies.")] = None,
+    system_column: Annotated[str | None, typer.Option(help="The column of each row's instructions.")] = None,
+    preferred_column: Annotated[str | None, typer.Option(help="For dpo: the column of the better replies.")] = None,
+    non_preferred_column: Annotated[str | None, typer.Option(help="For dpo: the column of the others.")] = None,
+    negative: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Examples of what not to say; may be repeated, may be in the folder."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be used.")
+    ] = False,
+    export: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write chat JSONL, and the validation part beside it; - is stdout."),
+    ] = None,
+    suffix: Annotated[str | None, typer.Option(help="A word in the new model's name, 64 characters at most.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Examples a step.", show_default="the provider chooses")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Multiplier of the learning rate.", show_default="the provider chooses")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(min=0, max=2, help="For dpo: how closely to stay with the model.")] = (
+        None
+    ),
+    param: flags.Param = None,
+    transport: flags.Transport = "sdk",
+    name: Annotated[str | None, typer.Option(help="What to call the job.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Train again on examples that have been trained on.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end; prints the model's name.")] = False,
+    detach: flags.Detach = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, count and price; send and write nothing.")] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Train a model on a table of prompts and replies: check, report, split, price, then send it off."""
+    from tidemill.producer.asking.dialogues import Filters
+    from tidemill.producer.cli import values as given
+    from tidemill.producer.training import preparing as training
+    from tidemill.producer.training.columns import Columns
+    from tidemill.producer.training.datasets import DEFAULT_MODEL, How
+    from tidemill.producer.training.dialogue_examples import Stored, day
+    from tidemill.producer.training.tuning import Terms
+
+    dates = day("--since", since), day("--until", until)
+    stored = Stored(search or None, Filters(batch, sentiment, assistant, answered_by, *dates, min_length))
+    if not from_dialogues and stored != Stored(None, Filters()):
+        raise InputError("Filters of stored dialogues were given without --from-dialogues; add it, or drop them.")
+    hyperparameters = {"batch_size": batch_size, "learning_rate_multiplier": learning_rate, "beta": beta}
+    columns = Columns(prompt_column, reply_column, system_column, preferred_column, non_preferred_column, system)
+    training.train(
+        training.Source(sources or (), columns, negative or (), validation, stored if from_dialogues else None),
+        How(method, model or DEFAULT_MODEL, val, seed, epochs, skip_bad_rows),
+        Terms(suffix, hyperparameters, given.params(param or []), transport or "sdk", name, new, wait, detach),
+        strict=strict,
+        dry_run=dry_run,
+        export=export,
+        as_json=as_json,
+    )
+
+
+@app.command(epilog="Example: tidemill status prompts-3f9a1c --json")
+def status(
+    batch: Annotated[
+        str | None, typer.Argument(help="Id of a batch; all recent ones when left out.", metavar="BATCH")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many batches to list.")] = 20,
+    as_json: flags.Json = False,
+) -> None:
+    """List the batches, or show one."""
+    from tidemill.producer.batches import control
+
+    control.status(batch, limit, as_json)
+
+
+@app.command(epilog="Example: tidemill watch latest")
+def watch(batch: flags.Batch, as_json: flags.Json = False) -> None:
+    """Follow a batch to its end; without a broker, its open rows are also run here."""
+    from tidemill.producer.batches import run as asking
+
+    asking.watch(batch, as_json)
+
+
+@app.command(epilog="Example: tidemill results prompts-3f9a1c -o answers.parquet")
+def results(batch: flags.Batch, output: flags.Output = "-") -> None:
+    """Write the rows of a batch with their answers, in input order."""
+    from tidemill.producer.batches import run as asking
+
+    asking.results(batch, output or "-")
+
+
+@app.command(epilog="Example: tidemill retry latest")
+def retry(batch: flags.Batch, as_json: flags.Json = False) -> None:
+    """Queue the failed and cancelled rows of a batch again; `watch` runs them where no worker does."""
+    from tidemill.producer.batches import control
+
+    control.change("retry", batch, as_json)
+
+
+@app.command(epilog="Example: tidemill pause prompts-3f9a1c")
+def pause(batch: flags.Batch, as_json: flags.Json = False) -> None:
+    """Start no more calls of a batch; those in flight end."""
+    from tidemill.producer.batches import control
+
+    control.change("pause", batch, as_json)
+
+
+@app.command(epilog="Example: tidemill resume prompts-3f9a1c")
+def resume(batch: flags.Batch, as_json: flags.Json = False) -> None:
+    """Let a paused batch go on."""
+    from tidemill.producer.batches import control
+
+    control.change("resume", batch, as_json)
+
+
+@app.command(epilog="Example: tidemill cancel prompts-3f9a1c")
+def cancel(batch: flags.Batch, as_json: flags.Json = False) -> None:
+    """Cancel the open rows of a batch; what has been answered stays."""
+    from tidemill.producer.batches import control
+
+    control.change("cancel", batch, as_json)
+
+
+@app.command(epilog="Example: tidemill models --json")
+def models(as_json: flags.Json = False) -> None:
+    """List the models that the provider offers, with price and shutdown date where known."""
+    from tidemill.producer.cli import doctor
+
+    doctor.show_models(as_json)
+
+
+@app.command("doctor", epilog="Example: tidemill doctor")
+def doctor_command(as_json: flags.Json = False) -> None:
+    """Check settings, database, broker and provider, and say what to mend."""
+    from tidemill.producer.cli import doctor
+
+    doctor.doctor(as_json)
+
+
+@app.command(epilog="Example: tidemill worker --processes 2 --window 200")
+def worker(
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Worker processes; one uses up to one core.")] = 1,
+    window: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Calls in flight in each.", show_default="256")
+    ] = None,
+) -> None:
+    """Run jobs until stopped; Ctrl-C or SIGTERM lets calls in flight end, for 25 seconds at most."""
+    from tidemill.models import interpreters
+
+    if window is not None:
+        os.environ["TIDEMILL_WINDOW"] = str(window)
+    # By name and as a new program: producer imports nothing of worker, and a worker needs nothing of the command line.
+    program = interpreters.command("-m", "tidemill.worker", "--processes", str(processes))
+    os.execv(program[0], program)  # noqa: S606
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit code."""
+    ending.leave(run())
+
+
+def run() -> int:
+    """Run the command line; returns its exit code."""
+    return ending.code_of(lambda: app(standalone_mode=False))
+
+
+if __name__ == "__main__":
+    main()

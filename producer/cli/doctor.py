@@ -1,0 +1,156 @@
+"""One command says whether everything that a run needs is there, and what to mend."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import SecretStr
+
+from tidemill import migrations
+from tidemill.models import blobs, broker, cost, shutdown
+from tidemill.models.database import reading
+from tidemill.models.errors import TidemillError
+from tidemill.models.provider import CallError, list_models
+from tidemill.models.settings import Settings, settings
+from tidemill.models.text import one_line
+from tidemill.producer.screen.printing import print_json, print_table
+
+_LITTLE_DISK_BYTES = 500_000_000
+
+
+def show_models(as_json: bool) -> None:
+    """Print the provider's models, with price and shutdown date where they are known."""
+    try:
+        found = sorted(list_models(settings()), key=lambda model: str(model.get("id")))
+    except CallError as error:
+        raise ProviderError(f"{error.message.rstrip('.')}. OPENAI_BASE_URL is {settings().openai_base_url}.") from None
+    rows = [_model(each) for each in found]
+    if as_json:
+        return print_json(rows)
+    cells = [
+        (x["id"], _price(x["input_usd_per_million"]), _price(x["output_usd_per_million"]), x["shutdown_date"] or "")
+        for x in rows
+    ]
+    return print_table(("model", "$/M in", "$/M out", "shuts down"), cells)
+
+
+class ProviderError(TidemillError):
+    """The provider does not answer, or refuses."""
+
+
+def _model(given: dict[str, Any]) -> dict[str, Any]:
+    price = cost.price(str(given.get("id")))
+    ends = given.get("shutdown_date") or shutdown.shutdown_date(str(given.get("id")), settings().provider)
+    return {
+        "id": given.get("id"),
+        "owned_by": given.get("owned_by"),
+        "shutdown_date": None if ends is None else str(ends),
+        "input_usd_per_million": round(price.input_usd_per_token * 1e6, 6) if price else None,
+        "output_usd_per_million": round(price.output_usd_per_token * 1e6, 6) if price else None,
+    }
+
+
+def _price(usd: float | None) -> str:
+    return "unknown" if usd is None else f"{usd:g}"
+
+
+# --- doctor ---
+
+
+def doctor(as_json: bool) -> None:
+    """Check everything and print it; exits 1 when something must be mended."""
+    checks = [_check(name, check) for name, check in _CHECKS.items()]
+    listed = _settings(settings())
+    if as_json:
+        print_json({"checks": checks, "settings": listed})
+    else:
+        for check in checks:
+            typer.echo(f"{'ok  ' if check['ok'] else 'MEND'} {check['name']}: {check['says']}")
+        typer.echo("")
+        print_table(
+            ("setting", "value", "meaning"), [(each["name"], each["value"], each["meaning"]) for each in listed]
+        )
+    if not all(check["ok"] for check in checks):
+        raise typer.Exit(1)
+
+
+def _check(name: str, check: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"name": name, "ok": True, "says": check()}
+    except (TidemillError, CallError) as error:
+        return {"name": name, "ok": False, "says": one_line(getattr(error, "message", None) or str(error), 500)}
+
+
+def _database() -> str:
+    migrations.ensure()
+    with reading() as connection:
+        kind = "SQLite, embedded" if connection.dialect.name == "sqlite" else "PostgreSQL, shared"
+        return f"{kind}, schema {migrations.current(connection)}"
+
+
+def _disk() -> str:
+    if settings().database_url:
+        return "the database is elsewhere"
+    free = shutil.disk_usage(settings().home).free
+    if free < _LITTLE_DISK_BYTES:
+        raise TidemillError(f"only {free / 1e6:,.0f} MB are free in {settings().home}; answers need room.")
+    return f"{free / 1e9:,.1f} GB free in {settings().home}"
+
+
+def _broker() -> str:
+    if settings().embedded:
+        return "none: commands run a worker inside themselves"
+    if not broker.is_reachable():
+        raise TidemillError(f"{broker.shown_url()} does not answer. Start it or mend TIDEMILL_BROKER_URL.")
+    return broker.shown_url()
+
+
+def _key() -> str:
+    if settings().openai_api_key is None:
+        return "OPENAI_API_KEY is not set; fine for a server that needs none"
+    return "OPENAI_API_KEY is set"
+
+
+def _provider() -> str:
+    models = list_models(settings())
+    ids = {model.get("id") for model in models}
+    there = "has" if settings().model in ids else "does not list"
+    where, model = settings().openai_base_url, settings().model
+    return f"{where} answers with {len(models)} models; it {there} the default model {model}"
+
+
+_CHECKS: dict[str, Callable[[], str]] = {
+    "python": lambda: f"{sys.version.split()[0]} at {Path(sys.executable)}",
+    "database": _database,
+    "disk": _disk,
+    "pictures": blobs.check,
+    "broker": _broker,
+    "key": _key,
+    "provider": _provider,
+}
+
+
+def _settings(given: Settings) -> list[dict[str, str]]:
+    """Every setting: its variable's name, its value (a secret only as set or not), and what it means."""
+    return [
+        {
+            "name": str(field.validation_alias),
+            "value": _shown(str(field.validation_alias), getattr(given, name)),
+            "meaning": field.description or "",
+        }
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return "set" if value.get_secret_value() else "not set"
+    if name == "TIDEMILL_BLOBS_URL":
+        return blobs.shown_url() if value else ""
+    if name.endswith("_URL") and "@" in str(value):
+        scheme, _, rest = str(value).partition("://")
+        return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    return "" if value is None else str(value)

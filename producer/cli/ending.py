@@ -1,0 +1,109 @@
+"""Every command ends with a sentence and an exit code, never with a traceback."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from tidemill.models.errors import TidemillError
+
+INTERRUPTED = 130
+NOT_ALL_SUCCEEDED = 1
+UNEXPECTED = 70
+_SAID_AGAIN_SECONDS = 30.0
+
+
+def code_of(command: Callable[[], Any]) -> int:
+    """Run the command line; every failure is a sentence on stderr and the exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        # A reply may hold what the terminal's encoding cannot: show it escaped rather than fail.
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+    _log_like_ourselves()
+    try:
+        code = int(command() or 0)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing stdout does not fail again
+        code = NOT_ALL_SUCCEEDED
+    except TidemillError as error:
+        typer.echo(f"tidemill: {error}", err=True)
+        code = error.exit_code
+    except OSError as error:
+        code = _cannot_write(error)
+    except Exception as error:  # noqa: BLE001  # the last line of defence
+        code = _unexpected(error)
+    return code
+
+
+def leave(code: int) -> NoReturn:
+    """End at once: all that counts is stored, and a thread that still waits for a line of stdin cannot be asked to."""
+    if (database := sys.modules.get("tidemill.models.database")) is not None:
+        database.close()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = code or NOT_ALL_SUCCEEDED
+    except OSError as error:
+        code = code or _cannot_write(error)
+    os._exit(code)
+
+
+def _cannot_write(error: OSError) -> int:
+    if os.environ.get("TIDEMILL_DEBUG"):
+        raise error
+    where = error.filename or "the output"
+    with suppress(OSError):
+        typer.echo(f"tidemill: {where} cannot be written or read: {error.strerror or error}.", err=True)
+    return TidemillError.exit_code
+
+
+def _log_like_ourselves() -> None:
+    """What a worker inside this command has to say looks like what the command itself says."""
+    logging.basicConfig(format="tidemill: %(message)s", level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_OnceInAWhile())
+    for talkative in ("amqp", "celery", "kombu"):
+        logging.getLogger(talkative).setLevel(logging.ERROR)
+
+
+class _OnceInAWhile(logging.Filter):
+    """Several threads notice one trouble, and each again and again: it is said once every half minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a sentence through that was not said a moment ago; numbers in it do not make it another."""
+        words = re.sub(r"\d+", "", record.getMessage())
+        is_new = record.created - self._said_at.get(words, 0.0) > _SAID_AGAIN_SECONDS
+        if is_new:
+            self._said_at[words] = record.created
+        return is_new
+
+
+def _unexpected(error: Exception) -> int:
+    show = getattr(error, "show", None)  # how the parser's own errors print themselves
+    if show is not None:
+        show()
+        return int(getattr(error, "exit_code", 2))
+    if type(error).__name__ in ("Abort", "Exit"):
+        return int(getattr(error, "exit_code", INTERRUPTED))
+    if os.environ.get("TIDEMILL_DEBUG"):
+        raise error
+    typer.echo(
+        f"tidemill: unexpected {type(error).__name__}: {error}. This is a defect; nothing that was stored is lost. "
+        "TIDEMILL_DEBUG=1 shows where it happened; please report it.",
+        err=True,
+    )
+    return UNEXPECTED

@@ -1,0 +1,219 @@
+"""Commands about one thing stand together: `dialogues`, `assistants`, `fine-tunes`, `db`.
+
+As in `producer.cli`, each only parses and calls; what they need is imported when they run.
+"""
+
+from typing import Annotated
+
+import typer
+
+from tidemill.models.errors import InputError
+from tidemill.producer.cli import flags
+
+dialogues_app = typer.Typer(no_args_is_help=True, help="Look at what was asked and answered.")
+assistants_app = typer.Typer(no_args_is_help=True, help="Keep instructions, model and options under a name.")
+fine_tunes_app = typer.Typer(no_args_is_help=True, help="Look after fine-tunes that were sent off with `train`.")
+db_app = typer.Typer(no_args_is_help=True, help="Look after the database.")
+
+
+@dialogues_app.command("list", epilog="Example: tidemill dialogues list --sentiment negative --limit 5")
+def dialogues_list(
+    batch: flags.OfBatch = None,
+    sentiment: flags.OfSentiment = None,
+    assistant: flags.OfAssistant = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    as_json: flags.Json = False,
+) -> None:
+    """List dialogues turn by turn, the newest first."""
+    from tidemill.producer.asking import dialogues
+
+    dialogues.show_list(None, dialogues.Filters(batch, sentiment, assistant), limit, as_json)
+
+
+@dialogues_app.command("show", epilog="Example: tidemill dialogues show 17")
+def dialogues_show(
+    dialogue: Annotated[int, typer.Argument(help="Number of a dialogue, as `list` shows it.", metavar="ID")],
+    as_json: flags.Json = False,
+) -> None:
+    """Show a dialogue, whichever of its turns is named: every message, and every call that was made for it."""
+    from tidemill.producer.asking import dialogues
+
+    dialogues.show(dialogue, as_json)
+
+
+@dialogues_app.command("search", epilog="Example: tidemill dialogues search 'blue sky'")
+def dialogues_search(  # noqa: PLR0917
+    words: Annotated[str, typer.Argument(help="Words that must all occur in a dialogue.")],
+    batch: flags.OfBatch = None,
+    sentiment: flags.OfSentiment = None,
+    assistant: flags.OfAssistant = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    as_json: flags.Json = False,
+) -> None:
+    """Find dialogues by words, upper and lower case alike."""
+    from tidemill.producer.asking import dialogues
+
+    dialogues.show_list(words, dialogues.Filters(batch, sentiment, assistant), limit, as_json)
+
+
+@dialogues_app.command("export", epilog="Example: tidemill dialogues export -o dialogues.jsonl")
+def dialogues_export(
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A .jsonl file; - is stdout.")] = "-",
+    batch: flags.OfBatch = None,
+    sentiment: flags.OfSentiment = None,
+    assistant: flags.OfAssistant = None,
+) -> None:
+    """Write dialogues as JSON lines with their messages, the form that training takes."""
+    from tidemill.producer.asking import dialogues
+
+    dialogues.export(output, dialogues.Filters(batch, sentiment, assistant))
+
+
+@assistants_app.command("import", epilog="Example: tidemill assistants import assistants.json")
+def assistants_import(
+    file: Annotated[str, typer.Argument(help="A JSON list of objects with at least a name.", metavar="FILE")],
+) -> None:
+    """Take over the assistants of a file; those that are there already are updated."""
+    from tidemill.producer.asking import assistants
+
+    assistants.import_file(file)
+
+
+@assistants_app.command("list", epilog="Example: tidemill assistants list --remote --json")
+def assistants_list(
+    remote: Annotated[bool, typer.Option("--remote", help="Those that the server keeps, where it keeps any.")] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """List the assistants."""
+    from tidemill.producer.asking import assistants
+
+    (assistants.show_remote if remote else assistants.show_list)(as_json)
+
+
+@assistants_app.command("show", epilog="Example: tidemill assistants show support")
+def assistants_show(name: flags.AssistantName, as_json: flags.Json = False) -> None:
+    """Show an assistant with its instructions."""
+    from tidemill.producer.asking import assistants
+
+    assistants.show(name, as_json)
+
+
+@assistants_app.command("add", epilog="Example: tidemill assistants add support --instructions 'Be kind and brief.'")
+def assistants_add(  # noqa: PLR0917
+    name: Annotated[str, typer.Argument(help="What to call it; one of that name is changed.", metavar="NAME")],
+    instructions: Annotated[str | None, typer.Option(help="What goes before every prompt.")] = None,
+    model: flags.Model = None,
+    temperature: flags.Temperature = None,
+    max_tokens: flags.MaxTokens = None,
+    reasoning_effort: flags.ReasoningEffort = None,
+    param: flags.Param = None,
+    schema: flags.Schema = None,
+) -> None:
+    """Add an assistant, or say anew what one is."""
+    from tidemill.producer.asking import assistants
+    from tidemill.producer.cli import values as given
+
+    options = {
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "reasoning_effort": reasoning_effort,
+        "params": given.params(param or []) or None,
+        "schema": given.schema(schema),
+    }
+    assistants.add(name, instructions, model, {option: said for option, said in options.items() if said is not None})
+
+
+@assistants_app.command("use", epilog="Example: tidemill assistants use support")
+def assistants_use(
+    name: Annotated[
+        str | None, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Have no default assistant any more.")] = False,
+) -> None:
+    """Make an assistant the default one, for all that is asked without naming another."""
+    from tidemill.producer.asking import assistants
+
+    if (name is None) != none:
+        raise InputError("Name an assistant, or say --none: tidemill assistants use support")
+    assistants.use(name)
+
+
+@assistants_app.command("remove", epilog="Example: tidemill assistants remove support")
+def assistants_remove(name: flags.AssistantName) -> None:
+    """Remove an assistant; what was asked with it stays."""
+    from tidemill.producer.asking import assistants
+
+    assistants.remove(name)
+
+
+@fine_tunes_app.command("list", epilog="Example: tidemill fine-tunes list --json > job_ids.json")
+def fine_tunes_list(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 100,
+    as_json: flags.Json = False,
+) -> None:
+    """List fine-tunes, the newest first."""
+    from tidemill.producer.training import fine_tunes
+
+    fine_tunes.show_list(limit, as_json)
+
+
+@fine_tunes_app.command("show", epilog="Example: tidemill fine-tunes show latest")
+def fine_tunes_show(job: flags.FineTune, as_json: flags.Json = False) -> None:
+    """Show a fine-tune: what it is made of, its events, checkpoints and curves."""
+    from tidemill.producer.training import fine_tunes
+
+    fine_tunes.show(job, as_json)
+
+
+@fine_tunes_app.command("watch", epilog="Example: tidemill fine-tunes watch latest")
+def fine_tunes_watch(job: flags.FineTune, as_json: flags.Json = False) -> None:
+    """Follow a fine-tune to its end; the model's name goes to stdout. Without a broker it is also run here."""
+    from tidemill.producer.training import fine_tunes
+
+    fine_tunes.watch(job, as_json)
+
+
+@fine_tunes_app.command("pause", epilog="Example: tidemill fine-tunes pause support-3f9a1c")
+def fine_tunes_pause(job: flags.FineTune, as_json: flags.Json = False) -> None:
+    """Have the provider pause a fine-tune."""
+    from tidemill.producer.training import fine_tunes
+
+    fine_tunes.change("pause", job, as_json)
+
+
+@fine_tunes_app.command("resume", epilog="Example: tidemill fine-tunes resume support-3f9a1c")
+def fine_tunes_resume(job: flags.FineTune, as_json: flags.Json = False) -> None:
+    """Have the provider go on with a paused fine-tune."""
+    from tidemill.producer.training import fine_tunes
+
+    fine_tunes.change("resume", job, as_json)
+
+
+@fine_tunes_app.command("cancel", epilog="Example: tidemill fine-tunes cancel support-3f9a1c")
+def fine_tunes_cancel(job: flags.FineTune, as_json: flags.Json = False) -> None:
+    """Cancel a fine-tune, at the provider too."""
+    from tidemill.producer.training import fine_tunes
+
+    fine_tunes.change("cancel", job, as_json)
+
+
+@fine_tunes_app.command("plot", epilog="Example: tidemill fine-tunes plot latest -o curve.svg")
+def fine_tunes_plot(
+    job: flags.FineTune,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="A .svg or .png file; in the terminal when left out."),
+    ] = None,
+) -> None:
+    """Draw loss and accuracy, in training and validation, step by step."""
+    from tidemill.producer.training import fine_tunes
+
+    fine_tunes.plot(job, output)
+
+
+@db_app.command("upgrade", epilog="Example: tidemill db upgrade")
+def db_upgrade() -> None:
+    """Bring the database to the schema of this version."""
+    from tidemill import migrations
+
+    typer.echo(f"The database has schema {migrations.upgrade()}.")

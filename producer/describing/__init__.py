@@ -1,0 +1,1 @@
+"""Pictures become rows whose bytes are ready to be sent; captions go back beside them."""

@@ -1,0 +1,190 @@
+"""A run of `tidemill describe`: what is asked of pictures, and where else captions go."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tidemill.models import blobs
+from tidemill.models.errors import InputError, SettingsError
+from tidemill.models.vision import Detail
+from tidemill.producer.asking.assistants import choose
+from tidemill.producer.batches.batch import Batch, make_options
+from tidemill.producer.batches.progress import counted
+from tidemill.producer.batches.results import rows_of
+from tidemill.producer.batches.submit import Order
+from tidemill.producer.describing import gallery, sidecars
+from tidemill.producer.describing.images import thumbnail
+from tidemill.producer.describing.picture_rows import MAX_SIDE, Pictures, find
+from tidemill.producer.describing.sidecars import Existing
+from tidemill.producer.intake.requests import parse_template
+from tidemill.producer.screen.display import say
+
+
+class Preset(NamedTuple):
+    """A way to describe pictures: what is asked, and what shape the answer must have."""
+
+    prompt: str
+    schema: dict[str, Any] | None = None
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+
+PRESETS = {
+    "caption": Preset("Describe this picture in one or two plain sentences. Say only what can be seen."),
+    "alt-text": Preset(
+        "Write the alternative text of this picture for people who cannot see it: one sentence of at most 125 "
+        "characters, without 'picture of'. If it shows text that matters, quote it. Answer with the sentence alone."
+    ),
+    "tags": Preset(
+        "List 5 to 15 tags for this picture, the most important first: lower case, one to three words each. "
+        'Answer with JSON such as {{"tags": ["harbour", "fishing boat"]}}.',
+        _object(tags=_TEXTS),
+    ),
+    "json": Preset(
+        "Describe this picture as JSON with the keys caption (one sentence), objects (a list of what can be seen), "
+        "text (what is written in it, or an empty string) and colours (a list of the main ones).",
+        _object(caption=_TEXT, objects=_TEXTS, text=_TEXT, colours=_TEXTS),
+    ),
+}
+"""Name -> what is asked; `caption` where none is named."""
+
+DETAILS: tuple[Detail, ...] = ("auto", "low", "high", "original")
+
+After = Callable[[Batch], None]
+"""What is done with a batch that has ended."""
+
+
+def order_for(
+    paths: list[str],
+    input_: str | None,
+    options: Mapping[str, Any],
+    how: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    assistant: str | None = None,
+    no_assistant: bool = False,
+    **batch: Any,
+) -> Order:
+    """What the command line asks for: files, folders and URLs, or the rows of a table.
+
+    Args:
+        paths, input_: exactly one of them.
+        options: of `models.options.Options`, and `preset`; None means not said.
+        how: of `producer.pictures.Pictures`.
+        name: what to call the batch.
+        assistant, no_assistant: whose instructions, model and options fill what is not said.
+        **batch: priority and new, as for `Order`.
+
+    Raises:
+        InputError: neither or both are given, a file that was named is not there, or an assistant is not.
+        SettingsError: an option has a value that it cannot have.
+    """
+    if bool(paths) == (input_ is not None):
+        raise InputError("Name pictures or a folder, or a table of paths with -i: tidemill describe photos/ -r")
+    for path in paths:
+        if not Path(path).exists() and "://" not in path:
+            raise InputError(f"{path} does not exist; check the path.")
+    source = "\n".join(_source(path) for path in (paths or [input_ or ""])) if input_ != "-" else None
+    chosen = choose(options, assistant, no_assistant=no_assistant)
+    return Order(
+        options=_options({"preset": None, **chosen.options}),
+        assistant_id=chosen.assistant_id,
+        pictures=Pictures(tuple(paths), input_, **how),
+        kind="describe",
+        name=name or _name(paths[0] if paths else input_ or ""),
+        source_name=name or source,
+        on_bad_row=say,
+        **batch,
+    )
+
+
+def _source(path: str) -> str:
+    return path if "://" in path else str(Path(path).resolve())
+
+
+def _name(path: str) -> str:
+    named = Path(path).resolve() if path != "-" else Path("stdin")
+    return named.stem or "pictures"
+
+
+def _options(given: dict[str, Any]) -> Any:
+    preset = PRESETS.get(given.get("preset") or "caption")
+    if preset is None:
+        raise SettingsError(f"--preset is {given['preset']!r}; it must be one of {', '.join(PRESETS)}.")
+    del given["preset"]
+    if given.get("detail") not in (None, *DETAILS):
+        raise SettingsError(f"--detail is {given['detail']!r}; it must be one of {', '.join(DETAILS)}.")
+    given["prompt"] = given.get("prompt") or preset.prompt
+    given["schema"] = given.get("schema") or preset.schema
+    given["max_side"] = given.get("max_side") or MAX_SIDE
+    parse_template(given["prompt"])
+    return make_options(given)
+
+
+# --- where captions go ---
+
+
+def beside(order: Order, ending: str, existing: str) -> tuple[Order, After]:
+    """Captions go into files beside their pictures; with `skip`, pictures that have one are not asked about.
+
+    Raises:
+        InputError: two pictures would share a file, a folder cannot be written, or the input is a pipe.
+        SettingsError: the ending or `existing` is none.
+    """
+    from dataclasses import replace
+    from typing import cast, get_args
+
+    if existing not in get_args(Existing):
+        raise SettingsError(f"--existing is {existing!r}; it must be one of {', '.join(get_args(Existing))}.")
+    pictures = order.pictures
+    assert pictures is not None
+    if pictures.table == "-":
+        raise InputError("--sidecar looks at all paths before it begins; give them as a file with -i, not as a pipe.")
+    sidecars.check((each.place for each in find(pictures, lambda _note: None)), ending)
+    how = cast("Existing", existing)
+
+    def write(batch: Batch) -> None:
+        rows = rows_of(batch.id, batch.submission, pictures=True)
+        written = sidecars.write(rows, ending, how, path_column="place")
+        say(f"{counted(written, 'caption file')} (.{ending.removeprefix('.')}) written beside the pictures.")
+
+    if how == "skip":
+        done = replace(pictures, is_done=lambda place: sidecars.sidecar_of(place, ending).exists())
+        order = replace(order, pictures=done)
+    return order, write
+
+
+def page(path: str) -> After:
+    """All pictures with their captions go onto one page.
+
+    Raises:
+        InputError: the page cannot be written there.
+    """
+    gallery.check_destination(path)
+    return partial(_write_page, path)
+
+
+def _write_page(path: str, batch: Batch) -> None:
+    rows = rows_of(batch.id, batch.submission, pictures=True)
+    count = gallery.write(path, batch.id, batch.progress().summary(), rows, _thumbnail)
+    say(f"{path}: {counted(count, 'picture')} with their captions.")
+
+
+def _thumbnail(row: dict[str, Any]) -> bytes | None:
+    if row.get("sha256") is None:
+        return None
+    try:
+        return thumbnail(blobs.get(row["sha256"]))
+    except blobs.BlobError:
+        return None  # a plain tile says as much

@@ -1,0 +1,1 @@
+"""Files, pipes and frames become rows, in chunks and constant memory."""

@@ -1,0 +1,174 @@
+"""A record becomes what is asked of the model: a prompt, a list of messages or a batch line."""
+
+import string
+from collections.abc import Iterable
+from itertools import chain
+from json import dumps
+from typing import Any, NamedTuple, TypeAlias
+
+import orjson
+
+from tidemill.models.errors import InputError
+from tidemill.producer.intake.records import BadRowError, Input, Record, json_kind
+
+PROMPT_COLUMNS = ("prompt", "question", "text", "input", "instruction", "query")  # tried in this order
+BATCH_LINE_URLS = ("/v1/chat/completions", "/v1/responses")
+
+Request: TypeAlias = dict[str, Any]
+"""`{"prompt": str}`, `{"messages": [..]}` or, for a batch line, `{"url": str, "body": {..}}`."""
+
+_SHOWN_COLUMNS = 30
+
+
+class Template(NamedTuple):
+    """A text with `{column}` placeholders, taken apart: always one literal more than names."""
+
+    literals: list[str]
+    names: list[str]
+
+    def filled(self, record: Record) -> str:
+        """The text for a record that has all of the names."""
+        values = [as_text(record[name]) for name in self.names]
+        return "".join(chain.from_iterable(zip(self.literals, [*values, ""], strict=True)))
+
+
+class Asker:
+    """Makes requests of records. Which columns to use is settled on the first record that needs them: there a missing
+    column is the whole input's fault (InputError), later on it is one bad row."""
+
+    def __init__(self, given: Input, column: str | None, template: str | None) -> None:
+        self._given = given
+        self._column = column
+        self._default: str | None = None  # the column to use where none was named
+        self._template = None if template is None else parse_template(template)
+        self._settled = False
+        if self._template is not None and not self._template.names:
+            raise InputError("the template has no {column} placeholder, so every row would ask the same; add one")
+        if template is not None and column is not None:
+            raise InputError("--column and a template were both given; a template names its columns itself: drop one")
+
+    def request(self, record: Record) -> Request:
+        """The request that a record is; raises BadRowError or, for the whole input, InputError."""
+        if self._template is not None:
+            return {"prompt": self._filled(record, self._template)}
+        column = self._column
+        if column is None:
+            if "body" in record and ("url" in record or "method" in record):
+                return _batch_line(record)
+            if isinstance(record.get("messages"), list):
+                return {"messages": _messages(record["messages"], "messages")}
+            if self._default is None:
+                self._default = self._default_column(record)
+            column = self._default
+        self._require(column, record)
+        return _cell_request(record[column], column)
+
+    def _filled(self, record: Record, template: Template) -> str:
+        for name in template.names:
+            self._require(name, record, ", which the template names")
+        if not any(as_text(record[name]).strip() for name in template.names):
+            raise BadRowError(f"every column of the template is empty ({listed(template.names)})")
+        return template.filled(record)
+
+    def _require(self, name: str, record: Record, why: str = "") -> None:
+        if name in record:
+            self._settled = True
+        elif self._settled:
+            raise BadRowError(f"the column {name!r} is missing")
+        else:
+            raise self._given.fault(f"has no column {name!r}{why}; its columns are: {listed(record)}")
+
+    def _default_column(self, record: Record) -> str:
+        by_name = {name.strip().casefold(): name for name in reversed(record)}
+        for name in PROMPT_COLUMNS:
+            if name in record or name in by_name:
+                return name if name in record else by_name[name]
+        others = [name for name in record if name != "custom_id"]
+        if len(others) == 1:
+            return others[0]
+        raise self._given.fault(
+            f"has no column with a usual name ({', '.join(PROMPT_COLUMNS)}); say which holds the prompt with --column, "
+            f"its columns are: {listed(record)}"
+        )
+
+
+def parse_template(template: str) -> Template:
+    """Split `a {x} b` into literals `["a ", " b"]` and names `["x"]`.
+
+    Raises:
+        InputError: a brace is not closed, or a placeholder is not a plain name.
+    """
+    literals, names = [""], []
+    try:
+        for literal, name, spec, conversion in string.Formatter().parse(template):
+            literals[-1] += literal
+            if name is None:
+                continue
+            if not name or spec or conversion:
+                shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                raise InputError(
+                    f"the template's placeholder {{{shown}}} is not a plain column name; "
+                    "write {column}, and {{ and }} for literal braces"
+                )
+            names.append(name)
+            literals.append("")
+    except ValueError as error:
+        raise InputError(f"the template cannot be read ({error}); write {{{{ and }}}} for literal braces") from error
+    return Template(literals, names)
+
+
+def _cell_request(value: Any, column: str) -> Request:
+    if isinstance(value, str) and value and not value.isspace():
+        return {"prompt": value}
+    if value is None or isinstance(value, str):
+        raise BadRowError(f"the column {column!r} is empty")
+    if isinstance(value, list):
+        return {"messages": _messages(value, column)}
+    if isinstance(value, dict | bool):
+        raise BadRowError(f"the column {column!r} holds {json_kind(value)}, neither text nor a list of messages")
+    return {"prompt": as_text(value)}
+
+
+def _messages(value: list[Any], column: str) -> list[Any]:
+    if not value or not all(isinstance(item, dict) and isinstance(item.get("role"), str) for item in value):
+        raise BadRowError(f"{column!r} must be a list of one or more messages, objects with a role and a content")
+    return value
+
+
+def _batch_line(record: Record) -> Request:
+    """Source of the shape: https://platform.openai.com/docs/api-reference/batch/request-input."""
+    body = record["body"]
+    if record.get("method") != "POST":
+        raise BadRowError(f"the method of a batch line must be POST, not {record.get('method')!r}")
+    if record.get("url") not in BATCH_LINE_URLS:
+        raise BadRowError(f"the url of a batch line must be {' or '.join(BATCH_LINE_URLS)}, not {record.get('url')!r}")
+    if not isinstance(body, dict):
+        raise BadRowError(f"the body of a batch line must be a JSON object, not {json_kind(body)}")
+    if body.get("stream"):
+        raise BadRowError("the body asks for a stream, which a queue cannot deliver; remove 'stream'")
+    return {"url": record["url"], "body": body}
+
+
+def custom_id(value: Any) -> str | None:
+    """A record's own id as text, None when it has none; raises BadRowError for what is none."""
+    if isinstance(value, list | dict | bool):
+        raise BadRowError(f"custom_id must be text, not {json_kind(value)}")
+    return None if value is None or value == "" else str(value)
+
+
+def as_text(value: Any) -> str:
+    """A cell as text: numbers and lists as JSON, nothing as an empty text."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # lone surrogates, integers beyond 64 bits
+        return dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a sentence, as many as can be read."""
+    known = list(names)
+    shown = ", ".join(repr(name if len(name) <= 80 else f"{name[:80]}…") for name in known[:_SHOWN_COLUMNS])
+    more = len(known) - _SHOWN_COLUMNS
+    return f"{shown} and {more:,} more" if more > 0 else shown or "none"

@@ -1,0 +1,348 @@
+"""Prompts come in many shapes, and each must become a request or one clear sentence.
+
+Three steps. A reader of `_READERS` turns a source into records: pairs of a number and a dict of the source's columns.
+`producer.requests` turns a record into a request. `_rows` joins the two and decides what becomes of a bad row. All of
+it streams, except Excel and `.json`, which can only be read whole. Lines are read in `producer.lines`, tables here.
+
+pandas takes a second to import, so only CSV, Excel and DataFrames do it.
+"""
+
+import base64
+import csv
+import datetime
+import io
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+from tidemill.models.errors import InputError
+from tidemill.producer.intake.lines import (
+    File,
+    decoded,
+    encoding,
+    json_file,
+    json_lines,
+    sniffed_lines,
+    standard_input,
+    text_lines,
+    undecodable_file,
+)
+from tidemill.producer.intake.records import BadRowError, Input, Records
+from tidemill.producer.intake.requests import Asker, Request, custom_id
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK_ROWS = 1_000
+FIRST_CHUNK_ROWS = 32  # small, so that workers start at once
+CHUNK_SECONDS = 1.0  # a slow pipe does not keep workers waiting for a full chunk
+
+Source: TypeAlias = "str | Path | pd.DataFrame | Iterable[str] | Iterable[Mapping[Any, Any]]"
+
+_SPARE_CELLS = 4  # cells looked at beyond the header's last, to tell a row that is too long
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the input, ready to be submitted.
+
+    `custom_id` is the input's own, as text; None when it has none. `columns` are the input's other columns, as JSON
+    can hold them, to be shown again next to the answer (a batch line shows neither method, url nor body). `request` is
+    `{"prompt": str}`, `{"messages": [..]}` or `{"url": str, "body": {..}}`. `line` counts from 1: the line of a text
+    or JSON Lines file, the row of a table as a spreadsheet numbers it (a header is row 1).
+
+    Of pictures, `content` is what is asked of what, without the file's name: the row is known by it, and rows with the
+    same share one call. `refusal` is the code and sentence of a file that is no usable picture.
+    """
+
+    custom_id: str | None
+    columns: dict[str, Any]
+    request: Request
+    line: int
+    content: str | None = None
+    refusal: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read: the prompt's `column` or a `template` with `{column}` placeholders, and which rows to take.
+
+    In a template `{{` and `}}` are literal braces. `limit` counts usable rows; nothing is read after the last of them.
+    """
+
+    column: str | None = None
+    template: str | None = None
+    skip_bad_rows: bool = False
+    limit: int | None = None
+
+
+def read(source: Source, reading: Reading, *, on_bad_row: Callable[[str], None]) -> Iterator[list[Row]]:
+    """Stream a source as lists of at most 1,000 rows; the first holds at most 32.
+
+    A source is a path, `-` for stdin, a DataFrame, or an iterable of prompts or of mappings. The ending of a path
+    says its format; stdin and unknown endings are JSON Lines when their first line is a JSON object, else one prompt a
+    line. `on_bad_row` gets one sentence for each row that `reading.skip_bad_rows` skips.
+
+    Raises InputError, a sentence that names source, line and remedy, while it is iterated.
+    """
+    if reading.limit is not None and reading.limit < 1:
+        raise InputError(f"the limit is {reading.limit}, but it counts rows: give 1 or more")
+    given, records = opened(source, reading.skip_bad_rows, on_bad_row)
+    asker = Asker(given, reading.column, reading.template)
+    yield from chunks_of(islice(_rows(records, asker, given), reading.limit))
+
+
+def opened(source: Source, skip_bad_rows: bool, on_bad_row: Callable[[str], None]) -> tuple[Input, Records]:
+    """A source's name for sentences, and its records: the columns of each row with the row's number."""
+    if isinstance(source, (str, Path)):
+        given = Input("standard input" if source == "-" else str(source), skip_bad_rows, on_bad_row)
+        return given, standard_input(given) if source == "-" else file_records(Path(source), given)
+    given = Input("the DataFrame" if _is_frame(source) else "the input", skip_bad_rows, on_bad_row, unit="row")
+    return given, _frame_records(source) if _is_frame(source) else _item_records(source, given)
+
+
+def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Rows in lists of at most 1,000, the first of at most 32; a slow source gives them as they are after a second."""
+    chunk: list[Row] = []
+    size, due = FIRST_CHUNK_ROWS, math.inf
+    for row in rows:
+        if not chunk:
+            due = time.monotonic() + CHUNK_SECONDS
+        chunk.append(row)
+        if len(chunk) >= size or time.monotonic() >= due:
+            yield chunk
+            chunk, size = [], CHUNK_ROWS
+    if chunk:
+        yield chunk
+
+
+def _rows(records: Records, asker: Asker, given: Input) -> Iterator[Row]:
+    found = False
+    for line, record in records:
+        try:
+            request = asker.request(record)
+            own_id = custom_id(record.pop("custom_id", None))
+        except BadRowError as error:
+            given.bad(line, error)
+            continue
+        if "url" in request:
+            record = {name: value for name, value in record.items() if name not in ("method", "url", "body")}  # noqa: PLW2901
+        found = True
+        yield Row(own_id, record, request, line)
+    if not found and given.bad_rows:
+        raise given.fault(f"has no row that can be used: all {given.bad_rows:,} are bad")
+    if not found:
+        raise given.fault("is empty: it holds no prompt")
+
+
+def file_records(path: Path, given: Input) -> Records:
+    """A file's records, by its ending; says in `given` what its numbers count, and reports bad rows there."""
+    unit, reader = _READERS.get(path.suffix.lower(), ("line", sniffed_lines))
+    given.unit = unit
+    try:
+        if path.is_dir():
+            raise given.fault("is a folder; name a file in it")
+        with path.open("rb") as file:
+            yield from reader(file, given)
+    except UnicodeDecodeError as error:
+        raise undecodable_file(path, error, given) from error
+    except BrokenPipeError:
+        raise  # the caller's own, from on_bad_row
+    except FileNotFoundError as error:
+        raise given.fault("does not exist; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise given.fault(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+class _Headed:
+    """A text stream behind a first line of our own."""
+
+    def __init__(self, head: str, rest: io.TextIOWrapper) -> None:
+        self._head, self._rest = head, rest
+
+    def read(self, size: int = -1) -> str:
+        head, self._head = self._head, ""
+        return head or self._rest.read(size)
+
+    def __iter__(self) -> Iterator[str]:  # pandas asks for it, and never calls it
+        return chain([self._head], self._rest)
+
+
+def _csv_records(file: File, given: Input, delimiter: str = ",") -> Records:
+    """Cells stay exactly as written. A missing cell at a row's end is "", as pandas' C parser has it.
+
+    That parser takes a first row that is too long for an index, and later ones for errors that end the chunk. So the
+    header is read here and the parser is given one of numbers, wider by `_SPARE_CELLS`: what lands there is too much.
+    """
+    with decoded(file, encoding(file, given), newline="") as text:
+        header, header_row, delimiter = _csv_header(text, given, delimiter)
+        numbers = range(len(header) + _SPARE_CELLS)
+        stream = _Headed(delimiter.join(map(str, numbers)) + "\n", text)
+        names, first = _unique(header), header_row + 1
+        for columns in _csv_chunks(stream, numbers, delimiter, given, header_row) if names else ():
+            for number, cells in enumerate(zip(*columns, strict=True), first):
+                if any(cells[len(names) :]):
+                    given.bad(
+                        number, f"has more cells than the header has columns ({len(names)}); quote cells with commas"
+                    )
+                elif any(cells):
+                    yield number, dict(zip(names, cells, strict=False))
+            first += len(columns[0])
+
+
+def _csv_chunks(
+    stream: Any, numbers: range, delimiter: str, given: Input, header_row: int
+) -> Iterator[list[list[str]]]:
+    import pandas as pd
+
+    # Blank lines are kept, so that rows are counted as a spreadsheet does.
+    options: dict[str, Any] = {"dtype": object, "na_filter": False, "skip_blank_lines": False, "index_col": False}
+    try:
+        for frame in pd.read_csv(stream, sep=delimiter, usecols=numbers, chunksize=CHUNK_ROWS, **options):
+            yield _cells(frame)
+    except pd.errors.ParserError as error:
+        unclosed = re.search(r"EOF inside string starting at row (\d+)", str(error))
+        if unclosed is None:
+            raise given.fault(f"cannot be read as CSV: {error}") from error
+        raise given.fault("a quote that opens here is never closed", int(unclosed[1]) + header_row) from error
+
+
+def _csv_header(text: io.TextIOWrapper, given: Input, delimiter: str) -> tuple[list[str], int, str]:
+    """The first row that is not blank, its number, and the delimiter: Excel writes `;` in half of Europe."""
+    number, header = 0, list[str]()
+    try:
+        for number, header in enumerate(csv.reader(text, delimiter=delimiter), 1):  # noqa: B007
+            if header:
+                break
+    except csv.Error as error:
+        raise given.fault(f"has a header that cannot be read ({error}); is a quote in it never closed?") from error
+    if len(header) == 1 and "\n" not in header[0]:
+        for other in (";", "\t"):
+            if len(cells := next(csv.reader(header, delimiter=other), [])) > 1:
+                return cells, number, other
+    return header, number, delimiter
+
+
+def _excel_records(file: File, given: Input) -> Records:
+    """The first sheet; its first row is the header."""
+    import pandas as pd
+
+    if not file.peek(1):
+        return
+    try:
+        frame = pd.read_excel(file, engine="calamine", dtype=object, keep_default_na=False)
+    except Exception as error:  # the reader of a hostile file may raise anything
+        raise given.fault(f"cannot be read as a workbook: {error}") from error
+    for number, record in _frame_records(frame, first=2):
+        row = {name: None if value == "" else value for name, value in record.items()}
+        if any(value is not None for value in row.values()):  # rows that are only formatted are no rows
+            yield number, row
+
+
+def _parquet_records(file: File, given: Input) -> Records:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise given.fault("needs pyarrow to be read: pip install 'tidemill[parquet]'") from error
+    if not file.peek(1):
+        return
+    first = 1
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=CHUNK_ROWS):
+            yield from _table(batch.schema.names, [column.to_pylist() for column in batch.columns], first)
+            first += batch.num_rows
+    except (InputError, GeneratorExit):
+        raise
+    except Exception as error:
+        raise given.fault(f"cannot be read as Parquet: {error}") from error
+
+
+def _frame_records(frame: "pd.DataFrame", first: int = 1) -> Records:
+    names = [str(name) for name in frame.columns]
+    for start in range(0, len(frame), CHUNK_ROWS):
+        yield from _table(names, _cells(frame.iloc[start : start + CHUNK_ROWS]), first + start)
+
+
+def _table(names: list[str], columns: list[list[Any]], first: int) -> Records:
+    unique = _unique(names)
+    plain = [[_plain(value) for value in column] for column in columns]
+    yield from enumerate((dict(zip(unique, cells, strict=True)) for cells in zip(*plain, strict=True)), first)
+
+
+def _item_records(items: Iterable[Any], given: Input) -> Records:
+    if isinstance(items, bytes | Mapping) or not isinstance(items, Iterable):
+        raise InputError(
+            f"prompts cannot be read from the type {type(items).__name__}; give a path, a DataFrame or a list"
+        )
+    for number, item in enumerate(items, 1):
+        if isinstance(item, str):
+            yield number, {"prompt": item}
+        elif isinstance(item, Mapping):
+            yield number, {str(name): _plain(value) for name, value in item.items()}
+        else:
+            given.bad(number, f"is of type {type(item).__name__}, neither text nor a mapping")
+
+
+def _is_frame(source: object) -> "TypeGuard[pd.DataFrame]":
+    pandas = sys.modules.get("pandas")  # whoever holds a frame has imported it
+    return pandas is not None and isinstance(source, pandas.DataFrame)
+
+
+def _cells(frame: "pd.DataFrame") -> list[list[Any]]:
+    return [frame.iloc[:, place].tolist() for place in range(frame.shape[1])]
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Name columns as `pandas.read_csv` does: `Unnamed: 2` for a blank one, `a.1` for a second `a`."""
+    own, taken = set(names), set[str]()
+    copies: dict[str, int] = {}
+    unique = []
+    for place, given_name in enumerate(names):
+        base = name = given_name or f"Unnamed: {place}"
+        while name in taken or (name != base and name in own):
+            copies[base] = copies.get(base, 0) + 1
+            name = f"{base}.{copies[base]}"
+        taken.add(name)
+        unique.append(name)
+    return unique
+
+
+def _plain(value: Any) -> Any:  # noqa: PLR0911
+    """A cell as JSON can hold it: NaN, NaT and NA become None, times ISO 8601, bytes base64, numpy's types Python's."""
+    if value is None or type(value) in (str, int, bool):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None if math.isnan(value) else str(value)
+    if type(value).__name__ in ("NaTType", "NAType"):
+        return None
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+
+_READERS: dict[str, tuple[str, Callable[[File, Input], Records]]] = {
+    ".csv": ("row", _csv_records),
+    ".tsv": ("row", partial(_csv_records, delimiter="\t")),
+    ".json": ("row", json_file),
+    ".jsonl": ("line", json_lines),
+    ".ndjson": ("line", json_lines),
+    ".txt": ("line", text_lines),
+    ".md": ("line", text_lines),
+    ".parquet": ("row", _parquet_records),
+    ".xlsx": ("row", _excel_records),
+    ".xls": ("row", _excel_records),
+    ".ods": ("row", _excel_records),
+}

@@ -1,0 +1,1 @@
+"""What a person sees while something runs, and after it: the display, tables, JSON."""

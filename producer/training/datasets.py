@@ -1,0 +1,415 @@
+"""Examples from anywhere become the files that a server trains on: checked, counted and split.
+
+Examples stream through the checks into one file on disk; of each good one 45 bytes stay in memory, by which
+duplicates, contradictions and the split are found. A second pass writes the parts. The same examples and the same seed
+give the same bytes on every machine.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+import orjson
+
+from tidemill.models import cost
+from tidemill.producer.batches.progress import counted
+from tidemill.producer.training import dataset_report
+from tidemill.producer.training.dataset_report import Report, Side
+from tidemill.producer.training.example_files import Reading
+from tidemill.producer.training.examples import (
+    Bad,
+    Body,
+    Example,
+    Fault,
+    Place,
+    faults,
+    has_images,
+    key_of,
+    may_be_cut,
+    normalised,
+    opening_of,
+    prompt_of,
+    remarks,
+    replies_of,
+    teaches_nothing,
+    text_of,
+    tools_of,
+)
+from tidemill.producer.training.findings import KEPT, Findings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DEFAULT_MODEL = "gpt-4.1-mini"  # the cheapest that can still be trained
+FEWEST_EXAMPLES = 10
+FEW_EXAMPLES = 50
+CHUNK_ROWS = 1_000
+CHUNK_BYTES = 8 * 2**20
+_LONG = 1.5  # a reply so many times as long as the middle one may have been cut at a limit
+_OFTENER = 3  # where long replies lack the full stop not so many times as often as others, it is the style of all
+_SHORT_TOKENS, _LONG_TOKENS = 2, 20
+_TRAINING_CONTEXT = (("gpt-4.1", 65_536), ("gpt-4o", 65_536), ("gpt-3.5-turbo", 16_385))  # as of 2026-07
+_IS_NEGATIVE, _MAY_BE_CUT, _IS_VALIDATION = 1, 2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What is made of the examples.
+
+    `validation` is the share from 0 to below 1 that is kept aside to check with. `epochs` is None where the provider is
+    to choose. With `skip_bad_rows`, examples that the API would refuse are dropped and counted.
+    """
+
+    method: str = "supervised"
+    model: str = DEFAULT_MODEL
+    validation: float = 0.0
+    seed: int = 0
+    epochs: int | None = None
+    skip_bad_rows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A file of chat JSON lines that can be uploaded; `sha256` is of its bytes, `tokens` are those of one epoch."""
+
+    path: Path
+    examples: int
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Training files and what is to be said of them. Ask `report.stops()` before using the files."""
+
+    method: str
+    train: Part
+    validation: Part | None
+    report: Report
+    dialogues: Sequence[int] = ()
+    """Numbers of the stored dialogues among the examples."""
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What is remembered of the good examples, in their order: 45 bytes each."""
+
+    openings: "array[int]" = field(default_factory=lambda: array("Q"))
+    prompts: "array[int]" = field(default_factory=lambda: array("Q"))
+    replies: "array[int]" = field(default_factory=lambda: array("Q"))
+    tokens: "array[int]" = field(default_factory=lambda: array("I"))
+    reply_tokens: "array[int]" = field(default_factory=lambda: array("I"))
+    lines: "array[int]" = field(default_factory=lambda: array("Q"))
+    files: "array[int]" = field(default_factory=lambda: array("I"))
+    marks: "array[int]" = field(default_factory=lambda: array("B"))
+    names: dict[tuple[str, str], int] = field(default_factory=dict)
+    sample: tuple[Place, Body] | None = None
+
+    def place(self, row: int) -> Place:
+        file, unit = list(self.names)[self.files[row]]
+        return Place(file, self.lines[row], unit)
+
+    def of_unit(self, unit: str) -> list[int]:
+        """The numbers of the rows that are counted in this unit."""
+        files = {number for number, (_, its_unit) in enumerate(self.names) if its_unit == unit}
+        return [line for line, file in zip(self.lines, self.files, strict=True) if file in files] if files else []
+
+
+class _Checked(NamedTuple):
+    place: Place
+    body: Body
+    line: bytes
+    texts: list[str]  # the replies' texts come last
+    overhead: int  # tokens that the chat format adds
+    replies: int
+
+
+def build(
+    examples: Iterable[Example | Bad],
+    how: How,
+    folder: Path,
+    *,
+    reading: Reading | None = None,
+    validation: Iterable[Example | Bad] | None = None,
+) -> Dataset:
+    """Check, count and split examples into `train.jsonl` and `validation.jsonl` in `folder`, in their order.
+
+    Args:
+        examples: a stream; examples are held no longer than their chunk.
+        how: what is made of them.
+        folder: an existing folder for the files and, for a moment, one more of the same size.
+        reading: what `examples_of` has to tell of its files; filled while `examples` is read.
+        validation: examples to check with, instead of a share of the others.
+
+    Raises:
+        InputError: a source cannot be read. What is wrong with single examples is in the report.
+        OSError: the folder is full.
+    """
+    rows, findings = _Rows(), Findings()
+    whole = folder / ".checked.jsonl"
+    with whole.open("wb") as file:
+        sieve = _Sieve(how, rows, findings, file)
+        sieve.take(examples)
+        if validation is not None:
+            sieve.take(validation, _IS_VALIDATION)
+    kept_aside = _kept_aside(rows, how, findings)
+    _look_back(rows, kept_aside, findings, how.method)
+    train = _write(whole, rows, kept_aside == 0, folder / "train.jsonl")
+    check = _write(whole, rows, kept_aside != 0, folder / "validation.jsonl") if kept_aside.any() else None
+    whole.unlink()
+    teaching = _teaching(rows, kept_aside == 0)
+    if teaching < FEW_EXAMPLES:
+        code = "too_few" if teaching < FEWEST_EXAMPLES else "few"
+        findings.add(code, None, _to_learn_from(teaching, train.examples - teaching))
+    report = Report(
+        method=how.method,
+        model=how.model,
+        epochs=how.epochs,
+        seed=how.seed,
+        skip_bad_rows=how.skip_bad_rows,
+        train=Side(train.examples, train.tokens, teaching),
+        validation=Side(check.examples, check.tokens, _teaching(rows, kept_aside != 0)) if check else None,
+        lengths=dataset_report.lengths(rows.tokens),
+        longest_tokens=training_context(how.model),
+        sample=rows.sample,
+        reading=reading or Reading(),
+        findings=findings,
+    )
+    return Dataset(how.method, train, check, report, rows.of_unit("dialogue"))
+
+
+def training_context(model: str) -> int | None:
+    """The most tokens that an example may have, None where it is not known."""
+    name = model.removeprefix("openai/").removeprefix("ft:")
+    return next((tokens for start, tokens in _TRAINING_CONTEXT if name.startswith(start)), None)
+
+
+# --- first pass: check, count, remember ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Sieve:
+    """Examples go in; good ones come out as lines of `file`, and something of each is remembered in `rows`."""
+
+    how: How
+    rows: _Rows
+    findings: Findings
+    file: BinaryIO
+
+    def take(self, examples: Iterable[Example | Bad], marks: int = 0) -> None:
+        """Check a stream of examples, some thousand or megabytes at a time."""
+        chunk: list[_Checked] = []
+        size = 0
+        for example in examples:
+            if isinstance(example, Bad):
+                self.findings.add_bad(example)
+                continue
+            checked = self._checked(example)
+            if checked is None:
+                continue
+            chunk.append(checked)
+            size += len(checked.line)
+            if len(chunk) >= CHUNK_ROWS or size >= CHUNK_BYTES:
+                self._keep(chunk, marks)
+                chunk, size = [], 0
+        self._keep(chunk, marks)
+
+    def _checked(self, example: Example) -> _Checked | None:
+        """A good example, ready to be written; None for one with faults, which are counted."""
+        method = self.how.method
+        body, left_out = normalised(example.body, method)
+        found = faults(body, method)
+        if not found:
+            try:
+                line = orjson.dumps(body) + b"\n"
+            except TypeError as error:  # lone surrogates, integers beyond 64 bits, nesting beyond 254
+                found = [Fault("bad_text", str(error))]
+        for code, what in found or (*left_out, *remarks(body, method)):
+            self.findings.add(code, example.place, what)
+        if found:
+            self.findings.bad_rows += 1
+            return None
+        messages, replies = prompt_of(body, method), replies_of(body, method)
+        if has_images(messages):
+            self.findings.add("images", example.place, "pictures in it")
+        tools = tools_of(body)
+        texts = [orjson.dumps(tools).decode()] if tools else []
+        texts += [text_of(message) for message in (*messages, *replies)]
+        # A token for each role besides (OpenAI's notebook on preparing chat fine-tuning data).
+        count = len(messages) + len(replies)
+        return _Checked(example.place, body, line, texts, cost.chat_overhead_tokens(count) + count, len(replies))
+
+    def _keep(self, chunk: list[_Checked], marks: int) -> None:
+        """Count tokens, on all cores; write and remember what is not too long."""
+        model, method, rows = self.how.model, self.how.method, self.rows
+        most = training_context(model)
+        counts = iter(cost.count_many([text for each in chunk for text in each.texts], model))
+        for each in chunk:
+            own = [next(counts) for _ in each.texts]
+            tokens = sum(own) + each.overhead
+            if most is not None and tokens > most:
+                what = f"it has {tokens:,} tokens; {model} is trained on {most:,} at most"
+                self.findings.add_bad(Bad(each.place, what, "too_long"))
+                continue
+            self.file.write(each.line)
+            rows.sample = rows.sample or (each.place, each.body)
+            prompt = prompt_of(each.body, method)
+            rows.openings.append(key_of(opening_of(prompt), folded=True))
+            rows.prompts.append(key_of(prompt))
+            rows.replies.append(key_of(replies_of(each.body, method)))
+            rows.tokens.append(tokens)
+            rows.reply_tokens.append(own[-each.replies])
+            rows.lines.append(each.place.line)
+            rows.files.append(rows.names.setdefault((each.place.file, each.place.unit), len(rows.names)))
+            negative = _IS_NEGATIVE if teaches_nothing(each.body) else 0
+            rows.marks.append(marks | negative | (_MAY_BE_CUT if may_be_cut(each.body, method) else 0))
+
+
+# --- what only all rows together show ---
+
+
+def _teaching(rows: _Rows, wanted: "NDArray[np.bool_]") -> int:
+    """How many of the rows `wanted` have a reply to learn."""
+    import numpy as np
+
+    return int((wanted & (np.frombuffer(rows.marks, np.uint8) & _IS_NEGATIVE == 0)).sum()) if rows.marks else 0
+
+
+def _to_learn_from(teaching: int, others: int) -> str:
+    told = f"there {'is' if teaching == 1 else 'are'} {counted(teaching, 'example')} to learn from"
+    more = f"; {counted(others, 'more example')} {'teaches' if others == 1 else 'teach'} nothing (weight 0)"
+    return told + more if others else told
+
+
+def _kept_aside(rows: _Rows, how: How, findings: Findings) -> "NDArray[np.uint8]":
+    """For each row 1 if it is to check with, else 0. Rows that begin with the same question are never parted.
+
+    So a dialogue that is there at one, two and three turns is on one side. The openings are put into an order by a hash
+    of the seed, and the first of them are taken until the share is reached.
+    """
+    import numpy as np
+
+    if not rows.prompts:
+        return np.zeros(0, np.uint8)
+    openings, marks = np.frombuffer(rows.openings, np.uint64), np.frombuffer(rows.marks, np.uint8)
+    aside: NDArray[np.uint8] = (marks & _IS_VALIDATION != 0).astype(np.uint8)
+    if how.validation <= 0 or aside.any():
+        return aside
+    keys, group, sizes = np.unique(openings, return_inverse=True, return_counts=True)
+    if len(keys) < 2:
+        findings.add("no_split", None, "every example begins with the same question")
+        return aside
+    wanted = max(1, round(how.validation * len(openings)))
+    taken, chosen = 0, np.zeros(len(keys), np.uint8)
+    for place in np.argsort(_mixed(keys, how.seed), kind="stable"):
+        fits = taken == 0 or taken + sizes[place] <= wanted
+        if fits and taken + sizes[place] < len(openings):
+            chosen[place] = 1
+            taken += int(sizes[place])
+        if taken >= wanted:
+            break
+    return chosen[group].astype(np.uint8, copy=False)
+
+
+def _mixed(keys: "NDArray[np.uint64]", seed: int) -> "NDArray[np.uint64]":
+    """A hash of each key and the seed: splitmix64, as in Steele, Lea and Flood, 2014."""
+    import numpy as np
+
+    start = int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=8).digest(), "big")
+    mixed: NDArray[np.uint64] = keys ^ np.uint64(start)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _look_back(rows: _Rows, aside: "NDArray[np.uint8]", findings: Findings, method: str) -> None:
+    import numpy as np
+
+    if not rows.prompts:
+        return
+    prompts, replies = np.frombuffer(rows.prompts, np.uint64), np.frombuffer(rows.replies, np.uint64)
+    reply_tokens, marks = np.frombuffer(rows.reply_tokens, np.uint32), np.frombuffer(rows.marks, np.uint8)
+    again, first = _later(np.arange(len(prompts)), aside, prompts, replies)
+    _each(rows, findings, "duplicate", "the same as {}", again, others=first)
+    if method == "supervised":  # several preferences for one prompt are all to be learnt
+        taught = np.flatnonzero(marks & _IS_NEGATIVE == 0)
+        other_replies = np.setdiff1d(taught, _later(taught, aside, prompts, replies)[0], assume_unique=True)
+        later, first = _later(other_replies, aside, prompts)
+        _each(rows, findings, "conflict", "{} replies differently", later, others=first)
+    if marks.max() & _IS_VALIDATION:
+        _leaks(rows, prompts, aside != 0, findings)
+    middle = int(np.median(reply_tokens))
+    unended = marks & _MAY_BE_CUT != 0
+    long = reply_tokens > _LONG * middle
+    if unended[long].sum() * (~long).sum() > _OFTENER * unended[~long].sum() * long.sum():  # a comparison of two shares
+        what = f"a long reply (the middle one has {counted(middle, 'token')}) that ends without a full stop"
+        _each(rows, findings, "cut_off", what, np.flatnonzero(unended & long))
+    if middle >= _LONG_TOKENS:
+        short = np.flatnonzero(reply_tokens <= _SHORT_TOKENS)
+        _each(rows, findings, "short_reply", f"hardly a word, where the middle reply has {middle:,} tokens", short)
+    if len(replies) > 1 and (replies == replies[0]).all():
+        findings.add("same_replies", None, f"all {len(replies):,} replies are the same")
+
+
+def _later(among: "NDArray[np.int64]", *keys: "NDArray[Any]") -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+    """Of the rows `among` that agree in all keys: each but the first, in the order of the rows, and that first one."""
+    import numpy as np
+
+    order = among[np.lexsort([key[among] for key in keys])]  # stable: of equal rows the first in the input comes first
+    begins = np.ones(len(order), bool)
+    begins[1:] = np.any([key[order[1:]] != key[order[:-1]] for key in keys], axis=0)
+    first = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
+    by_row = np.argsort(order[~begins])
+    return order[~begins][by_row], first[~begins][by_row]
+
+
+def _leaks(rows: _Rows, prompts: "NDArray[np.uint64]", aside: "NDArray[np.bool_]", findings: Findings) -> None:
+    """Examples of a validation file that the model knows from training: by all of the prompt, or by its beginning."""
+    import numpy as np
+
+    openings = np.frombuffer(rows.openings, np.uint64)
+    whole = aside & np.isin(prompts, prompts[~aside])
+    _each(rows, findings, "leak", "its prompt is in the training part too", np.flatnonzero(whole))
+    begun = aside & ~whole & np.isin(openings, openings[~aside])
+    _each(rows, findings, "leak", "it begins with the same question as one in the training part", np.flatnonzero(begun))
+
+
+def _each(
+    rows: _Rows,
+    findings: Findings,
+    code: str,
+    what: str,
+    found: "NDArray[Any]",
+    *,
+    others: "NDArray[Any] | None" = None,
+) -> None:
+    """A finding for each of the rows `found`; `what` may name the other row that it is about."""
+    shown = found[:KEPT].tolist()
+    for row, other in zip(shown, shown if others is None else others[:KEPT].tolist(), strict=True):
+        place, about = rows.place(row), rows.place(other)
+        findings.add(code, place, what.format(about._replace(file="") if about.file == place.file else about))
+    if len(found) > len(shown):
+        findings.counts[code] += len(found) - len(shown)
+
+
+# --- second pass: write ---
+
+
+def _write(whole: Path, rows: _Rows, wanted: Any, path: Path) -> Part:
+    import numpy as np
+
+    digest = hashlib.sha256()
+    with whole.open("rb") as source, path.open("wb") as target:
+        for line in _chosen(source, wanted.tobytes()):
+            digest.update(line)
+            target.write(line)
+    tokens = np.frombuffer(rows.tokens, np.uint32)[wanted].sum(dtype=np.uint64) if rows.tokens else 0
+    return Part(path, int(wanted.sum()), int(tokens), digest.hexdigest())
+
+
+def _chosen(lines: Iterable[bytes], wanted: bytes) -> Iterator[bytes]:
+    return (line for line, take in zip(lines, wanted, strict=True) if take)

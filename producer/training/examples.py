@@ -1,0 +1,432 @@
+"""One training example is checked as the API checks it, before anybody pays for the answer.
+
+Everything is pure: a body goes in, faults come out, each a code and a sentence's rest. What a code means and what to do
+about it is in `producer.findings`. Sources of the rules: OpenAI's guides on supervised fine-tuning, preferences (DPO)
+and vision fine-tuning, as of 2026-07.
+
+A supervised body is `{"messages": [..], "tools"?: [..], "parallel_tool_calls"?: bool}`; a dpo body is
+`{"input": {"messages": [..], ..}, "preferred_output": [one message], "non_preferred_output": [one message]}`.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any, NamedTuple, TypeAlias
+
+import orjson
+
+from tidemill.models.turns import INSTRUCTIONS
+from tidemill.producer.intake.records import json_kind
+from tidemill.producer.training.personal import personal
+
+METHODS = ("supervised", "dpo")
+DIALOGUE_KEYS = ("messages", "tools", "parallel_tool_calls")
+OUTPUTS = ("preferred_output", "non_preferred_output")
+
+Message: TypeAlias = dict[str, Any]
+Body: TypeAlias = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Where an example is from, as its owner counts: `data.csv`, 7, `row`. Without a file: ``, 12, `dialogue`."""
+
+    file: str
+    line: int
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        """For sentences: "data.csv row 7"."""
+        return f"{self.file} {self.unit} {self.line}".lstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One example in its method's own form, not yet checked."""
+
+    place: Place
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A row that became no example: the code of a finding and what is to be said; `times` rows like it, if many."""
+
+    place: Place
+    why: str
+    code: str = "bad_row"
+    times: int = 1
+
+
+class Fault(NamedTuple):
+    """Something wrong with an example: the code of a finding and what exactly it is."""
+
+    code: str
+    what: str
+
+
+_ROLES = (*INSTRUCTIONS, "user", "assistant", "tool")
+_MESSAGE_KEYS = {"role", "content", "name", "weight", "tool_calls", "tool_call_id", "refusal", "function_call"}
+_WORDS = ("name", "refusal", "tool_call_id")
+_CALLS = ("tool_calls", "function_call")
+_MOST_IMAGES = 10
+_LARGEST_IMAGE_BYTES = 10 * 2**20
+_IMAGE_URL = re.compile(r"https://|data:image/(?:jpeg|png|webp);base64,")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PICTURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP", re.DOTALL)
+_NOTHING = {"NaN", "nan", "<NA>", "NA", "N/A", "#N/A", "null", "NULL", "None"}  # what programs write for an empty cell
+_BREAKS_OFF = re.compile(r"(?:\.\.\.|…|[^\W\d_]-|,)$")  # "and so...", "exam-", "first,"
+_ENDS_IN_A_WORD = re.compile(r"[^\W\d_]$")
+
+
+# --- one form for all ---
+
+
+def normalised(body: Body, method: str) -> tuple[Body, list[Fault]]:
+    """The body with the API's keys only, in the API's order and types, and what had to be left out of it.
+
+    Tables hold null where there is nothing, and 1.0 where 1 was meant. What is wrong in itself stays, to be found.
+    """
+    left_out: dict[str, None] = {}
+    if method == "dpo":
+        given = body.get("input")
+        inner = _keys(given, DIALOGUE_KEYS, left_out) if isinstance(given, dict) else given
+        result = {"input": inner, **_keys(body, OUTPUTS, left_out)}
+    else:
+        result = _keys(body, DIALOGUE_KEYS, left_out)
+    names = ", ".join(repr(name) for name in left_out)
+    return result, [Fault("left_out", f"{names} was left out")] if names else []
+
+
+def _keys(body: Body, keys: tuple[str, ...], left_out: dict[str, None]) -> Body:
+    found = {key: body[key] for key in keys if body.get(key) is not None}
+    for key in ("messages", *OUTPUTS):
+        if isinstance(found.get(key), list):
+            found[key] = [_message(each, left_out) if isinstance(each, dict) else each for each in found[key]]
+    return found
+
+
+def _message(message: Message, left_out: dict[str, None]) -> Message:
+    kept = {}
+    for key, value in message.items():
+        if value is None or (key == "tool_calls" and value == []):
+            continue
+        if key in _MESSAGE_KEYS:
+            kept[key] = int(value) if key == "weight" and value in (0.0, 1.0) and not isinstance(value, bool) else value
+        else:
+            left_out[key] = None
+    return kept
+
+
+def prompt_of(body: Body, method: str) -> list[Message]:
+    """What the model is shown: all messages but the last, or a preference's input."""
+    messages: list[Message] = body["input"]["messages"] if method == "dpo" else body["messages"][:-1]
+    return messages
+
+
+def replies_of(body: Body, method: str) -> list[Message]:
+    """What is learned from: the last message, or a preference's two replies, the preferred one first."""
+    return [body[key][-1] for key in OUTPUTS] if method == "dpo" else [body["messages"][-1]]
+
+
+def opening_of(prompt: Sequence[Message]) -> Sequence[Message]:
+    """How a dialogue begins: all up to and with the user's first message."""
+    end = next((number for number, message in enumerate(prompt, 1) if message["role"] == "user"), len(prompt))
+    return prompt[:end]
+
+
+def key_of(messages: Iterable[Message], *, folded: bool = False) -> int:
+    """64 bits by which the same messages are known again; white space at the ends does not count.
+
+    When `folded`, white space within does not count either, nor do upper and lower case.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for message in messages:
+        content = message.get("content") or message.get("refusal") or ""
+        if isinstance(content, str):
+            content = " ".join(content.split()).casefold() if folded else content.strip()
+        more = [message[key] for key in ("tool_calls", "tool_call_id") if key in message]
+        digest.update(f"{message['role']}\x1f{content}\x1f{more or ''}\x1e".encode(errors="surrogatepass"))
+    return int.from_bytes(digest.digest(), "big")
+
+
+def text_of(message: Message) -> str:
+    """The words of a message, its calls of tools included; pictures have none."""
+    content = message.get("content")
+    if isinstance(content, list):
+        words = "\n".join(str(part.get("text") or part.get("refusal") or "") for part in content)
+    else:
+        words = content or message.get("refusal") or ""
+    calls = message.get("tool_calls")
+    return f"{words}\n{orjson.dumps(calls).decode()}".strip() if calls else words
+
+
+def has_images(messages: Iterable[Message]) -> bool:
+    """Whether a message shows a picture."""
+    contents = (message["content"] for message in messages if isinstance(message.get("content"), list))
+    return any(part["type"] == "image_url" for content in contents for part in content)
+
+
+def tools_of(body: Body) -> list[Any]:
+    """The tools that an example offers."""
+    return body.get("tools") or body.get("input", {}).get("tools") or []
+
+
+def teaches_nothing(body: Body) -> bool:
+    """Whether every reply has weight 0: the model sees the example and learns nothing from it."""
+    return all(each.get("weight") == 0 for each in body.get("messages", ()) if each["role"] == "assistant") and (
+        "messages" in body
+    )
+
+
+# --- what the API refuses ---
+
+
+def faults(body: Body, method: str) -> list[Fault]:
+    """What is wrong with a normalised body, worst first; empty for a good one. Never raises."""
+    shape = list(_preference(body) if method == "dpo" else _shape(body, "messages"))
+    if shape:
+        return shape
+    spoken = [[*body["input"]["messages"], *body[key]] for key in OUTPUTS] if method == "dpo" else [body["messages"]]
+    offered = body["input"] if method == "dpo" else body
+    found = chain(_tools(offered), *(check(each, offered) for each in spoken for check in _CHECKS))
+    return list(dict.fromkeys(found))  # of a preference the prompt is looked at twice
+
+
+def remarks(body: Body, method: str) -> list[Fault]:
+    """What is allowed but costs quality, of a body without faults."""
+    replies = replies_of(body, method)
+    found = list(_odd_order([*prompt_of(body, method), replies[0]]))
+    if method == "supervised" and teaches_nothing(body):
+        found.append(Fault("teaches_nothing", "every reply in it has weight 0"))
+    if method == "dpo" and text_of(replies[0]) == text_of(replies[1]):
+        found.append(Fault("same_outputs", "the preferred and the other reply are the same"))
+    said = [each for each in prompt_of(body, method) if each["role"] == "user"] + replies
+    empty = {text for each in said if (text := text_of(each).strip()) in _NOTHING}
+    found += [Fault("says_nothing", f"a message is {text!r}") for text in sorted(empty)]
+    end = text_of(replies[0]).rstrip()
+    if _BREAKS_OFF.search(end[-4:]):
+        found.append(Fault("cut_off", f"the reply ends with {end[-3:]!r}"))
+    kinds = {kind for message in chain(prompt_of(body, method), replies) for kind in personal(text_of(message))}
+    found += [Fault("personal", f"holds what looks like {kind}") for kind in sorted(kinds)]
+    return found
+
+
+def may_be_cut(body: Body, method: str) -> bool:
+    """Whether the reply ends in a word, without a full stop: a sign of a cut only if it is also unusually long."""
+    return _ENDS_IN_A_WORD.search(text_of(replies_of(body, method)[0]).rstrip()[-1:]) is not None
+
+
+def _shape(body: Body, key: str) -> Iterator[Fault]:
+    messages = body.get(key)
+    if not isinstance(messages, list) or not messages:
+        kind = "there are no messages" if messages in (None, []) else f"{key!r} is {json_kind(messages)}, not a list"
+        yield Fault("no_messages", kind)
+        return
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message, dict):
+            yield Fault("bad_message", f"message {number} is {json_kind(message)}, not an object with role and content")
+        elif message.get("role") == "function":
+            yield Fault("function_call", f"message {number} has the role function, which is no more")
+        elif message.get("role") not in _ROLES:
+            yield Fault("bad_role", f"message {number} has the role {_shown(message.get('role'))}")
+        elif (why := _unreadable(message)) is not None:
+            yield Fault("bad_message", f"message {number} ({message['role']}) {why}")
+
+
+def _preference(body: Body) -> Iterator[Fault]:
+    if not isinstance(body.get("input"), dict):
+        yield Fault("no_messages", "there is no 'input' with messages")
+        return
+    yield from _shape(body["input"], "messages")
+    for key in OUTPUTS:
+        messages = body.get(key)
+        if not isinstance(messages, list) or len(messages) != 1:
+            yield Fault("bad_output", f"{key!r} must be a list of one assistant message")
+        elif not isinstance(messages[0], dict) or messages[0].get("role") != "assistant":
+            yield Fault("bad_output", f"the message in {key!r} must be an object with the role assistant")
+        elif (why := _unreadable(messages[0])) is not None:
+            yield Fault("bad_message", f"the message in {key!r} {why}")
+
+
+def _unreadable(message: Message) -> str | None:
+    """What keeps the other checks from looking into a message."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    if content is not None and not isinstance(content, str | list):
+        return f"has as content {json_kind(content)}, neither text nor a list of parts"
+    for part in content if isinstance(content, list) else ():
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            return "has a part that is no object with a type"
+        if part["type"] in ("text", "refusal") and not isinstance(part.get(part["type"]), str):
+            return f"has a part without its {part['type']}"
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        return "has 'tool_calls' that are no list of objects"
+    return next(
+        (f"has a {key!r} that is not text" for key in _WORDS if not isinstance(message.get(key, ""), str)), None
+    )
+
+
+def _order(messages: list[Message], _offered: Body) -> Iterator[Fault]:
+    """Who may speak when; a tool answers a call, and every call is answered before somebody else speaks."""
+    roles = [message["role"] for message in messages]
+    if roles[-1] != "assistant":
+        yield Fault("last_turn", f"the last message is from {roles[-1]}, so there is no reply to learn")
+    if "user" not in roles:
+        yield Fault("wrong_order", "there is no message from user")
+    yield from _answered_calls(messages)
+
+
+def _odd_order(messages: list[Message]) -> Iterator[Fault]:
+    roles = [message["role"] for message in messages]
+    spoken = [role for role in roles if role not in INSTRUCTIONS]
+    if spoken[0] == "assistant":
+        yield Fault("odd_order", "the assistant speaks first")
+    if any(role in INSTRUCTIONS for role in roles[len(roles) - len(spoken) :]):
+        yield Fault("odd_order", "instructions (system) come after the dialogue has begun")
+    if any(a == b and a in ("user", "assistant") for a, b in pairwise(roles)):
+        yield Fault("odd_order", "the same side speaks twice in a row")
+
+
+def _answered_calls(messages: list[Message]) -> Iterator[Fault]:
+    open_calls: set[Any] = set()
+    for number, message in enumerate(messages, 1):
+        if message["role"] == "tool":
+            answered = message.get("tool_call_id")
+            if not isinstance(answered, str) or not answered:
+                yield Fault("bad_tool_call", f"message {number} (tool) has no tool_call_id")
+            elif answered not in open_calls:
+                yield Fault("wrong_order", f"message {number} (tool) answers no call of the message before it")
+            open_calls.discard(answered if isinstance(answered, str) else None)
+            continue
+        if open_calls:
+            yield Fault("wrong_order", f"message {number} comes before the tool has answered")
+        calls = message.get("tool_calls") or ()
+        open_calls = {call["id"] for call in calls if isinstance(call.get("id"), str)}
+
+
+def _texts(messages: list[Message], _offered: Body) -> Iterator[Fault]:
+    for number, message in enumerate(messages, 1):
+        says = text_of(message).strip() or any(message.get(key) for key in _CALLS) or has_images([message])
+        if not says and not (message["role"] == "tool" and "content" in message):  # a tool may find nothing
+            yield Fault("empty_text", f"message {number} ({message['role']}) is empty")
+
+
+def _names(messages: list[Message], _offered: Body) -> Iterator[Fault]:
+    for number, message in enumerate(messages, 1):
+        if "name" in message and not _NAME.fullmatch(message["name"]):
+            yield Fault("bad_name", f"message {number} ({message['role']}) has the name {_shown(message['name'])}")
+
+
+def _weights(messages: list[Message], offered: Body) -> Iterator[Fault]:
+    for number, message in enumerate(messages, 1):
+        if "weight" not in message:
+            continue
+        weight = message["weight"]
+        if message["role"] != "assistant":
+            yield Fault("bad_weight", f"message {number} ({message['role']}) has a weight")
+        elif isinstance(weight, bool) or weight not in (0, 1):
+            yield Fault("bad_weight", f"message {number} has the weight {_shown(weight)}")
+
+
+def _images(messages: list[Message], _offered: Body) -> Iterator[Fault]:
+    count = 0
+    for number, message in enumerate(messages, 1):
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if part["type"] == "image_url":
+                count += 1
+                yield from _image(number, message["role"], part)
+            elif part["type"] not in ("text", "refusal"):
+                yield Fault("bad_message", f"message {number} has a part of the type {_shown(part['type'])}")
+    if count > _MOST_IMAGES:
+        yield Fault("too_many_images", f"there are {count} pictures in it")
+
+
+def _image(number: int, role: str, part: dict[str, Any]) -> Iterator[Fault]:
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else None
+    if role != "user":
+        yield Fault("bad_image", f"message {number} ({role}) has a picture; only the user may show one")
+    elif not isinstance(url, str) or not _IMAGE_URL.match(url):
+        yield Fault("bad_image", f"message {number} has a picture whose URL is not https:// or data:image/..;base64")
+    elif url.startswith("data:") and len(url) * 3 // 4 > _LARGEST_IMAGE_BYTES:
+        yield Fault("bad_image", f"message {number} has a picture of more than 10 MB")
+    elif url.startswith("data:") and not _is_picture(url.partition(",")[2]):
+        yield Fault("bad_image", f"message {number} has a picture whose base64 does not hold a JPEG, PNG or WEBP")
+
+
+def _is_picture(encoded: str) -> bool:
+    try:
+        return _PICTURE.match(base64.b64decode(encoded, validate=True)) is not None
+    except ValueError:
+        return False
+
+
+def _tools(offered: Body) -> Iterator[Fault]:
+    tools = offered.get("tools", [])
+    if not isinstance(tools, list):
+        yield Fault("bad_tools", f"'tools' is {json_kind(tools)}, not a list")
+        return
+    for number, tool in enumerate(tools, 1):
+        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+        if not isinstance(function, dict):
+            yield Fault("bad_tools", f'tool {number} is not {{"type": "function", "function": {{..}}}}')
+        elif not isinstance(function.get("name"), str) or not _NAME.fullmatch(function["name"]):
+            yield Fault("bad_tools", f"tool {number} has no usable name (letters, digits, _ and -, at most 64)")
+        elif not isinstance(function.get("parameters", {}), dict):
+            yield Fault("bad_tools", f"the parameters of tool {number} are no JSON schema")
+    if not isinstance(offered.get("parallel_tool_calls", True), bool):
+        yield Fault("bad_tools", "'parallel_tool_calls' is not true or false")
+
+
+def _calls(messages: list[Message], offered: Body) -> Iterator[Fault]:
+    tools = offered.get("tools")
+    names = {_name_of(tool) for tool in tools} if isinstance(tools, list) else set()
+    for number, message in enumerate(messages, 1):
+        if "tool_calls" in message and message["role"] != "assistant":
+            yield Fault("bad_tool_call", f"message {number} ({message['role']}) calls a tool; only the assistant may")
+        if "function_call" in message:
+            yield Fault("function_call", f"message {number} ({message['role']}) has a 'function_call'")
+        for call in message.get("tool_calls", ()):
+            why = _unusable(call, names)
+            if why is not None:
+                yield Fault("bad_tool_call", f"message {number} has a call {why}")
+
+
+def _unusable(call: dict[str, Any], names: set[str | None]) -> str | None:
+    function = call.get("function")
+    if not isinstance(call.get("id"), str) or not call["id"]:
+        return "without an id"
+    if call.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return "that is not of the type function, with a name"
+    if names and function["name"] not in names:
+        return f"of {_shown(function['name'])}, which 'tools' does not offer"
+    try:
+        fits = isinstance(orjson.loads(function.get("arguments", "")), dict)
+    except (TypeError, ValueError):
+        fits = False
+    return None if fits else "whose arguments are not a JSON object written as text"
+
+
+def _name_of(tool: Any) -> str | None:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value if len(value) <= 40 else f"{value[:40]}…")
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else json_kind(value)
+
+
+_CHECKS: tuple[Callable[[list[Message], Body], Iterator[Fault]], ...] = (
+    _order,
+    _texts,
+    _names,
+    _weights,
+    _calls,
+    _images,
+)

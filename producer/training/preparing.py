@@ -1,0 +1,208 @@
+"""A run of train, from its options to the report, the exported files or the submitted job."""
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import typer
+
+from tidemill import migrations
+from tidemill.models import shutdown
+from tidemill.models.errors import InputError, SettingsError
+from tidemill.models.files import replacing
+from tidemill.models.settings import settings
+from tidemill.producer.batches.progress import counted
+from tidemill.producer.screen.display import say
+from tidemill.producer.screen.printing import print_json, print_text
+from tidemill.producer.training.columns import Columns
+from tidemill.producer.training.dataset_report import Report
+from tidemill.producer.training.datasets import Dataset, How, build
+from tidemill.producer.training.dialogue_examples import Stored, examples_of_dialogues
+from tidemill.producer.training.example_files import Reading, examples_of, tables_in
+from tidemill.producer.training.examples import METHODS, Bad, Example
+from tidemill.producer.training.tuning import Terms, check, send_off
+
+_SAID_AGAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where examples are from: files and folders, and how to read them; stored dialogues; or both.
+
+    `validation` are files to check with.
+    """
+
+    paths: Sequence[str]
+    columns: Columns
+    negatives: Sequence[str] = ()
+    validation: str | None = None
+    stored: Stored | None = None
+
+
+def train(
+    source: Source, how: How, terms: Terms, *, strict: bool, dry_run: bool, export: str | None, as_json: bool
+) -> None:
+    """Check and price examples, and print the report; write them with `export`, or submit them.
+
+    The report goes to stdout, or to stderr where the examples or the job's id do.
+
+    Raises:
+        InputError: an option or a source cannot be used.
+    """
+    _check(source, how)
+    check(terms)
+    _heed_ends(how.model, sends=not (dry_run or export))
+    targets = _targets(export, source, how)
+    with tempfile.TemporaryDirectory(prefix="tidemill-train-") as scratch:
+        dataset = dataset_of(source, how, Path(scratch))
+        stopped = dataset.report.stops(strict)
+        sent_off = not (stopped or dry_run or export)
+        aside = export == "-" or sent_off
+        if not as_json:
+            print_text(dataset.report.text(), err=aside)
+        elif not sent_off:
+            print_json(dataset.report.to_json(), err=aside)
+        if stopped:
+            raise InputError(_stopped(dataset.report))
+        if export is not None and not dry_run:
+            _export(dataset, targets)
+        elif not dry_run:
+            send_off(dataset, how, terms, *_named(source), as_json=as_json)
+        elif not as_json:
+            typer.echo(f"\n{_next(dataset)}")
+
+
+def _heed_ends(model: str, *, sends: bool) -> None:
+    """Say what ends at the provider. A model that has ended stops what would be sent, and nothing else."""
+    provider = settings().provider
+    try:
+        ends = shutdown.check(model, provider)
+    except SettingsError as error:
+        if sends:
+            raise
+        ends = str(error)
+    for sentence in (
+        None if sends else ends,
+        shutdown.fine_tuning(provider),
+    ):  # of a model that is sent, submitting tells
+        if sentence is not None:
+            say(sentence)
+
+
+def dataset_of(source: Source, how: How, folder: Path) -> Dataset:
+    """Read, check and split the examples of files into `folder`.
+
+    Raises:
+        InputError: a file cannot be read, or its columns do not fit.
+    """
+    reading = Reading()
+    paths, columns, method = source.paths, source.columns, how.method
+    aside = [] if source.validation is None else [source.validation]
+    examples: Iterator[Example | Bad] = iter(())
+    if paths:
+        examples = examples_of(paths, columns, method, reading, negatives=source.negatives, without=aside)
+    if source.stored is not None:
+        migrations.ensure()
+        examples = chain(examples, examples_of_dialogues(source.stored, reading))
+    validation = examples_of(aside, columns, method, reading, use="to check with") if aside else None
+    return build(_counted(examples), how, folder, reading=reading, validation=validation)
+
+
+def _named(source: Source) -> tuple[str, str]:
+    """What a job on these examples is called, and what they are of."""
+    files = ["stdin" if path == "-" else Path(path).stem or path for path in source.paths]
+    dialogues = [] if source.stored is None else ["dialogues"]
+    given = [*source.paths, *([] if source.stored is None else [str(source.stored)])]
+    return ", ".join([*files, *dialogues]), ", ".join(given)
+
+
+def _check(source: Source, how: How) -> None:
+    if how.method not in METHODS:
+        raise InputError(f"--method is {how.method!r}; it must be one of {', '.join(METHODS)}.")
+    if not source.paths and source.stored is None:
+        raise InputError("Name a file of examples, or say --from-dialogues: tidemill train data.csv --dry-run")
+    if source.stored is not None and how.method != "supervised":
+        raise InputError(f"--from-dialogues gives one reply to a prompt, and --method {how.method} needs two.")
+    if how.validation and source.validation is not None:
+        raise InputError("--val and --validation were both given; a share is kept aside or a file is: drop one.")
+    if not 0 <= how.validation < 1:
+        raise InputError(f"--val is {how.validation:g}; it is a share, from 0 to below 1, such as 0.1.")
+
+
+def _targets(export: str | None, source: Source, how: How) -> list[str]:
+    """Where the parts go: training, then validation. No file that is read is ever written."""
+    if export is None:
+        return []
+    with_validation = how.validation > 0 or source.validation is not None
+    if export == "-":
+        if with_validation:
+            raise InputError("--export - writes one part only; give a file when there is a validation part too.")
+        return ["-"]
+    path = Path(export)
+    if path.suffix.lower() not in (".jsonl", ".ndjson"):
+        raise InputError(f"--export {export}: give a file that ends in .jsonl, for that is what it will hold.")
+    targets = [str(path), str(path.with_name(f"{path.stem}.validation{path.suffix}"))][: 2 if with_validation else 1]
+    given = [*source.paths, *source.negatives, *([source.validation] if source.validation else [])]
+    files = {Path(each).resolve() for each in tables_in(given, Reading()) if each != "-"}
+    for target in targets:
+        if Path(target).resolve() in files:
+            raise InputError(f"{target} is read as input and would be overwritten; choose another place for --export.")
+        if Path(target).is_dir() or not Path(target).resolve().parent.is_dir():
+            raise InputError(f"{target} cannot be written: there is no such folder, or it is one; check --export.")
+    return targets
+
+
+def _export(dataset: Dataset, targets: Sequence[str]) -> None:
+    parts = [dataset.train, *([dataset.validation] if dataset.validation else [])]
+    for part, target in zip(parts, targets, strict=True):
+        with part.path.open("rb") as source:
+            if target == "-":
+                shutil.copyfileobj(source, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+                continue
+            try:
+                with replacing(Path(target).resolve()) as file:
+                    shutil.copyfileobj(source, file)
+            except OSError as error:
+                raise InputError(f"{target} cannot be written: {error.strerror}; choose another --export.") from None
+            typer.echo(f"{target}: {counted(part.examples, 'example')}, sha256 {part.sha256[:12]}", err=True)
+
+
+def _stopped(report: Report) -> str:
+    findings = report.findings
+    if not report.stops():
+        return f"{_warnings(report)}, and --strict takes warnings for errors; nothing was written or sent."
+    drop = findings.bad_rows and not report.skip_bad_rows
+    way_out = f", or leave {counted(findings.bad_rows, 'row')} out with --skip-bad-rows" if drop else ""
+    return (
+        f"{counted(report.stopping_errors, 'error')}, see the report; nothing was written or sent. Mend them{way_out}."
+    )
+
+
+def _warnings(report: Report) -> str:
+    count = report.findings.level("warning")
+    return counted(count, "warning")
+
+
+def _next(dataset: Dataset) -> str:
+    warned = dataset.report.findings.level("warning")
+    look = f"  Look at the {_warnings(dataset.report)}; training is possible all the same.\n" if warned else ""
+    return (
+        f"WHAT NEXT\n{look}  With --export train.jsonl instead of --dry-run the examples are written to a file; "
+        "without either\n  the model is trained on them. Nothing was sent."
+    )
+
+
+def _counted(examples: Iterable[Example | Bad]) -> Iterator[Example | Bad]:
+    """The same; says on stderr how many came, every few seconds."""
+    due = time.monotonic() + _SAID_AGAIN_SECONDS
+    for number, example in enumerate(examples, 1):
+        if number % 1_000 == 0 and time.monotonic() >= due:
+            say(f"{number:,} rows read")
+            due = time.monotonic() + _SAID_AGAIN_SECONDS
+        yield example

@@ -1,0 +1,26 @@
+"""The list of models says when each ends: the server's own word first, then what is known of OpenAI's."""
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import UseEnvironment
+from tidemill.producer.cli import doctor
+
+
+@pytest.mark.parametrize(
+    ("server", "given", "date"),
+    [
+        ("https://api.openai.com/v1", {"id": "gpt-4.1"}, "2027-01-14"),
+        ("https://api.openai.com/v1", {"id": "ft:gpt-4.1:acme::x1", "shutdown_date": None}, "2027-01-14"),
+        ("https://api.openai.com/v1", {"id": "gpt-4.1", "shutdown_date": "2027-02-01"}, "2027-02-01"),
+        ("https://api.openai.com/v1", {"id": "gpt-6-luna"}, None),
+        ("http://localhost:8000/v1", {"id": "gpt-4.1"}, None),
+        ("http://localhost:8000/v1", {"id": "mine", "shutdown_date": "2027-02-01"}, "2027-02-01"),
+    ],
+)
+def test_a_model_is_listed_with_the_day_of_its_end(
+    use_environment: UseEnvironment, server: str, given: dict[str, Any], date: str | None
+) -> None:
+    use_environment({"OPENAI_BASE_URL": server})
+    assert doctor._model(given)["shutdown_date"] == date

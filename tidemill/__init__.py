@@ -1,0 +1,27 @@
+"""A job queue for language-model work: thousands of prompts in, every answer stored exactly once.
+
+    from tidemill import ask
+
+    batch = ask(frame, column="prompt", model="gpt-6-luna")
+    batch.wait()
+    batch.to_frame()
+
+What is public is here; everything below is the project's own. In a checkout `models`, `producer`, `worker` and
+`migrations` are links to the folders beside this one; an installed copy has the folders themselves.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tidemill.producer.asking.python import ask
+
+__all__ = ["ask"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for: `tidemill --help` must answer at once."""
+    if name == "ask":
+        from tidemill.producer.asking.python import ask
+
+        return ask
+    raise AttributeError(f"module 'tidemill' has no attribute {name!r}")

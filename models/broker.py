@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from celery import Celery
 from kombu.common import maybe_declare
 from kombu.exceptions import OperationalError as BrokerLost
 
 from tidemill.models.errors import TidemillError
+from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 
 log = logging.getLogger(__name__)
@@ -170,8 +171,26 @@ def is_reachable() -> bool:
     return True
 
 
+class EmbeddedRunner(Protocol):
+    """What a command may know of the worker inside it: `worker.runner.Runner`, which nothing here may import."""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are under way."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why outcomes cannot be stored at present, in a sentence; None when they can."""
+        ...
+
+    def stop_admitting(self) -> None:
+        """Start no more calls."""
+        ...
+
+
 @contextmanager
-def embedded_worker(window: int, scope: Any) -> Iterator[Any]:
+def embedded_worker(window: int, scope: Scope) -> Iterator[EmbeddedRunner]:
     """Run a worker inside this process while the block runs; yields its runner.
 
     The worker is loaded by name, so that nothing here, nor in producer, imports it. When the
@@ -179,9 +198,9 @@ def embedded_worker(window: int, scope: Any) -> Iterator[Any]:
 
     Args:
         window: calls in flight at most.
-        scope: `models.feed.Scope`: whose jobs the worker feeds.
+        scope: whose jobs the worker feeds.
     """
-    tasks = import_module("tidemill.worker.tasks")
+    tasks: Any = import_module("tidemill.worker.tasks")
     runner = tasks.start(window, scope)
     ready = threading.Event()
     consumer = app().WorkController(

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, 
 from tidemill.models import broker, holds
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import writing
+from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, batches, jobs, workers
 from tidemill.models.transitions import goes_before, share
@@ -26,18 +27,6 @@ ALIVE_SECONDS = 30.0
 
 RESEND_SECONDS = {True: 3.0, False: 60.0}
 """Is the broker's queue empty? -> how old an unclaimed message must be to count as lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Whose jobs a process may send: one batch (a command that runs its own worker), one provider's, or all."""
-
-    batch_id: str | None = None
-    submission: int = 0
-    """Of that batch, only rows that this submission or a later one held."""
-    dialogue_id: int | None = None
-    """The dialogue that the batch goes on: turns of it that others left open have to be asked first."""
-    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

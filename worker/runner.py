@@ -19,10 +19,11 @@ from sqlalchemy import Connection, select
 
 from tidemill.models.database import writing
 from tidemill.models.errors import DatabaseError
-from tidemill.models.feed import IDS_PER_MESSAGE, Scope
+from tidemill.models.feed import IDS_PER_MESSAGE
 from tidemill.models.holds import PROBE_SECONDS
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
+from tidemill.models.scope import Scope
 from tidemill.models.settings import Transport, settings
 from tidemill.models.tables import batches
 from tidemill.models.transitions import Claimed, Settlement, claim, release
@@ -239,6 +240,11 @@ class Runner:
         leased = at - self._renewed_at < settings().lease_seconds and self._owned.get(job.id) is job
         wanted = not self._stopping and job.batch_id not in self.closed
         return leased and wanted and self.settler.trouble is None and at >= self._held_until.get(provider, 0.0)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why outcomes cannot be stored at present, in a sentence; None when they can."""
+        return self.settler.trouble
 
     @property
     def is_admitting(self) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from tidemill.models.broker import TASKS
 from tidemill.models.broker import app as make_app
-from tidemill.models.feed import Scope, forget_sent
+from tidemill.models.feed import forget_sent
+from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.worker.maintenance import Maintenance
 from tidemill.worker.runner import Runner

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from tidemill import migrations
 from tidemill.models.errors import SettingsError
-from tidemill.models.feed import Scope
 from tidemill.models.options import Options, Trim
+from tidemill.models.scope import Scope
 from tidemill.models.settings import Endpoint, Transport, settings
 from tidemill.producer.asking import assistants, continuing
 from tidemill.producer.batches.follow import follow

@@ -10,8 +10,8 @@ from tidemill import migrations
 from tidemill.models import transitions
 from tidemill.models.cost import format_tokens
 from tidemill.models.database import reading, writing
-from tidemill.models.feed import Scope
 from tidemill.models.holds import probe_at_once
+from tidemill.models.scope import Scope
 from tidemill.models.tables import batches, jobs
 from tidemill.models.text import one_line
 from tidemill.producer.batches.progress import BatchLine, Progress, counted, list_batches, progress, resolve

@@ -8,15 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from sqlalchemy import func, select
 
-from tidemill.models.broker import embedded_worker
+from tidemill.models.broker import EmbeddedRunner, embedded_worker
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
-from tidemill.models.feed import ALIVE_SECONDS, Scope
+from tidemill.models.feed import ALIVE_SECONDS
+from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import workers
 from tidemill.producer.batches.progress import Progress, progress
@@ -113,7 +113,7 @@ def follow(
 
 
 @contextmanager
-def _worker(window: int, scope: Scope, display: Display) -> Iterator[Any]:
+def _worker(window: int, scope: Scope, display: Display) -> Iterator[EmbeddedRunner | None]:
     """The worker inside this command, or None where workers are elsewhere."""
     if not settings().embedded:
         yield None
@@ -163,7 +163,7 @@ def _watch(
 class Told:
     """Says what keeps a run from going on, once each time it changes."""
 
-    def __init__(self, display: Display, runner: Any, batch_id: str | None) -> None:
+    def __init__(self, display: Display, runner: EmbeddedRunner | None, batch_id: str | None) -> None:
         self._display = display
         self._batch_id = batch_id
         self._runner = runner
@@ -180,7 +180,7 @@ class Told:
         self._say("hold", seen.hold_reason)
         paused = f"The batch is paused; `tidemill resume {self._batch_id}` lets it go on."
         self._say("state", paused if seen.state == "paused" else None)
-        self.look_at_trouble(self._runner.settler.trouble if self._runner is not None else None)
+        self.look_at_trouble(self._runner.trouble if self._runner is not None else None)
         if self._runner is None and time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
             self._checked_workers_at = time.monotonic()
             self._say("workers", None if _worker_is_alive() else "No worker is alive. Start one: `tidemill worker`.")

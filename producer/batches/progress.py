@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, case, func, select
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
-from tidemill.models.feed import Scope
+from tidemill.models.scope import Scope
 from tidemill.models.tables import OPEN_STATES, STATES, batches, dialogues, jobs
 from tidemill.models.transitions import COST_PLACES
 

@@ -22,8 +22,9 @@ from tidemill.models.broker import BrokerError
 from tidemill.models.bulk import Rows
 from tidemill.models.clock import now
 from tidemill.models.database import writing
-from tidemill.models.feed import Scope, feed
+from tidemill.models.feed import feed
 from tidemill.models.options import Options
+from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, jobs
 from tidemill.models.transitions import Enqueued, cancel, enqueue, give_time, revive

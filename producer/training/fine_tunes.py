@@ -14,8 +14,8 @@ from tidemill.models.broker import embedded_worker
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import reading, writing
 from tidemill.models.errors import InputError, TidemillError
-from tidemill.models.feed import Scope
 from tidemill.models.metrics import Point, merge, point_of_event
+from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import (
     OPEN_STATES,

@@ -25,8 +25,9 @@ from tests.servers import Broker
 from tidemill.models import broker, feed
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading
-from tidemill.models.feed import IDS_PER_MESSAGE, RESEND_SECONDS, Scope, resend_lost
+from tidemill.models.feed import IDS_PER_MESSAGE, RESEND_SECONDS, resend_lost
 from tidemill.models.holds import PROBE_SECONDS
+from tidemill.models.scope import Scope
 from tidemill.models.tables import batches, jobs
 
 pytestmark = pytest.mark.usefixtures("database")

@@ -26,7 +26,7 @@ from tidemill.models import feed, turns
 from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now
 from tidemill.models.database import reading, writing
-from tidemill.models.feed import Scope
+from tidemill.models.scope import Scope
 from tidemill.models.tables import assistants, batches, dialogues, jobs
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimed, Enqueued, cancel, claim, enqueue, revive

@@ -18,8 +18,9 @@ from tests.rows import (
 )
 from tidemill.models.answers import Answer, Message
 from tidemill.models.database import writing
-from tidemill.models.feed import Scope, feed
+from tidemill.models.feed import feed
 from tidemill.models.pictures import message
+from tidemill.models.scope import Scope
 from tidemill.models.tables import dialogues, jobs
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Enqueued, cancel, enqueue, revive, share

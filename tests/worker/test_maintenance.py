@@ -27,7 +27,7 @@ from tests.rows import (
 from tests.simulator import Simulator
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, writing
-from tidemill.models.feed import Scope
+from tidemill.models.scope import Scope
 from tidemill.models.tables import dialogues, jobs, workers
 from tidemill.worker import maintenance
 from tidemill.worker.maintenance import Maintenance, machine

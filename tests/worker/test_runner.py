@@ -11,7 +11,7 @@ from tests.rows import add_batch, add_jobs, add_worker, batch_row, calls, count,
 from tests.simulator import Simulator
 from tidemill.models.database import writing
 from tidemill.models.errors import DatabaseError
-from tidemill.models.feed import Scope
+from tidemill.models.scope import Scope
 from tidemill.models.tables import attempts, dialogues, jobs, workers
 from tidemill.models.transitions import cancel
 from tidemill.worker.runner import AHEAD, Runner

@@ -26,8 +26,8 @@ from tidemill import ask
 from tidemill.models.answers import Answer, Message
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError, SettingsError
-from tidemill.models.feed import Scope
 from tidemill.models.options import Options
+from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import jobs
 from tidemill.producer.asking import assistants, continuing

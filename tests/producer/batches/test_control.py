@@ -21,7 +21,8 @@ from tests.rows import (
 )
 from tidemill.models.clock import now_after
 from tidemill.models.errors import InputError
-from tidemill.models.feed import Scope, feed
+from tidemill.models.feed import feed
+from tidemill.models.scope import Scope
 from tidemill.models.tables import jobs
 from tidemill.producer.batches import control
 

@@ -5,7 +5,7 @@ import pytest
 from tests.rows import add_batch, add_jobs, failure, put, set_batch, set_job, success, take
 from tidemill.models.clock import now_after
 from tidemill.models.errors import InputError
-from tidemill.models.feed import Scope
+from tidemill.models.scope import Scope
 from tidemill.producer.batches.progress import Progress, list_batches, progress, resolve
 
 pytestmark = pytest.mark.usefixtures("database")

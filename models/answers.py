@@ -12,13 +12,14 @@ from sqlalchemy import Connection, Select, literal, select
 from sqlalchemy.sql.dml import Insert
 
 from tidemill.models import pictures
-from tidemill.models.bulk import Rows, insert_for
+from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now
+from tidemill.models.job_requests import asked
 from tidemill.models.tables import batches, dialogues, fit, jobs, messages
 from tidemill.models.text import encode
 
-_DIALOGUES = Rows(id="int", batch_id="text", model="text", finish_reason="text", root_id="int")
-_MESSAGES = Rows(dialogue_id="int", position="int", role="text", content="text")
+_DIALOGUES = BulkRows(id="int", batch_id="text", model="text", finish_reason="text", root_id="int")
+_MESSAGES = BulkRows(dialogue_id="int", position="int", role="text", content="text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,12 @@ def copy(connection: Connection, twin_id: int, job_id: int) -> None:
     names = ["id", "created_at", *(column.name for column in answered)]
     picked = select(literal(job_id), now(), *answered).where(dialogues.c.id == twin_id)
     connection.execute(_add_once(connection, dialogues, names, picked))
-    request = connection.execute(select(jobs.c.request).where(jobs.c.id == job_id)).scalar_one()
+    picture = asked(connection.execute(select(jobs.c.request).where(jobs.c.id == job_id)).scalar_one()).picture
     said = select(messages.c.position, messages.c.role, messages.c.content).where(messages.c.dialogue_id == twin_id)
     copied = []
     for position, role, content in connection.execute(said):
         shown = pictures.shown(content)  # the same picture, but this row's file
-        own = content if shown is None else pictures.message(shown.text, request["picture"])
+        own = content if shown is None or picture is None else pictures.message(shown.text, picture)
         copied.append((job_id, position, role, encode(own)))
     connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, copied))
 

@@ -6,7 +6,7 @@ worker inside this process. No prompt, no image and no key is ever in a message.
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -26,8 +26,8 @@ QUEUE = "tidemill"
 _CONSUMER_SECONDS = 5.0
 """How long Celery's consumer may take to start or to end."""
 
-TASKS = {"ask": "tidemill.ask", "describe": "tidemill.describe", "train": "tidemill.train"}
-"""The kind of a batch -> the name of the task that runs its jobs."""
+TASK = "tidemill.run"
+"""The one task: it is given job ids, and looks up itself what kind of jobs they are."""
 
 _BROKER_OPTIONS: dict[str, dict[str, Any]] = {
     "memory": {"polling_interval": 0.02},
@@ -101,8 +101,8 @@ def app() -> Celery:
     return celery
 
 
-def send(messages: Sequence[tuple[str, Sequence[int]]]) -> None:
-    """Send (kind, job ids) messages.
+def send(messages: Iterable[Sequence[int]]) -> None:
+    """Send messages of job ids.
 
     Raises:
         BrokerError: the broker did not take them; what it took before may arrive twice, which is harmless.
@@ -111,8 +111,8 @@ def send(messages: Sequence[tuple[str, Sequence[int]]]) -> None:
         # A broker drops what it has no queue for, and this may be the first to use it, before any worker.
         maybe_declare(app().amqp.queues[QUEUE], channel)
         producer = app().amqp.Producer(channel, auto_declare=False)
-        for kind, ids in messages:
-            app().send_task(TASKS[kind], args=(list(ids),), producer=producer, ignore_result=True, argsrepr="ids")
+        for ids in messages:
+            app().send_task(TASK, args=(list(ids),), producer=producer, ignore_result=True, argsrepr="ids")
 
 
 def queue_is_empty() -> bool:

@@ -1,6 +1,6 @@
 """A thousand rows cost one statement, written once for both databases.
 
-A `Rows` is a set of rows sent as a few JSON texts and usable as a table in any SQLAlchemy statement: joined in an
+A `BulkRows` is a set of rows sent as a few JSON texts and usable as a table in any SQLAlchemy statement: joined in an
 UPDATE, selected from in an INSERT. JSON, because orjson writes it in a twentieth of the time that the driver takes to
 write arrays, and both databases read it natively.
 """
@@ -39,7 +39,7 @@ def insert_for(connection: Connection) -> Any:
     return postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
 
 
-class Rows:
+class BulkRows:
     """The shape of a set of rows: column names with their types, in order.
 
     Text must be storable as it is (`models.text.encode` or `dumps` has been applied).

@@ -6,7 +6,6 @@ at once, and a broker that forgets everything costs seconds.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -29,14 +28,6 @@ RESEND_SECONDS = {True: 3.0, False: 60.0}
 """Is the broker's queue empty? -> how old an unclaimed message must be to count as lost."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """A job on its way to the broker."""
-
-    kind: str
-    id: int
-
-
 def feed(scope: Scope) -> int:
     """Send what is due and fits, and return how many jobs that was.
 
@@ -47,7 +38,7 @@ def feed(scope: Scope) -> int:
     with writing() as connection:
         chosen = _mark_due(connection, scope)
     if chosen:
-        broker.send(_messages(chosen))
+        broker.send(chosen[start : start + IDS_PER_MESSAGE] for start in range(0, len(chosen), IDS_PER_MESSAGE))
     return len(chosen)
 
 
@@ -77,11 +68,11 @@ def _of(scope: Scope) -> ColumnElement[bool]:
     return own if scope.dialogue_id is None else or_(own, jobs.c.dialogue_id == scope.dialogue_id)
 
 
-def _mark_due(connection: Connection, scope: Scope) -> list[Sending]:
+def _mark_due(connection: Connection, scope: Scope) -> list[int]:
     share(connection)
     waiting = _waiting_batches(connection, scope)
     free = [batch for batch in waiting if batch.hold_reason is None]
-    chosen: list[Sending] = []
+    chosen: list[int] = []
     room = _room(connection, scope) if free else 0
     for _, level in groupby(free, key=attrgetter("priority")):
         chosen += _share(connection, list(level), room - len(chosen), scope)
@@ -93,7 +84,7 @@ def _mark_due(connection: Connection, scope: Scope) -> list[Sending]:
 
 def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
     """Batches with a due job that may go out, the most urgent first."""
-    wanted = select(batches.c.id, batches.c.kind, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
+    wanted = select(batches.c.id, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
         batches.c.state == "open",
         or_(batches.c.hold_reason.is_(None), batches.c.held_until <= now()),
         # Asked for one row in the index's order: EXISTS would let Postgres read a million rows for a hash join.
@@ -154,9 +145,9 @@ def _room(connection: Connection, scope: Scope) -> int:
     return max(0, 2 * (int(fleet) or settings().window) - int(waiting))
 
 
-def _share(connection: Connection, level: Sequence[Row[Any]], room: int, scope: Scope) -> Iterator[Sending]:
+def _share(connection: Connection, level: Sequence[Row[Any]], room: int, scope: Scope) -> Iterator[int]:
     """Take from batches of the same priority in turn; what some leave, the others may have."""
-    parts: dict[str, list[Sending]] = {batch.id: [] for batch in level}
+    parts: dict[str, list[int]] = {batch.id: [] for batch in level}
     wanting = list(level)
     while wanting and room > 0:
         full = []
@@ -172,7 +163,7 @@ def _share(connection: Connection, level: Sequence[Row[Any]], room: int, scope: 
         yield from (part[turn] for part in parts.values() if turn < len(part))
 
 
-def _take(connection: Connection, batch: Row[Any], most: int, scope: Scope) -> list[Sending]:
+def _take(connection: Connection, batch: Row[Any], most: int, scope: Scope) -> list[int]:
     if most <= 0:
         return []
     ids: list[int] = []
@@ -189,21 +180,10 @@ def _take(connection: Connection, batch: Row[Any], most: int, scope: Scope) -> l
         ids += sorted(sent)
         if len(ids) >= most:
             break
-    return [Sending(batch.kind, job_id) for job_id in ids]
+    return ids
 
 
-def _probe(connection: Connection, batch: Row[Any], scope: Scope) -> list[Sending]:
+def _probe(connection: Connection, batch: Row[Any], scope: Scope) -> list[int]:
     """Let one job of a held provider through."""
     taken = _take(connection, batch, 1, scope)
-    return taken if taken and holds.begin_probe(connection, batch.provider, taken[0].id) else []
-
-
-def _messages(chosen: Sequence[Sending]) -> list[tuple[str, list[int]]]:
-    ids: dict[str, list[int]] = {}
-    for job in chosen:
-        ids.setdefault(job.kind, []).append(job.id)
-    return [
-        (kind, some[start : start + IDS_PER_MESSAGE])
-        for kind, some in ids.items()
-        for start in range(0, len(some), IDS_PER_MESSAGE)
-    ]
+    return taken if taken and holds.begin_probe(connection, batch.provider, taken[0]) else []

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from tidemill.models.settings import Endpoint, Transport
+from tidemill.models.settings import Transport
 from tidemill.models.text import dumps
 from tidemill.models.vision import Detail
 
@@ -22,7 +22,7 @@ class Options:
     """
 
     model: str
-    endpoint: Endpoint = "chat"
+    endpoint: str = "chat"
     system: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None

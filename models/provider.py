@@ -17,26 +17,23 @@ from urllib.request import getproxies, proxy_bypass
 import orjson
 from pydantic import SecretStr
 
+from tidemill.models.endpoints import Endpoint
 from tidemill.models.errors import SettingsError
 from tidemill.models.replies import (
-    Answer,
     CallError,
     Kind,
+    RawReply,
     Reply,
     Usage,
     error_from_status,
-    one_line,
-    parse_chat,
-    parse_models,
     parse_object,
-    parse_responses,
+    parse_page,
+    safe_line,
 )
-from tidemill.models.settings import Endpoint, Settings, Transport, checked_url
+from tidemill.models.settings import Settings, Transport, checked_url
 
 __all__ = [
-    "PATHS",
     "CallError",
-    "Endpoint",
     "Kind",
     "Provider",
     "Reply",
@@ -47,13 +44,11 @@ __all__ = [
     "list_models",
 ]
 
-PATHS: dict[Endpoint, str] = {"chat": "/chat/completions", "responses": "/responses"}
 CONNECT_SECONDS = 10.0
 # Servers close idle connections after 5 s at the earliest (uvicorn's default): leave before them, or a call is lost.
 KEEP_ALIVE_SECONDS = 4.0
 DNS_CACHE_SECONDS = 60
 LIST_PAGES = 100
-_PARSERS = {"chat": parse_chat, "responses": parse_responses}
 
 
 class Provider:
@@ -100,8 +95,8 @@ class Provider:
         Raises:
             CallError: there is no usable answer, for whatever reason; nothing else is raised.
         """
-        answer = await self._send("POST", PATHS[endpoint], _encoded(body))
-        return _PARSERS[endpoint](answer, secret=self._secret)
+        raw = await self._send("POST", endpoint.path, _encoded(body))
+        return endpoint.parse_reply(raw, secret=self._secret)
 
     async def listed(self, what: str) -> list[dict[str, Any]]:
         """Everything that the server lists under GET /`what`, all pages, as the server describes it.
@@ -124,7 +119,7 @@ class Provider:
         seen: set[str] = set()
         for _ in range(LIST_PAGES):
             given = f"?{urlencode(query)}" if query else ""
-            page, more = parse_models(await self._send("GET", path + given), secret=self._secret)
+            page, more = parse_page(await self._send("GET", path + given), secret=self._secret)
             fresh = [each for each in page if str(each.get("id")) not in seen]
             if fresh:
                 yield fresh
@@ -145,17 +140,17 @@ class Provider:
         """Close all connections; calls still in flight fail."""
         await self._transport.aclose()
 
-    async def _send(self, method: str, path: str, content: "bytes | File | None" = None) -> Answer:
+    async def _send(self, method: str, path: str, content: "bytes | File | None" = None) -> RawReply:
         """The server's answer if it is a success status."""
         try:
             async with asyncio.timeout(self._timeout_seconds) as limit:
-                answer = await self._transport.send(method, path, content)
+                raw = await self._transport.send(method, path, content)
         except Exception as failure:  # noqa: BLE001 - two libraries raise some thirty types, each is a failed call
             # from None: the libraries' errors hold the request's headers, and with them the key
             raise self._call_error(failure, expired=limit.expired()) from None
-        if not 200 <= answer.status < 300:
-            raise error_from_status(answer, secret=self._secret)
-        return answer
+        if not 200 <= raw.status < 300:
+            raise error_from_status(raw, secret=self._secret)
+        return raw
 
     def _call_error(self, failure: Exception, *, expired: bool) -> CallError:
         if expired:
@@ -169,7 +164,7 @@ class Provider:
             "cut": f"the reply of {self._base_url} was cut off",
             "malformed": f"the reply of {self._base_url} is not HTTP",
         }[kind]
-        return CallError(kind, one_line(f"{lead}: {reason}", self._secret), code=code)
+        return CallError(kind, safe_line(f"{lead}: {reason}", self._secret), code=code)
 
 
 def check(settings: Settings) -> None:
@@ -233,7 +228,7 @@ class _Transport(Protocol):
 
     def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int) -> None: ...
 
-    async def send(self, method: str, path: str, content: bytes | File | None) -> Answer: ...
+    async def send(self, method: str, path: str, content: bytes | File | None) -> RawReply: ...
 
     async def aclose(self) -> None: ...
 
@@ -262,13 +257,13 @@ class _HttpTransport:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),  # the total is Provider's
         )
 
-    async def send(self, method: str, path: str, content: bytes | File | None) -> Answer:
+    async def send(self, method: str, path: str, content: bytes | File | None) -> RawReply:
         headers = {"Content-Type": "application/json"} if isinstance(content, bytes) else None
         data = self._form(content) if isinstance(content, File) else content
         async with self._session.request(
             method, self._base_url + path, data=data, headers=headers, allow_redirects=False, proxy=self._proxy
         ) as response:
-            return _answer(response.status, response.raw_headers, await response.read())
+            return _raw_reply(response.status, response.raw_headers, await response.read())
 
     def _form(self, file: File) -> Any:
         import aiohttp
@@ -307,7 +302,7 @@ class _SdkTransport:
         self._raw = httpx2.Response
         self._status_error = openai.APIStatusError
 
-    async def send(self, method: str, path: str, content: bytes | File | None) -> Answer:
+    async def send(self, method: str, path: str, content: bytes | File | None) -> RawReply:
         try:
             if content is None:
                 response = await self._client.get(path, cast_to=self._raw)
@@ -323,14 +318,14 @@ class _SdkTransport:
                 response = await self._client.post(path, content=content, cast_to=self._raw)
         except self._status_error as error:
             response = error.response
-        return _answer(response.status_code, response.headers.raw, response.content)
+        return _raw_reply(response.status_code, response.headers.raw, response.content)
 
     async def aclose(self) -> None:
         await self._client.close()
 
 
-def _answer(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Answer:
-    return Answer(status, {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}, body)
+def _raw_reply(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> RawReply:
+    return RawReply(status, {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}, body)
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:
@@ -349,7 +344,7 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
     try:  # lone surrogates and integers beyond 64 bits, which orjson refuses
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise CallError("request", one_line(f"The body is not JSON: {error}"), code="invalid_request_body") from None
+        raise CallError("request", safe_line(f"The body is not JSON: {error}"), code="invalid_request_body") from None
 
 
 def _root(failure: BaseException) -> BaseException:

@@ -93,7 +93,7 @@ class CallError(Exception):
         return self.message
 
 
-class Answer(NamedTuple):
+class RawReply(NamedTuple):
     """What came over the wire: all headers with lower-case names, and the whole body, decompressed."""
 
     status: int
@@ -105,32 +105,32 @@ class _MalformedError(ValueError):
     """The body is not the JSON object that a reply is."""
 
 
-def parse_chat(answer: Answer, *, secret: str = "") -> Reply:
+def parse_chat(raw: RawReply, *, secret: str = "") -> Reply:
     """Read a success status's body as a chat completion; the first choice counts.
 
     Raises:
         CallError: the body is an error or no usable answer.
     """
-    reading = _Reading(answer, secret, ("prompt_tokens", "completion_tokens", "prompt_tokens_details"))
-    choices = reading.payload.get("choices")
+    body = _SuccessBody(raw, secret, ("prompt_tokens", "completion_tokens", "prompt_tokens_details"))
+    choices = body.payload.get("choices")
     if choices is None:
-        reading.fail("malformed", "The reply has no choices")
+        body.fail("malformed", "The reply has no choices")
     if choices == []:
-        reading.fail("empty", "The reply's list of choices is empty")
+        body.fail("empty", "The reply's list of choices is empty")
     choice = choices[0] if isinstance(choices, list) else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
-        reading.fail("malformed", "The reply's first choice has no message")
+        body.fail("malformed", "The reply's first choice has no message")
     text, refusal = _content(message.get("content"))
     calls = _dicts(message.get("tool_calls"))
     if isinstance(message.get("function_call"), dict):
         calls += ({"type": "function", "function": message["function_call"]},)
     if _says_error(choice):
-        reading.fail_as_said(choice, text)
-    return reading.judge(text, _string(message.get("refusal")) or refusal, calls, _string(choice.get("finish_reason")))
+        body.fail_as_said(choice, text)
+    return body.judge(text, _string(message.get("refusal")) or refusal, calls, _string(choice.get("finish_reason")))
 
 
-def parse_responses(answer: Answer, *, secret: str = "") -> Reply:
+def parse_responses(raw: RawReply, *, secret: str = "") -> Reply:
     """Read a success status's body as a Responses API object.
 
     `finish_reason` is "stop", "tool_calls" or "length" (for max_output_tokens), so that both endpoints speak alike.
@@ -138,68 +138,68 @@ def parse_responses(answer: Answer, *, secret: str = "") -> Reply:
     Raises:
         CallError: the response failed, was cut off before its first word, or is no usable answer.
     """
-    reading = _Reading(answer, secret, ("input_tokens", "output_tokens", "input_tokens_details"))
-    payload = reading.payload
+    body = _SuccessBody(raw, secret, ("input_tokens", "output_tokens", "input_tokens_details"))
+    payload = body.payload
     output = payload.get("output")
     text, refusal, calls = _output(output)
     status = _string(payload.get("status")) or "completed"
     if status == "failed":
-        reading.fail_as_said(payload, text, kind="failed")
+        body.fail_as_said(payload, text, kind="failed")
     if status not in {"completed", "incomplete"}:
         message = f"The response's status is {status!r}, and only finished responses are used"
-        reading.fail("unfinished", message, text, f"response_{status}")
+        body.fail("unfinished", message, text, f"response_{status}")
     if not isinstance(output, list):
-        reading.fail("malformed", "The reply has no output")
+        body.fail("malformed", "The reply has no output")
     reason = "tool_calls" if calls else "stop"
     if status == "incomplete":
         details = payload.get("incomplete_details")
         said = _string(details.get("reason")) if isinstance(details, dict) else ""
         reason = CUT if said in {"", "max_output_tokens"} else said
-    return reading.judge(text, refusal, calls, reason)
+    return body.judge(text, refusal, calls, reason)
 
 
-def parse_models(answer: Answer, *, secret: str = "") -> tuple[list[dict[str, Any]], bool]:
-    """Read one page of GET /models: its entries, and whether the server says that there are more.
+def parse_page(raw: RawReply, *, secret: str = "") -> tuple[list[dict[str, Any]], bool]:
+    """Read one page of a list, such as GET /models: its entries, and whether the server says that there are more.
 
     Raises:
         CallError: the body is an error or no list.
     """
-    reading = _Reading(answer, secret, ("", "", ""))
-    entries = reading.payload.get("data")
-    if entries is None and "data" in reading.payload:  # Ollama without a model
+    body = _SuccessBody(raw, secret, ("", "", ""))
+    entries = body.payload.get("data")
+    if entries is None and "data" in body.payload:  # Ollama without a model
         return [], False
     if not isinstance(entries, list):
-        reading.fail("malformed", "The reply is not a list of models")
-    return list(_dicts(entries)), reading.payload.get("has_more") is True
+        body.fail("malformed", "The reply is not a list")
+    return list(_dicts(entries)), body.payload.get("has_more") is True
 
 
-def parse_object(answer: Answer, *, secret: str = "") -> dict[str, Any]:
+def parse_object(raw: RawReply, *, secret: str = "") -> dict[str, Any]:
     """Read a success status's body as one object of the API. An `error` in it may be the object's own (a failed job's).
 
     Raises:
         CallError: the body is an error, or no object with an id.
     """
     try:
-        payload = load_json(answer.body)
+        payload = load_json(raw.body)
     except _MalformedError:
         payload = None
     if isinstance(payload, dict) and _string(payload.get("id")):
         return payload
-    return _Reading(answer, secret, ("", "", "")).fail("malformed", "The reply is not an object with an id")
+    return _SuccessBody(raw, secret, ("", "", "")).fail("malformed", "The reply is not an object with an id")
 
 
-def error_from_status(answer: Answer, *, secret: str = "") -> CallError:
+def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
     """The error that a status >= 300 and its body mean; the body may be JSON of any server, HTML or nothing."""
     try:
-        payload = load_json(answer.body)
+        payload = load_json(raw.body)
     except _MalformedError:
-        payload = _prose(answer.body)
+        payload = _prose(raw.body)
     if isinstance(payload, list) and payload:  # Google wraps its error in a list
         payload = payload[0]
     said = _said(payload) if isinstance(payload, dict) else _Said(_string(payload))
-    if 300 <= answer.status < 400:
-        said = said._replace(message=f"The server redirects to {answer.headers.get('location', 'nowhere')}")
-    return _error("status", answer, said, secret)
+    if 300 <= raw.status < 400:
+        said = said._replace(message=f"The server redirects to {raw.headers.get('location', 'nowhere')}")
+    return _error("status", raw, said, secret)
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -228,7 +228,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     return seconds if seconds >= 0 else None
 
 
-def one_line(text: str, secret: str = "") -> str:
+def safe_line(text: str, secret: str = "") -> str:
     """`text` as one storable line of at most about 500 characters, with the key and everything like one taken out."""
     if len(secret) >= 4:  # a shorter "key" is a placeholder, and taking it out would only garble the text
         text = text.replace(secret, "[key]")
@@ -261,17 +261,17 @@ class _Said(NamedTuple):
     param: str | None = None
 
 
-class _Reading:
+class _SuccessBody:
     """One success status's body on its way to a `Reply`; every way to fail carries what was billed."""
 
-    def __init__(self, answer: Answer, secret: str, usage_names: tuple[str, str, str]) -> None:
-        self.answer, self.secret = answer, secret
+    def __init__(self, raw: RawReply, secret: str, usage_names: tuple[str, str, str]) -> None:
+        self.raw, self.secret = raw, secret
         self.usage: Usage | None = None
         self.payload: dict[str, Any] = {}
         try:
-            payload = load_json(answer.body)
+            payload = load_json(raw.body)
         except _MalformedError:
-            self.fail("malformed", f"The reply is not JSON: {_prose(answer.body) or 'its body is empty'}")
+            self.fail("malformed", f"The reply is not JSON: {_prose(raw.body) or 'its body is empty'}")
         if not isinstance(payload, dict):
             self.fail("malformed", "The reply is JSON, but not an object")
         self.payload = payload
@@ -281,17 +281,17 @@ class _Reading:
 
     def fail(self, kind: Kind, message: str, text: str = "", code: str | None = None) -> NoReturn:
         """Raise a failure that is described by us."""
-        error = _error(kind, self.answer, _Said(message, code), self.secret)
+        error = _error(kind, self.raw, _Said(message, code), self.secret)
         error.usage, error.text = self.usage, text
         raise error
 
     def fail_as_said(self, holder: dict[str, Any], text: str, kind: Kind = "status") -> NoReturn:
         """Raise the error that `holder` carries, with the error's own HTTP status where it names one."""
         said = _said(holder)
-        answer = self.answer
+        raw = self.raw
         if kind == "status" and said.code and said.code.isdecimal() and 400 <= int(said.code[:9]) <= 599:
-            answer = answer._replace(status=int(said.code))
-        error = _error(kind, answer, said, self.secret)
+            raw = raw._replace(status=int(said.code))
+        error = _error(kind, raw, said, self.secret)
         error.usage, error.text = self.usage, text
         raise error
 
@@ -305,7 +305,7 @@ class _Reading:
             if reason == CUT:
                 self.fail("length", "The token limit was reached before the first word of the answer")
             self.fail("empty", "The reply has neither text nor tool calls")
-        headers = self.answer.headers
+        headers = self.raw.headers
         return Reply(
             text=text,
             model=_string(self.payload.get("model")),
@@ -313,20 +313,20 @@ class _Reading:
             usage=self.usage,
             request_id=headers.get("x-request-id"),
             headers=kept_headers(headers),
-            status=self.answer.status,
+            status=self.raw.status,
             tool_calls=calls,
         )
 
 
-def _error(kind: Kind, answer: Answer, said: _Said, secret: str) -> CallError:
-    headers = answer.headers
+def _error(kind: Kind, raw: RawReply, said: _Said, secret: str) -> CallError:
+    headers = raw.headers
     return CallError(
         kind=kind,
-        message=one_line(said.message, secret) or _status_line(answer.status),
-        status=answer.status,
-        code=one_line(said.code, secret) if said.code else None,
-        type=one_line(said.type, secret) if said.type else None,
-        param=one_line(said.param, secret) if said.param else None,
+        message=safe_line(said.message, secret) or _status_line(raw.status),
+        status=raw.status,
+        code=safe_line(said.code, secret) if said.code else None,
+        type=safe_line(said.type, secret) if said.type else None,
+        param=safe_line(said.param, secret) if said.param else None,
         retry_after_seconds=retry_after_seconds(headers),
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
         request_id=headers.get("x-request-id"),

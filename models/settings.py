@@ -16,8 +16,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tidemill.models.errors import SettingsError
 
 Transport = Literal["sdk", "http"]
-Endpoint = Literal["chat", "responses"]
-
 
 _BROKER_SCHEMES = ("memory", "redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
 

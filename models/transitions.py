@@ -35,7 +35,7 @@ from sqlalchemy.sql.dml import Update
 
 from tidemill.models import answers, turns
 from tidemill.models.answers import Answer, Message
-from tidemill.models.bulk import Rows, insert_for
+from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.tables import ENDED_UNWELL, OPEN_STATES, attempts, batches, dialogues, fine_tunes, fit, jobs
 from tidemill.models.text import encode
@@ -119,7 +119,7 @@ class Settlement:
 
 # --- enqueue ---
 
-_ENQUEUED = Rows(
+_ENQUEUED = BulkRows(
     key="text",
     custom_id="text",
     position="int",
@@ -292,7 +292,7 @@ def _history(connection: Connection, job: Claimed) -> tuple[Message, ...]:
     return tuple(Message(each.role, each.content) for each in before)
 
 
-_OWNED = Rows(id="int")
+_OWNED = BulkRows(id="int")
 
 
 def renew(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> set[int]:
@@ -309,7 +309,7 @@ def renew(connection: Connection, ids: Sequence[int], worker_id: str, lease_seco
 
 # --- settle ---
 
-_SETTLED = Rows(
+_SETTLED = BulkRows(
     job_id="int",
     epoch="int",
     state="text",
@@ -552,7 +552,7 @@ def cancel(connection: Connection, batch_id: str, older_than: int | None = None)
 def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> int:
     """Queue failed and cancelled jobs of a batch again, with a fresh count of failures. Returns how many.
 
-    Rows that the input no longer holds stay as they are: nobody would see what they cost. So do rows that were refused
+    BulkRows that the input no longer holds stay as they are: nobody would see what they cost. So do rows that were refused
     at the door, which no worker has ever had: it is their file that must change.
     With `keys`, only jobs with one of those keys.
     """

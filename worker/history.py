@@ -1,50 +1,15 @@
 """A later turn is asked with all that was said before it, as far as the model can take it."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
 from tidemill.models import cost, pictures, turns
 from tidemill.models.answers import Message
 from tidemill.models.options import Options
-from tidemill.models.pictures import Picture
 from tidemill.models.provider import CallError
-from tidemill.worker import describe
-
-if TYPE_CHECKING:
-    from tidemill.worker.ask import Question
+from tidemill.worker.questions import URL_TOKENS, Question, tokens_of
 
 TOO_LONG = "context_length_exceeded"
-_ROOM = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
-def split(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """(instructions, all others)."""
-    instructions = tuple(message for message in messages if message.role in turns.INSTRUCTIONS)
-    return instructions, tuple(message for message in messages if message.role not in turns.INSTRUCTIONS)
-
-
-def as_sent(message: Message, options: Options, picture_url: str = "") -> dict[str, Any]:
-    """A stored message in the form in which the endpoint takes it."""
-    shown = pictures.shown(message.content)
-    if shown is not None:
-        return describe.messages(options, {"prompt": shown.text}, picture_url)[0]
-    return {"role": message.role, "content": turns.parts(message.role, message.content) or message.content}
-
-
-def picture_in(request: Mapping[str, Any], history: Sequence[Message]) -> Picture | None:
-    """The picture that a call shows, if any: the job's own, or the one that its dialogue is about."""
-    if "picture" in request:
-        return dict(request["picture"])
-    shown = (pictures.shown(message.content) for message in history)
-    return next((each.picture for each in shown if each is not None), None)
-
-
-def room(body: Mapping[str, Any]) -> int:
-    """Tokens that a call leaves for its answer; 0 when it does not say."""
-    return next((body[name] for name in _ROOM if isinstance(body.get(name), int)), 0)
-
-
-def fitted(options: Options, question: "Question") -> tuple[Message, ...]:
+def fitted(options: Options, question: Question) -> tuple[Message, ...]:
     """As much of a question's history as the model takes: all of it, or with `trim` without its oldest turns.
 
     Takes half a second when it counts for the first time, so it does not belong on the loop.
@@ -52,7 +17,7 @@ def fitted(options: Options, question: "Question") -> tuple[Message, ...]:
     Raises:
         CallError: code TOO_LONG: it is too much, and must not be trimmed or is too much even so.
     """
-    most, needed = cost.context_tokens(question.model), room(question.body)
+    most, needed = cost.context_tokens(question.model), question.room_tokens
     if most is None or needed + sum(map(cost.estimate_tokens, question.texts)) + question.picture_tokens <= most // 2:
         return question.history  # plainly enough; counting would take longer
     before = [_tokens(message, options, question.model) for message in question.history]
@@ -70,8 +35,8 @@ def fitted(options: Options, question: "Question") -> tuple[Message, ...]:
 
 
 def _tokens(message: Message, options: Options, model: str) -> int:
-    shown, given = pictures.shown(message.content), turns.parts(message.role, message.content) or ()
-    seen = 0 if shown is None else describe.tokens(options, shown.picture)
-    seen += describe.URL_TOKENS * sum("text" not in part for part in given)
+    shown, parts = pictures.shown(message.content), turns.parts(message.role, message.content) or ()
+    seen = 0 if shown is None else tokens_of(options, shown.picture)
+    seen += URL_TOKENS * sum("text" not in part for part in parts)
     in_words = cost.count_tokens(turns.words(message.role, message.content), model)
     return in_words + seen + cost.chat_overhead_tokens(1) - cost.chat_overhead_tokens(0)

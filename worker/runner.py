@@ -18,7 +18,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, select
 
 from tidemill.models.database import writing
-from tidemill.models.errors import DatabaseError
+from tidemill.models.errors import DatabaseError, SettingsError
 from tidemill.models.feed import IDS_PER_MESSAGE
 from tidemill.models.holds import PROBE_SECONDS
 from tidemill.models.options import Options
@@ -27,11 +27,12 @@ from tidemill.models.scope import Scope
 from tidemill.models.settings import Transport, settings
 from tidemill.models.tables import batches
 from tidemill.models.transitions import Claimed, Settlement, claim, release
-from tidemill.worker.ask import ask, snoozed
+from tidemill.worker.calling import Calling
 from tidemill.worker.judge import Judge
+from tidemill.worker.kinds import KINDS
 from tidemill.worker.limits import Limiter, limiter
-from tidemill.worker.settle import Outcome, Settler
-from tidemill.worker.train import train
+from tidemill.worker.settle import Settler
+from tidemill.worker.settlements import failed_here, snoozed
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +42,17 @@ AHEAD = 2 * IDS_PER_MESSAGE
 _CLAIM_RETRY_SECONDS = 1.0
 _LAST_WRITE_SECONDS = 10.0
 _HOLD_SECONDS = PROBE_SECONDS[0] - 1.0
-_KNOWN_SECONDS = 10.0
+_SHARED_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Shared:
     """What the jobs of a batch share, as it was at a monotonic time."""
 
+    kind: str
     options: Options
     provider: str
-    learned_at: float
+    read_at: float
 
 
 class Runner:
@@ -79,7 +81,7 @@ class Runner:
         self._held_until: dict[str, float] = {}
         self._stopping = False
         self._renewed_at = time.monotonic()
-        self._known: dict[str, Known] = {}
+        self._shared: dict[str, Shared] = {}
         self._providers: dict[Transport, Provider] = {}
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(window)
@@ -98,7 +100,7 @@ class Runner:
             if self._stopping:
                 return
             self._claimed += len(ids)
-        claimed: list[tuple[Claimed, Known]] = []
+        claimed: list[tuple[Claimed, Shared]] = []
         try:
             claimed = self._claim(ids)
         finally:
@@ -106,12 +108,12 @@ class Runner:
         if claimed:
             self._loop.call_soon_threadsafe(self._start, claimed)
 
-    def _claim(self, ids: Sequence[int]) -> list[tuple[Claimed, Known]]:
+    def _claim(self, ids: Sequence[int]) -> list[tuple[Claimed, Shared]]:
         self._claiming.append(ids)
         try:
             with writing() as connection:
                 claimed = claim(connection, ids, self.worker_id, settings().lease_seconds)
-                known = self._batches_of(connection, claimed)
+                shared = self._shared_by(connection, claimed)
         except DatabaseError as error:
             # The message is used up, but the jobs are still in the table and will be sent again.
             log.warning("%d jobs not claimed: %s", len(ids), error)
@@ -125,19 +127,19 @@ class Runner:
         if self._claimed_since_fed >= self.window // 2:
             self._claimed_since_fed = 0
             self.hungry.set()
-        return [(job, known[job.batch_id]) for job in claimed]
+        return [(job, shared[job.batch_id]) for job in claimed]
 
-    def _batches_of(self, connection: Connection, claimed: Sequence[Claimed]) -> dict[str, Known]:
+    def _shared_by(self, connection: Connection, claimed: Sequence[Claimed]) -> dict[str, Shared]:
         """What the jobs of each batch share, read again once in a while: how fast they go may change."""
         at = time.monotonic()
-        known = {id_: each for id_, each in self._known.items() if at - each.learned_at < _KNOWN_SECONDS}
-        unknown = {job.batch_id for job in claimed} - known.keys()
-        if unknown:
-            wanted = select(batches.c.id, batches.c.options, batches.c.provider).where(batches.c.id.in_(unknown))
-            for batch_id, options, provider in connection.execute(wanted):
-                known[batch_id] = Known(Options.from_json(options), provider, at)
-        self._known = known
-        return known
+        shared = {id_: each for id_, each in self._shared.items() if at - each.read_at < _SHARED_SECONDS}
+        unread = {job.batch_id for job in claimed} - shared.keys()
+        if unread:
+            columns = batches.c.id, batches.c.kind, batches.c.options, batches.c.provider
+            for row in connection.execute(select(*columns).where(batches.c.id.in_(unread))):
+                shared[row.id] = Shared(row.kind, Options.from_json(row.options), row.provider, at)
+        self._shared = shared
+        return shared
 
     def _make_room(self, jobs: int) -> None:
         if jobs:
@@ -147,41 +149,41 @@ class Runner:
 
     # --- on the loop ---
 
-    def _start(self, claimed: Sequence[tuple[Claimed, Known]]) -> None:
-        for job, known in claimed:
-            task = self._loop.create_task(self._run(job, known))
+    def _start(self, claimed: Sequence[tuple[Claimed, Shared]]) -> None:
+        for job, shared in claimed:
+            task = self._loop.create_task(self._run(job, shared))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, job: Claimed, known: Known) -> None:
+    async def _run(self, job: Claimed, shared: Shared) -> None:
         try:
             async with self._slots:
                 self.in_flight += 1
                 try:
-                    settlement = await self._asked(job, known)
+                    settlement = await self._work(job, shared)
                 finally:
                     self.in_flight -= 1
         finally:
             self._make_room(1)
         if settlement.outcome == "held":
-            self._held_until[known.provider] = time.monotonic() + _HOLD_SECONDS
-        self.settler.put(Outcome(settlement, known.provider))
+            self._held_until[shared.provider] = time.monotonic() + _HOLD_SECONDS
+        self.settler.put(settlement, shared.provider)
 
-    async def _asked(self, job: Claimed, known: Known) -> Settlement:
-        may_call = partial(self._may_call, job, known.provider)
+    async def _work(self, job: Claimed, shared: Shared) -> Settlement:
+        """Let the work of the job's kind run it."""
+        may_call = partial(self._may_call, job, shared.provider)
         try:
             if not may_call():
                 return snoozed(job)
-            provider = self._provider(known.options.transport)
-            if "dataset" in job.request:
-                return await train(job, known.options, provider, may_call=may_call)
-            return await ask(job, known.options, provider, self._limiter, settings().provider, may_call=may_call)
+            provider = self._provider(shared.options.transport)
+            calling = Calling(provider, self._limiter, settings().provider, may_call)
+            return await KINDS[shared.kind](job, shared.options, calling)
+        except SettingsError as error:  # a kind or an endpoint of a package that is not installed here
+            return failed_here(job, "not_supported", str(error))
         except Exception as error:  # a defect of ours must cost one row, not the process
             log.error("job %d: %s: %s", job.id, type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
-            told = f"tidemill itself failed on this row ({type(error).__name__}); please report it."
-            return Settlement(
-                job.id, job.epoch, job.batch_id, "failed", counted=True, error_code="internal_error", error=told
-            )
+            sentence = f"tidemill itself failed on this row ({type(error).__name__}); please report it."
+            return failed_here(job, "internal_error", sentence)
 
     def _provider(self, transport: Transport) -> Provider:
         if transport not in self._providers:

@@ -1,4 +1,4 @@
-"""One writer per process turns outcomes into rows, in bulk, and never lets a paid answer go.
+"""One writer per process turns endings into rows, in bulk, and never lets a paid answer go.
 
 Outcomes come from the loop, judgements from the child that judges; both are written by one thread, up to 100 rows or
 100 ms at a time. When the database does not answer, what is waiting waits; it is written once it does.
@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from sqlalchemy import Connection, update
 from sqlalchemy.exc import DBAPIError
 
 from tidemill.models import holds
-from tidemill.models.bulk import Rows
+from tidemill.models.bulk import BulkRows
 from tidemill.models.database import writing
 from tidemill.models.errors import DatabaseError
 from tidemill.models.tables import dialogues
@@ -32,12 +33,11 @@ BULK_SECONDS = 0.1
 _RETRY_SECONDS = 0.5
 NOT_STORABLE = "not_storable"
 
-_JUDGED = Rows(id="int", sentiment="text", score="float", language="text")
+_JUDGED = BulkRows(id="int", sentiment="text", score="float", language="text")
 _ANSWERED_BY_PROVIDER = ("succeeded", "failed", "retried")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Ended(NamedTuple):
     """How a job ended, and whose provider it was."""
 
     settlement: Settlement
@@ -49,7 +49,7 @@ class Settler:
 
     Args:
         judge: judges the replies once they are stored.
-        hurry: says that nothing else is under way, so that the last outcome need not wait for company.
+        hurry: says that nothing else is under way, so that the last ending need not wait for company.
         settled: is told what has been written.
     """
 
@@ -60,19 +60,19 @@ class Settler:
         self._hurry = hurry
         self._settled = settled
         self._give_up_at = float("inf")
-        self._outcomes: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        self._endings: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
         self._judgements: queue.SimpleQueue[list[tuple[int, Judgement]]] = queue.SimpleQueue()
         self._judging = 0
         self._judging_lock = threading.Lock()  # replies come from the writer and from maintenance
         self.trouble: str | None = None
-        """Why outcomes cannot be written at present, in a sentence; None when they can."""
+        """Why endings cannot be written at present, in a sentence; None when they can."""
         judge.submit([])  # starts it, so that its models are loaded by the time of the first reply
         self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
         self._thread.start()
 
-    def put(self, outcome: Outcome) -> None:
-        """Hand over an outcome; returns at once."""
-        self._outcomes.put(outcome)
+    def put(self, settlement: Settlement, provider: str) -> None:
+        """Hand over how a job of this provider's ended; returns at once."""
+        self._endings.put(Ended(settlement, provider))
 
     def judge(self, texts: list[tuple[int, str]]) -> None:
         """Have replies judged, (dialogue id, text) each; the judgements are written as they come."""
@@ -91,7 +91,7 @@ class Settler:
         A database that does not answer is waited for so long; what is not written then runs again after its lease.
         """
         self._give_up_at = time.monotonic() + patience_seconds
-        self._outcomes.put(None)
+        self._endings.put(None)
         self._thread.join()
         self._judge.close()
 
@@ -102,25 +102,25 @@ class Settler:
     def _run(self) -> None:
         open_for_more = True
         while open_for_more or self._judging:
-            outcomes, open_for_more = self._collect(open_for_more)
+            endings, open_for_more = self._collect(open_for_more)
             judgements = self._collect_judgements()
-            if outcomes or judgements:
-                self._write_until_stored(outcomes, judgements)
+            if endings or judgements:
+                self._write_until_stored(endings, judgements)
 
-    def _collect(self, open_for_more: bool) -> tuple[list[Outcome], bool]:
-        outcomes: list[Outcome] = []
+    def _collect(self, open_for_more: bool) -> tuple[list[Ended], bool]:
+        endings: list[Ended] = []
         deadline = time.monotonic() + BULK_SECONDS
-        while len(outcomes) < BULK_ROWS and (left := deadline - time.monotonic()) > 0:
-            if outcomes and self._hurry() and self._outcomes.empty():
+        while len(endings) < BULK_ROWS and (left := deadline - time.monotonic()) > 0:
+            if endings and self._hurry() and self._endings.empty():
                 break
             try:
-                item = self._outcomes.get(timeout=left)
+                item = self._endings.get(timeout=left)
             except queue.Empty:
                 break
             if item is None:
-                return outcomes, False
-            outcomes.append(item)
-        return outcomes, open_for_more
+                return endings, False
+            endings.append(item)
+        return endings, open_for_more
 
     def _collect_judgements(self) -> list[tuple[int, Judgement]]:
         judgements: list[tuple[int, Judgement]] = []
@@ -130,50 +130,49 @@ class Settler:
                 self._judging -= 1
         return judgements
 
-    def _write_until_stored(self, outcomes: list[Outcome], judgements: list[tuple[int, Judgement]]) -> None:
+    def _write_until_stored(self, endings: list[Ended], judgements: list[tuple[int, Judgement]]) -> None:
         waiting = _RETRY_SECONDS
         while True:
             try:
-                written = write(outcomes, judgements)
+                written = write(endings, judgements)
                 break
             except DatabaseError as error:
                 # Writing the same rows twice is harmless: epoch, ledger and primary keys see to that.
                 self.trouble = str(error)
                 if time.monotonic() > self._give_up_at:
-                    log.error("%d outcomes are not stored, their jobs will run again: %s", len(outcomes), error)
+                    log.error("%d endings are not stored, their jobs will run again: %s", len(endings), error)
                     return
-                log.warning("%d outcomes wait: %s", len(outcomes), error)
+                log.warning("%d endings wait: %s", len(endings), error)
                 time.sleep(waiting)
                 waiting = min(waiting * 2, 10.0)
             except Exception as error:  # noqa: BLE001  # whoever refuses it, some row is to blame
-                self._write_apart(outcomes, judgements, error)
+                self._write_apart(endings, judgements, error)
                 return
         self.trouble = None
-        self._settled(outcome.settlement for outcome in outcomes)
+        self._settled(ending.settlement for ending in endings)
         answers = [
-            (outcome.settlement.job_id, outcome.settlement.answer.messages[-1].content)
-            for outcome in outcomes
-            if outcome.settlement.answer is not None
-            and (outcome.settlement.job_id, outcome.settlement.epoch) in written
+            (ending.settlement.job_id, ending.settlement.answer.messages[-1].content)
+            for ending in endings
+            if ending.settlement.answer is not None and (ending.settlement.job_id, ending.settlement.epoch) in written
         ]
         if answers:
             self.judge(answers)
 
-    def _write_apart(self, outcomes: list[Outcome], judgements: list[tuple[int, Judgement]], error: Exception) -> None:
+    def _write_apart(self, endings: list[Ended], judgements: list[tuple[int, Judgement]], error: Exception) -> None:
         """One row that the database refuses must not keep the others from being stored: halve until it stands alone."""
-        if outcomes and judgements:
-            self._write_until_stored(outcomes, [])
+        if endings and judgements:
+            self._write_until_stored(endings, [])
             self._write_until_stored([], judgements)
-        elif len(outcomes) > 1:
-            middle = len(outcomes) // 2
-            self._write_until_stored(outcomes[:middle], [])
-            self._write_until_stored(outcomes[middle:], [])
-        elif outcomes and outcomes[0].settlement.error_code != NOT_STORABLE:
-            log.error("job %d cannot be stored: %s", outcomes[0].settlement.job_id, _reason(error))
-            self._write_until_stored([_refused(outcomes[0], error)], [])
+        elif len(endings) > 1:
+            middle = len(endings) // 2
+            self._write_until_stored(endings[:middle], [])
+            self._write_until_stored(endings[middle:], [])
+        elif endings and endings[0].settlement.error_code != NOT_STORABLE:
+            log.error("job %d cannot be stored: %s", endings[0].settlement.job_id, _reason(error))
+            self._write_until_stored([_not_storable(endings[0], error)], [])
         else:
-            log.error("given up storing %d outcomes, %d judgements: %s", len(outcomes), len(judgements), _reason(error))
-            self._settled(outcome.settlement for outcome in outcomes)  # their leases end
+            log.error("given up storing %d endings, %d judgements: %s", len(endings), len(judgements), _reason(error))
+            self._settled(ending.settlement for ending in endings)  # their leases end
 
 
 def _reason(error: Exception) -> str:
@@ -181,8 +180,8 @@ def _reason(error: Exception) -> str:
     return one_line(str(error.orig if isinstance(error, DBAPIError) else error), 200)
 
 
-def _refused(outcome: Outcome, error: Exception) -> Outcome:
-    settlement = outcome.settlement
+def _not_storable(ending: Ended, error: Exception) -> Ended:
+    settlement = ending.settlement
     failed = Settlement(
         settlement.job_id,
         settlement.epoch,
@@ -196,26 +195,26 @@ def _refused(outcome: Outcome, error: Exception) -> Outcome:
         error_code=NOT_STORABLE,
         error=f"The reply came, but the database refuses it: {_reason(error)}",
     )
-    return Outcome(failed, outcome.provider)
+    return Ended(failed, ending.provider)
 
 
 def _storable(tokens: int | None) -> int | None:
     return tokens if tokens is not None and tokens < 2**31 else None
 
 
-def write(outcomes: Sequence[Outcome], judgements: Sequence[tuple[int, Judgement]]) -> set[tuple[int, int]]:
-    """Write outcomes and judgements in one transaction; returns (job id, epoch) of what was still ours to settle."""
+def write(endings: Sequence[Ended], judgements: Sequence[tuple[int, Judgement]]) -> set[tuple[int, int]]:
+    """Write endings and judgements in one transaction; returns (job id, epoch) of what was still ours to settle."""
     with writing() as connection:
-        outcomes = [_own_fault(connection, outcome) for outcome in outcomes]
-        written = settle(connection, [outcome.settlement for outcome in outcomes]) if outcomes else set()
+        endings = [_own_fault(connection, ending) for ending in endings]
+        written = settle(connection, [ending.settlement for ending in endings]) if endings else set()
         answered = [
-            (outcome.settlement.job_id, outcome.settlement.epoch)
-            for outcome in outcomes
-            if outcome.settlement.outcome in _ANSWERED_BY_PROVIDER and outcome.settlement.http_status is not None
+            (ending.settlement.job_id, ending.settlement.epoch)
+            for ending in endings
+            if ending.settlement.outcome in _ANSWERED_BY_PROVIDER and ending.settlement.http_status is not None
         ]
         if answered:
             holds.lift(connection, answered)
-        held = {outcome.provider: outcome.settlement for outcome in outcomes if outcome.settlement.outcome == "held"}
+        held = {ending.provider: ending.settlement for ending in endings if ending.settlement.outcome == "held"}
         for provider, each in held.items():
             reason = each.error or "The provider serves nobody at present."
             holds.hold(connection, provider, reason, each.delay_seconds)
@@ -224,14 +223,14 @@ def write(outcomes: Sequence[Outcome], judgements: Sequence[tuple[int, Judgement
     return written
 
 
-def _own_fault(connection: Connection, outcome: Outcome) -> Outcome:
+def _own_fault(connection: Connection, ending: Ended) -> Ended:
     """A row that the provider refuses time and again, while it answers others, is refused for itself, and fails."""
-    settlement = outcome.settlement
+    settlement = ending.settlement
     if settlement.outcome != "held" or settlement.http_status is None or settlement.delay_seconds:
-        return outcome
+        return ending
     if not holds.is_refused_alone(connection, settlement.job_id, settlement.batch_id):
-        return outcome
-    return replace(outcome, settlement=replace(settlement, outcome="failed", counted=True))
+        return ending
+    return ending._replace(settlement=replace(settlement, outcome="failed", counted=True))
 
 
 def _write_judgements(connection: Connection, judgements: Sequence[tuple[int, Judgement]]) -> None:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from tidemill.models.broker import TASKS
+from tidemill.models.broker import TASK
 from tidemill.models.broker import app as make_app
 from tidemill.models.feed import forget_sent
 from tidemill.models.scope import Scope
@@ -47,14 +47,13 @@ def stop(drain_seconds: float | None = None) -> None:
         forget_sent(runner.scope)
 
 
-@app.task(name=TASKS["ask"])
-def ask(ids: Sequence[int]) -> None:
+@app.task(name=TASK)
+def run(ids: Sequence[int]) -> None:
     """Run the jobs with these ids: see `Runner.admit`."""
     _started.wait()
     if current is not None:
         current.admit(ids)
 
 
-# All jobs are admitted alike: what makes one a picture's or a fine-tune's is in its request.
-describe = app.task(name=TASKS["describe"])(ask.run)
-train = app.task(name=TASKS["train"])(ask.run)
+for _name in ("tidemill.ask", "tidemill.describe", "tidemill.train"):
+    app.task(name=_name)(run.run)  # a broker may still hold messages that version 0.1.0 has sent

@@ -18,13 +18,15 @@ from tidemill.models.blobs import BlobError, BlobMissingError
 from tidemill.models.database import reading, writing
 from tidemill.models.errors import DatabaseError
 from tidemill.models.fine_tunes import FineTune, LostError, Operation, Step
+from tidemill.models.job_requests import training
 from tidemill.models.metrics import Point, point_of_event, points_of
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Claimed, Outcome, Settlement
-from tidemill.worker.ask import OUTCOME_OF, snoozed
+from tidemill.worker.calling import Calling
 from tidemill.worker.retries import BAD_KEY_NAMES, OUT_OF_CREDIT_NAMES, Verdict, classify
+from tidemill.worker.settlements import OUTCOME_OF, snoozed
 
 JOBS = "/fine_tuning/jobs"
 METADATA = "tidemill"
@@ -69,14 +71,10 @@ _WAYS_OUT = {
 """Error code -> what to tell somebody in place of the server's own words."""
 
 
-async def train(job: Claimed, options: Options, provider: Provider, *, may_call: Callable[[], bool]) -> Settlement:
-    """Advance a claimed train job by one step; never raises for what the provider does.
-
-    Args:
-        may_call: whether this worker still owns the job, and a call is still wanted.
-    """
+async def train(job: Claimed, options: Options, calling: Calling) -> Settlement:
+    """Advance a claimed train job by one step; see `worker.calling.Work`."""
     began = time.monotonic()
-    run = Run(job, options, provider, may_call)
+    run = Run(job, options, calling.provider, calling.may_call)
     try:
         await run.load()
         return await run.step()
@@ -107,12 +105,12 @@ class Run:
 
     async def load(self) -> None:
         """Read what is known of the job."""
-        self.tune = await self._write(fine_tunes.load, self.job.request["dataset"])
+        self.tune = await self._write(fine_tunes.load, training(self.job.request).dataset)
 
     async def step(self) -> Settlement:
         """Do what comes next."""
         tune = self.tune
-        if (at := self.job.request["provider"]) != settings().provider:
+        if (at := training(self.job.request).provider) != settings().provider:
             elsewhere = f"It is of {at}; start a worker whose OPENAI_BASE_URL is that."
             await self._write(fine_tunes.troubled, elsewhere)
             return snoozed(self.job, settings().poll_seconds)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from tidemill import migrations
+from tidemill.models.endpoints import ENDPOINTS
 from tidemill.models.errors import SettingsError
 from tidemill.models.options import Options, Trim
 from tidemill.models.scope import Scope
-from tidemill.models.settings import Endpoint, Transport, settings
+from tidemill.models.settings import Transport, settings
 from tidemill.producer.asking import assistants, continuing
 from tidemill.producer.batches.follow import follow
 from tidemill.producer.batches.progress import Progress, progress
@@ -133,7 +134,6 @@ def as_turns(order: Order, name: str | None) -> Order:
 
 
 _ALLOWED: dict[str, tuple[str, ...]] = {
-    "endpoint": get_args(Endpoint),
     "transport": get_args(Transport),
     "trim": get_args(Trim),
 }
@@ -151,7 +151,7 @@ def make_options(given: Mapping[str, Any]) -> Options:
             f"There is no option {', '.join(sorted(unknown))}; the options are {', '.join(sorted(known))}."
         )
     said = {name: value for name, value in given.items() if value is not None}
-    for name, allowed in _ALLOWED.items():
+    for name, allowed in {"endpoint": ENDPOINTS.names(), **_ALLOWED}.items():
         if said.get(name, allowed[0]) not in allowed:
             raise SettingsError(f"--{name} is {said[name]!r}; it must be {' or '.join(allowed)}.")
     return Options(**{"model": settings().model, **said})

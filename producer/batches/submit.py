@@ -1,4 +1,4 @@
-"""Rows become jobs, once each, while workers are already busy with the first of them.
+"""BulkRows become jobs, once each, while workers are already busy with the first of them.
 
 COMMIT batch + jobs, a thousand at a time, then feed. The same command on the same input finds its batch again: done
 rows stay done, open rows go on, failed rows are tried again, new or changed rows are new jobs.
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, case, func, insert, select, update
 
 from tidemill.models import holds, provider, shutdown
 from tidemill.models.broker import BrokerError
-from tidemill.models.bulk import Rows
+from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now
 from tidemill.models.database import writing
 from tidemill.models.feed import feed
@@ -54,7 +54,7 @@ class Order:
     pictures: "Pictures | None" = None
     """What is described, in place of a source that is read."""
     rows: Sequence[Row] = ()
-    """Rows that are there already, in place of a source that is read."""
+    """BulkRows that are there already, in place of a source that is read."""
     kind: str = "ask"
     name: str = "prompts"
     source_name: str | None = None
@@ -160,7 +160,7 @@ def _feed(opened: Opened) -> None:
 
 # --- the batch ---
 
-KEYS = Rows(key="text")
+KEYS = BulkRows(key="text")
 
 
 class Known(NamedTuple):

@@ -1,4 +1,4 @@
-"""Rows sent as one parameter arrive as they were given: every type, nothing in them, a thousand of them."""
+"""BulkRows sent as one parameter arrive as they were given: every type, nothing in them, a thousand of them."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from tidemill.models.bulk import Rows
+from tidemill.models.bulk import BulkRows
 from tidemill.models.database import reading
 from tidemill.models.text import decode, encode
 
 pytestmark = pytest.mark.usefixtures("database")
 
-SHAPE = Rows(number="int", share="float", words="text")
+SHAPE = BulkRows(number="int", share="float", words="text")
 
 
 def there_and_back(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -18,9 +18,10 @@ import pytest
 from pydantic import SecretStr
 
 from tidemill.models import provider as door
+from tidemill.models.endpoints import CHAT, ENDPOINTS
 from tidemill.models.errors import SettingsError
-from tidemill.models.provider import CallError, Endpoint, Kind, Provider, Reply, Transport, Usage, list_models
-from tidemill.models.replies import Answer, error_from_status, one_line, parse_chat, retry_after_seconds
+from tidemill.models.provider import CallError, Kind, Provider, Reply, Transport, Usage, list_models
+from tidemill.models.replies import RawReply, error_from_status, parse_chat, retry_after_seconds, safe_line
 from tidemill.models.settings import Settings
 
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
@@ -114,17 +115,17 @@ def open_provider(transport: Transport, url: str, key: str | None = KEY, **optio
     return Provider(base_url=url, api_key=SecretStr(key) if key else None, transport=transport, **options)
 
 
-async def outcome(transport: Transport, url: str, endpoint: Endpoint = "chat", **options: Any) -> Reply | CallError:
+async def outcome(transport: Transport, url: str, endpoint: str = "chat", **options: Any) -> Reply | CallError:
     provider = open_provider(transport, url, **options)
     try:
-        return await provider.call(endpoint, BODY)
+        return await provider.call(ENDPOINTS[endpoint], BODY)
     except CallError as error:
         return error
     finally:
         await provider.aclose()
 
 
-async def both(start: Start, *replies: bytes | None, endpoint: Endpoint = "chat", **options: Any) -> Reply | CallError:
+async def both(start: Start, *replies: bytes | None, endpoint: str = "chat", **options: Any) -> Reply | CallError:
     """The outcome over every transport, after checking that they agree and that each sent one request."""
     outcomes: list[Reply | CallError] = []
     for transport in TRANSPORTS:
@@ -145,7 +146,7 @@ async def both(start: Start, *replies: bytes | None, endpoint: Endpoint = "chat"
     return first
 
 
-async def failed(start: Start, *replies: bytes | None, endpoint: Endpoint = "chat", **options: Any) -> CallError:
+async def failed(start: Start, *replies: bytes | None, endpoint: str = "chat", **options: Any) -> CallError:
     error = await both(start, *replies, endpoint=endpoint, **options)
     assert isinstance(error, CallError), error
     assert "\n" not in error.message
@@ -153,7 +154,7 @@ async def failed(start: Start, *replies: bytes | None, endpoint: Endpoint = "cha
     return error
 
 
-async def replied(start: Start, body: object, endpoint: Endpoint = "chat", **headers: str) -> Reply:
+async def replied(start: Start, body: object, endpoint: str = "chat", **headers: str) -> Reply:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     reply = await both(start, reply_bytes(body, headers=named), endpoint=endpoint)
     assert isinstance(reply, Reply), reply
@@ -165,16 +166,16 @@ async def replied(start: Start, body: object, endpoint: Endpoint = "chat", **hea
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("slash", ["", "/"])
-@pytest.mark.parametrize("endpoint", get_args(Endpoint))
+@pytest.mark.parametrize("endpoint", ENDPOINTS.names())
 async def test_a_request_is_the_body_and_the_key_and_nothing_of_ours(
-    start: Start, transport: Transport, endpoint: Endpoint, slash: str
+    start: Start, transport: Transport, endpoint: str, slash: str
 ) -> None:
     script = await start(reply_bytes(chat() if endpoint == "chat" else response(said("Hi"))))
 
     await outcome(transport, script.url + slash, endpoint, organization="org-1", project="proj_1")
 
     [(line, headers, body)] = script.requests
-    assert line == f"POST /v1{door.PATHS[endpoint]} HTTP/1.1"
+    assert line == f"POST /v1{ENDPOINTS[endpoint].path} HTTP/1.1"
     assert json.loads(body) == BODY
     assert headers["authorization"] == f"Bearer {KEY}"
     assert headers["content-type"] == "application/json"
@@ -208,7 +209,7 @@ async def test_without_a_key_the_call_is_still_made(
 async def test_a_connection_is_used_again(start: Start, transport: Transport) -> None:
     script = await start(reply_bytes(chat()))
     provider = open_provider(transport, script.url, connections=1)
-    replies = await asyncio.gather(*(provider.call("chat", BODY) for _ in range(20)))
+    replies = await asyncio.gather(*(provider.call(CHAT, BODY) for _ in range(20)))
     await provider.aclose()
     assert {reply.text for reply in replies} == {"Hi"}
 
@@ -218,7 +219,7 @@ async def test_what_orjson_cannot_write_is_sent_all_the_same(start: Start, trans
     script = await start(reply_bytes(chat()))
     provider = open_provider(transport, script.url)
     body = {"model": "m", "messages": [{"role": "user", "content": "\ud83d alone"}], "seed": 2**70}
-    await provider.call("chat", body)
+    await provider.call(CHAT, body)
     await provider.aclose()
     assert json.loads(script.requests[0][2]) == body
 
@@ -231,7 +232,7 @@ async def test_a_body_that_cannot_be_one_json_request_is_not_sent(
     script = await start(reply_bytes(chat()))
     provider = open_provider(transport, script.url)
     with pytest.raises(CallError) as caught:
-        await provider.call("chat", BODY | extra)
+        await provider.call(CHAT, BODY | extra)
     await provider.aclose()
     assert caught.value.kind == "request"
     assert script.requests == []
@@ -310,7 +311,7 @@ async def test_compressed_and_chunked_replies_are_read(start: Start) -> None:
 # --- a success status that is no success ----------------------------------------------------------------------------
 
 PAID = Usage(9, 4, 3)
-NOT_REPLIES: list[tuple[Endpoint, object, Kind, str | None, int, Usage | None, str]] = [
+NOT_REPLIES: list[tuple[str, object, Kind, str | None, int, Usage | None, str]] = [
     ("chat", b"", "malformed", None, 200, None, ""),
     ("chat", b"<html><title>Log in</title></html>", "malformed", None, 200, None, ""),
     ("chat", b'{"choices": [', "malformed", None, 200, None, ""),
@@ -364,7 +365,7 @@ NOT_REPLIES: list[tuple[Endpoint, object, Kind, str | None, int, Usage | None, s
 @pytest.mark.parametrize(("endpoint", "body", "kind", "code", "status", "usage", "text"), NOT_REPLIES)
 async def test_200_with_something_else_than_an_answer_is_an_outcome_of_its_own(
     start: Start,
-    endpoint: Endpoint,
+    endpoint: str,
     body: object,
     kind: Kind,
     code: str | None,
@@ -536,7 +537,7 @@ async def test_a_proxy_of_the_environment_is_used(
 async def test_a_cancelled_call_is_cancelled(start: Start, transport: Transport) -> None:
     script = await start(b"")
     provider = open_provider(transport, script.url)
-    call = asyncio.create_task(provider.call("chat", BODY))
+    call = asyncio.create_task(provider.call(CHAT, BODY))
     while not script.requests:
         await asyncio.sleep(0.01)
     call.cancel()
@@ -611,10 +612,11 @@ def test_neither_library_is_imported_before_it_is_needed() -> None:
 async def test_the_http_transport_never_imports_openai(start: Start) -> None:
     script = await start(reply_bytes(chat()))
     code = (
-        "import asyncio, sys\nfrom tidemill.models.provider import Provider\n"
+        "import asyncio, sys\nfrom tidemill.models.endpoints import CHAT\n"
+        "from tidemill.models.provider import Provider\n"
         "async def main():\n"
         f"    p = Provider(base_url={script.url!r}, api_key=None, transport='http', timeout_seconds=9, connections=1)\n"
-        "    await p.call('chat', {})\n    await p.aclose()\n"
+        "    await p.call(CHAT, {})\n    await p.aclose()\n"
         "asyncio.run(main())\nprint('openai' in sys.modules)"
     )
     done = await asyncio.to_thread(
@@ -644,9 +646,9 @@ def test_retry_after_is_seconds_or_nothing(headers: dict[str, str], seconds: flo
 
 
 def test_one_line_is_one_line() -> None:
-    assert one_line("a\x1b[31m\n\tb\ud83d c\0") == "a [31m b c"
+    assert safe_line("a\x1b[31m\n\tb\ud83d c\0") == "a [31m b c"
 
 
 def test_parsing_is_pure_and_takes_any_status_of_success() -> None:
-    assert parse_chat(Answer(201, {}, json.dumps(chat()).encode())).status == 201
-    assert error_from_status(Answer(418, {}, b"\0" * 100_000)).message == "HTTP 418 I'm a Teapot"
+    assert parse_chat(RawReply(201, {}, json.dumps(chat()).encode())).status == 201
+    assert error_from_status(RawReply(418, {}, b"\0" * 100_000)).message == "HTTP 418 I'm a Teapot"

@@ -9,8 +9,8 @@ from tidemill.models import cost, pictures
 from tidemill.models.answers import Message
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError
-from tidemill.worker.ask import Question, _tokens, build
 from tidemill.worker.history import TOO_LONG, fitted
+from tidemill.worker.questions import Question, build
 
 SYSTEM = Message("system", "Be brief.")
 HISTORY = (SYSTEM, Message("user", "Why?"), Message("assistant", "Because."))
@@ -72,7 +72,7 @@ def test_instructions_that_are_the_same_are_not_recorded_again(options: Options,
 )
 def test_instructions_of_a_row_are_those_of_its_turn(request_: dict[str, Any]) -> None:
     question = build(CHAT, request_, history=HISTORY)
-    sent = question.body["input" if question.endpoint == "responses" else "messages"]
+    sent = question.body["input" if question.endpoint.name == "responses" else "messages"]
     assert contents(sent) == ["Mine.", "Why?", "Because.", "q"]
     assert "instructions" not in question.body
     assert question.messages == (Message("system", "Mine."), Message("user", "q"))
@@ -102,7 +102,7 @@ def test_parts_go_out_as_parts_and_a_picture_is_shown_again() -> None:
 
 
 def test_tokens_are_reserved_for_all_that_is_sent() -> None:
-    more = _tokens(build(CHAT, TURN, history=HISTORY)) - _tokens(build(CHAT, TURN))
+    more = build(CHAT, TURN, history=HISTORY).most_tokens - build(CHAT, TURN).most_tokens
     assert more > sum(cost.count_tokens(message.content, MODEL) for message in HISTORY)
 
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from tidemill.models.provider import CallError, Kind
-from tidemill.models.replies import Answer, error_from_status, parse_chat, parse_responses
+from tidemill.models.replies import RawReply, error_from_status, parse_chat, parse_responses
 from tidemill.worker.retries import PERMANENT_NAMES, RULES, Verdict, classify
 
 
@@ -22,16 +22,16 @@ def judge(error: CallError, *, failures: int = 0, age: float = 0.0, random: floa
 def http(status: int, code: object = None, type_: str | None = None, message: str = "m", **headers: str) -> CallError:
     body = {"error": {"message": message, "type": type_, "param": None, "code": code}}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return error_from_status(Answer(status, named, json.dumps(body).encode()))
+    return error_from_status(RawReply(status, named, json.dumps(body).encode()))
 
 
 def raw(status: int, body: bytes) -> CallError:
-    return error_from_status(Answer(status, {}, body))
+    return error_from_status(RawReply(status, {}, body))
 
 
-def in_200(parse: Callable[[Answer], object], body: object) -> CallError:
+def in_200(parse: Callable[[RawReply], object], body: object) -> CallError:
     with pytest.raises(CallError) as caught:
-        parse(Answer(200, {}, body if isinstance(body, bytes) else json.dumps(body).encode()))
+        parse(RawReply(200, {}, body if isinstance(body, bytes) else json.dumps(body).encode()))
     return caught.value
 
 

@@ -175,15 +175,15 @@ def test_jobs_of_batches_with_other_options_run_side_by_side(
 
 def test_a_row_that_we_cannot_build_fails_alone(runner: Runner, wait_until: WaitUntil) -> None:
     add_batch()
-    good, bad = add_jobs(2)
-    set_job(bad, request={"url": "/v1/nonsense", "body": {}})
-    runner.admit([good, bad])
-    wait_until(lambda: not runner.owned() and in_state("running") == 0, "both have ended", seconds=30)
-    assert (job_row(good).state, job_row(bad).state, job_row(bad).error_code) == (
-        "succeeded",
-        "failed",
-        "internal_error",
-    )
+    good, bad, foreign = add_jobs(3)
+    set_job(bad, request={"nonsense": 1})
+    set_job(foreign, request={"url": "/v1/nonsense", "body": {}})
+    runner.admit([good, bad, foreign])
+    wait_until(lambda: not runner.owned() and in_state("running") == 0, "all have ended", seconds=30)
+    assert job_row(good).state == "succeeded"
+    assert (job_row(bad).state, job_row(bad).error_code) == ("failed", "internal_error")
+    assert (job_row(foreign).state, job_row(foreign).error_code) == ("failed", "not_supported")
+    assert "no endpoint /v1/nonsense" in job_row(foreign).error
 
 
 def test_paused_jobs_in_a_message_stay_where_they_are(runner: Runner, provider: Simulator) -> None:

@@ -32,7 +32,7 @@ from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.transitions import Settlement
 from tidemill.worker.judge import Judge
 from tidemill.worker.sentiment import Judgement
-from tidemill.worker.settle import Outcome, Settler, write
+from tidemill.worker.settle import Ended, Settler, write
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def settler(ended: set[tuple[int, int]]) -> Iterator[Settler]:
     made.close(5)
 
 
-def outcome(settlement: Settlement) -> Outcome:
-    return Outcome(settlement, PROVIDER)
+def ending(settlement: Settlement) -> Ended:
+    return Ended(settlement, PROVIDER)
 
 
 def sentiments() -> dict[int, str | None]:
@@ -70,7 +70,7 @@ def test_outcomes_are_stored_told_and_judged(
     add_batch()
     claimed = take(add_jobs(150))
     for i, job in enumerate(claimed):
-        settler.put(outcome(success(job, "This is wonderful, I love it!" if i % 2 else "This is awful, I hate it.")))
+        settler.put(success(job, "This is wonderful, I love it!" if i % 2 else "This is awful, I hate it."), PROVIDER)
     wait_until(lambda: len(ended) == 150, "all are written")
     assert ended == {(job.id, job.epoch) for job in claimed}
     assert count(jobs, jobs.c.state == "succeeded") == count(dialogues) == 150
@@ -84,7 +84,7 @@ def test_closing_writes_what_was_handed_over_and_its_judgements(ended: set[tuple
     add_batch()
     settler = Settler(Judge(), hurry=lambda: False, settled=lambda _: None)
     for job in take(add_jobs(5)):
-        settler.put(outcome(success(job, "What a great day.")))
+        settler.put(success(job, "What a great day."), PROVIDER)
     settler.close(10)
     assert list(sentiments().values()) == ["positive"] * 5
 
@@ -99,7 +99,7 @@ def test_a_row_that_cannot_be_stored_does_not_keep_the_others_from_it(
     unstorable: Any = {broken: 2**70}
     bad = success(claimed[7], **unstorable)
     for job in claimed:
-        settler.put(outcome(bad if job.id == bad.job_id else success(job)))
+        settler.put(bad if job.id == bad.job_id else success(job), PROVIDER)
     wait_until(lambda: len(ended) == 20, "all are written")
     assert count(jobs, jobs.c.state == "succeeded") == count(dialogues) == 19
     refused = job_row(bad.job_id)
@@ -116,7 +116,7 @@ def test_answers_wait_for_a_locked_database(embedded_home: Path, settler: Settle
     holder = sqlite3.connect(embedded_home / "tidemill.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     for job in claimed:
-        settler.put(outcome(success(job)))
+        settler.put(success(job), PROVIDER)
     wait_until(lambda: settler.trouble is not None, "the settler says what keeps it")
     assert "locked" in (settler.trouble or "")
     assert count(dialogues) == 0
@@ -138,10 +138,10 @@ def test_answers_outlive_a_crash_of_the_server(
     add_batch()
     claimed = take(add_jobs(400))
     for job in claimed[:200]:
-        settler.put(outcome(success(job)))
+        settler.put(success(job), PROVIDER)
     postgres_server.restart_at_once()
     for job in claimed[200:]:
-        settler.put(outcome(success(job)))
+        settler.put(success(job), PROVIDER)
     wait_until(lambda: len(ended) == 400, "all are written", seconds=30)
     assert count(jobs, jobs.c.state == "succeeded") == count(dialogues) == 400
     assert count(attempts, attempts.c.outcome == "succeeded") == 400
@@ -159,7 +159,7 @@ def test_a_settler_that_must_end_gives_a_dead_database_up(
     holder = sqlite3.connect(embedded_home / "tidemill.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     settler = Settler(Judge(), hurry=lambda: True, settled=lambda _: None)
-    settler.put(outcome(success(job)))
+    settler.put(success(job), PROVIDER)
     wait_until(lambda: settler.trouble is not None, "the settler has tried")
     settler.close(0)
     holder.close()
@@ -174,12 +174,12 @@ def test_a_settler_that_must_end_gives_a_dead_database_up(
 def test_a_refused_key_holds_the_providers_batches_and_an_answer_lifts_it() -> None:
     add_batch()
     first, second = add_jobs(2)
-    write([outcome(failure(take_one(first), "held", counted=False, http_status=401, error="The key is wrong."))], [])
+    write([ending(failure(take_one(first), "held", counted=False, http_status=401, error="The key is wrong."))], [])
     assert batch_row().hold_reason == "The key is wrong."
     assert take([second]) == []
     set_batch(probe_job_id=second, held_at=now_after(-1.0))
     probe = take_one(second)
-    write([outcome(success(probe))], [])
+    write([ending(success(probe))], [])
     assert batch_row().hold_reason is None
 
 
@@ -189,7 +189,7 @@ def test_what_counts_as_an_answer_of_the_provider(status: int | None, lifted: bo
     add_batch()
     (job_id,) = add_jobs(1)
     set_batch(hold_reason="out of reach", held_at=now_after(-1.0), held_until=now_after(60.0), probe_job_id=job_id)
-    write([outcome(failure(take_one(job_id), http_status=status))], [])
+    write([ending(failure(take_one(job_id), http_status=status))], [])
     assert (batch_row().hold_reason is None) == lifted
 
 
@@ -198,7 +198,7 @@ def test_a_snooze_of_a_held_batch_says_nothing_about_the_provider() -> None:
     add_batch()
     (job_id,) = add_jobs(1)
     set_batch(hold_reason="no credit", held_at=now_after(-1.0), held_until=now_after(60.0), probe_job_id=job_id)
-    write([outcome(failure(take_one(job_id), "snoozed", counted=False, http_status=None))], [])
+    write([ending(failure(take_one(job_id), "snoozed", counted=False, http_status=None))], [])
     assert batch_row().hold_reason == "no credit"
     assert calls(job_id) == []
 
@@ -207,7 +207,7 @@ def test_a_snooze_of_a_held_batch_says_nothing_about_the_provider() -> None:
 def test_judgements_are_stored_with_or_without_a_score() -> None:
     add_batch()
     first, second = take(add_jobs(2))
-    write([outcome(success(first)), outcome(success(second))], [])
+    write([ending(success(first)), ending(success(second))], [])
     write([], [(first.id, Judgement("negative", -0.5, "en")), (second.id, Judgement("unknown", None, None))])
     with reading() as connection:
         found = connection.execute(select(dialogues).order_by(dialogues.c.id)).all()
@@ -223,7 +223,7 @@ def test_one_transaction_holds_outcomes_and_judgements() -> None:
     (job_id,) = add_jobs(1)
     job = take_one(job_id)
     with pytest.raises(TypeError):
-        write([outcome(success(job))], [(job_id, Judgement("positive", 2**70, None))])
+        write([ending(success(job))], [(job_id, Judgement("positive", 2**70, None))])
     assert job_row(job_id).state == "running"
     with writing() as connection:
         assert connection.execute(select(dialogues)).all() == []
@@ -234,11 +234,11 @@ def test_a_row_that_is_refused_time_and_again_while_others_are_answered_fails() 
     add_batch()
     refused, *others = add_jobs(3)
     for other in others:
-        write([outcome(failure(take_one(refused), "held", counted=False, http_status=403))], [])
+        write([ending(failure(take_one(refused), "held", counted=False, http_status=403))], [])
         set_batch(probe_job_id=other, held_at=now_after(-1.0))
-        write([outcome(success(take_one(other)))], [])
+        write([ending(success(take_one(other)))], [])
     assert job_row(refused).state == "queued"
-    write([outcome(failure(take_one(refused), "held", counted=False, http_status=403, error="no"))], [])
+    write([ending(failure(take_one(refused), "held", counted=False, http_status=403, error="no"))], [])
     job = job_row(refused)
     assert (job.state, job.error, job.failures) == ("failed", "no", 1)
     assert batch_row().hold_reason is None
@@ -251,7 +251,7 @@ def test_names_that_are_too_long_for_their_columns_are_cut_and_cost_no_answer() 
     claimed = take_one(job_id)
     said = Answer("m" * 300, "f" * 90, (Message("r" * 50, "why?"), Message("assistant", "because")))
     settlement = success(claimed, request_id="i" * 400, answer=said)
-    assert write([outcome(settlement)], []) == {(job_id, claimed.epoch)}
+    assert write([ending(settlement)], []) == {(job_id, claimed.epoch)}
     assert dialogue(job_id) == [("r" * 20, "why?"), ("assistant", "because")]
     (call,) = calls(job_id)
     assert call.request_id == "i" * 200

@@ -27,6 +27,8 @@ from tidemill.models.tables import fine_tunes as fine_tunes_table
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue, revive
 from tidemill.producer.training.fine_tunes import points_of
+from tidemill.worker.calling import Calling
+from tidemill.worker.limits import limiter
 from tidemill.worker.train import METADATA, Run, _order, train
 
 LINE = '{"messages":[{"role":"user","content":"2 + %d?"},{"role":"assistant","content":"It is %d."}]}\n'
@@ -87,7 +89,9 @@ def run(job: Claimed, transport: Transport = "http", may_call: Callable[[], bool
             connections=2,
         )
         try:
-            return await train(job, Options.from_json(batch_row().options), door, may_call=may_call)
+            return await train(
+                job, Options.from_json(batch_row().options), Calling(door, limiter(None), "bucket", may_call)
+            )
         finally:
             await door.aclose()
 

@@ -1,0 +1,150 @@
+"""An endpoint is one row of a table: what differs between OpenAI's ways to ask stands here and nowhere else.
+
+A row says where a request goes, how a body is made of options and messages, how a body is read again, and how the
+reply is. Installed packages add rows of their own (`models.registry`); the core knows none by name.
+Sources: OpenAI's API reference of Chat Completions and Responses.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tidemill.models.options import Options
+from tidemill.models.registry import Registry
+from tidemill.models.replies import RawReply, Reply, parse_chat, parse_responses
+
+Turn = dict[str, Any]
+"""A message as a body holds it: `{"role": .., "content": ..}`."""
+
+
+class ParseReply(Protocol):
+    """Reads a success status's body; raises CallError where it is no usable answer. `secret` is kept out of texts."""
+
+    def __call__(self, raw: RawReply, *, secret: str = "") -> Reply: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One way to ask.
+
+    Args:
+        path: below the base URL, as `/chat/completions`.
+        make_body: of options and the turns that a job asks with; model and further parameters are added to it.
+        picture_parts: of a prompt, a picture's URL and the detail, as the content of a turn.
+        parse_reply: reads the reply.
+        turns_field: the body's field of the turns, a list or one prompt as text.
+        instructions_field: the body's field of the instructions, where they are no turn.
+        room_fields: fields of the body that limit the answer's tokens; the first one that is there counts.
+    """
+
+    name: str
+    path: str
+    make_body: Callable[[Options, Sequence[Turn]], dict[str, Any]]
+    picture_parts: Callable[[str, str, str | None], list[dict[str, Any]]]
+    parse_reply: ParseReply
+    turns_field: str
+    instructions_field: str | None
+    room_fields: tuple[str, ...]
+
+    @property
+    def url(self) -> str:
+        """What a line of OpenAI's batch files calls it."""
+        return f"/v1{self.path}"
+
+    def turns(self, body: Mapping[str, Any]) -> list[Turn]:
+        """The turns that a body asks with, instructions first."""
+        written = body.get(self.turns_field, ())
+        turns = [{"role": "user", "content": written}] if isinstance(written, str) else list(written)
+        instructions = body.get(self.instructions_field) if self.instructions_field else None
+        return turns if instructions is None else [{"role": "system", "content": str(instructions)}, *turns]
+
+    def with_turns(self, body: Mapping[str, Any], turns: Sequence[Turn]) -> dict[str, Any]:
+        """A body that asks with these turns instead; instructions are among them."""
+        kept = {name: value for name, value in body.items() if name != self.instructions_field}
+        return {**kept, self.turns_field: list(turns)}
+
+    def room(self, body: Mapping[str, Any]) -> int:
+        """Tokens that a body leaves for the answer; 0 where it does not say."""
+        return next((body[name] for name in self.room_fields if isinstance(body.get(name), int)), 0)
+
+
+def _without_none(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+# --- Chat Completions ---
+
+_TAKES_COMPLETION_TOKENS = re.compile(r"(.*/)?(gpt-[5-9]|o\d)")
+"""Models that refuse `max_tokens`; other servers know only that name."""
+
+
+def _chat_body(options: Options, turns: Sequence[Turn]) -> dict[str, Any]:
+    if options.system is not None and all(turn.get("role") != "system" for turn in turns):
+        turns = [{"role": "system", "content": options.system}, *turns]
+    name = "max_completion_tokens" if _TAKES_COMPLETION_TOKENS.match(options.model) else "max_tokens"
+    schema = {"name": "reply", "schema": options.schema, "strict": True}
+    return _without_none(
+        messages=list(turns),
+        temperature=options.temperature,
+        reasoning_effort=options.reasoning_effort,
+        response_format=options.schema and {"type": "json_schema", "json_schema": schema},
+        **{name: options.max_tokens},
+    )
+
+
+def _chat_parts(prompt: str, url: str, detail: str | None) -> list[dict[str, Any]]:
+    shown = {"url": url} if detail is None else {"url": url, "detail": detail}
+    return [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": shown}]
+
+
+CHAT = Endpoint(
+    name="chat",
+    path="/chat/completions",
+    make_body=_chat_body,
+    picture_parts=_chat_parts,
+    parse_reply=parse_chat,
+    turns_field="messages",
+    instructions_field=None,
+    room_fields=("max_completion_tokens", "max_tokens"),
+)
+
+
+# --- Responses ---
+
+
+def _responses_body(options: Options, turns: Sequence[Turn]) -> dict[str, Any]:
+    schema = {"type": "json_schema", "name": "reply", "schema": options.schema, "strict": True}
+    return _without_none(
+        input=list(turns),
+        instructions=options.system,
+        temperature=options.temperature,
+        max_output_tokens=options.max_tokens,
+        reasoning=options.reasoning_effort and {"effort": options.reasoning_effort},
+        text=options.schema and {"format": schema},
+    )
+
+
+def _responses_parts(prompt: str, url: str, detail: str | None) -> list[dict[str, Any]]:
+    shown = {"type": "input_image", "image_url": url}
+    return [{"type": "input_text", "text": prompt}, shown if detail is None else {**shown, "detail": detail}]
+
+
+RESPONSES = Endpoint(
+    name="responses",
+    path="/responses",
+    make_body=_responses_body,
+    picture_parts=_responses_parts,
+    parse_reply=parse_responses,
+    turns_field="input",
+    instructions_field="instructions",
+    room_fields=("max_output_tokens",),
+)
+
+
+ENDPOINTS = Registry("tidemill.endpoints", "endpoint", {row.name: row for row in (CHAT, RESPONSES)})
+
+
+def by_url(url: str) -> Endpoint | None:
+    """The endpoint that a line of OpenAI's batch files calls so; None where there is none."""
+    return next((row for name in ENDPOINTS.names() if (row := ENDPOINTS[name]).url == url), None)

@@ -1,0 +1,53 @@
+"""What a job asks by itself is stored as JSON; this is the one reader that tells its forms apart.
+
+`ask` and `describe` store `{"prompt": ..}`, `{"messages": [..]}`, a line of OpenAI's batch files as
+`{"url": .., "body": {..}}`, or `{"prompt": .., "picture": {..}}`; `train` stores `{"dataset": .., "provider": ..}`.
+Another kind of job stores and reads what it likes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tidemill.models.pictures import Picture
+
+
+class BatchLine(NamedTuple):
+    """A request that brings its own endpoint, such as `/v1/chat/completions`, and body."""
+
+    url: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a job of `ask` or `describe` asks: exactly one of a prompt, messages and a batch line.
+
+    A prompt may be about a picture.
+    """
+
+    prompt: str | None = None
+    messages: tuple[dict[str, Any], ...] = ()
+    line: BatchLine | None = None
+    picture: Picture | None = None
+
+
+class Training(NamedTuple):
+    """What a job of `train` asks: a dataset's id, and the host of the provider that it is for."""
+
+    dataset: str
+    provider: str
+
+
+def asked(request: Mapping[str, Any]) -> Asked:
+    """Read the request of a job of `ask` or `describe`."""
+    if "body" in request:
+        return Asked(line=BatchLine(request["url"], request["body"]))
+    if "messages" in request:
+        return Asked(messages=tuple(request["messages"]))
+    return Asked(request["prompt"], picture=request.get("picture"))
+
+
+def training(request: Mapping[str, Any]) -> Training:
+    """Read the request of a job of `train`."""
+    return Training(request["dataset"], request["provider"])

@@ -1,0 +1,30 @@
+"""What a job needs of its worker to call the provider, whatever kind of job it is."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tidemill.models.options import Options
+from tidemill.models.provider import Provider
+from tidemill.models.transitions import Claimed, Settlement
+from tidemill.worker.limits import Limiter
+
+
+@dataclass(frozen=True, slots=True)
+class Calling:
+    """The way to the provider.
+
+    `bucket` names the rate budget without the model. `may_call` says, once a call's turn has come, whether it is still
+    wanted.
+    """
+
+    provider: Provider
+    limiter: Limiter
+    bucket: str
+    may_call: Callable[[], bool]
+
+
+class Work(Protocol):
+    """Runs one claimed job of a kind, or one step of it; never raises for what the provider does."""
+
+    def __call__(self, job: Claimed, options: Options, calling: Calling) -> Awaitable[Settlement]: ...

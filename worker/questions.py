@@ -1,0 +1,150 @@
+"""What a job asks, what its batch shares and what was said before it become one request, ready to go out by any way.
+
+Nothing here calls anybody. A request and what the dialogue will keep of it are a `Question`; how its answer is
+recorded is in `worker.settlements`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill.models import cost, pictures, turns
+from tidemill.models.answers import Message
+from tidemill.models.endpoints import ENDPOINTS, Endpoint, Turn, by_url
+from tidemill.models.errors import SettingsError
+from tidemill.models.job_requests import Asked, BatchLine, asked
+from tidemill.models.options import Options
+from tidemill.models.pictures import Picture
+from tidemill.models.text import dumps
+from tidemill.models.vision import picture_tokens
+
+URL_TOKENS = 1_000
+"""What is reserved for a picture that only the provider will see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as it goes out: where to, the body, and the messages that the dialogue will hold."""
+
+    endpoint: Endpoint
+    body: dict[str, Any]
+    messages: tuple[Message, ...]
+    picture: Picture | None = None
+    """The picture that it shows: the job's own, or the one that its dialogue is about."""
+    picture_tokens: int = 0
+    history: tuple[Message, ...] = ()
+    """What is sent before the messages: of a later turn the dialogue so far."""
+    schema: dict[str, Any] | None = None
+    """JSON schema that the answer must satisfy."""
+
+    @property
+    def texts(self) -> list[str]:
+        """What it says in words."""
+        own = ((message.content, pictures.shown(message.content)) for message in self.messages)
+        before = [turns.words(message.role, message.content) for message in self.history]
+        return before + [content if taken_apart is None else taken_apart.text for content, taken_apart in own]
+
+    @property
+    def model(self) -> str:
+        """The model asked for."""
+        return str(self.body.get("model", ""))
+
+    @property
+    def room_tokens(self) -> int:
+        """What it leaves for the answer; 0 where it does not say."""
+        return self.endpoint.room(self.body)
+
+    @property
+    def most_tokens(self) -> int:
+        """What a provider counts against tokens a minute: the prompt as estimated, and the room for the answer."""
+        asked = sum(map(cost.estimate_tokens, self.texts)) + self.picture_tokens
+        return asked + cost.chat_overhead_tokens(len(self.texts)) + self.room_tokens
+
+
+def build(
+    options: Options, request: Mapping[str, Any], picture_url: str = "", history: tuple[Message, ...] = ()
+) -> Question:
+    """The request that a job stands for: what it asks itself, then what its batch says, then further parameters.
+
+    A picture is a hole in the body until `picture_url` fills it. Before a later turn goes the dialogue's `history`.
+    """
+    question = _first_turn(options, asked(request), picture_url)
+    return _later_turn(question, options, history, picture_url) if history else question
+
+
+def _first_turn(options: Options, own: Asked, picture_url: str) -> Question:
+    if own.line is not None:
+        return _of_line(options, own.line)
+    endpoint = ENDPOINTS[options.endpoint]
+    asking = list(own.messages)
+    if own.prompt is not None:
+        parts = endpoint.picture_parts(own.prompt, picture_url, options.detail) if own.picture else own.prompt
+        asking = [{"role": "user", "content": parts}]
+    body = {"model": options.model, **endpoint.make_body(options, asking), **options.params}
+    kept = tuple(map(_message, endpoint.turns(body)))
+    if own.picture is None:
+        return Question(endpoint, body, kept, schema=options.schema)
+    kept = (*kept[:-1], Message("user", pictures.message(own.prompt or "", own.picture)))
+    return Question(endpoint, body, kept, own.picture, tokens_of(options, own.picture), schema=options.schema)
+
+
+def _of_line(options: Options, line: BatchLine) -> Question:
+    """A batch line brings its whole body; only the model may be missing."""
+    endpoint = by_url(line.url)
+    if endpoint is None:
+        raise SettingsError(f"This worker knows no endpoint {line.url}; install the package that has it.")
+    body = {"model": options.model, **line.body}
+    return Question(endpoint, body, tuple(map(_message, endpoint.turns(body))), schema=options.schema)
+
+
+def _later_turn(question: Question, options: Options, history: tuple[Message, ...], picture_url: str) -> Question:
+    """A request with what was said before it, under its own instructions if it brings any, else those of the history.
+
+    Its own are part of what the dialogue will hold only where they are new in it.
+    """
+    shown, before = split(history)
+    own, said = split(question.messages)
+    if not own and options.system is not None:  # a batch line takes none from its batch as a first turn
+        own = (Message("system", options.system),)
+    if not own or own == shown:
+        before, own = history, ()
+    endpoint = question.endpoint
+    asking = [turn for turn in endpoint.turns(question.body) if turn.get("role") not in turns.INSTRUCTIONS]
+    earlier = [_as_sent(each, endpoint, options, picture_url) for each in (*own, *before)]
+    body = endpoint.with_turns(question.body, [*earlier, *asking])
+    about = _picture_of(before)
+    tokens = question.picture_tokens + (0 if about is None else tokens_of(options, about))
+    return Question(endpoint, body, (*own, *said), question.picture or about, tokens, before, question.schema)
+
+
+def split(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """(instructions, all others)."""
+    instructions = tuple(message for message in messages if message.role in turns.INSTRUCTIONS)
+    return instructions, tuple(message for message in messages if message.role not in turns.INSTRUCTIONS)
+
+
+def tokens_of(options: Options, picture: Picture) -> int:
+    """What the provider will count for a picture, or our best guess."""
+    if "url" in picture:
+        return URL_TOKENS
+    return picture_tokens(options.model, picture["width"], picture["height"], options.detail or "auto").tokens
+
+
+def _as_sent(message: Message, endpoint: Endpoint, options: Options, picture_url: str) -> Turn:
+    """A stored message in the form in which the endpoint takes it."""
+    shown = pictures.shown(message.content)
+    if shown is not None:
+        return {"role": "user", "content": endpoint.picture_parts(shown.text, picture_url, options.detail)}
+    return {"role": message.role, "content": turns.parts(message.role, message.content) or message.content}
+
+
+def _picture_of(messages: Sequence[Message]) -> Picture | None:
+    """The picture that a dialogue is about, if any."""
+    shown = (pictures.shown(message.content) for message in messages)
+    return next((each.picture for each in shown if each is not None), None)
+
+
+def _message(turn: Mapping[str, Any]) -> Message:
+    """A turn as the dialogue keeps it."""
+    content = turn.get("content")
+    return Message(str(turn.get("role", "user")), content if isinstance(content, str) else dumps(content))

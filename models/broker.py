@@ -16,6 +16,7 @@ from celery import Celery
 from kombu.common import maybe_declare
 from kombu.exceptions import OperationalError as BrokerLost
 
+from tidemill.models import journal
 from tidemill.models.errors import TidemillError
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
@@ -200,6 +201,7 @@ def embedded_worker(window: int, scope: Scope) -> Iterator[EmbeddedRunner]:
         window: calls in flight at most.
         scope: whose jobs the worker feeds.
     """
+    journal.heed_level()
     tasks: Any = import_module("tidemill.worker.tasks")
     runner = tasks.start(window, scope)
     ready = threading.Event()

@@ -16,13 +16,14 @@ PROBE_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0)
 """Pauses before the first, second, ... probe; the last one is kept."""
 
 
-def hold(connection: Connection, provider: str, reason: str, seconds: float = 0.0) -> None:
+def hold(connection: Connection, provider: str, reason: str, seconds: float = 0.0) -> bool:
     """Hold the provider's batches, for so many seconds where it said so before the first probe.
 
-    Where they are held already, the reason shown is brought up to date, and a longer wait counts.
+    Where they are held already, the reason shown is brought up to date, and a longer wait counts. Returns whether any
+    was not held yet.
     """
     first_probe = now_after(max(PROBE_SECONDS[0], seconds))
-    connection.execute(
+    begun = connection.execute(
         update(batches)
         .where(batches.c.provider == provider, batches.c.state != "cancelled", batches.c.hold_reason.is_(None))
         .values(hold_reason=reason, held_at=now(), held_until=first_probe, hold_probes=0, probe_job_id=None)
@@ -38,6 +39,7 @@ def hold(connection: Connection, provider: str, reason: str, seconds: float = 0.
         .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None), batches.c.hold_reason != reason)
         .values(hold_reason=reason)
     )
+    return bool(begun.rowcount)
 
 
 def begin_probe(connection: Connection, provider: str, job_id: int) -> bool:
@@ -55,8 +57,12 @@ def begin_probe(connection: Connection, provider: str, job_id: int) -> bool:
     )
 
 
-def lift(connection: Connection, answered: Sequence[tuple[int, int]]) -> None:
-    """Lift the hold of providers that answered one of these (job id, epoch) calls, if it began after the hold did."""
+def lift(connection: Connection, answered: Sequence[tuple[int, int]]) -> list[str]:
+    """Lift the hold of providers that answered one of these (job id, epoch) calls, if it began after the hold did.
+
+    Returns the providers whose hold was lifted.
+    """
+    serving = []
     held = connection.execute(
         select(batches.c.provider, batches.c.held_at).where(batches.c.hold_reason.is_not(None)).distinct()
     ).all()
@@ -80,6 +86,8 @@ def lift(connection: Connection, answered: Sequence[tuple[int, int]]) -> None:
         )
         if lifted.rowcount:
             give_time(connection, batches.c.provider == provider)
+            serving.append(provider)
+    return serving
 
 
 def probe_at_once(connection: Connection, provider: str) -> None:

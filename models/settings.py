@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         validation_alias="TIDEMILL_DOUBT_SECONDS",
         description="how long a creation without a reply is looked for before it is asked for again",
     )
+    log_level: Literal["debug", "info", "warning", "error"] | None = Field(
+        None,
+        validation_alias="TIDEMILL_LOG_LEVEL",
+        description="debug, info, warning or error; else workers log at info, commands at warning",
+    )
     prices: Path | None = Field(
         None, validation_alias="TIDEMILL_PRICES", description="TOML file of prices that go before the built-in ones"
     )

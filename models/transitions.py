@@ -552,7 +552,7 @@ def cancel(connection: Connection, batch_id: str, older_than: int | None = None)
 def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> int:
     """Queue failed and cancelled jobs of a batch again, with a fresh count of failures. Returns how many.
 
-    BulkRows that the input no longer holds stay as they are: nobody would see what they cost. So do rows that were refused
+    Rows that the input no longer holds stay as they are: nobody would see what they cost. So do rows that were refused
     at the door, which no worker has ever had: it is their file that must change.
     With `keys`, only jobs with one of those keys.
     """

@@ -5,10 +5,10 @@ import warnings
 from typing import Any
 
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
-from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from tidemill.migrations import ensure
-from tidemill.models import blobs
+from tidemill.models import blobs, journal
 from tidemill.models.broker import app as make_app
 from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.provider import check
@@ -27,6 +27,12 @@ def run() -> None:
     """
     ours = ("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat")
     app.worker_main(["--quiet", "worker", *ours, "--hostname", sys.argv[-1]])
+
+
+@setup_logging.connect(weak=False)
+def _log(**_: Any) -> None:
+    """That somebody is connected keeps Celery from setting up a log of its own."""
+    journal.show_in_worker()
 
 
 @worker_init.connect(weak=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, or_, select, update
 
+from tidemill.models import journal
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, writing
 from tidemill.models.errors import TidemillError
@@ -136,7 +137,7 @@ class Maintenance:
             rescued = rescue(connection, dead)
             connection.execute(delete(workers).where(workers.c.id.in_(dead)))
         if rescued:
-            log.warning("%d jobs of vanished workers are queued again", rescued)
+            journal.rescued(rescued)
             self._runner.hungry.set()
 
     def _judge_leftovers(self) -> None:

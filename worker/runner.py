@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, select
 
+from tidemill.models import journal
 from tidemill.models.database import writing
 from tidemill.models.errors import DatabaseError, SettingsError
 from tidemill.models.feed import IDS_PER_MESSAGE
@@ -121,6 +122,7 @@ class Runner:
             return []
         else:
             self._owned.update((job.id, job) for job in claimed)
+            journal.claimed(claimed, self.worker_id)
         finally:
             self._claiming.remove(ids)
         self._claimed_since_fed += len(ids)
@@ -272,7 +274,8 @@ class Runner:
         self.settler.close(_LAST_WRITE_SECONDS)
         try:
             with writing() as connection:
-                release(connection, self.worker_id)
+                released = release(connection, self.worker_id)
+            journal.released(released, self.worker_id)
         except DatabaseError as error:
             log.warning("jobs not given back, their leases will end: %s", error)
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, update
 from sqlalchemy.exc import DBAPIError
 
-from tidemill.models import holds
+from tidemill.models import holds, journal
 from tidemill.models.bulk import BulkRows
 from tidemill.models.database import writing
 from tidemill.models.errors import DatabaseError
@@ -204,6 +204,8 @@ def _storable(tokens: int | None) -> int | None:
 
 def write(endings: Sequence[Ended], judgements: Sequence[tuple[int, Judgement]]) -> set[tuple[int, int]]:
     """Write endings and judgements in one transaction; returns (job id, epoch) of what was still ours to settle."""
+    serving: list[str] = []
+    newly_held: dict[str, str] = {}
     with writing() as connection:
         endings = [_own_fault(connection, ending) for ending in endings]
         written = settle(connection, [ending.settlement for ending in endings]) if endings else set()
@@ -213,13 +215,19 @@ def write(endings: Sequence[Ended], judgements: Sequence[tuple[int, Judgement]])
             if ending.settlement.outcome in _ANSWERED_BY_PROVIDER and ending.settlement.http_status is not None
         ]
         if answered:
-            holds.lift(connection, answered)
+            serving = holds.lift(connection, answered)
         held = {ending.provider: ending.settlement for ending in endings if ending.settlement.outcome == "held"}
         for provider, each in held.items():
             reason = each.error or "The provider serves nobody at present."
-            holds.hold(connection, provider, reason, each.delay_seconds)
+            if holds.hold(connection, provider, reason, each.delay_seconds):
+                newly_held[provider] = reason
         if judgements:
             _write_judgements(connection, judgements)
+    journal.settled((ending.settlement for ending in endings), written)
+    for provider, reason in newly_held.items():
+        journal.held(provider, reason)
+    for provider in serving:
+        journal.lifted(provider)
     return written
 
 

@@ -1,4 +1,4 @@
-"""BulkRows become jobs, once each, while workers are already busy with the first of them.
+"""Rows become jobs, once each, while workers are already busy with the first of them.
 
 COMMIT batch + jobs, a thousand at a time, then feed. The same command on the same input finds its batch again: done
 rows stay done, open rows go on, failed rows are tried again, new or changed rows are new jobs.
@@ -54,7 +54,7 @@ class Order:
     pictures: "Pictures | None" = None
     """What is described, in place of a source that is read."""
     rows: Sequence[Row] = ()
-    """BulkRows that are there already, in place of a source that is read."""
+    """Rows that are there already, in place of a source that is read."""
     kind: str = "ask"
     name: str = "prompts"
     source_name: str | None = None

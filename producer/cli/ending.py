@@ -85,6 +85,8 @@ class _OnceInAWhile(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let a sentence through that was not said a moment ago; numbers in it do not make it another."""
+        if record.levelno < logging.WARNING:
+            return True  # what becomes of each job, for somebody who has asked for it
         words = re.sub(r"\d+", "", record.getMessage())
         is_new = record.created - self._said_at.get(words, 0.0) > _SAID_AGAIN_SECONDS
         if is_new:

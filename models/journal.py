@@ -1,0 +1,88 @@
+"""What becomes of jobs is told in the log, one line a transition, and all of those lines are written here.
+
+Lines are at level info and written once the transition is committed. They name job, epoch and batch, as the tables do,
+and never what was asked or answered. `TIDEMILL_LOG_LEVEL` decides who sees them: a worker shows them, a command that
+runs a worker inside itself shows warnings only, unless the setting says otherwise.
+"""
+
+import logging
+import sys
+from collections.abc import Collection, Iterable, Sequence
+
+from tidemill.models.settings import settings
+from tidemill.models.transitions import Claimed, Settlement
+
+log = logging.getLogger(__name__)
+
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def show_in_worker() -> None:
+    """Write our log, and the warnings of libraries, to stderr with time and level."""
+    logging.basicConfig(format=_FORMAT, level=logging.WARNING, stream=sys.stderr)
+    heed_level("info")
+
+
+def heed_level(default: str = "warning") -> None:
+    """Let our log begin at the level of the setting, or where it says nothing at this one."""
+    logging.getLogger("tidemill").setLevel((settings().log_level or default).upper())
+
+
+def claimed(jobs: Sequence[Claimed], worker_id: str) -> None:
+    """These jobs are this worker's now."""
+    if jobs and log.isEnabledFor(logging.INFO):
+        batches = ", ".join(sorted({job.batch_id for job in jobs}))
+        numbers = " ".join(str(job.id) for job in jobs)
+        log.info("worker %s claimed %d of %s: jobs %s", worker_id[:8], len(jobs), batches, numbers)
+
+
+def settled(settlements: Iterable[Settlement], written: Collection[tuple[int, int]]) -> None:
+    """These jobs have ended, or wait for another try; those that are not among `written` had been taken away before."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    for each in settlements:
+        level = logging.DEBUG if each.outcome == "snoozed" else logging.INFO
+        outcome = each.outcome if (each.job_id, each.epoch) in written else f"{each.outcome}, too late to be stored"
+        log.log(level, "job %d epoch %d of %s %s%s", each.job_id, each.epoch, each.batch_id, outcome, _details(each))
+
+
+def _details(settlement: Settlement) -> str:
+    parts = []
+    if settlement.outcome in ("retried", "snoozed") or (settlement.outcome == "held" and settlement.delay_seconds):
+        parts.append(f"again in {settlement.delay_seconds:.1f} s")
+    if settlement.seconds is not None:
+        parts.append(f"{settlement.http_status or 'no reply'} after {settlement.seconds:.2f} s")
+    if settlement.input_tokens is not None:
+        price = "price unknown" if settlement.cost_usd is None else f"${settlement.cost_usd:.6f}"
+        parts.append(f"{settlement.input_tokens} + {settlement.output_tokens or 0} tokens, {price}")
+    if settlement.request_id:
+        parts.append(settlement.request_id)
+    if settlement.error_code:
+        parts.append(f"{settlement.error_code}: {settlement.error}")
+    return f" · {' · '.join(parts)}" if parts else ""
+
+
+def held(provider: str, reason: str) -> None:
+    """The provider serves nobody; its batches wait."""
+    log.info("%s is on hold: %s", provider, reason)
+
+
+def lifted(provider: str) -> None:
+    """The provider answers again; its batches go on."""
+    log.info("%s answers again; its batches go on", provider)
+
+
+def rescued(jobs: int) -> None:
+    """Jobs of workers that vanished are queued again."""
+    log.warning("%d jobs of vanished workers are queued again", jobs)
+
+
+def released(jobs: int, worker_id: str) -> None:
+    """A stopping worker has given these jobs back."""
+    if jobs:
+        log.info("worker %s gives back %d jobs", worker_id[:8], jobs)
+
+
+def changed(batch_id: str, change: str, jobs: int) -> None:
+    """Somebody has submitted, cancelled, revived .. jobs of a batch."""
+    log.info("%s: %d jobs %s", batch_id, jobs, change)

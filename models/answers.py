@@ -43,16 +43,16 @@ class Answer:
 
 def record(connection: Connection, answered: Sequence[tuple[int, str, Answer]]) -> None:
     """Store answers, each given as job id, batch id, answer; one that is stored already stays as it is."""
-    opened, said = [], []
+    dialogue_rows, message_rows = [], []
     for job_id, batch_id, answer in answered:
         named = fit(answer.model, dialogues.c.model), fit(answer.finish_reason, dialogues.c.finish_reason)
-        opened.append((job_id, batch_id, *named, answer.root_id))
-        said += [
+        dialogue_rows.append((job_id, batch_id, *named, answer.root_id))
+        message_rows += [
             (job_id, position, fit(message.role, messages.c.role), encode(message.content))
             for position, message in enumerate(answer.messages)
         ]
-    connection.execute(_add_dialogues(connection), _DIALOGUES.parameters(connection, opened))
-    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, said))
+    connection.execute(_add_dialogues(connection), _DIALOGUES.parameters(connection, dialogue_rows))
+    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, message_rows))
 
 
 def copy(connection: Connection, twin_id: int, job_id: int) -> None:
@@ -62,9 +62,9 @@ def copy(connection: Connection, twin_id: int, job_id: int) -> None:
     picked = select(literal(job_id), now(), *answered).where(dialogues.c.id == twin_id)
     connection.execute(_add_once(connection, dialogues, names, picked))
     picture = asked(connection.execute(select(jobs.c.request).where(jobs.c.id == job_id)).scalar_one()).picture
-    said = select(messages.c.position, messages.c.role, messages.c.content).where(messages.c.dialogue_id == twin_id)
+    spoken = select(messages.c.position, messages.c.role, messages.c.content).where(messages.c.dialogue_id == twin_id)
     copied = []
-    for position, role, content in connection.execute(said):
+    for position, role, content in connection.execute(spoken):
         shown = pictures.shown(content)  # the same picture, but this row's file
         own = content if shown is None or picture is None else pictures.message(shown.text, picture)
         copied.append((job_id, position, role, encode(own)))
@@ -72,15 +72,15 @@ def copy(connection: Connection, twin_id: int, job_id: int) -> None:
 
 
 def _add_dialogues(connection: Connection) -> Insert:
-    given = _DIALOGUES.table(connection)
-    assistant = select(batches.c.assistant_id).where(batches.c.id == given.c.batch_id).scalar_subquery()
-    picked = select(*given.c, assistant.label("assistant_id"), now().label("created_at")).where(given.c.id > 0)
+    rows = _DIALOGUES.table(connection)
+    assistant = select(batches.c.assistant_id).where(batches.c.id == rows.c.batch_id).scalar_subquery()
+    picked = select(*rows.c, assistant.label("assistant_id"), now().label("created_at")).where(rows.c.id > 0)
     return _add_once(connection, dialogues, [*_DIALOGUES.columns, "assistant_id", "created_at"], picked)
 
 
 def _add_messages(connection: Connection) -> Insert:
-    given = _MESSAGES.table(connection)
-    return _add_once(connection, messages, list(_MESSAGES.columns), select(*given.c).where(given.c.position >= 0))
+    rows = _MESSAGES.table(connection)
+    return _add_once(connection, messages, list(_MESSAGES.columns), select(*rows.c).where(rows.c.position >= 0))
 
 
 def _add_once(connection: Connection, table: Any, columns: list[str], picked: Select[Any]) -> Insert:

@@ -71,10 +71,10 @@ def check() -> str:
         path = f"{root}/.tidemill-{probe.hex()}.probe"
         _write(files, path, probe)
         try:
-            found = files.cat_file(path)
+            read_back = files.cat_file(path)
         finally:
             files.rm_file(path)
-    if found != probe:
+    if read_back != probe:
         raise BlobError(f"The pictures' store {shown_url()} gives back other bytes than it was given; use another one.")
     return f"pictures are kept in {shown_url()}"
 
@@ -129,7 +129,7 @@ def _sentence(error: Exception) -> str:
     shown = shown_url()
     reason = getattr(error, "strerror", None) or one_line(str(error)).rstrip(".") or type(error).__name__
     way_out = next(
-        (way_out for sign, way_out in _WAYS_OUT.items() if sign in reason.lower()), "mend TIDEMILL_BLOBS_URL"
+        (way_out for sign, way_out in _WAYS_OUT.items() if sign in reason.lower()), "fix TIDEMILL_BLOBS_URL"
     )
     if shown != settings().effective_blobs_url:
         reason = type(error).__name__  # its text may tell what must not be shown
@@ -151,5 +151,5 @@ _WAYS_OUT = {
     "file exists": "set TIDEMILL_BLOBS_URL to a folder",
     "does not exist": "create it first",
     "credentials": "set the variables with the key, such as AWS_ACCESS_KEY_ID or GOOGLE_APPLICATION_CREDENTIALS",
-    "connect": "start the store's server, or mend TIDEMILL_BLOBS_URL and the variable with its address",
+    "connect": "start the store's server, or fix TIDEMILL_BLOBS_URL and the variable with its address",
 }

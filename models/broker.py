@@ -139,7 +139,7 @@ def _channel() -> Iterator[Any]:
             raise
         raise BrokerError(
             f"The broker {shown_url()} does not answer ({_reason(error)}). "
-            "Start it or mend TIDEMILL_BROKER_URL; the jobs are stored and run once it answers."
+            "Start it or fix TIDEMILL_BROKER_URL; the jobs are stored and run once it answers."
         ) from error
 
 

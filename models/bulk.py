@@ -82,7 +82,7 @@ class BulkRows:
         return select(*columns).subquery("rows")
 
     def _by_row(self) -> Subquery:
-        given = func.json_each(bindparam("rows", type_=Text)).table_valued("value", name="given")
-        picked = [func.json_extract(given.c.value, f"$[{i}]").label(name) for i, name in enumerate(self.columns)]
+        array = func.json_each(bindparam("rows", type_=Text)).table_valued("value", name="array")
+        picked = [func.json_extract(array.c.value, f"$[{i}]").label(name) for i, name in enumerate(self.columns)]
         # The WHERE keeps SQLite's parser from reading a following ON CONFLICT as a join's.
         return select(*picked).where(true()).subquery("rows")

@@ -106,7 +106,7 @@ def price(model: str, *, batch: bool = False) -> Price | None:
     for name in names:
         if name in own:
             return own[name]
-    return next((found for name in names if (found := _listed(name, batch)) is not None), None)
+    return next((price_ for name in names if (price_ := _listed(name, batch)) is not None), None)
 
 
 def training_price(model: str) -> float | None:
@@ -182,11 +182,11 @@ def _names(model: str) -> list[str]:
 def _listed(model: str, batch: bool) -> Price | None:
     from datetime import UTC, datetime
 
-    seller_id, found = _entry(model)
-    if found is None:
+    seller_id, entry = _entry(model)
+    if entry is None:
         return None
-    rates = found.get_prices(datetime.now(UTC), {"processing": "batch"} if batch else None)
-    return _from_rates(rates, f"genai-prices {seller_id}/{found.id}")
+    rates = entry.get_prices(datetime.now(UTC), {"processing": "batch"} if batch else None)
+    return _from_rates(rates, f"genai-prices {seller_id}/{entry.id}")
 
 
 def _entry(model: str) -> tuple[str, Any]:
@@ -195,11 +195,11 @@ def _entry(model: str) -> tuple[str, Any]:
 
     for provider_id, url in ((None, settings().openai_base_url), ("openai", None)):
         try:
-            seller, found = get_snapshot().find_provider_model(model, None, provider_id, url)
+            seller, entry = get_snapshot().find_provider_model(model, None, provider_id, url)
         except LookupError:
             continue
-        if not (seller.id == "openai" and found.id.startswith(_OPEN_WEIGHTS)):
-            return seller.id, found
+        if not (seller.id == "openai" and entry.id.startswith(_OPEN_WEIGHTS)):
+            return seller.id, entry
     return "", None
 
 

@@ -140,8 +140,8 @@ _WAYS_OUT = {
     "readonly database": "Set TIDEMILL_HOME to a folder that you can write to.",
     "not a database": "The file is not ours or is damaged; set TIDEMILL_HOME to another folder.",
     "malformed": "The file is damaged; put a copy back, or set TIDEMILL_HOME to another folder.",
-    "refused": "Start the database or mend TIDEMILL_DATABASE_URL.",
-    "authentication failed": "Mend user and password in TIDEMILL_DATABASE_URL.",
+    "refused": "Start the database or fix TIDEMILL_DATABASE_URL.",
+    "authentication failed": "Fix user and password in TIDEMILL_DATABASE_URL.",
     "does not exist": "Create the database, then run `tidemill db upgrade`.",
     "locked": "Another process holds it; try again.",
 }

@@ -84,7 +84,7 @@ def _mark_due(connection: Connection, scope: Scope) -> list[int]:
 
 def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
     """Batches with a due job that may go out, the most urgent first."""
-    wanted = select(batches.c.id, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
+    statement = select(batches.c.id, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
         batches.c.state == "open",
         or_(batches.c.hold_reason.is_(None), batches.c.held_until <= now()),
         # Asked for one row in the index's order: EXISTS would let Postgres read a million rows for a hash join.
@@ -92,12 +92,12 @@ def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
     )
     if scope.dialogue_id is not None:
         turns = jobs.c.dialogue_id == scope.dialogue_id, jobs.c.state == "queued"
-        wanted = wanted.where(batches.c.id.in_(select(jobs.c.batch_id).where(*turns)))
+        statement = statement.where(batches.c.id.in_(select(jobs.c.batch_id).where(*turns)))
     elif scope.batch_id is not None:
-        wanted = wanted.where(batches.c.id == scope.batch_id)
+        statement = statement.where(batches.c.id == scope.batch_id)
     if scope.provider is not None:
-        wanted = wanted.where(batches.c.provider == scope.provider)
-    return connection.execute(wanted.order_by(batches.c.priority.desc(), batches.c.created_at)).all()
+        statement = statement.where(batches.c.provider == scope.provider)
+    return connection.execute(statement.order_by(batches.c.priority.desc(), batches.c.created_at)).all()
 
 
 def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:

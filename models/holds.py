@@ -91,7 +91,7 @@ def lift(connection: Connection, answered: Sequence[tuple[int, int]]) -> list[st
 
 
 def probe_at_once(connection: Connection, provider: str) -> None:
-    """Make the next probe due now: somebody has just come back to a held batch, so something may have been mended."""
+    """Make the next probe due now: somebody has just come back to a held batch, so something may have been fixed."""
     connection.execute(
         update(batches)
         .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None))

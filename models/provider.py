@@ -1,4 +1,4 @@
-"""It is the one door to the provider, so that a call means the same over either transport.
+"""This is the one door to the provider, so that a call means the same over either transport.
 
 `sdk` goes through the official client, `http` through plain aiohttp at a quarter of the CPU. A transport only carries
 bytes: it returns (status, headers, body) or raises what the libraries raise; `models.replies` reads the one, and
@@ -116,16 +116,16 @@ class Provider:
 
     async def pages(self, path: str, **query: str | int) -> AsyncIterator[list[dict[str, Any]]]:
         """What the server lists under `path`, page by page, as the server orders it. Errors as for `call`."""
-        seen: set[str] = set()
+        listed: set[str] = set()
         for _ in range(LIST_PAGES):
-            given = f"?{urlencode(query)}" if query else ""
-            page, more = parse_page(await self._send("GET", path + given), secret=self._secret)
-            fresh = [each for each in page if str(each.get("id")) not in seen]
+            suffix = f"?{urlencode(query)}" if query else ""
+            page, more = parse_page(await self._send("GET", path + suffix), secret=self._secret)
+            fresh = [each for each in page if str(each.get("id")) not in listed]
             if fresh:
                 yield fresh
             if not more or not fresh:  # no fresh one: the server ignores `after`
                 return
-            seen |= {str(each.get("id")) for each in fresh}
+            listed |= {str(each.get("id")) for each in fresh}
             query["after"] = str(fresh[-1].get("id"))
 
     async def upload(self, name: str, content: bytes) -> dict[str, Any]:

@@ -153,8 +153,8 @@ def parse_responses(raw: RawReply, *, secret: str = "") -> Reply:
     reason = "tool_calls" if calls else "stop"
     if status == "incomplete":
         details = payload.get("incomplete_details")
-        said = _string(details.get("reason")) if isinstance(details, dict) else ""
-        reason = CUT if said in {"", "max_output_tokens"} else said
+        why = _string(details.get("reason")) if isinstance(details, dict) else ""
+        reason = CUT if why in {"", "max_output_tokens"} else why
     return body.judge(text, refusal, calls, reason)
 
 
@@ -196,10 +196,10 @@ def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
         payload = _prose(raw.body)
     if isinstance(payload, list) and payload:  # Google wraps its error in a list
         payload = payload[0]
-    said = _said(payload) if isinstance(payload, dict) else _Said(_string(payload))
+    words = _error_words(payload) if isinstance(payload, dict) else _ErrorWords(_string(payload))
     if 300 <= raw.status < 400:
-        said = said._replace(message=f"The server redirects to {raw.headers.get('location', 'nowhere')}")
-    return _error("status", raw, said, secret)
+        words = words._replace(message=f"The server redirects to {raw.headers.get('location', 'nowhere')}")
+    return _error("status", raw, words, secret)
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -252,7 +252,7 @@ def load_json(body: bytes) -> Any:
         raise _MalformedError(str(error)) from None
 
 
-class _Said(NamedTuple):
+class _ErrorWords(NamedTuple):
     """An error in the server's words."""
 
     message: str = ""
@@ -281,17 +281,17 @@ class _SuccessBody:
 
     def fail(self, kind: Kind, message: str, text: str = "", code: str | None = None) -> NoReturn:
         """Raise a failure that is described by us."""
-        error = _error(kind, self.raw, _Said(message, code), self.secret)
+        error = _error(kind, self.raw, _ErrorWords(message, code), self.secret)
         error.usage, error.text = self.usage, text
         raise error
 
     def fail_as_said(self, holder: dict[str, Any], text: str, kind: Kind = "status") -> NoReturn:
         """Raise the error that `holder` carries, with the error's own HTTP status where it names one."""
-        said = _said(holder)
+        words = _error_words(holder)
         raw = self.raw
-        if kind == "status" and said.code and said.code.isdecimal() and 400 <= int(said.code[:9]) <= 599:
-            raw = raw._replace(status=int(said.code))
-        error = _error(kind, raw, said, self.secret)
+        if kind == "status" and words.code and words.code.isdecimal() and 400 <= int(words.code[:9]) <= 599:
+            raw = raw._replace(status=int(words.code))
+        error = _error(kind, raw, words, self.secret)
         error.usage, error.text = self.usage, text
         raise error
 
@@ -318,15 +318,15 @@ class _SuccessBody:
         )
 
 
-def _error(kind: Kind, raw: RawReply, said: _Said, secret: str) -> CallError:
+def _error(kind: Kind, raw: RawReply, words: _ErrorWords, secret: str) -> CallError:
     headers = raw.headers
     return CallError(
         kind=kind,
-        message=safe_line(said.message, secret) or _status_line(raw.status),
+        message=safe_line(words.message, secret) or _status_line(raw.status),
         status=raw.status,
-        code=safe_line(said.code, secret) if said.code else None,
-        type=safe_line(said.type, secret) if said.type else None,
-        param=safe_line(said.param, secret) if said.param else None,
+        code=safe_line(words.code, secret) if words.code else None,
+        type=safe_line(words.type, secret) if words.type else None,
+        param=safe_line(words.param, secret) if words.param else None,
         retry_after_seconds=retry_after_seconds(headers),
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
         request_id=headers.get("x-request-id"),
@@ -345,7 +345,7 @@ def _says_error(holder: dict[str, Any]) -> bool:
     return bool(holder.get("error")) or holder.get("object") == "error"
 
 
-def _said(payload: dict[str, Any]) -> _Said:
+def _error_words(payload: dict[str, Any]) -> _ErrorWords:
     """The error in any of the known shapes: nested (OpenAI), flat (old vLLM), a string (Ollama), detail (FastAPI)."""
     error = payload.get("error")
     if isinstance(error, dict):
@@ -353,9 +353,9 @@ def _said(payload: dict[str, Any]) -> _Said:
         raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter: what the server behind it said
         message = ": ".join(filter(None, (_string(error.get("message")), _string(raw))))
         kind = _label(error.get("type")) or _label(error.get("status"))  # Google calls it status
-        return _Said(message, _label(error.get("code")), kind, _label(error.get("param")))
+        return _ErrorWords(message, _label(error.get("code")), kind, _label(error.get("param")))
     message = _string(error) or _string(payload.get("message")) or _detail(payload.get("detail"))
-    return _Said(message, _label(payload.get("code")), _label(payload.get("type")), _label(payload.get("param")))
+    return _ErrorWords(message, _label(payload.get("code")), _label(payload.get("type")), _label(payload.get("param")))
 
 
 def _detail(detail: object) -> str:
@@ -406,12 +406,12 @@ def _text_so_far(payload: dict[str, Any]) -> str:
 def _usage(usage: object, input_name: str, output_name: str, details_name: str) -> Usage | None:
     if not isinstance(usage, dict):
         return None
-    given, written = _count(usage.get(input_name)), _count(usage.get(output_name))
-    if given is None and written is None:
+    read, written = _count(usage.get(input_name)), _count(usage.get(output_name))
+    if read is None and written is None:
         return None
     details = usage.get(details_name)
     cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
-    return Usage(given or 0, written or 0, min(cached or 0, given or 0))
+    return Usage(read or 0, written or 0, min(cached or 0, read or 0))
 
 
 def _count(value: object) -> int | None:

@@ -55,8 +55,8 @@ def shutdown_date(model: str, provider: str) -> date | None:
         model: as it is asked for: `gpt-4.1-mini`, dated, or `ft:gpt-4.1-mini:...`.
         provider: host of the server; only OpenAI's own has these dates.
     """
-    found = _end(model, provider)
-    return None if found is None else found[0]
+    ending = _end(model, provider)
+    return None if ending is None else ending[0]
 
 
 FINE_TUNING_CLOSES = date(2027, 1, 6)
@@ -78,10 +78,10 @@ def check(model: str, provider: str, today: date | None = None) -> str | None:
     Raises:
         SettingsError: it has ended; the text names another one.
     """
-    found = _end(model, provider)
-    if found is None:
+    ending = _end(model, provider)
+    if ending is None:
         return None
-    end, successor = found
+    end, successor = ending
     left = (end - (today or datetime.now(UTC).date())).days
     tuned = ", and what was tuned from it" if model.startswith("ft:") else ""
     if left <= 0:

@@ -1,4 +1,4 @@
-"""It is the only writer of a job's state, so that the state machine can be read in one place.
+"""Only this module writes a job's state, so that the state machine can be read in one place.
 
     queued --claim--> running --succeed--> succeeded
       ^                 | |----fail------> failed
@@ -165,8 +165,8 @@ def enqueue(
         )
         for row in rows
     ]
-    given, parameters = _ENQUEUED.staged(connection, tuples)
-    refused = given.c.error_code.is_not(None)
+    staged, parameters = _ENQUEUED.staged(connection, tuples)
+    refused = staged.c.error_code.is_not(None)
     picked = select(
         bindparam("batch_id", batch_id).label("batch_id"),
         bindparam("submission", submission).label("submission"),
@@ -174,8 +174,8 @@ def enqueue(
         now().label("available_at"),
         case((refused, "failed"), else_="queued").label("state"),
         case((refused, now()), else_=null()).label("finished_at"),
-        *given.c,
-    ).where(given.c.position >= 0)
+        *staged.c,
+    ).where(staged.c.position >= 0)
     added = insert_for(connection)(jobs).from_select(_ENQUEUED_COLUMNS, picked, include_defaults=False)
     statement = added.on_conflict_do_update(
         index_elements=["batch_id", "key"],
@@ -257,10 +257,10 @@ def _claim(
 
 def _claim_turns(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> list[Claimed]:
     """The same for jobs that go on a dialogue, each with what was said before it."""
-    wanted = select(jobs.c.dialogue_id).where(
+    dialogues_of = select(jobs.c.dialogue_id).where(
         jobs.c.id.in_(ids), jobs.c.state == "queued", jobs.c.dialogue_id.is_not(None)
     )
-    roots = set(connection.scalars(wanted))
+    roots = set(connection.scalars(dialogues_of))
     if not roots:
         return []
     # Whoever claims a turn holds the dialogue's first row until the commit. Without it, two workers could each see the
@@ -297,10 +297,10 @@ _OWNED = BulkRows(id="int")
 
 def renew(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> set[int]:
     """Extend the lease of these jobs where the worker still owns them; returns which those were."""
-    given = _OWNED.table(connection).c
+    rows = _OWNED.table(connection).c
     extended = (
         update(jobs)
-        .where(jobs.c.id == given.id, jobs.c.worker_id == worker_id, jobs.c.state == "running")
+        .where(jobs.c.id == rows.id, jobs.c.worker_id == worker_id, jobs.c.state == "running")
         .values(lease_until=now_after(literal(lease_seconds)))
         .returning(jobs.c.id)
     )
@@ -397,47 +397,47 @@ def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
     )
 
 
-def _money(given: Any) -> dict[str, Any]:
+def _money(row: Any) -> dict[str, Any]:
     """What a call adds to its job, whoever owns the job by now."""
-    cost = case((given.cost_usd.is_(None), jobs.c.cost_usd), else_=func.coalesce(jobs.c.cost_usd, 0) + given.cost_usd)
+    cost = case((row.cost_usd.is_(None), jobs.c.cost_usd), else_=func.coalesce(jobs.c.cost_usd, 0) + row.cost_usd)
     return {
-        "input_tokens": jobs.c.input_tokens + func.coalesce(given.input_tokens, 0),
-        "output_tokens": jobs.c.output_tokens + func.coalesce(given.output_tokens, 0),
+        "input_tokens": jobs.c.input_tokens + func.coalesce(row.input_tokens, 0),
+        "output_tokens": jobs.c.output_tokens + func.coalesce(row.output_tokens, 0),
         "cost_usd": cost,
     }
 
 
 def _finish(connection: Connection) -> Update:
-    given = _SETTLED.table(connection).c
+    row = _SETTLED.table(connection).c
     return (
         update(jobs)
-        .where(jobs.c.id == given.job_id, jobs.c.epoch == given.epoch, jobs.c.state == "running")
+        .where(jobs.c.id == row.job_id, jobs.c.epoch == row.epoch, jobs.c.state == "running")
         .values(
-            state=given.state,
+            state=row.state,
             lease_until=None,
             sent_at=None,
-            available_at=now_after(given.delay_seconds),
-            finished_at=case((given.state == "queued", null()), else_=now()),
-            error_code=given.error_code,
-            error=given.error,
-            attempts=jobs.c.attempts + given.calls,
-            failures=jobs.c.failures + given.failures,
+            available_at=now_after(row.delay_seconds),
+            finished_at=case((row.state == "queued", null()), else_=now()),
+            error_code=row.error_code,
+            error=row.error,
+            attempts=jobs.c.attempts + row.calls,
+            failures=jobs.c.failures + row.failures,
             first_attempt_at=case(
-                (given.calls > 0, func.coalesce(jobs.c.first_attempt_at, now())), else_=jobs.c.first_attempt_at
+                (row.calls > 0, func.coalesce(jobs.c.first_attempt_at, now())), else_=jobs.c.first_attempt_at
             ),
-            **_money(given),
+            **_money(row),
         )
         .returning(jobs.c.id, jobs.c.epoch)
     )
 
 
 def _count_money(connection: Connection) -> Update:
-    given = _SETTLED.table(connection).c
-    return update(jobs).where(jobs.c.id == given.job_id).values(**_money(given))
+    row = _SETTLED.table(connection).c
+    return update(jobs).where(jobs.c.id == row.job_id).values(**_money(row))
 
 
 def _end_attempts(connection: Connection) -> Update:
-    given = _SETTLED.table(connection).c
+    row = _SETTLED.table(connection).c
     names = (
         "outcome",
         "seconds",
@@ -452,11 +452,11 @@ def _end_attempts(connection: Connection) -> Update:
     return (
         update(attempts)
         .where(
-            attempts.c.job_id == given.job_id,
-            attempts.c.epoch == given.epoch,
+            attempts.c.job_id == row.job_id,
+            attempts.c.epoch == row.epoch,
             or_(attempts.c.outcome.is_(None), attempts.c.outcome == "lost"),
         )
-        .values(ended_at=now(), **{name: given[name] for name in names})
+        .values(ended_at=now(), **{name: row[name] for name in names})
         .returning(attempts.c.job_id, attempts.c.epoch)
     )
 

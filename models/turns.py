@@ -23,7 +23,7 @@ _LAST_ID = 2**63 - 1
 """A database cannot even be asked for a larger one."""
 
 
-class Said(NamedTuple):
+class TurnMessage(NamedTuple):
     """One message, and the turn that it belongs to."""
 
     turn_id: int
@@ -35,9 +35,9 @@ def root_of(connection: Connection, turn_id: int) -> int | None:
     """The dialogue that a turn is of; None when there is no such turn."""
     if not 0 < turn_id <= _LAST_ID:
         return None
-    wanted = select(func.coalesce(dialogues.c.root_id, dialogues.c.id)).where(dialogues.c.id == turn_id)
-    found: int | None = connection.scalar(wanted)
-    return found
+    statement = select(func.coalesce(dialogues.c.root_id, dialogues.c.id)).where(dialogues.c.id == turn_id)
+    root_id: int | None = connection.scalar(statement)
+    return root_id
 
 
 def of_dialogue(root_id: int) -> ColumnElement[bool]:
@@ -50,25 +50,25 @@ def answered(connection: Connection, root_id: int) -> int:
     return connection.scalar(select(func.count()).select_from(dialogues).where(of_dialogue(root_id))) or 0
 
 
-def said(connection: Connection, root_id: int, before: int | None = None) -> list[Said]:
+def messages_of(connection: Connection, root_id: int, before: int | None = None) -> list[TurnMessage]:
     """All messages of a dialogue in order; with `before`, of the turns that came before this one."""
-    wanted = (
+    statement = (
         select(messages.c.dialogue_id, messages.c.role, messages.c.content)
         .join(dialogues, dialogues.c.id == messages.c.dialogue_id)
         .where(of_dialogue(root_id))
         .order_by(messages.c.dialogue_id, messages.c.position)
     )
     if before is not None:
-        wanted = wanted.where(dialogues.c.id < before)
-    return [Said(*row) for row in connection.execute(wanted)]
+        statement = statement.where(dialogues.c.id < before)
+    return [TurnMessage(*row) for row in connection.execute(statement)]
 
 
-def history(connection: Connection, root_id: int, before: int | None = None) -> list[Said]:
+def history(connection: Connection, root_id: int, before: int | None = None) -> list[TurnMessage]:
     """What is sent before the next turn, or before a certain one: all that was said, under the latest instructions.
 
     Of a dialogue whose instructions changed on the way only those of the last turn that brought any are in force.
     """
-    everything = said(connection, root_id, before)
+    everything = messages_of(connection, root_id, before)
     instructions = [each for each in everything if each.role in INSTRUCTIONS]
     in_force = [each for each in instructions if each.turn_id == instructions[-1].turn_id]
     return in_force + [each for each in everything if each.role not in INSTRUCTIONS]
@@ -79,10 +79,10 @@ def parts(role: str, content: str) -> list[dict[str, Any]] | None:
     if role == "assistant" or not content.startswith("[{"):
         return None
     try:
-        found = loads(content)
+        parts_ = loads(content)
     except ValueError:
         return None
-    return found if all(isinstance(part, dict) and part.get("type") in _PARTS for part in found) else None
+    return parts_ if all(isinstance(part, dict) and part.get("type") in _PARTS for part in parts_) else None
 
 
 def words(role: str, content: str) -> str:
@@ -90,8 +90,8 @@ def words(role: str, content: str) -> str:
     shown = pictures.shown(content)
     if shown is not None:
         return shown.text
-    given = parts(role, content)
-    return content if given is None else "\n".join(str(part["text"]) for part in given if "text" in part)
+    parts_ = parts(role, content)
+    return content if parts_ is None else "\n".join(str(part["text"]) for part in parts_ if "text" in part)
 
 
 def too_long(model: str, most: int, before: int, asked: int, needed: int) -> str:

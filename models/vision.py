@@ -91,7 +91,7 @@ def picture_tokens(model: str, width: int, height: int, detail: Detail) -> Pictu
     rule = _rule(model)
     if isinstance(rule, _Tiles) and detail == "low":
         return PictureTokens(rule.base_tokens, is_estimate=False)
-    seen_width, seen_height = _seen(rule, width, height, detail)
+    seen_width, seen_height = _visible_size(rule, width, height, detail)
     if isinstance(rule, _Tiles):
         tiles = math.ceil(seen_width / _TILE_SIDE) * math.ceil(seen_height / _TILE_SIDE)
         return PictureTokens(rule.base_tokens + tiles * rule.tile_tokens, is_estimate=False)
@@ -104,7 +104,7 @@ def usable_size(model: str, width: int, height: int, detail: Detail, max_side: i
     Never larger than the picture, within `max_side`, at least 1 px a side, with the picture's proportions. Turning the
     picture turns the size.
     """
-    return _seen(_rule(model), *_within(width, height, max_side), detail)
+    return _visible_size(_rule(model), *_within(width, height, max_side), detail)
 
 
 def _rule(model: str) -> _Tiles | _Patches:
@@ -115,7 +115,7 @@ def _rule(model: str) -> _Tiles | _Patches:
     return _RULES.get(name, _UNKNOWN)
 
 
-def _seen(rule: _Tiles | _Patches, width: int, height: int, detail: Detail) -> tuple[int, int]:
+def _visible_size(rule: _Tiles | _Patches, width: int, height: int, detail: Detail) -> tuple[int, int]:
     """The size at which a model looks at a picture."""
     if detail == "low":
         return _within(width, height, _LOW_SIDE)

@@ -1,4 +1,4 @@
-"""Why this module exists: `tidemill worker --processes N` is N Celery workers and somebody who looks after them.
+"""`tidemill worker --processes N` is N Celery workers and somebody who looks after them.
 
 Each is a process of its own. One that dies is started again; a signal to stop goes to all, and they drain.
 """

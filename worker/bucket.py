@@ -34,7 +34,7 @@ class Bucket:
     asked: Limits = field(default_factory=Limits)
     learned: Limits = field(default_factory=Limits)
     headers: tuple[str | None, str | None] = (None, None)
-    told: Limits = field(default_factory=Limits)  # `headers`, read
+    announced: Limits = field(default_factory=Limits)  # `headers`, read
     requests: Pace | None = None
     tokens: Pace | None = None
     request_us: int = 0
@@ -94,12 +94,12 @@ class Bucket:
         """Take in the limits a minute that a reply names; True when one of them is news."""
         named = (headers.get("x-ratelimit-limit-requests"), headers.get("x-ratelimit-limit-tokens"))
         if named != self.headers:
-            self.headers, self.told = named, Limits(_amount(named[0]), _amount(named[1]))
-        told, learned = self.told, self.learned
-        if told.rpm in (None, learned.rpm) and told.tpm in (None, learned.tpm):
+            self.headers, self.announced = named, Limits(_amount(named[0]), _amount(named[1]))
+        announced, learned = self.announced, self.learned
+        if announced.rpm in (None, learned.rpm) and announced.tpm in (None, learned.tpm):
             return False
-        self.learned = Limits(told.rpm or learned.rpm, told.tpm or learned.tpm)
-        self.changes.rpm, self.changes.tpm = told.rpm, told.tpm
+        self.learned = Limits(announced.rpm or learned.rpm, announced.tpm or learned.tpm)
+        self.changes.rpm, self.changes.tpm = announced.rpm, announced.tpm
         self.reckon(now)
         return True
 
@@ -164,7 +164,7 @@ class Bucket:
     @property
     def _guesses(self) -> bool:
         """Whether the provider leaves its limits to be guessed."""
-        return self.told.rpm is None and self.told.tpm is None
+        return self.announced.rpm is None and self.announced.tpm is None
 
     def _guess(self, rpm: float, now: int) -> None:
         self.guessed_at = now

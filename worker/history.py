@@ -36,7 +36,7 @@ def fitted(options: Options, question: Question) -> tuple[Message, ...]:
 
 def _tokens(message: Message, options: Options, model: str) -> int:
     shown, parts = pictures.shown(message.content), turns.parts(message.role, message.content) or ()
-    seen = 0 if shown is None else tokens_of(options, shown.picture)
-    seen += URL_TOKENS * sum("text" not in part for part in parts)
+    picture_tokens = 0 if shown is None else tokens_of(options, shown.picture)
+    picture_tokens += URL_TOKENS * sum("text" not in part for part in parts)
     in_words = cost.count_tokens(turns.words(message.role, message.content), model)
-    return in_words + seen + cost.chat_overhead_tokens(1) - cost.chat_overhead_tokens(0)
+    return in_words + picture_tokens + cost.chat_overhead_tokens(1) - cost.chat_overhead_tokens(0)

@@ -47,7 +47,7 @@ class Limiter:
         self._buckets: dict[str, Bucket] = {}
 
     async def reserve(self, bucket: str, tokens: int, limits: Limits, max_wait_seconds: float) -> Grant:
-        """Take one request and `tokens` (an estimate, to be mended by `refund`) out of the bucket's budget.
+        """Take one request and `tokens` (an estimate that `refund` corrects) out of the bucket's budget.
 
         While no limit is known and no reply was seen yet, 8 calls go at once and the others wait in here for the
         first `observe`, 5 s at most before the next 8 go.
@@ -248,7 +248,7 @@ class Limiter:
 
     def _take_in(self, state: Bucket, reply: list[Any]) -> list[int]:
         """Believe Redis; after an outage first tell it once more what was granted meanwhile."""
-        now, born, requests, tokens, pause, rpm, tpm, seen, workers, *waits = reply
+        now, born, requests, tokens, pause, rpm, tpm, has_been_answered, workers, *waits = reply
         at = state.viewed_at = self._clock()
         cells = Cells(requests - now + at, tokens - now + at, pause - now + at)
         if born == state.born or self._retry_at is not None:  # a pause may have come after the question
@@ -265,7 +265,7 @@ class Limiter:
                 state.calm(at)
             state.learned = learned
             state.reckon(at)
-        if seen:
+        if has_been_answered:
             state.opened.set()
         return waits
 

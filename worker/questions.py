@@ -103,7 +103,7 @@ def _later_turn(question: Question, options: Options, history: tuple[Message, ..
     Its own are part of what the dialogue will hold only where they are new in it.
     """
     shown, before = split(history)
-    own, said = split(question.messages)
+    own, rest = split(question.messages)
     if not own and options.system is not None:  # a batch line takes none from its batch as a first turn
         own = (Message("system", options.system),)
     if not own or own == shown:
@@ -114,7 +114,7 @@ def _later_turn(question: Question, options: Options, history: tuple[Message, ..
     body = endpoint.with_turns(question.body, [*earlier, *asking])
     about = _picture_of(before)
     tokens = question.picture_tokens + (0 if about is None else tokens_of(options, about))
-    return Question(endpoint, body, (*own, *said), question.picture or about, tokens, before, question.schema)
+    return Question(endpoint, body, (*own, *rest), question.picture or about, tokens, before, question.schema)
 
 
 def split(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:

@@ -154,7 +154,7 @@ OVERLOAD_NAMES = frozenset(
         "overloaded_error",
     }
 )
-SAID: frozenset[Kind] = frozenset({"status", "failed"})  # the kinds in which the server itself named an error
+NAMED: frozenset[Kind] = frozenset({"status", "failed"})  # the kinds in which the server itself named an error
 
 RULES: tuple[Rule, ...] = (
     # Nobody was reached, or nobody could be
@@ -174,27 +174,29 @@ RULES: tuple[Rule, ...] = (
     Rule("fail", "unfinished_response", kinds={"unfinished"}),
     Rule("fail", "invalid_request_body", kinds={"request"}),
     # The account, whatever the status
-    Rule("hold", "insufficient_quota", kinds=SAID, names=OUT_OF_CREDIT_NAMES, sentence=OUT_OF_CREDIT),
-    Rule("hold", "insufficient_credits", kinds=SAID, statuses={402}, sentence=OUT_OF_CREDIT),
-    Rule("hold", "invalid_api_key", kinds=SAID, statuses={401}, sentence=BAD_KEY),
-    Rule("hold", "invalid_api_key", kinds=SAID, names=BAD_KEY_NAMES, sentence=BAD_KEY),
+    Rule("hold", "insufficient_quota", kinds=NAMED, names=OUT_OF_CREDIT_NAMES, sentence=OUT_OF_CREDIT),
+    Rule("hold", "insufficient_credits", kinds=NAMED, statuses={402}, sentence=OUT_OF_CREDIT),
+    Rule("hold", "invalid_api_key", kinds=NAMED, statuses={401}, sentence=BAD_KEY),
+    Rule("hold", "invalid_api_key", kinds=NAMED, names=BAD_KEY_NAMES, sentence=BAD_KEY),
     # The request, whatever the status
-    Rule("fail", "content_filter", kinds=SAID, names=FILTER_NAMES),
-    Rule("fail", "invalid_request", kinds=SAID, names=PERMANENT_NAMES),
-    Rule("fail", "context_length_exceeded", kinds=SAID, names=frozenset({"exceed_context_size_error"}), own_code=False),
+    Rule("fail", "content_filter", kinds=NAMED, names=FILTER_NAMES),
+    Rule("fail", "invalid_request", kinds=NAMED, names=PERMANENT_NAMES),
+    Rule(
+        "fail", "context_length_exceeded", kinds=NAMED, names=frozenset({"exceed_context_size_error"}), own_code=False
+    ),
     Rule(
         "fail",
         "content_filter",
-        kinds=SAID,
+        kinds=NAMED,
         statuses={403},
         says=re.compile(r"\bflagged\b|\bmoderation\b", re.IGNORECASE),
     ),
-    Rule("hold", "permission_denied", kinds=SAID, statuses={403}, sentence=NO_ACCESS),
+    Rule("hold", "permission_denied", kinds=NAMED, statuses={403}, sentence=NO_ACCESS),
     # Too fast
     Rule(
         "retry",
         "slow_down",
-        kinds=SAID,
+        kinds=NAMED,
         names=frozenset({"slow_down"}),
         base_seconds=OVERLOADED_BASE_SECONDS,
         counted=False,
@@ -203,30 +205,32 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "retry",  # flex: no room at this price now, not charged; nobody else needs to wait for it
         "resource_unavailable",
-        kinds=SAID,
+        kinds=NAMED,
         statuses={429},
         says=re.compile(r"resource unavailable", re.IGNORECASE),
         base_seconds=OVERLOADED_BASE_SECONDS,
         counted=False,
     ),
-    Rule("retry", "rate_limit_exceeded", kinds=SAID, statuses={429}, counted=False, pauses=True),
-    Rule("retry", "rate_limit_exceeded", kinds=SAID, names=RATE_NAMES, counted=False, pauses=True),
+    Rule("retry", "rate_limit_exceeded", kinds=NAMED, statuses={429}, counted=False, pauses=True),
+    Rule("retry", "rate_limit_exceeded", kinds=NAMED, names=RATE_NAMES, counted=False, pauses=True),
     # The server's own trouble
-    Rule("retry", "overloaded", kinds=SAID, statuses={503, 529}, base_seconds=OVERLOADED_BASE_SECONDS),
-    Rule("retry", "overloaded", kinds=SAID, names=OVERLOAD_NAMES, base_seconds=OVERLOADED_BASE_SECONDS),
+    Rule("retry", "overloaded", kinds=NAMED, statuses={503, 529}, base_seconds=OVERLOADED_BASE_SECONDS),
+    Rule("retry", "overloaded", kinds=NAMED, names=OVERLOAD_NAMES, base_seconds=OVERLOADED_BASE_SECONDS),
     Rule(
-        "retry", "failed_to_download_image", kinds=SAID, names=frozenset({"failed_to_download_image"}), most_retries=1
+        "retry", "failed_to_download_image", kinds=NAMED, names=frozenset({"failed_to_download_image"}), most_retries=1
     ),
-    Rule("retry", "server_error", kinds=SAID, names=frozenset({"server_error"})),
-    Rule("retry", "server_error", kinds=SAID, statuses=range(500, 600)),
-    Rule("retry", "request_timeout", kinds=SAID, statuses={408}),
-    Rule("retry", "conflict", kinds=SAID, statuses={409}),
-    Rule("hold", "redirected", kinds=SAID, statuses=range(300, 400), sentence=REDIRECTED),
+    Rule("retry", "server_error", kinds=NAMED, names=frozenset({"server_error"})),
+    Rule("retry", "server_error", kinds=NAMED, statuses=range(500, 600)),
+    Rule("retry", "request_timeout", kinds=NAMED, statuses={408}),
+    Rule("retry", "conflict", kinds=NAMED, statuses={409}),
+    Rule("hold", "redirected", kinds=NAMED, statuses=range(300, 400), sentence=REDIRECTED),
     # The request, by status
-    Rule("fail", "not_found", kinds=SAID, statuses={404}, sentence="{said} (are the model and OPENAI_BASE_URL right?)"),
-    Rule("fail", "payload_too_large", kinds=SAID, statuses={413}),
-    Rule("fail", "unprocessable_request", kinds=SAID, statuses={422}),
-    Rule("fail", "invalid_request", kinds=SAID, statuses=range(400, 500)),
+    Rule(
+        "fail", "not_found", kinds=NAMED, statuses={404}, sentence="{said} (are the model and OPENAI_BASE_URL right?)"
+    ),
+    Rule("fail", "payload_too_large", kinds=NAMED, statuses={413}),
+    Rule("fail", "unprocessable_request", kinds=NAMED, statuses={422}),
+    Rule("fail", "invalid_request", kinds=NAMED, statuses=range(400, 500)),
     Rule("fail", "response_failed", kinds={"failed"}),
     # HTTP 200 with an error that names no status: the server broke down after it had begun
     Rule("retry", "server_error", kinds={"status"}),
@@ -255,8 +259,8 @@ def classify(
     action = _action(rule, error)
     asked = error.retry_after_seconds or 0.0
     if action == "retry" and rule.pauses and asked > LONG_WAIT_SECONDS:
-        said = error.message.rstrip(" .")
-        waits = f"The provider asks everybody to wait {asked / 60:,.0f} minutes ({said}); {RESUMES}"
+        reason = error.message.rstrip(" .")
+        waits = f"The provider asks everybody to wait {asked / 60:,.0f} minutes ({reason}); {RESUMES}"
         return Verdict("hold", rule.code, _sentence(waits), delay_seconds=min(asked, MAX_HOLD_SECONDS))
     code = (_snake(error.code) if rule.own_code else "") or rule.code
     message = rule.sentence.format(said=error.message.rstrip(" ."))
@@ -279,7 +283,7 @@ def classify(
 
 def _action(rule: Rule, error: CallError) -> Action:
     """The row's action, unless the server itself says whether to retry; no header outweighs an empty account."""
-    if error.should_retry is None or rule.action == "hold" or error.kind not in SAID:
+    if error.should_retry is None or rule.action == "hold" or error.kind not in NAMED:
         return rule.action
     return "retry" if error.should_retry else "fail"
 

@@ -242,8 +242,8 @@ class Runner:
         """
         at = time.monotonic()
         leased = at - self._renewed_at < settings().lease_seconds and self._owned.get(job.id) is job
-        wanted = not self._stopping and job.batch_id not in self.closed
-        return leased and wanted and self.settler.trouble is None and at >= self._held_until.get(provider, 0.0)
+        is_wanted = not self._stopping and job.batch_id not in self.closed
+        return leased and is_wanted and self.settler.trouble is None and at >= self._held_until.get(provider, 0.0)
 
     @property
     def trouble(self) -> str | None:

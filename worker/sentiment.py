@@ -140,9 +140,9 @@ def _score(text: str) -> float:
     At full weight the former would drown a clear verdict in its explanation; at none, one phrase would colour a page.
     """
     sentences = list(_sentences(text))
-    said = [sentence for sentence in sentences if _COURTESY.match(sentence) is None] or sentences
-    compounds = [compound for compound in map(_compound, said) if compound]
-    weight = len(compounds) + _NEUTRAL_SHARE * (len(said) - len(compounds))
+    counted = [sentence for sentence in sentences if _COURTESY.match(sentence) is None] or sentences
+    compounds = [compound for compound in map(_compound, counted) if compound]
+    weight = len(compounds) + _NEUTRAL_SHARE * (len(counted) - len(compounds))
     return round(sum(compounds) / weight, 4) if compounds else 0.0
 
 
@@ -150,8 +150,8 @@ def _sentences(text: str) -> Iterable[str]:
     """The first 40 and the last 20 sentences, each cut at 1,000 characters; time is bounded for any text."""
     limit = (_FIRST + _LAST) * _MAX_SENTENCE
     if len(text) <= limit:
-        found = [part for part in _SENTENCE_END.split(text) if part]
-        return (part[:_MAX_SENTENCE] for part in (found if len(found) <= _FIRST + _LAST else _ends(found, found)))
+        parts = [part for part in _SENTENCE_END.split(text) if part]
+        return (part[:_MAX_SENTENCE] for part in (parts if len(parts) <= _FIRST + _LAST else _ends(parts, parts)))
     head, tail = text[: _FIRST * _MAX_SENTENCE], text[-_LAST * _MAX_SENTENCE :]
     return (part[:_MAX_SENTENCE] for part in _ends(*([p for p in _SENTENCE_END.split(t) if p] for t in (head, tail))))
 

@@ -242,11 +242,11 @@ def _own_fault(connection: Connection, ending: Ended) -> Ended:
 
 
 def _write_judgements(connection: Connection, judgements: Sequence[tuple[int, Judgement]]) -> None:
-    given = _JUDGED.table(connection).c
+    judged = _JUDGED.table(connection).c
     rows = [(dialogue_id, each.sentiment, each.score, each.language) for dialogue_id, each in judgements]
     connection.execute(
         update(dialogues)
-        .where(dialogues.c.id == given.id)
-        .values(sentiment=given.sentiment, sentiment_score=given.score, language=given.language),
+        .where(dialogues.c.id == judged.id)
+        .values(sentiment=judged.sentiment, sentiment_score=judged.score, language=judged.language),
         _JUDGED.parameters(connection, rows),
     )

@@ -110,7 +110,7 @@ def show(turn_id: int, as_json: bool) -> None:
             select(dialogues).where(turns.of_dialogue(root_id)).order_by(dialogues.c.id)
         ).all()
         ids = [turn.id for turn in its_turns]
-        said = turns.said(connection, root_id)
+        said = turns.messages_of(connection, root_id)
         calls = connection.execute(
             select(attempts).where(attempts.c.job_id.in_(ids)).order_by(attempts.c.job_id, attempts.c.epoch)
         ).all()
@@ -171,7 +171,7 @@ def _all(wanted: Select[Any]) -> Iterator[dict[str, Any]]:
     while True:
         with reading() as connection:
             found = connection.execute(roots.where(dialogues.c.id > after).order_by(dialogues.c.id).limit(_PAGE)).all()
-            page = [_as_json(row, [_message(each) for each in turns.said(connection, row.id)]) for row in found]
+            page = [_as_json(row, [_message(each) for each in turns.messages_of(connection, row.id)]) for row in found]
         if not page:
             return
         yield from page
@@ -185,7 +185,7 @@ def _said(connection: Connection, turn_id: int) -> list[dict[str, str]]:
     ]
 
 
-def _message(said: turns.Said) -> dict[str, str]:
+def _message(said: turns.TurnMessage) -> dict[str, str]:
     return {"role": said.role, "content": said.content}
 
 

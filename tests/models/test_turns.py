@@ -207,7 +207,7 @@ def test_of_instructions_that_changed_the_last_ones_are_in_force() -> None:
         *[("user", "q"), ("assistant", "a")] * 2,
     ]
     with reading() as connection:
-        assert [each.content for each in turns.said(connection, root)] == [
+        assert [each.content for each in turns.messages_of(connection, root)] == [
             "why?",
             "because",
             "ONE",
@@ -247,8 +247,20 @@ def test_a_dialogue_is_found_by_any_of_its_turns() -> None:
         assert {turns.root_of(connection, each) for each in (root, first, second)} == {root}
         assert turns.root_of(connection, second + 1) is None
         assert turns.answered(connection, root) == 3
-        assert [each.turn_id for each in turns.said(connection, root)] == [root, root, first, first, second, second]
-        assert [each.turn_id for each in turns.said(connection, root, before=second)] == [root, root, first, first]
+        assert [each.turn_id for each in turns.messages_of(connection, root)] == [
+            root,
+            root,
+            first,
+            first,
+            second,
+            second,
+        ]
+        assert [each.turn_id for each in turns.messages_of(connection, root, before=second)] == [
+            root,
+            root,
+            first,
+            first,
+        ]
 
 
 def test_a_turn_names_its_dialogue_and_whose_instructions_it_was_asked_with() -> None:

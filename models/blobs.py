@@ -128,9 +128,7 @@ def _write(files: Any, path: str, content: bytes) -> None:
 def _sentence(error: Exception) -> str:
     shown = shown_url()
     reason = getattr(error, "strerror", None) or one_line(str(error)).rstrip(".") or type(error).__name__
-    way_out = next(
-        (way_out for sign, way_out in _WAYS_OUT.items() if sign in reason.lower()), "fix TIDEMILL_BLOBS_URL"
-    )
+    way_out = next((way_out for sign, way_out in _WAYS_OUT.items() if sign in reason.lower()), "fix TIDEMILL_BLOBS_URL")
     if shown != settings().effective_blobs_url:
         reason = type(error).__name__  # its text may tell what must not be shown
         way_out += ", and keep keys out of it: S3 and Google's storage take them from variables"

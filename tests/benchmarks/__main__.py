@@ -1,4 +1,4 @@
-"""Why: `make bench` in one run: bare loops and flows in turn, training data, submit, start-up, limits; then tables."""
+"""`make bench` in one run: bare loops and flows in turn, training data, submit, start-up, limits; then tables."""
 
 import argparse
 import os

@@ -1,1 +1,1 @@
-"""Why this package exists: `make demo` shows the product at work within a minute, with a real model and no key."""
+"""`make demo` shows the product at work within a minute, with a real model and no key."""

@@ -1,4 +1,4 @@
-"""Why this module exists: `make demo` asks a real small model real prompts, through the command line that users type.
+"""`make demo` asks a real small model real prompts, through the command line that users type.
 
 Nothing is staged: the command is printed before it runs, and the table is read from the file that it wrote.
 """

@@ -1,4 +1,4 @@
-"""Why this module exists: `migrations.HEAD` decides whether a database is usable, so it must be the newest revision."""
+"""`migrations.HEAD` decides whether a database is usable, so it must be the newest revision."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""Why this module exists: "never stored, never logged" is a promise about a key, and only a real run can break it.
+""" "never stored, never logged" is a promise about a key, and only a real run can break it.
 
 The provider here is hostile: it tells the key back in every reply that is not an answer. The key must be nowhere in
 what the commands print, in the results, or in any file that they leave.

@@ -182,7 +182,7 @@ def test_a_store_that_cannot_be_written_is_one_sentence_with_the_way_out(
     for url in (f"{tmp_path}/file/blobs", f"file://{tmp_path}/file/blobs"):
         expected = f"The pictures' store {url} cannot be used: Not a directory; set TIDEMILL_BLOBS_URL to a folder."
         assert sentence_for(url, use_environment) == expected
-    assert "Protocol not known: gopher; mend TIDEMILL_BLOBS_URL." in sentence_for("gopher://x", use_environment)
+    assert "Protocol not known: gopher; fix TIDEMILL_BLOBS_URL." in sentence_for("gopher://x", use_environment)
 
 
 @pytest.mark.parametrize(

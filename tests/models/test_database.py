@@ -131,7 +131,7 @@ def test_a_url_that_cannot_work_is_said(url: str, sentence: str) -> None:
 
 def test_a_server_that_is_down_is_said_without_its_password(use_environment: UseEnvironment) -> None:
     use_environment({"TIDEMILL_DATABASE_URL": "postgres://user:hunter2@127.0.0.1:1/tidemill"})
-    with pytest.raises(DatabaseError, match=r"Start the database or mend TIDEMILL_DATABASE_URL") as raised, reading():
+    with pytest.raises(DatabaseError, match=r"Start the database or fix TIDEMILL_DATABASE_URL") as raised, reading():
         pass
     assert "hunter2" not in str(raised.value)
 

@@ -18,6 +18,7 @@ from kombu.exceptions import OperationalError as BrokerLost
 
 from tidemill.models import journal
 from tidemill.models.errors import TidemillError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 
@@ -30,7 +31,7 @@ _CONSUMER_SECONDS = 5.0
 TASK = "tidemill.run"
 """The one task: it is given job ids, and looks up itself what kind of jobs they are."""
 
-_BROKER_OPTIONS: dict[str, dict[str, Any]] = {
+_BROKER_OPTIONS: dict[str, JsonObject] = {
     "memory": {"polling_interval": 0.02},
     "redis": {
         "visibility_timeout": 600,
@@ -47,7 +48,7 @@ class BrokerError(TidemillError):
     """The broker does not answer. The jobs are stored and will run once it does."""
 
 
-def _configuration(broker_url: str) -> dict[str, Any]:
+def _configuration(broker_url: str) -> JsonObject:
     scheme = broker_url.split(":", 1)[0].removesuffix("+socket").replace("rediss", "redis")
     return {
         "broker_url": broker_url,

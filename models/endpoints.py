@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.registry import Registry
 from tidemill.models.replies import RawReply, Reply, parse_chat, parse_responses
 
-Turn = dict[str, Any]
+Turn = JsonObject
 """A message as a body holds it: `{"role": .., "content": ..}`."""
 
 
@@ -40,8 +41,8 @@ class Endpoint:
 
     name: str
     path: str
-    make_body: Callable[[Options, Sequence[Turn]], dict[str, Any]]
-    picture_parts: Callable[[str, str, str | None], list[dict[str, Any]]]
+    make_body: Callable[[Options, Sequence[Turn]], JsonObject]
+    picture_parts: Callable[[str, str, str | None], list[JsonObject]]
     parse_reply: ParseReply
     turns_field: str
     instructions_field: str | None
@@ -59,7 +60,7 @@ class Endpoint:
         instructions = body.get(self.instructions_field) if self.instructions_field else None
         return turns if instructions is None else [{"role": "system", "content": str(instructions)}, *turns]
 
-    def with_turns(self, body: Mapping[str, Any], turns: Sequence[Turn]) -> dict[str, Any]:
+    def with_turns(self, body: Mapping[str, Any], turns: Sequence[Turn]) -> JsonObject:
         """A body that asks with these turns instead; instructions are among them."""
         kept = {name: value for name, value in body.items() if name != self.instructions_field}
         return {**kept, self.turns_field: list(turns)}
@@ -69,7 +70,7 @@ class Endpoint:
         return next((body[name] for name in self.room_fields if isinstance(body.get(name), int)), 0)
 
 
-def _without_none(**fields: Any) -> dict[str, Any]:
+def _without_none(**fields: Any) -> JsonObject:
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -79,7 +80,7 @@ _TAKES_COMPLETION_TOKENS = re.compile(r"(.*/)?(gpt-[5-9]|o\d)")
 """Models that refuse `max_tokens`; other servers know only that name."""
 
 
-def _chat_body(options: Options, turns: Sequence[Turn]) -> dict[str, Any]:
+def _chat_body(options: Options, turns: Sequence[Turn]) -> JsonObject:
     if options.system is not None and all(turn.get("role") != "system" for turn in turns):
         turns = [{"role": "system", "content": options.system}, *turns]
     name = "max_completion_tokens" if _TAKES_COMPLETION_TOKENS.match(options.model) else "max_tokens"
@@ -93,7 +94,7 @@ def _chat_body(options: Options, turns: Sequence[Turn]) -> dict[str, Any]:
     )
 
 
-def _chat_parts(prompt: str, url: str, detail: str | None) -> list[dict[str, Any]]:
+def _chat_parts(prompt: str, url: str, detail: str | None) -> list[JsonObject]:
     shown = {"url": url} if detail is None else {"url": url, "detail": detail}
     return [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": shown}]
 
@@ -113,7 +114,7 @@ CHAT = Endpoint(
 # --- Responses ---
 
 
-def _responses_body(options: Options, turns: Sequence[Turn]) -> dict[str, Any]:
+def _responses_body(options: Options, turns: Sequence[Turn]) -> JsonObject:
     schema = {"type": "json_schema", "name": "reply", "schema": options.schema, "strict": True}
     return _without_none(
         input=list(turns),
@@ -125,7 +126,7 @@ def _responses_body(options: Options, turns: Sequence[Turn]) -> dict[str, Any]:
     )
 
 
-def _responses_parts(prompt: str, url: str, detail: str | None) -> list[dict[str, Any]]:
+def _responses_parts(prompt: str, url: str, detail: str | None) -> list[JsonObject]:
     shown = {"type": "input_image", "image_url": url}
     return [{"type": "input_text", "text": prompt}, shown if detail is None else {**shown, "detail": detail}]
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tidemill.models.json_types import JsonObject
 from tidemill.models.pictures import Picture
 
 
@@ -16,7 +17,7 @@ class BatchLine(NamedTuple):
     """A request that brings its own endpoint, such as `/v1/chat/completions`, and body."""
 
     url: str
-    body: dict[str, Any]
+    body: JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Asked:
     """
 
     prompt: str | None = None
-    messages: tuple[dict[str, Any], ...] = ()
+    messages: tuple[JsonObject, ...] = ()
     line: BatchLine | None = None
     picture: Picture | None = None
 

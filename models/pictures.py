@@ -5,11 +5,12 @@ a picture that the provider fetches itself has a `url` in place of all but the p
 part beside its text.
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from tidemill.models.json_types import JsonObject
 from tidemill.models.text import dumps, loads
 
-Picture: TypeAlias = dict[str, Any]
+Picture: TypeAlias = JsonObject
 """`path` as the user gave it (for a URL, the URL); pixels; format `jpeg` or `png`; or `path` and `url` alone."""
 
 _PART = "picture"

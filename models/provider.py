@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from tidemill.models.endpoints import Endpoint
 from tidemill.models.errors import SettingsError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.replies import (
     CallError,
     Kind,
@@ -98,7 +99,7 @@ class Provider:
         raw = await self._send("POST", endpoint.path, _encoded(body))
         return endpoint.parse_reply(raw, secret=self._secret)
 
-    async def listed(self, what: str) -> list[dict[str, Any]]:
+    async def listed(self, what: str) -> list[JsonObject]:
         """Everything that the server lists under GET /`what`, all pages, as the server describes it.
 
         Raises:
@@ -106,15 +107,15 @@ class Provider:
         """
         return [each async for page in self.pages(f"/{what}") for each in page]
 
-    async def fetch(self, path: str) -> dict[str, Any]:
+    async def fetch(self, path: str) -> JsonObject:
         """GET one object, e.g. "/fine_tuning/jobs/ftjob-1", as the server describes it. Errors as for `call`."""
         return parse_object(await self._send("GET", path), secret=self._secret)
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def post(self, path: str, body: Mapping[str, Any]) -> JsonObject:
         """POST a JSON body, once, and read the object that it made or changed. Errors as for `call`."""
         return parse_object(await self._send("POST", path, _encoded(body)), secret=self._secret)
 
-    async def pages(self, path: str, **query: str | int) -> AsyncIterator[list[dict[str, Any]]]:
+    async def pages(self, path: str, **query: str | int) -> AsyncIterator[list[JsonObject]]:
         """What the server lists under `path`, page by page, as the server orders it. Errors as for `call`."""
         listed: set[str] = set()
         for _ in range(LIST_PAGES):
@@ -128,7 +129,7 @@ class Provider:
             listed |= {str(each.get("id")) for each in fresh}
             query["after"] = str(fresh[-1].get("id"))
 
-    async def upload(self, name: str, content: bytes) -> dict[str, Any]:
+    async def upload(self, name: str, content: bytes) -> JsonObject:
         """Upload a file for fine-tuning under this name, once; returns the file's object. Errors as for `call`."""
         return parse_object(await self._send("POST", "/files", File(name, content)), secret=self._secret)
 
@@ -180,7 +181,7 @@ def check(settings: Settings) -> None:
     _checked_header("OPENAI_PROJECT_ID", settings.openai_project_id)
 
 
-def list_models(settings: Settings) -> list[dict[str, Any]]:
+def list_models(settings: Settings) -> list[JsonObject]:
     """Every model that the server lists, for callers without an event loop, i.e. the command line.
 
     Raises:
@@ -190,13 +191,13 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
     return _listed(settings, "models")
 
 
-def list_assistants(settings: Settings) -> list[dict[str, Any]]:
+def list_assistants(settings: Settings) -> list[JsonObject]:
     """Every assistant that the server keeps; most servers keep none and answer 404. Errors as for `list_models`."""
     return _listed(settings, "assistants", beta="assistants=v2")
 
 
-def _listed(settings: Settings, what: str, beta: str | None = None) -> list[dict[str, Any]]:
-    async def ask() -> list[dict[str, Any]]:
+def _listed(settings: Settings, what: str, beta: str | None = None) -> list[JsonObject]:
+    async def ask() -> list[JsonObject]:
         provider = Provider(
             base_url=settings.openai_base_url,
             api_key=settings.openai_api_key,

@@ -17,6 +17,8 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 import orjson
 
+from tidemill.models.json_types import JsonObject
+
 Kind = Literal[
     "status",  # the server said an error: HTTP status >= 300, or a 200 whose body is an error
     "failed",  # Responses API: 200 with status "failed"; `code` is response.error.code
@@ -64,7 +66,7 @@ class Reply:
     request_id: str | None
     headers: dict[str, str]  # x-ratelimit-*, retry-after, retry-after-ms; lower case
     status: int
-    tool_calls: tuple[dict[str, Any], ...] = ()  # as the server wrote them
+    tool_calls: tuple[JsonObject, ...] = ()  # as the server wrote them
 
 
 @dataclass(eq=False)
@@ -158,7 +160,7 @@ def parse_responses(raw: RawReply, *, secret: str = "") -> Reply:
     return body.judge(text, refusal, calls, reason)
 
 
-def parse_page(raw: RawReply, *, secret: str = "") -> tuple[list[dict[str, Any]], bool]:
+def parse_page(raw: RawReply, *, secret: str = "") -> tuple[list[JsonObject], bool]:
     """Read one page of a list, such as GET /models: its entries, and whether the server says that there are more.
 
     Raises:
@@ -173,7 +175,7 @@ def parse_page(raw: RawReply, *, secret: str = "") -> tuple[list[dict[str, Any]]
     return list(_dicts(entries)), body.payload.get("has_more") is True
 
 
-def parse_object(raw: RawReply, *, secret: str = "") -> dict[str, Any]:
+def parse_object(raw: RawReply, *, secret: str = "") -> JsonObject:
     """Read a success status's body as one object of the API. An `error` in it may be the object's own (a failed job's).
 
     Raises:
@@ -267,7 +269,7 @@ class _SuccessBody:
     def __init__(self, raw: RawReply, secret: str, usage_names: tuple[str, str, str]) -> None:
         self.raw, self.secret = raw, secret
         self.usage: Usage | None = None
-        self.payload: dict[str, Any] = {}
+        self.payload: JsonObject = {}
         try:
             payload = load_json(raw.body)
         except _MalformedError:
@@ -285,7 +287,7 @@ class _SuccessBody:
         error.usage, error.text = self.usage, text
         raise error
 
-    def fail_as_said(self, holder: dict[str, Any], text: str, kind: Kind = "status") -> NoReturn:
+    def fail_as_said(self, holder: JsonObject, text: str, kind: Kind = "status") -> NoReturn:
         """Raise the error that `holder` carries, with the error's own HTTP status where it names one."""
         words = _error_words(holder)
         raw = self.raw
@@ -295,7 +297,7 @@ class _SuccessBody:
         error.usage, error.text = self.usage, text
         raise error
 
-    def judge(self, text: str, refusal: str, calls: tuple[dict[str, Any], ...], reason: str) -> Reply:
+    def judge(self, text: str, refusal: str, calls: tuple[JsonObject, ...], reason: str) -> Reply:
         """A `Reply` if this is an answer; a cut with some text is one, since the limit was the caller's own."""
         if reason == "content_filter":
             self.fail("content_filter", "The provider's content filter stopped the answer", text)
@@ -341,11 +343,11 @@ def _status_line(status: int) -> str:
         return f"HTTP {status}"
 
 
-def _says_error(holder: dict[str, Any]) -> bool:
+def _says_error(holder: JsonObject) -> bool:
     return bool(holder.get("error")) or holder.get("object") == "error"
 
 
-def _error_words(payload: dict[str, Any]) -> _ErrorWords:
+def _error_words(payload: JsonObject) -> _ErrorWords:
     """The error in any of the known shapes: nested (OpenAI), flat (old vLLM), a string (Ollama), detail (FastAPI)."""
     error = payload.get("error")
     if isinstance(error, dict):
@@ -387,7 +389,7 @@ def _content(content: object) -> tuple[str, str]:
     return _string(content) or text, "".join(_string(part.get("refusal")) for part in parts)
 
 
-def _output(output: object) -> tuple[str, str, tuple[dict[str, Any], ...]]:
+def _output(output: object) -> tuple[str, str, tuple[JsonObject, ...]]:
     """Text, refusal and tool calls of a response's output items."""
     items = _dicts(output)
     contents = [_content(item.get("content")) for item in items if item.get("type") == "message"]
@@ -395,7 +397,7 @@ def _output(output: object) -> tuple[str, str, tuple[dict[str, Any], ...]]:
     return "".join(text for text, _ in contents), "".join(refusal for _, refusal in contents), calls
 
 
-def _text_so_far(payload: dict[str, Any]) -> str:
+def _text_so_far(payload: JsonObject) -> str:
     """The text beside an error: some servers send both when they break down halfway."""
     for choice in _dicts(payload.get("choices")):
         message = choice.get("message")
@@ -445,7 +447,7 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _dicts(value: object) -> tuple[dict[str, Any], ...]:
+def _dicts(value: object) -> tuple[JsonObject, ...]:
     return tuple(item for item in _list(value) if isinstance(item, dict))
 
 

@@ -37,6 +37,7 @@ from tidemill.models import answers, turns
 from tidemill.models.answers import Answer, Message
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now, now_after, seconds_since
+from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import ENDED_UNWELL, OPEN_STATES, attempts, batches, dialogues, fine_tunes, fit, jobs
 from tidemill.models.text import encode
 
@@ -81,7 +82,7 @@ class Claimed:
     id: int
     epoch: int
     batch_id: str
-    request: dict[str, Any]
+    request: JsonObject
     """What only this job asks: {"prompt": ..}, {"messages": [..]} or {"url": .., "body": {..}}."""
     failures: int
     age_seconds: float
@@ -397,7 +398,7 @@ def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
     )
 
 
-def _money(row: Any) -> dict[str, Any]:
+def _money(row: Any) -> JsonObject:
     """What a call adds to its job, whoever owns the job by now."""
     cost = case((row.cost_usd.is_(None), jobs.c.cost_usd), else_=func.coalesce(jobs.c.cost_usd, 0) + row.cost_usd)
     return {
@@ -486,7 +487,7 @@ def _lost(dead_worker_ids: Sequence[str]) -> Any:
 
 def _take_back(connection: Connection, condition: Any, *, losses: int, failed: bool = False) -> int:
     taken = select(jobs.c.id).where(jobs.c.state == "running", condition).with_for_update(skip_locked=True, of=jobs)
-    ended: dict[str, Any] = {
+    ended: JsonObject = {
         "state": "failed",
         "finished_at": now(),
         "error_code": "worker_lost",

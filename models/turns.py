@@ -5,11 +5,12 @@ Later turns name it in `root_id`, hold only what they added, and follow by id, w
 were asked: of one dialogue only the oldest open job may run (`transitions.claim`).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select
 
 from tidemill.models import pictures
+from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import dialogues, messages
 from tidemill.models.text import loads
 
@@ -74,7 +75,7 @@ def history(connection: Connection, root_id: int, before: int | None = None) -> 
     return in_force + [each for each in everything if each.role not in INSTRUCTIONS]
 
 
-def parts(role: str, content: str) -> list[dict[str, Any]] | None:
+def parts(role: str, content: str) -> list[JsonObject] | None:
     """The parts of a content that was not plain text; None where it was. A model answers in plain text."""
     if role == "assistant" or not content.startswith("[{"):
         return None

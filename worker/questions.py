@@ -13,6 +13,7 @@ from tidemill.models.answers import Message
 from tidemill.models.endpoints import ENDPOINTS, Endpoint, Turn, by_url
 from tidemill.models.errors import SettingsError
 from tidemill.models.job_requests import Asked, BatchLine, asked
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
 from tidemill.models.text import dumps
@@ -27,14 +28,14 @@ class Question:
     """A request as it goes out: where to, the body, and the messages that the dialogue will hold."""
 
     endpoint: Endpoint
-    body: dict[str, Any]
+    body: JsonObject
     messages: tuple[Message, ...]
     picture: Picture | None = None
     """The picture that it shows: the job's own, or the one that its dialogue is about."""
     picture_tokens: int = 0
     history: tuple[Message, ...] = ()
     """What is sent before the messages: of a later turn the dialogue so far."""
-    schema: dict[str, Any] | None = None
+    schema: JsonObject | None = None
     """JSON schema that the answer must satisfy."""
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 
 from tidemill.models import cost
 from tidemill.models.answers import Answer, Message
+from tidemill.models.json_types import JsonObject
 from tidemill.models.provider import CallError, Reply, Usage
 from tidemill.models.replies import CUT
 from tidemill.models.settings import settings
@@ -110,7 +111,7 @@ def _cost_usd(model: str, asked_model: str, usage: Usage | None) -> float | None
     return price.cost(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
 
 
-def _schema_complaint(schema: dict[str, Any] | None, text: str) -> str | None:
+def _schema_complaint(schema: JsonObject | None, text: str) -> str | None:
     """Why the reply is not what the schema asks for, or None when it is."""
     if schema is None:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, literal, select
+from sqlalchemy import Connection, Select, Table, literal, select
 from sqlalchemy.sql.dml import Insert
 
 from tidemill.models import pictures
@@ -83,7 +83,7 @@ def _add_messages(connection: Connection) -> Insert:
     return _add_once(connection, messages, list(_MESSAGES.columns), select(*rows.c).where(rows.c.position >= 0))
 
 
-def _add_once(connection: Connection, table: Any, columns: list[str], picked: Select[Any]) -> Insert:
+def _add_once(connection: Connection, table: Table, columns: list[str], picked: Select[Any]) -> Insert:
     # The epoch has kept everybody else out already, and this does not raise, lest one row that should not be there keep
     # a hundred paid answers from being stored.
     statement: Any = insert_for(connection)(table).from_select(columns, picked, include_defaults=False)

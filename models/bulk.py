@@ -52,14 +52,14 @@ class BulkRows:
         """The rows as something to select from; its columns carry the names given."""
         return self._by_column() if connection.dialect.name == "postgresql" else self._by_row()
 
-    def parameters(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> dict[str, str]:
+    def parameters(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> dict[str, str]:
         """What to execute a statement over `table()` with; every row has one value a column, in order."""
         if connection.dialect.name != "postgresql":
             return {"rows": orjson.dumps(rows).decode()}
         columns = zip(*rows, strict=True) if rows else [()] * len(self.columns)
         return {f"rows_{name}": orjson.dumps(each).decode() for name, each in zip(self.columns, columns, strict=True)}
 
-    def staged(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> tuple[FromClause, dict[str, str]]:
+    def staged(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> tuple[FromClause, dict[str, str]]:
         """The same for rows by the thousand: a table and its parameters; on Postgres the rows went ahead by COPY."""
         if connection.dialect.name != "postgresql":
             return self.table(connection), self.parameters(connection, rows)

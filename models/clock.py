@@ -19,13 +19,13 @@ class now_after(FunctionElement[Any]):  # noqa: N801  # a SQL function, named li
 
 
 @compiles(now_after, "postgresql")
-def _postgresql(element: now_after, compiler: SQLCompiler, **options: Any) -> str:
+def _postgresql(element: now_after, compiler: SQLCompiler, **options: object) -> str:
     # clock_timestamp(), because now() stands still for the length of a transaction.
     return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **options)}))"
 
 
 @compiles(now_after, "sqlite")
-def _sqlite(element: now_after, compiler: SQLCompiler, **options: Any) -> str:
+def _sqlite(element: now_after, compiler: SQLCompiler, **options: object) -> str:
     # The form in which SQLAlchemy stores times, so that comparing the text compares the times.
     seconds = compiler.process(element.clauses, **options)
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"

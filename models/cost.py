@@ -226,7 +226,7 @@ def _rate(rate: Any, start: int) -> float:
     return float(reached[-1] if reached else getattr(rate, "base", rate)) / _MILLION
 
 
-def _override(where: str, table: Any, source: str) -> Price:
+def _override(where: str, table: object, source: str) -> Price:
     if not isinstance(table, dict):
         raise SettingsError(f"{where} must be a table such as input = 0.10, output = 0.50.")
     for key, value in table.items():

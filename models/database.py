@@ -52,7 +52,7 @@ def open_engine(url_text: str) -> Engine:
     return opened
 
 
-def _let_go_when_frozen(connection: Any, _record: Any) -> None:
+def _let_go_when_frozen(connection: Any, _record: object) -> None:
     """A process that is frozen inside a transaction must not keep its rows locked for longer than its lease."""
     milliseconds = int(1000 * max(_LONGEST_PAUSE_SECONDS, settings().lease_seconds))
     with connection.cursor() as cursor:
@@ -86,7 +86,7 @@ def _open_sqlite(url: URL) -> Engine:
     return opened
 
 
-def _set_pragmas(connection: sqlite3.Connection, _record: Any) -> None:
+def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves
     for pragma in _SQLITE_PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")

@@ -6,9 +6,9 @@ Sources: OpenAI's API reference of Chat Completions and Responses.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
@@ -53,24 +53,24 @@ class Endpoint:
         """What a line of OpenAI's batch files calls it."""
         return f"/v1{self.path}"
 
-    def turns(self, body: Mapping[str, Any]) -> list[Turn]:
+    def turns(self, body: JsonObject) -> list[Turn]:
         """The turns that a body asks with, instructions first."""
         written = body.get(self.turns_field, ())
         turns = [{"role": "user", "content": written}] if isinstance(written, str) else list(written)
         instructions = body.get(self.instructions_field) if self.instructions_field else None
         return turns if instructions is None else [{"role": "system", "content": str(instructions)}, *turns]
 
-    def with_turns(self, body: Mapping[str, Any], turns: Sequence[Turn]) -> JsonObject:
+    def with_turns(self, body: JsonObject, turns: Sequence[Turn]) -> JsonObject:
         """A body that asks with these turns instead; instructions are among them."""
         kept = {name: value for name, value in body.items() if name != self.instructions_field}
         return {**kept, self.turns_field: list(turns)}
 
-    def room(self, body: Mapping[str, Any]) -> int:
+    def room(self, body: JsonObject) -> int:
         """Tokens that a body leaves for the answer; 0 where it does not say."""
         return next((body[name] for name in self.room_fields if isinstance(body.get(name), int)), 0)
 
 
-def _without_none(**fields: Any) -> JsonObject:
+def _without_none(**fields: object) -> JsonObject:
     return {name: value for name, value in fields.items() if value is not None}
 
 

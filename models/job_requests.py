@@ -5,9 +5,8 @@
 Another kind of job stores and reads what it likes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tidemill.models.json_types import JsonObject
 from tidemill.models.pictures import Picture
@@ -40,7 +39,7 @@ class Training(NamedTuple):
     provider: str
 
 
-def asked(request: Mapping[str, Any]) -> Asked:
+def asked(request: JsonObject) -> Asked:
     """Read the request of a job of `ask` or `describe`."""
     if "body" in request:
         return Asked(line=BatchLine(request["url"], request["body"]))
@@ -49,6 +48,6 @@ def asked(request: Mapping[str, Any]) -> Asked:
     return Asked(request["prompt"], picture=request.get("picture"))
 
 
-def training(request: Mapping[str, Any]) -> Training:
+def training(request: JsonObject) -> Training:
     """Read the request of a job of `train`."""
     return Training(request["dataset"], request["provider"])

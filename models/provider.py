@@ -90,7 +90,7 @@ class Provider:
             self._base_url, self._secret, {name: value for name, value in headers.items() if value}, connections
         )
 
-    async def call(self, endpoint: Endpoint, body: Mapping[str, Any]) -> Reply:
+    async def call(self, endpoint: Endpoint, body: Mapping[str, object]) -> Reply:
         """Send one request, once, and read the reply.
 
         Raises:
@@ -111,7 +111,7 @@ class Provider:
         """GET one object, e.g. "/fine_tuning/jobs/ftjob-1", as the server describes it. Errors as for `call`."""
         return parse_object(await self._send("GET", path), secret=self._secret)
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> JsonObject:
+    async def post(self, path: str, body: Mapping[str, object]) -> JsonObject:
         """POST a JSON body, once, and read the object that it made or changed. Errors as for `call`."""
         return parse_object(await self._send("POST", path, _encoded(body)), secret=self._secret)
 
@@ -329,7 +329,7 @@ def _raw_reply(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes)
     return RawReply(status, {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}, body)
 
 
-def _encoded(body: Mapping[str, Any]) -> bytes:
+def _encoded(body: Mapping[str, object]) -> bytes:
     """`body` as JSON with exactly its keys.
 
     Raises:

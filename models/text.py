@@ -44,7 +44,7 @@ def decode(stored: str) -> str:
     return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), stored)
 
 
-def dumps(value: Any) -> str:
+def dumps(value: object) -> str:
     """JSON of `value` on one line, storable in any text column: NUL and lone surrogates are ASCII escapes in it.
 
     Args:
@@ -113,13 +113,13 @@ class SafeText(TypeDecorator[str]):
         return None if value is None else decode(value)
 
 
-class Json(TypeDecorator[Any]):
+class Json(TypeDecorator[object]):
     """A JSON value in a TEXT column, the same on every database; None is NULL."""
 
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
         """Write the value as JSON; errors as `dumps`."""
         return None if value is None else dumps(value)
 
@@ -128,7 +128,7 @@ class Json(TypeDecorator[Any]):
         return None if value is None else loads(value)
 
 
-def _dumps_slowly(value: Any) -> str:
+def _dumps_slowly(value: object) -> str:
     try:
         _check_keys(value)
         return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
@@ -136,7 +136,7 @@ def _dumps_slowly(value: Any) -> str:
         raise ValueError("the value is nested too deeply for JSON") from None
 
 
-def _check_keys(value: Any) -> None:
+def _check_keys(value: object) -> None:
     """The standard library would write the key 1 as "1", and it would come back as another key."""
     if isinstance(value, dict):
         for key, item in value.items():
@@ -148,7 +148,7 @@ def _check_keys(value: Any) -> None:
             _check_keys(item)
 
 
-def _holds_nan(value: Any) -> bool:
+def _holds_nan(value: object) -> bool:
     if isinstance(value, float):
         return not math.isfinite(value)
     if isinstance(value, dict):

@@ -31,6 +31,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import Update
 
 from tidemill.models import answers, turns
@@ -217,7 +218,7 @@ def claim(connection: Connection, ids: Sequence[int], worker_id: str, lease_seco
 
 
 def _claim(
-    connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float, condition: Any
+    connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float, condition: ColumnElement[bool]
 ) -> list[Claimed]:
     claimable = (
         select(jobs.c.id)
@@ -398,7 +399,7 @@ def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
     )
 
 
-def _money(row: Any) -> JsonObject:
+def _money(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject:
     """What a call adds to its job, whoever owns the job by now."""
     cost = case((row.cost_usd.is_(None), jobs.c.cost_usd), else_=func.coalesce(jobs.c.cost_usd, 0) + row.cost_usd)
     return {
@@ -481,11 +482,11 @@ def rescue(connection: Connection, dead_worker_ids: Sequence[str] = ()) -> int:
     return failed + _take_back(connection, _lost(dead_worker_ids), losses=1)
 
 
-def _lost(dead_worker_ids: Sequence[str]) -> Any:
+def _lost(dead_worker_ids: Sequence[str]) -> ColumnElement[bool]:
     return or_(jobs.c.lease_until < now(), jobs.c.worker_id.in_(dead_worker_ids))
 
 
-def _take_back(connection: Connection, condition: Any, *, losses: int, failed: bool = False) -> int:
+def _take_back(connection: Connection, condition: ColumnElement[bool], *, losses: int, failed: bool = False) -> int:
     taken = select(jobs.c.id).where(jobs.c.state == "running", condition).with_for_update(skip_locked=True, of=jobs)
     ended: JsonObject = {
         "state": "failed",
@@ -600,7 +601,7 @@ def progressed(connection: Connection, job: Claimed) -> None:
     connection.execute(update(jobs).where(own).values(failures=0, first_attempt_at=None))
 
 
-def give_time(connection: Connection, *batches_where: Any) -> None:
+def give_time(connection: Connection, *batches_where: ColumnElement[bool]) -> None:
     """Begin the time for retries anew for queued jobs of these batches: they could not be tried for a while."""
     waited = select(batches.c.id).where(*batches_where)
     connection.execute(

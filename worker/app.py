@@ -30,13 +30,13 @@ def run() -> None:
 
 
 @setup_logging.connect(weak=False)
-def _log(**_: Any) -> None:
+def _log(**_: object) -> None:
     """That somebody is connected keeps Celery from setting up a log of its own."""
     journal.show_in_worker()
 
 
 @worker_init.connect(weak=False)
-def _check(sender: Any, **_: Any) -> None:
+def _check(sender: Any, **_: object) -> None:
     """Stop at once, in one sentence, where the worker could not do its work."""
     try:
         if sender.pool_cls.__module__ != "celery.concurrency.thread":
@@ -57,16 +57,16 @@ def _say(error: TidemillError) -> None:
 
 
 @worker_ready.connect(weak=False)
-def _start(**_: Any) -> None:
+def _start(**_: object) -> None:
     tasks.start()
 
 
 @worker_shutting_down.connect(weak=False)
-def _stop_admitting(**_: Any) -> None:
+def _stop_admitting(**_: object) -> None:
     if tasks.current is not None:
         tasks.current.stop_admitting()
 
 
 @worker_shutdown.connect(weak=False)
-def _stop(**_: Any) -> None:
+def _stop(**_: object) -> None:
     tasks.stop()

@@ -4,9 +4,8 @@ Nothing here calls anybody. A request and what the dialogue will keep of it are 
 recorded is in `worker.settlements`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tidemill.models import cost, pictures, turns
 from tidemill.models.answers import Message
@@ -62,9 +61,7 @@ class Question:
         return asked + cost.chat_overhead_tokens(len(self.texts)) + self.room_tokens
 
 
-def build(
-    options: Options, request: Mapping[str, Any], picture_url: str = "", history: tuple[Message, ...] = ()
-) -> Question:
+def build(options: Options, request: JsonObject, picture_url: str = "", history: tuple[Message, ...] = ()) -> Question:
     """The request that a job stands for: what it asks itself, then what its batch says, then further parameters.
 
     A picture is a hole in the body until `picture_url` fills it. Before a later turn goes the dialogue's `history`.
@@ -145,7 +142,7 @@ def _picture_of(messages: Sequence[Message]) -> Picture | None:
     return next((each.picture for each in shown if each is not None), None)
 
 
-def _message(turn: Mapping[str, Any]) -> Message:
+def _message(turn: JsonObject) -> Message:
     """A turn as the dialogue keeps it."""
     content = turn.get("content")
     return Message(str(turn.get("role", "user")), content if isinstance(content, str) else dumps(content))

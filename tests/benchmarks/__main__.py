@@ -92,8 +92,8 @@ def _compare(runs: Sequence[Run]) -> None:
 def main() -> int:
     """Measure what was asked for; 1 only when something could not be measured, for a missed target is a result."""
     arguments = _parser().parse_args()
-    if arguments.readme and not report.has_block():
-        sys.exit("README.md has no <!-- bench --> and <!-- /bench --> lines to write between.")
+    if arguments.readme and (lacking := report.documents_without_block()):
+        sys.exit(f"{', '.join(lacking)}: no <!-- bench --> and <!-- /bench --> lines to write between.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers and workers end with us
     size = "full" if arguments.full else "quick"
     load = os.getloadavg()[0]
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", default="", metavar="NAME", help="only scenarios whose name holds this")
     parser.add_argument("--rows", type=int, help="this many prompts instead of the usual sizes")
-    parser.add_argument("--readme", action="store_true", help="write the result into README.md and docs/bench.svg")
+    parser.add_argument("--readme", action="store_true", help="write the result into docs/ and README.md")
     return parser
 
 

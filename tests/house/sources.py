@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("models", "producer", "worker", "migrations")
 """Our folders; each is imported as `tidemill.` and its name."""
 
-DOCUMENTS = ("README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCUMENTS = (
+    *("README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")),
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,12 @@ def first_cells(table: str) -> list[str]:
     """The first cell of each row of a Markdown table, without its head."""
     rows = [line for line in table.splitlines() if line.startswith("|")]
     return [row.split("|")[1].strip() for row in rows if not set(row) <= set("|-: ")][1:]
+
+
+def headings(text: str) -> list[str]:
+    """The headings of Markdown as links name them: `Options of `ask`` is `options-of-ask`."""
+    titles = re.findall(r"(?m)^#+ (.+)$", text)
+    return [re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles]
 
 
 @cache

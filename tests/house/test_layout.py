@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.house.sources import PACKAGES, ROOT, Module, document, modules
+from tests.house.sources import DOCUMENTS, PACKAGES, ROOT, Module, document, modules, section
 
 DOORS = {
     "openai": {"models/provider.py"},
@@ -140,17 +140,14 @@ def _contracts() -> list[dict[str, Any]]:
 # --- what the documents say of it ---
 
 
-def test_the_design_names_every_module_and_no_other() -> None:
-    tree = document("DESIGN.md").partition("\n## Layout\n")[2].partition("\n## ")[0]
-    named, folder = set(), ""
-    for line in re.findall(r"(?m)^ {4}( *)(\S+)(?: |$)", tree):
-        indent, name = line
-        folder = name if not indent and name.endswith("/") else folder
-        if name.endswith(".py"):
-            named.add(folder + name)
-    empty = {module.name for module in modules() if module.name.endswith("/__init__.py")}
-    versions = {module.name for module in modules() if module.name.startswith("migrations/versions/")}
-    assert named == {module.name for module in modules()} - empty - versions
+def test_the_design_names_every_folder_and_room_and_no_other() -> None:
+    tree = section(document("DESIGN.md"), "## Folders and rooms")
+    named, above = set(), ""
+    for indent, name in re.findall(r"(?m)^ {4}( *)([a-z]+/)(?: |$)", tree):
+        above = above if indent else name
+        named.add(above + name if indent else name)
+    rooms = {path.parent.relative_to(ROOT).as_posix() + "/" for path in (ROOT / "producer").glob("*/__init__.py")}
+    assert named == {"tidemill/", "tests/", *(f"{package}/" for package in PACKAGES), *rooms}
 
 
 def test_modules_and_functions_that_the_documents_speak_of_exist() -> None:
@@ -160,12 +157,10 @@ def test_modules_and_functions_that_the_documents_speak_of_exist() -> None:
         for node in ast.walk(module.tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
     }
-    for name in ("DESIGN.md", "CONTRIBUTING.md"):
-        text = document(name)
-        for path in re.findall(r"\b(?:models|producer|worker|migrations|tests)/[\w/]+\.py\b", text):
-            assert (ROOT / path).is_file(), f"{name} speaks of {path}"
-    for called in re.findall(r"`(?:\w+\.)*(\w+)\(\w*\)`", document("DESIGN.md")):
-        assert called in names, f"DESIGN.md speaks of {called}()"
+    path = r"\b(?:models|producer|worker|migrations|tests)/[\w/]+\.py\b"
+    named = {(name, file) for name in DOCUMENTS for file in re.findall(path, document(name))}
+    assert {(name, file) for name, file in named if not (ROOT / file).is_file()} == set()
+    assert set(re.findall(r"`(?:\w+\.)*(\w+)\(\w*\)`", document("DESIGN.md"))) <= names
 
 
 def test_the_state_machine_in_the_design_has_the_states_and_transitions_of_the_code() -> None:

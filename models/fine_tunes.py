@@ -60,7 +60,7 @@ class FineTune:
         """Which creation this step is at present."""
         return Place(step, self.round if step == "job" else _FILES_ROUND)
 
-    def created(self, step: Step) -> str | None:
+    def created_id(self, step: Step) -> str | None:
         """The id at the provider of what this step has created; None while it has not."""
         creation = self.creations.get(self.place(step))
         return None if creation is None else creation.remote_id

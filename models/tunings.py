@@ -36,9 +36,9 @@ def reason_of(remote: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 def event_id(event: Mapping[str, Any]) -> str:
     """An event's id, or where the server gives none what stands for one."""
-    given = event.get("id")
-    if isinstance(given, str) and given:
-        return fit(given, fine_tune_events.c.event_id)
+    server_id = event.get("id")
+    if isinstance(server_id, str) and server_id:
+        return fit(server_id, fine_tune_events.c.event_id)
     return hashlib.sha256(repr(sorted(event.items())).encode(errors="replace")).hexdigest()[:32]
 
 

@@ -86,7 +86,7 @@ async def train(job: Claimed, options: Options, provider: Provider, *, may_call:
     began = time.monotonic()
     try:
         tune = await creations.write(fine_tunes.load, job, job.request["dataset"])
-        return await Run(job, options, provider, may_call, tune, began).settled()
+        return await Run(job, options, provider, may_call, tune, began).advance()
     except LostError:
         return snoozed(job)  # whoever has it now goes on; this is stale
     except DatabaseError:
@@ -105,8 +105,8 @@ class Run:
     began: float
     """On the monotonic clock."""
 
-    async def settled(self) -> Settlement:
-        """How the next step has ended, also where a call has failed."""
+    async def advance(self) -> Settlement:
+        """Do the next step; a call that fails ends it, too."""
         try:
             return await self.step()
         except LookError as look:
@@ -126,7 +126,7 @@ class Run:
         if tune.remote_id is not None:
             return await self._follow()
         for file in FILES:
-            if getattr(tune.dataset, file) is not None and tune.created(file) is None:
+            if getattr(tune.dataset, file) is not None and tune.created_id(file) is None:
                 return await self._create(self._file(file))
         return await self._create_job()
 
@@ -177,7 +177,7 @@ class Run:
 
     def _job(self) -> Recipe:
         """How the provider's job is created: its token is in its metadata; where that gets lost, its file is known."""
-        files = {f"{file}_file": self.tune.created(file) for file in FILES}
+        files = {f"{file}_file": self.tune.created_id(file) for file in FILES}
         body = {"model": self.options.model, **files, **self.options.params}
         body = {name: value for name, value in body.items() if value is not None}
 

@@ -34,7 +34,7 @@ def upgrade() -> None:
             nullable=False,
             comment="goes out with it: in a file's name, in a job's metadata",
         ),
-        *_told_of_each(),
+        *_columns_of_both(),
         sa.PrimaryKeyConstraint("owner", "step", "round", name=op.f("pk_creations")),
         sa.UniqueConstraint("token", name=op.f("uq_creations_token")),
         comment="every creation at the provider, intended before it is asked for, so that none happens twice",
@@ -56,7 +56,7 @@ def downgrade() -> None:
         sa.Column(
             "token", sa.String(length=40), nullable=False, comment="goes out in the file's name or the job's metadata"
         ),
-        *_told_of_each(),
+        *_columns_of_both(),
         sa.PrimaryKeyConstraint("job_id", "step", "round", name=op.f("pk_remote_ops")),
         sa.UniqueConstraint("token", name=op.f("uq_remote_ops_token")),
         comment="every creation at the provider, intended before it is asked for, so that none happens twice",
@@ -70,7 +70,7 @@ def downgrade() -> None:
     op.drop_table("creations")
 
 
-def _told_of_each() -> list[sa.Column[object]]:
+def _columns_of_both() -> list[sa.Column[object]]:
     return [
         sa.Column(
             "remote_id", sa.String(length=200), nullable=True, comment="what was created; null until that is known"

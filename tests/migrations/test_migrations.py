@@ -108,8 +108,10 @@ def test_creations_keep_their_owners_tokens_and_doubts_on_the_way_down_and_up_ag
     ]
     migrations.upgrade()
     with reading() as connection:
-        found = connection.execute(select(creations).order_by(creations.c.owner.desc(), creations.c.round)).mappings()
-        assert [dict(row) for row in found] == of_jobs
+        rows_again = connection.execute(
+            select(creations).order_by(creations.c.owner.desc(), creations.c.round)
+        ).mappings()
+        assert [dict(row) for row in rows_again] == of_jobs
         assert "remote_ops" not in inspect(connection).get_table_names()
 
 

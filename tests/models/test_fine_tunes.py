@@ -59,12 +59,21 @@ def test_files_are_created_for_all_rounds_and_a_job_for_one(job: Claimed) -> Non
     create(job, "training", {"id": "file-1"})
     create(job, "job", {"id": "ftjob-1", "status": "failed"})
     tune = load(job)
-    assert (tune.created("training"), tune.created("validation"), tune.created("job")) == ("file-1", None, "ftjob-1")
+    assert (tune.created_id("training"), tune.created_id("validation"), tune.created_id("job")) == (
+        "file-1",
+        None,
+        "ftjob-1",
+    )
     assert (tune.remote_id, tune.status) == ("ftjob-1", "failed")
     with writing() as connection:
         fine_tunes.begin_rounds(connection, [job.id])
     tune = load(job)
-    assert (tune.round, tune.created("training"), tune.created("job"), tune.remote_id) == (2, "file-1", None, None)
+    assert (tune.round, tune.created_id("training"), tune.created_id("job"), tune.remote_id) == (
+        2,
+        "file-1",
+        None,
+        None,
+    )
     assert creations.earlier_ids(tune.creations, tune.place("job")) == {"ftjob-1"}
 
 
@@ -108,10 +117,10 @@ def test_what_is_wanted_is_due_at_once_and_only_for_that_job(job: Claimed) -> No
 
 def test_a_round_begins_for_what_ended_unwell_and_for_nothing_else() -> None:
     statuses = {1: "failed", 2: "Cancelled", 3: "running", 4: "succeeded", 5: None, 6: "failed"}
-    told = {"remote_id": "ftjob-1", "wanted": "cancel", "model": "m", "trained_tokens": 7}
+    known = {"remote_id": "ftjob-1", "wanted": "cancel", "model": "m", "trained_tokens": 7}
     with writing() as connection:
         for job_id, status in statuses.items():
-            its = told | {"remote": {"id": "ftjob-1"}, "curve": [{"step": 1}], "note": "trouble", "status": status}
+            its = known | {"remote": {"id": "ftjob-1"}, "curve": [{"step": 1}], "note": "trouble", "status": status}
             connection.execute(insert(table).values(job_id=job_id, dataset_id="d", created_at=now(), **its))
         fine_tunes.begin_rounds(connection, [1, 2, 3, 4, 5, 99])
     assert {job_id: row.round for job_id, row in rows().items()} == {1: 2, 2: 2, 3: 1, 4: 1, 5: 1, 6: 1}

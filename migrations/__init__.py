@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 from tidemill.models.database import explained, reading, writing
 from tidemill.models.errors import DatabaseError
 
-HEAD = "0004"
+HEAD = "0005"
 """The revision that this version needs; a house test compares it with the newest file in versions/."""
 
 

@@ -301,17 +301,17 @@ fine_tunes = Table(
     comment="what a train job has at the provider",
 )
 
-remote_ops = Table(
-    "remote_ops",
+creations = Table(
+    "creations",
     metadata,
-    Column("job_id", RowId, nullable=False),
-    Column("step", String(20), nullable=False, comment="training, validation or job"),
-    Column("round", Integer, nullable=False),
-    Column("token", String(40), nullable=False, comment="goes out in the file's name or the job's metadata"),
+    Column("owner", String(60), nullable=False, comment='what it is for: "job 17" for a train job'),
+    Column("step", String(20), nullable=False, comment="what is created: of a train job training, validation or job"),
+    Column("round", Integer, nullable=False, comment="raised when the same is to be created anew"),
+    Column("token", String(40), nullable=False, comment="goes out with it: in a file's name, in a job's metadata"),
     Column("remote_id", String(200), comment="what was created; null until that is known"),
     Column("sends", Integer, nullable=False, server_default="0", comment="how often it was asked for"),
     _time("sent_at", comment="since when a creation may be under way whose end is unknown"),
-    PrimaryKeyConstraint("job_id", "step", "round"),
+    PrimaryKeyConstraint("owner", "step", "round"),
     UniqueConstraint("token"),
     comment="every creation at the provider, intended before it is asked for, so that none happens twice",
 )

@@ -1,30 +1,44 @@
 """A fine-tune takes days, and a worker may die in any second of them.
 
 A train job advances one short step a run and is snoozed between: upload the files, create the provider's job, follow
-it, collect what it leaves behind. `_step` is the whole order of things; what is known is in `models.fine_tunes`, so the
-step that follows is found from there after any crash. A creation is intended before it is sent. Where its reply was
-lost, it is looked for by its token and adopted, and asked for again only when it has not turned up for a while.
+it, collect what it leaves behind. `Run.step` is the whole order of things; what is known is in `models.fine_tunes`, so
+the step that follows is found from there after any crash. Files and job are created as `worker.creations` does it.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from tidemill.models import blobs, cost, fine_tunes
+from sqlalchemy import Connection
+
+from tidemill.models import blobs, cost, fine_tunes, tunings
 from tidemill.models.blobs import BlobError, BlobMissingError
-from tidemill.models.database import reading, writing
+from tidemill.models.creations import LostError
+from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
-from tidemill.models.fine_tunes import FineTune, LostError, Operation, Step
+from tidemill.models.fine_tunes import FILES, FineTune, Step
 from tidemill.models.job_requests import training
-from tidemill.models.metrics import Point, point_of_event, points_of
+from tidemill.models.metrics import Point, points_of
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Claimed, Outcome, Settlement
+from tidemill.worker import creations
 from tidemill.worker.calling import Calling
+from tidemill.worker.creations import (
+    LOOK_AGAIN_SECONDS,
+    NO_SUCH_ENDPOINT,
+    Find,
+    LookError,
+    Recipe,
+    Remote,
+    Send,
+    is_final,
+)
 from tidemill.worker.retries import BAD_KEY_NAMES, OUT_OF_CREDIT_NAMES, Verdict, classify
 from tidemill.worker.settlements import OUTCOME_OF, snoozed
 
@@ -33,26 +47,20 @@ METADATA = "tidemill"
 """The key in a job's metadata that holds its token."""
 
 _PAGE = 100
-_LOOK_AGAIN_SECONDS = 2.0
 _FOLLOW_SHARE = 0.1
 """A fine-tune is looked at again after this share of its age."""
 
 _DATABASE_SECONDS = 5.0
 """Pause after the database did not answer: what was done at the provider is found again by its token."""
 
-_NO_SUCH_ENDPOINT = (404, 405, 501)
+_NEW_SECONDS = 60.0
+"""So long a job may be unknown that was just created: servers that copy are not at one at once."""
+
 _NOT_READY = re.compile(r"not ready|still being processed|not (yet )?(been )?processed", re.IGNORECASE)
 _CREATION_UNKNOWN = (
     "The reply to the job's creation was lost, and the server lists no jobs in which it could be found. Look there "
     "whether it runs; if it does not, the same command with --new asks again."
 )
-_TWIN_SECONDS = 1_800.0
-"""How long after a second request a job of the first one may turn up."""
-
-_NEW_SECONDS = 60.0
-_CERTAIN = ("connect", "request", "store")
-"""Kinds of errors after which nothing can have been created; so it is after a status below 500."""
-
 _WAYS_OUT = {
     "training_not_available": (
         "The provider does not let this account fine-tune ({said}). OpenAI has closed fine-tuning to accounts that did "
@@ -74,65 +82,82 @@ _WAYS_OUT = {
 async def train(job: Claimed, options: Options, calling: Calling) -> Settlement:
     """Advance a claimed train job by one step; see `worker.calling.Work`."""
     began = time.monotonic()
-    run = Run(job, options, calling.provider, calling.may_call)
     try:
-        await run.load()
-        return await run.step()
+        tune = await creations.write(fine_tunes.load, job, training(job.request).dataset)
+        return await Run(job, options, calling.provider, calling.may_call, tune, began).advance()
     except LostError:
         return snoozed(job)  # whoever has it now goes on; this is stale
     except DatabaseError:
         return snoozed(job, _DATABASE_SECONDS)
-    except CallError as error:
-        try:
-            return await run.failed(error, time.monotonic() - began)
-        except (LostError, DatabaseError):
-            return snoozed(job, _DATABASE_SECONDS)
 
 
+@dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a train job: what it knows, and where it writes."""
+    """One run of a train job, with what was known when it began."""
 
-    def __init__(self, job: Claimed, options: Options, provider: Provider, may_call: Callable[[], bool]) -> None:
-        self.job = job
-        self.options = options
-        self.provider = provider
-        self.may_call = may_call
-        self.sending: Step | None = None
-        """The creation that is under way."""
-        self.looking = False
-        """Whether a creation in doubt is being looked for."""
-        self.tune: FineTune
+    job: Claimed
+    options: Options
+    provider: Provider
+    may_call: Callable[[], bool]
+    tune: FineTune
+    began: float
+    """On the monotonic clock."""
 
-    async def load(self) -> None:
-        """Read what is known of the job."""
-        self.tune = await self._write(fine_tunes.load, training(self.job.request).dataset)
+    async def advance(self) -> Settlement:
+        """Do the next step; a call that fails ends it, too."""
+        try:
+            return await self.step()
+        except LookError as look:
+            return await self._failed_to_look(look.error)
+        except CallError as error:
+            return await self._failed(error)
 
     async def step(self) -> Settlement:
         """Do what comes next."""
         tune = self.tune
         if (at := training(self.job.request).provider) != settings().provider:
             elsewhere = f"It is of {at}; start a worker whose OPENAI_BASE_URL is that."
-            await self._write(fine_tunes.troubled, elsewhere)
+            await creations.write(fine_tunes.note_trouble, self.job, elsewhere)
             return snoozed(self.job, settings().poll_seconds)
-        if tune.status is not None and fine_tunes.has_ended(tune.remote):
+        if tune.status is not None and tunings.has_ended(tune.remote):
             return await self._collect()
         if tune.remote_id is not None:
             return await self._follow()
-        for file in ("training", "validation"):
-            if getattr(tune.dataset, file) is not None and self._created(file) is None:
-                return await self._upload(file)
-        return await self._create()
-
-    def _created(self, step: Step) -> str | None:
-        operation = self.tune.operations.get(step)
-        return operation.remote_id if operation is not None else None
+        for file in FILES:
+            if getattr(tune.dataset, file) is not None and tune.created_id(file) is None:
+                return await self._create(self._file(file))
+        return await self._create_job()
 
     # --- creations ---
 
-    async def _upload(self, file: Step) -> Settlement:
-        stored = getattr(self.tune.dataset, file)
+    async def _create_job(self) -> Settlement:
+        try:
+            return await self._create(self._job())
+        except CallError as error:
+            if error.status == 400 and _NOT_READY.search(error.message):
+                return snoozed(self.job, LOOK_AGAIN_SECONDS)
+            verdict = self._verdict(error)
+            if error.status == 403 and verdict.code not in BAD_KEY_NAMES | OUT_OF_CREDIT_NAMES:
+                # It may do everything else, so its batch need not wait.
+                verdict = replace(verdict, action="fail", code="training_not_available")
+            return self._ended_by(error, verdict)
 
-        async def send(token: str) -> dict[str, Any]:
+    async def _create(self, recipe: Recipe) -> Settlement:
+        is_wanted = self.tune.wanted != "cancel"
+        result = await creations.create(recipe, self.tune.creations, is_wanted=is_wanted, may_call=self.may_call)
+        if result == "unwanted":
+            return self._ended("cancelled", "cancelled", "Cancelled before the provider's job was created.")
+        if result == "unknown":
+            return self._ended("failed", "creation_unknown", _CREATION_UNKNOWN)
+        if result == "in doubt":
+            return snoozed(self.job, min(LOOK_AGAIN_SECONDS, settings().doubt_seconds))
+        return snoozed(self.job)
+
+    def _file(self, step: Step) -> Recipe:
+        """How one of the dataset's files is created: its token is in its name."""
+        stored = getattr(self.tune.dataset, step)
+
+        async def send(token: str) -> Remote:
             try:
                 content = await asyncio.to_thread(blobs.get, stored["sha256"])
             except BlobMissingError as error:
@@ -141,141 +166,107 @@ class Run:
                 raise CallError("store", str(error), code="dataset_unreadable") from None
             return await self.provider.upload(_file_name(token), content)
 
-        async def find(operation: Operation) -> dict[str, Any] | None:
-            name = _file_name(operation.token)
-            listed = self._listed("/files", purpose="fine-tune", order="desc")
-            return await _first(listed, lambda each: each.get("filename") == name)
+        async def find(token: str) -> AsyncIterator[Remote]:
+            async for each in self._listed("/files", purpose="fine-tune", order="desc"):
+                if each.get("filename") == _file_name(token):
+                    yield each
 
-        return await self._once(file, send, find)
+        return self._recipe(step, send, find, is_harmless=True)
 
-    async def _create(self) -> Settlement:
-        files = {f"{file}_file": self._created(file) for file in ("training", "validation")}
+    def _job(self) -> Recipe:
+        """How the provider's job is created: its token is in its metadata; where that gets lost, its file is known."""
+        files = {f"{file}_file": self.tune.created_id(file) for file in FILES}
         body = {"model": self.options.model, **files, **self.options.params}
         body = {name: value for name, value in body.items() if value is not None}
 
-        async def send(token: str) -> dict[str, Any]:
+        async def send(token: str) -> Remote:
             try:
                 return await self.provider.post(JOBS, {**body, "metadata": {METADATA: token}})
             except CallError as error:
                 if error.status not in (400, 422) or "metadata" not in f"{error.param} {error.message}":
                     raise
-                return await self.provider.post(JOBS, body)  # its training file identifies it as well
+                return await self.provider.post(JOBS, body)
 
-        async def find(operation: Operation) -> dict[str, Any] | None:
-            return next(iter(await self._jobs_of(operation)), None)
+        async def find(token: str) -> AsyncIterator[Remote]:
+            async for each in self._listed(JOBS):
+                metadata = each.get("metadata")
+                its_token = metadata.get(METADATA) if isinstance(metadata, dict) else None
+                if its_token == token or (not its_token and each.get("training_file") == files["training_file"]):
+                    yield each
 
-        return await self._once("job", send, find)
+        return self._recipe("job", send, find)
 
-    async def _jobs_of(self, operation: Operation) -> list[dict[str, Any]]:
-        """The provider's jobs that came of an operation: with its token or, where metadata got lost, its file."""
-        earlier = await self._read(fine_tunes.earlier_jobs, self.tune)
-        file = self._created("training")
-        found = []
-        async for each in self._listed(JOBS):
-            metadata = each.get("metadata")
-            token = metadata.get(METADATA) if isinstance(metadata, dict) else None
-            if token == operation.token or (not token and each.get("training_file") == file):
-                found += [each] if each.get("id") not in earlier else []
-        return found
+    def _recipe(self, step: Step, send: Send, find: Find, *, is_harmless: bool = False) -> Recipe:
+        def keep(connection: Connection, remote: Remote) -> None:
+            fine_tunes.note_creation(connection, self.job, step, remote)
 
-    async def _once(
-        self,
-        step: Step,
-        send: Callable[[str], Awaitable[dict[str, Any]]],
-        find: Callable[[Operation], Awaitable[dict[str, Any] | None]],
-    ) -> Settlement:
-        """Create something at the provider, unless it may be there already: then find it first."""
-        operation = self.tune.operations.get(step)
-        remote = None
-        if operation is not None and operation.doubt_seconds is not None:
-            try:
-                self.looking = True
-                remote = await find(operation)
-            except CallError as error:
-                if error.status not in _NO_SUCH_ENDPOINT:
-                    raise
-                if step == "job":  # a second file would harm nobody
-                    return self._ended("failed", "creation_unknown", _CREATION_UNKNOWN)
-            self.looking = False
-            if remote is None and operation.doubt_seconds < settings().doubt_seconds:
-                return snoozed(self.job, min(_LOOK_AGAIN_SECONDS, settings().doubt_seconds))
-        if remote is None and self.tune.wanted == "cancel":
-            return self._ended("cancelled", "cancelled", "Cancelled before the provider's job was created.")
-        if remote is None:
-            token = await self._write(fine_tunes.intend, self.tune, step)
-            if not self.may_call():
-                await self._write(fine_tunes.refused, self.tune, step)
-                return snoozed(self.job)
-            self.sending = step
-            remote = await send(token)
-        await self._write(fine_tunes.created, self.tune, step, remote)
-        self.sending = None
-        return snoozed(self.job)
+        return Recipe(fine_tunes.owner(self.job), self.tune.place(step), send, find, keep, is_harmless)
+
+    async def _listed(self, path: str, **query: str | int) -> AsyncIterator[Remote]:
+        async for page in self.provider.pages(path, limit=_PAGE, **query):
+            for each in page:
+                yield each
 
     # --- following ---
 
     async def _follow(self) -> Settlement:
-        path = f"{JOBS}/{quote(str(self.tune.remote_id), safe='')}"
+        path = _path(str(self.tune.remote_id))
         if self.tune.wanted is not None:
-            await self._tell(path, self.tune.wanted)
+            await self._pass_on(path, self.tune.wanted)
         remote = await self.provider.fetch(path)
-        events = await self._new_events(f"{path}/events")
-        await self._write(fine_tunes.saw, remote, events)
-        if fine_tunes.has_ended(remote):
+        events = await self._new_events(path)
+        await creations.write(fine_tunes.note_status, self.job, remote, events)
+        if tunings.has_ended(remote):
             return snoozed(self.job)
-        await self._end_twins()
-        return snoozed(self.job, min(settings().poll_seconds, max(1.0, self.tune.age_seconds * _FOLLOW_SHARE)))
+        age_seconds = self.tune.age_seconds
+        await creations.end_duplicates(self._job(), self.tune.creations, age_seconds=age_seconds, end=self._cancel_twin)
+        return snoozed(self.job, min(settings().poll_seconds, max(1.0, age_seconds * _FOLLOW_SHARE)))
 
-    async def _end_twins(self) -> None:
-        """Cancel what an earlier request made after all, later than anybody could wait for it."""
-        operation = self.tune.operations.get("job")
-        if operation is None or operation.sends < 2 or self.tune.age_seconds > _TWIN_SECONDS:
+    async def _cancel_twin(self, twin: Remote) -> None:
+        if tunings.has_ended(twin):
             return
-        try:
-            for twin in await self._jobs_of(operation):
-                if twin.get("id") == self.tune.remote_id or fine_tunes.has_ended(twin):
-                    continue
-                await self.provider.post(f"{JOBS}/{quote(str(twin['id']), safe='')}/cancel", {})
-                late = f"An earlier request has made a second job after all, {twin['id']}; it was cancelled."
-                await self._write(fine_tunes.warn, late)
-        except CallError as error:
-            if not _is_final(error):
-                raise
+        await self.provider.post(f"{_path(twin['id'])}/cancel", {})
+        late = f"An earlier request has made a second job after all, {twin['id']}; it was cancelled."
+        await creations.write(fine_tunes.warn, self.job, late)
 
-    async def _tell(self, path: str, wanted: str) -> None:
-        """Pass on what somebody wants. A refusal is noted; anything else is tried again with the next look."""
-        note = None
+    async def _pass_on(self, path: str, wanted: str) -> None:
+        """Tell the provider what somebody wants. A refusal is noted; after anything else the next look tries again."""
+        objection = None
         try:
             await self.provider.post(f"{path}/{wanted}", {})
         except CallError as error:
-            if not _is_final(error):
+            if not is_final(error):
                 raise
-            note = f"The provider does not {wanted} it: {error.message}"
-        await self._write(fine_tunes.told, wanted, note)
+            objection = f"The provider does not {wanted} it: {error.message}"
+        await creations.write(fine_tunes.clear_wanted, self.job, wanted, objection)
 
-    async def _new_events(self, path: str) -> list[dict[str, Any]]:
+    async def _new_events(self, path: str) -> list[Remote]:
         """Events that are not stored yet, oldest first. Servers list the newest first, and are not read to the end."""
-        known = await self._read(fine_tunes.known_events, self.tune)
-        found: list[dict[str, Any]] = []
+        known = await asyncio.to_thread(self._known_events)
+        events = list[Remote]()
         try:
-            async for page in self.provider.pages(path, limit=_PAGE):
-                fresh = [event for event in page if fine_tunes.event_id(event) not in known]
-                found += fresh
-                if len(fresh) < len(page) and _order(page) < 0:
+            async for page in self.provider.pages(f"{path}/events", limit=_PAGE):
+                fresh = [event for event in page if tunings.event_id(event) not in known]
+                events += fresh
+                if len(fresh) < len(page) and tunings.order_of(page) < 0:
                     break
         except CallError as error:
-            if not _is_final(error):
+            if not is_final(error):
                 raise
-        return found if _order(found) > 0 else found[::-1]
+        return events if tunings.order_of(events) > 0 else events[::-1]
+
+    def _known_events(self) -> set[str]:
+        with reading() as connection:
+            return fine_tunes.known_events(connection, self.job, self.tune)
 
     # --- the end ---
 
     async def _collect(self) -> Settlement:
         tune = self.tune
-        path = f"{JOBS}/{quote(str(tune.remote_id), safe='')}"
-        checkpoints, curve, note = list[dict[str, Any]](), list[Point](), None
+        path = _path(str(tune.remote_id))
+        checkpoints, curve, note = list[Remote](), list[Point](), None
         # A job that ended while nobody looked was never followed.
-        await self._write(fine_tunes.saw, tune.remote, await self._new_events(f"{path}/events"))
+        await creations.write(fine_tunes.note_status, self.job, tune.remote, await self._new_events(path))
         try:
             async for page in self.provider.pages(f"{path}/checkpoints", limit=_PAGE):
                 checkpoints += page
@@ -284,18 +275,11 @@ class Run:
         except ValueError as error:
             note = str(error)
         except CallError as error:
-            if not _is_final(error):
+            if not is_final(error):
                 raise
             note = f"What it left behind cannot be read: {error.message}"
-        await self._write(fine_tunes.collected, checkpoints, curve, note)
-        if fine_tunes.is_trained(tune.remote):
-            return self._succeeded()
-        said = tune.remote.get("error") or {}
-        said = said if isinstance(said, dict) else {"message": str(said)}
-        code, why = said.get("code") or "training_failed", said.get("message")
-        if str(tune.status).lower() in ("cancelled", "canceled"):
-            return self._ended("cancelled", "cancelled", why or "Cancelled at the provider.")
-        return self._ended("failed", str(code), str(why or f"The provider says: {tune.status}."))
+        await creations.write(fine_tunes.keep_results, self.job, checkpoints, curve, note)
+        return self._succeeded() if tunings.is_trained(tune.remote) else self._ended_unwell()
 
     def _succeeded(self) -> Settlement:
         tokens = self.tune.remote.get("trained_tokens")
@@ -304,122 +288,81 @@ class Run:
         paid = None if price is None or trained is None else price * trained
         return self._ended("succeeded", http_status=200, input_tokens=trained, cost_usd=paid)
 
+    def _ended_unwell(self) -> Settlement:
+        status = str(self.tune.status)
+        code, reason = tunings.reason_of(self.tune.remote)
+        if status.lower() in ("cancelled", "canceled"):
+            return self._ended("cancelled", "cancelled", reason or "Cancelled at the provider.")
+        return self._ended("failed", code or "training_failed", reason or f"The provider says: {status}.")
+
     def _ended(self, outcome: Outcome, code: str | None = None, error: str | None = None, **used: Any) -> Settlement:
         job, counted = self.job, outcome == "failed"
         end = {"counted": counted, "error_code": code, "error": error, **used}
         return Settlement(job.id, job.epoch, job.batch_id, outcome, **end)
 
-    async def failed(self, error: CallError, seconds: float) -> Settlement:
-        """What follows from a call that failed: a creation is tried as any call is, a look at it for ever."""
-        if self.sending is not None and (error.kind in _CERTAIN or (error.kind == "status" and _is_refusal(error))):
-            await self._write(fine_tunes.refused, self.tune, self.sending)
-        if self.sending == "job" and error.status == 400 and _NOT_READY.search(error.message):
-            return snoozed(self.job, _LOOK_AGAIN_SECONDS)
-        following = self.tune.remote_id is not None or self.looking
-        verdict = classify(
+    # --- calls that fail ---
+
+    async def _failed(self, error: CallError) -> Settlement:
+        """A creation is tried as any call is; a look at what is there, for ever."""
+        if self.tune.remote_id is None:
+            return self._ended_by(error, self._verdict(error))
+        verdict = self._verdict(error, is_look=True)
+        is_new = error.status == 404 and self.tune.age_seconds < _NEW_SECONDS
+        if verdict.action == "retry" or is_new:
+            return await self._look_again(verdict)
+        return self._ended_by(error, verdict)
+
+    async def _failed_to_look(self, error: CallError) -> Settlement:
+        """A creation in doubt is looked for for ever, too, unless it can never be found."""
+        verdict = self._verdict(error, is_look=True)
+        if verdict.action == "retry":
+            return await self._look_again(verdict)
+        if verdict.action == "fail":
+            return self._ended("failed", "creation_unknown", _CREATION_UNKNOWN)
+        return self._ended_by(error, verdict)
+
+    async def _look_again(self, verdict: Verdict) -> Settlement:
+        await creations.write(fine_tunes.note_trouble, self.job, verdict.message)
+        return snoozed(self.job, max(verdict.delay_seconds, 1.0))
+
+    def _verdict(self, error: CallError, is_look: bool = False) -> Verdict:
+        return classify(
             error,
-            failures=0 if following else self.job.failures,
-            age_seconds=0.0 if following else self.job.age_seconds,
+            failures=0 if is_look else self.job.failures,
+            age_seconds=0.0 if is_look else self.job.age_seconds,
             max_attempts=settings().max_attempts,
             retry_seconds=settings().retry_seconds,
         )
-        is_new = (
-            error.status == 404 and self.tune.age_seconds < _NEW_SECONDS
-        )  # servers that copy are not at one at once
-        if following and (verdict.action == "retry" or is_new):
-            await self._write(fine_tunes.troubled, verdict.message)
-            return snoozed(self.job, max(verdict.delay_seconds, 1.0))
-        if self.looking and verdict.action == "fail":
-            return self._ended("failed", "creation_unknown", _CREATION_UNKNOWN)
-        return self._settled(error, verdict, seconds)
 
-    def _settled(self, error: CallError, verdict: Verdict, seconds: float) -> Settlement:
-        action, code = verdict.action, verdict.code
-        if (
-            self.sending == "job" and error.status == 403 and code not in BAD_KEY_NAMES | OUT_OF_CREDIT_NAMES
-        ):  # it may do everything else
-            action, code = "fail", "training_not_available"
-        elif action == "fail" and error.status in _NO_SUCH_ENDPOINT and code != "model_not_found":
-            code = "no_fine_tuning" if self.tune.remote_id is None else "job_not_found"
-        said = error.message.rstrip(" .")
-        told = _WAYS_OUT.get(code, "{message}") if action == "fail" else "{message}"
-        job = self.job
+    def _ended_by(self, error: CallError, verdict: Verdict) -> Settlement:
+        """The end of a call that failed, with a way out where the job fails with it."""
+        code, message = verdict.code, verdict.message
+        if verdict.action == "fail":
+            if error.status in NO_SUCH_ENDPOINT and code != "model_not_found":
+                code = "no_fine_tuning" if self.tune.remote_id is None else "job_not_found"
+            said = error.message.rstrip(" .")
+            message = _WAYS_OUT.get(code, "{message}").format(said=said, message=message, model=self.options.model)
         return Settlement(
-            job.id,
-            job.epoch,
-            job.batch_id,
-            OUTCOME_OF[action],
+            self.job.id,
+            self.job.epoch,
+            self.job.batch_id,
+            OUTCOME_OF[verdict.action],
             delay_seconds=verdict.delay_seconds,
-            counted=verdict.counted or action == "fail",
-            seconds=seconds,
+            counted=verdict.counted or verdict.action == "fail",
+            seconds=time.monotonic() - self.began,
             http_status=error.status,
             request_id=error.request_id,
             error_code=code,
-            error=told.format(said=said, message=verdict.message, model=self.options.model),
+            error=message,
         )
-
-    # --- doors ---
-
-    async def _write(self, act: Callable[..., Any], *given: Any) -> Any:
-        """Let a function of `models.fine_tunes` act on this job in a transaction of its own."""
-
-        def write() -> Any:
-            with writing() as connection:
-                return act(connection, self.job, *given)
-
-        return await asyncio.to_thread(write)
-
-    async def _read(self, look: Callable[..., Any], *given: Any) -> Any:
-        """Let a function of `models.fine_tunes` look something up for this job."""
-
-        def read() -> Any:
-            with reading() as connection:
-                return look(connection, self.job, *given)
-
-        return await asyncio.to_thread(read)
-
-    async def _listed(self, path: str, **query: str | int) -> AsyncIterator[dict[str, Any]]:
-        async for page in self.provider.pages(path, limit=_PAGE, **query):
-            for each in page:
-                yield each
-
-
-async def _first(
-    listed: AsyncIterator[dict[str, Any]], wanted: Callable[[dict[str, Any]], bool]
-) -> dict[str, Any] | None:
-    async for each in listed:
-        if wanted(each):
-            return each
-    return None
-
-
-def _is_refusal(error: CallError) -> bool:
-    """Whether the server has understood, and did nothing."""
-    return error.status is not None and 400 <= error.status < 500 and error.status not in (408, 409)
-
-
-def _is_final(error: CallError) -> bool:
-    """Whether asking again would be answered the same."""
-    return _is_refusal(error) and error.status not in (401, 429)
 
 
 def _file_name(token: str) -> str:
     return f"tidemill-{token}.jsonl"
 
 
-def _order(events: list[dict[str, Any]]) -> int:
-    """-1 when these events go from the newest to the oldest, 1 the other way round, 0 when that cannot be told."""
-    times = [at for event in events if (at := fine_tunes.time_of(event)) is not None]
-    steps = [point.step for event in events if (point := _point(event)) is not None]
-    for told in ([at.timestamp() for at in times], steps):
-        if told and told[0] != told[-1]:
-            return -1 if told[0] > told[-1] else 1
-    return 0
-
-
-def _point(event: Mapping[str, Any]) -> Point | None:
-    data = event.get("data")
-    return point_of_event(data) if isinstance(data, dict) else None
+def _path(remote_id: str) -> str:
+    return f"{JOBS}/{quote(remote_id, safe='')}"
 
 
 def _strings(value: object) -> list[str]:

@@ -1,6 +1,7 @@
 """A database made by the migrations is the one that the code means, however it got there, whoever else upgrades it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import insert, inspect, select, text
 
 from tests.conftest import RunCli, UseEnvironment
 from tests.rows import add_batch, add_jobs, count, put, success, take
@@ -16,7 +17,9 @@ from tests.servers import Postgres
 from tidemill import migrations
 from tidemill.models.database import engine, reading, writing
 from tidemill.models.errors import DatabaseError
-from tidemill.models.tables import dialogues, jobs, metadata
+from tidemill.models.tables import creations, dialogues, jobs, metadata
+
+AT = datetime(2026, 11, 28, 3, 44, 54, 123000, tzinfo=UTC)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -84,6 +87,32 @@ def test_an_upgrade_from_the_version_before_loses_nothing() -> None:
     migrations.upgrade()
     assert count(jobs, jobs.c.state == "succeeded", jobs.c.dialogue_id.is_(None)) == 3
     assert count(dialogues, dialogues.c.root_id.is_(None)) == 3
+
+
+@pytest.mark.usefixtures("database")
+def test_creations_keep_their_owners_tokens_and_doubts_on_the_way_down_and_up_again() -> None:
+    """On the way down only jobs have a place; what another owner had in doubt is not there afterwards."""
+    job_ids = (7, 2**40)
+    rows = [
+        {"step": "training", "round": 0, "token": "a", "remote_id": "file-1", "sends": 1, "sent_at": None},
+        {"step": "job", "round": 2, "token": "b", "remote_id": None, "sends": 2, "sent_at": AT},
+    ]
+    of_jobs = [row | {"owner": f"job {job}", "token": f"{row['token']}{job}"} for job in job_ids for row in rows]
+    with writing() as connection:
+        connection.execute(insert(creations), [*of_jobs, rows[0] | {"owner": "upstream 7"}])
+        command.downgrade(migrations.configuration(connection), "0004")
+        old = connection.execute(text("SELECT job_id, token, sends FROM remote_ops ORDER BY job_id, token")).all()
+        assert "creations" not in inspect(connection).get_table_names()
+    assert [tuple(row) for row in old] == [
+        (job, f"{token}{job}", sends) for job in job_ids for token, sends in (("a", 1), ("b", 2))
+    ]
+    migrations.upgrade()
+    with reading() as connection:
+        rows_again = connection.execute(
+            select(creations).order_by(creations.c.owner.desc(), creations.c.round)
+        ).mappings()
+        assert [dict(row) for row in rows_again] == of_jobs
+        assert "remote_ops" not in inspect(connection).get_table_names()
 
 
 @pytest.mark.usefixtures("empty_database")

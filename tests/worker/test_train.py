@@ -15,21 +15,22 @@ from sqlalchemy import select, update
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, batch_row, calls, count, job_row, put, set_job, take_one
 from tests.simulator import Simulator
-from tidemill.models import blobs, fine_tunes
+from tidemill.models import blobs
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, writing
 from tidemill.models.fine_tunes import keep_dataset
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
 from tidemill.models.settings import Transport, settings
-from tidemill.models.tables import fine_tune_checkpoints, fine_tune_events, jobs, remote_ops
-from tidemill.models.tables import fine_tunes as fine_tunes_table
+from tidemill.models.tables import creations as creations_table
+from tidemill.models.tables import fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue, revive
 from tidemill.producer.training.fine_tunes import points_of
+from tidemill.worker import creations
 from tidemill.worker.calling import Calling
 from tidemill.worker.limits import limiter
-from tidemill.worker.train import METADATA, Run, _order, train
+from tidemill.worker.train import METADATA, train
 
 LINE = '{"messages":[{"role":"user","content":"2 + %d?"},{"role":"assistant","content":"It is %d."}]}\n'
 MODEL = "gpt-4.1-mini"
@@ -125,7 +126,7 @@ def come_back(job_id: int) -> None:
 
 def tune() -> Any:
     with reading() as connection:
-        return connection.execute(select(fine_tunes_table)).one()
+        return connection.execute(select(fine_tunes)).one()
 
 
 def created_once(provider: Simulator) -> bool:
@@ -173,16 +174,16 @@ def test_a_worker_that_dies_before_it_notes_what_it_did_creates_nothing_twice(
     """`at` counts the writes of a whole life; the process ends instead of making that one."""
     job_id = add_train_job(validation=3)
     written = 0
-    real = Run._write
+    real = creations.write
 
-    async def die_at(self: Run, act: Any, *given: Any) -> Any:
+    async def die_at(act: Any, *arguments: Any) -> Any:
         nonlocal written
         written += 1
         if written == at + 1:
             raise DiedError
-        return await real(self, act, *given)
+        return await real(act, *arguments)
 
-    monkeypatch.setattr(Run, "_write", die_at)
+    monkeypatch.setattr(creations, "write", die_at)
     with contextlib.suppress(DiedError):
         to_the_end(job_id)
     if job_row(job_id).state == "running":
@@ -215,7 +216,7 @@ def test_a_creation_in_doubt_is_not_repeated_before_its_time(
     for _ in range(3):
         assert (step(job_id).outcome, len(provider.tunings())) == ("snoozed", 0)
     with writing() as connection:
-        connection.execute(update(remote_ops).values(sent_at=now_after(-61.0)))
+        connection.execute(update(creations_table).values(sent_at=now_after(-61.0)))
     to_the_end(job_id)
     assert created_once(provider)
 
@@ -283,12 +284,12 @@ def test_what_somebody_wants_is_passed_on(provider: Simulator, wanted: str) -> N
     (made,) = provider.tunings()
     if made["status"] == "validating_files" and wanted != "cancel":
         with writing() as connection:
-            connection.execute(update(fine_tunes_table).values(wanted=wanted))
+            connection.execute(update(fine_tunes).values(wanted=wanted))
         step(job_id)
         assert tune().wanted is None  # refused, which is noted or seen
         return
     with writing() as connection:
-        connection.execute(update(fine_tunes_table).values(wanted=wanted))
+        connection.execute(update(fine_tunes).values(wanted=wanted))
     step(job_id)
     assert tune().wanted is None
     if wanted == "cancel":
@@ -300,7 +301,7 @@ def test_cancelled_before_the_job_exists_creates_none(provider: Simulator) -> No
     job_id = add_train_job()
     step(job_id)
     with writing() as connection:
-        connection.execute(update(fine_tunes_table).values(wanted="cancel"))
+        connection.execute(update(fine_tunes).values(wanted="cancel"))
     to_the_end(job_id, most=2)
     assert (job_row(job_id).state, provider.tunings()) == ("cancelled", [])
 
@@ -330,7 +331,7 @@ def test_a_job_that_an_earlier_request_made_late_is_cancelled_and_told(provider:
     step(job_id)
     (made,) = provider.tunings()
     with writing() as connection:
-        connection.execute(update(remote_ops).where(remote_ops.c.step == "job").values(sends=2))
+        connection.execute(update(creations_table).where(creations_table.c.step == "job").values(sends=2))
     twin = {"model": MODEL, "training_file": made["training_file"], "metadata": made["metadata"]}
     request = urllib.request.Request(
         f"{provider.url}/fine_tuning/jobs", json.dumps(twin).encode(), {"Content-Type": "application/json"}
@@ -364,7 +365,7 @@ def test_what_an_earlier_round_told_is_not_told_of_the_next(provider: Simulator)
     assert (tune().round, tune().curve, tune().model) == (2, None, None)
     to_the_end(job_id)
     with reading() as connection:
-        wanted = select(fine_tunes_table.c.round, fine_tunes_table.c.curve, fine_tunes_table.c.job_id)
+        wanted = select(fine_tunes.c.round, fine_tunes.c.curve, fine_tunes.c.job_id)
         row: Any = connection.execute(wanted).one()
     assert [point.step for point in points_of(row)] == [1, 2, 3]  # one an epoch at the least
 
@@ -388,35 +389,3 @@ def test_a_403_for_the_creation_is_final_whatever_its_code(provider: Simulator) 
     job_id = add_train_job()
     to_the_end(job_id, most=2)
     assert (job_row(job_id).state, job_row(job_id).error_code) == ("failed", "training_not_available")
-
-
-@pytest.mark.parametrize(
-    ("events", "order"),
-    [
-        ([{"created_at": 1}, {"created_at": 2}], 1),
-        ([{"created_at": 2.5}, {"created_at": 2.1}], -1),
-        ([{"created_at": "2026-11-25T10:00:00Z"}, {"created_at": "2026-11-25T09:00:00Z"}], -1),
-        ([{"created_at": 1, "data": {"step": n, "train_loss": 0.5}} for n in (1, 2)], 1),
-        ([{"created_at": 1}, {"created_at": 1}], 0),
-        ([{"created_at": None}, {}], 0),
-        ([], 0),
-    ],
-)
-def test_the_order_of_a_list_is_seen_and_never_guessed(events: list[dict[str, Any]], order: int) -> None:
-    assert _order(events) == order
-
-
-@pytest.mark.parametrize(
-    ("remote", "trained", "ended"),
-    [
-        ({"status": "succeeded"}, True, True),
-        ({"status": "Completed"}, True, True),
-        ({"status": "done", "fine_tuned_model": "m", "finished_at": 7}, True, True),
-        ({"status": "FAILED", "fine_tuned_model": "m", "finished_at": 7}, False, True),
-        ({"status": "cancelled"}, False, True),
-        ({"status": "paused", "fine_tuned_model": None}, False, False),
-        ({}, False, False),
-    ],
-)
-def test_an_end_is_known_by_its_word_or_by_what_it_left(remote: dict[str, Any], trained: bool, ended: bool) -> None:
-    assert (fine_tunes.is_trained(remote), fine_tunes.has_ended(remote)) == (trained, ended)

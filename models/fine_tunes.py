@@ -16,7 +16,7 @@ from sqlalchemy import Connection, delete, func, select, update
 from tidemill.models import creations, holds, tunings
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now, seconds_since
-from tidemill.models.creations import Known, LostError, Owner, Place
+from tidemill.models.creations import Creations, LostError, Owner, Place
 from tidemill.models.metrics import Point
 from tidemill.models.tables import (
     ENDED_UNWELL,
@@ -54,7 +54,7 @@ class FineTune:
     remote: Mapping[str, Any]
     age_seconds: float
     """Since its job at the provider was created."""
-    creations: Known
+    creations: Creations
 
     def place(self, step: Step) -> Place:
         """Which creation this step is at present."""

@@ -1,8 +1,8 @@
 """A reply that is lost leaves a creation in doubt: it may be at the provider or not, and a second one costs money.
 
 So nothing is asked for again before it was looked for. `create` is the whole order of things, for any owner; what is
-known lies in `models.creations`, so that it goes on from there after any crash. `end_duplicates` looks for what turned up
-later than anybody could wait for it.
+known lies in `models.creations`, so that it goes on from there after any crash. `end_duplicates` looks for what turned
+up later than anybody could wait for it.
 """
 
 import asyncio

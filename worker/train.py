@@ -219,14 +219,16 @@ class Run:
         if tunings.has_ended(remote):
             return snoozed(self.job)
         age_seconds = self.tune.age_seconds
-        await creations.end_duplicates(self._job(), self.tune.creations, age_seconds=age_seconds, end=self._cancel_twin)
+        await creations.end_duplicates(
+            self._job(), self.tune.creations, age_seconds=age_seconds, end=self._cancel_duplicate
+        )
         return snoozed(self.job, min(settings().poll_seconds, max(1.0, age_seconds * _FOLLOW_SHARE)))
 
-    async def _cancel_twin(self, twin: Remote) -> None:
-        if tunings.has_ended(twin):
+    async def _cancel_duplicate(self, duplicate: Remote) -> None:
+        if tunings.has_ended(duplicate):
             return
-        await self.provider.post(f"{_path(twin['id'])}/cancel", {})
-        late = f"An earlier request has made a second job after all, {twin['id']}; it was cancelled."
+        await self.provider.post(f"{_path(duplicate['id'])}/cancel", {})
+        late = f"An earlier request has made a second job after all, {duplicate['id']}; it was cancelled."
         await creations.write(fine_tunes.warn, self.job, late)
 
     async def _pass_on(self, path: str, wanted: str) -> None:

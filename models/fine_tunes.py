@@ -27,7 +27,7 @@ from tidemill.models.tables import (
     jobs,
 )
 from tidemill.models.text import encode, one_line
-from tidemill.models.transitions import Claimed, progressed
+from tidemill.models.transitions import Claimed, begin_next_step
 
 Step = Literal["training", "validation", "job"]
 FILES: tuple[Step, ...] = ("training", "validation")
@@ -94,7 +94,7 @@ def note_creation(connection: Connection, job: Claimed, step: Step, remote: Mapp
     if step == "job":
         note_status(connection, job, remote, ())
         connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job.id).values(created_at=now()))
-    progressed(connection, job)
+    begin_next_step(connection, job)
     holds.lift(connection, [(job.id, job.epoch)])
 
 

@@ -595,8 +595,8 @@ def _ended_unwell() -> ColumnElement[bool]:
     return func.lower(fine_tunes.c.status).in_(ENDED_UNWELL)
 
 
-def progressed(connection: Connection, job: Claimed) -> None:
-    """A step of several is done: attempts and time for the next begin anew."""
+def begin_next_step(connection: Connection, job: Claimed) -> None:
+    """A step of several is done: count attempts and time anew for the next one."""
     own = and_(jobs.c.id == job.id, jobs.c.epoch == job.epoch, jobs.c.state == "running")
     connection.execute(update(jobs).where(own).values(failures=0, first_attempt_at=None))
 

@@ -32,7 +32,7 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
         try:
             question = build(options, job.request, history=await asyncio.to_thread(fitted, options, question))
         except CallError as error:
-            return failed(job, question, error, judge_error(error, job), time.monotonic() - began)
+            return failed(job, error, judge_error(error, job), time.monotonic() - began)
     limiter, bucket, reserved = calling.limiter, f"{calling.bucket}|{question.model}", question.most_tokens
     limits = Limits(options.rpm, options.tpm)
     grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
@@ -54,7 +54,7 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
     except CallError as error:
         verdict = judge_error(error, job)
         await _slow_down(limiter, bucket, error, verdict)
-        return failed(job, question, error, verdict, time.monotonic() - began)
+        return failed(job, error, verdict, time.monotonic() - began, question.model)
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began
     usage = usage_of(question, reply)

@@ -18,7 +18,7 @@ from tidemill.models.transitions import Claimed, Outcome, Settlement
 from tidemill.worker.questions import Question
 from tidemill.worker.retries import Action, Verdict, classify
 
-OUTCOME_OF: dict[Action, Outcome] = {"retry": "retried", "hold": "held", "fail": "failed"}
+_OUTCOME_OF: dict[Action, Outcome] = {"retry": "retried", "hold": "held", "fail": "failed"}
 """What follows from a failed call -> how the job ends this time."""
 
 _CUT_SENTENCE = "The answer was cut at the limit of tokens; a higher --max-tokens asks anew for all of it."
@@ -63,14 +63,14 @@ def answered(job: Claimed, question: Question, reply: Reply, usage: Usage, secon
     )
 
 
-def failed(job: Claimed, question: Question, error: CallError, verdict: Verdict, seconds: float) -> Settlement:
-    """The question was not answered; the verdict says whether it is asked again."""
+def failed(job: Claimed, error: CallError, verdict: Verdict, seconds: float, model: str = "") -> Settlement:
+    """A call failed after so many seconds; the verdict says what follows. `model` prices what it cost all the same."""
     usage = error.usage
     return Settlement(
         job.id,
         job.epoch,
         job.batch_id,
-        OUTCOME_OF[verdict.action],
+        _OUTCOME_OF[verdict.action],
         delay_seconds=verdict.delay_seconds,
         counted=verdict.counted,
         seconds=seconds,
@@ -80,7 +80,7 @@ def failed(job: Claimed, question: Question, error: CallError, verdict: Verdict,
         error=verdict.message,
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
-        cost_usd=_cost_usd(question.model, question.model, usage),
+        cost_usd=_cost_usd(model, model, usage),
     )
 
 

@@ -39,8 +39,8 @@ from tidemill.worker.creations import (
     Send,
     is_final,
 )
-from tidemill.worker.retries import BAD_KEY_NAMES, OUT_OF_CREDIT_NAMES, Verdict, classify
-from tidemill.worker.settlements import OUTCOME_OF, snoozed
+from tidemill.worker.retries import BAD_KEY_NAMES, OUT_OF_CREDIT_NAMES, Verdict
+from tidemill.worker.settlements import failed, judge_error, snoozed
 
 JOBS = "/fine_tuning/jobs"
 METADATA = "tidemill"
@@ -328,35 +328,19 @@ class Run:
         return snoozed(self.job, max(verdict.delay_seconds, 1.0))
 
     def _verdict(self, error: CallError, is_look: bool = False) -> Verdict:
-        return classify(
-            error,
-            failures=0 if is_look else self.job.failures,
-            age_seconds=0.0 if is_look else self.job.age_seconds,
-            max_attempts=settings().max_attempts,
-            retry_seconds=settings().retry_seconds,
-        )
+        return judge_error(error, replace(self.job, failures=0, age_seconds=0.0) if is_look else self.job)
 
     def _ended_by(self, error: CallError, verdict: Verdict) -> Settlement:
         """The end of a call that failed, with a way out where the job fails with it."""
-        code, message = verdict.code, verdict.message
         if verdict.action == "fail":
+            code = verdict.code
             if error.status in NO_SUCH_ENDPOINT and code != "model_not_found":
                 code = "no_fine_tuning" if self.tune.remote_id is None else "job_not_found"
-            said = error.message.rstrip(" .")
-            message = _WAYS_OUT.get(code, "{message}").format(said=said, message=message, model=self.options.model)
-        return Settlement(
-            self.job.id,
-            self.job.epoch,
-            self.job.batch_id,
-            OUTCOME_OF[verdict.action],
-            delay_seconds=verdict.delay_seconds,
-            counted=verdict.counted or verdict.action == "fail",
-            seconds=time.monotonic() - self.began,
-            http_status=error.status,
-            request_id=error.request_id,
-            error_code=code,
-            error=message,
-        )
+            reason = error.message.rstrip(" .")
+            way_out = _WAYS_OUT.get(code, "{message}")
+            message = way_out.format(said=reason, message=verdict.message, model=self.options.model)
+            verdict = replace(verdict, code=code, message=message, counted=True)
+        return failed(self.job, error, verdict, time.monotonic() - self.began)
 
 
 def _file_name(token: str) -> str:

@@ -15,7 +15,8 @@ from tidemill.models.errors import InputError, TidemillError
 from tidemill.models.settings import settings
 from tidemill.producer.asking.continuing import latest_of
 from tidemill.producer.asking.estimate import Estimate, estimate
-from tidemill.producer.batches.batch import Batch, as_turns, asked_with
+from tidemill.producer.asking.question import as_turns, asked_with
+from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.control import failures, probe
 from tidemill.producer.batches.follow import Submitting, follow
 from tidemill.producer.batches.progress import Progress, counted, cut_short, resolve

@@ -9,7 +9,8 @@ from tidemill.models import blobs
 from tidemill.models.errors import InputError, SettingsError
 from tidemill.models.vision import Detail
 from tidemill.producer.asking.assistants import choose
-from tidemill.producer.batches.batch import Batch, make_options
+from tidemill.producer.asking.question import make_options
+from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.batches.results import rows_of
 from tidemill.producer.batches.submit import Order

@@ -1,17 +1,68 @@
-"""What all jobs of a batch share is written once, read by the worker, hashed for identity."""
+"""What all jobs of a batch share is written once, read by the worker, hashed for identity.
+
+The command line imports this before it knows what to do: nothing slow may be imported at the top.
+"""
 
 import hashlib
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from tidemill.models.settings import Endpoint, Transport
-from tidemill.models.text import dumps
 from tidemill.models.vision import Detail
+
+if TYPE_CHECKING:
+    from tidemill.models.settings import Endpoint
 
 _HOW = ("transport", "rpm", "tpm")
 _LATER = ("prompt", "detail", "max_side", "dialogue", "trim")
 
+Transport = Literal["sdk", "http"]
 Trim = Literal["oldest"]
+
+
+def endpoint_names() -> tuple[str, ...]:
+    """The endpoints that a batch can be asked at."""
+    return ("chat", "responses")
+
+
+# --- what a caller may say; None: not said ---
+
+
+class ReplyOptions(TypedDict, total=False):
+    """What a reply is to be like; an assistant keeps it. `models.allowed` has the ranges."""
+
+    temperature: float | None
+    max_tokens: int | None
+    reasoning_effort: str | None
+    params: dict[str, Any] | None
+    schema: dict[str, Any] | None
+
+
+class QuestionOptions(ReplyOptions, total=False):
+    """What every question has, be it about a text or a picture."""
+
+    model: str | None
+    system: str | None
+    endpoint: str | None
+    transport: Transport | None
+    rpm: int | None
+    tpm: int | None
+
+
+class AskOptions(QuestionOptions, total=False):
+    """The options of `ask`."""
+
+    trim: Trim | None
+
+
+class DescribeOptions(QuestionOptions, total=False):
+    """The options of `describe`."""
+
+    prompt: str | None
+    detail: Detail | None
+    max_side: int | None
+
+
+# --- what a batch stores ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +73,7 @@ class Options:
     """
 
     model: str
-    endpoint: Endpoint = "chat"
+    endpoint: "Endpoint" = "chat"
     system: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
@@ -59,6 +110,8 @@ class Options:
 
         Options that came with a later version do only where they are said, so that they change no batch of before.
         """
+        from tidemill.models.text import dumps
+
         asked = {
             name: value
             for name, value in asdict(self).items()

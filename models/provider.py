@@ -18,6 +18,7 @@ import orjson
 from pydantic import SecretStr
 
 from tidemill.models.errors import SettingsError
+from tidemill.models.options import Transport
 from tidemill.models.replies import (
     Answer,
     CallError,
@@ -31,7 +32,7 @@ from tidemill.models.replies import (
     parse_object,
     parse_responses,
 )
-from tidemill.models.settings import Endpoint, Settings, Transport, checked_url
+from tidemill.models.settings import Endpoint, Settings, checked_url
 
 __all__ = [
     "PATHS",

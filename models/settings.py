@@ -15,7 +15,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidemill.models.errors import SettingsError
 
-Transport = Literal["sdk", "http"]
 Endpoint = Literal["chat", "responses"]
 
 

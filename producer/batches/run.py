@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from tidemill import migrations
-from tidemill.models.errors import InputError, TidemillError
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
 from tidemill.models.settings import settings
 from tidemill.producer.asking.continuing import latest_of
 from tidemill.producer.asking.estimate import Estimate, estimate
@@ -22,7 +22,6 @@ from tidemill.producer.batches.follow import Submitting, follow
 from tidemill.producer.batches.progress import Progress, counted, cut_short, resolve
 from tidemill.producer.batches.results import check_destination, rows_of
 from tidemill.producer.batches.submit import Opened, Order, check_model, open_batch, submit
-from tidemill.producer.cli.ending import NOT_ALL_SUCCEEDED
 from tidemill.producer.intake.tables import Reading
 from tidemill.producer.screen.display import Display, display, say
 from tidemill.producer.screen.printing import print_json, print_text

@@ -4,19 +4,16 @@ The command line imports this before it knows what to do: nothing slow may be im
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from tidemill.models.errors import OptionError
-from tidemill.models.options import Transport, Trim, endpoint_names
-from tidemill.models.vision import Detail
+from tidemill.models.options import Detail, Transport, Trim, endpoint_names
 
 WORD_CHARACTERS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(NamedTuple):
     """Values of `types` that `fits` takes; True and False are no numbers.
 
     `least` and `most` are the ends of a range of numbers; None: it has no end there.
@@ -61,7 +58,7 @@ def number(kind: type[int] | type[float], least: int | None = None, most: int | 
 
 
 def _is_word(text: str) -> bool:
-    return text.isprintable() and len(text.strip()) > 0 and len(text) <= WORD_CHARACTERS
+    return text.isprintable() and 0 < len(text.strip()) <= WORD_CHARACTERS
 
 
 def _is_json(value: object) -> bool:

@@ -3,11 +3,8 @@
 The command line imports this before it knows what to do: nothing slow may be imported at the top.
 """
 
-import hashlib
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
-
-from tidemill.models.vision import Detail
 
 if TYPE_CHECKING:
     from tidemill.models.settings import Endpoint
@@ -15,6 +12,7 @@ if TYPE_CHECKING:
 _HOW = ("transport", "rpm", "tpm")
 _LATER = ("prompt", "detail", "max_side", "dialogue", "trim")
 
+Detail = Literal["auto", "low", "high", "original"]
 Transport = Literal["sdk", "http"]
 Trim = Literal["oldest"]
 
@@ -110,6 +108,8 @@ class Options:
 
         Options that came with a later version do only where they are said, so that they change no batch of before.
         """
+        import hashlib
+
         from tidemill.models.text import dumps
 
         asked = {

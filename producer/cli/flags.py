@@ -1,4 +1,4 @@
-"""A flag that several commands have is written once; those that always come together are a group.
+"""A flag that several commands have is written once; those that always come together are a group, a NamedTuple.
 
 A command takes a group as one parameter, and `expand_groups` puts the group's flags in its place on the command line.
 """
@@ -6,9 +6,8 @@ A command takes a group as one parameter, and `expand_groups` puts the group's f
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
@@ -53,8 +52,7 @@ FineTune = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """Who is asked, and with which instructions."""
 
     model: Model = None
@@ -68,8 +66,7 @@ class Question:
     no_assistant: Annotated[bool, typer.Option("--no-assistant", help="Ask without the default assistant.")] = False
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What the reply is to be like."""
 
     temperature: Annotated[float | None, number("temperature", help="Randomness of the answers, 0 to 2.")] = None
@@ -83,8 +80,7 @@ class Reply:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Calls:
+class Calls(NamedTuple):
     """How calls are made, and how fast."""
 
     endpoint: Annotated[str | None, typer.Option(help=f"{' or '.join(endpoint_names())}.", show_default="chat")] = None
@@ -98,8 +94,7 @@ class Calls:
     ] = None
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What the batch is called, and which rows of the input it takes."""
 
     name: Annotated[str | None, typer.Option(help="What to call the batch; the same name finds it again.")] = None
@@ -110,8 +105,7 @@ class Batch:
     new: Annotated[bool, typer.Option("--new", help="Ask again, even what has been answered already.")] = False
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """What the command does besides submitting, and how it tells of it."""
 
     detach: Detach = False
@@ -121,8 +115,7 @@ class Run:
     as_json: Json = False
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(NamedTuple):
     """Which stored dialogues are meant."""
 
     batch: Annotated[str | None, typer.Option(help="Only dialogues of this batch.")] = None
@@ -136,11 +129,11 @@ def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command's parser the flags of a group in place of each parameter that is one.
 
     Args:
-        command: all of its parameters are keywords; those whose type is a dataclass are groups.
+        command: all of its parameters are keywords; those whose type is a NamedTuple are groups.
     """
     signature = inspect.signature(command, eval_str=True)
-    groups: dict[str, Any] = {
-        name: each.annotation for name, each in signature.parameters.items() if is_dataclass(each.annotation)
+    groups = {
+        name: each.annotation for name, each in signature.parameters.items() if hasattr(each.annotation, "_fields")
     }
     parameters = [
         flag
@@ -150,10 +143,8 @@ def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def expanded(**flags: Any) -> None:
-        made = {
-            name: group(**{each.name: flags.pop(each.name) for each in fields(group)}) for name, group in groups.items()
-        }
-        command(**flags, **made)
+        values = {name: group(**{flag: flags.pop(flag) for flag in group._fields}) for name, group in groups.items()}
+        command(**flags, **values)
 
     expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -161,8 +152,12 @@ def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _flags_of(group: Any) -> list[inspect.Parameter]:
-    types = get_type_hints(group, include_extras=True)
     return [
-        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=types[each.name])
-        for each in fields(group)
+        inspect.Parameter(
+            flag,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=group._field_defaults.get(flag, inspect.Parameter.empty),
+            annotation=kind,
+        )
+        for flag, kind in get_type_hints(group, include_extras=True).items()
     ]

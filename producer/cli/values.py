@@ -1,20 +1,16 @@
 """What is typed on a command line as text becomes the options that Python callers give, or one sentence."""
 
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from tidemill.models.allowed import check_values, schema_fault
 from tidemill.models.errors import InputError
 from tidemill.models.text import loads
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 _Options = TypeVar("_Options")
 
 
-def options_of(kind: type[_Options], *groups: "DataclassInstance", **single: object) -> _Options:
+def options_of(kind: type[_Options], *groups: NamedTuple, **single: object) -> _Options:
     """The options of a kind that were typed, checked as those of Python callers are.
 
     Args:
@@ -26,8 +22,7 @@ def options_of(kind: type[_Options], *groups: "DataclassInstance", **single: obj
         OptionError: an option has a value that it cannot have.
         InputError: --param or --schema is not what it must be.
     """
-    flags: dict[str, Any] = {each.name: getattr(group, each.name) for group in groups for each in fields(group)}
-    flags |= single
+    flags: dict[str, Any] = {name: value for group in groups for name, value in group._asdict().items()} | single
     flags["params"] = _params(flags.get("param") or []) or None
     flags["schema"] = _schema(flags.get("schema"))
     options = {name: flags[name] for name in kind.__annotations__ if flags.get(name) is not None}

@@ -1,8 +1,7 @@
 """What stands once in a group reaches the parser as single flags, and the command as one value of its type."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pytest
 import typer
@@ -13,8 +12,7 @@ from tidemill.producer.cli import ending, flags
 from tidemill.producer.cli.values import options_of
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     first: Annotated[int, typer.Option(min=1, max=9, help="The first.")] = 1
     second: Annotated[bool, typer.Option("--second", help="The second.")] = False
 

@@ -1,8 +1,11 @@
 """Everything that can go wrong through no fault of ours ends in one sentence for the user."""
 
+NOT_ALL_SUCCEEDED = 1
+"""The exit code of a command that did its work, and not all of it went well."""
+
 
 class TidemillError(Exception):
-    """A condition that the user can mend. Its text is the whole message: what is wrong, where, and what to do.
+    """A condition that the user can fix. Its text is the whole message: what is wrong, where, and what to do.
 
     The command line prints the text to stderr and exits with `exit_code`; no traceback is shown.
     """
@@ -16,6 +19,27 @@ class InputError(TidemillError):
 
 class SettingsError(TidemillError):
     """A setting, an environment variable or a command-line option has a value that cannot work."""
+
+
+class OptionError(SettingsError):
+    """An option has a value that it cannot have, or there is no option of that name.
+
+    The text is in words of Python: `endpoint='foo': it must be 'chat' or 'responses'.` The command line makes a
+    sentence of its own from the parts.
+
+    Args:
+        option: its name, as Python callers write it.
+        value: what was said; it is shown shortened, on one line.
+        why: the end of the sentence: what the option must be, or what to do.
+    """
+
+    def __init__(self, option: str, value: object, why: str) -> None:
+        from tidemill.models.text import one_line  # slow to import, and needed only when something is wrong
+
+        self.option = option
+        self.shown = one_line(repr(value), 60)
+        self.why = why
+        super().__init__(f"{option}={self.shown}: {why}")
 
 
 class DatabaseError(TidemillError):

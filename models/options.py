@@ -1,17 +1,58 @@
-"""What all jobs of a batch share is written once, read by the worker, hashed for identity."""
+"""What all jobs of a batch share is written once, read by the worker, hashed for identity.
 
-import hashlib
+The command line imports this before it knows what to do: nothing slow may be imported at the top.
+"""
+
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
-
-from tidemill.models.settings import Transport
-from tidemill.models.text import dumps
-from tidemill.models.vision import Detail
+from typing import Any, Literal, TypedDict
 
 _HOW = ("transport", "rpm", "tpm")
 _LATER = ("prompt", "detail", "max_side", "dialogue", "trim")
 
+Detail = Literal["auto", "low", "high", "original"]
+Transport = Literal["sdk", "http"]
 Trim = Literal["oldest"]
+
+
+# --- what a caller may say; None: not said ---
+
+
+class ReplyOptions(TypedDict, total=False):
+    """What a reply is to be like; an assistant keeps it. `models.allowed` has the ranges."""
+
+    temperature: float | None
+    max_tokens: int | None
+    reasoning_effort: str | None
+    params: dict[str, Any] | None
+    schema: dict[str, Any] | None
+
+
+class QuestionOptions(ReplyOptions, total=False):
+    """What every question has, be it about a text or a picture."""
+
+    model: str | None
+    system: str | None
+    endpoint: str | None
+    transport: Transport | None
+    rpm: int | None
+    tpm: int | None
+
+
+class AskOptions(QuestionOptions, total=False):
+    """The options of `ask`."""
+
+    trim: Trim | None
+
+
+class DescribeOptions(QuestionOptions, total=False):
+    """The options of `describe`."""
+
+    prompt: str | None
+    detail: Detail | None
+    max_side: int | None
+
+
+# --- what a batch stores ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +100,10 @@ class Options:
 
         Options that came with a later version do only where they are said, so that they change no batch of before.
         """
+        import hashlib
+
+        from tidemill.models.text import dumps
+
         asked = {
             name: value
             for name, value in asdict(self).items()

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from tidemill.models.endpoints import Endpoint
 from tidemill.models.errors import SettingsError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.options import Transport
 from tidemill.models.replies import (
     CallError,
     Kind,
@@ -31,7 +32,7 @@ from tidemill.models.replies import (
     parse_page,
     safe_line,
 )
-from tidemill.models.settings import Settings, Transport, checked_url
+from tidemill.models.settings import Settings, checked_url
 
 __all__ = [
     "CallError",

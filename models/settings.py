@@ -15,8 +15,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidemill.models.errors import SettingsError
 
-Transport = Literal["sdk", "http"]
-
 _BROKER_SCHEMES = ("memory", "redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
 
 

@@ -7,9 +7,8 @@ guide are in tests/models/test_vision.py.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-Detail = Literal["auto", "low", "high", "original"]
+from tidemill.models.options import Detail
 
 _PATCH_SIDE = 32
 _TILE_SIDE = 512

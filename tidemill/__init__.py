@@ -6,6 +6,8 @@
     batch.wait()
     batch.to_frame()
 
+`AskOptions` are the types of its options, for functions that pass them on: `**options: Unpack[AskOptions]`.
+
 What is public is here; everything below is the project's own. In a checkout `models`, `producer`, `worker` and
 `migrations` are links to the folders beside this one; an installed copy has the folders themselves.
 """
@@ -13,9 +15,10 @@ What is public is here; everything below is the project's own. In a checkout `mo
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tidemill.models.options import AskOptions
     from tidemill.producer.asking.python import ask
 
-__all__ = ["ask"]
+__all__ = ["AskOptions", "ask"]
 
 
 def __getattr__(name: str) -> object:
@@ -24,4 +27,8 @@ def __getattr__(name: str) -> object:
         from tidemill.producer.asking.python import ask
 
         return ask
+    if name == "AskOptions":
+        from tidemill.models.options import AskOptions
+
+        return AskOptions
     raise AttributeError(f"module 'tidemill' has no attribute {name!r}")

@@ -22,10 +22,10 @@ from tidemill.models.database import writing
 from tidemill.models.errors import DatabaseError, SettingsError
 from tidemill.models.feed import IDS_PER_MESSAGE
 from tidemill.models.holds import PROBE_SECONDS
-from tidemill.models.options import Options
+from tidemill.models.options import Options, Transport
 from tidemill.models.provider import Provider
 from tidemill.models.scope import Scope
-from tidemill.models.settings import Transport, settings
+from tidemill.models.settings import settings
 from tidemill.models.tables import batches
 from tidemill.models.transitions import Claimed, Settlement, claim, release
 from tidemill.worker.calling import Calling

@@ -1,14 +1,21 @@
-"""The same batches in a notebook or script as on the command line: what `from tidemill import ask` is."""
+"""The same batches in a notebook or script as on the command line, with the same ids: `from tidemill import ask`."""
 
+import inspect
+import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from tidemill import migrations
+from tidemill.models.allowed import check_names, check_values
+from tidemill.models.options import AskOptions
+from tidemill.producer.asking.question import as_turns, asked_with
+from tidemill.producer.batches.batch import Batch
+from tidemill.producer.batches.submit import Order, open_batch, submit
+from tidemill.producer.intake.tables import Reading
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
-
-    from tidemill.producer.batches.batch import Batch
 
 __all__ = ["ask"]
 
@@ -26,8 +33,8 @@ def ask(
     assistant: str | None = None,
     no_assistant: bool = False,
     dialogue: int | None = None,
-    **options: Any,
-) -> "Batch":
+    **options: Unpack[AskOptions],
+) -> Batch:
     """Submit prompts and return their batch at once; `wait()` on it runs or watches the work.
 
     Args:
@@ -42,25 +49,37 @@ def ask(
         assistant: the name of one, whose instructions, model and options fill what is not said; else the default one.
         no_assistant: take not even the default one.
         dialogue: the id of any turn of a dialogue; the prompts become its next turns.
-        **options: fields of `models.options.Options`: model, system, temperature, max_tokens, reasoning_effort,
-            params, schema, endpoint, transport, rpm, tpm, trim.
+        **options: how to ask: the fields of `AskOptions`; None means not said.
 
     Raises:
-        InputError, SettingsError, DatabaseError: one sentence that says what to mend; nothing is lost.
+        OptionError: there is no such option, or not with that value; nothing has been read or stored.
+        InputError, SettingsError, DatabaseError: one sentence that says what to fix; nothing is lost.
     """
-    from tidemill.producer.batches.batch import begin
-
-    return begin(
-        source,
-        column=column,
-        template=template,
-        name=name,
+    check_names(options, (*AskOptions.__annotations__, *_PARAMETERS))
+    check_values({**options, "limit": limit, "priority": priority})
+    migrations.ensure()
+    is_path = isinstance(source, str | Path) and str(source) != "-"
+    asked = asked_with(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
+    if dialogue is not None and not isinstance(source, str | Path) and not hasattr(source, "columns"):
+        rows: list[Any] = list(source)  # they are looked at before they are read
+        source = rows
+    order = Order(
+        options=asked.options,
+        source=source,
+        reading=Reading(column, template, skip_bad_rows, limit),
+        name=name or (Path(str(source)).stem if is_path else "frame"),
+        source_name=name or (str(Path(str(source)).resolve()) if is_path else None),
         priority=priority,
         new=new,
-        limit=limit,
-        skip_bad_rows=skip_bad_rows,
-        assistant=assistant,
-        no_assistant=no_assistant,
-        dialogue=dialogue,
-        options=options,
+        assistant_id=asked.assistant_id,
+        on_bad_row=lambda sentence: print(f"tidemill: {sentence}", file=sys.stderr),
     )
+    if dialogue is not None:
+        order = as_turns(order, name)
+    opened = open_batch(order)
+    submit(opened)
+    return Batch(opened.batch_id, opened.submission, order.options.dialogue)
+
+
+_PARAMETERS = [name for name in inspect.signature(ask).parameters if name not in ("source", "options")]
+"""What `ask` takes besides options: one of them may be what a misspelt option means."""

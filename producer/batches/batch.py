@@ -1,23 +1,14 @@
-"""The same batches in a notebook or script as on the command line, with the same ids."""
+"""Rows that were submitted together are followed, read and saved as one thing, in scripts and by commands."""
 
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING
 
-from tidemill import migrations
-from tidemill.models.endpoints import ENDPOINTS
-from tidemill.models.errors import SettingsError
-from tidemill.models.options import Options, Trim
 from tidemill.models.scope import Scope
-from tidemill.models.settings import Transport, settings
-from tidemill.producer.asking import assistants, continuing
+from tidemill.models.settings import settings
 from tidemill.producer.batches.follow import follow
 from tidemill.producer.batches.progress import Progress, progress
 from tidemill.producer.batches.results import columns_of, rows_of, to_frame, write
-from tidemill.producer.batches.submit import Order, open_batch, submit
-from tidemill.producer.intake.tables import Reading
 from tidemill.producer.screen.display import Display, Quiet
 
 if TYPE_CHECKING:
@@ -56,102 +47,3 @@ class Batch:
     def save(self, path: str | Path) -> int:
         """Write the rows to a .jsonl, .csv or .parquet file; returns how many there are."""
         return write(rows_of(self.id, self.submission), str(path), columns_of(self.id))
-
-
-def begin(
-    source: Any,
-    *,
-    name: str | None,
-    new: bool,
-    priority: int,
-    options: Mapping[str, Any],
-    assistant: str | None = None,
-    no_assistant: bool = False,
-    dialogue: int | None = None,
-    **how: Any,
-) -> Batch:
-    """Submit all rows of a source; see `producer.ask`."""
-    migrations.ensure()
-    is_path = isinstance(source, str | Path) and str(source) != "-"
-    if dialogue is not None and not is_path and not hasattr(source, "columns"):
-        source = list(source)  # it is looked at before it is read
-    chosen = asked_with(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
-    order = Order(
-        options=chosen.options,
-        source=source,
-        reading=Reading(**how),
-        name=name or (Path(source).stem if is_path else "frame"),
-        source_name=name or (str(Path(source).resolve()) if is_path else None),
-        priority=priority,
-        new=new,
-        assistant_id=chosen.assistant_id,
-        on_bad_row=lambda sentence: print(f"tidemill: {sentence}", file=sys.stderr),
-    )
-    if dialogue is not None:
-        order = as_turns(order, name)
-    opened = open_batch(order)
-    submit(opened)
-    return Batch(opened.batch_id, opened.submission, order.options.dialogue)
-
-
-class AskedWith(NamedTuple):
-    """Options that are complete, and the assistant that some of them are from."""
-
-    options: Options
-    assistant_id: int | None
-
-
-def asked_with(
-    said: Mapping[str, Any], assistant: str | None, *, no_assistant: bool, dialogue: int | None = None
-) -> AskedWith:
-    """What a batch is asked with: what was said, then what its assistant says, then how its dialogue began.
-
-    Raises:
-        InputError: there is no such assistant or dialogue.
-        SettingsError: as `make_options`.
-    """
-    root = None if dialogue is None else continuing.root(dialogue)
-    if root is None and said.get("trim") is not None:
-        raise SettingsError("--trim is about the turns of a dialogue; name one with --dialogue.")
-    below = None if root is None else assistants.Chosen(root.options, root.assistant_id)
-    chosen = assistants.choose(said, assistant, no_assistant=no_assistant, below=below)
-    going_on = {} if root is None else {"dialogue": root.id}
-    return AskedWith(make_options(chosen.options | going_on), chosen.assistant_id)
-
-
-def as_turns(order: Order, name: str | None) -> Order:
-    """The order as the next turns of the dialogue in its options.
-
-    Raises:
-        InputError: the next turn cannot be asked.
-    """
-    dialogue = order.options.dialogue
-    assert dialogue is not None
-    prompts = order.source if isinstance(order.source, list) and len(order.source) == 1 else ()
-    continuing.check(order.options, [prompt for prompt in prompts if isinstance(prompt, str)])
-    found_by = continuing.source_name(dialogue, order.source, name)
-    return replace(order, name=name or f"dialogue {dialogue}", source_name=found_by)
-
-
-_ALLOWED: dict[str, tuple[str, ...]] = {
-    "transport": get_args(Transport),
-    "trim": get_args(Trim),
-}
-
-
-def make_options(given: Mapping[str, Any]) -> Options:
-    """Options from keyword arguments, those that are None left out.
-
-    Raises:
-        SettingsError: there is no option of that name, or not with that value.
-    """
-    known = {each.name for each in fields(Options)}
-    if unknown := given.keys() - known:
-        raise SettingsError(
-            f"There is no option {', '.join(sorted(unknown))}; the options are {', '.join(sorted(known))}."
-        )
-    said = {name: value for name, value in given.items() if value is not None}
-    for name, allowed in {"endpoint": ENDPOINTS.names(), **_ALLOWED}.items():
-        if said.get(name, allowed[0]) not in allowed:
-            raise SettingsError(f"--{name} is {said[name]!r}; it must be {' or '.join(allowed)}.")
-    return Options(**{"model": settings().model, **said})

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from tidemill import migrations
-from tidemill.models.errors import InputError, TidemillError
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
 from tidemill.models.settings import settings
 from tidemill.producer.asking.continuing import latest_of
 from tidemill.producer.asking.estimate import Estimate, estimate
-from tidemill.producer.batches.batch import Batch, as_turns, asked_with
+from tidemill.producer.asking.question import as_turns, asked_with
+from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.control import failures, probe
 from tidemill.producer.batches.follow import Submitting, follow
 from tidemill.producer.batches.progress import Progress, counted, cut_short, resolve
 from tidemill.producer.batches.results import check_destination, rows_of
 from tidemill.producer.batches.submit import Opened, Order, check_model, open_batch, submit
-from tidemill.producer.cli.ending import NOT_ALL_SUCCEEDED
 from tidemill.producer.intake.tables import Reading
 from tidemill.producer.screen.display import Display, display, say
 from tidemill.producer.screen.printing import print_json, print_text

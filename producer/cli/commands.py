@@ -4,7 +4,7 @@ Nothing heavy is imported here: `tidemill --help` must answer at once, so comman
 """
 
 import os
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,7 +30,9 @@ app.add_typer(fine_tunes_app, name="fine-tunes")
 @app.command(
     epilog="Example: tidemill ask -i reviews.jsonl -t 'Is this kind? {text}' --system 'Yes or no?' -o answers.csv"
 )
-def ask(  # noqa: PLR0917
+@flags.expand_groups
+def ask(
+    *,
     prompt: Annotated[
         str | None, typer.Argument(help="One prompt; its answer goes to stdout.", show_default=False)
     ] = None,
@@ -47,75 +49,51 @@ def ask(  # noqa: PLR0917
     ] = None,
     dialogue: Annotated[
         int | None,
-        typer.Option(metavar="ID", help="Go on with this dialogue; several rows become turns, one after the other."),
+        typer.Option(metavar="ID", help="Continue this dialogue; several rows become its next turns, one by one."),
     ] = None,
     trim: Annotated[
         str | None, typer.Option(help="oldest: leave out the oldest turns when the dialogue is too long for the model.")
     ] = None,
-    model: flags.Model = None,
-    system: flags.System = None,
-    assistant: flags.Assistant = None,
-    no_assistant: flags.NoAssistant = False,
-    temperature: flags.Temperature = None,
-    max_tokens: flags.MaxTokens = None,
-    reasoning_effort: flags.ReasoningEffort = None,
-    param: flags.Param = None,
-    schema: flags.Schema = None,
-    endpoint: flags.Endpoint = None,
-    transport: flags.Transport = None,
-    window: flags.Window = None,
-    rpm: flags.Rpm = None,
-    tpm: flags.Tpm = None,
-    name: flags.Name = None,
-    priority: flags.Priority = 0,
-    limit: flags.Limit = None,
-    new: flags.New = False,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be used.")
-    ] = False,
-    detach: flags.Detach = False,
-    dry_run: flags.DryRun = False,
-    as_json: flags.Json = False,
+    question: flags.Question,
+    reply: flags.Reply,
+    calls: flags.Calls,
+    batch: flags.Batch,
+    skip_bad_rows: flags.SkipBadRows = False,
+    run: flags.Run,
 ) -> None:
     """Ask a prompt, or every row of a file. The same command on the same input goes on where it was."""
+    from tidemill.models.options import AskOptions
     from tidemill.producer.batches import run as asking
-    from tidemill.producer.cli import values as given
+    from tidemill.producer.cli.values import options_of
 
-    options = {
-        "model": model,
-        "system": system,
-        "temperature": temperature,
-        "max_tokens": max_tokens,
-        "reasoning_effort": reasoning_effort,
-        "params": given.params(param or []),
-        "schema": given.schema(schema),
-        "endpoint": endpoint,
-        "transport": transport,
-        "rpm": rpm,
-        "tpm": tpm,
-        "trim": trim,
-    }
-    batch: dict[str, Any] = {
-        "name": name,
-        "priority": priority,
-        "new": new,
-        "assistant": assistant,
-        "no_assistant": no_assistant,
-    }
-    how = {"column": column, "template": template, "skip_bad_rows": skip_bad_rows, "limit": limit}
+    options = options_of(AskOptions, question, reply, calls, trim=trim)
+    how = {"column": column, "template": template, "skip_bad_rows": skip_bad_rows, "limit": batch.limit}
     asking.ask(
-        asking.order_for(prompt, input_, options, how, dialogue=dialogue, **batch),
+        asking.order_for(
+            prompt,
+            input_,
+            options,
+            how,
+            name=batch.name,
+            assistant=question.assistant,
+            no_assistant=question.no_assistant,
+            dialogue=dialogue,
+            priority=batch.priority,
+            new=batch.new,
+        ),
         output=output,
-        window=window,
-        detach=detach,
-        dry_run=dry_run,
-        as_json=as_json,
+        window=calls.window,
+        detach=run.detach,
+        dry_run=run.dry_run,
+        as_json=run.as_json,
         one=prompt is not None,
     )
 
 
 @app.command(epilog="Example: tidemill describe photos/ -r -o captions.csv")
-def describe(  # noqa: PLR0917
+@flags.expand_groups
+def describe(
+    *,
     paths: Annotated[
         list[str] | None,
         typer.Argument(help="Pictures, folders of them, or their URLs.", metavar="PICTURE...", show_default=False),
@@ -133,13 +111,14 @@ def describe(  # noqa: PLR0917
     preset: Annotated[str | None, typer.Option(help="caption, alt-text, tags or json.", show_default="caption")] = None,
     detail: Annotated[str | None, typer.Option(help="How closely to look: low, high, auto or original.")] = None,
     max_side: Annotated[
-        int | None, typer.Option(min=32, max=16_384, help="Shrink to so many pixels a side.", show_default="2048")
+        int | None,
+        flags.number("max_side", help="Shrink larger pictures to this many pixels a side.", show_default="2048"),
     ] = None,
     sidecar: Annotated[
         str | None, typer.Option(metavar="ENDING", help="Write captions beside pictures: txt makes photo.txt.")
     ] = None,
     existing: Annotated[
-        str, typer.Option(help="Where a caption file is there already: skip, overwrite, append or prepend.")
+        str, typer.Option(help="What to do where a caption file exists: skip, overwrite, append or prepend.")
     ] = "skip",
     gallery: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write all pictures and captions to one .html page.")
@@ -147,59 +126,32 @@ def describe(  # noqa: PLR0917
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Fetch URLs here, over https from public hosts, and send the pictures.")
     ] = False,
-    model: flags.Model = None,
-    system: flags.System = None,
-    assistant: flags.Assistant = None,
-    no_assistant: flags.NoAssistant = False,
-    temperature: flags.Temperature = None,
-    max_tokens: flags.MaxTokens = None,
-    reasoning_effort: flags.ReasoningEffort = None,
-    param: flags.Param = None,
-    schema: flags.Schema = None,
-    endpoint: flags.Endpoint = None,
-    transport: flags.Transport = None,
-    window: flags.Window = None,
-    rpm: flags.Rpm = None,
-    tpm: flags.Tpm = None,
-    name: flags.Name = None,
-    priority: flags.Priority = 0,
-    limit: flags.Limit = None,
-    new: flags.New = False,
-    detach: flags.Detach = False,
-    dry_run: flags.DryRun = False,
-    as_json: flags.Json = False,
+    question: flags.Question,
+    reply: flags.Reply,
+    calls: flags.Calls,
+    batch: flags.Batch,
+    run: flags.Run,
 ) -> None:
     """Caption pictures: a file, a folder, or a table of paths. The same command again goes on where it was."""
+    from tidemill.models.options import DescribeOptions
     from tidemill.producer.batches import run as asking
-    from tidemill.producer.cli import values as given
+    from tidemill.producer.cli.values import options_of
     from tidemill.producer.describing import captioning as describing
 
-    options = {
-        "preset": preset,
-        "prompt": prompt,
-        "detail": detail,
-        "max_side": max_side,
-        "model": model,
-        "system": system,
-        "temperature": temperature,
-        "max_tokens": max_tokens,
-        "reasoning_effort": reasoning_effort,
-        "params": given.params(param or []),
-        "schema": given.schema(schema),
-        "endpoint": endpoint,
-        "transport": transport,
-        "rpm": rpm,
-        "tpm": tpm,
-    }
-    how = {"column": column, "recursive": recursive, "fetch": fetch, "limit": limit}
-    batch: dict[str, Any] = {
-        "name": name,
-        "priority": priority,
-        "new": new,
-        "assistant": assistant,
-        "no_assistant": no_assistant,
-    }
-    order = describing.order_for(paths or [], input_, options, how, **batch)
+    options = options_of(DescribeOptions, question, reply, calls, prompt=prompt, detail=detail, max_side=max_side)
+    how = {"column": column, "recursive": recursive, "fetch": fetch, "limit": batch.limit}
+    order = describing.order_for(
+        paths or [],
+        input_,
+        options,
+        how,
+        preset=preset,
+        name=batch.name,
+        assistant=question.assistant,
+        no_assistant=question.no_assistant,
+        priority=batch.priority,
+        new=batch.new,
+    )
     after: list[describing.After] = []
     if sidecar is not None:
         order, write = describing.beside(order, sidecar, existing)
@@ -209,17 +161,19 @@ def describe(  # noqa: PLR0917
     asking.ask(
         order,
         output=output,
-        window=window,
-        detach=detach,
-        dry_run=dry_run,
-        as_json=as_json,
+        window=calls.window,
+        detach=run.detach,
+        dry_run=run.dry_run,
+        as_json=run.as_json,
         one=order.pictures is not None and order.pictures.is_one and not after,
         after=after,
     )
 
 
 @app.command(epilog="Example: tidemill train data.csv --val 0.1 --dry-run")
-def train(  # noqa: PLR0917
+@flags.expand_groups
+def train(
+    *,
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -229,15 +183,13 @@ def train(  # noqa: PLR0917
     from_dialogues: Annotated[
         bool, typer.Option("--from-dialogues", help="Train on stored dialogues, those that fit the filters below.")
     ] = False,
-    sentiment: Annotated[str | None, typer.Option(help="Only those judged positive, negative or neutral.")] = None,
+    filters: flags.Filters,
     since: Annotated[str | None, typer.Option(metavar="DATE", help="Only those answered on that day or later.")] = None,
     until: Annotated[str | None, typer.Option(metavar="DATE", help="Only those answered before that day.")] = None,
-    batch: Annotated[str | None, typer.Option(help="Only those of this batch.")] = None,
-    assistant: Annotated[str | None, typer.Option(help="Only those with this assistant.")] = None,
     answered_by: Annotated[str | None, typer.Option(metavar="MODEL", help="Only those with this model.")] = None,
     search: Annotated[str | None, typer.Option(metavar="WORDS", help="Only those with all of these words.")] = None,
     min_length: Annotated[
-        int | None, typer.Option(min=1, help="Only those whose answer has so many characters.")
+        int | None, typer.Option(min=1, help="Only those whose answer has at least this many characters.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model to train.", show_default="gpt-4.1-mini")] = None,
     method: Annotated[str, typer.Option(help="supervised: learn replies. dpo: prefer one reply to another.")] = (
@@ -262,10 +214,8 @@ def train(  # noqa: PLR0917
         list[str] | None,
         typer.Option(metavar="FILE", help="Examples of what not to say; may be repeated, may be in the folder."),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be used.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")] = False,
+    skip_bad_rows: flags.SkipBadRows = False,
     export: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="Write chat JSONL, and the validation part beside it; - is stdout."),
@@ -290,8 +240,9 @@ def train(  # noqa: PLR0917
     as_json: flags.Json = False,
 ) -> None:
     """Train a model on a table of prompts and replies: check, report, split, price, then send it off."""
+    from tidemill.models.options import QuestionOptions
     from tidemill.producer.asking.dialogues import Filters
-    from tidemill.producer.cli import values as given
+    from tidemill.producer.cli.values import options_of
     from tidemill.producer.training import preparing as training
     from tidemill.producer.training.columns import Columns
     from tidemill.producer.training.datasets import DEFAULT_MODEL, How
@@ -299,15 +250,26 @@ def train(  # noqa: PLR0917
     from tidemill.producer.training.tuning import Terms
 
     dates = day("--since", since), day("--until", until)
-    stored = Stored(search or None, Filters(batch, sentiment, assistant, answered_by, *dates, min_length))
+    fitting = Filters(filters.batch, filters.sentiment, filters.assistant, answered_by, *dates, min_length)
+    stored = Stored(search or None, fitting)
     if not from_dialogues and stored != Stored(None, Filters()):
         raise InputError("Filters of stored dialogues were given without --from-dialogues; add it, or drop them.")
+    options = options_of(QuestionOptions, param=param, transport=transport)
     hyperparameters = {"batch_size": batch_size, "learning_rate_multiplier": learning_rate, "beta": beta}
     columns = Columns(prompt_column, reply_column, system_column, preferred_column, non_preferred_column, system)
     training.train(
         training.Source(sources or (), columns, negative or (), validation, stored if from_dialogues else None),
         How(method, model or DEFAULT_MODEL, val, seed, epochs, skip_bad_rows),
-        Terms(suffix, hyperparameters, given.params(param or []), transport or "sdk", name, new, wait, detach),
+        Terms(
+            suffix,
+            hyperparameters,
+            options.get("params") or {},
+            options.get("transport") or "sdk",
+            name,
+            new,
+            wait,
+            detach,
+        ),
         strict=strict,
         dry_run=dry_run,
         export=export,
@@ -330,7 +292,7 @@ def status(
 
 
 @app.command(epilog="Example: tidemill watch latest")
-def watch(batch: flags.Batch, as_json: flags.Json = False) -> None:
+def watch(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Follow a batch to its end; without a broker, its open rows are also run here."""
     from tidemill.producer.batches import run as asking
 
@@ -338,7 +300,7 @@ def watch(batch: flags.Batch, as_json: flags.Json = False) -> None:
 
 
 @app.command(epilog="Example: tidemill results prompts-3f9a1c -o answers.parquet")
-def results(batch: flags.Batch, output: flags.Output = "-") -> None:
+def results(batch: flags.BatchId, output: flags.Output = "-") -> None:
     """Write the rows of a batch with their answers, in input order."""
     from tidemill.producer.batches import run as asking
 
@@ -346,7 +308,7 @@ def results(batch: flags.Batch, output: flags.Output = "-") -> None:
 
 
 @app.command(epilog="Example: tidemill retry latest")
-def retry(batch: flags.Batch, as_json: flags.Json = False) -> None:
+def retry(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Queue the failed and cancelled rows of a batch again; `watch` runs them where no worker does."""
     from tidemill.producer.batches import control
 
@@ -354,7 +316,7 @@ def retry(batch: flags.Batch, as_json: flags.Json = False) -> None:
 
 
 @app.command(epilog="Example: tidemill pause prompts-3f9a1c")
-def pause(batch: flags.Batch, as_json: flags.Json = False) -> None:
+def pause(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Start no more calls of a batch; those in flight end."""
     from tidemill.producer.batches import control
 
@@ -362,7 +324,7 @@ def pause(batch: flags.Batch, as_json: flags.Json = False) -> None:
 
 
 @app.command(epilog="Example: tidemill resume prompts-3f9a1c")
-def resume(batch: flags.Batch, as_json: flags.Json = False) -> None:
+def resume(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Let a paused batch go on."""
     from tidemill.producer.batches import control
 
@@ -370,7 +332,7 @@ def resume(batch: flags.Batch, as_json: flags.Json = False) -> None:
 
 
 @app.command(epilog="Example: tidemill cancel prompts-3f9a1c")
-def cancel(batch: flags.Batch, as_json: flags.Json = False) -> None:
+def cancel(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Cancel the open rows of a batch; what has been answered stays."""
     from tidemill.producer.batches import control
 
@@ -387,7 +349,7 @@ def models(as_json: flags.Json = False) -> None:
 
 @app.command("doctor", epilog="Example: tidemill doctor")
 def doctor_command(as_json: flags.Json = False) -> None:
-    """Check settings, database, broker and provider, and say what to mend."""
+    """Check settings, database, broker and provider, and say what to fix."""
     from tidemill.producer.cli import doctor
 
     doctor.doctor(as_json)
@@ -396,9 +358,7 @@ def doctor_command(as_json: flags.Json = False) -> None:
 @app.command(epilog="Example: tidemill worker --processes 2 --window 200")
 def worker(
     processes: Annotated[int, typer.Option(min=1, max=64, help="Worker processes; one uses up to one core.")] = 1,
-    window: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Calls in flight in each.", show_default="256")
-    ] = None,
+    window: Annotated[int | None, flags.number("window", help="Calls in flight in each.", show_default="256")] = None,
 ) -> None:
     """Run jobs until stopped; Ctrl-C or SIGTERM lets calls in flight end, for 25 seconds at most."""
     from tidemill.models import interpreters

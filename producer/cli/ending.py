@@ -11,10 +11,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from tidemill.models.errors import TidemillError
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, OptionError, TidemillError
 
 INTERRUPTED = 130
-NOT_ALL_SUCCEEDED = 1
 UNEXPECTED = 70
 _SAID_AGAIN_SECONDS = 30.0
 
@@ -35,13 +34,20 @@ def code_of(command: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing stdout does not fail again
         code = NOT_ALL_SUCCEEDED
     except TidemillError as error:
-        typer.echo(f"tidemill: {error}", err=True)
+        typer.echo(f"tidemill: {_sentence(error)}", err=True)
         code = error.exit_code
     except OSError as error:
         code = _cannot_write(error)
     except Exception as error:  # noqa: BLE001  # the last line of defence
         code = _unexpected(error)
     return code
+
+
+def _sentence(error: TidemillError) -> str:
+    """The error in words of the command line, where an option is what Python calls a keyword argument."""
+    if isinstance(error, OptionError):
+        return f"--{error.option.replace('_', '-')} is {error.shown}; {error.why}"
+    return str(error)
 
 
 def leave(code: int) -> NoReturn:

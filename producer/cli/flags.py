@@ -1,45 +1,37 @@
-"""What `ask` and `describe` have in common on the command line is written once."""
+"""A flag that several commands have is written once; those that always come together are a group, a NamedTuple.
 
+A command takes a group as one parameter, and `expand_groups` puts the group's flags in its place on the command line.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
+from tidemill.models.allowed import ALLOWED
+
+
+def number(option: str, *, help: str, show_default: bool | str = True) -> Any:  # noqa: A002  # as Typer calls it
+    """A flag for a number in the range that the option has everywhere."""
+    allowed = ALLOWED[option]
+    return typer.Option(min=allowed.least, max=allowed.most, help=help, show_default=show_default)
+
+
 Model = Annotated[str | None, typer.Option(help="The model to ask.", show_default="gpt-6-luna, or TIDEMILL_MODEL")]
-System = Annotated[str | None, typer.Option(help="Instructions that go before every prompt.")]
-Temperature = Annotated[float | None, typer.Option(min=0, max=2, help="Randomness of the answers, 0 to 2.")]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens. Set it: it also buys speed.")]
-ReasoningEffort = Annotated[str | None, typer.Option(help="none, low, medium, high: as the model takes it.")]
 Param = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Any other field of the request's body; may be repeated."),
 ]
-Schema = Annotated[Path | None, typer.Option(metavar="FILE", help="JSON schema that every answer must satisfy.")]
-Endpoint = Annotated[str | None, typer.Option(help="chat or responses.", show_default="chat")]
 Transport = Annotated[
     str | None,
     typer.Option(help="sdk: the official client. http: plain HTTP, a quarter of the CPU.", show_default="sdk"),
 ]
-Assistant = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Whose instructions, model and options fill what is not said here."),
-]
-NoAssistant = Annotated[bool, typer.Option("--no-assistant", help="Ask without the default assistant.")]
-OfAssistant = Annotated[str | None, typer.Option("--assistant", metavar="NAME", help="Only of this assistant.")]
-OfBatch = Annotated[str | None, typer.Option("--batch", help="Only of this batch.")]
-OfSentiment = Annotated[str | None, typer.Option("--sentiment", help="positive, negative, neutral or unknown.")]
-AssistantName = Annotated[str, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")]
-Window = Annotated[int | None, typer.Option(min=1, max=10_000, help="Calls in flight at once.", show_default="256")]
-Rpm = Annotated[
-    int | None, typer.Option(min=1, help="Requests a minute at most. Learned from the provider if not said.")
-]
-Tpm = Annotated[int | None, typer.Option(min=1, help="Tokens a minute at most. Learned from the provider if not said.")]
-Name = Annotated[str | None, typer.Option(help="What to call the batch; the same name finds it again.")]
-Priority = Annotated[int, typer.Option(help="Higher goes first.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows: a taste before the whole.")]
-New = Annotated[bool, typer.Option("--new", help="Ask again, even what has been answered already.")]
+Window = Annotated[int | None, number("window", help="Calls in flight at once.", show_default="256")]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be used.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Submit only; workers or a later run do the work.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count rows, tokens and price; send and store nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Output = Annotated[
     str | None,
@@ -47,7 +39,9 @@ Output = Annotated[
         "--output", "-o", metavar="FILE", help="Write all rows to a .jsonl, .csv or .parquet file; - is stdout."
     ),
 ]
-Batch = Annotated[str, typer.Argument(help="Id of a batch, the beginning of one, or `latest`.", metavar="BATCH")]
+Newest = Annotated[int, typer.Option(min=1, help="How many, the newest first.")]
+BatchId = Annotated[str, typer.Argument(help="Id of a batch, the beginning of one, or `latest`.", metavar="BATCH")]
+AssistantName = Annotated[str, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")]
 FineTune = Annotated[
     str,
     typer.Argument(
@@ -55,3 +49,114 @@ FineTune = Annotated[
         metavar="JOB",
     ),
 ]
+
+
+class Question(NamedTuple):
+    """Who is asked, and with which instructions."""
+
+    model: Model = None
+    system: Annotated[str | None, typer.Option(help="Instructions that go before every prompt.")] = None
+    assistant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Use this assistant: its instructions, model and options, where the command sets none."
+        ),
+    ] = None
+    no_assistant: Annotated[bool, typer.Option("--no-assistant", help="Ask without the default assistant.")] = False
+
+
+class Reply(NamedTuple):
+    """What the reply is to be like."""
+
+    temperature: Annotated[float | None, number("temperature", help="Randomness of the answers, 0 to 2.")] = None
+    max_tokens: Annotated[
+        int | None, number("max_tokens", help="Longest answer in tokens. Set it: it also buys speed.")
+    ] = None
+    reasoning_effort: Annotated[str | None, typer.Option(help="none, low, medium, high: as the model takes it.")] = None
+    param: Param = None
+    schema: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON schema that every answer must satisfy.")] = (
+        None
+    )
+
+
+class Calls(NamedTuple):
+    """How calls are made, and how fast."""
+
+    endpoint: Annotated[str | None, typer.Option(help="chat or responses.", show_default="chat")] = None
+    transport: Transport = None
+    window: Window = None
+    rpm: Annotated[
+        int | None, number("rpm", help="At most this many requests a minute. Learned from the provider when left out.")
+    ] = None
+    tpm: Annotated[
+        int | None, number("tpm", help="At most this many tokens a minute. Learned from the provider when left out.")
+    ] = None
+
+
+class Batch(NamedTuple):
+    """What the batch is called, and which rows of the input it takes."""
+
+    name: Annotated[str | None, typer.Option(help="What to call the batch; the same name finds it again.")] = None
+    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0
+    limit: Annotated[
+        int | None, number("limit", help="Take only this many rows from the start: a taste before the whole.")
+    ] = None
+    new: Annotated[bool, typer.Option("--new", help="Ask again, even what has been answered already.")] = False
+
+
+class Run(NamedTuple):
+    """What the command does besides submitting, and how it tells of it."""
+
+    detach: Detach = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count rows, tokens and price; send and store nothing.")
+    ] = False
+    as_json: Json = False
+
+
+class Filters(NamedTuple):
+    """Which stored dialogues are meant."""
+
+    batch: Annotated[str | None, typer.Option(help="Only dialogues of this batch.")] = None
+    sentiment: Annotated[
+        str | None, typer.Option(help="Only dialogues judged positive, negative, neutral or unknown.")
+    ] = None
+    assistant: Annotated[str | None, typer.Option(metavar="NAME", help="Only dialogues with this assistant.")] = None
+
+
+def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command's parser the flags of a group in place of each parameter that is one.
+
+    Args:
+        command: all of its parameters are keywords; those whose type is a NamedTuple are groups.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    groups = {
+        name: each.annotation for name, each in signature.parameters.items() if hasattr(each.annotation, "_fields")
+    }
+    parameters = [
+        flag
+        for name, each in signature.parameters.items()
+        for flag in (_flags_of(groups[name]) if name in groups else [each])
+    ]
+
+    @functools.wraps(command)
+    def expanded(**flags: Any) -> None:
+        values = {name: group(**{flag: flags.pop(flag) for flag in group._fields}) for name, group in groups.items()}
+        command(**flags, **values)
+
+    expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {each.name: each.annotation for each in parameters}
+    return expanded
+
+
+def _flags_of(group: Any) -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(
+            flag,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=group._field_defaults.get(flag, inspect.Parameter.empty),
+            annotation=kind,
+        )
+        for flag, kind in get_type_hints(group, include_extras=True).items()
+    ]

@@ -17,17 +17,17 @@ db_app = typer.Typer(no_args_is_help=True, help="Look after the database.")
 
 
 @dialogues_app.command("list", epilog="Example: tidemill dialogues list --sentiment negative --limit 5")
+@flags.expand_groups
 def dialogues_list(
-    batch: flags.OfBatch = None,
-    sentiment: flags.OfSentiment = None,
-    assistant: flags.OfAssistant = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    *,
+    filters: flags.Filters,
+    limit: flags.Newest = 20,
     as_json: flags.Json = False,
 ) -> None:
     """List dialogues turn by turn, the newest first."""
     from tidemill.producer.asking import dialogues
 
-    dialogues.show_list(None, dialogues.Filters(batch, sentiment, assistant), limit, as_json)
+    dialogues.show_list(None, dialogues.Filters(filters.batch, filters.sentiment, filters.assistant), limit, as_json)
 
 
 @dialogues_app.command("show", epilog="Example: tidemill dialogues show 17")
@@ -35,45 +35,45 @@ def dialogues_show(
     dialogue: Annotated[int, typer.Argument(help="Number of a dialogue, as `list` shows it.", metavar="ID")],
     as_json: flags.Json = False,
 ) -> None:
-    """Show a dialogue, whichever of its turns is named: every message, and every call that was made for it."""
+    """Show a dialogue by any of its turns: every message, and every call that was made for it."""
     from tidemill.producer.asking import dialogues
 
     dialogues.show(dialogue, as_json)
 
 
 @dialogues_app.command("search", epilog="Example: tidemill dialogues search 'blue sky'")
-def dialogues_search(  # noqa: PLR0917
+@flags.expand_groups
+def dialogues_search(
+    *,
     words: Annotated[str, typer.Argument(help="Words that must all occur in a dialogue.")],
-    batch: flags.OfBatch = None,
-    sentiment: flags.OfSentiment = None,
-    assistant: flags.OfAssistant = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    filters: flags.Filters,
+    limit: flags.Newest = 20,
     as_json: flags.Json = False,
 ) -> None:
     """Find dialogues by words, upper and lower case alike."""
     from tidemill.producer.asking import dialogues
 
-    dialogues.show_list(words, dialogues.Filters(batch, sentiment, assistant), limit, as_json)
+    dialogues.show_list(words, dialogues.Filters(filters.batch, filters.sentiment, filters.assistant), limit, as_json)
 
 
 @dialogues_app.command("export", epilog="Example: tidemill dialogues export -o dialogues.jsonl")
+@flags.expand_groups
 def dialogues_export(
+    *,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A .jsonl file; - is stdout.")] = "-",
-    batch: flags.OfBatch = None,
-    sentiment: flags.OfSentiment = None,
-    assistant: flags.OfAssistant = None,
+    filters: flags.Filters,
 ) -> None:
     """Write dialogues as JSON lines with their messages, the form that training takes."""
     from tidemill.producer.asking import dialogues
 
-    dialogues.export(output, dialogues.Filters(batch, sentiment, assistant))
+    dialogues.export(output, dialogues.Filters(filters.batch, filters.sentiment, filters.assistant))
 
 
 @assistants_app.command("import", epilog="Example: tidemill assistants import assistants.json")
 def assistants_import(
     file: Annotated[str, typer.Argument(help="A JSON list of objects with at least a name.", metavar="FILE")],
 ) -> None:
-    """Take over the assistants of a file; those that are there already are updated."""
+    """Import the assistants of a file; those that exist are updated."""
     from tidemill.producer.asking import assistants
 
     assistants.import_file(file)
@@ -81,7 +81,7 @@ def assistants_import(
 
 @assistants_app.command("list", epilog="Example: tidemill assistants list --remote --json")
 def assistants_list(
-    remote: Annotated[bool, typer.Option("--remote", help="Those that the server keeps, where it keeps any.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="List those that the server keeps, if any.")] = False,
     as_json: flags.Json = False,
 ) -> None:
     """List the assistants."""
@@ -99,28 +99,20 @@ def assistants_show(name: flags.AssistantName, as_json: flags.Json = False) -> N
 
 
 @assistants_app.command("add", epilog="Example: tidemill assistants add support --instructions 'Be kind and brief.'")
-def assistants_add(  # noqa: PLR0917
-    name: Annotated[str, typer.Argument(help="What to call it; one of that name is changed.", metavar="NAME")],
+@flags.expand_groups
+def assistants_add(
+    *,
+    name: Annotated[str, typer.Argument(help="What to call it; an assistant of that name is changed.", metavar="NAME")],
     instructions: Annotated[str | None, typer.Option(help="What goes before every prompt.")] = None,
     model: flags.Model = None,
-    temperature: flags.Temperature = None,
-    max_tokens: flags.MaxTokens = None,
-    reasoning_effort: flags.ReasoningEffort = None,
-    param: flags.Param = None,
-    schema: flags.Schema = None,
+    reply: flags.Reply,
 ) -> None:
-    """Add an assistant, or say anew what one is."""
+    """Add an assistant, or change the one of that name."""
+    from tidemill.models.options import ReplyOptions
     from tidemill.producer.asking import assistants
-    from tidemill.producer.cli import values as given
+    from tidemill.producer.cli.values import options_of
 
-    options = {
-        "temperature": temperature,
-        "max_tokens": max_tokens,
-        "reasoning_effort": reasoning_effort,
-        "params": given.params(param or []) or None,
-        "schema": given.schema(schema),
-    }
-    assistants.add(name, instructions, model, {option: said for option, said in options.items() if said is not None})
+    assistants.add(name, instructions, model, options_of(ReplyOptions, reply))
 
 
 @assistants_app.command("use", epilog="Example: tidemill assistants use support")
@@ -128,9 +120,9 @@ def assistants_use(
     name: Annotated[
         str | None, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")
     ] = None,
-    none: Annotated[bool, typer.Option("--none", help="Have no default assistant any more.")] = False,
+    none: Annotated[bool, typer.Option("--none", help="Have no default assistant.")] = False,
 ) -> None:
-    """Make an assistant the default one, for all that is asked without naming another."""
+    """Make an assistant the default, used wherever no other is named."""
     from tidemill.producer.asking import assistants
 
     if (name is None) != none:
@@ -148,7 +140,7 @@ def assistants_remove(name: flags.AssistantName) -> None:
 
 @fine_tunes_app.command("list", epilog="Example: tidemill fine-tunes list --json > job_ids.json")
 def fine_tunes_list(
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 100,
+    limit: flags.Newest = 100,
     as_json: flags.Json = False,
 ) -> None:
     """List fine-tunes, the newest first."""
@@ -183,7 +175,7 @@ def fine_tunes_pause(job: flags.FineTune, as_json: flags.Json = False) -> None:
 
 @fine_tunes_app.command("resume", epilog="Example: tidemill fine-tunes resume support-3f9a1c")
 def fine_tunes_resume(job: flags.FineTune, as_json: flags.Json = False) -> None:
-    """Have the provider go on with a paused fine-tune."""
+    """Have the provider continue a paused fine-tune."""
     from tidemill.producer.training import fine_tunes
 
     fine_tunes.change("resume", job, as_json)

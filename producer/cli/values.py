@@ -1,13 +1,36 @@
-"""What is written on a command line or in a file as text becomes a value, or one sentence."""
+"""What is typed on a command line as text becomes the options that Python callers give, or one sentence."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, cast
 
+from tidemill.models.allowed import check_values, schema_fault
 from tidemill.models.errors import InputError
-from tidemill.models.text import loads, one_line
+from tidemill.models.text import loads
+
+_Options = TypeVar("_Options")
 
 
-def params(pairs: list[str]) -> dict[str, Any]:
+def options_of(kind: type[_Options], *groups: NamedTuple, **single: object) -> _Options:
+    """The options of a kind that were typed, checked as those of Python callers are.
+
+    Args:
+        kind: one of the TypedDicts of `models.options`; flags that are none of its fields are left out.
+        groups: of `flags`.
+        **single: flags by name.
+
+    Raises:
+        OptionError: an option has a value that it cannot have.
+        InputError: --param or --schema is not what it must be.
+    """
+    flags: dict[str, Any] = {name: value for group in groups for name, value in group._asdict().items()} | single
+    flags["params"] = _params(flags.get("param") or []) or None
+    flags["schema"] = _schema(flags.get("schema"))
+    options = {name: flags[name] for name in kind.__annotations__ if flags.get(name) is not None}
+    check_values(options)
+    return cast("_Options", options)
+
+
+def _params(pairs: list[str]) -> dict[str, Any]:
     """`key=value` pairs; a value that is JSON is taken as such, else as text."""
     params: dict[str, Any] = {}
     for each in pairs:
@@ -21,31 +44,20 @@ def params(pairs: list[str]) -> dict[str, Any]:
     return params
 
 
-def schema(path: Path | None) -> dict[str, Any] | None:
+def _schema(path: Path | None) -> dict[str, Any] | None:
     """The JSON schema in a file."""
     if path is None:
         return None
     import json
 
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        schema = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--schema {path}: {error.strerror}.") from None
     except ValueError as error:
         raise InputError(f"--schema {path} is not JSON: {error}.") from None
-    if not isinstance(found, dict):
+    if not isinstance(schema, dict):
         raise InputError(f"--schema {path} must hold a JSON object.")
-    check_schema(found, f"--schema {path}")
-    return found
-
-
-def check_schema(given: dict[str, Any], where: str) -> None:
-    """Raise InputError, beginning with `where`, for what is no JSON schema."""
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-
-    try:
-        validator_for(given).check_schema(given)
-    except SchemaError as error:
-        why = one_line(f"{error.message} at {error.json_path}", 200)
-        raise InputError(f"{where} is no JSON schema: {why}.") from None
+    if (fault := schema_fault(schema)) is not None:
+        raise InputError(f"--schema {path} {fault}")
+    return schema

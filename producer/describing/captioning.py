@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tidemill.models import blobs
-from tidemill.models.errors import InputError, SettingsError
-from tidemill.models.vision import Detail
+from tidemill.models.allowed import one_of
+from tidemill.models.errors import InputError, OptionError, SettingsError
+from tidemill.models.options import Options
 from tidemill.producer.asking.assistants import choose
-from tidemill.producer.batches.batch import Batch, make_options
+from tidemill.producer.asking.question import make_options
+from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.batches.results import rows_of
 from tidemill.producer.batches.submit import Order
@@ -59,7 +61,7 @@ PRESETS = {
 }
 """Name -> what is asked; `caption` where none is named."""
 
-DETAILS: tuple[Detail, ...] = ("auto", "low", "high", "original")
+_PRESET = one_of(lambda: PRESETS)
 
 After = Callable[[Batch], None]
 """What is done with a batch that has ended."""
@@ -71,6 +73,7 @@ def order_for(
     options: Mapping[str, Any],
     how: Mapping[str, Any],
     *,
+    preset: str | None = None,
     name: str | None = None,
     assistant: str | None = None,
     no_assistant: bool = False,
@@ -80,15 +83,16 @@ def order_for(
 
     Args:
         paths, input_: exactly one of them.
-        options: of `models.options.Options`, and `preset`; None means not said.
+        options: `models.options.DescribeOptions`, checked; None means not said.
         how: of `producer.pictures.Pictures`.
+        preset: one of `PRESETS`, for what the options do not say.
         name: what to call the batch.
         assistant, no_assistant: whose instructions, model and options fill what is not said.
         **batch: priority and new, as for `Order`.
 
     Raises:
         InputError: neither or both are given, a file that was named is not there, or an assistant is not.
-        SettingsError: an option has a value that it cannot have.
+        OptionError: there is no such preset.
     """
     if bool(paths) == (input_ is not None):
         raise InputError("Name pictures or a folder, or a table of paths with -i: tidemill describe photos/ -r")
@@ -98,7 +102,7 @@ def order_for(
     source = "\n".join(_source(path) for path in (paths or [input_ or ""])) if input_ != "-" else None
     chosen = choose(options, assistant, no_assistant=no_assistant)
     return Order(
-        options=_options({"preset": None, **chosen.options}),
+        options=_options(chosen.options, preset or "caption"),
         assistant_id=chosen.assistant_id,
         pictures=Pictures(tuple(paths), input_, **how),
         kind="describe",
@@ -118,18 +122,14 @@ def _name(path: str) -> str:
     return named.stem or "pictures"
 
 
-def _options(given: dict[str, Any]) -> Any:
-    preset = PRESETS.get(given.get("preset") or "caption")
-    if preset is None:
-        raise SettingsError(f"--preset is {given['preset']!r}; it must be one of {', '.join(PRESETS)}.")
-    del given["preset"]
-    if given.get("detail") not in (None, *DETAILS):
-        raise SettingsError(f"--detail is {given['detail']!r}; it must be one of {', '.join(DETAILS)}.")
-    given["prompt"] = given.get("prompt") or preset.prompt
-    given["schema"] = given.get("schema") or preset.schema
-    given["max_side"] = given.get("max_side") or MAX_SIDE
-    parse_template(given["prompt"])
-    return make_options(given)
+def _options(options: Mapping[str, Any], name: str) -> Options:
+    if (why := _PRESET.why_not(name)) is not None:
+        raise OptionError("preset", name, why)
+    preset = PRESETS[name]
+    prompt = options.get("prompt") or preset.prompt
+    parse_template(prompt)
+    schema, max_side = options.get("schema") or preset.schema, options.get("max_side") or MAX_SIDE
+    return make_options({**options, "prompt": prompt, "schema": schema, "max_side": max_side})
 
 
 # --- where captions go ---

@@ -24,7 +24,8 @@ from typing import BinaryIO, Self, TypeVar, cast
 from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
 
 from tidemill.models.errors import InputError
-from tidemill.models.vision import Detail, usable_size
+from tidemill.models.options import Detail
+from tidemill.models.vision import usable_size
 from tidemill.producer.describing.children import ANSWER_SECONDS, MEMORY_BYTES, Children
 
 T = TypeVar("T")

@@ -11,7 +11,8 @@ from itertools import combinations
 from typing import Any
 
 from tidemill.models import cost
-from tidemill.models.vision import Detail, picture_tokens, usable_size
+from tidemill.models.options import Detail
+from tidemill.models.vision import picture_tokens, usable_size
 from tidemill.producer.asking.estimate import Estimate, find, finished, priced
 from tidemill.producer.batches.keys import Prepared, number
 from tidemill.producer.batches.progress import counted

@@ -13,7 +13,7 @@ from tidemill.models import fine_tunes
 from tidemill.models.broker import embedded_worker
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import reading, writing
-from tidemill.models.errors import InputError, TidemillError
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
 from tidemill.models.metrics import Point, merge, point_of_event
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
@@ -30,7 +30,6 @@ from tidemill.models.tables import fine_tunes as tunes
 from tidemill.models.text import one_line
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.progress import Progress
-from tidemill.producer.cli.ending import NOT_ALL_SUCCEEDED
 from tidemill.producer.screen.display import Quiet, say
 from tidemill.producer.screen.printing import print_json, print_table
 from tidemill.producer.training import curves

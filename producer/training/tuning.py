@@ -19,7 +19,8 @@ from tidemill.models.fine_tunes import keep_dataset
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, dataset_dialogues
 from tidemill.models.text import dumps
-from tidemill.producer.batches.batch import Batch, make_options
+from tidemill.producer.asking.question import make_options
+from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.run import stop_like_ctrl_c
 from tidemill.producer.batches.submit import Order, open_batch, submit
 from tidemill.producer.intake.tables import Row

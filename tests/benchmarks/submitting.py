@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-from tidemill.producer.batches.batch import make_options
+from tidemill.producer.asking.question import make_options
 from tidemill.producer.batches.submit import Order, open_batch, submit
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill.models.vision import Detail, picture_tokens, usable_size
+from tidemill.models.options import Detail
+from tidemill.models.vision import picture_tokens, usable_size
 
 MODELS = ["gpt-4o", "gpt-4o-mini", "gpt-5", "o3", "gpt-5-nano", "gpt-5.4", "gpt-5.5", "gpt-6-luna", "llava"]
 DETAILS: list[Detail] = ["auto", "low", "high", "original"]

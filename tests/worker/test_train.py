@@ -19,9 +19,9 @@ from tidemill.models import blobs
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, writing
 from tidemill.models.fine_tunes import keep_dataset
-from tidemill.models.options import Options
+from tidemill.models.options import Options, Transport
 from tidemill.models.provider import Provider
-from tidemill.models.settings import Transport, settings
+from tidemill.models.settings import settings
 from tidemill.models.tables import creations as creations_table
 from tidemill.models.tables import fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
 from tidemill.models.text import dumps

@@ -15,8 +15,8 @@ from sqlalchemy import select
 from tests.conftest import UseEnvironment
 from tests.rows import batch_row, count, put, success, take
 from tidemill.models.database import reading
-from tidemill.models.errors import InputError
-from tidemill.models.options import Options
+from tidemill.models.errors import InputError, OptionError
+from tidemill.models.options import Options, ReplyOptions
 from tidemill.models.tables import assistants as table
 from tidemill.models.tables import dialogues as dialogue_table
 from tidemill.models.tables import jobs
@@ -99,7 +99,7 @@ def test_a_schema_is_kept_as_ours_and_a_json_object_as_a_parameter(capsys: Captu
     [
         (
             "[\n{",
-            "a.json line 2: is not JSON: Expecting property name enclosed in double quotes at character 2; mend it",
+            "a.json line 2: is not JSON: Expecting property name enclosed in double quotes at character 2; fix it",
         ),
         ('[{"name": "x",\n"temperature": 1e999}]', "a.json line 2: 1e999 is no number that can be used; write another"),
         ('[{"name": "x", "top_p": NaN}]', "a.json line 1: NaN is no number that can be used"),
@@ -152,7 +152,7 @@ def test_a_bad_entry_is_named_and_nothing_is_stored(capsys: Captured, given: str
         (None, {"params": {"top_p": 7}}, "the assistant x: top_p is 7; it must be a number from 0 to 1."),
     ],
 )
-def test_what_is_added_is_checked_as_what_is_imported(model: str, options: dict[str, Any], sentence: str) -> None:
+def test_what_is_added_is_checked_as_what_is_imported(model: str, options: ReplyOptions, sentence: str) -> None:
     with pytest.raises(InputError) as raised:
         assistants.add("x", None, model, options)
     assert str(raised.value) == sentence
@@ -223,7 +223,7 @@ def test_an_assistant_that_is_not_there_is_said_with_those_that_are(capsys: Capt
     import_(capsys, [SUPPORT])
     with pytest.raises(InputError, match="There is no assistant 'x'; there are support"):
         assistants.show("x", as_json=False)
-    with pytest.raises(InputError, match="were both given"):
+    with pytest.raises(OptionError, match="assistant='support': an assistant and no assistant were both given"):
         assistants.choose({}, "support", no_assistant=True)
 
 

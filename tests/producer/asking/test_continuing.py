@@ -25,7 +25,7 @@ from tests.rows import (
 from tidemill import ask
 from tidemill.models.answers import Answer, Message
 from tidemill.models.database import reading
-from tidemill.models.errors import InputError, SettingsError
+from tidemill.models.errors import InputError, OptionError
 from tidemill.models.options import Options
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
@@ -203,7 +203,7 @@ def test_what_is_no_number_of_a_dialogue_is_refused(given: Any) -> None:
 
 
 def test_trimming_is_for_dialogues() -> None:
-    with pytest.raises(SettingsError, match="--trim is about the turns of a dialogue"):
+    with pytest.raises(OptionError, match="trim='oldest': it is about the turns of a dialogue"):
         asking.order_for("x", None, {"trim": "oldest"}, {}, name=None)
 
 

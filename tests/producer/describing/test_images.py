@@ -18,7 +18,7 @@ from tests import pictures
 from tests.conftest import WaitUntil
 from tests.pictures import encoded, photo, quarters, write
 from tidemill.models.errors import InputError, TidemillError
-from tidemill.models.vision import Detail
+from tidemill.models.options import Detail
 from tidemill.producer.describing import children, images
 from tidemill.producer.describing.images import MEDIA_TYPES, Picture, Preparer, Refused, thumbnail
 

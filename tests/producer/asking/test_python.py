@@ -1,0 +1,93 @@
+"""Python callers are told as much as those of the command line, by the type checker and then by a sentence."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import UseEnvironment
+from tests.house.sources import ROOT
+from tidemill import ask
+from tidemill.models.errors import OptionError
+
+pytestmark = pytest.mark.usefixtures("embedded_home")
+
+RIGHT = """\
+from typing import Unpack
+
+from tidemill import AskOptions, ask
+
+
+def classify(rows: list[str], **options: Unpack[AskOptions]) -> None:
+    ask(rows, **options)
+
+
+ask(["x"], model=None, temperature=0.5, params={"seed": 1}, transport="http", trim="oldest", endpoint="chat")
+"""
+WRONG = {
+    'ask(["x"], modle="m")': '"modle" for "ask"; did you mean "model"?',
+    'ask(["x"], temperature="hot")': '"temperature" to "ask" has incompatible type "str"',
+    'ask(["x"], transport="pigeon")': '"transport" to "ask" has incompatible type',
+    'classify(["x"], max_tokens="many")': '"max_tokens" to "classify" has incompatible type "str"',
+}
+"""A line that is refused -> what mypy says of it."""
+
+READ_BY_MYPY = [
+    f"tidemill/{name}.py" for name in ("__init__", "producer/asking/python", "models/options", "models/vision")
+]
+"""All that the types of `ask` need: to read every module would take a minute."""
+
+
+def test_a_type_checker_refuses_what_would_be_refused_later(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(RIGHT + "\n".join(WRONG))
+    quick = ["--follow-imports=skip", "--no-error-summary", "--cache-dir", str(tmp_path / "cache")]
+    command = [sys.executable, "-m", "mypy", "--strict", *quick, *READ_BY_MYPY, str(script)]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False).stdout
+    errors = [line for line in printed.splitlines() if line.startswith(str(script)) and " error: " in line]
+    assert len(errors) == len(WRONG), printed
+    for number, (error, words) in enumerate(zip(errors, WRONG.values(), strict=True), RIGHT.count("\n") + 1):
+        assert error.startswith(f"{script}:{number}: ")
+        assert words in error
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"modle": "m"}, "modle='m': there is no such option; did you mean model?"),
+        ({"colunm": "text"}, "colunm='text': there is no such option; did you mean column?"),
+        ({"max_side": 64}, "max_side=64: there is no such option; "),
+        ({"temperature": "hot"}, "temperature='hot': it must be a number from 0 to 2."),
+        ({"max_tokens": True}, "max_tokens=True: it must be a whole number, 1 or more."),
+        ({"params": ["seed"]}, "params=['seed']: it must be a JSON object."),
+        ({"endpoint": "foo"}, "endpoint='foo': it must be 'chat' or 'responses'."),
+        ({"schema": {"type": "thing"}}, "schema={'type': 'thing'}: it is no JSON schema: "),
+        ({"limit": 0}, "limit=0: it must be a whole number, 1 or more."),
+        ({"trim": "oldest"}, "trim='oldest': it is about the turns of a dialogue, and no dialogue is named."),
+        (
+            {"assistant": "kind", "no_assistant": True},
+            "assistant='kind': an assistant and no assistant were both given; drop one.",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_read(options: dict[str, Any], sentence: str) -> None:
+    read: list[str] = []
+
+    def prompts() -> Iterator[str]:
+        read.append("Why?")
+        yield "Why?"
+
+    with pytest.raises(OptionError) as caught:
+        ask(prompts(), **options)
+    assert str(caught.value).startswith(sentence)
+    assert read == []
+
+
+def test_nothing_is_stored_for_options_that_cannot_work(tmp_path: Path, use_environment: UseEnvironment) -> None:
+    use_environment({"TIDEMILL_HOME": str(tmp_path / "nothing yet")})
+    with pytest.raises(OptionError):
+        ask(["Why?"], temperature=3)
+    assert not (tmp_path / "nothing yet").exists()

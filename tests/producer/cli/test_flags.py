@@ -1,0 +1,84 @@
+"""What stands once in a group reaches the parser as single flags, and the command as one value of its type."""
+
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import pytest
+import typer
+
+from tidemill.models.errors import InputError, OptionError
+from tidemill.models.options import AskOptions, DescribeOptions, ReplyOptions
+from tidemill.producer.cli import ending, flags
+from tidemill.producer.cli.values import options_of
+
+
+class Pair(NamedTuple):
+    first: Annotated[int, typer.Option(min=1, max=9, help="The first.")] = 1
+    second: Annotated[bool, typer.Option("--second", help="The second.")] = False
+
+
+def parser(taken: list[Any]) -> Any:
+    """A command with a group in the middle, as click has it."""
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    @flags.expand_groups
+    def command(
+        *,
+        word: Annotated[str, typer.Argument(help="A word.")],
+        before: Annotated[str | None, typer.Option(help="Before it.")] = None,
+        pair: Pair,
+        after: Annotated[str | None, typer.Option(help="After it.")] = None,
+    ) -> None:
+        """Take a pair."""
+        taken.append((word, before, pair, after))
+
+    return typer.main.get_command(app)
+
+
+def test_a_group_becomes_its_flags_in_its_place() -> None:
+    command = parser([])
+    assert [each.name for each in command.params if each.name != "help"] == [
+        *("word", "before", "first", "second", "after")
+    ]
+    assert command.help == "Take a pair."
+
+
+def test_a_group_is_handed_over_as_one_value() -> None:
+    taken: list[Any] = []
+    run = parser(taken)
+    run(["w", "--after", "a", "--second", "--first", "7"], standalone_mode=False)
+    run(["w"], standalone_mode=False)
+    assert taken == [("w", None, Pair(7, True), "a"), ("w", None, Pair(), None)]
+
+
+def test_flags_become_the_options_that_they_are_and_only_those_that_were_typed(tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    reply = flags.Reply(temperature=0.0, param=["seed=7", "user=u"], schema=tmp_path / "schema.json")
+    calls = flags.Calls(window=3, rpm=60)
+    kept = {"temperature": 0.0, "params": {"seed": 7, "user": "u"}, "schema": {"type": "object"}}
+    assert options_of(ReplyOptions, reply, calls) == kept
+    asked = options_of(AskOptions, flags.Question(model="m", assistant="kind"), reply, calls, trim="oldest")
+    assert asked == {**kept, "model": "m", "rpm": 60, "trim": "oldest"}
+    assert options_of(DescribeOptions, flags.Question(), flags.Reply(), flags.Calls(), detail="low") == {
+        "detail": "low"
+    }
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (flags.Calls(endpoint="foo"), "--endpoint is 'foo'; it must be 'chat' or 'responses'."),
+        (flags.Reply(max_tokens=0), "--max-tokens is 0; it must be a whole number, 1 or more."),
+        (flags.Reply(temperature=float("nan")), "--temperature is nan; it must be a number from 0 to 2."),
+        (flags.Reply(param=["seed"]), "--param 'seed' is not KEY=VALUE; an example is --param seed=7."),
+        (flags.Reply(schema=Path("/nowhere.json")), "--schema /nowhere.json: No such file or directory."),
+    ],
+)
+def test_what_cannot_work_is_said_in_words_of_the_command_line(
+    typed: Any, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((OptionError, InputError)):
+        options_of(AskOptions, typed)
+    assert ending.code_of(lambda: options_of(AskOptions, typed)) == OptionError.exit_code
+    assert capsys.readouterr().err == f"tidemill: {sentence}\n"

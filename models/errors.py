@@ -1,5 +1,8 @@
 """Everything that can go wrong through no fault of ours ends in one sentence for the user."""
 
+NOT_ALL_SUCCEEDED = 1
+"""The exit code of a command that did what it should, where not all that it asked for came."""
+
 
 class TidemillError(Exception):
     """A condition that the user can mend. Its text is the whole message: what is wrong, where, and what to do.

@@ -609,6 +609,12 @@ def give_time(connection: Connection, *batches_where: Any) -> None:
     )
 
 
+def unsend(connection: Connection, *jobs_where: Any) -> int:
+    """Make queued jobs due whose messages are lost or used up; returns how many."""
+    sent = and_(jobs.c.state == "queued", jobs.c.sent_at.is_not(None), *jobs_where)
+    return connection.execute(update(jobs).where(sent).values(sent_at=None)).rowcount
+
+
 # --- share ---
 
 _MOST_SHARED = 500

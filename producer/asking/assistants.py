@@ -19,12 +19,11 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from tidemill import migrations
 from tidemill.models.clock import now
 from tidemill.models.database import reading, writing
-from tidemill.models.errors import InputError, TidemillError
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
 from tidemill.models.provider import CallError, list_assistants
 from tidemill.models.settings import settings
 from tidemill.models.tables import assistants, batches, dialogues
 from tidemill.models.text import loads, one_line
-from tidemill.producer.cli.ending import NOT_ALL_SUCCEEDED
 from tidemill.producer.cli.values import check_schema
 from tidemill.producer.intake.records import json_kind
 from tidemill.producer.screen.display import say

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -11,12 +11,13 @@ from tidemill.models.errors import SettingsError
 from tidemill.models.options import Options, Trim
 from tidemill.models.scope import Scope
 from tidemill.models.settings import Endpoint, Transport, settings
-from tidemill.producer.asking import assistants, continuing
+from tidemill.producer.asking import assistants, continuing, prompts
 from tidemill.producer.batches.follow import follow
+from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import Progress, progress
 from tidemill.producer.batches.results import columns_of, rows_of, to_frame, write
-from tidemill.producer.batches.submit import Order, open_batch, submit
-from tidemill.producer.intake.tables import Reading
+from tidemill.producer.batches.submit import open_batch, submit
+from tidemill.producer.intake.tables import ReadOptions
 from tidemill.producer.screen.display import Display, Quiet
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def begin(
     chosen = asked_with(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
     order = Order(
         options=chosen.options,
-        source=source,
-        reading=Reading(**how),
+        rows=prompts.Prompts(source, ReadOptions(**how)),
         name=name or (Path(source).stem if is_path else "frame"),
         source_name=name or (str(Path(source).resolve()) if is_path else None),
         priority=priority,
@@ -87,7 +87,7 @@ def begin(
         on_bad_row=lambda sentence: print(f"tidemill: {sentence}", file=sys.stderr),
     )
     if dialogue is not None:
-        order = as_turns(order, name)
+        order = prompts.as_turns(order, name)
     opened = open_batch(order)
     submit(opened)
     return Batch(opened.batch_id, opened.submission, order.options.dialogue)
@@ -116,20 +116,6 @@ def asked_with(
     chosen = assistants.choose(said, assistant, no_assistant=no_assistant, below=below)
     going_on = {} if root is None else {"dialogue": root.id}
     return AskedWith(make_options(chosen.options | going_on), chosen.assistant_id)
-
-
-def as_turns(order: Order, name: str | None) -> Order:
-    """The order as the next turns of the dialogue in its options.
-
-    Raises:
-        InputError: the next turn cannot be asked.
-    """
-    dialogue = order.options.dialogue
-    assert dialogue is not None
-    prompts = order.source if isinstance(order.source, list) and len(order.source) == 1 else ()
-    continuing.check(order.options, [prompt for prompt in prompts if isinstance(prompt, str)])
-    found_by = continuing.source_name(dialogue, order.source, name)
-    return replace(order, name=name or f"dialogue {dialogue}", source_name=found_by)
 
 
 _ALLOWED: dict[str, tuple[str, ...]] = {

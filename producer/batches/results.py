@@ -235,6 +235,13 @@ _WRITERS: dict[str, Callable[[BinaryIO, Chunks, Sequence[str]], int]] = {
 READ_ROWS = 1_000
 
 
+def latest_turn(batch_id: str) -> int | None:
+    """The last turn that a batch has added to a dialogue, or begun one with: what to go on with."""
+    with reading() as connection:
+        turn: int | None = connection.scalar(select(func.max(dialogues.c.id)).where(dialogues.c.batch_id == batch_id))
+    return turn
+
+
 def columns_of(batch_id: str) -> list[str]:
     """Names of a batch's result columns: the input's, then `RESULT_COLUMNS`."""
     with reading() as connection:

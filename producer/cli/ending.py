@@ -11,10 +11,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from tidemill.models.errors import TidemillError
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, TidemillError
 
 INTERRUPTED = 130
-NOT_ALL_SUCCEEDED = 1
 UNEXPECTED = 70
 _SAID_AGAIN_SECONDS = 30.0
 

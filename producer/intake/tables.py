@@ -71,7 +71,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadOptions:
     """How to read: the prompt's `column` or a `template` with `{column}` placeholders, and which rows to take.
 
     In a template `{{` and `}}` are literal braces. `limit` counts usable rows; nothing is read after the last of them.
@@ -83,7 +83,7 @@ class Reading:
     limit: int | None = None
 
 
-def read(source: Source, reading: Reading, *, on_bad_row: Callable[[str], None]) -> Iterator[list[Row]]:
+def read(source: Source, reading: ReadOptions, *, on_bad_row: Callable[[str], None]) -> Iterator[list[Row]]:
     """Stream a source as lists of at most 1,000 rows; the first holds at most 32.
 
     A source is a path, `-` for stdin, a DataFrame, or an iterable of prompts or of mappings. The ending of a path

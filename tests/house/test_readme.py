@@ -8,7 +8,7 @@ import pytest
 
 from tests.house.commands import commands, options_of
 from tests.house.sources import ROOT, document, first_cells, section
-from tidemill.models.errors import TidemillError
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, TidemillError
 from tidemill.models.settings import Settings
 from tidemill.producer.batches.results import RESULT_COLUMNS
 from tidemill.producer.cli import ending
@@ -104,7 +104,7 @@ def test_names_every_ending_that_is_read_as_a_format() -> None:
 
 def test_explains_every_exit_code() -> None:
     explained = {int(cell) for cell in first_cells(section(README, "## Output"))}
-    assert explained == {0, ending.NOT_ALL_SUCCEEDED, TidemillError.exit_code, ending.UNEXPECTED, ending.INTERRUPTED}
+    assert explained == {0, NOT_ALL_SUCCEEDED, TidemillError.exit_code, ending.UNEXPECTED, ending.INTERRUPTED}
 
 
 def test_has_one_place_for_the_benchmark() -> None:

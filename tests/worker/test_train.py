@@ -26,7 +26,7 @@ from tidemill.models.tables import fine_tune_checkpoints, fine_tune_events, jobs
 from tidemill.models.tables import fine_tunes as fine_tunes_table
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue, revive
-from tidemill.producer.training.fine_tunes import points_of
+from tidemill.producer.training.fine_tune_lookup import points_of
 from tidemill.worker.train import METADATA, Run, _order, train
 
 LINE = '{"messages":[{"role":"user","content":"2 + %d?"},{"role":"assistant","content":"It is %d."}]}\n'

@@ -57,21 +57,21 @@ def root(turn_id: int) -> Root:
         latest = connection.execute(instructing.order_by(dialogues.c.id.desc()).limit(1)).first()
     # One prompt for all rows brings its own schema, which says nothing of what is asked next.
     left_out = _NOT_PASSED_ON if batch.options.get("prompt") is None else (*_NOT_PASSED_ON, "schema")
-    said = {name: value for name, value in batch.options.items() if value is not None and name not in left_out}
+    options = {name: value for name, value in batch.options.items() if value is not None and name not in left_out}
     if "body" in batch.request:  # a batch line brings its own model
-        said["model"] = batch.request["body"].get("model", said["model"])
-        said["endpoint"] = "responses" if batch.request["url"].endswith("/responses") else "chat"
-    return Root(root_id, said, batch.assistant_id if latest is None else latest.assistant_id)
+        options["model"] = batch.request["body"].get("model", options["model"])
+        options["endpoint"] = "responses" if batch.request["url"].endswith("/responses") else "chat"
+    return Root(root_id, options, batch.assistant_id if latest is None else latest.assistant_id)
 
 
-def _number(given: Any) -> int:
+def _number(turn_id: Any) -> int:
     try:
-        if isinstance(given, bool):
+        if isinstance(turn_id, bool):
             raise TypeError
-        return operator.index(given)  # NumPy's integers too
+        return operator.index(turn_id)  # NumPy's integers too
     except TypeError:
         raise InputError(
-            f"dialogue is {one_line(repr(given), 60)}; it must be the whole number of a dialogue, such as 17."
+            f"dialogue is {one_line(repr(turn_id), 60)}; it must be the whole number of a dialogue, such as 17."
         ) from None
 
 

@@ -151,12 +151,12 @@ def _stored(part: Part) -> dict[str, Any]:
 def _params(how: How, terms: Terms) -> dict[str, Any]:
     """The fields of the request for a job, but for model and files."""
     hyperparameters = {"n_epochs": how.epochs, **terms.hyperparameters}
-    said = {name: value for name, value in hyperparameters.items() if value is not None}
+    chosen = {name: value for name, value in hyperparameters.items() if value is not None}
     method: dict[str, Any] = {"type": how.method}
-    if said:
-        method[how.method] = {"hyperparameters": said}
+    if chosen:
+        method[how.method] = {"hyperparameters": chosen}
     params: dict[str, Any] = {"suffix": terms.suffix, "seed": how.seed or None}
-    if said or how.method != "supervised":
+    if chosen or how.method != "supervised":
         params["method"] = method  # left out where all is as it would be: older servers do not know it
     return {name: value for name, value in params.items() if value is not None} | terms.params
 

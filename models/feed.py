@@ -18,7 +18,7 @@ from tidemill.models.database import writing
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, batches, jobs, workers
-from tidemill.models.transitions import goes_before, share
+from tidemill.models.transitions import goes_before, share, unsend
 
 IDS_PER_MESSAGE = 32
 ALIVE_SECONDS = 30.0
@@ -46,20 +46,14 @@ def resend_lost() -> int:
     """Make jobs whose message seems lost due again; returns how many."""
     grace = RESEND_SECONDS[broker.queue_is_empty()]
     with writing() as connection:
-        return connection.execute(
-            update(jobs).where(jobs.c.state == "queued", jobs.c.sent_at < now_after(-grace)).values(sent_at=None)
-        ).rowcount
+        return unsend(connection, jobs.c.sent_at < now_after(-grace))
 
 
 def forget_sent(scope: Scope) -> None:
     """Make a batch's unclaimed jobs due at once: the process whose broker held their messages is about to end."""
     if scope.batch_id is not None and settings().embedded:
         with writing() as connection:
-            connection.execute(
-                update(jobs)
-                .where(_of(scope), jobs.c.state == "queued", jobs.c.sent_at.is_not(None))
-                .values(sent_at=None)
-            )
+            unsend(connection, _of(scope))
 
 
 def _of(scope: Scope) -> ColumnElement[bool]:

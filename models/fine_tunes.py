@@ -27,7 +27,7 @@ from tidemill.models.tables import (
     jobs,
 )
 from tidemill.models.text import encode, one_line
-from tidemill.models.transitions import Claimed, begin_next_step
+from tidemill.models.transitions import Claimed, begin_next_step, make_due
 
 Step = Literal["training", "validation", "job"]
 FILES: tuple[Step, ...] = ("training", "validation")
@@ -180,8 +180,7 @@ def want(connection: Connection, job_id: int, wanted: str) -> bool:
     if not creations.is_begun(connection, _key(job_id), "job"):
         return False
     connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job_id).values(wanted=wanted))
-    due = update(jobs).where(jobs.c.id == job_id, jobs.c.state == "queued")
-    connection.execute(due.values(available_at=now(), sent_at=None))
+    make_due(connection, job_id)
     return True
 
 

@@ -39,7 +39,7 @@ from tidemill.models.answers import Answer, Message
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.json_types import JsonObject
-from tidemill.models.tables import ENDED_UNWELL, OPEN_STATES, attempts, batches, dialogues, fine_tunes, fit, jobs
+from tidemill.models.tables import OPEN_STATES, attempts, batches, dialogues, fit, jobs
 from tidemill.models.text import encode
 
 MAX_LOSSES = 20
@@ -551,8 +551,8 @@ def cancel(connection: Connection, batch_id: str, older_than: int | None = None)
     ).rowcount
 
 
-def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> int:
-    """Queue failed and cancelled jobs of a batch again, with a fresh count of failures. Returns how many.
+def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> list[int]:
+    """Queue failed and cancelled jobs of a batch again, with a fresh count of failures. Returns their ids.
 
     Rows that the input no longer holds stay as they are: nobody would see what they cost. So do rows that were refused
     at the door, which no worker has ever had: it is their file that must change.
@@ -565,15 +565,7 @@ def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = N
     )
     if keys is not None:
         condition = and_(condition, jobs.c.key.in_(keys))
-    connection.execute(  # a fine-tune that ended at the provider is asked for anew; one that goes on is followed again
-        update(fine_tunes)
-        .where(fine_tunes.c.job_id.in_(select(jobs.c.id).where(condition)), _ended_unwell())
-        .values(
-            round=fine_tunes.c.round + 1,
-            **dict.fromkeys(("remote_id", "status", "wanted", "model", "trained_tokens", "remote", "curve", "note")),
-        )
-    )
-    return connection.execute(
+    revived = connection.scalars(
         update(jobs)
         .where(condition)
         .values(
@@ -588,17 +580,21 @@ def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = N
             error_code=None,
             error=None,
         )
-    ).rowcount
-
-
-def _ended_unwell() -> ColumnElement[bool]:
-    return func.lower(fine_tunes.c.status).in_(ENDED_UNWELL)
+        .returning(jobs.c.id)
+    )
+    return list(revived)
 
 
 def begin_next_step(connection: Connection, job: Claimed) -> None:
     """A step of several is done: count attempts and time anew for the next one."""
     own = and_(jobs.c.id == job.id, jobs.c.epoch == job.epoch, jobs.c.state == "running")
     connection.execute(update(jobs).where(own).values(failures=0, first_attempt_at=None))
+
+
+def make_due(connection: Connection, job_id: int) -> None:
+    """Have a queued job run at once, which waits for its time."""
+    waiting = update(jobs).where(jobs.c.id == job_id, jobs.c.state == "queued")
+    connection.execute(waiting.values(available_at=now(), sent_at=None))
 
 
 def give_time(connection: Connection, *batches_where: ColumnElement[bool]) -> None:
@@ -609,6 +605,12 @@ def give_time(connection: Connection, *batches_where: ColumnElement[bool]) -> No
         .where(jobs.c.batch_id.in_(waited), jobs.c.state == "queued", jobs.c.first_attempt_at.is_not(None))
         .values(first_attempt_at=None)
     )
+
+
+def unsend(connection: Connection, *jobs_where: Any) -> int:
+    """Make queued jobs due whose messages are lost or used up; returns how many."""
+    sent = and_(jobs.c.state == "queued", jobs.c.sent_at.is_not(None), *jobs_where)
+    return connection.execute(update(jobs).where(sent).values(sent_at=None)).rowcount
 
 
 # --- share ---

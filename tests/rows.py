@@ -1,10 +1,11 @@
 """Tests of the state machine say which rows they start from and what they find, in one line each."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Row, Table, func, insert, select, update
 
+from tidemill.models import batches as batch_verbs
 from tidemill.models import broker
 from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now
@@ -132,6 +133,12 @@ def set_batch(batch_id: str = "b", **values: Any) -> None:
     """Change a batch, to begin a test from there."""
     with writing() as connection:
         connection.execute(update(batches).where(batches.c.id == batch_id).values(**values))
+
+
+def change_batch(verb: Literal["retry", "pause", "resume", "cancel"], batch_id: str = "b") -> int:
+    """Do to a batch what the command of that name does; returns what changed."""
+    with writing() as connection:
+        return int(getattr(batch_verbs, verb)(connection, batch_id))
 
 
 def add_worker(worker_id: str = "w1", window: int = 10, **values: Any) -> None:

@@ -55,30 +55,24 @@ def root(turn_id: int) -> Root:
             .where(turns.of_dialogue(root_id), messages.c.role.in_(turns.INSTRUCTIONS))
         )
         latest = connection.execute(instructing.order_by(dialogues.c.id.desc()).limit(1)).first()
-    left_out = _NOT_PASSED_ON if batch.kind == "ask" else (*_NOT_PASSED_ON, "schema")  # that of a preset
-    said = {name: value for name, value in batch.options.items() if value is not None and name not in left_out}
+    # One prompt for all rows brings its own schema, which says nothing of what is asked next.
+    left_out = _NOT_PASSED_ON if batch.options.get("prompt") is None else (*_NOT_PASSED_ON, "schema")
+    options = {name: value for name, value in batch.options.items() if value is not None and name not in left_out}
     if "body" in batch.request:  # a batch line brings its own model
-        said["model"] = batch.request["body"].get("model", said["model"])
-        said["endpoint"] = "responses" if batch.request["url"].endswith("/responses") else "chat"
-    return Root(root_id, said, batch.assistant_id if latest is None else latest.assistant_id)
+        options["model"] = batch.request["body"].get("model", options["model"])
+        options["endpoint"] = "responses" if batch.request["url"].endswith("/responses") else "chat"
+    return Root(root_id, options, batch.assistant_id if latest is None else latest.assistant_id)
 
 
-def _number(given: Any) -> int:
+def _number(turn_id: Any) -> int:
     try:
-        if isinstance(given, bool):
+        if isinstance(turn_id, bool):
             raise TypeError
-        return operator.index(given)  # NumPy's integers too
+        return operator.index(turn_id)  # NumPy's integers too
     except TypeError:
         raise InputError(
-            f"dialogue is {one_line(repr(given), 60)}; it must be the whole number of a dialogue, such as 17."
+            f"dialogue is {one_line(repr(turn_id), 60)}; it must be the whole number of a dialogue, such as 17."
         ) from None
-
-
-def latest_of(batch_id: str) -> int | None:
-    """The last turn that a batch has added to a dialogue, or begun one with: what to go on with."""
-    with reading() as connection:
-        found: int | None = connection.scalar(select(func.max(dialogues.c.id)).where(dialogues.c.batch_id == batch_id))
-    return found
 
 
 def unknown(turn_id: int) -> str:

@@ -5,17 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
-
-from tidemill.models import cost
+from tidemill.models import batches, cost
 from tidemill.models.database import reading
 from tidemill.models.options import Options
-from tidemill.models.tables import jobs
 from tidemill.models.text import dumps
 from tidemill.producer.asking.continuing import history_tokens
-from tidemill.producer.batches.keys import Prepared, number
+from tidemill.producer.batches.keys import Prepared, keys_of
+from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
-from tidemill.producer.batches.submit import KEYS, Order, find_batch, rows_in
 from tidemill.producer.intake.tables import Row
 
 
@@ -78,44 +75,42 @@ class Estimate:
 
 
 def estimate(order: Order) -> Estimate:
-    """Count what an order would send, holding no more of them than one hash each.
+    """Count what an order would send, holding no more of its rows than one hash each.
 
     Raises:
         InputError: the input cannot be read.
         SettingsError: the file of prices cannot be read.
     """
-    seen: Counter[str] = Counter()
+    digests_before: Counter[str] = Counter()
     batch_id: str | None = None
-    before = history_tokens(order.options)
+    history = history_tokens(order.options)
     rows = done = input_tokens = 0
-    for chunk in rows_in(order):
+    for chunk in order.rows.chunks(order.options, order.on_bad_row):
         digests = [Prepared.of(row).digest for row in chunk]
-        keys = number(digests, seen)
-        seen.update(digests)
+        keys = keys_of(digests, digests_before)
+        digests_before.update(digests)
         if rows == 0 and not order.new:
-            batch_id = find(order, keys)
-        answered = finished(batch_id, keys) if batch_id else set()
+            batch_id = batch_of(order, keys)
+        answered = answered_of(batch_id, keys)
         to_send = [row for key, row in zip(keys, chunk, strict=True) if key not in answered]
         rows, done = rows + len(chunk), done + len(answered)
-        input_tokens += _tokens(to_send, order.options) + before * len(to_send)
+        input_tokens += _tokens(to_send, order.options) + history * len(to_send)
     return priced(batch_id, order.options, rows, done, rows - done, input_tokens=input_tokens)
 
 
-def find(order: Order, keys: Sequence[str]) -> str | None:
+def batch_of(order: Order, keys: Sequence[str]) -> str | None:
     """The batch that the first rows, known by these keys, would go on."""
     with reading() as connection:
-        found = find_batch(connection, order.options.question_hash(order.kind), order.source_name, keys)
-    return found.id if found else None
+        stored = batches.find(connection, order.question_hash, order.source_name, keys)
+    return stored.id if stored else None
 
 
-def finished(batch_id: str, keys: Sequence[str]) -> set[str]:
-    """Those of the keys whose rows are answered already."""
+def answered_of(batch_id: str | None, keys: Sequence[str]) -> set[str]:
+    """Those of the keys whose rows are answered already; none where there is no batch yet."""
+    if batch_id is None:
+        return set()
     with reading() as connection:
-        given = KEYS.table(connection)
-        wanted = select(jobs.c.key).where(
-            jobs.c.batch_id == batch_id, jobs.c.state == "succeeded", jobs.c.key.in_(select(given.c.key))
-        )
-        return set(connection.scalars(wanted, KEYS.parameters(connection, [(key,) for key in keys])))
+        return batches.answered(connection, batch_id, keys)
 
 
 def _tokens(rows: Sequence[Row], options: Options) -> int:

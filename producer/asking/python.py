@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 from tidemill import migrations
 from tidemill.models.allowed import check_names, check_values
 from tidemill.models.options import AskOptions
-from tidemill.producer.asking.question import as_turns, asked_with
+from tidemill.producer.asking.prompts import Prompts, as_turns
+from tidemill.producer.asking.question import asked_with
 from tidemill.producer.batches.batch import Batch
-from tidemill.producer.batches.submit import Order, open_batch, submit
-from tidemill.producer.intake.tables import Reading
+from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.submit import open_batch, submit
+from tidemill.producer.intake.tables import ReadOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,8 +67,7 @@ def ask(
         source = rows
     order = Order(
         options=asked.options,
-        source=source,
-        reading=Reading(column, template, skip_bad_rows, limit),
+        rows=Prompts(source, ReadOptions(column, template, skip_bad_rows, limit)),
         name=name or (Path(str(source)).stem if is_path else "frame"),
         source_name=name or (str(Path(str(source)).resolve()) if is_path else None),
         priority=priority,

@@ -1,14 +1,12 @@
 """How a batch is asked is put together from what was said, its assistant, its dialogue and the settings."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tidemill.models.errors import OptionError
 from tidemill.models.options import Options
 from tidemill.models.settings import settings
 from tidemill.producer.asking import assistants, continuing
-from tidemill.producer.batches.submit import Order
 
 
 class AskedWith(NamedTuple):
@@ -38,20 +36,6 @@ def asked_with(
     chosen = assistants.choose(options, assistant, no_assistant=no_assistant, below=below)
     going_on = {} if root is None else {"dialogue": root.id}
     return AskedWith(make_options(chosen.options | going_on), chosen.assistant_id)
-
-
-def as_turns(order: Order, name: str | None) -> Order:
-    """The order as the next turns of the dialogue in its options.
-
-    Raises:
-        InputError: the next turn cannot be asked.
-    """
-    dialogue = order.options.dialogue
-    assert dialogue is not None
-    prompts = order.source if isinstance(order.source, list) and len(order.source) == 1 else ()
-    continuing.check(order.options, [prompt for prompt in prompts if isinstance(prompt, str)])
-    found_by = continuing.source_name(dialogue, order.source, name)
-    return replace(order, name=name or f"dialogue {dialogue}", source_name=found_by)
 
 
 def make_options(options: Mapping[str, Any]) -> Options:

@@ -1,101 +1,70 @@
 """What somebody can do to a batch that is under way, and what went wrong in it."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection
 
 from tidemill import migrations
-from tidemill.models import transitions
+from tidemill.models import batches, holds
 from tidemill.models.cost import format_tokens
 from tidemill.models.database import reading, writing
-from tidemill.models.holds import probe_at_once
 from tidemill.models.scope import Scope
-from tidemill.models.tables import batches, jobs
 from tidemill.models.text import one_line
 from tidemill.producer.batches.progress import BatchLine, Progress, counted, list_batches, progress, resolve
 from tidemill.producer.screen.printing import print_json, print_table
 
 
-def retry(batch_id: str) -> int:
-    """Queue failed and cancelled rows again; returns how many. A cancelled batch is open again."""
-    with writing() as connection:
-        connection.execute(
-            update(batches).where(batches.c.id == batch_id, batches.c.state == "cancelled").values(state="open")
-        )
-        return transitions.revive(connection, batch_id)
+class Change(NamedTuple):
+    """A verb on a batch: what does it and returns how much changed, and what to say when something did or nothing."""
+
+    act: Callable[[Connection, str], int]
+    done: str
+    not_done: str
 
 
-def pause(batch_id: str) -> int:
-    """Start no more calls; returns 1 when that changed something."""
-    return _set_state(batch_id, "open", "paused")
-
-
-def resume(batch_id: str) -> int:
-    """Let a paused batch go on; returns 1 when that changed something."""
-    changed = _set_state(batch_id, "paused", "open")
-    with writing() as connection:
-        transitions.give_time(connection, batches.c.id == batch_id)
-        # What was sent before the pause and not claimed has used up its message.
-        sent = (jobs.c.batch_id == batch_id) & (jobs.c.state == "queued") & jobs.c.sent_at.is_not(None)
-        connection.execute(update(jobs).where(sent).values(sent_at=None))
-    return changed
-
-
-def cancel(batch_id: str) -> int:
-    """Cancel all open rows; returns how many."""
-    with writing() as connection:
-        connection.execute(update(batches).where(batches.c.id == batch_id).values(state="cancelled"))
-        return transitions.cancel(connection, batch_id)
-
-
-def _set_state(batch_id: str, before: str, after: str) -> int:
-    with writing() as connection:
-        return connection.execute(
-            update(batches).where(batches.c.id == batch_id, batches.c.state == before).values(state=after)
-        ).rowcount
-
-
-CHANGES: dict[str, tuple[Callable[[str], int], str, str]] = {
-    "retry": (
-        retry,
+CHANGES = {
+    "retry": Change(
+        batches.retry,
         "queued again: {rows}; `tidemill watch {batch}` follows.",
         "no row had failed or been cancelled.",
     ),
-    "pause": (
-        pause,
+    "pause": Change(
+        batches.pause,
         "paused; calls in flight end. `tidemill resume {batch}` lets it go on.",
         "is paused or cancelled already.",
     ),
-    "resume": (resume, "it goes on.", "was not paused."),
-    "cancel": (cancel, "cancelled: {rows} that had not ended.", "no row was open."),
+    "resume": Change(batches.resume, "it goes on.", "was not paused."),
+    "cancel": Change(batches.cancel, "cancelled: {rows} that had not ended.", "no row was open."),
 }
-"""Command -> what does it, what to say when that changed something, and when it did not."""
+"""Command -> what it does."""
 
 
-def change(what: str, given: str, as_json: bool) -> None:
+def change(verb: str, batch_name: str, as_json: bool) -> None:
     """Retry, pause, resume or cancel a batch, and say what that did."""
     migrations.ensure()
-    act, done, not_done = CHANGES[what]
-    batch = resolve(given)
-    batch_id = batch.id
-    if batch.kind == "train" and what != "retry":
-        from tidemill.producer.training import fine_tunes  # the provider must hear of it, too
-
-        return fine_tunes.change(what, batch_id, as_json)
-    changed = act(batch_id)
+    act, done, not_done = CHANGES[verb]
+    batch_id = resolve(batch_name).id
+    with writing() as connection:
+        changed = act(connection, batch_id)
     if as_json:
-        return print_json({"batch": batch_id, what: changed})
+        return print_json({"batch": batch_id, verb: changed})
     typer.echo(f"{batch_id}: {(done if changed else not_done).format(rows=counted(changed, 'row'), batch=batch_id)}")
     return None
 
 
-def status(given: str | None, limit: int, as_json: bool) -> None:
+def probe(provider: str) -> None:
+    """Somebody has come back to a held batch: look at once whether the provider answers again."""
+    with writing() as connection:
+        holds.probe_at_once(connection, provider)
+
+
+def status(batch_name: str | None, limit: int, as_json: bool) -> None:
     """One batch in detail, or the latest in a table."""
     migrations.ensure()
-    if given is not None:
-        return _show(given, as_json)
+    if batch_name is not None:
+        return _show(batch_name, as_json)
     lines = list_batches(limit)
     if as_json:
         return print_json([_line_json(line) for line in lines])
@@ -106,22 +75,30 @@ def status(given: str | None, limit: int, as_json: bool) -> None:
     return print_table(columns, [_line_cells(line) for line in lines])
 
 
-def _show(given: str, as_json: bool) -> None:
-    batch = resolve(given)
-    seen, failed = progress(Scope(batch_id=batch.id)), failures(batch.id)
+def _show(batch_name: str, as_json: bool) -> None:
+    batch = resolve(batch_name)
+    so_far = progress(Scope(batch_id=batch.id))
+    reasons = failures(batch.id)
     if as_json:
-        reasons = [{"rows": count, "error_code": code, "example": example} for count, code, example in failed]
+        failed = [{"rows": each.rows, "error_code": each.code, "example": each.example} for each in reasons]
         head = {"batch": batch.id, "kind": batch.kind, "model": batch.options["model"], "created_at": batch.created_at}
-        return print_json({**head, **seen.to_json(), "failures": reasons})
+        return print_json({**head, **so_far.to_json(), "failures": failed})
+    state = _state(so_far)
     typer.echo(
-        f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {_state(seen)}"
+        f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {state}"
     )
-    typer.echo(seen.summary())
-    if seen.hold_reason and seen.open:
-        typer.echo(f"on hold: {seen.hold_reason}")
-    for count, code, example in failed:
-        typer.echo(f"  {count:,} × {code}: {one_line(example, 160)}")
+    typer.echo(so_far.summary())
+    if so_far.hold_reason and so_far.open:
+        typer.echo(f"on hold: {so_far.hold_reason}")
+    for each in reasons:
+        typer.echo(f"  {each.rows:,} × {each.code}: {one_line(each.example, 160)}")
     return None
+
+
+def failures(batch_id: str) -> list[batches.FailureReason]:
+    """Why rows of a batch failed, the most frequent reason first."""
+    with reading() as connection:
+        return batches.failures(connection, batch_id)
 
 
 def _line_json(line: BatchLine) -> dict[str, Any]:
@@ -130,34 +107,14 @@ def _line_json(line: BatchLine) -> dict[str, Any]:
 
 
 def _line_cells(line: BatchLine) -> Sequence[object]:
-    seen = line.progress
-    counts = (seen.rows, seen.states["succeeded"], seen.states["failed"], seen.open)
+    so_far = line.progress
+    counts = (so_far.rows, so_far.states["succeeded"], so_far.states["failed"], so_far.open)
     created = f"{line.created_at:%m-%d %H:%M}"
-    used = (format_tokens(seen.tokens), seen.cost())
-    return (line.id, line.model, created, *(f"{n:,}" for n in counts), *used, _state(seen))
+    used = (format_tokens(so_far.tokens), so_far.cost())
+    return (line.id, line.model, created, *(f"{n:,}" for n in counts), *used, _state(so_far))
 
 
-def _state(seen: Progress) -> str:
-    if not seen.open:
+def _state(so_far: Progress) -> str:
+    if not so_far.open:
         return "done"
-    return "on hold" if seen.hold_reason else seen.state
-
-
-def failures(batch_id: str) -> list[tuple[int, str, str]]:
-    """Why rows failed: how many, the error's code, and one of the sentences; the most frequent first."""
-    count = func.count()
-    grouped = (
-        select(count, jobs.c.error_code, func.max(jobs.c.error))
-        .where(jobs.c.batch_id == batch_id, jobs.c.state == "failed", jobs.c.position.is_not(None))
-        .group_by(jobs.c.error_code)
-        .order_by(count.desc())
-        .limit(10)
-    )
-    with reading() as connection:
-        return [(row[0], row[1] or "unknown", row[2] or "") for row in connection.execute(grouped)]
-
-
-def probe(provider: str) -> None:
-    """Somebody has come back to a held batch: look at once whether the provider answers again."""
-    with writing() as connection:
-        probe_at_once(connection, provider)
+    return "on hold" if so_far.hold_reason else so_far.state

@@ -100,13 +100,13 @@ def follow(
     """
     if submitting is not None:
         submitting.wait(_READ_FIRST_SECONDS)
-    if not (submitting and (submitting.is_reading or submitting.error)) and (seen := progress(scope)).is_complete:
+    if not (submitting and (submitting.is_reading or submitting.error)) and (so_far := progress(scope)).is_complete:
         if on_progress is not None:
-            on_progress(seen)
-        return seen
+            on_progress(so_far)
+        return so_far
     with _worker(window, scope, display) as runner:
         try:
-            return _watch(scope, Told(display, runner, scope.batch_id), display, submitting, on_progress)
+            return _watch(scope, Obstacles(display, runner, scope.batch_id), display, submitting, on_progress)
         finally:
             if submitting is not None:
                 submitting.stop()
@@ -132,35 +132,35 @@ def _worker(window: int, scope: Scope, display: Display) -> Iterator[EmbeddedRun
 
 def _watch(
     scope: Scope,
-    told: "Told",
+    obstacles: "Obstacles",
     display: Display,
     submitting: Submitting | None,
     on_progress: Callable[[Progress], None] | None,
 ) -> Progress:
     pause = LOOK_SECONDS[0]
     while True:
-        reading_on = submitting is not None and submitting.is_reading
+        is_reading = submitting is not None and submitting.is_reading
         if submitting is not None and submitting.error is not None:
             raise submitting.error
         began = time.monotonic()
         try:
-            seen = progress(scope)
+            so_far = progress(scope)
         except DatabaseError as error:  # it may only be starting anew
-            told.look_at_trouble(str(error))
+            obstacles.say_trouble(str(error))
             time.sleep(LOOK_SECONDS[1])
             continue
         took = time.monotonic() - began
-        display.update(seen, reading=reading_on)
+        display.update(so_far, reading=is_reading)
         if on_progress is not None:
-            on_progress(seen)
-        if not reading_on and seen.is_complete:
-            return seen
-        told.look(seen)
+            on_progress(so_far)
+        if not is_reading and so_far.is_complete:
+            return so_far
+        obstacles.say_new(so_far)
         pause = min(LOOK_SECONDS[1], pause * 1.5)
         time.sleep(max(pause, took / _LOOK_SHARE))
 
 
-class Told:
+class Obstacles:
     """Says what keeps a run from going on, once each time it changes."""
 
     def __init__(self, display: Display, runner: EmbeddedRunner | None, batch_id: str | None) -> None:
@@ -171,16 +171,16 @@ class Told:
         self._trouble_since: float | None = None
         self._checked_workers_at = time.monotonic()
 
-    def look(self, seen: Progress) -> None:
+    def say_new(self, so_far: Progress) -> None:
         """Say what is new.
 
         Raises:
             DatabaseError: the database could not be used for half a minute.
         """
-        self._say("hold", seen.hold_reason)
+        self._say("hold", so_far.hold_reason)
         paused = f"The batch is paused; `tidemill resume {self._batch_id}` lets it go on."
-        self._say("state", paused if seen.state == "paused" else None)
-        self.look_at_trouble(self._runner.trouble if self._runner is not None else None)
+        self._say("state", paused if so_far.state == "paused" else None)
+        self.say_trouble(self._runner.trouble if self._runner is not None else None)
         if self._runner is None and time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
             self._checked_workers_at = time.monotonic()
             self._say("workers", None if _worker_is_alive() else "No worker is alive. Start one: `tidemill worker`.")
@@ -190,7 +190,7 @@ class Told:
             self._display.say(sentence)
         self._last[topic] = sentence
 
-    def look_at_trouble(self, trouble: str | None) -> None:
+    def say_trouble(self, trouble: str | None) -> None:
         """Say that the database cannot be used, or that it can again.
 
         Raises:

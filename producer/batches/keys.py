@@ -42,22 +42,22 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def number(digests: Sequence[str], seen: Counter[str]) -> list[str]:
+def keys_of(digests: Sequence[str], repeated: Counter[str]) -> list[str]:
     """The key of each row: its digest alone, or with the number of its occurrence from the second on.
 
-    `seen` has how often contents came in earlier rows, where that was more than once.
+    `repeated` has how often contents came in earlier rows, where that was more than once.
     """
     here: Counter[str] = Counter()
     keys = []
     for digest in digests:
         here[digest] += 1
-        occurrence = seen.get(digest, 0) + here[digest]
+        occurrence = repeated.get(digest, 0) + here[digest]
         keys.append(digest if occurrence == 1 else f"{digest}-{occurrence}")
     return keys
 
 
-def note(digests: Iterable[str], seen: Counter[str]) -> None:
+def count_stored(digests: Iterable[str], repeated: Counter[str]) -> None:
     """Count rows that have been stored; contents that came once are not remembered."""
     for digest, count in Counter(digests).items():
-        if count > 1 or digest in seen:
-            seen[digest] += count
+        if count > 1 or digest in repeated:
+            repeated[digest] += count

@@ -157,7 +157,7 @@ def list_batches(limit: int) -> list[BatchLine]:
         ]
 
 
-def resolve(given: str) -> Row[Any]:
+def resolve(name: str) -> Row[Any]:
     """The batch that somebody means by an id, the beginning of one, or `latest`.
 
     Raises:
@@ -165,13 +165,13 @@ def resolve(given: str) -> Row[Any]:
     """
     newest = select(batches).order_by(batches.c.created_at.desc(), batches.c.id)
     with reading() as connection:
-        if given == "latest":
-            found = connection.execute(newest.limit(1)).all()
+        if name == "latest":
+            rows = connection.execute(newest.limit(1)).all()
         else:
-            found = connection.execute(newest.where(batches.c.id.startswith(given, autoescape=True)).limit(5)).all()
-    exact = [row for row in found if row.id == given]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
-    if not found:
-        raise InputError(f"There is no batch {given!r}. `tidemill status` lists the batches.")
-    raise InputError(f"{given!r} may be {', '.join(row.id for row in found)}. Write more of the id.")
+            rows = connection.execute(newest.where(batches.c.id.startswith(name, autoescape=True)).limit(5)).all()
+    exact = [row for row in rows if row.id == name]
+    if len(exact or rows) == 1:
+        return (exact or rows)[0]
+    if not rows:
+        raise InputError(f"There is no batch {name!r}. `tidemill status` lists the batches.")
+    raise InputError(f"{name!r} may be {', '.join(row.id for row in rows)}. Write more of the id.")

@@ -235,6 +235,13 @@ _WRITERS: dict[str, Callable[[BinaryIO, Chunks, Sequence[str]], int]] = {
 READ_ROWS = 1_000
 
 
+def latest_turn(batch_id: str) -> int | None:
+    """The last turn that a batch has added to a dialogue, or begun one with: what to go on with."""
+    with reading() as connection:
+        turn: int | None = connection.scalar(select(func.max(dialogues.c.id)).where(dialogues.c.batch_id == batch_id))
+    return turn
+
+
 def columns_of(batch_id: str) -> list[str]:
     """Names of a batch's result columns: the input's, then `RESULT_COLUMNS`."""
     with reading() as connection:
@@ -279,16 +286,16 @@ def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> It
     while True:
         behind = or_(jobs.c.position > after[0], and_(jobs.c.position == after[0], jobs.c.id > after[1]))
         with reading() as connection:
-            found = connection.execute(wanted.where(behind)).mappings().all()
-        if not found:
+            rows = connection.execute(wanted.where(behind)).mappings().all()
+        if not rows:
             return
-        yield [_row(row, with_picture=pictures) for row in found]
-        after = (found[-1]["position"], found[-1]["id"])
+        yield [_row(row, with_picture=pictures) for row in rows]
+        after = (rows[-1]["position"], rows[-1]["id"])
 
 
-def _row(found: RowMapping, *, with_picture: bool) -> dict[str, Any]:
-    row = merge(found["columns"], dict(found) | {"model": found["model"] or None})
+def _row(stored: RowMapping, *, with_picture: bool) -> dict[str, Any]:
+    row = merge(stored["columns"], dict(stored) | {"model": stored["model"] or None})
     if not with_picture:
         return row
-    picture: dict[str, Any] = found["request"].get("picture", {})
+    picture: dict[str, Any] = stored["request"].get("picture", {})
     return {"place": picture.get("path")} | picture | row

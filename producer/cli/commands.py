@@ -63,30 +63,31 @@ def ask(
 ) -> None:
     """Ask a prompt, or every row of a file. The same command on the same input goes on where it was."""
     from tidemill.models.options import AskOptions
-    from tidemill.producer.batches import run as asking
+    from tidemill.producer.asking.prompts import order_for
+    from tidemill.producer.batches.run import carry_out
     from tidemill.producer.cli.values import options_of
 
     options = options_of(AskOptions, question, reply, calls, trim=trim)
     how = {"column": column, "template": template, "skip_bad_rows": skip_bad_rows, "limit": batch.limit}
-    asking.ask(
-        asking.order_for(
-            prompt,
-            input_,
-            options,
-            how,
-            name=batch.name,
-            assistant=question.assistant,
-            no_assistant=question.no_assistant,
-            dialogue=dialogue,
-            priority=batch.priority,
-            new=batch.new,
-        ),
+    order = order_for(
+        prompt,
+        input_,
+        options,
+        how,
+        name=batch.name,
+        assistant=question.assistant,
+        no_assistant=question.no_assistant,
+        dialogue=dialogue,
+        priority=batch.priority,
+        new=batch.new,
+    )
+    carry_out(
+        order,
         output=output,
         window=calls.window,
         detach=run.detach,
         dry_run=run.dry_run,
         as_json=run.as_json,
-        one=prompt is not None,
     )
 
 
@@ -134,13 +135,13 @@ def describe(
 ) -> None:
     """Caption pictures: a file, a folder, or a table of paths. The same command again goes on where it was."""
     from tidemill.models.options import DescribeOptions
-    from tidemill.producer.batches import run as asking
+    from tidemill.producer.batches.run import After, carry_out
     from tidemill.producer.cli.values import options_of
-    from tidemill.producer.describing import captioning as describing
+    from tidemill.producer.describing import captioning
 
     options = options_of(DescribeOptions, question, reply, calls, prompt=prompt, detail=detail, max_side=max_side)
     how = {"column": column, "recursive": recursive, "fetch": fetch, "limit": batch.limit}
-    order = describing.order_for(
+    order = captioning.order_for(
         paths or [],
         input_,
         options,
@@ -152,20 +153,19 @@ def describe(
         priority=batch.priority,
         new=batch.new,
     )
-    after: list[describing.After] = []
+    after: list[After] = []
     if sidecar is not None:
-        order, write = describing.beside(order, sidecar, existing)
+        order, write = captioning.beside(order, sidecar, existing)
         after.append(write)
     if gallery is not None:
-        after.append(describing.page(gallery))
-    asking.ask(
+        after.append(captioning.page(gallery))
+    carry_out(
         order,
         output=output,
         window=calls.window,
         detach=run.detach,
         dry_run=run.dry_run,
         as_json=run.as_json,
-        one=order.pictures is not None and order.pictures.is_one and not after,
         after=after,
     )
 
@@ -294,49 +294,55 @@ def status(
 @app.command(epilog="Example: tidemill watch latest")
 def watch(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Follow a batch to its end; without a broker, its open rows are also run here."""
-    from tidemill.producer.batches import run as asking
+    from tidemill.producer.cli.kinds import verbs_for
 
-    asking.watch(batch, as_json)
+    verbs, batch_id = verbs_for(batch)
+    verbs.watch(batch_id, as_json)
 
 
 @app.command(epilog="Example: tidemill results prompts-3f9a1c -o answers.parquet")
 def results(batch: flags.BatchId, output: flags.Output = "-") -> None:
     """Write the rows of a batch with their answers, in input order."""
-    from tidemill.producer.batches import run as asking
+    from tidemill.producer.cli.kinds import verbs_for
 
-    asking.results(batch, output or "-")
+    verbs, batch_id = verbs_for(batch)
+    verbs.results(batch_id, output or "-")
 
 
 @app.command(epilog="Example: tidemill retry latest")
 def retry(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Queue the failed and cancelled rows of a batch again; `watch` runs them where no worker does."""
-    from tidemill.producer.batches import control
+    from tidemill.producer.cli.kinds import verbs_for
 
-    control.change("retry", batch, as_json)
+    verbs, batch_id = verbs_for(batch)
+    verbs.retry(batch_id, as_json)
 
 
 @app.command(epilog="Example: tidemill pause prompts-3f9a1c")
 def pause(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Start no more calls of a batch; those in flight end."""
-    from tidemill.producer.batches import control
+    from tidemill.producer.cli.kinds import verbs_for
 
-    control.change("pause", batch, as_json)
+    verbs, batch_id = verbs_for(batch)
+    verbs.pause(batch_id, as_json)
 
 
 @app.command(epilog="Example: tidemill resume prompts-3f9a1c")
 def resume(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Let a paused batch go on."""
-    from tidemill.producer.batches import control
+    from tidemill.producer.cli.kinds import verbs_for
 
-    control.change("resume", batch, as_json)
+    verbs, batch_id = verbs_for(batch)
+    verbs.resume(batch_id, as_json)
 
 
 @app.command(epilog="Example: tidemill cancel prompts-3f9a1c")
 def cancel(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Cancel the open rows of a batch; what has been answered stays."""
-    from tidemill.producer.batches import control
+    from tidemill.producer.cli.kinds import verbs_for
 
-    control.change("cancel", batch, as_json)
+    verbs, batch_id = verbs_for(batch)
+    verbs.cancel(batch_id, as_json)
 
 
 @app.command(epilog="Example: tidemill models --json")

@@ -144,49 +144,49 @@ def fine_tunes_list(
     as_json: flags.Json = False,
 ) -> None:
     """List fine-tunes, the newest first."""
-    from tidemill.producer.training import fine_tunes
+    from tidemill.producer.training import fine_tune_pages
 
-    fine_tunes.show_list(limit, as_json)
+    fine_tune_pages.show_list(limit, as_json)
 
 
 @fine_tunes_app.command("show", epilog="Example: tidemill fine-tunes show latest")
 def fine_tunes_show(job: flags.FineTune, as_json: flags.Json = False) -> None:
     """Show a fine-tune: what it is made of, its events, checkpoints and curves."""
-    from tidemill.producer.training import fine_tunes
+    from tidemill.producer.training import fine_tune_pages
 
-    fine_tunes.show(job, as_json)
+    fine_tune_pages.show(job, as_json)
 
 
 @fine_tunes_app.command("watch", epilog="Example: tidemill fine-tunes watch latest")
 def fine_tunes_watch(job: flags.FineTune, as_json: flags.Json = False) -> None:
     """Follow a fine-tune to its end; the model's name goes to stdout. Without a broker it is also run here."""
-    from tidemill.producer.training import fine_tunes
+    from tidemill.producer.training import fine_tune_control
 
-    fine_tunes.watch(job, as_json)
+    fine_tune_control.watch(job, as_json)
 
 
 @fine_tunes_app.command("pause", epilog="Example: tidemill fine-tunes pause support-3f9a1c")
 def fine_tunes_pause(job: flags.FineTune, as_json: flags.Json = False) -> None:
     """Have the provider pause a fine-tune."""
-    from tidemill.producer.training import fine_tunes
+    from tidemill.producer.training import fine_tune_control
 
-    fine_tunes.change("pause", job, as_json)
+    fine_tune_control.change("pause", job, as_json)
 
 
 @fine_tunes_app.command("resume", epilog="Example: tidemill fine-tunes resume support-3f9a1c")
 def fine_tunes_resume(job: flags.FineTune, as_json: flags.Json = False) -> None:
     """Have the provider continue a paused fine-tune."""
-    from tidemill.producer.training import fine_tunes
+    from tidemill.producer.training import fine_tune_control
 
-    fine_tunes.change("resume", job, as_json)
+    fine_tune_control.change("resume", job, as_json)
 
 
 @fine_tunes_app.command("cancel", epilog="Example: tidemill fine-tunes cancel support-3f9a1c")
 def fine_tunes_cancel(job: flags.FineTune, as_json: flags.Json = False) -> None:
     """Cancel a fine-tune, at the provider too."""
-    from tidemill.producer.training import fine_tunes
+    from tidemill.producer.training import fine_tune_control
 
-    fine_tunes.change("cancel", job, as_json)
+    fine_tune_control.change("cancel", job, as_json)
 
 
 @fine_tunes_app.command("plot", epilog="Example: tidemill fine-tunes plot latest -o curve.svg")
@@ -198,9 +198,9 @@ def fine_tunes_plot(
     ] = None,
 ) -> None:
     """Draw loss and accuracy, in training and validation, step by step."""
-    from tidemill.producer.training import fine_tunes
+    from tidemill.producer.training import fine_tune_pages
 
-    fine_tunes.plot(job, output)
+    fine_tune_pages.plot(job, output)
 
 
 @db_app.command("upgrade", epilog="Example: tidemill db upgrade")

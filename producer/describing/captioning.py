@@ -1,9 +1,10 @@
 """A run of `tidemill describe`: what is asked of pictures, and where else captions go."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, get_args
 
 from tidemill.models import blobs
 from tidemill.models.allowed import one_of
@@ -12,12 +13,14 @@ from tidemill.models.options import Options
 from tidemill.producer.asking.assistants import choose
 from tidemill.producer.asking.question import make_options
 from tidemill.producer.batches.batch import Batch
+from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.batches.results import rows_of
-from tidemill.producer.batches.submit import Order
+from tidemill.producer.batches.run import After
 from tidemill.producer.describing import gallery, sidecars
 from tidemill.producer.describing.images import thumbnail
-from tidemill.producer.describing.picture_rows import MAX_SIDE, Pictures, find
+from tidemill.producer.describing.picture_files import MAX_SIDE, Pictures, find
+from tidemill.producer.describing.picture_rows import PictureRows
 from tidemill.producer.describing.sidecars import Existing
 from tidemill.producer.intake.requests import parse_template
 from tidemill.producer.screen.display import say
@@ -63,9 +66,6 @@ PRESETS = {
 
 _PRESET = one_of(lambda: PRESETS)
 
-After = Callable[[Batch], None]
-"""What is done with a batch that has ended."""
-
 
 def order_for(
     paths: list[str],
@@ -84,7 +84,7 @@ def order_for(
     Args:
         paths, input_: exactly one of them.
         options: `models.options.DescribeOptions`, checked; None means not said.
-        how: of `producer.pictures.Pictures`.
+        how: of `producer.describing.picture_files.Pictures`.
         preset: one of `PRESETS`, for what the options do not say.
         name: what to call the batch.
         assistant, no_assistant: whose instructions, model and options fill what is not said.
@@ -104,8 +104,7 @@ def order_for(
     return Order(
         options=_options(chosen.options, preset or "caption"),
         assistant_id=chosen.assistant_id,
-        pictures=Pictures(tuple(paths), input_, **how),
-        kind="describe",
+        rows=PictureRows(Pictures(tuple(paths), input_, **how)),
         name=name or _name(paths[0] if paths else input_ or ""),
         source_name=name or source,
         on_bad_row=say,
@@ -142,13 +141,10 @@ def beside(order: Order, ending: str, existing: str) -> tuple[Order, After]:
         InputError: two pictures would share a file, a folder cannot be written, or the input is a pipe.
         SettingsError: the ending or `existing` is none.
     """
-    from dataclasses import replace
-    from typing import cast, get_args
-
     if existing not in get_args(Existing):
         raise SettingsError(f"--existing is {existing!r}; it must be one of {', '.join(get_args(Existing))}.")
-    pictures = order.pictures
-    assert pictures is not None
+    assert isinstance(order.rows, PictureRows)
+    pictures = order.rows.pictures
     if pictures.table == "-":
         raise InputError("--sidecar looks at all paths before it begins; give them as a file with -i, not as a pipe.")
     sidecars.check((each.place for each in find(pictures, lambda _note: None)), ending)
@@ -161,7 +157,7 @@ def beside(order: Order, ending: str, existing: str) -> tuple[Order, After]:
 
     if how == "skip":
         done = replace(pictures, is_done=lambda place: sidecars.sidecar_of(place, ending).exists())
-        order = replace(order, pictures=done)
+        order = replace(order, rows=PictureRows(done))
     return order, write
 
 

@@ -11,19 +11,19 @@ from itertools import combinations
 from typing import Any
 
 from tidemill.models import cost
-from tidemill.models.options import Detail
+from tidemill.models.options import Detail, Options
 from tidemill.models.vision import picture_tokens, usable_size
-from tidemill.producer.asking.estimate import Estimate, find, finished, priced
-from tidemill.producer.batches.keys import Prepared, number
+from tidemill.producer.asking.estimate import Estimate, answered_of, batch_of, priced
+from tidemill.producer.batches.keys import Prepared, keys_of
+from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
-from tidemill.producer.batches.submit import Order
 from tidemill.producer.describing.images import Picture, Refused
-from tidemill.producer.describing.picture_rows import Found, prepared, row_of
+from tidemill.producer.describing.picture_files import PictureFile, Pictures, PreparedPicture, prepared, row_of
 from tidemill.producer.intake.requests import parse_template
 from tidemill.producer.intake.tables import CHUNK_ROWS
 
-DETAILS: tuple[Detail, ...] = ("low", "high", "auto")
-SIDES = (512, 1024, 2048)
+COMPARED_DETAILS: tuple[Detail, ...] = ("low", "high", "auto")
+COMPARED_SIDES = (512, 1024, 2048)
 ALIKE_BITS = 4
 """Perceptual hashes of 64 bits that differ in no more are of the same picture, saved or shrunk again."""
 
@@ -88,7 +88,7 @@ class PictureEstimate:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Sums:
     """What is counted while the pictures go by."""
 
     rows: int = 0
@@ -103,42 +103,42 @@ class _Seen:
     digests: Counter[str] = field(default_factory=Counter)
 
 
-def estimate_pictures(order: Order) -> PictureEstimate:
-    """Make every picture ready and count what an order would send.
+def estimate_pictures(pictures: Pictures, order: Order) -> PictureEstimate:
+    """Make every picture ready and count what an order of them would send.
 
     Raises:
         InputError: there is no picture, or the table of paths cannot be read.
     """
-    assert order.pictures is not None
-    template = parse_template(order.options.prompt or "")
+    options = order.options
+    template = parse_template(options.prompt or "")
     can_compare = find_spec("imagehash") is not None
-    seen, batch_id, looked = _Seen(), None, False
-    for some in _chunks(prepared(order.pictures, order.options, lambda _note: None, likeness=can_compare)):
-        rows = [Prepared.of(row_of(found, picture, template, order.options)) for found, picture in some]
+    sums, batch_id, looked = _Sums(), None, False
+    for some in _chunks(prepared(pictures, options, lambda _note: None, likeness=can_compare)):
+        rows = [Prepared.of(row_of(file, picture, template, options)) for file, picture in some]
         digests = [row.digest for row in rows]
-        keys = number(digests, seen.digests)
-        seen.digests.update(digests)
+        keys = keys_of(digests, sums.digests)
+        sums.digests.update(digests)
         if not (looked or order.new):
-            batch_id, looked = find(order, keys), True
-        answered = finished(batch_id, keys) if batch_id else set()
-        seen.rows, seen.done = seen.rows + len(rows), seen.done + len(answered)
-        for key, row, (found, picture) in zip(keys, rows, some, strict=True):
-            _count(seen, order, row, found, picture, is_answered=key in answered)
-    told = [text for text in (order.options.system, order.options.prompt) if text]
-    words = sum(cost.count_many(told, order.options.model)) + cost.chat_overhead_tokens(len(told))
-    to_send = seen.rows - seen.done - seen.same - len(seen.refused)
-    rows_estimate = priced(
-        batch_id, order.options, seen.rows, seen.done, to_send, input_tokens=seen.tokens + words * to_send
-    )
-    alike = _groups(seen.likenesses) if can_compare else None
-    return PictureEstimate(rows_estimate, seen.refused, seen.same, dict(seen.sizes), seen.is_estimate, alike)
+            batch_id, looked = batch_of(order, keys), True
+        answered = answered_of(batch_id, keys)
+        sums.rows, sums.done = sums.rows + len(rows), sums.done + len(answered)
+        for key, row, (file, picture) in zip(keys, rows, some, strict=True):
+            _count(sums, options, row, file, picture, is_answered=key in answered)
+    asked = [text for text in (options.system, options.prompt) if text]
+    words = sum(cost.count_many(asked, options.model)) + cost.chat_overhead_tokens(len(asked))
+    to_send = sums.rows - sums.done - sums.same - len(sums.refused)
+    rows_estimate = priced(batch_id, options, sums.rows, sums.done, to_send, input_tokens=sums.tokens + words * to_send)
+    alike = _groups(sums.likenesses) if can_compare else None
+    return PictureEstimate(rows_estimate, sums.refused, sums.same, dict(sums.sizes), sums.is_estimate, alike)
 
 
-def _chunks(pictures: Iterable[tuple[Found, Picture | Refused | None]]) -> Iterator[list[tuple[Found, Any]]]:
+def _chunks(
+    pictures: Iterable[PreparedPicture],
+) -> Iterator[list[tuple[PictureFile, Any]]]:
     """A thousand at a time, without the pictures' bytes."""
-    chunk: list[tuple[Found, Any]] = []
-    for found, picture in pictures:
-        chunk.append((found, replace(picture, content=b"") if isinstance(picture, Picture) else picture))
+    chunk: list[tuple[PictureFile, Any]] = []
+    for file, picture in pictures:
+        chunk.append((file, replace(picture, content=b"") if isinstance(picture, Picture) else picture))
         if len(chunk) == CHUNK_ROWS:
             yield chunk
             chunk = []
@@ -146,31 +146,30 @@ def _chunks(pictures: Iterable[tuple[Found, Picture | Refused | None]]) -> Itera
         yield chunk
 
 
-def _count(seen: _Seen, order: Order, row: Prepared, found: Found, picture: Any, *, is_answered: bool) -> None:
+def _count(sums: _Sums, options: Options, row: Prepared, file: PictureFile, picture: Any, *, is_answered: bool) -> None:
     if isinstance(picture, Refused):
-        seen.refused.append((picture.code, picture.reason))
+        sums.refused.append((picture.code, picture.reason))
         return
     if picture is None:
-        seen.is_estimate = True
+        sums.is_estimate = True
     elif picture.likeness is not None:
-        seen.likenesses.setdefault(picture.likeness, []).append(found.path)
+        sums.likenesses.setdefault(picture.likeness, []).append(file.path)
     if is_answered:
         return
     assert row.content is not None
-    if row.content in seen.contents:
-        seen.same += 1
+    if row.content in sums.contents:
+        sums.same += 1
         return
-    seen.contents.add(row.content)
+    sums.contents.add(row.content)
     if picture is None:
         return
-    options = order.options
     here = picture_tokens(options.model, picture.width, picture.height, options.detail or "auto")
-    seen.tokens += here.tokens
-    seen.is_estimate |= here.is_estimate
-    for detail in DETAILS:
-        for side in SIDES:
+    sums.tokens += here.tokens
+    sums.is_estimate |= here.is_estimate
+    for detail in COMPARED_DETAILS:
+        for side in COMPARED_SIDES:
             size = usable_size(options.model, picture.source_width, picture.source_height, detail, side)
-            seen.sizes[detail, side] += picture_tokens(options.model, *size, detail).tokens
+            sums.sizes[detail, side] += picture_tokens(options.model, *size, detail).tokens
 
 
 def _groups(likenesses: dict[str, list[str]]) -> list[list[str]]:

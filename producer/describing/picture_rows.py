@@ -1,241 +1,69 @@
-"""Files, folders and columns of paths become rows whose pictures are ready to be sent.
+"""Pictures are the rows of an order; the bytes of each are stored before its row comes."""
 
-Three steps, each a stream: find the files, make them ready in child processes (producer/images.py), store them. A file
-that is no usable picture is a row too, refused at the door with its reason.
-"""
-
-import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from tidemill.models import blobs
-from tidemill.models.errors import InputError, TidemillError
 from tidemill.models.options import Options
-from tidemill.models.text import dumps
-from tidemill.producer.batches.progress import counted
-from tidemill.producer.describing.images import Picture, Preparer, Refused
-from tidemill.producer.intake.records import BadRowError
-from tidemill.producer.intake.requests import Template, custom_id, listed, parse_template
-from tidemill.producer.intake.tables import Row, Source, chunks_of, opened
+from tidemill.producer.batches.order import Order
+from tidemill.producer.describing.images import Picture
+from tidemill.producer.describing.picture_estimate import PictureEstimate, estimate_pictures
+from tidemill.producer.describing.picture_files import Pictures, PreparedPicture, prepared, row_of
+from tidemill.producer.intake.requests import parse_template
+from tidemill.producer.intake.tables import Row, chunks_of
 
-PATH_COLUMNS = ("path", "file", "filename", "image", "picture", "image_path", "url", "image_url")
-"""Where a table's pictures are looked for, in this order."""
-
-MAX_SIDE = 2048
 _STORING = 8
-_SAID = 10
-"""Refused files that are named while they are found; all are named in the results."""
-
-_NO_PICTURES = frozenset(
-    {
-        *(".7z", ".bz2", ".gz", ".tar", ".xz", ".zip"),
-        *(".aac", ".flac", ".m4a", ".mp3", ".ogg", ".wav"),
-        *(".avi", ".mkv", ".mov", ".mp4", ".mpg", ".srt", ".webm"),
-        *(".caption", ".doc", ".docx", ".htm", ".html", ".log", ".md", ".odt", ".rst", ".rtf", ".txt"),
-        *(".csv", ".db", ".json", ".jsonl", ".npy", ".ods", ".parquet", ".pkl", ".sqlite", ".tsv", ".xlsx"),
-        *(".cfg", ".conf", ".ini", ".py", ".thm", ".toml", ".xml", ".xmp", ".yaml", ".yml"),
-    }
-)
-"""Endings of a folder's files that are not meant: what lies beside pictures. Named one by one, they are looked at."""
+"""Pictures that are stored at once, for a distant store is slow to answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
-    """Which pictures are described, and how they are found.
+class PictureRows:
+    """Pictures as the rows of an order."""
 
-    `paths` are files, folders and URLs; or `table` is a source with a `column` of them. `limit` counts pictures.
-    `is_done` says of a path that it need not be described; such pictures are left out.
-    """
-
-    paths: tuple[str, ...] = ()
-    table: "Source | None" = None
-    column: str | None = None
-    recursive: bool = False
-    fetch: bool = False
-    limit: int | None = None
-    is_done: Callable[[str], bool] | None = None
+    kind: ClassVar[str] = "describe"
+    pictures: Pictures
 
     @property
     def is_one(self) -> bool:
         """Whether it is a single picture, of which everything is told at the end."""
-        return len(self.paths) == 1 and not Path(self.paths[0]).is_dir()
+        return self.pictures.is_one
 
     @property
     def is_partial(self) -> bool:
         """Whether more pictures may be there than it takes."""
-        return self.limit is not None or self.is_done is not None
-
-
-class NothingLeftError(TidemillError):
-    """Every picture has its caption already."""
-
-    exit_code = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A picture that is to be made ready: its path as given, where to open it, and what its row shows."""
-
-    path: str
-    place: str
-    columns: dict[str, Any]
-    line: int
+        return self.pictures.limit is not None or self.pictures.is_done is not None
 
     @property
-    def is_url(self) -> bool:
-        """Whether it is elsewhere."""
-        return re.match(r"https?://", self.path, re.IGNORECASE) is not None
+    def files(self) -> Sequence[Path]:
+        """The table of paths; no output can have the name of a picture."""
+        table = self.pictures.table
+        return [Path(table)] if isinstance(table, str | Path) and table != "-" else []
+
+    def chunks(self, options: Options, on_note: Callable[[str], None]) -> Iterator[list[Row]]:
+        """The pictures as rows; a prepared picture is stored before its row comes.
+
+        Raises:
+            InputError: there is no picture to be found, or a path or column is wrong.
+            BlobError: the store of pictures cannot be used.
+        """
+        yield from chunks_of(_stored(prepared(self.pictures, options, on_note), options))
+
+    def estimate(self, order: Order) -> PictureEstimate:
+        """Tokens and price of the order that these are the rows of, and how it costs less."""
+        return estimate_pictures(self.pictures, order)
 
 
-def read(wanted: Pictures, options: Options, on_note: Callable[[str], None]) -> Iterator[list[Row]]:
-    """Stream the pictures as lists of rows, as `intake.read` does; a prepared picture is stored before its row comes.
-
-    `on_note` gets a sentence for what a user should know of a file.
-
-    Raises:
-        InputError: there is no picture to be found, or a path or column is wrong.
-        BlobError: the store of pictures cannot be used.
-    """
-    yield from chunks_of(_stored(prepared(wanted, options, on_note), options))
-
-
-def prepared(
-    wanted: Pictures, options: Options, on_note: Callable[[str], None], *, likeness: bool = False
-) -> Iterator[tuple[Found, Picture | Refused | None]]:
-    """Each picture made ready or refused, in order; None for a URL that the provider will fetch itself."""
-    found = islice(find(wanted, on_note), wanted.limit)
-    refused = 0
-    with Preparer(options.model, options.detail or "auto", options.max_side or MAX_SIDE, likeness=likeness) as preparer:
-        for how, run in groupby(found, lambda each: each.is_url and (_FETCHED if wanted.fetch else _PASSED)):
-            for each, picture in _WAYS[how](preparer, run):
-                if isinstance(picture, Picture):
-                    for note in picture.notes:
-                        on_note(f"{each.path}: {note}")
-                elif picture is not None and each.path and not wanted.is_one:
-                    refused += 1
-                    if refused <= _SAID:
-                        on_note(picture.reason)
-                    elif refused == _SAID + 1:
-                        on_note("More files are no usable pictures; the results name each with its reason.")
-                yield each, picture
-
-
-# --- find ---
-
-
-def find(wanted: Pictures, on_note: Callable[[str], None]) -> Iterator[Found]:
-    """Every picture that is wanted, in order; raises InputError where there is none."""
-    found = done = 0
-    for each in _listed(wanted, on_note) if wanted.table is None else _tabled(wanted, wanted.table, on_note):
-        if wanted.is_done is not None and not each.is_url and wanted.is_done(each.place):
-            done += 1
-            continue
-        found += 1
-        yield each
-    if done and not found:
-        raise NothingLeftError(f"{counted(done, 'picture')} found, each with its caption file already.")
-    if not found:
-        places = listed(wanted.paths) if wanted.table is None else str(wanted.table)
-        raise InputError(f"There is no picture in {places}; name files, or a folder with -r for the folders in it too.")
-
-
-def _listed(wanted: Pictures, on_note: Callable[[str], None]) -> Iterator[Found]:
-    left_out: dict[str, int] = {}
-    line = 0
-    for given in wanted.paths:
-        for path in _files(given, wanted.recursive, left_out):
-            line += 1
-            yield Found(path, path, {"path": path}, line)
-    if left_out:
-        kinds = ", ".join(sorted(left_out))
-        on_note(f"{counted(sum(left_out.values()), 'file')} beside the pictures left out ({kinds}).")
-
-
-def _files(given: str, recursive: bool, left_out: dict[str, int]) -> Iterator[str]:
-    """A file or URL itself; the files of a folder by name, those of folders in it where they stand."""
-    if not os.path.isdir(given):  # noqa: PTH112  # of a path that a user gave, which pathlib would change
-        yield given
-        return
-    try:
-        entries = sorted(os.scandir(given), key=lambda entry: entry.name)
-    except OSError:
-        yield given  # it is refused like a file that cannot be read
-        return
-    for entry in entries:
-        ending = Path(entry.name).suffix.lower()
-        if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead back here
-            if recursive and not entry.name.startswith("."):
-                yield from _files(entry.path, recursive, left_out)
-        elif entry.name.startswith(".") or ending in _NO_PICTURES:
-            left_out[ending or entry.name] = left_out.get(ending or entry.name, 0) + 1
-        elif not os.path.isdir(entry.path):  # noqa: PTH112  # unlike the entry's, it never raises
-            yield entry.path
-
-
-def _tabled(wanted: Pictures, table: Source, on_note: Callable[[str], None]) -> Iterator[Found]:
-    """The rows of a table. A path that is not there as it is written is looked for beside the table."""
-    given, records = opened(table, skip_bad_rows=False, on_bad_row=on_note)
-    beside = Path(table).parent if isinstance(table, str | Path) and table != "-" else Path()
-    column = wanted.column
-    for line, record in records:
-        if column is None:
-            column = next((name for name in PATH_COLUMNS if name in record), None)
-        if column is None or column not in record:
-            what = "usual name for paths" if wanted.column is None else f"name {wanted.column!r}"
-            raise given.fault(f"has no column with the {what}; say which with --column: {listed(record)}", line)
-        path = str(record[column] or "")
-        place = path if os.path.lexists(path) or not path else str(beside / path)
-        yield Found(path, place, record, line)
-
-
-# --- make ready ---
-
-_PASSED, _FETCHED = "passed", "fetched"
-
-
-def _from_disk(preparer: Preparer, run: Iterable[Found]) -> Iterator[tuple[Found, Picture | Refused]]:
-    return preparer.prepare((each, each.place) for each in run)
-
-
-def _fetched(preparer: Preparer, run: Iterable[Found]) -> Iterator[tuple[Found, Picture | Refused]]:
-    from tidemill.producer.describing.fetching import fetch_many
-
-    contents = fetch_many((each, each.path) for each in run)
-    for is_refused, some in groupby(contents, lambda pair: isinstance(pair[1], Refused)):
-        if is_refused:
-            yield from ((each, refused) for each, refused in some if isinstance(refused, Refused))
-            continue
-        sources = ((each, content) for each, content in some if isinstance(content, bytes))
-        for each, picture in preparer.prepare(sources):
-            if isinstance(picture, Refused):
-                picture = Refused(picture.code, picture.reason.replace("the picture", each.path, 1))  # noqa: PLW2901
-            yield each, picture
-
-
-_WAYS: dict[str | bool, Callable[[Preparer, Iterable[Found]], Iterator[tuple[Found, Picture | Refused | None]]]] = {
-    False: _from_disk,
-    _FETCHED: _fetched,
-    _PASSED: lambda _preparer, run: ((each, None) for each in run),
-}
-"""Where a picture comes from -> how it is made ready."""
-
-
-# --- store ---
-
-
-def _stored(pictures: Iterable[tuple[Found, Picture | Refused | None]], options: Options) -> Iterator[Row]:
-    """Rows whose pictures are in the store; a few are stored at once, for a distant store is slow to answer."""
+def _stored(pictures: Iterable[PreparedPicture], options: Options) -> Iterator[Row]:
+    """Rows whose pictures are in the store."""
     template = parse_template(options.prompt or "")
     waiting: deque[tuple[Row, Future[None] | None]] = deque()
     with ThreadPoolExecutor(_STORING, thread_name_prefix="store") as storing:
-        for found, picture in pictures:
-            row = row_of(found, picture, template, options)
+        for file, picture in pictures:
+            row = row_of(file, picture, template, options)
             kept = storing.submit(blobs.put, picture.content, picture.sha256) if isinstance(picture, Picture) else None
             waiting.append((row, kept))
             while len(waiting) > _STORING or (waiting and _is_done(waiting[0])):
@@ -253,38 +81,3 @@ def _when_stored(pending: tuple[Row, "Future[None] | None"]) -> Row:
     if kept is not None:
         kept.result()
     return row
-
-
-def row_of(found: Found, picture: Picture | Refused | None, template: Template, options: Options) -> Row:
-    """The row of a picture: known by what is asked of what, whatever the file is called; a refused one by its file."""
-    columns = dict(found.columns)
-    try:
-        own_id = custom_id(columns.pop("custom_id", None))
-        prompt = _prompt(found, template)
-    except BadRowError as error:
-        own_id, prompt, picture = None, "", Refused("bad_row", f"row {found.line}: {error}.")
-    shown: dict[str, Any] = {"path": found.path}
-    if found.place != found.path:
-        shown["place"] = found.place
-    if isinstance(picture, Refused):
-        request = {"prompt": prompt, "picture": shown, "refused": picture.code}
-        return Row(own_id, columns, request, found.line, refusal=(picture.code, picture.reason))
-    if picture is None:
-        shown["url"] = what = found.path
-    else:
-        what = picture.sha256
-        shown |= {"sha256": what, "format": picture.format, "width": picture.width, "height": picture.height}
-    content = dumps([prompt, what, options.detail])
-    return Row(own_id, columns, {"prompt": prompt, "picture": shown}, found.line, content)
-
-
-def _prompt(found: Found, template: Template) -> str:
-    if not found.path:
-        raise BadRowError("its path is empty")
-    path = Path(found.path)
-    own = {"name": path.name, "stem": path.stem, "directory": path.parent.name}
-    record = own | found.columns
-    missing: Sequence[str] = [name for name in template.names if name not in record]
-    if missing:
-        raise BadRowError(f"the prompt names {listed(missing)}, and there are {listed(record)}")
-    return template.filled(record)

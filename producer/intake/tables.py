@@ -71,7 +71,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadOptions:
     """How to read: the prompt's `column` or a `template` with `{column}` placeholders, and which rows to take.
 
     In a template `{{` and `}}` are literal braces. `limit` counts usable rows; nothing is read after the last of them.
@@ -83,20 +83,20 @@ class Reading:
     limit: int | None = None
 
 
-def read(source: Source, reading: Reading, *, on_bad_row: Callable[[str], None]) -> Iterator[list[Row]]:
+def read(source: Source, how: ReadOptions, *, on_bad_row: Callable[[str], None]) -> Iterator[list[Row]]:
     """Stream a source as lists of at most 1,000 rows; the first holds at most 32.
 
     A source is a path, `-` for stdin, a DataFrame, or an iterable of prompts or of mappings. The ending of a path
     says its format; stdin and unknown endings are JSON Lines when their first line is a JSON object, else one prompt a
-    line. `on_bad_row` gets one sentence for each row that `reading.skip_bad_rows` skips.
+    line. `on_bad_row` gets one sentence for each row that `how.skip_bad_rows` skips.
 
     Raises InputError, a sentence that names source, line and remedy, while it is iterated.
     """
-    if reading.limit is not None and reading.limit < 1:
-        raise InputError(f"the limit is {reading.limit}, but it counts rows: give 1 or more")
-    given, records = opened(source, reading.skip_bad_rows, on_bad_row)
-    asker = Asker(given, reading.column, reading.template)
-    yield from chunks_of(islice(_rows(records, asker, given), reading.limit))
+    if how.limit is not None and how.limit < 1:
+        raise InputError(f"the limit is {how.limit}, but it counts rows: give 1 or more")
+    given, records = opened(source, how.skip_bad_rows, on_bad_row)
+    asker = Asker(given, how.column, how.template)
+    yield from chunks_of(islice(_rows(records, asker, given), how.limit))
 
 
 def opened(source: Source, skip_bad_rows: bool, on_bad_row: Callable[[str], None]) -> tuple[Input, Records]:

@@ -2,14 +2,57 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tidemill.models.cost import format_tokens
 from tidemill.models.text import one_line
-from tidemill.producer.batches.progress import Progress
 
 PLAIN_SECONDS = 10.0
+
+
+class Counts(Protocol):
+    """What is shown of a run: how many rows are how far, what they have cost, and what holds them up."""
+
+    @property
+    def states(self) -> Mapping[str, int]:
+        """Rows by state."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        ...
+
+    @property
+    def open(self) -> int:
+        """Rows that have not ended."""
+        ...
+
+    @property
+    def ended(self) -> int:
+        """Rows that have."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """What their calls have used."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """The batch's own: open, paused or cancelled."""
+        ...
+
+    @property
+    def hold_reason(self) -> str | None:
+        """Why the provider serves nobody at present."""
+        ...
+
+    def cost(self) -> str:
+        """What it cost, for people."""
+        ...
 
 
 class Display(Protocol):
@@ -20,7 +63,7 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def update(self, progress: Progress, *, reading: bool) -> None:
+    def update(self, counts: Counts, *, reading: bool) -> None:
         """Show how far the run is; `reading` says that rows are still being read."""
         ...
 
@@ -45,7 +88,7 @@ class Quiet:
     ) -> None:
         """Nothing was opened."""
 
-    def update(self, progress: Progress, *, reading: bool) -> None:
+    def update(self, counts: Counts, *, reading: bool) -> None:
         """Show nothing."""
 
     def say(self, sentence: str) -> None:
@@ -60,12 +103,12 @@ class Plain(Quiet):
         self._pace = Pace()
         self._shown_at = time.monotonic()
 
-    def update(self, progress: Progress, *, reading: bool) -> None:
+    def update(self, counts: Counts, *, reading: bool) -> None:
         """Print a line when the last one is old enough."""
-        self._pace.note(progress)
+        self._pace.count(counts)
         if time.monotonic() - self._shown_at >= PLAIN_SECONDS:
             self._shown_at = time.monotonic()
-            print(f"{_counts(progress, reading)} · {self._pace.text(progress)}", file=sys.stderr, flush=True)
+            print(f"{_counts(counts, reading)} · {self._pace.text(counts)}", file=sys.stderr, flush=True)
 
 
 class Bar(Quiet):
@@ -96,14 +139,14 @@ class Bar(Quiet):
     ) -> None:
         self._bars.stop()
 
-    def update(self, progress: Progress, *, reading: bool) -> None:
+    def update(self, counts: Counts, *, reading: bool) -> None:
         """Move the bar."""
-        self._pace.note(progress)
+        self._pace.count(counts)
         self._bars.update(
             self._bar,
-            total=None if reading else progress.rows,
-            completed=progress.ended,
-            description=f"{_counts(progress, reading)} · {self._pace.text(progress)}",
+            total=None if reading else counts.rows,
+            completed=counts.ended,
+            description=f"{_counts(counts, reading)} · {self._pace.text(counts)}",
         )
 
     def say(self, sentence: str) -> None:
@@ -117,27 +160,27 @@ class Pace:
     def __init__(self) -> None:
         self._seen: list[tuple[float, int]] = []
 
-    def note(self, progress: Progress) -> None:
+    def count(self, counts: Counts) -> None:
         """Remember how many rows have ended by now."""
         at = time.monotonic()
         self._seen = [seen for seen in self._seen if at - seen[0] < 30.0]
-        self._seen.append((at, progress.ended))
+        self._seen.append((at, counts.ended))
 
-    def text(self, progress: Progress) -> str:
+    def text(self, counts: Counts) -> str:
         """For people: `61 rows/s · ETA 7 s`."""
-        if progress.open and (progress.hold_reason or progress.state != "open"):
-            return "on hold" if progress.hold_reason else progress.state
+        if counts.open and (counts.hold_reason or counts.state != "open"):
+            return "on hold" if counts.hold_reason else counts.state
         (began, first), (ended, last) = self._seen[0], self._seen[-1]
         if ended == began or last == first:
             return "0 rows/s"
         rate = (last - first) / (ended - began)
-        return f"{rate:,.3g} rows/s · ETA {_duration(progress.open / rate)}"
+        return f"{rate:,.3g} rows/s · ETA {_duration(counts.open / rate)}"
 
 
-def _counts(progress: Progress, reading: bool) -> str:
-    of = f"{progress.rows:,}{'+' if reading else ''}"
-    failed = f", {progress.states['failed']:,} failed" if progress.states["failed"] else ""
-    return f"{progress.ended:,}/{of} done{failed} · {format_tokens(progress.tokens)} tokens · {progress.cost()}"
+def _counts(counts: Counts, reading: bool) -> str:
+    of = f"{counts.rows:,}{'+' if reading else ''}"
+    failed = f", {counts.states['failed']:,} failed" if counts.states["failed"] else ""
+    return f"{counts.ended:,}/{of} done{failed} · {format_tokens(counts.tokens)} tokens · {counts.cost()}"
 
 
 def _duration(seconds: float) -> str:

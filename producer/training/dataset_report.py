@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from tidemill.models import cost
 from tidemill.models.text import one_line
 from tidemill.producer.batches.progress import counted
-from tidemill.producer.training.example_files import Reading
+from tidemill.producer.training.example_files import FilesRead
 from tidemill.producer.training.examples import Body, Message, Place, prompt_of, replies_of, text_of
 from tidemill.producer.training.findings import LEVELS, RULES, Findings
 
@@ -65,7 +65,7 @@ class Report:
     lengths: Lengths | None
     longest_tokens: int | None
     sample: tuple[Place, Body] | None
-    reading: Reading
+    reading: FilesRead
     findings: Findings
 
     def stops(self, strict: bool = False) -> bool:

@@ -18,7 +18,7 @@ from tidemill.models import cost
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.training import dataset_report
 from tidemill.producer.training.dataset_report import Report, Side
-from tidemill.producer.training.example_files import Reading
+from tidemill.producer.training.example_files import FilesRead
 from tidemill.producer.training.examples import (
     Bad,
     Body,
@@ -133,7 +133,7 @@ def build(
     how: How,
     folder: Path,
     *,
-    reading: Reading | None = None,
+    reading: FilesRead | None = None,
     validation: Iterable[Example | Bad] | None = None,
 ) -> Dataset:
     """Check, count and split examples into `train.jsonl` and `validation.jsonl` in `folder`, in their order.
@@ -176,7 +176,7 @@ def build(
         lengths=dataset_report.lengths(rows.tokens),
         longest_tokens=training_context(how.model),
         sample=rows.sample,
-        reading=reading or Reading(),
+        reading=reading or FilesRead(),
         findings=findings,
     )
     return Dataset(how.method, train, check, report, rows.of_unit("dialogue"))

@@ -19,7 +19,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.replies import CUT
 from tidemill.models.tables import dialogues, messages
 from tidemill.producer.asking.dialogues import Filters, fitting
-from tidemill.producer.training.example_files import Reading
+from tidemill.producer.training.example_files import FilesRead
 from tidemill.producer.training.examples import Bad, Example, Place
 
 SOURCE = "stored dialogues"
@@ -53,7 +53,7 @@ def day(option: str, given: str | None) -> datetime | None:
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
-def examples_of_dialogues(stored: Stored, reading_: Reading) -> Iterator[Example | Bad]:
+def examples_of_dialogues(stored: Stored, reading_: FilesRead) -> Iterator[Example | Bad]:
     """The dialogues that are meant as supervised examples, by their numbers.
 
     Raises:

@@ -36,7 +36,7 @@ class Read:
 
 
 @dataclass(slots=True)
-class Reading:
+class FilesRead:
     """What was read in all, for the report. `left_out` are names of files in folders that are no tables."""
 
     files: list[Read] = field(default_factory=list)
@@ -52,7 +52,7 @@ def examples_of(
     paths: Sequence[str],
     columns: Columns,
     method: str,
-    reading: Reading,
+    reading: FilesRead,
     *,
     negatives: Sequence[str] = (),
     without: Sequence[str] = (),
@@ -91,7 +91,7 @@ def examples_of(
         raise InputError(f"{', '.join(paths)}: there is no row in it; check the path.")
 
 
-def tables_in(paths: Iterable[str], reading: Reading) -> list[str]:
+def tables_in(paths: Iterable[str], reading: FilesRead) -> list[str]:
     """The files to read: those named, and of a folder the tables in it, by name.
 
     Raises:

@@ -23,7 +23,7 @@ from tidemill.producer.training.columns import Columns
 from tidemill.producer.training.dataset_report import Report
 from tidemill.producer.training.datasets import Dataset, How, build
 from tidemill.producer.training.dialogue_examples import Stored, examples_of_dialogues
-from tidemill.producer.training.example_files import Reading, examples_of, tables_in
+from tidemill.producer.training.example_files import FilesRead, examples_of, tables_in
 from tidemill.producer.training.examples import METHODS, Bad, Example
 from tidemill.producer.training.tuning import Terms, check, send_off
 
@@ -100,7 +100,7 @@ def dataset_of(source: Source, how: How, folder: Path) -> Dataset:
     Raises:
         InputError: a file cannot be read, or its columns do not fit.
     """
-    reading = Reading()
+    reading = FilesRead()
     paths, columns, method = source.paths, source.columns, how.method
     aside = [] if source.validation is None else [source.validation]
     examples: Iterator[Example | Bad] = iter(())
@@ -117,8 +117,8 @@ def _named(source: Source) -> tuple[str, str]:
     """What a job on these examples is called, and what they are of."""
     files = ["stdin" if path == "-" else Path(path).stem or path for path in source.paths]
     dialogues = [] if source.stored is None else ["dialogues"]
-    given = [*source.paths, *([] if source.stored is None else [str(source.stored)])]
-    return ", ".join([*files, *dialogues]), ", ".join(given)
+    sources = [*source.paths, *([] if source.stored is None else [str(source.stored)])]
+    return ", ".join([*files, *dialogues]), ", ".join(sources)
 
 
 def _check(source: Source, how: How) -> None:
@@ -147,8 +147,8 @@ def _targets(export: str | None, source: Source, how: How) -> list[str]:
     if path.suffix.lower() not in (".jsonl", ".ndjson"):
         raise InputError(f"--export {export}: give a file that ends in .jsonl, for that is what it will hold.")
     targets = [str(path), str(path.with_name(f"{path.stem}.validation{path.suffix}"))][: 2 if with_validation else 1]
-    given = [*source.paths, *source.negatives, *([source.validation] if source.validation else [])]
-    files = {Path(each).resolve() for each in tables_in(given, Reading()) if each != "-"}
+    inputs = [*source.paths, *source.negatives, *([source.validation] if source.validation else [])]
+    files = {Path(each).resolve() for each in tables_in(inputs, FilesRead()) if each != "-"}
     for target in targets:
         if Path(target).resolve() in files:
             raise InputError(f"{target} is read as input and would be overwritten; choose another place for --export.")

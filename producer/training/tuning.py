@@ -4,11 +4,12 @@ The files go into the store of blobs, where any worker can read them; the job ho
 """
 
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import typer
-from sqlalchemy import Row as Found
 
 from tidemill import migrations
 from tidemill.models import blobs
@@ -16,18 +17,21 @@ from tidemill.models.bulk import insert_for
 from tidemill.models.database import writing
 from tidemill.models.errors import InputError
 from tidemill.models.fine_tunes import keep_dataset
+from tidemill.models.options import Options
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, dataset_dialogues
 from tidemill.models.text import dumps
 from tidemill.producer.asking.question import make_options
 from tidemill.producer.batches.batch import Batch
+from tidemill.producer.batches.order import DryRun, Order
 from tidemill.producer.batches.run import stop_like_ctrl_c
-from tidemill.producer.batches.submit import Order, open_batch, submit
+from tidemill.producer.batches.submit import open_batch, submit
 from tidemill.producer.intake.tables import Row
 from tidemill.producer.screen.display import say
 from tidemill.producer.screen.printing import print_json
-from tidemill.producer.training import fine_tunes
 from tidemill.producer.training.datasets import Dataset, How, Part
+from tidemill.producer.training.fine_tune_control import check_trained, follow_until_created, watch
+from tidemill.producer.training.fine_tune_lookup import FineTuneRow, find, status_of, to_json
 
 SUFFIX_CHARACTERS = 64
 _LINKS_AT_ONCE = 1_000
@@ -50,6 +54,40 @@ class Terms:
     detach: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class DatasetRow:
+    """A stored dataset as the one row of an order: files and jobs are one server's own, so it names that, too."""
+
+    kind: ClassVar[str] = "train"
+    dataset_id: str
+    provider: str
+    report: DryRun
+    """What is known of its examples."""
+
+    @property
+    def is_one(self) -> bool:
+        """A fine-tune has no answer that could be told."""
+        return False
+
+    @property
+    def is_partial(self) -> bool:
+        """There is no more than the one."""
+        return False
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Its files have been read already."""
+        return ()
+
+    def chunks(self, _options: Options, _on_note: Callable[[str], None]) -> Iterator[list[Row]]:
+        """The one row, which says no more than which dataset it is, and where."""
+        yield [Row(self.dataset_id, {}, {"dataset": self.dataset_id, "provider": self.provider}, 1)]
+
+    def estimate(self, _order: Order) -> DryRun:
+        """What is known of the examples, with their price."""
+        return self.report
+
+
 def check(terms: Terms) -> None:
     """Raise InputError for terms that no provider takes."""
     if terms.suffix is not None and not 0 < len(terms.suffix) <= SUFFIX_CHARACTERS:
@@ -68,17 +106,17 @@ def send_off(dataset: Dataset, how: How, terms: Terms, name: str, source: str, *
     """
     migrations.ensure()
     batch, resumed = _submitted(dataset, how, terms, name, source)
-    row = fine_tunes.find(batch.id)
+    row = find(batch.id)
     if resumed:
-        say(f"{batch.id} is this very job: {fine_tunes.status_of(row)}; --new trains again.")
+        say(f"{batch.id} is this very job: {status_of(row)}; --new trains again.")
     if terms.wait:
-        return fine_tunes.watch(batch.id, as_json)
+        return watch(batch.id, as_json)
     if settings().embedded and not terms.detach and row.state in OPEN_STATES:
         stop_like_ctrl_c()
-        row = fine_tunes.follow_until_created(batch)
+        row = follow_until_created(batch)
     if as_json:
-        print_json(fine_tunes.to_json(row) | {"report": dataset.report.to_json()})
-    fine_tunes.check(row)
+        print_json(to_json(row) | {"report": dataset.report.to_json()})
+    check_trained(row)
     if not as_json:
         typer.echo(batch.id)
         say(_what_now(row))
@@ -99,9 +137,8 @@ def _submitted(dataset: Dataset, how: How, terms: Terms, name: str, source: str)
             linked = insert_for(connection)(dataset_dialogues).on_conflict_do_nothing()
             connection.execute(linked, links[start : start + _LINKS_AT_ONCE])
     options = make_options({"model": how.model, "params": _params(how, terms), "transport": terms.transport})
-    # Files and jobs are one server's own: at another one it is another job.
-    row = Row(dataset_id, {}, {"dataset": dataset_id, "provider": settings().provider}, 1)
-    opened = open_batch(Order(options, rows=[row], kind="train", name=name, new=terms.new, on_bad_row=say))
+    row = DatasetRow(dataset_id, settings().provider, dataset.report)
+    opened = open_batch(Order(options, row, name=name, new=terms.new, on_bad_row=say))
     submit(opened)
     return Batch(opened.batch_id, opened.submission), opened.resumed
 
@@ -115,17 +152,17 @@ def _stored(part: Part) -> dict[str, Any]:
 def _params(how: How, terms: Terms) -> dict[str, Any]:
     """The fields of the request for a job, but for model and files."""
     hyperparameters = {"n_epochs": how.epochs, **terms.hyperparameters}
-    said = {name: value for name, value in hyperparameters.items() if value is not None}
+    chosen = {name: value for name, value in hyperparameters.items() if value is not None}
     method: dict[str, Any] = {"type": how.method}
-    if said:
-        method[how.method] = {"hyperparameters": said}
+    if chosen:
+        method[how.method] = {"hyperparameters": chosen}
     params: dict[str, Any] = {"suffix": terms.suffix, "seed": how.seed or None}
-    if said or how.method != "supervised":
+    if chosen or how.method != "supervised":
         params["method"] = method  # left out where all is as it would be: older servers do not know it
     return {name: value for name, value in params.items() if value is not None} | terms.params
 
 
-def _what_now(row: Found[Any]) -> str:
+def _what_now(row: FineTuneRow) -> str:
     follow = f"`tidemill fine-tunes watch {row.id}` follows"
     if row.remote_id is not None:
         return f"{row.remote_id} at the provider: {row.status}; {follow}."

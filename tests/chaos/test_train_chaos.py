@@ -22,8 +22,9 @@ from tidemill.models.database import writing
 from tidemill.models.fine_tunes import keep_dataset
 from tidemill.models.options import Options
 from tidemill.models.settings import settings
-from tidemill.producer.intake.tables import Row
-from tidemill.producer.batches.submit import Order, open_batch, submit
+from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.submit import open_batch, submit
+from tidemill.producer.training.tuning import DatasetRow
 
 content = b"".join(
     b'{"messages":[{"role":"user","content":"%d?"},{"role":"assistant","content":"It is."}]}' % n + bytes([10])
@@ -35,9 +36,8 @@ file = {"sha256": sha256, "bytes": len(content), "examples": 12, "tokens": 120}
 with writing() as connection:
     keep_dataset(connection, id="d", name="d", method="supervised", training=file, validation=file, report={})
 for number in range(COUNT):
-    row = Row("d", {}, {"dataset": "d", "provider": settings().provider}, 1)
-    order = Order(Options("gpt-4.1-mini", transport="http"), rows=[row], kind="train", name=f"n{number}", new=True)
-    submit(open_batch(order))
+    row = DatasetRow("d", settings().provider, None)
+    submit(open_batch(Order(Options("gpt-4.1-mini", transport="http"), row, name=f"n{number}", new=True)))
 """
 
 

@@ -11,6 +11,9 @@ CONSTANT_SQL = {("models/database.py", "_set_pragmas")}
 
 STATE_COLUMNS = {"state", "epoch", "lease_until", "failures", "losses"}
 SETS_STATE = {"models/transitions.py"}
+SETS_SENT = {"models/transitions.py", "models/feed.py", "models/fine_tunes.py"}
+"""Who may say that a job's message is out or used up; of a fine-tune, somebody's wish is due at once."""
+
 SHOWS_TRACEBACK = {"exception", "print_exc", "print_exception", "print_tb", "format_exc"}
 CELERY_DELAYS = {"countdown", "eta", "expires"}
 
@@ -61,6 +64,22 @@ def test_only_transitions_write_what_belongs_to_the_state_machine() -> None:
     }
     assert {each for each in found if each.partition(":")[0] not in SETS_STATE} == set()
     assert found, "this test looks for `update(jobs)..values(state=..)`, and there must be some"
+
+
+def test_what_was_sent_is_written_only_by_those_whose_affair_it_is() -> None:
+    found = {
+        name
+        for name, _, call in calls()
+        if name_of(call) == "values" and "sent_at" in {each.arg for each in call.keywords} and _may_change_jobs(call)
+    }
+    assert found == SETS_SENT
+
+
+def _may_change_jobs(call: ast.Call) -> bool:
+    """Whether the table is `jobs`, or stands elsewhere: `due = update(jobs)..`, then `due.values(..)`."""
+    return _changes_jobs(call) or not any(
+        isinstance(inner, ast.Call) and name_of(inner) in {"update", "insert"} for inner in ast.walk(call.func)
+    )
 
 
 def _changes_jobs(call: ast.Call) -> bool:

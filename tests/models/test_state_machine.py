@@ -183,7 +183,7 @@ class StateMachine(RuleBasedStateMachine):
     def revive(self) -> None:
         ended = [each for each in self.expected.values() if each.state in ("failed", "cancelled")]
         with writing() as connection:
-            assert revive(connection, "b") == len(ended)
+            assert len(revive(connection, "b")) == len(ended)
         for each in ended:
             each.state, each.failures, each.losses = "queued", 0, 0
             each.epoch += 1

@@ -455,8 +455,8 @@ def test_revive_queues_an_ended_job_again_with_a_fresh_count(state: str) -> None
     put(failure(take_one(job_id), input_tokens=9, output_tokens=1, cost_usd=0.5))
     set_job(job_id, state=state, losses=3)
     with writing() as connection:
-        assert revive(connection, "b") == 1
-        assert revive(connection, "b") == 0
+        assert len(revive(connection, "b")) == 1
+        assert len(revive(connection, "b")) == 0
     job = job_row(job_id)
     assert (job.state, job.epoch, job.failures, job.losses, job.error, job.finished_at) == (
         "queued",
@@ -480,7 +480,7 @@ def test_revive_leaves_open_and_answered_jobs_and_other_keys_alone() -> None:
     put(success(take_one(done)), failure(take_one(failed)))
     set_job(cancelled, state="cancelled")
     with writing() as connection:
-        assert revive(connection, "b", ["r0", "r1", "r2", "r4"]) == 1
+        assert len(revive(connection, "b", ["r0", "r1", "r2", "r4"])) == 1
     assert [job_row(each).state for each in ids] == ["queued", "running", "succeeded", "failed", "queued"]
     assert job_row(queued).epoch == 0
 

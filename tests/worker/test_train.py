@@ -16,6 +16,7 @@ from tests.conftest import UseEnvironment
 from tests.rows import add_batch, batch_row, calls, count, job_row, put, set_job, take_one
 from tests.simulator import Simulator
 from tidemill.models import blobs
+from tidemill.models.batches import revive
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, writing
 from tidemill.models.fine_tunes import keep_dataset
@@ -25,8 +26,8 @@ from tidemill.models.settings import settings
 from tidemill.models.tables import creations as creations_table
 from tidemill.models.tables import fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue, revive
-from tidemill.producer.training.fine_tunes import points_of
+from tidemill.models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue
+from tidemill.producer.training.fine_tune_lookup import points_of
 from tidemill.worker import creations
 from tidemill.worker.calling import Calling
 from tidemill.worker.limits import limiter

@@ -21,7 +21,7 @@ from tidemill.models.tables import assistants as table
 from tidemill.models.tables import dialogues as dialogue_table
 from tidemill.models.tables import jobs
 from tidemill.producer.asking import assistants, dialogues
-from tidemill.producer.batches.run import order_for
+from tidemill.producer.asking.prompts import order_for
 from tidemill.producer.batches.submit import open_batch, submit
 
 pytestmark = pytest.mark.usefixtures("database")

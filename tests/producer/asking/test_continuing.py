@@ -12,6 +12,7 @@ from tests.rows import (
     add_jobs,
     answer,
     batch_row,
+    change_batch,
     dialogue,
     failure,
     job_row,
@@ -30,11 +31,12 @@ from tidemill.models.options import Options
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import jobs
-from tidemill.producer.asking import assistants, continuing
+from tidemill.producer.asking import assistants
 from tidemill.producer.asking.estimate import estimate
-from tidemill.producer.batches import control
-from tidemill.producer.batches import run as asking
-from tidemill.producer.batches.submit import Order, open_batch, submit
+from tidemill.producer.asking.prompts import Prompts, order_for
+from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.results import latest_turn
+from tidemill.producer.batches.submit import open_batch, submit
 
 MODEL = "gpt-4"  # takes 8,192 tokens
 
@@ -58,7 +60,7 @@ def root() -> int:
 def order(
     dialogue_id: int, prompt: str | None = "and then?", input_: str | None = None, *, new: bool = False, **said: Any
 ) -> Order:
-    return asking.order_for(prompt, input_, said, {}, dialogue=dialogue_id, new=new)
+    return order_for(prompt, input_, said, {}, dialogue=dialogue_id, new=new)
 
 
 def submitted(given: Order) -> tuple[str, list[int]]:
@@ -92,7 +94,7 @@ def test_the_same_prompt_is_the_same_turn_until_it_is_answered_and_then_a_new_on
 
 
 def test_another_prompt_another_dialogue_and_no_dialogue_are_other_turns(root: int) -> None:
-    plain = Order(Options(MODEL), ["and then?"])  # a frame without a name, which is known by its rows
+    plain = Order(Options(MODEL), Prompts(["and then?"]))  # a frame without a name, which is known by its rows
     batches = {submitted(plain)[0]}
     batches.add(submitted(order(root, model=MODEL))[0])
     batches.add(submitted(order(root, "why?"))[0])
@@ -175,7 +177,7 @@ def test_what_a_preset_wanted_of_a_picture_is_not_wanted_of_what_follows() -> No
 
 def test_a_dialogue_goes_on_with_the_assistant_that_brought_its_last_instructions(root: int) -> None:
     assistants.add("pirate", "Arr. " * 50, None, {})
-    changed = asking.order_for("and then?", None, {}, {}, assistant="pirate", dialogue=root)
+    changed = order_for("and then?", None, {}, {}, assistant="pirate", dialogue=root)
     _, (turn,) = submitted(changed)
     job = take_one(turn)
     shown = Message("system", "Arr. " * 50)
@@ -204,7 +206,7 @@ def test_what_is_no_number_of_a_dialogue_is_refused(given: Any) -> None:
 
 def test_trimming_is_for_dialogues() -> None:
     with pytest.raises(OptionError, match="trim='oldest': it is about the turns of a dialogue"):
-        asking.order_for("x", None, {"trim": "oldest"}, {}, name=None)
+        order_for("x", None, {"trim": "oldest"}, {}, name=None)
 
 
 def test_a_dialogue_too_long_for_its_model_is_refused_with_the_counts_unless_it_is_trimmed(root: int) -> None:
@@ -225,12 +227,12 @@ def test_a_dialogue_too_long_for_its_model_is_refused_with_the_counts_unless_it_
 def test_an_open_turn_that_nobody_will_answer_is_said(root: int, change: str, why: str) -> None:
     batch, _ = submitted(order(root, "left open"))
     if change == "pause":
-        control.pause(batch)
+        change_batch("pause", batch)
     else:
         set_batch(batch, provider="other.test")
     with pytest.raises(InputError, match=f"open turn in the batch {batch}, {why}: .*`tidemill cancel {batch}`"):
         order(root)
-    control.cancel(batch)
+    change_batch("cancel", batch)
     assert order(root).options.dialogue == root
 
 
@@ -250,5 +252,5 @@ def test_the_batch_and_its_dialogues_are_named_after_what_they_go_on(root: int) 
     assert batch_row(batch).options["dialogue"] == root
     answer_turn(turn)
     assert dialogue(turn) == [("user", "and then?"), ("assistant", "well")]
-    assert continuing.latest_of(batch) == turn
+    assert latest_turn(batch) == turn
     assert take([turn]) == []

@@ -14,16 +14,18 @@ from tidemill.models.errors import InputError
 from tidemill.models.options import Options
 from tidemill.models.tables import batches, jobs
 from tidemill.producer.asking.estimate import Estimate, estimate
-from tidemill.producer.batches.submit import Order, open_batch, submit
-from tidemill.producer.intake.tables import Reading
+from tidemill.producer.asking.prompts import Prompts
+from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.submit import open_batch, submit
+from tidemill.producer.intake.tables import ReadOptions
 
 pytestmark = pytest.mark.usefixtures("database")
 
 
 def order(source: Any, model: str = MODEL, **options: Any) -> Order:
-    reading = options.pop("reading", Reading())
+    how = options.pop("how", ReadOptions())
     new = options.pop("new", False)
-    return Order(options=Options(model, **options), source=source, reading=reading, new=new)
+    return Order(Options(model, **options), Prompts(source, how), new=new)
 
 
 def stored_ids() -> list[int]:
@@ -87,7 +89,7 @@ def test_duplicates_over_several_chunks_are_found_as_they_were_stored() -> None:
 def test_a_limit_limits_the_estimate(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_text("\n".join(f"prompt {i}" for i in range(50)))
-    assert estimate(order(path, reading=Reading(limit=5))).rows == 5
+    assert estimate(order(path, how=ReadOptions(limit=5))).rows == 5
 
 
 def test_messages_and_batch_lines_are_counted_too() -> None:

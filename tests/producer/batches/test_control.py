@@ -7,17 +7,12 @@ import pytest
 from tests.rows import (
     add_batch,
     add_jobs,
-    arrived,
     batch_row,
     count,
     failure,
-    job_row,
     put,
     set_batch,
-    set_job,
-    success,
     take,
-    take_one,
 )
 from tidemill.models.clock import now_after
 from tidemill.models.errors import InputError
@@ -27,55 +22,6 @@ from tidemill.models.tables import jobs
 from tidemill.producer.batches import control
 
 pytestmark = pytest.mark.usefixtures("database")
-
-
-def test_pause_keeps_what_was_sent_from_being_claimed_and_resume_sends_it_again() -> None:
-    add_batch()
-    ids = add_jobs(3)
-    feed(Scope())
-    assert control.pause("b") == 1
-    assert control.pause("b") == 0
-    assert arrived() == [ids]
-    assert take(ids) == []  # its message is used up
-    assert feed(Scope()) == 0
-    assert control.resume("b") == 1
-    assert control.resume("b") == 0
-    assert feed(Scope()) == 3
-    assert len(take(ids)) == 3
-
-
-def test_a_call_in_flight_ends_although_its_batch_is_paused() -> None:
-    add_batch()
-    job = take_one(add_jobs(1)[0])
-    control.pause("b")
-    assert put(success(job)) == {job.id}
-
-
-def test_cancel_closes_the_batch_and_retry_opens_it_again() -> None:
-    add_batch()
-    ids = add_jobs(3)
-    put(success(take_one(ids[0])))
-    assert control.cancel("b") == 2
-    assert batch_row().state == "cancelled"
-    assert feed(Scope()) == 0
-    assert control.retry("b") == 2
-    assert batch_row().state == "open"
-    assert [job_row(each).state for each in ids] == ["succeeded", "queued", "queued"]
-    assert feed(Scope()) == 2
-
-
-def test_a_cancelled_batch_is_neither_paused_nor_resumed() -> None:
-    add_batch()
-    control.cancel("b")
-    assert (control.pause("b"), control.resume("b")) == (0, 0)
-    assert batch_row().state == "cancelled"
-
-
-def test_retry_leaves_a_paused_batch_paused() -> None:
-    add_batch(state="paused")
-    put_failed(1)
-    assert control.retry("b") == 1
-    assert batch_row().state == "paused"
 
 
 def put_failed(rows: int, **how: object) -> None:
@@ -104,22 +50,6 @@ def test_every_change_says_what_it_did(what: str, changed: int, capsys: pytest.C
 def test_a_change_of_an_unknown_batch_is_refused() -> None:
     with pytest.raises(InputError, match="There is no batch"):
         control.change("pause", "nope", as_json=False)
-
-
-def test_failures_are_grouped_the_most_frequent_first() -> None:
-    add_batch()
-    put_failed(1, error_code="content_filter", error="refused")
-    put_failed(3, error_code="server_error", error="broken")
-    put_failed(1, error_code=None, error=None)
-    assert control.failures("b")[0] == (3, "server_error", "broken")
-    assert set(control.failures("b")[1:]) == {(1, "content_filter", "refused"), (1, "unknown", "")}
-
-
-def test_failures_of_rows_that_left_the_input_are_not_shown_as_failures_of_the_batch() -> None:
-    add_batch()
-    put_failed(2, error_code="server_error", error="broken")
-    set_job(1, position=None)
-    assert [count for count, *_ in control.failures("b")] == [1]
 
 
 def test_status_of_one_batch_shows_counts_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:

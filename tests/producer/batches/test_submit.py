@@ -16,16 +16,18 @@ import pytest
 from sqlalchemy import select
 
 from tests.conftest import RunCli
-from tests.rows import MODEL, arrived, batch_row, count, failure, put, set_batch, set_job, success, take
+from tests.rows import MODEL, arrived, batch_row, change_batch, count, failure, put, set_batch, set_job, success, take
 from tidemill import ask
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.options import Options
 from tidemill.models.tables import batches, jobs
 from tidemill.models.transitions import Claimed
-from tidemill.producer.batches.keys import Prepared, number
-from tidemill.producer.batches.submit import Order, open_batch, submit
-from tidemill.producer.intake.tables import Reading
+from tidemill.producer.asking.prompts import Prompts
+from tidemill.producer.batches.keys import Prepared, keys_of
+from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.submit import open_batch, submit
+from tidemill.producer.intake.tables import ReadOptions
 
 pytestmark = pytest.mark.usefixtures("database")
 OPTIONS = Options(model=MODEL)
@@ -40,14 +42,15 @@ def write_lines(path: Path, lines: Sequence[str]) -> Path:
     return path
 
 
-def order(source: Any, **how: Any) -> Order:
+def order(source: Any, how: ReadOptions | None = None, **values: Any) -> Order:
     named = str(source.resolve()) if isinstance(source, Path) else None
-    return Order(**({"options": OPTIONS, "source": source, "source_name": named, "on_bad_row": print} | how))
+    values = {"options": OPTIONS, "source_name": named} | values
+    return Order(rows=Prompts(source, how or ReadOptions()), **values)
 
 
-def submitted(source: Any, **how: Any) -> str:
+def submitted(source: Any, how: ReadOptions | None = None, **values: Any) -> str:
     """Submit all of it; the batch's id."""
-    opened = open_batch(order(source, **how))
+    opened = open_batch(order(source, how, **values))
     submit(opened)
     return opened.batch_id
 
@@ -113,7 +116,7 @@ def test_a_bad_row_in_a_small_file_costs_nothing(tmp_path: Path) -> None:
 def test_bad_rows_that_are_skipped_are_told_and_the_rest_is_stored(tmp_path: Path) -> None:
     told: list[str] = []
     path = write_lines(tmp_path / "p.jsonl", ['{"prompt": "a"}', "{nonsense", '{"prompt": "b"}'])
-    batch_id = submitted(path, reading=Reading(skip_bad_rows=True), on_bad_row=told.append)
+    batch_id = submitted(path, how=ReadOptions(skip_bad_rows=True), on_bad_row=told.append)
     assert asked(batch_id) == ["a", "b"]
     (sentence,) = [each for each in told if "line 2" in each]
     assert "p.jsonl" in sentence
@@ -158,10 +161,8 @@ def test_done_rows_are_kept_failed_and_cancelled_ones_are_tried_again_and_open_o
 
 
 def test_a_cancelled_batch_that_is_submitted_again_is_open_again() -> None:
-    from tidemill.producer.batches import control
-
     batch_id = submitted(prompts(3))
-    control.cancel(batch_id)
+    change_batch("cancel", batch_id)
     assert states(batch_id) == {"cancelled": 3}
     assert submitted(prompts(3)) == batch_id
     assert states(batch_id) == {"queued": 3}
@@ -328,10 +329,10 @@ def test_keys_number_what_came_before() -> None:
     from tidemill.producer.intake.tables import Row
 
     digests = [Prepared.of(Row(None, {}, {"prompt": "x"}, i)).digest for i in range(3)]
-    first = number(digests, Counter())
+    first = keys_of(digests, Counter())
     digest = first[0]
     assert first == [digest, f"{digest}-2", f"{digest}-3"]
-    assert number(digests, Counter({digest: 3})) == [f"{digest}-4", f"{digest}-5", f"{digest}-6"]
+    assert keys_of(digests, Counter({digest: 3})) == [f"{digest}-4", f"{digest}-5", f"{digest}-6"]
 
 
 # --- limit ---
@@ -339,11 +340,11 @@ def test_keys_number_what_came_before() -> None:
 
 def test_a_limit_submits_the_first_rows_and_lifting_it_adds_the_rest(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "p.txt", prompts(2_000))
-    first = submitted(path, reading=Reading(limit=5))
+    first = submitted(path, how=ReadOptions(limit=5))
     assert asked(first) == prompts(5)
     assert submitted(path) == first
     assert asked(first) == prompts(2_000)
-    submitted(path, reading=Reading(limit=3))
+    submitted(path, how=ReadOptions(limit=3))
     assert len(stored(first)) == 2_000  # a limit says nothing about the rows beyond it
 
 

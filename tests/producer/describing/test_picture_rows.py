@@ -1,4 +1,4 @@
-"""What of a folder, a list or a table is looked at, in which order, and by what a picture's row is known."""
+"""By what a picture's row is known, what it shows, and that its bytes are stored before it comes."""
 
 from pathlib import Path
 
@@ -6,22 +6,19 @@ import pytest
 
 from tests.pictures import encoded, photo, write
 from tidemill.models import blobs
-from tidemill.models.errors import InputError
 from tidemill.models.options import Options
 from tidemill.producer.batches.keys import Prepared
-from tidemill.producer.describing.picture_rows import NothingLeftError, Pictures, find, read
+from tidemill.producer.batches.order import Order, Rows
+from tidemill.producer.describing.picture_files import Pictures
+from tidemill.producer.describing.picture_rows import PictureRows
 from tidemill.producer.intake.tables import Row
 
 OPTIONS = Options("gpt-4o", prompt="What is {name}?", max_side=64)
 JPEG = encoded(photo(90, 60), "JPEG")
 
 
-def names(wanted: Pictures) -> list[str]:
-    return [each.path for each in find(wanted, lambda _note: None)]
-
-
-def rows(wanted: Pictures, options: Options = OPTIONS) -> list[Row]:
-    return [row for chunk in read(wanted, options, lambda _note: None) for row in chunk]
+def rows(pictures: Pictures, options: Options = OPTIONS) -> list[Row]:
+    return [row for chunk in PictureRows(pictures).chunks(options, lambda _note: None) for row in chunk]
 
 
 def key(row: Row) -> tuple[str, str | None]:
@@ -29,57 +26,37 @@ def key(row: Row) -> tuple[str, str | None]:
     return prepared.digest, prepared.content
 
 
-# --- find ---
+# --- of an order ---
 
 
-def test_a_folder_is_read_by_name_and_its_folders_only_when_asked(tmp_path: Path) -> None:
-    for path in ("b.jpg", "a.png", "deep/c.gif", ".hidden/d.jpg", ".e.jpg", "notes.txt", "list.csv", "no-ending"):
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_bytes(b"")
-    said: list[str] = []
-    found = [each.path for each in find(Pictures((str(tmp_path),)), said.append)]
-    assert found == [f"{tmp_path}/{name}" for name in ("a.png", "b.jpg", "no-ending")]
-    assert said == ["3 files beside the pictures left out (.csv, .jpg, .txt)."]
-    deep = names(Pictures((str(tmp_path),), recursive=True))
-    assert deep == [f"{tmp_path}/{name}" for name in ("a.png", "b.jpg", "deep/c.gif", "no-ending")]
-
-
-def test_what_is_named_is_looked_at_whatever_it_is_called(tmp_path: Path) -> None:
-    (tmp_path / "picture.txt").write_bytes(JPEG)
-    assert [row.refusal for row in rows(Pictures((str(tmp_path / "picture.txt"),)))] == [None]
-
-
-def test_links_to_folders_lead_nowhere(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(JPEG)
-    (tmp_path / "again").symlink_to(tmp_path)
-    (tmp_path / "loop").symlink_to("loop")
-    found = names(Pictures((str(tmp_path),), recursive=True))
-    assert found == [f"{tmp_path}/a.jpg", f"{tmp_path}/loop"]  # the loop is refused when it is opened
-
-
-def test_a_path_that_is_not_there_is_looked_for_beside_its_table(tmp_path: Path) -> None:
+def test_one_picture_is_told_alone_and_a_folder_is_not(tmp_path: Path) -> None:
     write(tmp_path, {"a.jpg": JPEG})
-    (tmp_path / "list.jsonl").write_text('{"image": "a.jpg", "n": 1}\n{"image": "gone.jpg", "n": 2}\n')
-    found = list(find(Pictures(table=str(tmp_path / "list.jsonl")), lambda _note: None))
-    assert [(each.path, each.place, each.columns["n"]) for each in found] == [
-        ("a.jpg", str(tmp_path / "a.jpg"), 1),
-        ("gone.jpg", str(tmp_path / "gone.jpg"), 2),
-    ]
+    of_file: Rows = PictureRows(Pictures((str(tmp_path / "a.jpg"),)))
+    of_folder: Rows = PictureRows(Pictures((str(tmp_path),)))
+    assert (of_file.kind, of_file.is_one, of_folder.is_one) == ("describe", True, False)
 
 
-def test_a_table_without_such_a_column_is_said(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("colour\nred\n")
-    with pytest.raises(InputError, match=r"list\.csv row 2: has no column .* --column: 'colour'"):
-        names(Pictures(table=str(tmp_path / "list.csv")))
+def test_a_limit_and_pictures_that_are_done_leave_some_out(tmp_path: Path) -> None:
+    folder = (str(tmp_path),)
+    assert not PictureRows(Pictures(folder)).is_partial
+    assert PictureRows(Pictures(folder, limit=3)).is_partial
+    assert PictureRows(Pictures(folder, is_done=lambda _place: False)).is_partial
 
 
-def test_no_picture_at_all_is_said_and_nothing_left_is_no_fault(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="There is no picture in"):
-        names(Pictures((str(tmp_path),)))
-    (tmp_path / "a.jpg").write_bytes(JPEG)
-    with pytest.raises(NothingLeftError, match="1 picture found") as raised:
-        names(Pictures((str(tmp_path),), is_done=lambda _place: True))
-    assert raised.value.exit_code == 0
+def test_of_the_files_only_a_table_could_be_overwritten() -> None:
+    assert PictureRows(Pictures(table="list.csv")).files == [Path("list.csv")]
+    assert PictureRows(Pictures(table="-")).files == []
+    assert PictureRows(Pictures(("a.jpg",))).files == []
+
+
+@pytest.mark.usefixtures("database")
+def test_a_dry_run_prices_the_pictures_and_stores_none(tmp_path: Path, embedded_home: Path) -> None:
+    write(tmp_path, {"a.jpg": JPEG, "b.jpg": JPEG})
+    order = Order(OPTIONS, PictureRows(Pictures((str(tmp_path),))))
+    estimate = order.rows.estimate(order)
+    assert estimate.text().startswith("2 pictures for gpt-4o: 0 done, 2 to send")
+    assert estimate.to_json()["rows"] == 2
+    assert not (embedded_home / "blobs").exists()
 
 
 # --- rows ---

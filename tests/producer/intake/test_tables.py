@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.models.errors import InputError
-from tidemill.producer.intake.tables import Reading, Row, read
+from tidemill.producer.intake.tables import ReadOptions, Row, read
 
 
 def unexpected(sentence: str) -> None:
@@ -25,7 +25,7 @@ def unexpected(sentence: str) -> None:
 
 
 def rows(source: Any, **reading: Any) -> list[Row]:
-    return [row for chunk in read(source, Reading(**reading), on_bad_row=unexpected) for row in chunk]
+    return [row for chunk in read(source, ReadOptions(**reading), on_bad_row=unexpected) for row in chunk]
 
 
 def refusal(source: Any, **reading: Any) -> str:
@@ -38,7 +38,7 @@ def refusal(source: Any, **reading: Any) -> str:
 
 def skipping(source: Any, **reading: Any) -> tuple[list[Row], list[str]]:
     skipped: list[str] = []
-    read_rows = read(source, Reading(skip_bad_rows=True, **reading), on_bad_row=skipped.append)
+    read_rows = read(source, ReadOptions(skip_bad_rows=True, **reading), on_bad_row=skipped.append)
     return [row for chunk in read_rows for row in chunk], skipped
 
 
@@ -301,7 +301,7 @@ def test_stdin_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, content: byt
 def test_the_first_rows_of_a_pipe_come_before_its_end() -> None:
     code = (
         "from tidemill.producer.intake.tables import *\n"
-        "for chunk in read('-', Reading(), on_bad_row=print): print(len(chunk), flush=True)\n"
+        "for chunk in read('-', ReadOptions(), on_bad_row=print): print(len(chunk), flush=True)\n"
         "import sys; assert 'pandas' not in sys.modules"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -431,7 +431,7 @@ def endless() -> Iterator[str]:
 
 
 def test_the_first_chunk_is_small_the_others_hold_a_thousand_and_a_limit_stops_the_reading() -> None:
-    chunks = list(read(endless(), Reading(limit=2500), on_bad_row=unexpected))
+    chunks = list(read(endless(), ReadOptions(limit=2500), on_bad_row=unexpected))
     assert [len(chunk) for chunk in chunks] == [32, 1000, 1000, 468]
     assert len(skipping(["", "a", "", "b", "c"], limit=2)[0]) == 2
     assert "give 1 or more" in refusal(["a"], limit=0)
@@ -453,7 +453,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, ending: str) -> None
     path = tmp_path / f"p{ending}"
     with path.open("w") as opened:
         opened.writelines(lines())
-    reading = read(path, Reading(), on_bad_row=unexpected)
+    reading = read(path, ReadOptions(), on_bad_row=unexpected)
     next(reading)
     tracemalloc.start()
     try:
@@ -465,7 +465,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, ending: str) -> None
 
 def test_a_source_that_is_no_longer_wanted_is_closed(tmp_path: Path) -> None:
     for ending in (".csv", ".jsonl", ".txt"):
-        reading = read(three_as(tmp_path, ending), Reading(), on_bad_row=unexpected)
+        reading = read(three_as(tmp_path, ending), ReadOptions(), on_bad_row=unexpected)
         next(reading)
         reading.close()  # type: ignore[attr-defined]  # an open file would be a ResourceWarning, hence an error
 

@@ -12,7 +12,7 @@ from tidemill.models.pictures import message as picture_message
 from tidemill.models.tables import dialogues, messages
 from tidemill.producer.asking.dialogues import Filters
 from tidemill.producer.training.dialogue_examples import Stored, day, examples_of_dialogues
-from tidemill.producer.training.example_files import Reading
+from tidemill.producer.training.example_files import FilesRead
 from tidemill.producer.training.examples import Bad, Example
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -40,7 +40,7 @@ def turn(turn_id: int, *said: str, root: int | None = None, **values: Any) -> No
 
 
 def found(**filters: Any) -> list[Example | Bad]:
-    return list(examples_of_dialogues(Stored(filters.pop("words", None), Filters(**filters)), Reading()))
+    return list(examples_of_dialogues(Stored(filters.pop("words", None), Filters(**filters)), FilesRead()))
 
 
 def shown(example: Example | Bad) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from tidemill.models.errors import InputError
 from tidemill.producer.training.columns import Columns
-from tidemill.producer.training.example_files import Reading, examples_of
+from tidemill.producer.training.example_files import FilesRead, examples_of
 from tidemill.producer.training.examples import Bad, Example
 
 
@@ -35,8 +35,8 @@ def lines(name: str, *objects: Any) -> str:
 
 def read(
     *paths: str, method: str = "supervised", negatives: tuple[str, ...] = ()
-) -> tuple[list[Example], list[Bad], Reading]:
-    reading = Reading()
+) -> tuple[list[Example], list[Bad], FilesRead]:
+    reading = FilesRead()
     found = list(examples_of(paths, Columns(), method, reading, negatives=negatives))
     return (
         [each for each in found if isinstance(each, Example)],
@@ -122,7 +122,7 @@ def test_a_file_that_was_named_twice_is_said() -> None:
     with pytest.raises(InputError, match=r"d\.csv was named twice, as examples and with --negative"):
         read("./d.csv", negatives=("d.csv",))
     with pytest.raises(InputError, match=r"d\.csv was named twice, as examples and with --validation"):
-        list(examples_of(["d.csv"], Columns(), "supervised", Reading(), without=["d.csv"]))
+        list(examples_of(["d.csv"], Columns(), "supervised", FilesRead(), without=["d.csv"]))
     table("folder/e.csv", ("q", "a"))
     with pytest.raises(InputError, match="folder: each table in it was also named with --negative"):
         read("folder", negatives=("folder/e.csv",))

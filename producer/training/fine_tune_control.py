@@ -1,0 +1,179 @@
+"""A fine-tune is followed to its end, or is paused, resumed and cancelled, at the provider too."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from typing import NoReturn
+
+import typer
+
+from tidemill import migrations
+from tidemill.models import fine_tunes
+from tidemill.models.broker import embedded_worker
+from tidemill.models.cost import format_tokens, format_usd
+from tidemill.models.database import writing
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
+from tidemill.models.scope import Scope
+from tidemill.models.settings import settings
+from tidemill.models.tables import OPEN_STATES
+from tidemill.producer.batches import control
+from tidemill.producer.batches.batch import Batch
+from tidemill.producer.batches.progress import Progress, resolve
+from tidemill.producer.batches.run import follow_batch, stop_like_ctrl_c
+from tidemill.producer.screen.display import Quiet, say
+from tidemill.producer.screen.printing import print_json
+from tidemill.producer.training.fine_tune_lookup import FineTuneRow, events_of, find, status_of, to_json
+from tidemill.producer.training.fine_tune_pages import event_line
+
+LOOK_SECONDS = 0.1
+TELL_SECONDS = 60.0
+
+
+class NotTrainedError(TidemillError):
+    """A fine-tune has ended without a model."""
+
+    exit_code = NOT_ALL_SUCCEEDED
+
+
+def results(batch_name: str, _output: str) -> NoReturn:
+    """Refuse to write the rows of a fine-tune, with InputError."""
+    batch_id = resolve(batch_name).id
+    raise InputError(f"{batch_id} is a fine-tune and has no rows; `tidemill fine-tunes show {batch_id}` shows it.")
+
+
+# --- follow ---
+
+
+class EventPrinter:
+    """Prints events as they come, and each change of the status."""
+
+    def __init__(self, batch_id: str, *, quiet: bool, until: Callable[[FineTuneRow], bool] | None = None) -> None:
+        self._batch_id = batch_id
+        self._quiet = quiet
+        self._until = until
+        self._number = 0
+        self._status = ""
+
+    def __call__(self, _progress: Progress) -> None:
+        """Look, and print what is new; raises EnoughError when what was waited for has come."""
+        row = find(self._batch_id)
+        if not self._quiet:
+            self._print(row)
+        if self._until is not None and self._until(row):
+            raise EnoughError
+
+    def _print(self, row: FineTuneRow) -> None:
+        if (status := status_of(row)) != self._status:
+            typer.echo(f"{row.id}: {status}{f' · {row.remote_id}' if row.remote_id else ''}", err=True)
+            self._status = status
+        for event in events_of(row, after=self._number):
+            self._number = event.number
+            typer.echo(event_line(event), err=True)
+
+
+class EnoughError(Exception):
+    """What was waited for has come, though the job goes on."""
+
+
+def watch(name: str, as_json: bool) -> None:
+    """Follow a fine-tune to its end; without a broker it is run here.
+
+    Raises:
+        NotTrainedError: it ended without a model; the text says why.
+    """
+    migrations.ensure()
+    stop_like_ctrl_c()
+    row = find(name)
+    _check_server(row)
+    follow_batch(Batch(row.id), None, 1, Quiet(), EventPrinter(row.id, quiet=as_json))
+    _print_end(find(row.id), as_json)
+
+
+def follow_until_created(batch: Batch) -> FineTuneRow:
+    """Without a broker: run the job here until the provider has it, or it has ended; with one, return at once."""
+    printer = EventPrinter(batch.id, quiet=True, until=lambda row: row.remote_id is not None)
+    with suppress(EnoughError):
+        follow_batch(batch, None, 1, Quiet(), printer)
+    return find(batch.id)
+
+
+def check_trained(row: FineTuneRow) -> None:
+    """Raise NotTrainedError where a fine-tune has ended without a model; the text says why."""
+    if row.state not in (*OPEN_STATES, "succeeded"):
+        raise NotTrainedError(f"{row.id}: {row.error or row.state} ({row.error_code or row.state})")
+
+
+def _print_end(row: FineTuneRow, as_json: bool) -> None:
+    if as_json:
+        print_json(to_json(row))
+    check_trained(row)
+    if not as_json:
+        tokens = "an unknown number of" if row.trained_tokens is None else format_tokens(row.trained_tokens)
+        typer.echo(f"{row.id}: {row.status} · {tokens} trained tokens · {format_usd(row.cost_usd)}", err=True)
+        if row.note:
+            say(f"{row.id}: {row.note}")
+        typer.echo(row.fine_tuned_model or "")
+
+
+# --- have a say ---
+
+_DONE = {"pause": "paused", "resume": "goes on", "cancel": "cancelled"}
+
+
+def change(verb: str, name: str, as_json: bool) -> None:
+    """Pause, resume or cancel a fine-tune, at the provider where it is there already, and say what came of it.
+
+    Raises:
+        InputError: it has ended, is at another server, or the provider refuses.
+    """
+    migrations.ensure()
+    row = find(name)
+    if row.state not in OPEN_STATES:
+        raise InputError(f"{row.id} has ended ({status_of(row)}); there is nothing to {verb}.")
+    _check_server(row)
+    last_event = max((each.number for each in events_of(row)), default=0)
+    with writing() as connection:
+        is_at_provider = fine_tunes.want(connection, row.job_id, verb)
+        if not is_at_provider:
+            control.CHANGES[verb].act(connection, row.id)
+    if is_at_provider:
+        _wait_until_told(row, verb, last_event)
+    row = find(row.id)
+    if as_json:
+        return print_json(to_json(row))
+    if row.state not in (*OPEN_STATES, "cancelled"):
+        raise InputError(f"{row.id} had ended ({status_of(row)}) before it could be told to {verb}.")
+    if row.wanted is not None:
+        say(f"{row.id}: noted; a worker will tell the provider. Is one alive? Start it with `tidemill worker`.")
+    elif (refusal := _refusal(row, last_event)) is not None:
+        raise InputError(f"{row.id}: {refusal}")
+    else:
+        typer.echo(f"{row.id}: {_DONE[verb]}; status: {status_of(row)}.")
+    return None
+
+
+def _check_server(row: FineTuneRow) -> None:
+    """A fine-tune is where it was created: another server knows nothing of it."""
+    at = row.request["provider"]
+    if row.state in OPEN_STATES and at != settings().provider:
+        raise InputError(f"{row.id} is at {at}, and OPENAI_BASE_URL names {settings().provider}; let it name {at}.")
+
+
+def _wait_until_told(row: FineTuneRow, verb: str, last_event: int) -> None:
+    """Until the provider was told, and what was cancelled has ended; or somebody else must tell it later."""
+    scope = Scope(batch_id=row.id)
+    deadline = time.monotonic() + TELL_SECONDS
+    with embedded_worker(1, scope) if settings().embedded else nullcontext():
+        while time.monotonic() < deadline:
+            now = find(row.id)
+            if now.state not in OPEN_STATES:
+                return
+            if now.wanted is None and (verb != "cancel" or _refusal(now, last_event)):
+                return
+            time.sleep(LOOK_SECONDS)
+
+
+def _refusal(row: FineTuneRow, last_event: int) -> str | None:
+    """What the provider had against it, after the event of this number; None when it has said nothing."""
+    own = (each.message for each in events_of(row, after=last_event) if each.event_id.startswith(fine_tunes.OWN_EVENT))
+    return next(own, None)

@@ -6,7 +6,7 @@ Sources: OpenAI's API reference of Chat Completions and Responses.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -146,6 +146,15 @@ RESPONSES = Endpoint(
 ENDPOINTS = Registry("tidemill.endpoints", "endpoint", {row.name: row for row in (CHAT, RESPONSES)})
 
 
-def by_url(url: str) -> Endpoint | None:
+def by_url(url: object) -> Endpoint | None:
     """The endpoint that a line of OpenAI's batch files calls so; None where there is none."""
-    return next((row for name in ENDPOINTS.names() if (row := ENDPOINTS[name]).url == url), None)
+    return next((row for row in _rows() if row.url == url), None)
+
+
+def urls() -> list[str]:
+    """What a line of OpenAI's batch files may call an endpoint."""
+    return [row.url for row in _rows()]
+
+
+def _rows() -> Iterator[Endpoint]:
+    return (ENDPOINTS[name] for name in ENDPOINTS.names())

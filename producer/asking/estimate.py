@@ -7,6 +7,9 @@ from typing import Any
 
 from tidemill.models import batches, cost
 from tidemill.models.database import reading
+from tidemill.models.endpoints import by_url
+from tidemill.models.job_requests import asked
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.text import dumps
 from tidemill.producer.asking.continuing import history_tokens
@@ -119,11 +122,13 @@ def _tokens(rows: Sequence[Row], options: Options) -> int:
     return sum(cost.count_many(texts, options.model)) + overhead
 
 
-def _texts(request: dict[str, Any], system: str | None) -> list[str]:
-    if "body" in request:
-        return [dumps(request["body"].get("messages", request["body"].get("input", "")))]
-    asked = [request["prompt"]] if "prompt" in request else [dumps(request["messages"])]
-    return [system, *asked] if system else asked
+def _texts(request: JsonObject, system: str | None) -> list[str]:
+    own = asked(request)
+    if own.line is not None:
+        endpoint = by_url(own.line.url)
+        return [dumps(own.line.body.get(endpoint.turns_field, "") if endpoint else own.line.body)]
+    text = dumps(own.messages) if own.prompt is None else own.prompt
+    return [system, text] if system else [text]
 
 
 def priced(

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
+from tidemill.models.endpoints import by_url, urls
 from tidemill.models.errors import InputError
 from tidemill.producer.intake.records import BadRowError, Input, Record, json_kind
 
 PROMPT_COLUMNS = ("prompt", "question", "text", "input", "instruction", "query")  # tried in this order
-BATCH_LINE_URLS = ("/v1/chat/completions", "/v1/responses")
 
 Request: TypeAlias = dict[str, Any]
 """`{"prompt": str}`, `{"messages": [..]}` or, for a batch line, `{"url": str, "body": {..}}`."""
@@ -140,8 +140,8 @@ def _batch_line(record: Record) -> Request:
     body = record["body"]
     if record.get("method") != "POST":
         raise BadRowError(f"the method of a batch line must be POST, not {record.get('method')!r}")
-    if record.get("url") not in BATCH_LINE_URLS:
-        raise BadRowError(f"the url of a batch line must be {' or '.join(BATCH_LINE_URLS)}, not {record.get('url')!r}")
+    if by_url(record.get("url")) is None:
+        raise BadRowError(f"the url of a batch line must be {' or '.join(urls())}, not {record.get('url')!r}")
     if not isinstance(body, dict):
         raise BadRowError(f"the body of a batch line must be a JSON object, not {json_kind(body)}")
     if body.get("stream"):

@@ -11,7 +11,7 @@ CONSTANT_SQL = {("models/database.py", "_set_pragmas")}
 
 STATE_COLUMNS = {"state", "epoch", "lease_until", "failures", "losses"}
 SETS_STATE = {"models/transitions.py"}
-SETS_SENT = {"models/transitions.py", "models/feed.py", "models/fine_tunes.py"}
+SETS_SENT = {"models/transitions.py", "models/feed.py"}
 """Who may say that a job's message is out or used up; of a fine-tune, somebody's wish is due at once."""
 
 SHOWS_TRACEBACK = {"exception", "print_exc", "print_exception", "print_tb", "format_exc"}

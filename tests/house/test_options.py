@@ -22,7 +22,7 @@ FLAGS_OF_THEIR_OWN = {"params": "param"}
 NOT_OPTIONS = {"limit", "priority", "window"}
 """What has a range and is no option of a batch."""
 
-MAY_NAME_AN_OPTION = {"models/options.py", "models/allowed.py", "producer/cli/flags.py"}
+MAY_NAME_AN_OPTION = {"models/options.py", "models/allowed.py", "models/endpoints.py", "producer/cli/flags.py"}
 
 
 def flags_of(command: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from sqlalchemy import make_url
 
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
+from tests.waiting import LIMIT_SECONDS, limit, measure, patience, wait_until
 from tidemill import migrations
 from tidemill.models import broker as broker_desk
 from tidemill.models import cost
@@ -28,8 +28,41 @@ from tidemill.models import database as database_desk
 from tidemill.models.database import open_engine
 from tidemill.models.settings import settings
 
+__all__ = ["RunCli", "UseEnvironment", "WaitUntil", "lease_seconds", "wait_until"]
+
+# Hundreds of processes are started from these sources: they are compiled once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A shell's background job ignores Ctrl-C, and so would every command that tests start in it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+SLOW_FIRST = ("tests/chaos", "tests/flows", "tests/house", "tests/worker", "tests/simulator_test")
+ONE_BY_ONE = ("tests/chaos", "tests/flows")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Limits follow the machine, which is measured once, where the session begins."""
+    if not hasattr(config, "workerinput"):
+        measure()
+    config.option.timeout = limit(float(config.getini("timeout")))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what `--dist loadgroup` keeps in one process, and begin with what takes long, so that the end is short.
+
+    Together are the tests of a module, whose fixtures are made once. Flows and chaos take seconds a test, and go one
+    by one, but for those that say themselves with whom they share a fixture.
+    """
+    for item in items:
+        if not item.nodeid.startswith(ONE_BY_ONE):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> tuple[int, bool]:
+    place = next((place for place, start in enumerate(SLOW_FIRST) if item.nodeid.startswith(start)), len(SLOW_FIRST))
+    return place, item.get_closest_marker("xdist_group") is None
 
 
 class RunCli(Protocol):
@@ -40,27 +73,18 @@ class RunCli(Protocol):
         args: list[str],
         env: Mapping[str, str] | None = None,
         input: str | None = None,  # noqa: A002  # as subprocess.run calls it
-        timeout: float = 60,
+        timeout: float = LIMIT_SECONDS,
     ) -> subprocess.CompletedProcess[str]: ...
 
 
 class WaitUntil(Protocol):
     """Wait until the predicate holds; TimeoutError with the description where it does not in time."""
 
-    def __call__(self, predicate: Callable[[], object], description: str, seconds: float = 10) -> None: ...
+    def __call__(self, predicate: Callable[[], object], description: str, seconds: float = LIMIT_SECONDS) -> None: ...
 
 
 UseEnvironment = Callable[[Mapping[str, str]], None]
 """Set these variables for the test and forget what was made from the old ones."""
-
-
-def wait_until(predicate: Callable[[], object], description: str, seconds: float = 10) -> None:
-    """Look every 10 ms whether the predicate holds; raises TimeoutError when it does not in time."""
-    give_up_at = time.monotonic() + seconds
-    while not predicate():
-        if time.monotonic() > give_up_at:
-            raise TimeoutError(f"waited {seconds:g} s until {description}")
-        time.sleep(0.01)
 
 
 def forget() -> None:
@@ -242,7 +266,12 @@ def shared_environment(
 
 
 def _provider_of(simulator: Simulator) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key", "TIDEMILL_LEASE_SECONDS": "3"}
+    return {"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key", "TIDEMILL_LEASE_SECONDS": lease_seconds()}
+
+
+def lease_seconds() -> str:
+    """A short lease, for tests that wait until one is over; but a worker must come to renewing it."""
+    return f"{3 * patience():.1f}"
 
 
 @pytest.fixture
@@ -255,7 +284,7 @@ def run_cli(tmp_path: Path, clean_environment: None) -> RunCli:
         args: list[str],
         env: Mapping[str, str] | None = None,
         input: str | None = None,  # noqa: A002
-        timeout: float = 60,
+        timeout: float = LIMIT_SECONDS,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-P", "-m", "tidemill.producer.cli.commands", *args],
@@ -265,7 +294,7 @@ def run_cli(tmp_path: Path, clean_environment: None) -> RunCli:
             stdin=subprocess.DEVNULL if input is None else None,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=limit(timeout),
             check=False,
         )
 

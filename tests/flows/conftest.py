@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import wait_until
+from tests.conftest import lease_seconds
 from tests.flows.tidemill import Tidemill
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -41,15 +42,19 @@ def fleet(
         "TIDEMILL_BROKER_URL": f"{_broker_process.url.rpartition('/')[0]}/5",
         "OPENAI_BASE_URL": _simulator_process.url,
         "OPENAI_API_KEY": "test-key",
-        "TIDEMILL_LEASE_SECONDS": "3",
+        "TIDEMILL_LEASE_SECONDS": lease_seconds(),
     }
     workers = Tidemill(environment, tmp_path_factory.mktemp("fleet"))
     with workers.started("worker", "--processes", "2", "--window", "64"):
-        wait_until(lambda: workers.query("SELECT count(*) FROM workers")[0][0] == 2, "two workers are up", 60)
+        wait_until(lambda: workers.query("SELECT count(*) FROM workers")[0][0] == 2, "two workers are up")
         yield environment
 
 
-@pytest.fixture(params=["embedded", "shared"])
+TOGETHER = pytest.mark.xdist_group("fleet")
+"""For tests of the fleet: it is started once, in one process."""
+
+
+@pytest.fixture(params=["embedded", pytest.param("shared", marks=TOGETHER)])
 def anywhere(request: pytest.FixtureRequest, simulator: Simulator, folder: Path) -> Tidemill:
     """The command line in both modes, one after the other."""
     if request.param == "embedded":

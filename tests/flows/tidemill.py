@@ -20,8 +20,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
-from tests.conftest import wait_until
 from tests.simulator import reply_tag
+from tests.waiting import LIMIT_SECONDS, limit, wait_until
 
 SUMMARY = (
     r"^{rows} rows?: {succeeded} succeeded, {failed} failed, {open} open · [\d,]+ tokens · "
@@ -85,12 +85,12 @@ class Running:
         """What it has written to standard error so far."""
         return self._err.read_text(encoding="utf-8")
 
-    def until(self, predicate: Callable[[], object], what: str, seconds: float = 30) -> None:
+    def until(self, predicate: Callable[[], object], what: str, seconds: float = LIMIT_SECONDS) -> None:
         """Wait until the predicate holds while it runs."""
         wait_until(lambda: predicate() or self.process.poll() is not None, what, seconds)
         assert predicate(), f"it ended before {what}: {self.err}"
 
-    def says(self, words: str, seconds: float = 30) -> None:
+    def says(self, words: str, seconds: float = LIMIT_SECONDS) -> None:
         """Wait until it has written these words to standard error."""
         self.until(lambda: words in self.err, f"it says {words!r}", seconds)
 
@@ -98,9 +98,9 @@ class Running:
         """To the whole group, as a terminal does it on Ctrl-C."""
         os.killpg(self.process.pid, number)
 
-    def ended(self, seconds: float = 60) -> Ran:
+    def ended(self, seconds: float = LIMIT_SECONDS) -> Ran:
         """Wait for its end."""
-        code = self.process.wait(seconds)
+        code = self.process.wait(limit(seconds))
         return Ran(code, self._out.read_text(encoding="utf-8"), self.err)
 
     def kill(self) -> None:
@@ -121,12 +121,19 @@ class Tidemill:
         self.environment = dict(environment)
         self.folder = folder
         self._started = 0
+        self._engines: dict[str, Engine] = {}
 
-    def __call__(self, *args: str | Path, input: str | bytes | None = None, timeout: float = 60, **env: str) -> Ran:  # noqa: A002
+    def __call__(
+        self,
+        *args: str | Path,
+        input: str | bytes | None = None,  # noqa: A002
+        timeout: float = LIMIT_SECONDS,
+        **env: str,
+    ) -> Ran:
         """Run `tidemill` with these arguments to its end."""
         return self._run(["-P", "-m", "tidemill.producer.cli.commands", *map(str, args)], input, timeout, env)
 
-    def python(self, script: str, timeout: float = 60, **env: str) -> Ran:
+    def python(self, script: str, timeout: float = LIMIT_SECONDS, **env: str) -> Ran:
         """Run a Python script where tidemill is installed."""
         return self._run(["-c", script], None, timeout, env)
 
@@ -137,7 +144,7 @@ class Tidemill:
             cwd=self.folder,
             input=given.encode() if isinstance(given, str) else given if given is not None else b"",
             capture_output=True,
-            timeout=timeout,
+            timeout=limit(timeout),
             check=False,
         )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -169,11 +176,16 @@ class Tidemill:
 
     @property
     def engine(self) -> Engine:
-        """The database behind it, opened anew, without any code of what is tested."""
-        url = self.environment.get("TIDEMILL_DATABASE_URL")
-        if url is None:
-            return create_engine(f"sqlite:///{self.environment['TIDEMILL_HOME']}/tidemill.db", poolclass=NullPool)
-        return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
+        """The database behind it, connected to anew each time, without any code of what is tested."""
+        url = (
+            self.environment.get("TIDEMILL_DATABASE_URL")
+            or f"sqlite:///{self.environment['TIDEMILL_HOME']}/tidemill.db"
+        )
+        if url not in self._engines:
+            self._engines[url] = create_engine(
+                url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool
+            )
+        return self._engines[url]
 
     def query(self, statement: str, **parameters: Any) -> list[Any]:
         """The rows of a SELECT."""

@@ -6,9 +6,11 @@ The servers are real, started once a session and only when a test asks for one. 
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -38,13 +40,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOW_FIRST = ("tests/chaos", "tests/flows", "tests/house", "tests/worker", "tests/simulator_test")
 ONE_BY_ONE = ("tests/chaos", "tests/flows")
+_CACHE = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Limits follow the machine, which is measured once, where the session begins."""
     if not hasattr(config, "workerinput"):
         measure()
+        os.environ["XDG_CACHE_HOME"] = config.stash[_CACHE] = tempfile.mkdtemp(prefix="tidemill-cache-")
     config.option.timeout = limit(float(config.getini("timeout")))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what was kept for the session."""
+    if folder := config.stash.get(_CACHE, None):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)

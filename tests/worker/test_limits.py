@@ -311,9 +311,7 @@ async def test_few_remaining_take_the_burst_away(worker: Limiter) -> None:
     assert granted.count(True) in (1, 2)
 
 
-async def test_two_workers_use_what_is_allowed_and_no_more(
-    two_workers: tuple[Limiter, Limiter], clock: Clock
-) -> None:
+async def test_two_workers_use_what_is_allowed_and_no_more(two_workers: tuple[Limiter, Limiter], clock: Clock) -> None:
     limits, seconds, calls = Limits(rpm=1_200, tpm=12_000_000), 3.0, 0
     end = clock() + seconds * SECOND
     callers = [(clock(), number) for number in range(16)]  # when each asks next

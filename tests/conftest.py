@@ -14,15 +14,18 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck
 from kombu.transport import memory
 from sqlalchemy import make_url
 
+from tests.schedule import Schedule, turn
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
-from tests.waiting import LIMIT_SECONDS, limit, measure, patience, wait_until
+from tests.waiting import LIMIT_SECONDS, limit, measure, wait_until
 from tidemill import migrations
 from tidemill.models import broker as broker_desk
 from tidemill.models import cost
@@ -30,7 +33,7 @@ from tidemill.models import database as database_desk
 from tidemill.models.database import open_engine
 from tidemill.models.settings import settings
 
-__all__ = ["RunCli", "UseEnvironment", "WaitUntil", "lease_seconds", "wait_until"]
+__all__ = ["RunCli", "UseEnvironment", "WaitUntil", "wait_until"]
 
 # Hundreds of processes are started from these sources: they are compiled once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -38,8 +41,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-SLOW_FIRST = ("tests/chaos", "tests/flows", "tests/house", "tests/worker", "tests/simulator_test")
-ONE_BY_ONE = ("tests/chaos", "tests/flows")
 _CACHE = pytest.StashKey[str]()
 
 
@@ -49,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
         measure()
         os.environ["XDG_CACHE_HOME"] = config.stash[_CACHE] = tempfile.mkdtemp(prefix="tidemill-cache-")
     config.option.timeout = limit(float(config.getini("timeout")))
+    hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    hypothesis.settings.load_profile("no clock")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -57,22 +60,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what `--dist loadgroup` keeps in one process, and begin with what takes long, so that the end is short.
-
-    Together are the tests of a module, whose fixtures are made once. Flows and chaos take seconds a test, and go one
-    by one, but for those that say themselves with whom they share a fixture.
-    """
-    for item in items:
-        if not item.nodeid.startswith(ONE_BY_ONE):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    items.sort(key=_turn)
+    """Begin with what takes long; within that the order stays random."""
+    items.sort(key=lambda item: turn(item.nodeid))
 
 
-def _turn(item: pytest.Item) -> tuple[int, bool]:
-    place = next((place for place, start in enumerate(SLOW_FIRST) if item.nodeid.startswith(start)), len(SLOW_FIRST))
-    return place, item.get_closest_marker("xdist_group") is None
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule:
+    """Share tests out piece by piece."""
+    config.option.loadscopereorder = False
+    return Schedule(config, log)
 
 
 class RunCli(Protocol):
@@ -276,12 +273,7 @@ def shared_environment(
 
 
 def _provider_of(simulator: Simulator) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key", "TIDEMILL_LEASE_SECONDS": lease_seconds()}
-
-
-def lease_seconds() -> str:
-    """A short lease, for tests that wait until one is over; but a worker must come to renewing it."""
-    return f"{3 * patience():.1f}"
+    return {"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key"}
 
 
 @pytest.fixture

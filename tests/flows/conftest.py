@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import lease_seconds
 from tests.flows.tidemill import Tidemill
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
@@ -42,7 +41,6 @@ def fleet(
         "TIDEMILL_BROKER_URL": f"{_broker_process.url.rpartition('/')[0]}/5",
         "OPENAI_BASE_URL": _simulator_process.url,
         "OPENAI_API_KEY": "test-key",
-        "TIDEMILL_LEASE_SECONDS": lease_seconds(),
     }
     workers = Tidemill(environment, tmp_path_factory.mktemp("fleet"))
     with workers.started("worker", "--processes", "2", "--window", "64"):
@@ -50,11 +48,7 @@ def fleet(
         yield environment
 
 
-TOGETHER = pytest.mark.xdist_group("fleet")
-"""For tests of the fleet: it is started once, in one process."""
-
-
-@pytest.fixture(params=["embedded", pytest.param("shared", marks=TOGETHER)])
+@pytest.fixture(params=["embedded", "shared"])
 def anywhere(request: pytest.FixtureRequest, simulator: Simulator, folder: Path) -> Tidemill:
     """The command line in both modes, one after the other."""
     if request.param == "embedded":

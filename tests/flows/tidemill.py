@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,10 @@ SUMMARY = (
 def summary(rows: int, succeeded: int, failed: int = 0, open_: int = 0) -> str:
     """The pattern of a run's last line."""
     return SUMMARY.format(rows=f"{rows:,}", succeeded=f"{succeeded:,}", failed=f"{failed:,}", open=open_)
+
+
+COMMAND = (sys.executable, "-P", "-m", "tidemill.producer.cli.commands")
+"""`tidemill`, as it is in this checkout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +121,17 @@ class Running:
 class Tidemill:
     """The command line in one user's world: some variables and a working folder."""
 
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        folder: Path,
+        command: Sequence[str] = COMMAND,
+        python: str = sys.executable,
+    ) -> None:
         self.environment = dict(environment)
         self.folder = folder
+        self._command = command
+        self._python = python
         self._started = 0
         self._engines: dict[str, Engine] = {}
 
@@ -131,15 +143,15 @@ class Tidemill:
         **env: str,
     ) -> Ran:
         """Run `tidemill` with these arguments to its end."""
-        return self._run(["-P", "-m", "tidemill.producer.cli.commands", *map(str, args)], input, timeout, env)
+        return self._run([*self._command, *map(str, args)], input, timeout, env)
 
-    def python(self, script: str, timeout: float = LIMIT_SECONDS, **env: str) -> Ran:
+    def python(self, script: str, input: str | None = None, timeout: float = LIMIT_SECONDS, **env: str) -> Ran:  # noqa: A002
         """Run a Python script where tidemill is installed."""
-        return self._run(["-c", script], None, timeout, env)
+        return self._run([self._python, "-c", script], input, timeout, env)
 
     def _run(self, args: list[str], given: str | bytes | None, timeout: float, env: Mapping[str, str]) -> Ran:
         done = subprocess.run(
-            [sys.executable, *args],
+            args,
             env=self._environment(env),
             cwd=self.folder,
             input=given.encode() if isinstance(given, str) else given if given is not None else b"",
@@ -153,7 +165,7 @@ class Tidemill:
     def started(self, *args: str | Path, **env: str) -> Iterator[Running]:
         """Start `tidemill` with these arguments; nothing of it is left when the block ends."""
         self._started += 1
-        command = [sys.executable, "-P", "-m", "tidemill.producer.cli.commands", *map(str, args)]
+        command = [*self._command, *map(str, args)]
         running = Running(command, self._environment(env), self.folder, self._started)
         try:
             yield running

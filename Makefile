@@ -21,7 +21,7 @@ demo: setup ## ask a real small model 24 prompts on this machine, no key needed
 	$(BIN)/python -m tests.demo
 
 test: setup lint ## lint, type-check, check the import rules, run every test
-	$(BIN)/python -m pytest -n 4 --dist loadscope
+	$(BIN)/python -m pytest -n 4
 
 lint: setup
 	$(BIN)/ruff check .

@@ -7,12 +7,14 @@ worker inside this process. No prompt, no image and no key is ever in a message.
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
 
 from celery import Celery
+from celery.concurrency.thread import TaskPool
 from kombu.common import maybe_declare
 from kombu.exceptions import OperationalError as BrokerLost
 
@@ -99,7 +101,7 @@ class _Celery(Celery):
 def app() -> Celery:
     """The process's Celery app, configured from the settings."""
     celery = _Celery("tidemill", set_as_current=False, loader="app", fixups=[])
-    celery.conf.update(_configuration(settings().broker_url))
+    celery.config_from_object(_configuration(settings().broker_url))  # and so no CELERY_CONFIG_MODULE is looked for
     return celery
 
 
@@ -191,6 +193,16 @@ class EmbeddedRunner(Protocol):
         ...
 
 
+class _OurThreads(TaskPool):
+    """Celery's threads, but ours is their app. They would make one as CELERY_LOADER says, and run nothing without it;
+    and the whole process's is not ours to set.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.executor = ThreadPoolExecutor(max_workers=self.limit, initializer=app().set_current)
+
+
 @contextmanager
 def embedded_worker(window: int, scope: Scope) -> Iterator[EmbeddedRunner]:
     """Run a worker inside this process while the block runs; yields its runner.
@@ -208,6 +220,7 @@ def embedded_worker(window: int, scope: Scope) -> Iterator[EmbeddedRunner]:
     ready = threading.Event()
     consumer = app().WorkController(
         hostname="embedded",
+        pool_cls=_OurThreads,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,

@@ -6,21 +6,26 @@ The servers are real, started once a session and only when a test asks for one. 
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck
 from kombu.transport import memory
 from sqlalchemy import make_url
 
+from tests.schedule import Schedule, turn
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
+from tests.waiting import LIMIT_SECONDS, limit, measure, wait_until
 from tidemill import migrations
 from tidemill.models import broker as broker_desk
 from tidemill.models import cost
@@ -28,8 +33,43 @@ from tidemill.models import database as database_desk
 from tidemill.models.database import open_engine
 from tidemill.models.settings import settings
 
+__all__ = ["RunCli", "UseEnvironment", "WaitUntil", "wait_until"]
+
+# Hundreds of processes are started from these sources: they are compiled once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A shell's background job ignores Ctrl-C, and so would every command that tests start in it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_CACHE = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Limits follow the machine, which is measured once, where the session begins."""
+    if not hasattr(config, "workerinput"):
+        measure()
+        os.environ["XDG_CACHE_HOME"] = config.stash[_CACHE] = tempfile.mkdtemp(prefix="tidemill-cache-")
+    config.option.timeout = limit(float(config.getini("timeout")))
+    hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    hypothesis.settings.load_profile("no clock")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what was kept for the session."""
+    if folder := config.stash.get(_CACHE, None):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long; within that the order stays random."""
+    items.sort(key=lambda item: turn(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule:
+    """Share tests out piece by piece."""
+    config.option.loadscopereorder = False
+    return Schedule(config, log)
 
 
 class RunCli(Protocol):
@@ -40,27 +80,18 @@ class RunCli(Protocol):
         args: list[str],
         env: Mapping[str, str] | None = None,
         input: str | None = None,  # noqa: A002  # as subprocess.run calls it
-        timeout: float = 60,
+        timeout: float = LIMIT_SECONDS,
     ) -> subprocess.CompletedProcess[str]: ...
 
 
 class WaitUntil(Protocol):
     """Wait until the predicate holds; TimeoutError with the description where it does not in time."""
 
-    def __call__(self, predicate: Callable[[], object], description: str, seconds: float = 10) -> None: ...
+    def __call__(self, predicate: Callable[[], object], description: str, seconds: float = LIMIT_SECONDS) -> None: ...
 
 
 UseEnvironment = Callable[[Mapping[str, str]], None]
 """Set these variables for the test and forget what was made from the old ones."""
-
-
-def wait_until(predicate: Callable[[], object], description: str, seconds: float = 10) -> None:
-    """Look every 10 ms whether the predicate holds; raises TimeoutError when it does not in time."""
-    give_up_at = time.monotonic() + seconds
-    while not predicate():
-        if time.monotonic() > give_up_at:
-            raise TimeoutError(f"waited {seconds:g} s until {description}")
-        time.sleep(0.01)
 
 
 def forget() -> None:
@@ -242,7 +273,7 @@ def shared_environment(
 
 
 def _provider_of(simulator: Simulator) -> dict[str, str]:
-    return {"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key", "TIDEMILL_LEASE_SECONDS": "3"}
+    return {"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key"}
 
 
 @pytest.fixture
@@ -255,7 +286,7 @@ def run_cli(tmp_path: Path, clean_environment: None) -> RunCli:
         args: list[str],
         env: Mapping[str, str] | None = None,
         input: str | None = None,  # noqa: A002
-        timeout: float = 60,
+        timeout: float = LIMIT_SECONDS,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-P", "-m", "tidemill.producer.cli.commands", *args],
@@ -265,7 +296,7 @@ def run_cli(tmp_path: Path, clean_environment: None) -> RunCli:
             stdin=subprocess.DEVNULL if input is None else None,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=limit(timeout),
             check=False,
         )
 

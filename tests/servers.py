@@ -10,13 +10,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-START_SECONDS = 30.0
+from tests.waiting import limit, wait_until
 
 
 class Broker:
@@ -45,7 +44,7 @@ class Broker:
         self._process = subprocess.Popen(
             [_broker_binary(), *options], stdout=subprocess.DEVNULL, start_new_session=True
         )
-        _wait_until(lambda: self._answers(b"PING") == b"+PONG", "the broker answers")
+        wait_until(lambda: self._answers(b"PING") == b"+PONG", "the broker answers")
 
     def flush(self) -> None:
         """Forget everything: FLUSHALL."""
@@ -57,11 +56,21 @@ class Broker:
         self._process.kill()
         self._process.wait()
 
+    def freeze(self) -> None:
+        """SIGSTOP: it takes connections and answers nobody."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """Stop, and remove what it kept."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(limit())
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self, command: bytes) -> bytes:
@@ -121,7 +130,7 @@ class Postgres:
         """Crash and come back: what a power cut does to the server's processes."""
         pid = self._server.get_pid()
         os.kill(pid, signal.SIGQUIT)
-        _wait_until(lambda: not Path(f"/proc/{pid}").exists(), "Postgres is gone")
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), "Postgres is gone")
         self._server.ensure_postgres_running()
 
     def stop(self) -> None:
@@ -153,14 +162,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _wait_until(condition: Any, what: str, seconds: float = START_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds:g} s until {what}")
-        time.sleep(0.02)
 
 
 if __name__ == "__main__":  # python -m tests.servers: both, until Ctrl-C, for trying things by hand

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
+from tidemill.worker.languages import load_identifier
+
 Sentiment = Literal["positive", "negative", "neutral", "unknown"]
 
 THRESHOLD = 0.05  # VADER's own: a score within +-0.05 is neutral
@@ -65,12 +67,11 @@ class Models(NamedTuple):
 
 @cache
 def models() -> Models:
-    """Load both models, once a process: about 1 s, nearly all of it for py3langid's compressed table."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    """Load both models, once a process."""
     from vader import SentimentIntensityAnalyzer
 
     analyser = SentimentIntensityAnalyzer()
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = load_identifier()
     identifier.set_languages(_LANGUAGES.split())
     phrases = (*analyser.multiword, *analyser.idioms)
     return Models(analyser, frozenset(analyser.lexicon) | {phrase.split()[0] for phrase in phrases}, identifier)

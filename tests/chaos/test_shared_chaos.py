@@ -13,10 +13,11 @@ import psutil
 import pytest
 
 from tests.chaos.checker import a_seed, check
-from tests.conftest import _migrate, wait_until
+from tests.conftest import _migrate
 from tests.flows.tidemill import Running, Tidemill
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
+from tests.waiting import limit, wait_until
 
 PROMPTS = [f"shared chaos {number}" for number in range(2_000)]
 LEASE_SECONDS = 3
@@ -128,12 +129,11 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
             command = made.user.started("worker", "--processes", processes, "--window", str(WINDOW))
             made.workers.append(stack.enter_context(command))
         stack.callback(made.thaw, everything=True)
-        wait_until(lambda: made.user.query("SELECT count(*) FROM workers")[0][0] == 3, "three workers are up", 60)
+        wait_until(lambda: made.user.query("SELECT count(*) FROM workers")[0][0] == 3, "three workers are up")
         yield made
         made.report()
 
 
-@pytest.mark.timeout(200)
 def test_whatever_befalls_workers_and_servers_every_prompt_is_answered_once(site: Site) -> None:
     happenings: list[Callable[[], None]] = [
         *(site.kill_a_worker, site.kill_a_worker, site.kill_a_worker, site.kill_a_worker),
@@ -146,14 +146,14 @@ def test_whatever_befalls_workers_and_servers_every_prompt_is_answered_once(site
     with site.user.started("ask", "-i", path, "-o", "answers.jsonl", "--transport", "http") as asking:
         moments = sorted(site.chance.sample(range(50, 1_800), len(happenings)))
         for moment, happening in zip(moments, happenings, strict=True):
-            asking.until(lambda: _reached(site, moment), f"{moment} calls are paid", 40)  # noqa: B023
+            asking.until(lambda: _reached(site, moment), f"{moment} calls are paid")  # noqa: B023
             site.log.append(f"{happening.__name__} at {moment}")
             happening()
-        wait_until(lambda: _all_awake(site), "nobody is frozen", 20)
-        ran = asking.ended(60)
+        wait_until(lambda: _all_awake(site), "nobody is frozen")
+        ran = asking.ended()
     assert ran.code == 0, ran
     site.provider.wait_until_idle()
-    wait_until(lambda: _all_ended(site), "stale calls are in the ledger too", 15)
+    wait_until(lambda: _all_ended(site), "stale calls are in the ledger too")
     print(check(site.user, site.provider.paid(), PROMPTS))
 
 
@@ -171,7 +171,6 @@ def _all_ended(site: Site) -> bool:
     return not site.user.query("SELECT job_id FROM attempts WHERE outcome IS NULL LIMIT 1")
 
 
-@pytest.mark.timeout(120)
 def test_a_frozen_worker_that_wakes_changes_nothing_and_pays_for_nothing_new(site: Site) -> None:
     site.provider.control(faults={})
     prompts = PROMPTS[:400]
@@ -182,15 +181,15 @@ def test_a_frozen_worker_that_wakes_changes_nothing_and_pays_for_nothing_new(sit
         frozen.suspend()
         try:
             began = time.monotonic()
-            ran = asking.ended(40)
+            ran = asking.ended()  # while it is frozen
             took = time.monotonic() - began
         finally:
             frozen.resume()
     assert ran.code == 0, ran
     print(f"the others had done its work after {took:.1f} s")
-    assert took < 6 * LEASE_SECONDS
+    assert took < limit(6 * LEASE_SECONDS)
     paid = site.provider.counters()["paid"]
-    wait_until(lambda: _all_ended(site), "its calls are in the ledger", 15)
+    wait_until(lambda: _all_ended(site), "its calls are in the ledger")
     books = check(site.user, site.provider.paid(), prompts)
     print(books)
     site.provider.wait_until_idle()
@@ -198,7 +197,6 @@ def test_a_frozen_worker_that_wakes_changes_nothing_and_pays_for_nothing_new(sit
     assert books.paid_more_than_once <= 2 * WINDOW  # in flight, or answered and not yet stored
 
 
-@pytest.mark.timeout(120)
 def test_the_jobs_of_a_killed_worker_are_done_by_others_within_seconds(site: Site) -> None:
     site.provider.control(faults={}, latency_ms=400, latency_shape="fixed")
     prompts = PROMPTS[:300]
@@ -211,7 +209,7 @@ def test_the_jobs_of_a_killed_worker_are_done_by_others_within_seconds(site: Sit
         taken = "SELECT count(*) FROM attempts WHERE outcome = 'lost'"
         wait_until(lambda: site.user.query(taken)[0][0] > 0, "the others notice", 2 * LEASE_SECONDS)
         print(f"noticed after {time.monotonic() - killed_at:.1f} s")
-        ran = asking.ended(60)
+        ran = asking.ended()
     assert ran.code == 0, ran
     site.provider.wait_until_idle()
     books = check(site.user, site.provider.paid(), prompts)

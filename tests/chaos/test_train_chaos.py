@@ -4,16 +4,13 @@ import os
 import time
 from collections import Counter
 
-import pytest
-
 from tests.chaos.test_shared_chaos import Site, site
-from tests.conftest import wait_until
+from tests.waiting import wait_until
 
 __all__ = ["site"]
 
 FINE_TUNES = int(os.environ.get("TIDEMILL_TEST_FINE_TUNES", "40"))
 KILLS = 20 + FINE_TUNES // 4
-SECONDS = 150.0
 
 _SEND_OFF = """
 import hashlib
@@ -41,7 +38,6 @@ for number in range(COUNT):
 """
 
 
-@pytest.mark.timeout(SECONDS + 60)
 def test_fine_tunes_are_created_once_however_often_their_workers_are_killed(site: Site) -> None:
     faults = {"POST /v1/files": "!!reset_after*1", "POST /v1/fine_tuning/jobs": "!!reset_after*1"}
     site.provider.control(faults={"500": 0.02}, scripts=faults, latency_ms=100, tuning_seconds=3)
@@ -54,7 +50,7 @@ def test_fine_tunes_are_created_once_however_often_their_workers_are_killed(site
             site.chance.choice([site.flush_the_broker, site.crash_postgres])()
         # Most of the time somebody works, or nothing would ever be interrupted.
         time.sleep(site.chance.uniform(0.2, 1.5))
-    wait_until(lambda: not _open(site), "all have ended", 60)
+    wait_until(lambda: not _open(site), "all have ended")
     states = Counter(row[0] for row in site.user.query("SELECT state FROM jobs"))
     assert states == {"succeeded": FINE_TUNES}
     assert set(site.provider.tunings_by_metadata("tidemill").values()) == {1}

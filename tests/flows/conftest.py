@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import wait_until
 from tests.flows.tidemill import Tidemill
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -41,11 +41,10 @@ def fleet(
         "TIDEMILL_BROKER_URL": f"{_broker_process.url.rpartition('/')[0]}/5",
         "OPENAI_BASE_URL": _simulator_process.url,
         "OPENAI_API_KEY": "test-key",
-        "TIDEMILL_LEASE_SECONDS": "3",
     }
     workers = Tidemill(environment, tmp_path_factory.mktemp("fleet"))
     with workers.started("worker", "--processes", "2", "--window", "64"):
-        wait_until(lambda: workers.query("SELECT count(*) FROM workers")[0][0] == 2, "two workers are up", 60)
+        wait_until(lambda: workers.query("SELECT count(*) FROM workers")[0][0] == 2, "two workers are up")
         yield environment
 
 

@@ -109,15 +109,21 @@ def test_rows_of_a_file_are_turns_one_after_the_other_also_over_a_kill(
 
 def test_two_commands_at_the_same_time_ask_one_turn_after_the_other(anywhere: Tidemill, simulator: Simulator) -> None:
     dialogue = begun(anywhere)
-    simulator.control(latency_ms=400, latency_shape="fixed")
+    simulator.control(gate="shut")
     with anywhere.started("ask", "--dialogue", dialogue, "one", *HTTP) as first:
         first.until(lambda: simulator.counters()["in_flight"] == 1, "its call is under way")
         with anywhere.started("ask", "--dialogue", dialogue, "two", *HTTP) as second:
+            second.until(lambda: _open(anywhere) == 2, "both turns are stored")
+            simulator.control(gate="open")
             assert (first.ended().code, second.ended().code) == (0, 0)
     told = shown(anywhere, dialogue)
     assert prompts_of(told) == [SKY, "one", "two"]
     calls = [(call["started_at"], call["ended_at"]) for call in told["attempts"]]
     assert all(earlier[1] <= later[0] for earlier, later in pairwise(calls)), calls
+
+
+def _open(user: Tidemill) -> int:
+    return int(user.query("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')")[0][0])
 
 
 def test_a_turn_that_has_become_too_long_fails_unpaid_and_trimming_lets_it_go_out(

@@ -45,7 +45,6 @@ def test_a_real_model_answers_the_command_line(tmp_path: Path, run_cli: RunCli) 
         asked = run_cli(
             ["ask", "What is the capital of France?", "--model", MODEL, "--max-tokens", "12"],
             {"OPENAI_BASE_URL": base_url},
-            timeout=100,
         )
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.strip()

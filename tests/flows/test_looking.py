@@ -1,4 +1,4 @@
-"""Looking and steering: what a user sees of batches and dialogues, and what can be done to a batch under way."""
+"""Looking: what a user sees of batches and dialogues."""
 
 import json
 import re
@@ -8,10 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.conftest import wait_until
-from tests.flows.tidemill import Tidemill, answers, summary
+from tests.flows.tidemill import Tidemill, answers
 from tests.servers import Postgres
-from tests.simulator import Simulator, prompt_hash
+from tests.simulator import Simulator
 
 HTTP = ("--transport", "http")
 ROWS = [
@@ -140,63 +139,3 @@ def test_a_shared_database_is_made_by_db_upgrade_only(
     assert "has schema 0004" in fresh("db", "upgrade").ok().out
     assert "has schema 0004" in fresh("db", "upgrade").ok().out
     assert fresh("status", "--json").ok().json == []
-
-
-# --- a batch under way ---
-
-
-def test_a_paused_batch_waits_until_it_is_resumed(anywhere: Tidemill, simulator: Simulator) -> None:
-    simulator.control(latency_ms=1000, latency_shape="fixed")
-    path = anywhere.prompts("paused.jsonl", [f"paused {number}" for number in range(600)])
-    command = ("ask", "-i", path, "-o", "paused.csv", "--name", "paused", "--window", "20", *HTTP)
-    with anywhere.started(*command) as running:
-        running.until(lambda: simulator.counters()["paid"] >= 20, "it is under way")
-        assert "paused; calls in flight end" in anywhere("pause", "paused").ok().out
-        running.says("The batch is paused")
-        wait_until(lambda: simulator.counters()["in_flight"] == 0, "the calls in flight end")
-        paid = simulator.counters()["paid"]
-        assert anywhere("status", "paused", "--json").ok().json["state"] == "paused"
-        assert simulator.counters()["paid"] == paid < 600
-        simulator.control(latency_ms=0)
-        assert anywhere("resume", "paused", "--json").ok().json["resume"] == 1
-        ran = running.ended()
-    assert ran.code == 0
-    assert re.match(summary(600, 600), ran.last_line)
-    assert simulator.counters()["paid"] == 600
-
-
-def test_a_cancelled_batch_ends_and_keeps_its_answers_until_it_is_retried(
-    anywhere: Tidemill, simulator: Simulator
-) -> None:
-    simulator.control(latency_ms=1000, latency_shape="fixed")
-    prompts = [f"cancelled {number}" for number in range(600)]
-    path = anywhere.prompts("cancelled.jsonl", prompts)
-    command = ("ask", "-i", path, "-o", "-", "--name", "cancelled", "--window", "20", *HTTP)
-    with anywhere.started(*command) as running:
-        running.until(lambda: simulator.counters()["paid"] >= 20, "it is under way")
-        assert "rows that had not ended" in anywhere("cancel", "cancelled").ok().out
-        ran = running.ended()
-    assert ran.code == 1
-    statuses = [row["status"] for row in ran.rows]
-    assert set(statuses) == {"succeeded", "cancelled"}
-    assert answers([row for row in ran.rows if row["status"] == "succeeded"])
-    simulator.wait_until_idle()
-    paid_in_vain = simulator.counters()["paid"] - statuses.count("succeeded")
-    window = 20 if "TIDEMILL_DATABASE_URL" not in anywhere.environment else 2 * 64
-    assert 0 <= paid_in_vain <= 2 * window  # in flight, or begun in the moment until the workers saw it
-
-    simulator.control(latency_ms=0)
-    assert f"queued again: {statuses.count('cancelled')} rows" in anywhere("retry", "cancelled").ok().out
-    watched = anywhere("watch", "cancelled").ok()
-    assert re.match(summary(600, 600), watched.last_line)
-    once_or_twice = simulator.paid_by_prompt()
-    assert sum(once_or_twice[prompt_hash(prompt)] for prompt in prompts) == 600 + paid_in_vain
-
-
-def test_retry_asks_failed_rows_again_and_watch_reports_them(tidemill: Tidemill) -> None:
-    path = tidemill.prompts("retried.jsonl", ["fine", "!!refusal*1 at first"])
-    assert tidemill("ask", "-i", path, *HTTP).code == 1
-    assert tidemill("retry", "latest", "--json").ok().json["retry"] == 1
-    told = tidemill("watch", "latest", "--json").ok().json
-    assert (told["succeeded"], told["failed"]) == (2, 0)
-    assert "no row had failed" in tidemill("retry", "latest").ok().out

@@ -158,7 +158,7 @@ def test_a_held_batch_says_why_costs_no_attempt_and_resumes_by_itself(
         assert sentence in told["hold_reason"]
         assert simulator.counters()["total"] <= asked + 1  # but for a probe
         simulator.control(mode="ok")
-        ran = running.ended(30)
+        ran = running.ended()
     assert ran.code == 0
     assert ran.err.count(sentence) == 1
     assert answers(ran.rows)
@@ -192,7 +192,7 @@ def test_a_server_that_is_down_at_the_start_is_waited_for(tidemill: Tidemill, mo
     with tidemill.started("ask", "-i", path, "-o", "-", *HTTP) as running:
         running.says("check that the server runs")
         mortal.start()
-        ran = running.ended(40)
+        ran = running.ended()
     assert ran.code == 0
     assert answers(ran.rows)
     assert {row["attempts"] for row in ran.rows} == {1}
@@ -207,7 +207,7 @@ def test_a_server_that_dies_midway_and_comes_back_loses_nothing(tidemill: Tidemi
         mortal.kill()
         running.says("check that the server runs")
         mortal.start()
-        ran = running.ended(40)
+        ran = running.ended()
     assert ran.code == 0
     assert answers(ran.rows)
     paid = mortal.paid_by_prompt()
@@ -229,7 +229,7 @@ def test_a_row_that_is_refused_for_itself_fails_and_does_not_hold_the_others_for
 ) -> None:
     prompts = ["!!403 always", *(f"fine {number}" for number in range(5))]
     path = tidemill.prompts("refused.jsonl", prompts)
-    ran = tidemill("ask", "-i", path, "-o", "-", "--window", "1", *HTTP, timeout=100)
+    ran = tidemill("ask", "-i", path, "-o", "-", "--window", "1", *HTTP)
     assert ran.code == 1
     assert [row["status"] for row in ran.rows] == ["failed", *["succeeded"] * 5]
     assert ran.rows[0]["error_code"] == "unsupported_country_region_territory"
@@ -244,7 +244,7 @@ def test_a_long_wait_that_the_provider_asks_for_is_said_and_costs_no_row(
     with tidemill.started("ask", "-i", path, "-o", "answers.jsonl", "--window", "1", *HTTP) as running:
         running.says("The provider asks everybody to wait 120 minutes")
         running.signal(signal.SIGINT)
-        assert running.ended(20).code == 130
+        assert running.ended().code == 130
     simulator.control(retry_after_seconds=0)
     assert re.match(summary(2, 2), tidemill("ask", "-i", path, "-o", "answers.jsonl", *HTTP).ok().last_line)
 

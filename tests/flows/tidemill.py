@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
-from tests.conftest import wait_until
 from tests.simulator import reply_tag
+from tests.waiting import LIMIT_SECONDS, limit, wait_until
 
 SUMMARY = (
     r"^{rows} rows?: {succeeded} succeeded, {failed} failed, {open} open · [\d,]+ tokens · "
@@ -33,6 +33,10 @@ SUMMARY = (
 def summary(rows: int, succeeded: int, failed: int = 0, open_: int = 0) -> str:
     """The pattern of a run's last line."""
     return SUMMARY.format(rows=f"{rows:,}", succeeded=f"{succeeded:,}", failed=f"{failed:,}", open=open_)
+
+
+COMMAND = (sys.executable, "-P", "-m", "tidemill.producer.cli.commands")
+"""`tidemill`, as it is in this checkout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,12 @@ class Running:
         """What it has written to standard error so far."""
         return self._err.read_text(encoding="utf-8")
 
-    def until(self, predicate: Callable[[], object], what: str, seconds: float = 30) -> None:
+    def until(self, predicate: Callable[[], object], what: str, seconds: float = LIMIT_SECONDS) -> None:
         """Wait until the predicate holds while it runs."""
         wait_until(lambda: predicate() or self.process.poll() is not None, what, seconds)
         assert predicate(), f"it ended before {what}: {self.err}"
 
-    def says(self, words: str, seconds: float = 30) -> None:
+    def says(self, words: str, seconds: float = LIMIT_SECONDS) -> None:
         """Wait until it has written these words to standard error."""
         self.until(lambda: words in self.err, f"it says {words!r}", seconds)
 
@@ -98,9 +102,9 @@ class Running:
         """To the whole group, as a terminal does it on Ctrl-C."""
         os.killpg(self.process.pid, number)
 
-    def ended(self, seconds: float = 60) -> Ran:
+    def ended(self, seconds: float = LIMIT_SECONDS) -> Ran:
         """Wait for its end."""
-        code = self.process.wait(seconds)
+        code = self.process.wait(limit(seconds))
         return Ran(code, self._out.read_text(encoding="utf-8"), self.err)
 
     def kill(self) -> None:
@@ -117,27 +121,42 @@ class Running:
 class Tidemill:
     """The command line in one user's world: some variables and a working folder."""
 
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        folder: Path,
+        command: Sequence[str] = COMMAND,
+        python: str = sys.executable,
+    ) -> None:
         self.environment = dict(environment)
         self.folder = folder
+        self._command = command
+        self._python = python
         self._started = 0
+        self._engines: dict[str, Engine] = {}
 
-    def __call__(self, *args: str | Path, input: str | bytes | None = None, timeout: float = 60, **env: str) -> Ran:  # noqa: A002
+    def __call__(
+        self,
+        *args: str | Path,
+        input: str | bytes | None = None,  # noqa: A002
+        timeout: float = LIMIT_SECONDS,
+        **env: str,
+    ) -> Ran:
         """Run `tidemill` with these arguments to its end."""
-        return self._run(["-P", "-m", "tidemill.producer.cli.commands", *map(str, args)], input, timeout, env)
+        return self._run([*self._command, *map(str, args)], input, timeout, env)
 
-    def python(self, script: str, timeout: float = 60, **env: str) -> Ran:
+    def python(self, script: str, input: str | None = None, timeout: float = LIMIT_SECONDS, **env: str) -> Ran:  # noqa: A002
         """Run a Python script where tidemill is installed."""
-        return self._run(["-c", script], None, timeout, env)
+        return self._run([self._python, "-c", script], input, timeout, env)
 
     def _run(self, args: list[str], given: str | bytes | None, timeout: float, env: Mapping[str, str]) -> Ran:
         done = subprocess.run(
-            [sys.executable, *args],
+            args,
             env=self._environment(env),
             cwd=self.folder,
             input=given.encode() if isinstance(given, str) else given if given is not None else b"",
             capture_output=True,
-            timeout=timeout,
+            timeout=limit(timeout),
             check=False,
         )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -146,7 +165,7 @@ class Tidemill:
     def started(self, *args: str | Path, **env: str) -> Iterator[Running]:
         """Start `tidemill` with these arguments; nothing of it is left when the block ends."""
         self._started += 1
-        command = [sys.executable, "-P", "-m", "tidemill.producer.cli.commands", *map(str, args)]
+        command = [*self._command, *map(str, args)]
         running = Running(command, self._environment(env), self.folder, self._started)
         try:
             yield running
@@ -169,11 +188,16 @@ class Tidemill:
 
     @property
     def engine(self) -> Engine:
-        """The database behind it, opened anew, without any code of what is tested."""
-        url = self.environment.get("TIDEMILL_DATABASE_URL")
-        if url is None:
-            return create_engine(f"sqlite:///{self.environment['TIDEMILL_HOME']}/tidemill.db", poolclass=NullPool)
-        return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
+        """The database behind it, connected to anew each time, without any code of what is tested."""
+        url = (
+            self.environment.get("TIDEMILL_DATABASE_URL")
+            or f"sqlite:///{self.environment['TIDEMILL_HOME']}/tidemill.db"
+        )
+        if url not in self._engines:
+            self._engines[url] = create_engine(
+                url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool
+            )
+        return self._engines[url]
 
     def query(self, statement: str, **parameters: Any) -> list[Any]:
         """The rows of a SELECT."""

@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 
 from tests.conftest import UseEnvironment
 from tests.house.sources import ROOT
+from tests.waiting import limit
 from tidemill.models.clock import now_after
 from tidemill.models.database import writing
 from tidemill.models.settings import Settings
@@ -168,7 +169,7 @@ def test_a_worker_is_healthy_while_its_own_heartbeat_is_fresh(
     checked = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | {"TIDEMILL_DATABASE_URL": postgres_url},
-        timeout=30,
+        timeout=limit(),
         check=False,
     )
     assert (checked.returncode == 0) is healthy

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.house.commands import commands, options_of
+from tests.waiting import limit
 
 SLOW_TO_IMPORT = {
     "aiohttp",
@@ -47,6 +48,6 @@ def test_an_option_says_what_it_means(name: str) -> None:
 @pytest.mark.parametrize("arguments", [[], ["ask"], ["worker"]])
 def test_help_imports_nothing_slow(arguments: list[str]) -> None:
     code = _SHOW_HELP.format(arguments=arguments, slow=SLOW_TO_IMPORT)
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=limit(), check=True)
     assert "Example" in shown.stdout or "First steps" in shown.stdout
     assert shown.stderr.split() == ["0"]

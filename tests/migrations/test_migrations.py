@@ -14,6 +14,7 @@ from sqlalchemy import insert, inspect, select, text
 from tests.conftest import RunCli, UseEnvironment
 from tests.rows import add_batch, add_jobs, count, put, success, take
 from tests.servers import Postgres
+from tests.waiting import limit
 from tidemill import migrations
 from tidemill.models.database import engine, reading, writing
 from tidemill.models.errors import DatabaseError
@@ -197,7 +198,7 @@ def test_four_upgrades_at_once_wait_for_each_other(empty_database: str) -> None:
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ)
         for _ in range(4)
     ]
-    told = [process.communicate(timeout=60)[0].decode().split() for process in processes]
+    told = [process.communicate(timeout=limit())[0].decode().split() for process in processes]
     assert told == [[migrations.HEAD]] * 4
     assert found() == migrations.HEAD
 

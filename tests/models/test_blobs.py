@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import UseEnvironment
 from tests.house.sources import ROOT
+from tests.waiting import limit
 from tidemill.models import blobs
 from tidemill.models.blobs import BlobError, BlobMissingError
 from tidemill.models.settings import settings
@@ -129,7 +130,7 @@ def test_two_processes_may_store_the_same_pictures_at_once(folder: Path) -> None
 def test_what_a_killed_process_left_behind_does_no_harm(folder: Path) -> None:
     sha256 = hash_of(b"picture")
     killed = child(KILLED_BEFORE_THE_RENAME.format(sha256=sha256))
-    killed.communicate(timeout=30)
+    killed.communicate(timeout=limit())
     assert killed.returncode < 0
     assert [path.suffix for path in folder.rglob("*") if path.is_file()] == [".tmp"]
     with pytest.raises(BlobMissingError):

@@ -236,7 +236,6 @@ def _shown(row: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.usefixtures("database")
-@pytest.mark.timeout(120)
 def test_any_sequence_of_steps_keeps_the_promises(database: str) -> None:
     examples = 40 if database == "sqlite" else 12
     run_state_machine_as_test(

@@ -8,7 +8,6 @@ import os
 import select
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -17,10 +16,9 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from tests.simulator.options import SimulatorOptions
+from tests.waiting import LIMIT_SECONDS, limit, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 30.0
-STOP_SECONDS = 10.0
 # Options that are tables -> the flag that gives one row, KEY=VALUE.
 PAIRS = {"faults": "fault", "scripts": "script", "shutdown": "shutdown"}
 # Local requests must not go through a proxy that the environment names for the internet.
@@ -78,7 +76,7 @@ class Simulator:
         self.stop()
 
     def start(self) -> Self:
-        """Returns once the port listens. Raises SimulatorDownError when it does not within 30 s."""
+        """Returns once the port listens. Raises SimulatorDownError when it does not in time."""
         if self.running:
             return self
         command = [sys.executable, "-m", "tests.simulator", "--exit-with-stdin", f"--port={self.port}"]
@@ -100,7 +98,7 @@ class Simulator:
         """One short write is one read; a line in pieces cannot happen below the pipe's atomic 4,096 bytes."""
         assert self._process is not None and self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        ready, _, _ = select.select([descriptor], [], [], START_SECONDS)
+        ready, _, _ = select.select([descriptor], [], [], limit())
         return os.read(descriptor, 4096) if ready else b""
 
     def stop(self) -> int | None:
@@ -117,7 +115,7 @@ class Simulator:
             return None
         getattr(process, how)()
         try:
-            status = process.wait(STOP_SECONDS)
+            status = process.wait(limit())
         except subprocess.TimeoutExpired:
             process.kill()
             status = process.wait()
@@ -130,7 +128,7 @@ class Simulator:
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.root}{path}", data=content)
         try:
-            with _opener.open(request, timeout=30) as reply:
+            with _opener.open(request, timeout=limit()) as reply:
                 answer: dict[str, Any] = json.load(reply)
                 return answer
         except urllib.error.HTTPError as error:
@@ -181,10 +179,6 @@ class Simulator:
         """How many jobs were created with each value of this metadata key; jobs without it count under ''."""
         return Counter(tuning["metadata"].get(key, "") for tuning in self.tunings())
 
-    def wait_until_idle(self, seconds: float = 10.0) -> None:
+    def wait_until_idle(self, seconds: float = LIMIT_SECONDS) -> None:
         """Until no call is in flight. Raises TimeoutError."""
-        give_up_at = time.monotonic() + seconds
-        while self.counters()["in_flight"]:
-            if time.monotonic() > give_up_at:
-                raise TimeoutError(f"calls are still in flight after {seconds} s")
-            time.sleep(0.01)
+        wait_until(lambda: not self.counters()["in_flight"], "no call is in flight", seconds)

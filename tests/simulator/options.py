@@ -17,6 +17,7 @@ class SimulatorOptions(TypedDict, total=False):
     mode: str
     key: str | None
     latency_ms: float
+    gate: str
     latency_shape: str
     seed: int
     reply_chars: int
@@ -45,6 +46,7 @@ class Options:
     mode: str = "ok"
     key: str | None = None
     latency_ms: float = 0.0
+    gate: str = "open"
     latency_shape: str = "lognormal"
     seed: int = 0
     reply_chars: int = 190
@@ -109,6 +111,7 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "mode": (str, "ok, a fault name for every call, or down503, down502, gone"),
     "key": (_optional(str), "the only API key that is let in; without it every key is"),
     "latency_ms": (float, "mean latency of a reply"),
+    "gate": (_choice("open", "shut"), "shut: calls come in, and get their replies once it is open"),
     "latency_shape": (_choice("lognormal", "fixed"), "lognormal (long tail) or fixed"),
     "seed": (int, "decides latencies and random faults, whatever order the calls come in"),
     "reply_chars": (int, "about how long a reply is"),

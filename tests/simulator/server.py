@@ -90,10 +90,13 @@ class Connection(asyncio.Protocol):
             answer = refused
         else:
             call, fault, answer, seconds = simulation.answer(path, b"".join(self._body), identity)
-        if seconds > 0:
-            self._wheel.call_later(seconds, partial(self._finish, ledger, call, fault, answer, identity, started_at))
+        finish = partial(self._finish, ledger, call, fault, answer, identity, started_at)
+        if simulation.options.gate == "shut":
+            simulation.finish(finish)
+        elif seconds > 0:
+            self._wheel.call_later(seconds, finish)
         else:
-            self._finish(ledger, call, fault, answer, identity, started_at)
+            finish()
 
     def _finish(
         self,

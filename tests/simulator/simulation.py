@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -61,6 +62,7 @@ class Simulation:
         self._id_prefix = os.urandom(8).hex()
         self._ids = 0
         self._limits = self._new_limits()
+        self._at_gate: list[Callable[[], None]] = []
 
     def _new_limits(self) -> Limits:
         options = self.options
@@ -77,9 +79,22 @@ class Simulation:
         self.options = check(changed(self.options, changes))
         if LIMIT_FIELDS & changes.keys():
             self._limits = self._new_limits()
+        self._let_through()
+
+    def finish(self, call: Callable[[], None]) -> None:
+        """Send a call's reply now, or once the gate is open."""
+        self._at_gate.append(call)
+        self._let_through()
+
+    def _let_through(self) -> None:
+        if self.options.gate == "open":
+            waiting, self._at_gate = self._at_gate, []
+            for call in waiting:
+                call()
 
     def reset(self) -> None:
         self.options = self.start_options
+        self._let_through()
         self._limits = self._new_limits()
         self._calls_by_prompt.clear()
         self.ledger = self.ledger.closed()

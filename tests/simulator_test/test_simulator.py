@@ -22,6 +22,7 @@ from tests.simulator.calls import Call
 from tests.simulator.faults import FAULTS
 from tests.simulator.limits import Bucket, Limits, go_duration
 from tests.simulator.options import FIELDS, Options, SimulatorOptions
+from tests.waiting import limit
 
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -41,7 +42,7 @@ def sim(running: Simulator) -> Simulator:
 def post(sim: Simulator, path: str, body: dict[str, Any], key: str = "sk-test") -> tuple[int, dict[str, str], bytes]:
     request = urllib.request.Request(f"{sim.url}{path}", json.dumps(body).encode(), {"Authorization": f"Bearer {key}"})
     try:
-        with opener.open(request, timeout=20) as reply:
+        with opener.open(request, timeout=limit()) as reply:
             return reply.status, {name.lower(): value for name, value in reply.headers.items()}, reply.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -250,9 +251,10 @@ def test_over_the_limit_says_how_long_to_wait(sim: Simulator) -> None:
 
 
 def test_a_caller_who_hangs_up_still_pays(sim: Simulator) -> None:
-    sim.control(latency_ms=150, latency_shape="fixed")
+    sim.control(gate="shut")
     with pytest.raises(TimeoutError):
         opener.open(f"{sim.url}/responses", json.dumps({"model": "m", "input": "bye"}).encode(), timeout=0.05)
+    sim.control(gate="open")
     sim.wait_until_idle()
     assert [entry["gone"] for entry in sim.paid()] == [True]
     assert sim.counters()["max_in_flight"] == 1
@@ -279,7 +281,7 @@ def test_a_simulator_never_outlives_its_starter() -> None:
         assert process.stdin is not None and process.stdout is not None
         assert json.loads(process.stdout.readline())["pid"] == process.pid
         process.stdin.close()
-        assert process.wait(5) == 0
+        assert process.wait(limit()) == 0
 
 
 def test_one_table_of_options() -> None:

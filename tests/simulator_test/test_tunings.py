@@ -23,6 +23,7 @@ from tests.simulator.client import ROOT
 from tests.simulator.shelf import Shelf
 from tests.simulator.training import file_error
 from tests.simulator.tunings import Tuning
+from tests.waiting import limit
 
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 EXAMPLE = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
@@ -62,7 +63,7 @@ def uploaded(client: OpenAI, name: str = "train.jsonl", content: bytes = jsonl(*
 def post(sim: Simulator, path: str, body: bytes, content_type: str) -> tuple[int, dict[str, Any]]:
     request = urllib.request.Request(f"{sim.url}{path}", body, {"Content-Type": content_type})
     try:
-        with opener.open(request, timeout=20) as reply:
+        with opener.open(request, timeout=limit()) as reply:
             return reply.status, json.load(reply)
     except urllib.error.HTTPError as error:
         with error:
@@ -252,7 +253,7 @@ def test_pause_resume_and_cancel(sim: Simulator, client: OpenAI) -> None:
     for command in (jobs.cancel, jobs.pause, jobs.resume):
         with pytest.raises(BadRequestError, match="status is cancelled"):
             command(job.id)
-    sim.control(tuning_seconds=2)
+    sim.control(tuning_seconds=limit(2))
     job = jobs.create(model="m", training_file=file)
     while jobs.retrieve(job.id).status == "validating_files":
         time.sleep(0.02)
@@ -436,7 +437,7 @@ def test_its_switches_are_flags_too() -> None:
         with opener.open(f"{url.removesuffix('/v1')}/_log") as reply:
             options = json.load(reply)["options"]
         process.stdin.close()
-        assert process.wait(5) == 0
+        assert process.wait(limit()) == 0
     assert options["tuning_seconds"] == 5 and options["tuning_fails"] and not options["result_base64"]
     assert options["shutdown"] == {"gpt-old": "2026-10-23"}
     assert options["scripts"] == {"POST /v1/files": "!!500*1"}

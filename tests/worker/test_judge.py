@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.waiting import limit
 from tidemill.worker import judge
 from tidemill.worker.judge import Judge
 from tidemill.worker.sentiment import Judgement
@@ -43,13 +44,13 @@ def child_of(judging: Judge) -> int:
 def test_batches_are_judged_in_one_child(judging: Judge) -> None:
     assert judging._child is None  # nothing starts before it is needed
     futures = [judging.submit(BATCH) for _ in range(3)]
-    assert [brief(future.result(60)) for future in futures] == [JUDGED] * 3
+    assert [brief(future.result(limit())) for future in futures] == [JUDGED] * 3
     child = psutil.Process(child_of(judging))
     assert child.nice() == os.nice(0) + 5
     child.send_signal(signal.SIGINT)
-    assert brief(judging.submit(BATCH).result(60)) == JUDGED
+    assert brief(judging.submit(BATCH).result(limit())) == JUDGED
     assert child.pid == child_of(judging)
-    assert judging.submit([]).result(60) == []
+    assert judging.submit([]).result(limit()) == []
     judging.close()
     assert not child.is_running()
     judging.close()
@@ -58,18 +59,18 @@ def test_batches_are_judged_in_one_child(judging: Judge) -> None:
 
 
 def test_a_killed_child_is_replaced(judging: Judge) -> None:
-    judging.submit(BATCH).result(60)
+    judging.submit(BATCH).result(limit())
     killed = child_of(judging)
     os.kill(killed, signal.SIGKILL)
-    assert brief(judging.submit(BATCH).result(60)) == JUDGED
+    assert brief(judging.submit(BATCH).result(limit())) == JUDGED
     assert child_of(judging) != killed
 
 
 def test_where_no_child_can_live_this_process_judges(judging: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    assert brief(judging.submit(BATCH).result(60)) == JUDGED
+    assert brief(judging.submit(BATCH).result(limit())) == JUDGED
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert brief(judging.submit(BATCH).result(60)) == JUDGED
+    assert brief(judging.submit(BATCH).result(limit())) == JUDGED
 
 
 PARENT = """
@@ -77,9 +78,9 @@ import signal, sys, time
 from tidemill.worker.judge import Judge
 judging = Judge()
 future = judging.submit([(1, "What a wonderful answer!")])
-assert future.result(60)[0][1].sentiment == "positive"
+assert future.result(600)[0][1].sentiment == "positive"
 print(judging._child.pid, sorted({"numpy", "vader", "py3langid", "multiprocessing"} & set(sys.modules)), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -96,7 +97,7 @@ def test_the_child_ends_with_a_parent_that_is_killed(how: str, tmp_path: Path) -
         child = psutil.Process(int(pid))
         parent.kill()
     assert loaded.strip() == "[]"  # the models are in the child alone
-    psutil.wait_procs([child], timeout=10)
+    psutil.wait_procs([child], timeout=limit())
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 

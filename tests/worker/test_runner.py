@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import add_batch, add_jobs, add_worker, batch_row, calls, count, job_row, set_batch, set_job, take
 from tests.simulator import Simulator
+from tests.waiting import limit
 from tidemill.models.database import writing
 from tidemill.models.errors import DatabaseError
 from tidemill.models.scope import Scope
@@ -29,7 +30,7 @@ def provider(database: str, simulator: Simulator, use_environment: UseEnvironmen
 def runner(provider: Simulator) -> Iterator[Runner]:
     made = Runner(8, Scope())
     yield made
-    made.drain(5)
+    made.drain(limit())
 
 
 def in_state(state: str) -> int:
@@ -40,7 +41,7 @@ def test_jobs_are_claimed_asked_and_stored(runner: Runner, provider: Simulator, 
     add_batch()
     ids = add_jobs(20)
     runner.admit(ids)
-    wait_until(lambda: in_state("succeeded") == 20, "all are answered", seconds=30)
+    wait_until(lambda: in_state("succeeded") == 20, "all are answered")
     assert len(provider.paid()) == 20
     assert set(provider.paid_by_prompt().values()) == {1}
     assert count(dialogues) == count(attempts, attempts.c.outcome == "succeeded") == 20
@@ -56,8 +57,8 @@ def test_a_message_that_comes_twice_is_paid_for_once(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
-    wait_until(lambda: in_state("succeeded") == 10, "all are answered", seconds=30)
+        thread.join(limit())
+    wait_until(lambda: in_state("succeeded") == 10, "all are answered")
     assert len(provider.paid()) == 10
 
 
@@ -84,21 +85,23 @@ def test_the_window_is_never_overfilled_and_claims_stop_a_little_beyond_it(
         assert runner.in_flight <= 8 + AHEAD
         return in_state("succeeded") == len(ids)
 
-    wait_until(all_answered, "all are answered", seconds=60)
-    admitting.join(10)
+    wait_until(all_answered, "all are answered")
+    admitting.join(limit())
     assert max(in_flight) <= 10  # a call may begin before the server has noted the end of the one before
 
 
 def test_stopping_lets_calls_in_flight_end_and_gives_the_rest_back_unpaid(
     provider: Simulator, wait_until: WaitUntil
 ) -> None:
-    provider.control(latency_ms=1_000, latency_shape="fixed")
+    provider.control(gate="shut")
     add_batch()
     ids = add_jobs(20)
     runner = Runner(5, Scope())
     runner.admit(ids)
     wait_until(lambda: provider.counters()["in_flight"] == 5, "the window is full")
-    runner.drain(10)
+    runner.stop_admitting()
+    provider.control(gate="open")
+    runner.drain(limit())
     done, given_back = in_state("succeeded"), in_state("queued")
     assert (done + given_back, in_state("running")) == (20, 0)
     assert given_back >= 5
@@ -109,7 +112,7 @@ def test_stopping_lets_calls_in_flight_end_and_gives_the_rest_back_unpaid(
 
 
 def test_a_call_that_outlasts_the_drain_is_given_back(provider: Simulator, wait_until: WaitUntil) -> None:
-    provider.control(latency_ms=20_000, latency_shape="fixed")
+    provider.control(gate="shut")
     add_batch()
     (job_id,) = add_jobs(1)
     runner = Runner(5, Scope())
@@ -135,13 +138,14 @@ def test_a_process_that_was_frozen_beyond_its_lease_pays_for_nothing(
 def test_a_cancelled_job_in_flight_is_paid_but_not_recorded(
     runner: Runner, provider: Simulator, wait_until: WaitUntil
 ) -> None:
-    provider.control(latency_ms=300, latency_shape="fixed")
+    provider.control(gate="shut")
     add_batch()
     (job_id,) = add_jobs(1)
     runner.admit([job_id])
     wait_until(lambda: provider.counters()["in_flight"] == 1, "the call is under way")
     with writing() as connection:
         cancel(connection, "b")
+    provider.control(gate="open")
     wait_until(lambda: [call.outcome for call in calls(job_id)] == ["stale"], "the ledger knows how it ended")
     job = job_row(job_id)
     assert (job.state, job.input_tokens > 0, count(dialogues)) == ("cancelled", True, 0)
@@ -170,7 +174,7 @@ def test_jobs_of_batches_with_other_options_run_side_by_side(
     add_batch("responses", options=Options("gpt-6-luna", "responses", system="Be brief.", transport="http").to_json())
     ids = add_jobs(3, "chat") + add_jobs(3, "responses")
     runner.admit(ids)
-    wait_until(lambda: in_state("succeeded") == 6, "all are answered", seconds=30)
+    wait_until(lambda: in_state("succeeded") == 6, "all are answered")
 
 
 def test_a_row_that_we_cannot_build_fails_alone(runner: Runner, wait_until: WaitUntil) -> None:
@@ -179,7 +183,7 @@ def test_a_row_that_we_cannot_build_fails_alone(runner: Runner, wait_until: Wait
     set_job(bad, request={"nonsense": 1})
     set_job(foreign, request={"url": "/v1/nonsense", "body": {}})
     runner.admit([good, bad, foreign])
-    wait_until(lambda: not runner.owned() and in_state("running") == 0, "all have ended", seconds=30)
+    wait_until(lambda: not runner.owned() and in_state("running") == 0, "all have ended")
     assert job_row(good).state == "succeeded"
     assert (job_row(bad).state, job_row(bad).error_code) == ("failed", "internal_error")
     assert (job_row(foreign).state, job_row(foreign).error_code) == ("failed", "not_supported")
@@ -227,10 +231,10 @@ def test_two_runners_share_the_work(provider: Simulator, wait_until: WaitUntil) 
     threads = [threading.Thread(target=each.admit, args=[ids]) for each in runners]
     for thread in threads:
         thread.start()
-    wait_until(lambda: in_state("queued") == 0, "all are claimed", seconds=30)
-    wait_until(lambda: in_state("succeeded") == 40, "all are answered", seconds=30)
+    wait_until(lambda: in_state("queued") == 0, "all are claimed")
+    wait_until(lambda: in_state("succeeded") == 40, "all are answered")
     for thread, each in zip(threads, runners, strict=True):
-        thread.join(10)
-        each.drain(5)
+        thread.join(limit())
+        each.drain(limit())
     assert len(provider.paid()) == 40
     assert count(workers) == 1

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.waiting import limit
 from tidemill.worker import sentiment
 from tidemill.worker.sentiment import Judgement, judge
 
@@ -86,9 +87,9 @@ def test_the_beginning_and_the_end_of_a_book_are_read() -> None:
 @pytest.mark.parametrize("text", ["a", "word ", "great! ", "!", ":)", " ", "`", "\n", "😀", "é", "ж "])
 def test_five_megabytes_of_anything_take_no_time(text: str) -> None:
     judge(["warm"])
-    start = time.monotonic()
+    start = time.process_time()
     judge([text * (5_000_000 // len(text.encode()))])
-    assert time.monotonic() - start < 3  # 0.01-0.3 s
+    assert time.process_time() - start < limit(3)  # 0.01-0.3 s
 
 
 WORDS = ["great", "not", "can't stand", "Bad!", "break a leg", "(super)", "no", "kind of", "the", "WOW", "fed up"]

@@ -74,7 +74,7 @@ def test_outcomes_are_stored_told_and_judged(
     wait_until(lambda: len(ended) == 150, "all are written")
     assert ended == {(job.id, job.epoch) for job in claimed}
     assert count(jobs, jobs.c.state == "succeeded") == count(dialogues) == 150
-    wait_until(lambda: None not in sentiments().values(), "all are judged", seconds=30)
+    wait_until(lambda: None not in sentiments().values(), "all are judged")
     assert set(sentiments().values()) == {"positive", "negative"}
     assert settler.trouble is None
 
@@ -142,7 +142,7 @@ def test_answers_outlive_a_crash_of_the_server(
     postgres_server.restart_at_once()
     for job in claimed[200:]:
         settler.put(success(job), PROVIDER)
-    wait_until(lambda: len(ended) == 400, "all are written", seconds=30)
+    wait_until(lambda: len(ended) == 400, "all are written")
     assert count(jobs, jobs.c.state == "succeeded") == count(dialogues) == 400
     assert count(attempts, attempts.c.outcome == "succeeded") == 400
     assert count(messages) == 800

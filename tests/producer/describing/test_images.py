@@ -17,6 +17,7 @@ from PIL import Image, ImageChops, ImageCms, ImageStat
 from tests import pictures
 from tests.conftest import WaitUntil
 from tests.pictures import encoded, photo, quarters, write
+from tests.waiting import limit
 from tidemill.models.errors import InputError, TidemillError
 from tidemill.models.options import Detail
 from tidemill.producer.describing import children, images
@@ -437,7 +438,7 @@ def test_a_decoder_that_crashes_costs_one_row(wait_until: WaitUntil) -> None:
         reader.start()
         wait_until(lambda: child.cpu_times().user > idle + 0.1, "the child decodes")
         child.send_signal(signal.SIGSEGV)
-        reader.join(30)
+        reader.join(limit())
     (_, crashed), (_, picture) = results
     assert isinstance(crashed, Refused) and crashed.code == "decoder_crashed"
     assert isinstance(picture, Picture)
@@ -506,7 +507,7 @@ def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         child = psutil.Process(int(pid))
         parent.kill()
     assert multiprocessing == "False"
-    psutil.wait_procs([child], timeout=10)
+    psutil.wait_procs([child], timeout=limit())
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 

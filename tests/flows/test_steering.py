@@ -1,0 +1,70 @@
+"""Steering: what can be done to a batch under way."""
+
+import re
+
+from tests.flows.tidemill import Tidemill, answers, summary
+from tests.simulator import Simulator, prompt_hash
+from tests.waiting import limit
+
+HTTP = ("--transport", "http")
+
+
+def test_a_paused_batch_waits_until_it_is_resumed(anywhere: Tidemill, simulator: Simulator) -> None:
+    simulator.control(gate="shut")
+    path = anywhere.prompts("paused.jsonl", [f"paused {number}" for number in range(600)])
+    command = ("ask", "-i", path, "-o", "paused.csv", "--name", "paused", "--window", "20", *HTTP)
+    with anywhere.started(*command) as running:
+        running.until(lambda: simulator.counters()["in_flight"] >= 20, "it is under way")
+        assert "paused; calls in flight end" in anywhere("pause", "paused").ok().out
+        running.says("The batch is paused")
+        simulator.control(gate="open")
+        simulator.wait_until_idle()
+        paid = simulator.counters()["paid"]
+        assert anywhere("status", "paused", "--json").ok().json["state"] == "paused"
+        assert simulator.counters()["paid"] == paid < 600
+        assert anywhere("resume", "paused", "--json").ok().json["resume"] == 1
+        ran = running.ended()
+    assert ran.code == 0
+    assert re.match(summary(600, 600), ran.last_line)
+    assert simulator.counters()["paid"] == 600
+
+
+def test_a_cancelled_batch_ends_and_keeps_its_answers_until_it_is_retried(
+    anywhere: Tidemill, simulator: Simulator
+) -> None:
+    simulator.control(gate="shut")
+    prompts = [f"cancelled {number}" for number in range(600)]
+    path = anywhere.prompts("cancelled.jsonl", prompts)
+    command = ("ask", "-i", path, "-o", "-", "--name", "cancelled", "--window", "20", *HTTP)
+    with anywhere.started(*command) as running:
+        running.until(lambda: simulator.counters()["in_flight"] >= 20, "it is under way")
+        simulator.control(gate="open", latency_ms=limit(500), latency_shape="fixed")  # workers look four times a second
+        running.until(lambda: simulator.counters()["paid"] >= 20, "some are answered")
+        simulator.control(gate="shut")
+        assert "rows that had not ended" in anywhere("cancel", "cancelled").ok().out
+        simulator.control(gate="open")
+        ran = running.ended()
+    assert ran.code == 1
+    statuses = [row["status"] for row in ran.rows]
+    assert set(statuses) == {"succeeded", "cancelled"}
+    assert answers([row for row in ran.rows if row["status"] == "succeeded"])
+    simulator.wait_until_idle()
+    paid_in_vain = simulator.counters()["paid"] - statuses.count("succeeded")
+    window = 20 if "TIDEMILL_DATABASE_URL" not in anywhere.environment else 2 * 64
+    assert 0 <= paid_in_vain <= 2 * window  # in flight, or begun in the moment until the workers saw it
+
+    simulator.control(latency_ms=0)
+    assert f"queued again: {statuses.count('cancelled')} rows" in anywhere("retry", "cancelled").ok().out
+    watched = anywhere("watch", "cancelled").ok()
+    assert re.match(summary(600, 600), watched.last_line)
+    once_or_twice = simulator.paid_by_prompt()
+    assert sum(once_or_twice[prompt_hash(prompt)] for prompt in prompts) == 600 + paid_in_vain
+
+
+def test_retry_asks_failed_rows_again_and_watch_reports_them(tidemill: Tidemill) -> None:
+    path = tidemill.prompts("retried.jsonl", ["fine", "!!refusal*1 at first"])
+    assert tidemill("ask", "-i", path, *HTTP).code == 1
+    assert tidemill("retry", "latest", "--json").ok().json["retry"] == 1
+    told = tidemill("watch", "latest", "--json").ok().json
+    assert (told["succeeded"], told["failed"]) == (2, 0)
+    assert "no row had failed" in tidemill("retry", "latest").ok().out

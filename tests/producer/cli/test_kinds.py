@@ -1,6 +1,8 @@
 """What a command does to a batch depends on its kind, and a kind that nobody named has what all have."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,15 +40,22 @@ def test_a_kind_that_is_not_named_has_plain_rows(kind: str, tmp_path: Path, caps
 def test_a_fine_tune_is_a_batch_without_rows_of_its_own() -> None:
     add_batch("tune-1", kind="train")
     verbs, batch_id = verbs_for("latest")
-    assert (verbs, batch_id) == (KINDS["train"], "tune-1")
+    assert batch_id == "tune-1"
+    assert verbs.watch is not Verbs().watch
     with pytest.raises(InputError, match="tune-1 is a fine-tune and has no rows; `tidemill fine-tunes show tune-1`"):
         verbs.results(batch_id, "-")
 
 
 def test_retrying_is_the_same_for_all() -> None:
-    assert KINDS["train"].retry is Verbs().retry
+    assert KINDS["train"]().retry is Verbs().retry
 
 
 def test_a_batch_that_is_not_there_is_said() -> None:
     with pytest.raises(InputError, match="There is no batch 'nope'"):
         verbs_for("nope")
+
+
+def test_nobody_waits_for_celery_to_stop_a_batch() -> None:
+    program = "import sys; from tidemill.producer.cli import kinds; print('celery' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

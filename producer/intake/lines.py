@@ -108,7 +108,7 @@ def json_file(file: ByteStream, input_: Input) -> Records:
 
 
 def encoding(file: ByteStream, input_: Input) -> str:
-    """The encoding, told from the first bytes; raises InputError when they are no text."""
+    """The encoding, judged by the first bytes; raises InputError when they are no text."""
     head = file.peek(4096)
     for magic, why in _MAGIC.items():
         if head.startswith(magic):

@@ -1,4 +1,4 @@
-"""Stopping: Ctrl-C, SIGTERM and a full disk lose nothing; the same command goes on."""
+"""Stopping: Ctrl-C, SIGTERM and a full disk lose nothing; the same command continues."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def test_stopped_once_calls_in_flight_end_and_are_kept(
         ran = running.ended(20)
     assert (ran.code, ran.out) == (130, "")
     assert "calls in flight may end" in ran.err
-    assert "Nothing is lost: the same command goes on from here." in ran.err
+    assert "Nothing is lost: the same command continues from here." in ran.err
     assert "Traceback" not in ran.err
     paid = simulator.counters()["paid"]
     assert 20 <= paid < 60

@@ -66,14 +66,14 @@ def ask(
     from tidemill.producer.asking.prompts import order_for
     from tidemill.producer.batches.run import carry_out
     from tidemill.producer.cli.values import options_of
+    from tidemill.producer.intake.tables import ReadOptions
 
     options = options_of(AskOptions, question, reply, calls, trim=trim)
-    how = {"column": column, "template": template, "skip_bad_rows": skip_bad_rows, "limit": batch.limit}
     order = order_for(
         prompt,
         input_,
         options,
-        how,
+        ReadOptions(column, template, skip_bad_rows, batch.limit),
         name=batch.name,
         assistant=question.assistant,
         no_assistant=question.no_assistant,

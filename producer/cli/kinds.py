@@ -1,4 +1,4 @@
-"""What can be done to a batch depends on its kind only here, in a table from kind to functions."""
+"""What a command does to a batch depends on the kind of its jobs; this table says how."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,9 +11,9 @@ from tidemill.producer.training import fine_tune_control
 
 
 class Verbs(NamedTuple):
-    """Command -> what does it to the batch of an id, printing JSON if the second argument says so.
+    """For each command the function that does it, given a batch's id and whether to print JSON.
 
-    As they are here they fit every kind that has plain rows.
+    The defaults fit every kind that has plain rows.
     """
 
     watch: Callable[[str, bool], None] = run.watch
@@ -25,8 +25,8 @@ class Verbs(NamedTuple):
     cancel: Callable[[str, bool], None] = partial(control.change, "cancel")
 
 
-KINDS = {
-    # The provider must hear of it, too.
+VERBS = {
+    # The provider must be told, too.
     "train": Verbs(
         watch=fine_tune_control.watch,
         results=fine_tune_control.results,
@@ -35,15 +35,15 @@ KINDS = {
         cancel=partial(fine_tune_control.change, "cancel"),
     ),
 }
-"""Kinds of job whose batches want something else; all others are not named."""
+"""Kind of job -> its functions, where the defaults do not fit."""
 
 
 def verbs_for(batch: str) -> tuple[Verbs, str]:
-    """What can be done to the batch that somebody means, and its id.
+    """The functions for the batch that the user names, and its id.
 
     Raises:
         InputError: no batch or more than one is meant.
     """
     migrations.ensure()
     row = resolve(batch)
-    return KINDS.get(row.kind, Verbs()), row.id
+    return VERBS.get(row.kind, Verbs()), row.id

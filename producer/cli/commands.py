@@ -222,7 +222,7 @@ def train(
     ] = None,
     suffix: Annotated[str | None, typer.Option(help="A word in the new model's name, 64 characters at most.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Examples a step.", show_default="the provider chooses")
+        int | None, typer.Option(min=1, max=256, help="Examples per step.", show_default="the provider chooses")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Multiplier of the learning rate.", show_default="the provider chooses")

@@ -72,7 +72,9 @@ class ReplyFlags(NamedTuple):
     max_tokens: Annotated[
         int | None, number("max_tokens", help="Longest answer in tokens. Setting it also speeds up the run.")
     ] = None
-    reasoning_effort: Annotated[str | None, typer.Option(help="none, low, medium, high: as the model takes it.")] = None
+    reasoning_effort: Annotated[str | None, typer.Option(help="none, low, medium or high, as the model takes it.")] = (
+        None
+    )
     param: Param = None
     schema: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON schema that every answer must satisfy.")] = (
         None

@@ -8,7 +8,7 @@
 
 `AskOptions` are the types of its options, for functions that pass them on: `**options: Unpack[AskOptions]`.
 
-What is public is here; everything below is the project's own. In a checkout `models`, `producer`, `worker` and
+Only these names are public; everything below is the project's own. In a checkout `models`, `producer`, `worker` and
 `migrations` are links to the folders beside this one; an installed copy has the folders themselves.
 """
 

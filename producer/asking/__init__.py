@@ -1,1 +1,1 @@
-"""Prompts become rows: what they are asked with, which dialogue they go on, what they will cost."""
+"""Prompts become rows: what they are asked with, which dialogue they continue, what they will cost."""

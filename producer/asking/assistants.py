@@ -1,7 +1,7 @@
-"""Instructions, model and options that belong together are kept under a name and said once.
+"""Instructions, model and options that belong together are kept under a name.
 
-What an assistant says is written into the options of the batch that uses it, so that changing it later changes nothing
-that was asked; the batch and its dialogues keep its number, to be found by it.
+A batch stores what its assistant sets among its own options, so that changing the assistant later changes nothing that
+was asked. The batch and its dialogues keep the assistant's number, and are found by it.
 """
 
 import math
@@ -21,6 +21,7 @@ from tidemill.models.allowed import ALLOWED, OBJECT, TEXT, WORD, number, schema_
 from tidemill.models.clock import now
 from tidemill.models.database import reading, writing
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, OptionError, TidemillError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import ReplyOptions
 from tidemill.models.provider import CallError, list_assistants
 from tidemill.models.settings import settings
@@ -30,40 +31,40 @@ from tidemill.producer.intake.records import json_kind
 from tidemill.producer.screen.display import say
 from tidemill.producer.screen.printing import print_json, print_table, print_text
 
-_FORGOTTEN = (400, 404, 405, 410, 501)
-"""What servers without the endpoint answer."""
+_NO_SUCH_ENDPOINT = (400, 404, 405, 410, 501)
+"""Statuses that servers without the endpoint answer with."""
 
 _ABOUT_ITSELF = ("id", "object", "created_at", "description", "metadata", "name", "is_default")
 _OPTIONS = tuple(option for option in ReplyOptions.__annotations__ if option != "params")
-"""Options of ours that an entry of a file may have; `params` are made of what else it says of replies."""
+"""Our options that an entry of a file may have; `params` are made from what else it says of replies."""
 
 _FIELDS = ("instructions", "model", "top_p", *_OPTIONS)
 _ALSO_CALLED = {"instructions": ("system",), "max_tokens": ("max_completion_tokens", "max_output_tokens")}
-"""Field of ours -> what else a file may call it."""
+"""Our field -> what else a file may call it."""
 
 _ALLOWED = {"id": WORD, "instructions": TEXT, "model": WORD, "top_p": number(float, 0, 1)}
 _ALLOWED |= {option: ALLOWED[option] for option in _OPTIONS} | {"schema": OBJECT}
 _NUMBER = re.compile(r"-?\b(?:NaN|Infinity|\d[\d.]*(?:[eE]\+?\d+)?)\b")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_EMPTY: tuple[Any, ...] = (None, [], {}, "auto")
+_EMPTY: tuple[object, ...] = (None, [], {}, "auto")
 
 
 @dataclass(frozen=True, slots=True)
 class Assistant:
-    """What is kept under a name: `options` are fields of `models.options.Options`, `unused` what a file also said."""
+    """What is kept under a name: `options` are fields of `models.options.Options`, `unused` what else a file had."""
 
     name: str
     instructions: str | None = None
     model: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
     external_id: str | None = None
     unused: tuple[str, ...] = ()
 
 
-class Chosen(NamedTuple):
-    """What is asked with: options of `models.options.Options`, and the assistant that some of them are from."""
+class Choice(NamedTuple):
+    """What to ask with: options of `models.options.Options`, and the assistant that some of them come from."""
 
-    options: dict[str, Any]
+    options: JsonObject
     assistant_id: int | None
 
 
@@ -71,19 +72,19 @@ class Chosen(NamedTuple):
 
 
 def choose(
-    options: Mapping[str, Any], name: str | None, *, no_assistant: bool = False, below: Chosen | None = None
-) -> Chosen:
-    """Complete what was said with what an assistant says: the one that is named, else the default one.
+    options: Mapping[str, object], name: str | None, *, no_assistant: bool = False, below: Choice | None = None
+) -> Choice:
+    """Complete options with those of an assistant: the one that is named, else the default one.
 
     Args:
-        options: what was said; None means not said.
-        name: the assistant's; None for the default one, which a stream of progress tells.
-        no_assistant: take none at all.
-        below: what counts where neither says anything, in place of the default assistant.
+        options: those of the caller, which win; None means not set.
+        name: the assistant's; None for the default one, which is then named on stderr.
+        no_assistant: use none at all.
+        below: what counts where neither sets anything; there is no default assistant then.
 
     Raises:
         InputError: there is no assistant of that name.
-        OptionError: one is both named and unwanted.
+        OptionError: an assistant is named, and none is to be used.
     """
     if name is not None and no_assistant:
         raise OptionError("assistant", name, "an assistant and no assistant were both given; drop one.")
@@ -92,11 +93,11 @@ def choose(
     if row is not None and name is None:
         say(f"assistant: {row.name}")
     own = {} if row is None else {"system": row.instructions, "model": row.model, **row.options}
-    layers = [*([below.options] if below else []), own, options]
-    chosen = {option: value for layer in layers for option, value in layer.items() if value is not None}
-    chosen["params"] = {key: value for layer in layers for key, value in (layer.get("params") or {}).items()}
-    continued = below.assistant_id if below is not None and not no_assistant else None
-    return Chosen(chosen, row.id if row is not None else continued)
+    layers: list[Mapping[str, Any]] = [*([below.options] if below else []), own, options]
+    complete = {option: value for layer in layers for option, value in layer.items() if value is not None}
+    complete["params"] = {key: value for layer in layers for key, value in (layer.get("params") or {}).items()}
+    earlier = below.assistant_id if below is not None and not no_assistant else None
+    return Choice(complete, row.id if row is not None else earlier)
 
 
 def id_of(name: str) -> int:
@@ -128,7 +129,7 @@ def _default() -> Row[Any] | None:
 
 
 def import_file(path: str) -> None:
-    """Take over the assistants of a JSON file: a list of objects with at least a name, or an API's list of them.
+    """Store the assistants of a JSON file: a list of objects with at least a name, or an API's list of them.
 
     Raises:
         InputError: the file or one of its entries cannot be used; nothing has been stored.
@@ -137,8 +138,7 @@ def import_file(path: str) -> None:
     for place, each in enumerate(entries, start=1):
         if each.name in {other.name for other in entries[: place - 1]}:
             raise InputError(f"{path} entry {place}: the name {each.name!r} is there twice; give one another name.")
-    done = save(entries)
-    typer.echo(f"{path}: {done}")
+    typer.echo(f"{path}: {save(entries)}")
     for each in entries:
         if each.unused:
             say(f"{each.name}: Tidemill has no use for {', '.join(each.unused)}; it is left out.")
@@ -148,17 +148,17 @@ def add(name: str, instructions: str | None, model: str | None, options: ReplyOp
     """Add one assistant, or change the one of that name.
 
     Raises:
-        InputError: the name is none, or something else is out of its range.
+        InputError: the name cannot be used, or a value is out of its range.
     """
     where = f"the assistant {one_line(name, 60)}"
     _check(options.get("params") or {}, where)
     entry = {"name": name, "instructions": instructions, "model": model, **options}
-    said = {option: value for option, value in options.items() if value is not None}
-    kept = replace(_read(entry, where), options=said)
-    typer.echo(f"{kept.name}: {save([kept])}")
+    set_options = {option: value for option, value in options.items() if value is not None}
+    assistant = replace(_read(entry, where), options=set_options)
+    typer.echo(f"{assistant.name}: {save([assistant])}")
 
 
-def _entries(path: str) -> Sequence[Any]:
+def _entries(path: str) -> Sequence[object]:
     text = ""
     try:
         text = Path(path).read_text("utf-8-sig")
@@ -181,18 +181,16 @@ def _entries(path: str) -> Sequence[Any]:
 
 
 def _unusable_number(path: str, text: str) -> str | None:
-    """The sentence for a number that is JSON but none that can be used, where the text holds one."""
+    """The sentence for a text's first number that is not finite; None where there is none."""
     for literal in _NUMBER.finditer(text):
         with suppress(ValueError):
             if not math.isfinite(float(literal[0])):
                 line = text.count("\n", 0, literal.start()) + 1
-                return (
-                    f"{path} line {line}: {one_line(literal[0], 40)} is no number that can be used; write another one."
-                )
+                return f"{path} line {line}: {one_line(literal[0], 40)} cannot be used as a number; write another one."
     return None
 
 
-def _read(entry: Any, where: str) -> Assistant:
+def _read(entry: object, where: str) -> Assistant:
     if not isinstance(entry, dict):
         raise InputError(f"{where}: is {json_kind(entry)}; an assistant is an object with at least a name.")
     name = entry.get("name")
@@ -200,7 +198,7 @@ def _read(entry: Any, where: str) -> Assistant:
         raise InputError(f'{where}: has no name; add one such as "name": "support".')
     if len(name) > 200 or not name.isprintable():
         raise InputError(f"{where}: the name must be at most 200 printable characters.")
-    fields = {ours: _first(entry, ours) for ours in _FIELDS}
+    fields: JsonObject = {ours: _first(entry, ours) for ours in _FIELDS}
     shape = entry.get("response_format")
     if isinstance(shape, dict) and shape.get("type") == "json_schema":
         inner = shape.get("json_schema")
@@ -225,8 +223,8 @@ def _read(entry: Any, where: str) -> Assistant:
     )
 
 
-def _check(fields: Mapping[str, Any], where: str) -> None:
-    """Refuse what would only break where it is used."""
+def _check(fields: Mapping[str, object], where: str) -> None:
+    """Raise InputError for a value that would only break where it is used."""
     for option, value in fields.items():
         allowed = _ALLOWED.get(option)
         if value is None or allowed is None:
@@ -243,39 +241,39 @@ def _check(fields: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: schema {fault}")
 
 
-def _first(entry: Mapping[str, Any], name: str) -> Any:
+def _first(entry: Mapping[str, object], name: str) -> object:
     names = (name, *_ALSO_CALLED.get(name, ()))
     return next((entry[each] for each in names if entry.get(each) is not None), None)
 
 
-def save(kept: Sequence[Assistant]) -> str:
+def save(entries: Sequence[Assistant]) -> str:
     """Add or update assistants, all or none; returns "3 added, 1 updated, 2 unchanged".
 
-    One that is there already is known by its external id, else by its name.
+    A stored one is recognized by its external id, else by its name.
     """
     migrations.ensure()
     counts = {"added": 0, "updated": 0, "unchanged": 0}
     with writing() as connection:
-        for each in kept:
+        for each in entries:
             counts[_save(connection, each)] += 1
     return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
 
-def _save(connection: Connection, kept: Assistant) -> str:
-    by_name = connection.execute(select(assistants).where(assistants.c.name == kept.name)).one_or_none()
-    same_id = (assistants.c.external_id == kept.external_id) & assistants.c.external_id.is_not(None)
+def _save(connection: Connection, entry: Assistant) -> str:
+    by_name = connection.execute(select(assistants).where(assistants.c.name == entry.name)).one_or_none()
+    same_id = (assistants.c.external_id == entry.external_id) & assistants.c.external_id.is_not(None)
     row = connection.execute(select(assistants).where(same_id)).first() or by_name
     if row is not None and by_name is not None and row.id != by_name.id:
         raise InputError(
-            f"The assistant {row.name!r} has the id {kept.external_id}, which is now called {kept.name!r}; there is "
+            f"The assistant {row.name!r} has the id {entry.external_id}, which is now called {entry.name!r}; there is "
             f"another one of that name: `tidemill assistants remove` one of the two, then import again."
         )
-    values: dict[str, Any] = {
-        "name": kept.name,
-        "instructions": kept.instructions,
-        "model": kept.model,
-        "options": kept.options,
-        "external_id": kept.external_id or (row.external_id if row is not None else None),
+    values: JsonObject = {
+        "name": entry.name,
+        "instructions": entry.instructions,
+        "model": entry.model,
+        "options": entry.options,
+        "external_id": entry.external_id or (row.external_id if row is not None else None),
     }
     if row is None:
         connection.execute(insert(assistants).values(created_at=now(), **values))
@@ -287,25 +285,25 @@ def _save(connection: Connection, kept: Assistant) -> str:
 
 
 def use(name: str | None) -> None:
-    """Make an assistant the default one; None: there is no default any more."""
+    """Make an assistant the default one; with None, have no default any more."""
     migrations.ensure()
-    chosen = None if name is None else id_of(name)
+    assistant_id = None if name is None else id_of(name)
     with writing() as connection:
         connection.execute(update(assistants).values(is_default=0))
-        if chosen is not None:
-            connection.execute(update(assistants).where(assistants.c.id == chosen).values(is_default=1))
+        if assistant_id is not None:
+            connection.execute(update(assistants).where(assistants.c.id == assistant_id).values(is_default=1))
     typer.echo("There is no default assistant now." if name is None else f"{name} is the default assistant now.")
 
 
 def remove(name: str) -> None:
     """Forget an assistant; what was asked with it stays."""
     migrations.ensure()
-    gone = id_of(name)
+    assistant_id = id_of(name)
     with writing() as connection:
         # Its number may be given to another one later.
-        connection.execute(update(batches).where(batches.c.assistant_id == gone).values(assistant_id=None))
-        connection.execute(update(dialogues).where(dialogues.c.assistant_id == gone).values(assistant_id=None))
-        connection.execute(delete(assistants).where(assistants.c.id == gone))
+        connection.execute(update(batches).where(batches.c.assistant_id == assistant_id).values(assistant_id=None))
+        connection.execute(update(dialogues).where(dialogues.c.assistant_id == assistant_id).values(assistant_id=None))
+        connection.execute(delete(assistants).where(assistants.c.id == assistant_id))
     typer.echo(f"{name} is removed; what was asked with it stays.")
 
 
@@ -336,7 +334,7 @@ def show(name: str, as_json: bool) -> None:
     return print_text(f"\n{shown['instructions'] or 'no instructions'}")
 
 
-def _as_json(row: Row[Any]) -> dict[str, Any]:
+def _as_json(row: Row[Any]) -> JsonObject:
     return {
         "name": row.name,
         "id": row.external_id,
@@ -348,11 +346,11 @@ def _as_json(row: Row[Any]) -> dict[str, Any]:
     }
 
 
-def _print(shown: list[dict[str, Any]], as_json: bool, none: str) -> None:
+def _print(shown: list[JsonObject], as_json: bool, if_none: str) -> None:
     if as_json:
         return print_json(shown)
     if not shown:
-        return say(none)
+        return say(if_none)
     cells = [
         (
             each["name"],
@@ -376,13 +374,13 @@ def show_remote(as_json: bool) -> None:
     """Print the assistants that the server keeps; a file of them can be imported.
 
     Raises:
-        NoAssistantsError: the server has no such endpoint, refuses, or does not answer.
+        NoAssistantsError: the server has no such endpoint, answers with an error, or does not answer.
     """
     where = settings().openai_base_url
     try:
         remote = list_assistants(settings())
     except CallError as error:
-        if error.status in _FORGOTTEN:
+        if error.status in _NO_SUCH_ENDPOINT:
             raise NoAssistantsError(
                 f"{where} has no assistants, or none any more (it answers {error.status}): OpenAI switched them off on "
                 "2026-08-26. Import them from a file that was saved before: tidemill assistants import assistants.json"

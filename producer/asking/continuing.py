@@ -1,7 +1,7 @@
 """A prompt becomes the next turn of a dialogue, asked as that dialogue was asked so far.
 
-Which turn it is belongs to what its batch is found by: asked again after it was answered, the same prompt is a new
-turn; while it is open or has failed, it is the same one.
+The turn's number is part of what its batch is found by. Asked again after its answer, the same prompt is a new turn;
+while it is open or has failed, it is the same one.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import SupportsIndex
 
 from sqlalchemy import Connection, func, select
 
@@ -19,6 +19,7 @@ from tidemill.models.database import reading
 from tidemill.models.endpoints import by_url
 from tidemill.models.errors import InputError
 from tidemill.models.job_requests import asked
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, batches, dialogues, jobs, messages
@@ -30,10 +31,10 @@ _NOT_PASSED_ON = ("system", "dialogue", "trim", "prompt", "max_side")
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A dialogue that goes on, how its first turn was asked, and the assistant whose instructions are in force."""
+    """A dialogue to continue, how its first turn was asked, and the assistant whose instructions are in force."""
 
     id: int
-    options: dict[str, Any]
+    options: JsonObject
     assistant_id: int | None
 
 
@@ -49,8 +50,8 @@ def root(turn_id: int) -> Root:
         root_id = turns.root_of(connection, turn_id)
         if root_id is None:
             raise InputError(unknown(turn_id))
-        wanted = select(batches, jobs.c.request).join(jobs, jobs.c.batch_id == batches.c.id)
-        batch = connection.execute(wanted.where(jobs.c.id == root_id)).one()
+        with_request = select(batches, jobs.c.request).join(jobs, jobs.c.batch_id == batches.c.id)
+        batch = connection.execute(with_request.where(jobs.c.id == root_id)).one()
         instructing = (
             select(dialogues.c.assistant_id)
             .join(messages, messages.c.dialogue_id == dialogues.c.id)
@@ -68,11 +69,11 @@ def root(turn_id: int) -> Root:
     return Root(root_id, options, batch.assistant_id if latest is None else latest.assistant_id)
 
 
-def _number(turn_id: Any) -> int:
+def _number(turn_id: object) -> int:
     try:
-        if isinstance(turn_id, bool):
+        if isinstance(turn_id, bool) or not isinstance(turn_id, SupportsIndex):
             raise TypeError
-        return operator.index(turn_id)  # NumPy's integers too
+        return operator.index(turn_id)  # takes NumPy's integers too
     except TypeError:
         raise InputError(
             f"dialogue is {one_line(repr(turn_id), 60)}; it must be the whole number of a dialogue, such as 17."
@@ -81,22 +82,23 @@ def _number(turn_id: Any) -> int:
 
 def unknown(turn_id: int) -> str:
     """The sentence for a dialogue that is not there."""
-    return f"There is no dialogue {turn_id}. `tidemill dialogues list` shows those that there are."
+    return f"There is no dialogue {turn_id}. `tidemill dialogues list` shows all that there are."
 
 
-def source_name(root_id: int, source: Any, name: str | None = None) -> str:
+def source_name(root_id: int, source: object, name: str | None = None) -> str:
     """What the batch of a dialogue's next turns is found by: the dialogue, how far it is, and what is asked."""
-    asked = name or _asked(source)
+    prompts = name or _fingerprint(source)
     with reading() as connection:
         answered = turns.answered(connection, root_id)
-        return _unfinished(connection, root_id, answered, asked) or _source_name(root_id, answered, asked)
+        return _unfinished(connection, root_id, answered, prompts) or _source_name(root_id, answered, prompts)
 
 
-def _source_name(root_id: int, answered: int, asked: str) -> str:
-    return f"dialogue {root_id} turn {answered} {asked}"
+def _source_name(root_id: int, answered: int, prompts: str) -> str:
+    return f"dialogue {root_id} turn {answered} {prompts}"
 
 
-def _asked(source: Any) -> str:
+def _fingerprint(source: object) -> str:
+    """What tells these prompts from others: a file's path, a hash of prompts, or only where they come from."""
     if isinstance(source, str | Path):
         return "stdin" if str(source) == "-" else str(Path(source).resolve())
     if isinstance(source, list) and all(isinstance(each, str) for each in source):
@@ -104,49 +106,37 @@ def _asked(source: Any) -> str:
     return "rows"
 
 
-def _unfinished(connection: Connection, root_id: int, answered: int, asked: str) -> str | None:
-    """The name of a batch of these turns that still has open ones, or that was broken off and nobody has gone on with
-    the dialogue since.
+def _unfinished(connection: Connection, root_id: int, answered: int, prompts: str) -> str | None:
+    """The source of a batch of these turns that still has open ones, or that broke off and after which the dialogue has
+    had no other turn; None where there is none.
     """
     its_batches = select(jobs.c.batch_id).where(jobs.c.dialogue_id == root_id)
-    wanted = select(batches.c.id, batches.c.source, batches.c.read_at).where(
+    candidates = select(batches.c.id, batches.c.source, batches.c.read_at).where(
         batches.c.id.in_(its_batches), batches.c.source.startswith(f"dialogue {root_id} turn ")
     )
-    for batch in connection.execute(wanted.order_by(batches.c.created_at.desc())):
-        if batch.source.split(" ", 4)[4] != asked:
+    for batch in connection.execute(candidates.order_by(batches.c.created_at.desc())):
+        if batch.source.split(" ", 4)[4] != prompts:
             continue
-        counted = select(jobs.c.state, func.count()).where(jobs.c.batch_id == batch.id, jobs.c.position.is_not(None))
-        states = {row[0]: row[1] for row in connection.execute(counted.group_by(jobs.c.state))}
+        by_state = select(jobs.c.state, func.count()).where(jobs.c.batch_id == batch.id, jobs.c.position.is_not(None))
+        states = {row[0]: row[1] for row in connection.execute(by_state.group_by(jobs.c.state))}
         done = states.pop("succeeded", 0)
-        is_latest = batch.source == _source_name(root_id, answered - done, asked)
+        is_latest = batch.source == _source_name(root_id, answered - done, prompts)
         if not states.keys().isdisjoint(OPEN_STATES) or (is_latest and (states or batch.read_at is None)):
             return str(batch.source)
     return None
 
 
 def check(options: Options, prompts: Sequence[str]) -> None:
-    """Find out before anything is stored whether the next turn can be asked at all.
+    """Check before anything is stored that the next turn can be asked at all.
 
     Raises:
-        InputError: the dialogue is too long for the model, or a turn before this one will not be asked by anybody.
+        InputError: the dialogue is too long for the model, or nobody will ask a turn before this one.
     """
     root_id = options.dialogue
     assert root_id is not None
     with reading() as connection:
         texts = _before(connection, options)
-        wanted = select(batches.c.id, batches.c.state, batches.c.provider).where(
-            batches.c.id.in_(
-                select(jobs.c.batch_id).where(jobs.c.dialogue_id == root_id, jobs.c.state.in_(OPEN_STATES))
-            )
-        )
-        waiting = connection.execute(wanted).all()
-    for batch in waiting:
-        if batch.state == "paused" or (settings().embedded and batch.provider != settings().provider):
-            why = "is paused" if batch.state == "paused" else f"is for {batch.provider}"
-            raise InputError(
-                f"Dialogue {root_id} has an open turn in the batch {batch.id}, which {why}: `tidemill resume` and "
-                f"`tidemill watch {batch.id}` answer it, `tidemill cancel {batch.id}` gives it up."
-            )
+        _check_open_turns(connection, root_id)
     most = cost.context_tokens(options.model)
     if most is None or options.trim is not None:
         return
@@ -155,13 +145,25 @@ def check(options: Options, prompts: Sequence[str]) -> None:
     if room + sum(map(cost.estimate_tokens, [*texts, *prompts])) <= most // 2:
         return  # plainly short enough; counting takes half a second
     before = sum(cost.count_many(texts, options.model)) + cost.chat_overhead_tokens(len(texts))
-    asked = max((cost.count_tokens(prompt, options.model) for prompt in prompts), default=0)
-    if before + asked + room > most:
-        raise InputError(turns.too_long(options.model, most, before, asked, room))
+    longest = max((cost.count_tokens(prompt, options.model) for prompt in prompts), default=0)
+    if before + longest + room > most:
+        raise InputError(turns.too_long(options.model, most, before, longest, room))
+
+
+def _check_open_turns(connection: Connection, root_id: int) -> None:
+    has_open_turn = select(jobs.c.batch_id).where(jobs.c.dialogue_id == root_id, jobs.c.state.in_(OPEN_STATES))
+    waiting = select(batches.c.id, batches.c.state, batches.c.provider).where(batches.c.id.in_(has_open_turn))
+    for batch in connection.execute(waiting):
+        if batch.state == "paused" or (settings().embedded and batch.provider != settings().provider):
+            why = "is paused" if batch.state == "paused" else f"is for {batch.provider}"
+            raise InputError(
+                f"Dialogue {root_id} has an open turn in the batch {batch.id}, which {why}: `tidemill resume` and "
+                f"`tidemill watch {batch.id}` answer it, `tidemill cancel {batch.id}` gives it up."
+            )
 
 
 def _before(connection: Connection, options: Options) -> list[str]:
-    """What is sent before a prompt, in words, without the instructions that the options bring in their place."""
+    """What is sent before a prompt, in words; without its instructions where the options have others."""
     assert options.dialogue is not None
     history = turns.history(connection, options.dialogue)
     kept = [each for each in history if options.system is None or each.role not in turns.INSTRUCTIONS]

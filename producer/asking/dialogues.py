@@ -1,13 +1,13 @@
-"""Every dialogue is kept, to be looked up, found by its words, or taken along."""
+"""Every dialogue is kept: it can be listed, shown, searched and exported."""
 
 import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import typer
-from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select
 
 from tidemill import migrations
 from tidemill.models import pictures, turns
@@ -15,6 +15,7 @@ from tidemill.models.cost import format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.files import replacing
+from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.text import dumps, one_line
 from tidemill.producer.asking import assistants
@@ -22,18 +23,21 @@ from tidemill.producer.asking.continuing import unknown
 from tidemill.producer.batches.progress import counted, resolve
 from tidemill.producer.screen.printing import print_json, print_table, print_text
 
-SENTIMENTS = ("positive", "negative", "neutral", "unknown")
+JUDGEMENTS = ("positive", "negative", "neutral", "unknown")
 _PAGE = 500
+
+MessageJson: TypeAlias = dict[str, str]
+"""`{"role": .., "content": ..}`."""
 
 
 class Filters(NamedTuple):
-    """Which turns are meant: all those that fit whatever is given."""
+    """Which turns are meant: those that fit every filter that is not None."""
 
     batch: str | None = None
     sentiment: str | None = None
     assistant: str | None = None
     model: str | None = None
-    """As the server named it, or how that begins."""
+    """As the server named it, or the beginning of that."""
     since: datetime | None = None
     until: datetime | None = None
     least_characters: int | None = None
@@ -41,29 +45,28 @@ class Filters(NamedTuple):
 
 
 def fitting(words: str | None, filters: Filters) -> Select[Any]:
-    """Turns that fit all that is given."""
-    wanted = select(dialogues)
+    """A statement for the turns that fit the filters and have all of the words."""
+    statement = select(dialogues)
     if filters.batch is not None:
-        wanted = wanted.where(dialogues.c.batch_id == resolve(filters.batch).id)
+        statement = statement.where(dialogues.c.batch_id == resolve(filters.batch).id)
     if filters.assistant is not None:
-        wanted = wanted.where(dialogues.c.assistant_id == assistants.id_of(filters.assistant))
+        statement = statement.where(dialogues.c.assistant_id == assistants.id_of(filters.assistant))
     if filters.sentiment is not None:
-        if filters.sentiment not in SENTIMENTS:
-            raise InputError(f"--sentiment is {filters.sentiment!r}; it must be one of {', '.join(SENTIMENTS)}.")
-        wanted = wanted.where(dialogues.c.sentiment == filters.sentiment)
+        if filters.sentiment not in JUDGEMENTS:
+            raise InputError(f"--sentiment is {filters.sentiment!r}; it must be one of {', '.join(JUDGEMENTS)}.")
+        statement = statement.where(dialogues.c.sentiment == filters.sentiment)
     if filters.model is not None:
-        wanted = wanted.where(dialogues.c.model.startswith(filters.model, autoescape=True))
+        statement = statement.where(dialogues.c.model.startswith(filters.model, autoescape=True))
     if filters.since is not None:
-        wanted = wanted.where(dialogues.c.created_at >= filters.since)
+        statement = statement.where(dialogues.c.created_at >= filters.since)
     if filters.until is not None:
-        wanted = wanted.where(dialogues.c.created_at < filters.until)
+        statement = statement.where(dialogues.c.created_at < filters.until)
     if filters.least_characters is not None:
         answer = (messages.c.role == "assistant") & (func.length(messages.c.content) >= filters.least_characters)
-        wanted = wanted.where(_has_message(answer))
+        statement = statement.where(_has_message(answer))
     for word in (words or "").split():
-        said = messages.c.content.icontains(word, autoescape=True)
-        wanted = wanted.where(_has_message(said))
-    return wanted
+        statement = statement.where(_has_message(messages.c.content.icontains(word, autoescape=True)))
+    return statement
 
 
 def _has_message(condition: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -74,29 +77,29 @@ def show_list(words: str | None, filters: Filters, limit: int, as_json: bool) ->
     """Print turns, the newest first, each with its question and its answer."""
     migrations.ensure()
     with reading() as connection:
-        found = connection.execute(fitting(words, filters).order_by(dialogues.c.id.desc()).limit(limit)).all()
-        said = {row.id: _said(connection, row.id) for row in found}
+        rows = connection.execute(fitting(words, filters).order_by(dialogues.c.id.desc()).limit(limit)).all()
+        messages_by_turn = {row.id: _messages_of_turn(connection, row.id) for row in rows}
     if as_json:
-        return print_json([_as_json(row, said[row.id]) for row in found])
-    if not found:
+        return print_json([_as_json(row, messages_by_turn[row.id]) for row in rows])
+    if not rows:
         typer.echo("No dialogue fits." if words or any(filters) else "No dialogues yet.", err=True)
         return None
-    of = ("of",) if any(row.root_id for row in found) else ()
+    of = ("of",) if any(row.root_id for row in rows) else ()
     cells = [
         (
             row.id,
             *((row.root_id or "",) if of else ()),
             row.sentiment or "",
-            _last(said[row.id], "user"),
-            _last(said[row.id], "assistant"),
+            _last(messages_by_turn[row.id], "user"),
+            _last(messages_by_turn[row.id], "assistant"),
         )
-        for row in found
+        for row in rows
     ]
     return print_table(("id", *of, "sentiment", "prompt", "reply"), cells)
 
 
 def show(turn_id: int, as_json: bool) -> None:
-    """Print the dialogue that a turn is of, with all of its calls.
+    """Print the dialogue that a turn belongs to, with all of its calls.
 
     Raises:
         InputError: there is no such turn.
@@ -110,19 +113,19 @@ def show(turn_id: int, as_json: bool) -> None:
             select(dialogues).where(turns.of_dialogue(root_id)).order_by(dialogues.c.id)
         ).all()
         ids = [turn.id for turn in its_turns]
-        said = turns.messages_of(connection, root_id)
+        spoken = turns.messages_of(connection, root_id)
         calls = connection.execute(
             select(attempts).where(attempts.c.job_id.in_(ids)).order_by(attempts.c.job_id, attempts.c.epoch)
         ).all()
         rows = connection.execute(select(jobs).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)).all()
     if as_json:
-        told = [
+        ledger = [
             {"turn" if name == "job_id" else name: value for name, value in call._mapping.items()} for call in calls
         ]
-        whole = _as_json(its_turns[0], [_message(each) for each in said])
-        return print_json(whole | {"turns": ids, "custom_id": rows[0].custom_id, "attempts": told})
+        whole = _as_json(its_turns[0], [_message(each) for each in spoken])
+        return print_json(whole | {"turns": ids, "custom_id": rows[0].custom_id, "attempts": ledger})
     for turn in its_turns:
-        _show_turn(turn, root_id, [_message(each) for each in said if each.turn_id == turn.id])
+        _show_turn(turn, root_id, [_message(each) for each in spoken if each.turn_id == turn.id])
     costs = [row.cost_usd for row in rows if row.cost_usd is not None]
     price = format_usd(sum(costs) if costs else None)
     used = f"{sum(row.input_tokens for row in rows):,} + {sum(row.output_tokens for row in rows):,} tokens"
@@ -134,11 +137,11 @@ def show(turn_id: int, as_json: bool) -> None:
     return None
 
 
-def _show_turn(turn: Any, root_id: int, said: list[dict[str, str]]) -> None:
+def _show_turn(turn: Row[Any], root_id: int, turn_messages: list[MessageJson]) -> None:
     score = "" if turn.sentiment_score is None else f" ({turn.sentiment_score:+.2f})"
     name = f"dialogue {turn.id}" if turn.id == root_id else f"\nturn {turn.id}"
     typer.echo(f"{name} · batch {turn.batch_id} · {turn.model} · {turn.sentiment or 'not judged yet'}{score}")
-    for message in said:
+    for message in turn_messages:
         print_text(f"\n{message['role']}:\n{_readable(message['content'])}")
 
 
@@ -148,7 +151,7 @@ def export(output: str, filters: Filters) -> None:
     A dialogue of several turns is one line, and is there when any of its turns fits.
     """
     migrations.ensure()
-    lines = (f"{dumps(each)}\n".encode() for each in _all(fitting(None, filters)))
+    lines = (f"{dumps(each)}\n".encode() for each in _whole_dialogues(fitting(None, filters)))
     if output == "-":
         sys.stdout.buffer.writelines(lines)
         sys.stdout.buffer.flush()
@@ -161,40 +164,41 @@ def export(output: str, filters: Filters) -> None:
     typer.echo(f"{output}: {counted(count, 'dialogue')} written", err=True)
 
 
-def _all(wanted: Select[Any]) -> Iterator[dict[str, Any]]:
-    """The dialogues that these turns are of, each once and whole, by their ids."""
-    fitting = wanted.subquery()
-    own = select(fitting.c.id).where(fitting.c.root_id.is_(None))
-    later = select(fitting.c.root_id).where(fitting.c.root_id.is_not(None))
+def _whole_dialogues(statement: Select[Any]) -> Iterator[JsonObject]:
+    """The dialogues that the turns of a statement belong to, each once and whole, by their ids."""
+    chosen = statement.subquery()
+    own = select(chosen.c.id).where(chosen.c.root_id.is_(None))
+    later = select(chosen.c.root_id).where(chosen.c.root_id.is_not(None))
     roots = select(dialogues).where(or_(dialogues.c.id.in_(own), dialogues.c.id.in_(later)))
     after = 0
     while True:
         with reading() as connection:
-            found = connection.execute(roots.where(dialogues.c.id > after).order_by(dialogues.c.id).limit(_PAGE)).all()
-            page = [_as_json(row, [_message(each) for each in turns.messages_of(connection, row.id)]) for row in found]
+            rows = connection.execute(roots.where(dialogues.c.id > after).order_by(dialogues.c.id).limit(_PAGE)).all()
+            page = [_as_json(row, [_message(each) for each in turns.messages_of(connection, row.id)]) for row in rows]
         if not page:
             return
         yield from page
         after = page[-1]["id"]
 
 
-def _said(connection: Connection, turn_id: int) -> list[dict[str, str]]:
-    wanted = select(messages.c.role, messages.c.content).where(messages.c.dialogue_id == turn_id)
+def _messages_of_turn(connection: Connection, turn_id: int) -> list[MessageJson]:
+    of_turn = select(messages.c.role, messages.c.content).where(messages.c.dialogue_id == turn_id)
     return [
-        {"role": role, "content": content} for role, content in connection.execute(wanted.order_by(messages.c.position))
+        {"role": role, "content": content}
+        for role, content in connection.execute(of_turn.order_by(messages.c.position))
     ]
 
 
-def _message(said: turns.TurnMessage) -> dict[str, str]:
-    return {"role": said.role, "content": said.content}
+def _message(message: turns.TurnMessage) -> MessageJson:
+    return {"role": message.role, "content": message.content}
 
 
-def _last(said: list[dict[str, str]], role: str) -> str:
-    return next((_readable(each["content"]) for each in reversed(said) if each["role"] == role), "")
+def _last(turn_messages: list[MessageJson], role: str) -> str:
+    return next((_readable(each["content"]) for each in reversed(turn_messages) if each["role"] == role), "")
 
 
 def _readable(content: str) -> str:
-    """A message for people: of one with a picture the words, and which picture it is."""
+    """A message for people; one with a picture as the picture's name and the words."""
     shown = pictures.shown(content)
     if shown is None:
         return content
@@ -203,7 +207,7 @@ def _readable(content: str) -> str:
     return f"[{picture['path']}{facts if 'sha256' in picture else ''}] {shown.text}"
 
 
-def _as_json(row: Any, said: list[dict[str, str]]) -> dict[str, Any]:
+def _as_json(row: Row[Any], turn_messages: list[MessageJson]) -> JsonObject:
     return {
         "id": row.id,
         "dialogue": row.root_id or row.id,
@@ -214,5 +218,5 @@ def _as_json(row: Any, said: list[dict[str, str]]) -> dict[str, Any]:
         "language": row.language,
         "finish_reason": row.finish_reason,
         "created_at": row.created_at.isoformat(),
-        "messages": said,
+        "messages": turn_messages,
     }

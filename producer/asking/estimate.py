@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tidemill.models import batches, cost
 from tidemill.models.database import reading
@@ -41,7 +40,7 @@ class Estimate:
         """The most that it can cost; None where that cannot be said."""
         return None if self.input_usd is None or self.output_usd is None else self.input_usd + self.output_usd
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """For scripts."""
         return {
             "batch": self.batch_id,
@@ -68,7 +67,7 @@ class Estimate:
         return "\n".join(lines)
 
     def answers(self) -> tuple[str, ...]:
-        """Of the text for people what is about the answers, and about all."""
+        """The lines of `text` about the answers and the total."""
         if self.output_tokens is None:
             return ("answers: no cap on their length; --max-tokens sets one, and with it the most that they can cost",)
         return (
@@ -78,7 +77,7 @@ class Estimate:
 
 
 def estimate(order: Order) -> Estimate:
-    """Count what an order would send, holding no more of its rows than one hash each.
+    """Count what an order would send; only one hash of each row is kept in memory.
 
     Raises:
         InputError: the input cannot be read.
@@ -102,7 +101,7 @@ def estimate(order: Order) -> Estimate:
 
 
 def batch_of(order: Order, keys: Sequence[str]) -> str | None:
-    """The batch that the first rows, known by these keys, would go on."""
+    """The batch that an order with these keys of its first rows would continue."""
     with reading() as connection:
         stored = batches.find(connection, order.question_hash, order.source_name, keys)
     return stored.id if stored else None
@@ -134,7 +133,7 @@ def _texts(request: JsonObject, system: str | None) -> list[str]:
 def priced(
     batch_id: str | None, options: Options, rows: int, done: int, to_send: int, *, input_tokens: int
 ) -> Estimate:
-    """What was counted, with its price."""
+    """The estimate for what was counted, with its price."""
     price = cost.price(options.model)
     most = None if options.max_tokens is None else options.max_tokens * to_send
     return Estimate(

@@ -1,16 +1,16 @@
 """Prompts are the rows of an order: one that was typed, those of a file, or the next turns of a dialogue."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from tidemill.models.errors import InputError
-from tidemill.models.options import Options
+from tidemill.models.options import AskOptions, Options
 from tidemill.producer.asking import continuing
 from tidemill.producer.asking.estimate import Estimate, estimate
-from tidemill.producer.asking.question import asked_with
+from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.order import Order
 from tidemill.producer.intake.tables import ReadOptions, Row, Source, read
 from tidemill.producer.screen.display import say
@@ -29,12 +29,12 @@ class Prompts:
 
     @property
     def is_one(self) -> bool:
-        """Whether it is a single prompt, not a file that may hold one."""
+        """Whether it is a single prompt, not a file that happens to hold one."""
         return isinstance(self.source, list) and len(self.source) == 1
 
     @property
     def is_partial(self) -> bool:
-        """Whether only the first of them are taken."""
+        """Whether only the first of them are read."""
         return self.how.limit is not None
 
     @property
@@ -44,7 +44,7 @@ class Prompts:
         return [Path(str(self.source))] if is_path else []
 
     def chunks(self, options: Options, on_note: Callable[[str], None]) -> Iterator[list[Row]]:
-        """The prompts as rows; a file that is not too big has been read through before the first of them come.
+        """The prompts as rows; a file that is not too big is read through before the first of them comes.
 
         Raises:
             InputError: the input cannot be read, or a row of it cannot be used.
@@ -63,51 +63,62 @@ class Prompts:
 def order_for(
     prompt: str | None,
     input_: str | None,
-    options: Mapping[str, Any],
-    how: Mapping[str, Any],
+    options: AskOptions,
+    how: ReadOptions | None = None,
     *,
     name: str | None = None,
     assistant: str | None = None,
     no_assistant: bool = False,
     dialogue: int | None = None,
-    **batch: Any,
+    priority: int = 0,
+    new: bool = False,
 ) -> Order:
-    """What the command line asks for: one prompt, or the rows of an input.
+    """The order of the command line: one prompt, or the rows of an input.
 
     Args:
         prompt, input_: exactly one of them.
-        options: `models.options.AskOptions`, checked; None means not said.
-        how: of `producer.intake.tables.ReadOptions`.
+        options: checked; None means not set.
+        how: which column or template, and which rows.
         name: what to call the batch.
-        assistant, no_assistant: whose instructions, model and options fill what is not said.
-        dialogue: the id of any turn of the dialogue that the prompts go on.
-        **batch: priority and new, as for `Order`.
+        assistant, no_assistant: whose instructions, model and options fill what is not set.
+        dialogue: the id of any turn of the dialogue that the prompts continue.
+        priority, new: as for `Order`.
 
     Raises:
-        InputError: neither or both are given, the prompt is empty, or there is no such assistant or dialogue.
+        InputError: prompt and input are both there or both missing, the prompt is empty, or there is no such
+            assistant or dialogue.
     """
     if (prompt is None) == (input_ is None):
         raise InputError("Give a prompt, or a file of prompts with -i: tidemill ask 'Why is the sky blue?'")
     if prompt is not None and not prompt.strip():
         raise InputError("The prompt is empty; write it in quotes, or name a file of prompts with -i.")
-    chosen = asked_with(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
-    common: dict[str, Any] = {**chosen._asdict(), "on_bad_row": say, **batch}
-    read_options = ReadOptions(**how)
+    complete = complete_options(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
+    own_source: str | None
     if prompt is not None:
-        digest = hashlib.sha256(prompt.encode(errors="surrogatepass")).hexdigest()
-        typed = Prompts([prompt], read_options)
-        order = Order(rows=typed, name=name or "prompt", source_name=name or f"prompt {digest}", **common)
+        source: Source = [prompt]
+        own_name = "prompt"
+        own_source = f"prompt {hashlib.sha256(prompt.encode(errors='surrogatepass')).hexdigest()}"
     else:
         assert input_ is not None
+        source = input_
         path = None if input_ == "-" else Path(input_)
-        source_name = name or (str(path.resolve()) if path else None)
-        rows = Prompts(input_, read_options)
-        order = Order(rows=rows, name=name or (path.stem if path else "stdin"), source_name=source_name, **common)
+        own_name = path.stem if path else "stdin"
+        own_source = str(path.resolve()) if path else None
+    order = Order(
+        options=complete.options,
+        rows=Prompts(source, how or ReadOptions()),
+        name=name or own_name,
+        source_name=name or own_source,
+        priority=priority,
+        new=new,
+        assistant_id=complete.assistant_id,
+        on_bad_row=say,
+    )
     return order if dialogue is None else as_turns(order, name)
 
 
 def as_turns(order: Order, name: str | None) -> Order:
-    """The order of prompts as the next turns of the dialogue in its options.
+    """The order, its prompts being the next turns of the dialogue in its options.
 
     Raises:
         InputError: the next turn cannot be asked.

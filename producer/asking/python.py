@@ -1,20 +1,20 @@
-"""The same batches in a notebook or script as on the command line, with the same ids: `from tidemill import ask`."""
+"""Scripts and notebooks submit the same batches as the command line, with the same ids: `from tidemill import ask`."""
 
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack, cast
 
 from tidemill import migrations
 from tidemill.models.allowed import check_names, check_values
 from tidemill.models.options import AskOptions
 from tidemill.producer.asking.prompts import Prompts, as_turns
-from tidemill.producer.asking.question import asked_with
+from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.submit import open_batch, submit
-from tidemill.producer.intake.tables import ReadOptions
+from tidemill.producer.intake.tables import ReadOptions, Source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ __all__ = ["ask"]
 
 
 def ask(
-    source: "str | Path | pd.DataFrame | Iterable[str] | Iterable[Mapping[str, Any]]",
+    source: "str | Path | pd.DataFrame | Iterable[str] | Iterable[Mapping[str, object]]",
     *,
     column: str | None = None,
     template: str | None = None,
@@ -45,13 +45,13 @@ def ask(
         template: a prompt with `{column}` placeholders, as `-t`.
         name: what to call the batch; together with the options it is also what the batch is found by again.
         priority: higher goes first.
-        new: begin a new batch even where this one has been asked before.
+        new: begin a new batch, even where these prompts have been asked before.
         limit: submit the first rows only.
-        skip_bad_rows: go on without rows that cannot be used.
-        assistant: the name of one, whose instructions, model and options fill what is not said; else the default one.
-        no_assistant: take not even the default one.
+        skip_bad_rows: leave out rows that cannot be used.
+        assistant: whose instructions, model and options fill what is not set; None for the default one.
+        no_assistant: ask without the default one too.
         dialogue: the id of any turn of a dialogue; the prompts become its next turns.
-        **options: how to ask: the fields of `AskOptions`; None means not said.
+        **options: how to ask: the fields of `AskOptions`; None means not set.
 
     Raises:
         OptionError: there is no such option, or not with that value; nothing has been read or stored.
@@ -61,18 +61,17 @@ def ask(
     check_values({**options, "limit": limit, "priority": priority})
     migrations.ensure()
     is_path = isinstance(source, str | Path) and str(source) != "-"
-    asked = asked_with(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
+    complete = complete_options(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
     if dialogue is not None and not isinstance(source, str | Path) and not hasattr(source, "columns"):
-        rows: list[Any] = list(source)  # they are looked at before they are read
-        source = rows
+        source = cast("Source", list(source))  # they are looked at before they are read
     order = Order(
-        options=asked.options,
+        options=complete.options,
         rows=Prompts(source, ReadOptions(column, template, skip_bad_rows, limit)),
         name=name or (Path(str(source)).stem if is_path else "frame"),
         source_name=name or (str(Path(str(source)).resolve()) if is_path else None),
         priority=priority,
         new=new,
-        assistant_id=asked.assistant_id,
+        assistant_id=complete.assistant_id,
         on_bad_row=lambda sentence: print(f"tidemill: {sentence}", file=sys.stderr),
     )
     if dialogue is not None:
@@ -83,4 +82,4 @@ def ask(
 
 
 _PARAMETERS = [name for name in inspect.signature(ask).parameters if name not in ("source", "options")]
-"""What `ask` takes besides options: one of them may be what a misspelt option means."""
+"""What `ask` takes besides options: a misspelt option may mean one of them."""

@@ -1,28 +1,28 @@
-"""How a batch is asked is put together from what was said, its assistant, its dialogue and the settings."""
+"""The options of a batch come from four places: its caller, an assistant, its dialogue and the settings."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tidemill.models.errors import OptionError
-from tidemill.models.options import Options
+from tidemill.models.json_types import JsonObject
+from tidemill.models.options import AskOptions, Options
 from tidemill.models.settings import settings
 from tidemill.producer.asking import assistants, continuing
 
 
-class AskedWith(NamedTuple):
-    """Options that are complete, and the assistant that some of them are from."""
+class CompleteOptions(NamedTuple):
+    """Options with nothing left to fill in, and the assistant that some of them come from."""
 
     options: Options
     assistant_id: int | None
 
 
-def asked_with(
-    options: Mapping[str, Any], assistant: str | None, *, no_assistant: bool, dialogue: int | None = None
-) -> AskedWith:
-    """What a batch is asked with: what was said, then what its assistant says, then how its dialogue began.
+def complete_options(
+    options: AskOptions, assistant: str | None, *, no_assistant: bool, dialogue: int | None = None
+) -> CompleteOptions:
+    """Fill in what the caller has not set: from the assistant, then from how the dialogue began, then from settings.
 
     Args:
-        options: `models.options.AskOptions`, checked.
+        options: the caller's, checked.
         assistant, no_assistant, dialogue: as in `tidemill.ask`.
 
     Raises:
@@ -32,13 +32,13 @@ def asked_with(
     root = None if dialogue is None else continuing.root(dialogue)
     if root is None and options.get("trim") is not None:
         raise OptionError("trim", options["trim"], "it is about the turns of a dialogue, and no dialogue is named.")
-    below = None if root is None else assistants.Chosen(root.options, root.assistant_id)
-    chosen = assistants.choose(options, assistant, no_assistant=no_assistant, below=below)
-    going_on = {} if root is None else {"dialogue": root.id}
-    return AskedWith(make_options(chosen.options | going_on), chosen.assistant_id)
+    below = None if root is None else assistants.Choice(root.options, root.assistant_id)
+    choice = assistants.choose(options, assistant, no_assistant=no_assistant, below=below)
+    continued = {} if root is None else {"dialogue": root.id}
+    return CompleteOptions(make_options(choice.options | continued), choice.assistant_id)
 
 
-def make_options(options: Mapping[str, Any]) -> Options:
-    """What a batch stores, from options that have been checked; None means not said, and leaves a default."""
-    known = {name: value for name, value in options.items() if value is not None}
-    return Options(**{"model": settings().model, **known})
+def make_options(options: JsonObject) -> Options:
+    """What a batch stores, made from options that have been checked; None means not set, and leaves a default."""
+    chosen = {name: value for name, value in options.items() if value is not None}
+    return Options(**{"model": settings().model, **chosen})

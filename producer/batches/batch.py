@@ -23,7 +23,7 @@ class Batch:
     submission: int = 0
     """Rows that this submission or a later one held; 0 for all."""
     dialogue_id: int | None = None
-    """The dialogue that they go on."""
+    """The dialogue that they continue."""
 
     @property
     def scope(self) -> Scope:
@@ -31,7 +31,7 @@ class Batch:
         return Scope(self.id, self.submission, self.dialogue_id)
 
     def wait(self, *, window: int | None = None, display: Display | None = None) -> Progress:
-        """Return once every row has ended; without a broker the worker runs inside this call."""
+        """Return once every row has ended; without a broker, the worker runs inside this call."""
         with display or Quiet() as shown:
             return follow(self.scope, window or settings().window, shown)
 

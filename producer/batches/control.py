@@ -1,7 +1,7 @@
-"""What somebody can do to a batch that is under way, and what went wrong in it."""
+"""A batch under way can be retried, paused, resumed and cancelled, and its status says what went wrong."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import typer
 from sqlalchemy import Connection
@@ -10,14 +10,15 @@ from tidemill import migrations
 from tidemill.models import batches, holds
 from tidemill.models.cost import format_tokens
 from tidemill.models.database import reading, writing
+from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
-from tidemill.producer.batches.progress import BatchLine, Progress, counted, list_batches, progress, resolve
+from tidemill.producer.batches.progress import BatchSummary, Progress, counted, list_batches, progress, resolve
 from tidemill.producer.screen.printing import print_json, print_table
 
 
 class Change(NamedTuple):
-    """A verb on a batch: what does it and returns how much changed, and what to say when something did or nothing."""
+    """A verb on a batch: the function, which returns how much changed; and what to say when that is something or 0."""
 
     act: Callable[[Connection, str], int]
     done: str
@@ -32,10 +33,10 @@ CHANGES = {
     ),
     "pause": Change(
         batches.pause,
-        "paused; calls in flight end. `tidemill resume {batch}` lets it go on.",
+        "paused; calls in flight end. `tidemill resume {batch}` continues it.",
         "is paused or cancelled already.",
     ),
-    "resume": Change(batches.resume, "it goes on.", "was not paused."),
+    "resume": Change(batches.resume, "resumed.", "was not paused."),
     "cancel": Change(batches.cancel, "cancelled: {rows} that had not ended.", "no row was open."),
 }
 """Command -> what it does."""
@@ -55,24 +56,24 @@ def change(verb: str, batch_name: str, as_json: bool) -> None:
 
 
 def probe(provider: str) -> None:
-    """Somebody has come back to a held batch: look at once whether the provider answers again."""
+    """Have a held provider tried at once, because somebody has come back to one of its batches."""
     with writing() as connection:
         holds.probe_at_once(connection, provider)
 
 
 def status(batch_name: str | None, limit: int, as_json: bool) -> None:
-    """One batch in detail, or the latest in a table."""
+    """Print one batch in detail, or the latest in a table."""
     migrations.ensure()
     if batch_name is not None:
         return _show(batch_name, as_json)
-    lines = list_batches(limit)
+    summaries = list_batches(limit)
     if as_json:
-        return print_json([_line_json(line) for line in lines])
-    if not lines:
+        return print_json([_summary_json(each) for each in summaries])
+    if not summaries:
         typer.echo("No batches yet. `tidemill ask -i prompts.csv -o answers.jsonl` makes one.", err=True)
         return None
     columns = ("batch", "model", "created", "rows", "succeeded", "failed", "open", "tokens", "cost", "state")
-    return print_table(columns, [_line_cells(line) for line in lines])
+    return print_table(columns, [_summary_cells(each) for each in summaries])
 
 
 def _show(batch_name: str, as_json: bool) -> None:
@@ -101,17 +102,17 @@ def failures(batch_id: str) -> list[batches.FailureReason]:
         return batches.failures(connection, batch_id)
 
 
-def _line_json(line: BatchLine) -> dict[str, Any]:
-    head = {"batch": line.id, "kind": line.kind, "model": line.model, "created_at": line.created_at}
-    return {**head, **line.progress.to_json()}
+def _summary_json(summary: BatchSummary) -> JsonObject:
+    head = {"batch": summary.id, "kind": summary.kind, "model": summary.model, "created_at": summary.created_at}
+    return {**head, **summary.progress.to_json()}
 
 
-def _line_cells(line: BatchLine) -> Sequence[object]:
-    so_far = line.progress
+def _summary_cells(summary: BatchSummary) -> Sequence[object]:
+    so_far = summary.progress
     counts = (so_far.rows, so_far.states["succeeded"], so_far.states["failed"], so_far.open)
-    created = f"{line.created_at:%m-%d %H:%M}"
+    created = f"{summary.created_at:%m-%d %H:%M}"
     used = (format_tokens(so_far.tokens), so_far.cost())
-    return (line.id, line.model, created, *(f"{n:,}" for n in counts), *used, _state(so_far))
+    return (summary.id, summary.model, created, *(f"{n:,}" for n in counts), *used, _state(so_far))
 
 
 def _state(so_far: Progress) -> str:

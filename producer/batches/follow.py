@@ -20,17 +20,17 @@ from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import workers
 from tidemill.producer.batches.progress import Progress, progress
-from tidemill.producer.batches.submit import Opened, submit
+from tidemill.producer.batches.submit import OpenBatch, submit
 from tidemill.producer.screen.display import Display
 
-LOOK_SECONDS = (0.05, 0.5)
-"""Shortest and longest pause between two looks at the database."""
+_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 0.5
+"""Between two looks at the database."""
 
 _LOOK_SHARE = 0.1
-"""The most of the time that looking may take: counting a million rows is not free."""
+"""The largest share of the time that looking may take: counting a million rows is not free."""
 
 _READ_FIRST_SECONDS = 0.3
-"""A short input is read before the worker starts: where all of it is answered already, none is needed."""
+"""A short input is read before the worker starts: if all of it is answered already, no worker is needed."""
 
 _TROUBLE_SECONDS = 30.0
 _WORKER_CHECK_SECONDS = 10.0
@@ -43,7 +43,7 @@ class _StoppedError(Exception):
 class Submitting:
     """Reads and stores the rows of an opened batch on a thread of its own, while others are answered already."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: OpenBatch) -> None:
         self.error: BaseException | None = None
         self._opened = opened
         self._stopped = False
@@ -91,8 +91,8 @@ def follow(
         scope: which rows, of which batch and submission.
         window: calls in flight at most, where the worker runs inside this process.
         display: shows how far it is.
-        submitting: the rows are still being read by this.
-        on_progress: is told what each look at the database found.
+        submitting: what still reads the rows, if they are not all read.
+        on_progress: is called with what each look at the database counts.
 
     Raises:
         KeyboardInterrupt: the user stopped; calls in flight have ended or were given back.
@@ -125,7 +125,7 @@ def _worker(window: int, scope: Scope, display: Display) -> Iterator[EmbeddedRun
             runner.stop_admitting()
             display.say(
                 f"Stopping. {runner.in_flight} calls in flight may end (at most {settings().drain_seconds:.0f} s; "
-                "Ctrl-C again stops at once). Nothing is lost: the same command goes on from here."
+                "Ctrl-C again stops at once). Nothing is lost: the same command continues from here."
             )
             raise
 
@@ -137,7 +137,7 @@ def _watch(
     submitting: Submitting | None,
     on_progress: Callable[[Progress], None] | None,
 ) -> Progress:
-    pause = LOOK_SECONDS[0]
+    pause = _SHORTEST_PAUSE_SECONDS
     while True:
         is_reading = submitting is not None and submitting.is_reading
         if submitting is not None and submitting.error is not None:
@@ -145,9 +145,9 @@ def _watch(
         began = time.monotonic()
         try:
             so_far = progress(scope)
-        except DatabaseError as error:  # it may only be starting anew
+        except DatabaseError as error:  # it may only be restarting
             obstacles.say_trouble(str(error))
-            time.sleep(LOOK_SECONDS[1])
+            time.sleep(_LONGEST_PAUSE_SECONDS)
             continue
         took = time.monotonic() - began
         display.update(so_far, reading=is_reading)
@@ -156,12 +156,12 @@ def _watch(
         if not is_reading and so_far.is_complete:
             return so_far
         obstacles.say_new(so_far)
-        pause = min(LOOK_SECONDS[1], pause * 1.5)
+        pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
         time.sleep(max(pause, took / _LOOK_SHARE))
 
 
 class Obstacles:
-    """Says what keeps a run from going on, once each time it changes."""
+    """Says what a run waits for, once each time that changes."""
 
     def __init__(self, display: Display, runner: EmbeddedRunner | None, batch_id: str | None) -> None:
         self._display = display
@@ -172,13 +172,13 @@ class Obstacles:
         self._checked_workers_at = time.monotonic()
 
     def say_new(self, so_far: Progress) -> None:
-        """Say what is new.
+        """Say what a run waits for now and did not before.
 
         Raises:
             DatabaseError: the database could not be used for half a minute.
         """
         self._say("hold", so_far.hold_reason)
-        paused = f"The batch is paused; `tidemill resume {self._batch_id}` lets it go on."
+        paused = f"The batch is paused; `tidemill resume {self._batch_id}` continues it."
         self._say("state", paused if so_far.state == "paused" else None)
         self.say_trouble(self._runner.trouble if self._runner is not None else None)
         if self._runner is None and time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
@@ -211,4 +211,4 @@ def _worker_is_alive() -> bool:
         with reading() as connection:
             return bool(connection.scalar(alive))
     except DatabaseError:
-        return True  # nobody knows; that the database does not answer is said elsewhere
+        return True  # unknown; that the database does not answer is said elsewhere

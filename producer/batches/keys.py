@@ -1,8 +1,8 @@
-"""A row is known again by what it asks, not by where it stands, and never taken for another.
+"""A row is recognized by what it asks, not by where it stands, and is never mistaken for another.
 
 A row's key is a hash of its own id and its request, plus which occurrence of that it is. Counting occurrences of a
-million rows would hold a million hashes; here only contents that came twice are remembered. That a content has come
-before is found out when its row is stored: the key is taken then.
+million rows would hold a million hashes; here only contents that came twice are remembered. Whether a content has
+come before shows when its row is stored: then its key is taken.
 """
 
 import hashlib

@@ -1,22 +1,23 @@
-"""What somebody asks for: how, and rows of any kind, of which the rest of this room knows no more than `Rows`."""
+"""An order says what to ask and how; its rows may be of any kind, because this room knows only the protocol `Rows`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.producer.intake.tables import Row
 
 
 class DryRun(Protocol):
-    """What rows would come to, without anything being sent."""
+    """What rows would cost, counted without sending anything."""
 
     def text(self) -> str:
         """For people."""
         ...
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """For scripts."""
         ...
 
@@ -26,17 +27,17 @@ class Rows(Protocol):
 
     @property
     def kind(self) -> str:
-        """What is done with each row: "ask", "describe", "train" or any other, as workers know it."""
+        """What workers do with each row: "ask", "describe", "train" or another kind."""
         ...
 
     @property
     def is_one(self) -> bool:
-        """Whether it is a single row whose answer alone is told."""
+        """Whether it is a single row, of which only the answer is printed."""
         ...
 
     @property
     def is_partial(self) -> bool:
-        """Whether more rows may be there than it takes."""
+        """Whether the input may have more rows than these."""
         ...
 
     @property
@@ -55,7 +56,7 @@ class Rows(Protocol):
         ...
 
     def estimate(self, order: "Order") -> DryRun:
-        """What the order, whose rows these are, would come to.
+        """What the order that has these rows would cost.
 
         Raises:
             InputError: as `chunks`.
@@ -65,7 +66,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What somebody asks for: rows, how to ask them, and what to call their batch.
+    """Rows, how to ask them, and what to call their batch.
 
     `source_name` tells inputs apart: the path of a file, or a name given by the user; None for pipes and frames, which
     are known by their rows alone.
@@ -78,15 +79,15 @@ class Order:
     priority: int = 0
     new: bool = False
     assistant_id: int | None = None
-    """The assistant that some of the options are from."""
+    """The assistant that some of the options come from."""
     on_bad_row: Callable[[str], None] = print
 
     @property
     def question_hash(self) -> str:
-        """Hash of what decides the answers, but for the rows."""
+        """Hash of all that decides the answers, except the rows."""
         return self.options.question_hash(self.rows.kind)
 
     @property
     def is_whole(self) -> bool:
-        """Whether rows that it does not hold have left the input: not when it holds only some, or has no name."""
+        """Whether it has all rows of an input with a name, so that other rows of its batch have left the input."""
         return self.source_name is not None and not self.rows.is_partial

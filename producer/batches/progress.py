@@ -1,4 +1,4 @@
-"""How far a batch is and what it has cost, counted from its rows and never kept twice."""
+"""How far a batch is and what it has cost is counted from its rows, and stored nowhere else."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, case, func, select
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.tables import OPEN_STATES, STATES, batches, dialogues, jobs
 from tidemill.models.transitions import COST_PLACES
@@ -44,7 +45,7 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """Rows that have ended, one way or another."""
+        """Rows that have ended in any way."""
         return self.rows - self.open
 
     @property
@@ -54,7 +55,7 @@ class Progress:
 
     @property
     def all_succeeded(self) -> bool:
-        """True when there is nothing but success."""
+        """True when every row has succeeded."""
         return self.states["succeeded"] == self.rows
 
     def cost(self) -> str:
@@ -72,7 +73,7 @@ class Progress:
         used = f"{format_tokens(self.tokens)} tokens · {self.cost()}"
         return f"{counted(self.rows, 'row')}: {ended}, {self.open:,} open · {used}{took}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """For scripts: counts by state, tokens, cost_usd (null when unknown), state of the batch, reason of a hold."""
         return {
             "rows": self.rows,
@@ -95,7 +96,7 @@ def progress(scope: Scope) -> Progress:
 
 def _count(connection: Connection, scope: Scope) -> Progress:
     used = jobs.c.input_tokens + jobs.c.output_tokens
-    counted = connection.execute(
+    by_state = connection.execute(
         select(
             jobs.c.state,
             func.count(),
@@ -110,12 +111,12 @@ def _count(connection: Connection, scope: Scope) -> Progress:
     batch = connection.execute(
         select(batches.c.state, batches.c.hold_reason).where(batches.c.id == scope.batch_id)
     ).one()
-    costs = [float(row[3]) for row in counted if row[3] is not None]
+    costs = [float(row[3]) for row in by_state if row[3] is not None]
     return Progress(
-        states=dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in counted},
-        tokens=sum(int(row[2]) for row in counted),
+        states=dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in by_state},
+        tokens=sum(int(row[2]) for row in by_state),
         cost_usd=round(sum(costs), COST_PLACES) if costs else None,
-        unpriced=sum(int(row[4]) for row in counted),
+        unpriced=sum(int(row[4]) for row in by_state),
         unjudged=connection.scalar(unjudged) or 0,
         hold_reason=batch.hold_reason,
         state=batch.state,
@@ -123,7 +124,7 @@ def _count(connection: Connection, scope: Scope) -> Progress:
 
 
 def cut_short(scope: Scope) -> int:
-    """How many answers end where the limit of tokens was reached."""
+    """How many answers were cut at the limit of tokens."""
     cut = select(func.count()).where(_of(scope), jobs.c.state == "succeeded", jobs.c.error_code.is_not(None))
     with reading() as connection:
         return connection.scalar(cut) or 0
@@ -135,7 +136,7 @@ def _of(scope: Scope) -> ColumnElement[bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchLine:
+class BatchSummary:
     """A batch in a list."""
 
     id: str
@@ -145,12 +146,12 @@ class BatchLine:
     progress: Progress
 
 
-def list_batches(limit: int) -> list[BatchLine]:
+def list_batches(limit: int) -> list[BatchSummary]:
     """The latest batches, newest first."""
     newest = select(batches).order_by(batches.c.created_at.desc(), batches.c.id).limit(limit)
     with reading() as connection:
         return [
-            BatchLine(
+            BatchSummary(
                 row.id, row.kind, row.options["model"], row.created_at, _count(connection, Scope(batch_id=row.id))
             )
             for row in connection.execute(newest)

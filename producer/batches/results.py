@@ -1,7 +1,6 @@
-"""Answers were paid for, so a file of them is written whole or not at all, and nothing in a
-model's reply (quotes, newlines, lone surrogates) can break it.
+"""A file of paid answers is written whole or not at all, and no character in a reply can break it.
 
-A row is a flat dict: the input's columns first, then `RESULT_COLUMNS`; `merge` makes it.
+A row is a flat dict, made by `merge`: the input's columns first, then `RESULT_COLUMNS`.
 """
 
 import csv
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import orjson
-from sqlalchemy import RowMapping, and_, func, or_, select
+from sqlalchemy import RowMapping, Select, and_, func, or_, select
 
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.files import replacing, temporary
+from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import batches, dialogues, jobs, messages
 
 if TYPE_CHECKING:
@@ -46,16 +46,16 @@ PARQUET_GROUP_ROWS = 8_192  # rows held in memory at most, besides the chunk tha
 _WHOLE = ("input_tokens", "output_tokens", "attempts")
 _FRACTION = ("sentiment_score", "cost_usd")
 
-Chunks: TypeAlias = Iterable[list[dict[str, Any]]]
+Chunks: TypeAlias = Iterable[list[JsonObject]]
 
 
-def merge(columns: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+def merge(columns: JsonObject, result: JsonObject) -> JsonObject:
     """One output row: the input's columns, then every one of `RESULT_COLUMNS` (None where `result` has none).
 
     An input column with the name of a result column becomes `input_<name>`. `merge(dict.fromkeys(names), {})` has the
     names of all columns in their order.
     """
-    row: dict[str, Any] = {}
+    row: JsonObject = {}
     for column, value in columns.items():
         name = column
         while name in RESULT_COLUMNS or (name != column and name in columns):
@@ -124,7 +124,7 @@ def write(chunks: Chunks, path: str, columns: Sequence[str]) -> int:
 
 
 def to_frame(chunks: Chunks) -> "pd.DataFrame":
-    """All rows as a DataFrame, which holds them in memory; tokens and attempts are pandas' nullable Int64."""
+    """All rows as a DataFrame, in memory; tokens and attempts are pandas' nullable Int64."""
     import pandas as pd
 
     frame = pd.DataFrame([row for chunk in chunks for row in chunk])
@@ -143,8 +143,11 @@ def _write_jsonl(file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
 
 
 class _Lines:
-    """Takes csv's records with \\r\\n and ends them with \\n: told to end them so itself, csv before Python 3.13 leaves
-    a cell with a lone \\r unquoted, and readers take that for the end of the row."""
+    """Takes csv's records, which end with \\r\\n, and ends them with \\n.
+
+    Before Python 3.13, csv that ends them with \\n itself leaves a cell with a lone \\r unquoted, and readers take that
+    for the end of the row.
+    """
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text
@@ -171,7 +174,7 @@ def _write_csv(file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
 
 
 def _write_parquet(file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
-    """Result columns have their own types; the input's are text, nested values as compact JSON."""
+    """Result columns have types of their own; the input's columns are text, with nested values as compact JSON."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -196,8 +199,8 @@ def _typed(name: str, value: Any) -> str | int | float | None:
     return float(value) if name in _FRACTION else str(_cell(value)).encode(errors="backslashreplace").decode()
 
 
-def _groups(chunks: Chunks) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
+def _groups(chunks: Chunks) -> Iterator[list[JsonObject]]:
+    group: list[JsonObject] = []
     for chunk in chunks:
         group += chunk
         if len(group) >= PARQUET_GROUP_ROWS:
@@ -207,18 +210,18 @@ def _groups(chunks: Chunks) -> Iterator[list[dict[str, Any]]]:
         yield group
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     try:
         return orjson.dumps(value, default=_default)
     except TypeError:  # lone surrogates, integers beyond 64 bits
         return dumps(value, separators=(",", ":"), default=_default).encode("ascii")
 
 
-def _default(value: Any) -> Any:
+def _default(value: object) -> float | str:
     return float(value) if isinstance(value, Decimal) else str(value)
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     """A CSV cell: text and numbers as they are, None empty, all else as compact JSON (in ASCII only if it must be)."""
     return value if value is None or type(value) in (str, int, float, Decimal) else _json(value).decode()
 
@@ -236,7 +239,7 @@ READ_ROWS = 1_000
 
 
 def latest_turn(batch_id: str) -> int | None:
-    """The last turn that a batch has added to a dialogue, or begun one with: what to go on with."""
+    """The last turn that a batch has added to a dialogue or begun one with; `--dialogue` continues it."""
     with reading() as connection:
         turn: int | None = connection.scalar(select(func.max(dialogues.c.id)).where(dialogues.c.batch_id == batch_id))
     return turn
@@ -249,15 +252,28 @@ def columns_of(batch_id: str) -> list[str]:
     return list(merge(dict.fromkeys(names), {}))
 
 
-def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> Iterator[list[dict[str, Any]]]:
+def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> Iterator[list[JsonObject]]:
     """The rows of a batch in input order, a thousand at a time; memory is constant.
 
     With `submission`, only rows that this submission or a later one held. With `pictures`, rows also have what is known
     of their picture: path, place (where the file is, from here), sha256, format, width, height.
     """
+    statement = _rows_statement(batch_id, submission, pictures=pictures)
+    after = (-1, 0)
+    while True:
+        behind = or_(jobs.c.position > after[0], and_(jobs.c.position == after[0], jobs.c.id > after[1]))
+        with reading() as connection:
+            rows = connection.execute(statement.where(behind)).mappings().all()
+        if not rows:
+            return
+        yield [_row(row, with_picture=pictures) for row in rows]
+        after = (rows[-1]["position"], rows[-1]["id"])
+
+
+def _rows_statement(batch_id: str, submission: int, *, pictures: bool) -> Select[Any]:
     turns = messages.alias()
     last = select(func.max(turns.c.position)).where(turns.c.dialogue_id == jobs.c.id).scalar_subquery()
-    wanted = (
+    return (
         select(
             jobs.c.id,
             jobs.c.position,
@@ -282,20 +298,11 @@ def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> It
         .order_by(jobs.c.position, jobs.c.id)  # two pipes that went into one batch have rows of the same position
         .limit(READ_ROWS)
     )
-    after = (-1, 0)
-    while True:
-        behind = or_(jobs.c.position > after[0], and_(jobs.c.position == after[0], jobs.c.id > after[1]))
-        with reading() as connection:
-            rows = connection.execute(wanted.where(behind)).mappings().all()
-        if not rows:
-            return
-        yield [_row(row, with_picture=pictures) for row in rows]
-        after = (rows[-1]["position"], rows[-1]["id"])
 
 
-def _row(stored: RowMapping, *, with_picture: bool) -> dict[str, Any]:
+def _row(stored: RowMapping, *, with_picture: bool) -> JsonObject:
     row = merge(stored["columns"], dict(stored) | {"model": stored["model"] or None})
     if not with_picture:
         return row
-    picture: dict[str, Any] = stored["request"].get("picture", {})
+    picture: JsonObject = stored["request"].get("picture", {})
     return {"place": picture.get("path")} | picture | row

@@ -1,16 +1,17 @@
-"""A run, whatever its rows are, from an order to its last line; also what `watch` and `results` do."""
+"""An order of any kind is carried out here, from its first row to the last line that a command prints."""
 
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias
 
 import typer
 
 from tidemill import migrations
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.settings import settings
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.control import failures, probe
@@ -18,12 +19,12 @@ from tidemill.producer.batches.follow import Submitting, follow
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import Progress, counted, cut_short, resolve
 from tidemill.producer.batches.results import check_destination, latest_turn, rows_of
-from tidemill.producer.batches.submit import Opened, check_model, open_batch, submit
+from tidemill.producer.batches.submit import OpenBatch, check_model, open_batch, submit
 from tidemill.producer.screen.display import Display, display, say
 from tidemill.producer.screen.printing import print_json, print_text
 
 _REASONS = 3
-"""Kinds of failure that the end of a run tells."""
+"""How many kinds of failure the end of a run names."""
 
 After: TypeAlias = Callable[[Batch], None]
 """What else is done with a batch that has ended."""
@@ -41,10 +42,10 @@ def carry_out(
 ) -> None:
     """Submit an order, follow the work, write the rows, and sum up.
 
-    Where it is one row, and nothing else is done with it, its answer alone goes to stdout, as soon as it is there.
+    If it is one row, and nothing else is done with it, only its answer goes to stdout, as soon as it is there.
 
     Raises:
-        InputError: the rows cannot be read, or cannot be written where they shall go.
+        InputError: the rows cannot be read, or cannot be written to their destination.
         UnansweredError: the one row has no answer.
     """
     if output is not None:
@@ -60,7 +61,7 @@ def carry_out(
     if detach:
         return _print_detached(batch, submit(opened), as_json)
     if done := opened.resumed and Batch(batch.id).progress().states["succeeded"]:
-        say(f"{batch.id} goes on: {done:,} answered already; --new asks again.")
+        say(f"{batch.id} continues: {done:,} answered already; --new asks again.")
     is_one = order.rows.is_one and not after
     printer = AnswerPrinter(batch, as_json) if is_one and output is None else None
     progress = follow_batch(batch, opened, window, display(quiet=as_json or is_one), printer)
@@ -103,19 +104,19 @@ def _print_detached(batch: Batch, rows: int, as_json: bool) -> None:
 
 
 def stop_like_ctrl_c() -> None:
-    """A command that is told to end ends as it does on Ctrl-C: calls in flight are settled, nothing is lost."""
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does: calls in flight are settled, nothing is lost."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the terminal is closed, and nohup was not said
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the terminal was closed, and there is no nohup
         signal.signal(signal.SIGHUP, interrupt)
 
 
 def follow_batch(
     batch: Batch,
-    opened: Opened | None,
+    opened: OpenBatch | None,
     window: int | None,
     screen: Display,
     on_progress: Callable[[Progress], None] | None = None,
@@ -141,7 +142,7 @@ class AnswerPrinter:
         self._is_printed = False
 
     def __call__(self, progress: Progress) -> None:
-        """Look at how far the row is."""
+        """Print the answer if it is there and was not printed."""
         if not self._as_json and not self._is_printed and progress.states["succeeded"]:
             print_text(self._row()["reply"])
             sys.stdout.flush()
@@ -159,7 +160,7 @@ class AnswerPrinter:
         if row["status"] != "succeeded":
             raise UnansweredError(f"{row['error'] or row['status']} ({row['error_code'] or row['status']})")
 
-    def _row(self) -> dict[str, Any]:
+    def _row(self) -> JsonObject:
         return next(iter(rows_of(self._batch.id, self._batch.submission)))[0]
 
 
@@ -175,7 +176,7 @@ def _sum_up(batch: Batch, progress: Progress, as_json: bool, seconds: float, *, 
         print_json({"batch": batch.id, **progress.to_json(), "seconds": round(seconds, 3)}, err=err)
     else:
         if cut := cut_short(batch.scope):
-            say(f"{counted(cut, 'answer')} cut at the limit of tokens; a higher --max-tokens asks anew for all of it.")
+            say(f"{counted(cut, 'answer')} cut at the limit of tokens; a higher --max-tokens asks all rows again.")
         for reason in failures(batch.id)[:_REASONS] if progress.states["failed"] else ():
             say(f"{reason.rows:,} × {reason.code}: {reason.example}")
         typer.echo(progress.summary(seconds), err=True)

@@ -1,7 +1,7 @@
 """Rows become jobs, once each, while workers are already busy with the first of them.
 
 COMMIT batch + jobs, a thousand at a time, then feed. The same command on the same input finds its batch again: done
-rows stay done, open rows go on, failed rows are tried again, new or changed rows are new jobs.
+rows stay done, open rows stay open, failed rows are tried again, new or changed rows are new jobs.
 """
 
 import time
@@ -26,14 +26,14 @@ _FEED_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenBatch:
     """A batch that is ready to take rows, and the rows still to be read."""
 
     batch_id: str
     submission: int
     resumed: bool
     is_its_own: bool
-    """Whether the batch is this input's: only then do rows that the input no longer holds leave it."""
+    """Whether the batch belongs to this input: only then do rows that left the input leave the batch."""
     order: Order
     chunks: Iterator[list[Row]]
 
@@ -43,8 +43,8 @@ class Opened:
         return Scope(self.batch_id, self.submission, self.order.options.dialogue)
 
 
-def open_batch(order: Order) -> Opened:
-    """Read the first rows, find the batch that they belong to or make one.
+def open_batch(order: Order) -> OpenBatch:
+    """Read the first rows, and find the batch that they belong to or make one.
 
     Raises:
         SettingsError: no call could ever be made with these settings, or to this model; nothing has been stored.
@@ -67,7 +67,7 @@ def open_batch(order: Order) -> Opened:
         number = batches.begin_submission(connection, batch_id, submission)
         if stored:
             batches.come_back(connection, batch_id, submission.provider)
-    return Opened(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
+    return OpenBatch(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
 
 
 def _submission(order: Order, first: Iterable[Row]) -> batches.Submission:
@@ -85,17 +85,17 @@ def _submission(order: Order, first: Iterable[Row]) -> batches.Submission:
 
 
 def check_model(order: Order) -> None:
-    """Say that the order's model is about to end; SettingsError when it has ended."""
+    """Warn that the order's model will be shut down soon; raise SettingsError when it has been."""
     if warning := shutdown.check(order.options.model, settings().provider):
         order.on_bad_row(warning)
 
 
-def submit(opened: Opened, on_rows: Callable[[int], None] = lambda _rows: None) -> int:
+def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: None) -> int:
     """Store all rows of an opened batch as jobs and feed them; returns how many rows the input holds.
 
     Args:
         opened: from `open_batch`.
-        on_rows: is told after each commit how many rows are stored so far.
+        on_rows: is called after each commit with how many rows are stored so far.
 
     Raises:
         InputError: the input breaks off; the rows before it are stored and running.
@@ -112,7 +112,7 @@ def submit(opened: Opened, on_rows: Callable[[int], None] = lambda _rows: None) 
         if time.monotonic() - fed_at > _FEED_SECONDS:
             _feed(opened)
             fed_at = time.monotonic()
-    # A pipe or a frame has no name by which it could have lost rows: it may as well be a part of what came before.
+    # A pipe or a frame has no name: it may be only a part of what came before, so that no row has left it.
     is_whole = opened.order.is_whole and opened.is_its_own
     with writing() as connection:
         batches.end_submission(connection, opened.batch_id, opened.submission, list(columns), is_whole=is_whole)
@@ -120,7 +120,7 @@ def submit(opened: Opened, on_rows: Callable[[int], None] = lambda _rows: None) 
     return position
 
 
-def _feed(opened: Opened) -> None:
+def _feed(opened: OpenBatch) -> None:
     try:
         feed(opened.scope if settings().embedded else Scope())
     except BrokerError as error:
@@ -146,8 +146,8 @@ def _columns(rows: Iterable[Row]) -> dict[str, None]:
     return {name: None for row in rows for name in row.columns}
 
 
-def _store(opened: Opened, chunk: Sequence[Prepared], position: int, repeated: Counter[str]) -> None:
-    """Commit one chunk; `repeated` is kept as `producer.batches.keys` says."""
+def _store(opened: OpenBatch, chunk: Sequence[Prepared], position: int, repeated: Counter[str]) -> None:
+    """Commit one chunk; `repeated` is updated as `batches.keys` says."""
     digests = [row.digest for row in chunk]
     while True:
         keys = keys_of(digests, repeated)
@@ -165,13 +165,13 @@ def _store(opened: Opened, chunk: Sequence[Prepared], position: int, repeated: C
         ]
         with writing() as connection:
             stored = enqueue(connection, opened.batch_id, opened.submission, rows, opened.order.options.dialogue)
-            again = {digest for key, digest in zip(keys, digests, strict=True) if key not in stored}
-            if not again:
+            came_before = {digest for key, digest in zip(keys, digests, strict=True) if key not in stored}
+            if not came_before:
                 if opened.resumed:
                     batches.revive(connection, opened.batch_id, keys)
                 break
-            # Contents of an earlier chunk have come again: number them from where the earlier ones ended.
+            # Contents of an earlier chunk have come again: number them after the earlier ones.
             connection.rollback()
-        for digest in again:
+        for digest in came_before:
             repeated[digest] += 1
     count_stored(digests, repeated)

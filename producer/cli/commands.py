@@ -1,6 +1,6 @@
-"""The command line, which only parses and prints; each command is a call of another module.
+"""The command line only parses; each command calls a function of another module.
 
-Nothing heavy is imported here: `tidemill --help` must answer at once, so commands import what they need.
+Nothing slow is imported at the top, because `tidemill --help` must answer at once: commands import what they need.
 """
 
 import os
@@ -54,26 +54,26 @@ def ask(
     trim: Annotated[
         str | None, typer.Option(help="oldest: leave out the oldest turns when the dialogue is too long for the model.")
     ] = None,
-    question: flags.Question,
-    reply: flags.Reply,
-    calls: flags.Calls,
-    batch: flags.Batch,
+    question: flags.QuestionFlags,
+    reply: flags.ReplyFlags,
+    calls: flags.CallFlags,
+    batch: flags.BatchFlags,
     skip_bad_rows: flags.SkipBadRows = False,
-    run: flags.Run,
+    run: flags.RunFlags,
 ) -> None:
-    """Ask a prompt, or every row of a file. The same command on the same input goes on where it was."""
+    """Ask a prompt, or every row of a file. The same command again continues where it stopped."""
     from tidemill.models.options import AskOptions
     from tidemill.producer.asking.prompts import order_for
     from tidemill.producer.batches.run import carry_out
     from tidemill.producer.cli.values import options_of
+    from tidemill.producer.intake.tables import ReadOptions
 
     options = options_of(AskOptions, question, reply, calls, trim=trim)
-    how = {"column": column, "template": template, "skip_bad_rows": skip_bad_rows, "limit": batch.limit}
     order = order_for(
         prompt,
         input_,
         options,
-        how,
+        ReadOptions(column, template, skip_bad_rows, batch.limit),
         name=batch.name,
         assistant=question.assistant,
         no_assistant=question.no_assistant,
@@ -99,7 +99,7 @@ def describe(
         list[str] | None,
         typer.Argument(help="Pictures, folders of them, or their URLs.", metavar="PICTURE...", show_default=False),
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also the folders in a folder.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Include the folders in a folder.")] = False,
     input_: Annotated[
         str | None, typer.Option("--input", "-i", metavar="FILE", help="A table of paths or URLs; - is stdin.")
     ] = None,
@@ -107,7 +107,7 @@ def describe(
     column: Annotated[str | None, typer.Option(help="The table's column that holds the paths.")] = None,
     prompt: Annotated[
         str | None,
-        typer.Option(help="What to ask; may name {name}, {stem}, {directory} and the table's columns."),
+        typer.Option(help="What to ask; may contain {name}, {stem}, {directory} and the table's columns."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="caption, alt-text, tags or json.", show_default="caption")] = None,
     detail: Annotated[str | None, typer.Option(help="How closely to look: low, high, auto or original.")] = None,
@@ -127,13 +127,13 @@ def describe(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Fetch URLs here, over https from public hosts, and send the pictures.")
     ] = False,
-    question: flags.Question,
-    reply: flags.Reply,
-    calls: flags.Calls,
-    batch: flags.Batch,
-    run: flags.Run,
+    question: flags.QuestionFlags,
+    reply: flags.ReplyFlags,
+    calls: flags.CallFlags,
+    batch: flags.BatchFlags,
+    run: flags.RunFlags,
 ) -> None:
-    """Caption pictures: a file, a folder, or a table of paths. The same command again goes on where it was."""
+    """Caption pictures: a file, a folder, or a table of paths. The same command again continues where it stopped."""
     from tidemill.models.options import DescribeOptions
     from tidemill.producer.batches.run import After, carry_out
     from tidemill.producer.cli.values import options_of
@@ -181,9 +181,9 @@ def train(
         ),
     ] = None,
     from_dialogues: Annotated[
-        bool, typer.Option("--from-dialogues", help="Train on stored dialogues, those that fit the filters below.")
+        bool, typer.Option("--from-dialogues", help="Train on the stored dialogues that fit the filters below.")
     ] = False,
-    filters: flags.Filters,
+    filters: flags.FilterFlags,
     since: Annotated[str | None, typer.Option(metavar="DATE", help="Only those answered on that day or later.")] = None,
     until: Annotated[str | None, typer.Option(metavar="DATE", help="Only those answered before that day.")] = None,
     answered_by: Annotated[str | None, typer.Option(metavar="MODEL", help="Only those with this model.")] = None,
@@ -222,7 +222,7 @@ def train(
     ] = None,
     suffix: Annotated[str | None, typer.Option(help="A word in the new model's name, 64 characters at most.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Examples a step.", show_default="the provider chooses")
+        int | None, typer.Option(min=1, max=256, help="Examples per step.", show_default="the provider chooses")
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Multiplier of the learning rate.", show_default="the provider chooses")
@@ -233,13 +233,15 @@ def train(
     param: flags.Param = None,
     transport: flags.Transport = "sdk",
     name: Annotated[str | None, typer.Option(help="What to call the job.")] = None,
-    new: Annotated[bool, typer.Option("--new", help="Train again on examples that have been trained on.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end; prints the model's name.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Train again on examples that were trained on before.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the job to its end, then print the model's name.")
+    ] = False,
     detach: flags.Detach = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, count and price; send and write nothing.")] = False,
     as_json: flags.Json = False,
 ) -> None:
-    """Train a model on a table of prompts and replies: check, report, split, price, then send it off."""
+    """Train a model on a table of prompts and replies: check, report, split and price them, then start the job."""
     from tidemill.models.options import QuestionOptions
     from tidemill.producer.asking.dialogues import Filters
     from tidemill.producer.cli.values import options_of
@@ -280,7 +282,11 @@ def train(
 @app.command(epilog="Example: tidemill status prompts-3f9a1c --json")
 def status(
     batch: Annotated[
-        str | None, typer.Argument(help="Id of a batch; all recent ones when left out.", metavar="BATCH")
+        str | None,
+        typer.Argument(
+            help="Id of a batch, the beginning of one, or `latest`; lists recent batches when left out.",
+            metavar="BATCH",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many batches to list.")] = 20,
     as_json: flags.Json = False,
@@ -293,7 +299,7 @@ def status(
 
 @app.command(epilog="Example: tidemill watch latest")
 def watch(batch: flags.BatchId, as_json: flags.Json = False) -> None:
-    """Follow a batch to its end; without a broker, its open rows are also run here."""
+    """Follow a batch to its end; without a broker, its open rows also run here."""
     from tidemill.producer.cli.kinds import verbs_for
 
     verbs, batch_id = verbs_for(batch)
@@ -311,7 +317,7 @@ def results(batch: flags.BatchId, output: flags.Output = "-") -> None:
 
 @app.command(epilog="Example: tidemill retry latest")
 def retry(batch: flags.BatchId, as_json: flags.Json = False) -> None:
-    """Queue the failed and cancelled rows of a batch again; `watch` runs them where no worker does."""
+    """Queue the failed and cancelled rows of a batch again; without a broker, `watch` then runs them."""
     from tidemill.producer.cli.kinds import verbs_for
 
     verbs, batch_id = verbs_for(batch)
@@ -320,7 +326,7 @@ def retry(batch: flags.BatchId, as_json: flags.Json = False) -> None:
 
 @app.command(epilog="Example: tidemill pause prompts-3f9a1c")
 def pause(batch: flags.BatchId, as_json: flags.Json = False) -> None:
-    """Start no more calls of a batch; those in flight end."""
+    """Start no more calls of a batch; calls in flight end."""
     from tidemill.producer.cli.kinds import verbs_for
 
     verbs, batch_id = verbs_for(batch)
@@ -329,7 +335,7 @@ def pause(batch: flags.BatchId, as_json: flags.Json = False) -> None:
 
 @app.command(epilog="Example: tidemill resume prompts-3f9a1c")
 def resume(batch: flags.BatchId, as_json: flags.Json = False) -> None:
-    """Let a paused batch go on."""
+    """Continue a paused batch."""
     from tidemill.producer.cli.kinds import verbs_for
 
     verbs, batch_id = verbs_for(batch)
@@ -363,15 +369,17 @@ def doctor_command(as_json: flags.Json = False) -> None:
 
 @app.command(epilog="Example: tidemill worker --processes 2 --window 200")
 def worker(
-    processes: Annotated[int, typer.Option(min=1, max=64, help="Worker processes; one uses up to one core.")] = 1,
-    window: Annotated[int | None, flags.number("window", help="Calls in flight in each.", show_default="256")] = None,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Worker processes; each uses up to one core.")] = 1,
+    window: Annotated[
+        int | None, flags.number("window", help="Calls in flight in each process.", show_default="256")
+    ] = None,
 ) -> None:
-    """Run jobs until stopped; Ctrl-C or SIGTERM lets calls in flight end, for 25 seconds at most."""
+    """Run jobs until stopped; on Ctrl-C or SIGTERM, calls in flight have at most 25 seconds to end."""
     from tidemill.models import interpreters
 
     if window is not None:
         os.environ["TIDEMILL_WINDOW"] = str(window)
-    # By name and as a new program: producer imports nothing of worker, and a worker needs nothing of the command line.
+    # A new program, called by name: producer imports nothing of worker, and a worker needs nothing of the command line.
     program = interpreters.command("-m", "tidemill.worker", "--processes", str(processes))
     os.execv(program[0], program)  # noqa: S606
 

@@ -1,10 +1,9 @@
-"""One command says whether everything that a run needs is there, and what to mend."""
+"""One command says whether everything that a run needs is there, and what to fix."""
 
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import typer
 from pydantic import SecretStr
@@ -13,6 +12,7 @@ from tidemill import migrations
 from tidemill.models import blobs, broker, cost, shutdown
 from tidemill.models.database import reading
 from tidemill.models.errors import TidemillError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.provider import CallError, list_models
 from tidemill.models.settings import Settings, settings
 from tidemill.models.text import one_line
@@ -24,10 +24,10 @@ _LITTLE_DISK_BYTES = 500_000_000
 def show_models(as_json: bool) -> None:
     """Print the provider's models, with price and shutdown date where they are known."""
     try:
-        found = sorted(list_models(settings()), key=lambda model: str(model.get("id")))
+        models = sorted(list_models(settings()), key=lambda model: str(model.get("id")))
     except CallError as error:
         raise ProviderError(f"{error.message.rstrip('.')}. OPENAI_BASE_URL is {settings().openai_base_url}.") from None
-    rows = [_model(each) for each in found]
+    rows = [_model(each) for each in models]
     if as_json:
         return print_json(rows)
     cells = [
@@ -38,15 +38,15 @@ def show_models(as_json: bool) -> None:
 
 
 class ProviderError(TidemillError):
-    """The provider does not answer, or refuses."""
+    """The provider does not answer, or answers with an error."""
 
 
-def _model(given: dict[str, Any]) -> dict[str, Any]:
-    price = cost.price(str(given.get("id")))
-    ends = given.get("shutdown_date") or shutdown.shutdown_date(str(given.get("id")), settings().provider)
+def _model(model: JsonObject) -> JsonObject:
+    price = cost.price(str(model.get("id")))
+    ends = model.get("shutdown_date") or shutdown.shutdown_date(str(model.get("id")), settings().provider)
     return {
-        "id": given.get("id"),
-        "owned_by": given.get("owned_by"),
+        "id": model.get("id"),
+        "owned_by": model.get("owned_by"),
         "shutdown_date": None if ends is None else str(ends),
         "input_usd_per_million": round(price.input_usd_per_token * 1e6, 6) if price else None,
         "output_usd_per_million": round(price.output_usd_per_token * 1e6, 6) if price else None,
@@ -61,14 +61,14 @@ def _price(usd: float | None) -> str:
 
 
 def doctor(as_json: bool) -> None:
-    """Check everything and print it; exits 1 when something must be mended."""
+    """Check everything and print it; exits 1 when something must be fixed."""
     checks = [_check(name, check) for name, check in _CHECKS.items()]
     listed = _settings(settings())
     if as_json:
         print_json({"checks": checks, "settings": listed})
     else:
         for check in checks:
-            typer.echo(f"{'ok  ' if check['ok'] else 'MEND'} {check['name']}: {check['says']}")
+            typer.echo(f"{'ok  ' if check['ok'] else 'FIX '} {check['name']}: {check['says']}")
         typer.echo("")
         print_table(
             ("setting", "value", "meaning"), [(each["name"], each["value"], each["meaning"]) for each in listed]
@@ -77,7 +77,7 @@ def doctor(as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _check(name: str, check: Callable[[], str]) -> dict[str, Any]:
+def _check(name: str, check: Callable[[], str]) -> JsonObject:
     try:
         return {"name": name, "ok": True, "says": check()}
     except (TidemillError, CallError) as error:
@@ -104,7 +104,7 @@ def _broker() -> str:
     if settings().embedded:
         return "none: commands run a worker inside themselves"
     if not broker.is_reachable():
-        raise TidemillError(f"{broker.shown_url()} does not answer. Start it or mend TIDEMILL_BROKER_URL.")
+        raise TidemillError(f"{broker.shown_url()} does not answer. Start it or fix TIDEMILL_BROKER_URL.")
     return broker.shown_url()
 
 
@@ -117,9 +117,9 @@ def _key() -> str:
 def _provider() -> str:
     models = list_models(settings())
     ids = {model.get("id") for model in models}
-    there = "has" if settings().model in ids else "does not list"
+    verb = "has" if settings().model in ids else "does not list"
     where, model = settings().openai_base_url, settings().model
-    return f"{where} answers with {len(models)} models; it {there} the default model {model}"
+    return f"{where} answers with {len(models)} models; it {verb} the default model {model}"
 
 
 _CHECKS: dict[str, Callable[[], str]] = {
@@ -133,19 +133,19 @@ _CHECKS: dict[str, Callable[[], str]] = {
 }
 
 
-def _settings(given: Settings) -> list[dict[str, str]]:
+def _settings(current: Settings) -> list[dict[str, str]]:
     """Every setting: its variable's name, its value (a secret only as set or not), and what it means."""
     return [
         {
             "name": str(field.validation_alias),
-            "value": _shown(str(field.validation_alias), getattr(given, name)),
+            "value": _shown(str(field.validation_alias), getattr(current, name)),
             "meaning": field.description or "",
         }
         for name, field in Settings.model_fields.items()
     ]
 
 
-def _shown(name: str, value: Any) -> str:
+def _shown(name: str, value: object) -> str:
     if isinstance(value, SecretStr):
         return "set" if value.get_secret_value() else "not set"
     if name == "TIDEMILL_BLOBS_URL":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
@@ -15,19 +15,20 @@ from tidemill.models.errors import NOT_ALL_SUCCEEDED, OptionError, TidemillError
 
 INTERRUPTED = 130
 UNEXPECTED = 70
-_SAID_AGAIN_SECONDS = 30.0
+_REPEAT_SECONDS = 30.0
 
 
-def code_of(command: Callable[[], Any]) -> int:
+def code_of(command: Callable[[], object]) -> int:
     """Run the command line; every failure is a sentence on stderr and the exit code."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
+        if getattr(sys, name) is None:  # closed by the program that started us
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         # A reply may hold what the terminal's encoding cannot: show it escaped rather than fail.
         getattr(sys, name).reconfigure(errors="backslashreplace")
-    _log_like_ourselves()
+    _show_logs_as_sentences()
     try:
-        code = int(command() or 0)
+        result = command()
+        code = result if isinstance(result, int) else 0
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
@@ -44,14 +45,14 @@ def code_of(command: Callable[[], Any]) -> int:
 
 
 def _sentence(error: TidemillError) -> str:
-    """The error in words of the command line, where an option is what Python calls a keyword argument."""
+    """The error in words of the command line, where Python has keyword arguments: `--max-tokens`, not `max_tokens`."""
     if isinstance(error, OptionError):
         return f"--{error.option.replace('_', '-')} is {error.shown}; {error.why}"
     return str(error)
 
 
 def leave(code: int) -> NoReturn:
-    """End at once: all that counts is stored, and a thread that still waits for a line of stdin cannot be asked to."""
+    """End at once: everything is stored, and a thread that still waits for a line of stdin cannot be stopped."""
     if (database := sys.modules.get("tidemill.models.database")) is not None:
         database.close()
     try:
@@ -73,8 +74,8 @@ def _cannot_write(error: OSError) -> int:
     return TidemillError.exit_code
 
 
-def _log_like_ourselves() -> None:
-    """What a worker inside this command has to say looks like what the command itself says."""
+def _show_logs_as_sentences() -> None:
+    """Show what a worker inside this command logs in the form of the command's own sentences."""
     logging.basicConfig(format="tidemill: %(message)s", level=logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_OnceInAWhile())
@@ -83,20 +84,20 @@ def _log_like_ourselves() -> None:
 
 
 class _OnceInAWhile(logging.Filter):
-    """Several threads notice one trouble, and each again and again: it is said once every half minute."""
+    """Several threads notice the same trouble again and again; it is shown once every half minute."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said_at: dict[str, float] = {}
+        self._shown_at: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let a sentence through that was not said a moment ago; numbers in it do not make it another."""
+        """Let a sentence through unless it was shown a moment ago; other numbers do not make it another sentence."""
         if record.levelno < logging.WARNING:
-            return True  # what becomes of each job, for somebody who has asked for it
+            return True  # what becomes of each job, for users who set the log level
         words = re.sub(r"\d+", "", record.getMessage())
-        is_new = record.created - self._said_at.get(words, 0.0) > _SAID_AGAIN_SECONDS
+        is_new = record.created - self._shown_at.get(words, 0.0) > _REPEAT_SECONDS
         if is_new:
-            self._said_at[words] = record.created
+            self._shown_at[words] = record.created
         return is_new
 
 

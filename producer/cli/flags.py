@@ -1,4 +1,4 @@
-"""A flag that several commands have is written once; those that always come together are a group, a NamedTuple.
+"""A flag that several commands share is written once; flags that always come together are a group, a NamedTuple.
 
 A command takes a group as one parameter, and `expand_groups` puts the group's flags in its place on the command line.
 """
@@ -7,14 +7,14 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, NamedTuple, Protocol, get_type_hints
 
 import typer
 
 from tidemill.models.allowed import ALLOWED
 
 
-def number(option: str, *, help: str, show_default: bool | str = True) -> Any:  # noqa: A002  # as Typer calls it
+def number(option: str, *, help: str, show_default: bool | str = True) -> object:  # noqa: A002  # as Typer calls it
     """A flag for a number in the range that the option has everywhere."""
     allowed = ALLOWED[option]
     return typer.Option(min=allowed.least, max=allowed.most, help=help, show_default=show_default)
@@ -30,7 +30,7 @@ Transport = Annotated[
     typer.Option(help="sdk: the official client. http: plain HTTP, a quarter of the CPU.", show_default="sdk"),
 ]
 Window = Annotated[int | None, number("window", help="Calls in flight at once.", show_default="256")]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without rows that cannot be used.")]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Submit only; workers or a later run do the work.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Output = Annotated[
@@ -42,7 +42,7 @@ Output = Annotated[
 Newest = Annotated[int, typer.Option(min=1, help="How many, the newest first.")]
 BatchId = Annotated[str, typer.Argument(help="Id of a batch, the beginning of one, or `latest`.", metavar="BATCH")]
 AssistantName = Annotated[str, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")]
-FineTune = Annotated[
+FineTuneId = Annotated[
     str,
     typer.Argument(
         help="Id of a fine-tune or the beginning of one, the provider's id, the model's name, or `latest`.",
@@ -51,8 +51,8 @@ FineTune = Annotated[
 ]
 
 
-class Question(NamedTuple):
-    """Who is asked, and with which instructions."""
+class QuestionFlags(NamedTuple):
+    """Which model to ask, and with which instructions."""
 
     model: Model = None
     system: Annotated[str | None, typer.Option(help="Instructions that go before every prompt.")] = None
@@ -65,21 +65,23 @@ class Question(NamedTuple):
     no_assistant: Annotated[bool, typer.Option("--no-assistant", help="Ask without the default assistant.")] = False
 
 
-class Reply(NamedTuple):
-    """What the reply is to be like."""
+class ReplyFlags(NamedTuple):
+    """What the reply should be like."""
 
     temperature: Annotated[float | None, number("temperature", help="Randomness of the answers, 0 to 2.")] = None
     max_tokens: Annotated[
-        int | None, number("max_tokens", help="Longest answer in tokens. Set it: it also buys speed.")
+        int | None, number("max_tokens", help="Longest answer in tokens. Setting it also speeds up the run.")
     ] = None
-    reasoning_effort: Annotated[str | None, typer.Option(help="none, low, medium, high: as the model takes it.")] = None
+    reasoning_effort: Annotated[str | None, typer.Option(help="none, low, medium or high, as the model takes it.")] = (
+        None
+    )
     param: Param = None
     schema: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON schema that every answer must satisfy.")] = (
         None
     )
 
 
-class Calls(NamedTuple):
+class CallFlags(NamedTuple):
     """How calls are made, and how fast."""
 
     endpoint: Annotated[str | None, typer.Option(help="chat or responses.", show_default="chat")] = None
@@ -93,19 +95,17 @@ class Calls(NamedTuple):
     ] = None
 
 
-class Batch(NamedTuple):
+class BatchFlags(NamedTuple):
     """What the batch is called, and which rows of the input it takes."""
 
     name: Annotated[str | None, typer.Option(help="What to call the batch; the same name finds it again.")] = None
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0
-    limit: Annotated[
-        int | None, number("limit", help="Take only this many rows from the start: a taste before the whole.")
-    ] = None
-    new: Annotated[bool, typer.Option("--new", help="Ask again, even what has been answered already.")] = False
+    limit: Annotated[int | None, number("limit", help="Take only this many rows, from the start of the input.")] = None
+    new: Annotated[bool, typer.Option("--new", help="Ask again, even what was answered before.")] = False
 
 
-class Run(NamedTuple):
-    """What the command does besides submitting, and how it tells of it."""
+class RunFlags(NamedTuple):
+    """What the command does besides submitting, and what it prints."""
 
     detach: Detach = False
     dry_run: Annotated[
@@ -114,7 +114,7 @@ class Run(NamedTuple):
     as_json: Json = False
 
 
-class Filters(NamedTuple):
+class FilterFlags(NamedTuple):
     """Which stored dialogues are meant."""
 
     batch: Annotated[str | None, typer.Option(help="Only dialogues of this batch.")] = None
@@ -124,14 +124,23 @@ class Filters(NamedTuple):
     assistant: Annotated[str | None, typer.Option(metavar="NAME", help="Only dialogues with this assistant.")] = None
 
 
+class _Group(Protocol):
+    """The class of a group, as every NamedTuple is."""
+
+    _fields: tuple[str, ...]
+    _field_defaults: dict[str, object]
+
+    def __call__(self, **flags: object) -> tuple[object, ...]: ...
+
+
 def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command's parser the flags of a group in place of each parameter that is one.
+    """Put the flags of a group in the place of each parameter that is a group, for the parser.
 
     Args:
         command: all of its parameters are keywords; those whose type is a NamedTuple are groups.
     """
     signature = inspect.signature(command, eval_str=True)
-    groups = {
+    groups: dict[str, _Group] = {
         name: each.annotation for name, each in signature.parameters.items() if hasattr(each.annotation, "_fields")
     }
     parameters = [
@@ -141,7 +150,7 @@ def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @functools.wraps(command)
-    def expanded(**flags: Any) -> None:
+    def expanded(**flags: object) -> None:
         values = {name: group(**{flag: flags.pop(flag) for flag in group._fields}) for name, group in groups.items()}
         command(**flags, **values)
 
@@ -150,7 +159,7 @@ def expand_groups(command: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
-def _flags_of(group: Any) -> list[inspect.Parameter]:
+def _flags_of(group: _Group) -> list[inspect.Parameter]:
     return [
         inspect.Parameter(
             flag,

@@ -1,6 +1,6 @@
-"""Commands about one thing stand together: `dialogues`, `assistants`, `fine-tunes`, `db`.
+"""Commands about one thing form a group: `dialogues`, `assistants`, `fine-tunes`, `db`.
 
-As in `producer.cli`, each only parses and calls; what they need is imported when they run.
+Each only parses and calls, and imports what it needs when it runs.
 """
 
 from typing import Annotated
@@ -10,17 +10,17 @@ import typer
 from tidemill.models.errors import InputError
 from tidemill.producer.cli import flags
 
-dialogues_app = typer.Typer(no_args_is_help=True, help="Look at what was asked and answered.")
+dialogues_app = typer.Typer(no_args_is_help=True, help="Show, search and export what was asked and answered.")
 assistants_app = typer.Typer(no_args_is_help=True, help="Keep instructions, model and options under a name.")
-fine_tunes_app = typer.Typer(no_args_is_help=True, help="Look after fine-tunes that were sent off with `train`.")
-db_app = typer.Typer(no_args_is_help=True, help="Look after the database.")
+fine_tunes_app = typer.Typer(no_args_is_help=True, help="Show and control the fine-tunes that `train` has started.")
+db_app = typer.Typer(no_args_is_help=True, help="Upgrade the database.")
 
 
 @dialogues_app.command("list", epilog="Example: tidemill dialogues list --sentiment negative --limit 5")
 @flags.expand_groups
 def dialogues_list(
     *,
-    filters: flags.Filters,
+    filters: flags.FilterFlags,
     limit: flags.Newest = 20,
     as_json: flags.Json = False,
 ) -> None:
@@ -46,11 +46,11 @@ def dialogues_show(
 def dialogues_search(
     *,
     words: Annotated[str, typer.Argument(help="Words that must all occur in a dialogue.")],
-    filters: flags.Filters,
+    filters: flags.FilterFlags,
     limit: flags.Newest = 20,
     as_json: flags.Json = False,
 ) -> None:
-    """Find dialogues by words, upper and lower case alike."""
+    """Find dialogues by words; upper and lower case are the same."""
     from tidemill.producer.asking import dialogues
 
     dialogues.show_list(words, dialogues.Filters(filters.batch, filters.sentiment, filters.assistant), limit, as_json)
@@ -61,9 +61,9 @@ def dialogues_search(
 def dialogues_export(
     *,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A .jsonl file; - is stdout.")] = "-",
-    filters: flags.Filters,
+    filters: flags.FilterFlags,
 ) -> None:
-    """Write dialogues as JSON lines with their messages, the form that training takes."""
+    """Write dialogues with their messages as JSON lines, in the form that training reads."""
     from tidemill.producer.asking import dialogues
 
     dialogues.export(output, dialogues.Filters(filters.batch, filters.sentiment, filters.assistant))
@@ -102,10 +102,10 @@ def assistants_show(name: flags.AssistantName, as_json: flags.Json = False) -> N
 @flags.expand_groups
 def assistants_add(
     *,
-    name: Annotated[str, typer.Argument(help="What to call it; an assistant of that name is changed.", metavar="NAME")],
-    instructions: Annotated[str | None, typer.Option(help="What goes before every prompt.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the assistant; one that exists is changed.", metavar="NAME")],
+    instructions: Annotated[str | None, typer.Option(help="Instructions that go before every prompt.")] = None,
     model: flags.Model = None,
-    reply: flags.Reply,
+    reply: flags.ReplyFlags,
 ) -> None:
     """Add an assistant, or change the one of that name."""
     from tidemill.models.options import ReplyOptions
@@ -120,9 +120,9 @@ def assistants_use(
     name: Annotated[
         str | None, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")
     ] = None,
-    none: Annotated[bool, typer.Option("--none", help="Have no default assistant.")] = False,
+    none: Annotated[bool, typer.Option("--none", help="Have no default assistant any more.")] = False,
 ) -> None:
-    """Make an assistant the default, used wherever no other is named."""
+    """Make an assistant the default, used when a command names none."""
     from tidemill.producer.asking import assistants
 
     if (name is None) != none:
@@ -150,7 +150,7 @@ def fine_tunes_list(
 
 
 @fine_tunes_app.command("show", epilog="Example: tidemill fine-tunes show latest")
-def fine_tunes_show(job: flags.FineTune, as_json: flags.Json = False) -> None:
+def fine_tunes_show(job: flags.FineTuneId, as_json: flags.Json = False) -> None:
     """Show a fine-tune: what it is made of, its events, checkpoints and curves."""
     from tidemill.producer.training import fine_tune_pages
 
@@ -158,31 +158,31 @@ def fine_tunes_show(job: flags.FineTune, as_json: flags.Json = False) -> None:
 
 
 @fine_tunes_app.command("watch", epilog="Example: tidemill fine-tunes watch latest")
-def fine_tunes_watch(job: flags.FineTune, as_json: flags.Json = False) -> None:
-    """Follow a fine-tune to its end; the model's name goes to stdout. Without a broker it is also run here."""
+def fine_tunes_watch(job: flags.FineTuneId, as_json: flags.Json = False) -> None:
+    """Follow a fine-tune to its end; the model's name goes to stdout. Without a broker, it also runs here."""
     from tidemill.producer.training import fine_tune_control
 
     fine_tune_control.watch(job, as_json)
 
 
 @fine_tunes_app.command("pause", epilog="Example: tidemill fine-tunes pause support-3f9a1c")
-def fine_tunes_pause(job: flags.FineTune, as_json: flags.Json = False) -> None:
-    """Have the provider pause a fine-tune."""
+def fine_tunes_pause(job: flags.FineTuneId, as_json: flags.Json = False) -> None:
+    """Pause a fine-tune at the provider."""
     from tidemill.producer.training import fine_tune_control
 
     fine_tune_control.change("pause", job, as_json)
 
 
 @fine_tunes_app.command("resume", epilog="Example: tidemill fine-tunes resume support-3f9a1c")
-def fine_tunes_resume(job: flags.FineTune, as_json: flags.Json = False) -> None:
-    """Have the provider continue a paused fine-tune."""
+def fine_tunes_resume(job: flags.FineTuneId, as_json: flags.Json = False) -> None:
+    """Continue a paused fine-tune at the provider."""
     from tidemill.producer.training import fine_tune_control
 
     fine_tune_control.change("resume", job, as_json)
 
 
 @fine_tunes_app.command("cancel", epilog="Example: tidemill fine-tunes cancel support-3f9a1c")
-def fine_tunes_cancel(job: flags.FineTune, as_json: flags.Json = False) -> None:
+def fine_tunes_cancel(job: flags.FineTuneId, as_json: flags.Json = False) -> None:
     """Cancel a fine-tune, at the provider too."""
     from tidemill.producer.training import fine_tune_control
 
@@ -191,7 +191,7 @@ def fine_tunes_cancel(job: flags.FineTune, as_json: flags.Json = False) -> None:
 
 @fine_tunes_app.command("plot", epilog="Example: tidemill fine-tunes plot latest -o curve.svg")
 def fine_tunes_plot(
-    job: flags.FineTune,
+    job: flags.FineTuneId,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="A .svg or .png file; in the terminal when left out."),

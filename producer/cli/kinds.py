@@ -1,6 +1,6 @@
-"""What can be done to a batch depends on its kind only here, in a table from kind to functions.
+"""What a command does to a batch depends on the kind of its jobs; this table says how.
 
-Whoever pauses or cancels a batch wants it at once, so what brings Celery along is imported when it is needed.
+Pausing and cancelling must act at once, so what loads Celery is imported when it is needed.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,9 @@ def _results(batch_id: str, output: str) -> None:
 
 
 class Verbs(NamedTuple):
-    """Command -> what does it to the batch of an id, printing JSON if the second argument says so.
+    """For each command the function that does it, given a batch's id and whether to print JSON.
 
-    As they are here they fit every kind that has plain rows.
+    The defaults fit every kind that has plain rows.
     """
 
     watch: Callable[[str, bool], None] = _watch
@@ -40,7 +40,7 @@ class Verbs(NamedTuple):
 
 
 def _of_fine_tune() -> Verbs:
-    """The provider must hear of it, too."""
+    """The provider must be told, too."""
     from tidemill.producer.training import fine_tune_control
 
     return Verbs(
@@ -52,16 +52,16 @@ def _of_fine_tune() -> Verbs:
     )
 
 
-KINDS: dict[str, Callable[[], Verbs]] = {"train": _of_fine_tune}
-"""Kinds of job whose batches want something else; all others are not named."""
+VERBS: dict[str, Callable[[], Verbs]] = {"train": _of_fine_tune}
+"""Kind of job -> its functions, where the defaults do not fit."""
 
 
 def verbs_for(batch: str) -> tuple[Verbs, str]:
-    """What can be done to the batch that somebody means, and its id.
+    """The functions for the batch that the user names, and its id.
 
     Raises:
         InputError: no batch or more than one is meant.
     """
     migrations.ensure()
     row = resolve(batch)
-    return KINDS.get(row.kind, Verbs)(), row.id
+    return VERBS.get(row.kind, Verbs)(), row.id

@@ -1,28 +1,29 @@
-"""What is typed on a command line as text becomes the options that Python callers give, or one sentence."""
+"""What is typed on a command line becomes the options that Python callers give, or an error of one sentence."""
 
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 from tidemill.models.allowed import check_values, schema_fault
 from tidemill.models.errors import InputError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.text import loads
 
 _Options = TypeVar("_Options")
 
 
 def options_of(kind: type[_Options], *groups: NamedTuple, **single: object) -> _Options:
-    """The options of a kind that were typed, checked as those of Python callers are.
+    """The options that were typed, checked as those of Python callers are.
 
     Args:
-        kind: one of the TypedDicts of `models.options`; flags that are none of its fields are left out.
+        kind: one of the TypedDicts of `models.options`; flags that are not among its fields are left out.
         groups: of `flags`.
         **single: flags by name.
 
     Raises:
         OptionError: an option has a value that it cannot have.
-        InputError: --param or --schema is not what it must be.
+        InputError: --param or --schema cannot be used.
     """
-    flags: dict[str, Any] = {name: value for group in groups for name, value in group._asdict().items()} | single
+    flags: JsonObject = {name: value for group in groups for name, value in group._asdict().items()} | single
     flags["params"] = _params(flags.get("param") or []) or None
     flags["schema"] = _schema(flags.get("schema"))
     options = {name: flags[name] for name in kind.__annotations__ if flags.get(name) is not None}
@@ -30,9 +31,9 @@ def options_of(kind: type[_Options], *groups: NamedTuple, **single: object) -> _
     return cast("_Options", options)
 
 
-def _params(pairs: list[str]) -> dict[str, Any]:
-    """`key=value` pairs; a value that is JSON is taken as such, else as text."""
-    params: dict[str, Any] = {}
+def _params(pairs: list[str]) -> JsonObject:
+    """The fields that `key=value` pairs name; a value is read as JSON if it is JSON, else as text."""
+    params: JsonObject = {}
     for each in pairs:
         key, equals, value = each.partition("=")
         if not equals or not key:
@@ -44,7 +45,7 @@ def _params(pairs: list[str]) -> dict[str, Any]:
     return params
 
 
-def _schema(path: Path | None) -> dict[str, Any] | None:
+def _schema(path: Path | None) -> JsonObject | None:
     """The JSON schema in a file."""
     if path is None:
         return None

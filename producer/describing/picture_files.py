@@ -19,7 +19,7 @@ from tidemill.producer.batches.progress import counted
 from tidemill.producer.describing.images import Picture, Preparer, Refused
 from tidemill.producer.intake.records import BadRowError
 from tidemill.producer.intake.requests import Template, custom_id, listed
-from tidemill.producer.intake.tables import Row, Source, opened
+from tidemill.producer.intake.tables import Row, Source, open_source
 
 PATH_COLUMNS = ("path", "file", "filename", "image", "picture", "image_path", "url", "image_url")
 """Where a table's pictures are looked for, in this order."""
@@ -163,7 +163,7 @@ def _files(path: str, recursive: bool, left_out: dict[str, int]) -> Iterator[str
 
 def _tabled(pictures: Pictures, table: Source, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
     """The rows of a table. A path that is not there as it is written is looked for beside the table."""
-    source, records = opened(table, skip_bad_rows=False, on_bad_row=on_note)
+    source, records = open_source(table, skip_bad_rows=False, on_bad_row=on_note)
     beside = Path(table).parent if isinstance(table, str | Path) and table != "-" else Path()
     column = pictures.column
     for line, record in records:

@@ -23,7 +23,7 @@ from tidemill.producer.intake.records import Input, Records, json_kind
 
 LONGEST_LINE_BYTES = 256 * 2**20  # a line beyond it is no prompt but a wrong or hostile file
 
-File: TypeAlias = "io.BufferedReader[Any]"
+ByteStream: TypeAlias = io.BufferedReader
 
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson turns integers beyond 64 bits into floats, silently
 _MAGIC = {
@@ -39,31 +39,33 @@ _MAGIC = {
 }
 
 
-def standard_input(given: Input) -> Records:
+def standard_input(input_: Input) -> Records:
     """Prompts or objects, one a line; raises InputError, as all readers here do."""
-    stream: Any = sys.stdin.buffer
-    file: File = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
     try:
-        yield from sniffed_lines(file, given)
+        yield from sniffed_lines(_stdin(), input_)
     except UnicodeDecodeError as error:
-        raise _not_utf8(given, error) from error
+        raise _encoding_error(input_, error) from error
 
 
-def standard_objects(given: Input) -> Records:
+def standard_objects(input_: Input) -> Records:
     """JSON objects, one a line; raises InputError at once when the first line is none."""
-    stream: Any = sys.stdin.buffer
-    lines = _lines(stream if hasattr(stream, "peek") else io.BufferedReader(stream), given)
+    lines = _lines(_stdin(), input_)
     first = next(lines, None)
     if first is not None and not first[1].lstrip().startswith(b"{"):
-        raise given.fault(
-            "does not begin with a JSON object; of CSV and other formats give the file's name instead of -"
+        raise input_.fault(
+            "does not begin with a JSON object; for CSV and other formats give the file's name instead of -"
         )
-    yield from _objects(_parsed(chain([first] if first else [], lines), given), given)
+    yield from _objects(_parsed(chain([first] if first else [], lines), input_), input_)
 
 
-def sniffed_lines(file: File, given: Input) -> Records:
+def _stdin() -> ByteStream:
+    stream: Any = sys.stdin.buffer
+    return stream if hasattr(stream, "peek") else io.BufferedReader(stream)
+
+
+def sniffed_lines(file: ByteStream, input_: Input) -> Records:
     """JSON Lines when the first line is a JSON object, else one prompt a line."""
-    lines = _lines(file, given)
+    lines = _lines(file, input_)
     first = next(lines, None)
     if first is None:
         return iter(())
@@ -72,55 +74,55 @@ def sniffed_lines(file: File, given: Input) -> Records:
         is_object = isinstance(_json(start), dict)
     except (ValueError, RecursionError):
         is_object = False
-    if start in (b"[", b"{") or start.startswith(b"[{"):  # would be paid for line by line as plain text
-        raise given.fault("is JSON over several lines; save it as a .json file, or write one object a line")
+    if start in (b"[", b"{") or start.startswith(b"[{"):  # as plain text, each line would be paid for
+        raise input_.fault("is JSON over several lines; save it as a .json file, or write one object a line")
     lines = chain([first], lines)
-    return _objects(_parsed(lines, given), given) if is_object else _prompts(lines, given)
+    return _objects(_parsed(lines, input_), input_) if is_object else _prompts(lines, input_)
 
 
-def text_lines(file: File, given: Input) -> Records:
+def text_lines(file: ByteStream, input_: Input) -> Records:
     """One prompt a line."""
-    return _prompts(_lines(file, given), given)
+    return _prompts(_lines(file, input_), input_)
 
 
-def json_lines(file: File, given: Input) -> Records:
+def json_lines(file: ByteStream, input_: Input) -> Records:
     """One JSON object a line."""
-    return _objects(_parsed(_lines(file, given), given), given)
+    return _objects(_parsed(_lines(file, input_), input_), input_)
 
 
-def json_file(file: File, given: Input) -> Records:
+def json_file(file: ByteStream, input_: Input) -> Records:
     """A JSON list of objects, read whole."""
-    name = encoding(file, given)
+    name = encoding(file, input_)
     text = file.read().decode(name)
     if not text.strip():
         return
     try:
         rows = _json(text.encode())
     except (ValueError, RecursionError) as error:
-        raise given.fault(
+        raise input_.fault(
             f"is not valid JSON ({_json_fault(error)}); if it holds one object a line, give it the ending .jsonl"
         ) from error
     if not isinstance(rows, list):
-        raise given.fault(f"holds {json_kind(rows)}; write a list of objects, or one object a line in a .jsonl file")
-    yield from _objects(enumerate(rows, 1), given)
+        raise input_.fault(f"holds {json_kind(rows)}; write a list of objects, or one object a line in a .jsonl file")
+    yield from _objects(enumerate(rows, 1), input_)
 
 
-def encoding(file: File, given: Input) -> str:
-    """Name the encoding by the first bytes; raise InputError when they are not text's."""
+def encoding(file: ByteStream, input_: Input) -> str:
+    """The encoding, judged by the first bytes; raises InputError when they are no text."""
     head = file.peek(4096)
     for magic, why in _MAGIC.items():
         if head.startswith(magic):
-            raise given.fault(why)
+            raise input_.fault(why)
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if b"\0" in head:
-        raise given.fault("is not text: it holds NUL bytes; give a CSV, JSON Lines, Parquet, Excel or plain text file")
+        raise input_.fault("is not text: it holds NUL bytes; give a CSV, JSON Lines, Parquet, Excel or plain text file")
     return "utf-8-sig"
 
 
 @contextmanager
-def decoded(file: File, encoding: str, newline: str) -> Iterator[io.TextIOWrapper]:
-    """The file as text; at the end of the context it is left open, for who opened it to close."""
+def decoded(file: ByteStream, encoding: str, newline: str) -> Iterator[io.TextIOWrapper]:
+    """The file as text. It stays open at the end of the context: who opened it closes it."""
     text = io.TextIOWrapper(file, encoding, newline=newline)
     try:
         yield text
@@ -129,23 +131,23 @@ def decoded(file: File, encoding: str, newline: str) -> Iterator[io.TextIOWrappe
             text.detach()
 
 
-def _not_utf8(given: Input, error: UnicodeDecodeError, number: int | None = None) -> InputError:
+def _encoding_error(input_: Input, error: UnicodeDecodeError, number: int | None = None) -> InputError:
     where = "" if number is None else f" in line {number}"
     if error.encoding.startswith("utf-16"):
-        return given.fault("begins like UTF-16 but is not; save it as UTF-8")
-    return given.fault(_no_utf8(error, where))
+        return input_.fault("begins like UTF-16 but is not; save it as UTF-8")
+    return input_.fault(_why_not_utf8(error, where))
 
 
-def _no_utf8(error: UnicodeDecodeError, where: str = "") -> str:
+def _why_not_utf8(error: UnicodeDecodeError, where: str = "") -> str:
     return (
         f"is not UTF-8: there is a byte 0x{error.object[error.start]:02x}{where}; if it is Latin-1, convert it with "
         "iconv -f latin1 -t utf-8"
     )
 
 
-def undecodable_file(path: Path, error: UnicodeDecodeError, given: Input) -> InputError:
-    """The error for a file that is not in the encoding which its first bytes promise; names the line, if it can."""
-    return _not_utf8(given, error, _first_undecodable_line(path, error))
+def undecodable_file(path: Path, error: UnicodeDecodeError, input_: Input) -> InputError:
+    """The error for a file that is not in the encoding that its first bytes promise; names the line if it can."""
+    return _encoding_error(input_, error, _first_undecodable_line(path, error))
 
 
 def _first_undecodable_line(path: Path, error: UnicodeDecodeError) -> int | None:
@@ -161,17 +163,17 @@ def _first_undecodable_line(path: Path, error: UnicodeDecodeError) -> int | None
     return None
 
 
-def _lines(file: File, given: Input) -> Iterator[tuple[int, bytes]]:
+def _lines(file: ByteStream, input_: Input) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, in UTF-8 (not yet checked), without their line end."""
-    for number, raw in enumerate(_raw_lines(file, encoding(file, given)), 1):
+    for number, raw in enumerate(_raw_lines(file, encoding(file, input_)), 1):
         line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
         if len(line) >= LONGEST_LINE_BYTES:
-            raise given.fault(f"the line is longer than {LONGEST_LINE_BYTES >> 20} MiB; split it", number)
+            raise input_.fault(f"the line is longer than {LONGEST_LINE_BYTES >> 20} MiB; split it", number)
         if line and not line.isspace():
             yield number, line.rstrip(b"\r\n")
 
 
-def _raw_lines(file: File, encoding: str) -> Iterator[bytes]:
+def _raw_lines(file: ByteStream, encoding: str) -> Iterator[bytes]:
     if encoding != "utf-16":
         yield from iter(partial(file.readline, LONGEST_LINE_BYTES), b"")
         return
@@ -180,38 +182,38 @@ def _raw_lines(file: File, encoding: str) -> Iterator[bytes]:
             yield line.encode()
 
 
-def _prompts(lines: Iterable[tuple[int, bytes]], given: Input) -> Records:
+def _prompts(lines: Iterable[tuple[int, bytes]], input_: Input) -> Records:
     for number, line in lines:
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
-            raise _not_utf8(given, error, number) from error
+            raise _encoding_error(input_, error, number) from error
         if not text.isspace():
             yield number, {"prompt": text}
 
 
-def _parsed(lines: Iterable[tuple[int, bytes]], given: Input) -> Iterator[tuple[int, Any]]:
+def _parsed(lines: Iterable[tuple[int, bytes]], input_: Input) -> Iterator[tuple[int, object]]:
     for number, line in lines:
         try:
             value = _json(line)
         except UnicodeDecodeError as error:
-            given.bad(number, _no_utf8(error))
+            input_.report_bad_row(number, _why_not_utf8(error))
         except (ValueError, RecursionError) as error:
-            given.bad(number, f"is not valid JSON ({_json_fault(error)})")
+            input_.report_bad_row(number, f"is not valid JSON ({_json_fault(error)})")
         else:
             yield number, value
 
 
-def _objects(values: Iterable[tuple[int, Any]], given: Input) -> Records:
+def _objects(values: Iterable[tuple[int, object]], input_: Input) -> Records:
     for number, value in values:
         if isinstance(value, dict):
             yield number, value
         else:
-            given.bad(number, f'is {json_kind(value)}, not an object such as {{"prompt": ".."}}')
+            input_.report_bad_row(number, f'is {json_kind(value)}, not an object such as {{"prompt": ".."}}')
 
 
-def _json(line: bytes) -> Any:
-    """Parse strictly; the slow parser takes over for what orjson refuses (lone surrogates) or rounds (long integers).
+def _json(line: bytes) -> object:
+    """Parse strictly; the slow parser reads what orjson cannot (lone surrogates) or would round (long integers).
 
     Raises ValueError or, for deep nesting, RecursionError.
     """
@@ -220,15 +222,15 @@ def _json(line: bytes) -> Any:
             return orjson.loads(line)
         except orjson.JSONDecodeError:
             pass
-    return loads(line.decode(), parse_constant=_refuse_number, parse_float=_finite)
+    return loads(line.decode(), parse_constant=_reject_number, parse_float=_finite)
 
 
-def _refuse_number(text: str) -> float:
+def _reject_number(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
 
 
 def _finite(text: str) -> float:
-    return number if math.isfinite(number := float(text)) else _refuse_number(text)
+    return number if math.isfinite(number := float(text)) else _reject_number(text)
 
 
 def _json_fault(error: Exception) -> str:

@@ -1,28 +1,26 @@
-"""Reading lines, tables and requests have this in common: a record, and a bad one's report.
-
-It stands below producer/lines.py, requests.py and intake.py and imports none of them.
-"""
+"""Lines, tables and requests share two things: what a record is, and how a bad row is reported."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from tidemill.models.errors import InputError
+from tidemill.models.json_types import JsonObject
 
-Record: TypeAlias = dict[str, Any]
+Record: TypeAlias = JsonObject
 """One row of a source: its columns."""
 
 Records: TypeAlias = Iterator[tuple[int, Record]]
-"""Records with their numbers, which count lines or rows as the source's owner does."""
+"""Records with their numbers, which count lines or rows as the owner of the source does."""
 
 
 class BadRowError(Exception):
-    """One row cannot be used; the text says why and is completed with the source's name and the row's number."""
+    """One row cannot be used. The text says why; the input's name and the row's number are put before it."""
 
 
 @dataclass(slots=True)
 class Input:
-    """A source's name, what its numbers count, and what became of its bad rows so far.
+    """A source that is being read: its name, what its numbers count, and how many bad rows it had so far.
 
     `on_bad_row` gets a sentence for each bad row that is skipped.
     """
@@ -33,21 +31,21 @@ class Input:
     unit: str = "line"
     bad_rows: int = 0
 
-    def bad(self, number: int, why: object) -> None:
-        """Report a bad row and go on, or raise InputError when bad rows are not to be skipped."""
+    def report_bad_row(self, number: int, why: object) -> None:
+        """Count a bad row and report it; raise InputError when bad rows are not to be skipped."""
         sentence = f"{self.name} {self.unit} {number}: {why}"
         if not self.skip_bad_rows:
-            raise InputError(f"{sentence}; mend it, or go on without such rows with --skip-bad-rows")
+            raise InputError(f"{sentence}; fix it, or leave such rows out with --skip-bad-rows")
         self.bad_rows += 1
         self.on_bad_row(sentence)
 
     def fault(self, why: str, number: int | None = None) -> InputError:
-        """The error for what no skipping can mend."""
+        """The error for what skipping rows cannot fix."""
         return InputError(f"{self.name} {why}" if number is None else f"{self.name} {self.unit} {number}: {why}")
 
 
-def json_kind(value: Any) -> str:
-    """What a parsed JSON value is, as words in a sentence."""
+def json_kind(value: object) -> str:
+    """What kind of JSON value this is, in words for a sentence."""
     kinds = {
         dict: "a JSON object",
         list: "a JSON list",

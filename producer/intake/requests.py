@@ -1,27 +1,28 @@
-"""A record becomes what is asked of the model: a prompt, a list of messages or a batch line."""
+"""A record becomes what the model is asked: a prompt, a list of messages or a batch line."""
 
 import string
 from collections.abc import Iterable
 from itertools import chain
 from json import dumps
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import orjson
 
 from tidemill.models.endpoints import by_url, urls
 from tidemill.models.errors import InputError
+from tidemill.models.json_types import JsonObject
 from tidemill.producer.intake.records import BadRowError, Input, Record, json_kind
 
 PROMPT_COLUMNS = ("prompt", "question", "text", "input", "instruction", "query")  # tried in this order
 
-Request: TypeAlias = dict[str, Any]
+Request: TypeAlias = JsonObject
 """`{"prompt": str}`, `{"messages": [..]}` or, for a batch line, `{"url": str, "body": {..}}`."""
 
 _SHOWN_COLUMNS = 30
 
 
 class Template(NamedTuple):
-    """A text with `{column}` placeholders, taken apart: always one literal more than names."""
+    """A text with `{column}` placeholders, split into literals and names; there is one literal more than names."""
 
     literals: list[str]
     names: list[str]
@@ -33,13 +34,16 @@ class Template(NamedTuple):
 
 
 class Asker:
-    """Makes requests of records. Which columns to use is settled on the first record that needs them: there a missing
-    column is the whole input's fault (InputError), later on it is one bad row."""
+    """Makes requests from records.
 
-    def __init__(self, given: Input, column: str | None, template: str | None) -> None:
-        self._given = given
+    Until a column that is needed has come, a missing one is the fault of the whole input (InputError); after that it is
+    one bad row.
+    """
+
+    def __init__(self, input_: Input, column: str | None, template: str | None) -> None:
+        self._input = input_
         self._column = column
-        self._default: str | None = None  # the column to use where none was named
+        self._default: str | None = None  # the column to use where none is named
         self._template = None if template is None else parse_template(template)
         self._settled = False
         if self._template is not None and not self._template.names:
@@ -48,7 +52,12 @@ class Asker:
             raise InputError("--column and a template were both given; a template names its columns itself: drop one")
 
     def request(self, record: Record) -> Request:
-        """The request that a record is; raises BadRowError or, for the whole input, InputError."""
+        """The request that a record makes.
+
+        Raises:
+            BadRowError: the record cannot be used.
+            InputError: the whole input cannot be used.
+        """
         if self._template is not None:
             return {"prompt": self._filled(record, self._template)}
         column = self._column
@@ -76,7 +85,7 @@ class Asker:
         elif self._settled:
             raise BadRowError(f"the column {name!r} is missing")
         else:
-            raise self._given.fault(f"has no column {name!r}{why}; its columns are: {listed(record)}")
+            raise self._input.fault(f"has no column {name!r}{why}; its columns are: {listed(record)}")
 
     def _default_column(self, record: Record) -> str:
         by_name = {name.strip().casefold(): name for name in reversed(record)}
@@ -86,7 +95,7 @@ class Asker:
         others = [name for name in record if name != "custom_id"]
         if len(others) == 1:
             return others[0]
-        raise self._given.fault(
+        raise self._input.fault(
             f"has no column with a usual name ({', '.join(PROMPT_COLUMNS)}); say which holds the prompt with --column, "
             f"its columns are: {listed(record)}"
         )
@@ -117,7 +126,7 @@ def parse_template(template: str) -> Template:
     return Template(literals, names)
 
 
-def _cell_request(value: Any, column: str) -> Request:
+def _cell_request(value: object, column: str) -> Request:
     if isinstance(value, str) and value and not value.isspace():
         return {"prompt": value}
     if value is None or isinstance(value, str):
@@ -129,7 +138,7 @@ def _cell_request(value: Any, column: str) -> Request:
     return {"prompt": as_text(value)}
 
 
-def _messages(value: list[Any], column: str) -> list[Any]:
+def _messages(value: list[object], column: str) -> list[object]:
     if not value or not all(isinstance(item, dict) and isinstance(item.get("role"), str) for item in value):
         raise BadRowError(f"{column!r} must be a list of one or more messages, objects with a role and a content")
     return value
@@ -149,15 +158,15 @@ def _batch_line(record: Record) -> Request:
     return {"url": record["url"], "body": body}
 
 
-def custom_id(value: Any) -> str | None:
-    """A record's own id as text, None when it has none; raises BadRowError for what is none."""
+def custom_id(value: object) -> str | None:
+    """A record's own id as text, None when it has none; raises BadRowError when it is neither text nor a number."""
     if isinstance(value, list | dict | bool):
         raise BadRowError(f"custom_id must be text, not {json_kind(value)}")
     return None if value is None or value == "" else str(value)
 
 
-def as_text(value: Any) -> str:
-    """A cell as text: numbers and lists as JSON, nothing as an empty text."""
+def as_text(value: object) -> str:
+    """A cell as text: numbers and lists as JSON, None as an empty text."""
     if value is None or isinstance(value, str):
         return value or ""
     try:
@@ -167,8 +176,8 @@ def as_text(value: Any) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a sentence, as many as can be read."""
-    known = list(names)
-    shown = ", ".join(repr(name if len(name) <= 80 else f"{name[:80]}…") for name in known[:_SHOWN_COLUMNS])
-    more = len(known) - _SHOWN_COLUMNS
+    """Names for a sentence: the first 30, and how many more there are."""
+    every = list(names)
+    shown = ", ".join(repr(name if len(name) <= 80 else f"{name[:80]}…") for name in every[:_SHOWN_COLUMNS])
+    more = len(every) - _SHOWN_COLUMNS
     return f"{shown} and {more:,} more" if more > 0 else shown or "none"

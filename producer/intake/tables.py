@@ -1,8 +1,8 @@
 """Prompts come in many shapes, and each must become a request or one clear sentence.
 
 Three steps. A reader of `_READERS` turns a source into records: pairs of a number and a dict of the source's columns.
-`producer.requests` turns a record into a request. `_rows` joins the two and decides what becomes of a bad row. All of
-it streams, except Excel and `.json`, which can only be read whole. Lines are read in `producer.lines`, tables here.
+`intake.requests` turns a record into a request. `_rows` joins the two and decides what becomes of a bad row. All of it
+streams, except Excel and `.json`, which can only be read whole. Lines are read in `intake.lines`, tables here.
 
 pandas takes a second to import, so only CSV, Excel and DataFrames do it.
 """
@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from tidemill.models.errors import InputError
+from tidemill.models.json_types import JsonObject
 from tidemill.producer.intake.lines import (
-    File,
+    ByteStream,
     decoded,
     encoding,
     json_file,
@@ -44,7 +45,7 @@ CHUNK_ROWS = 1_000
 FIRST_CHUNK_ROWS = 32  # small, so that workers start at once
 CHUNK_SECONDS = 1.0  # a slow pipe does not keep workers waiting for a full chunk
 
-Source: TypeAlias = "str | Path | pd.DataFrame | Iterable[str] | Iterable[Mapping[Any, Any]]"
+Source: TypeAlias = "str | Path | pd.DataFrame | Iterable[str] | Iterable[Mapping[str, object]]"
 
 _SPARE_CELLS = 4  # cells looked at beyond the header's last, to tell a row that is too long
 
@@ -58,12 +59,12 @@ class Row:
     `{"prompt": str}`, `{"messages": [..]}` or `{"url": str, "body": {..}}`. `line` counts from 1: the line of a text
     or JSON Lines file, the row of a table as a spreadsheet numbers it (a header is row 1).
 
-    Of pictures, `content` is what is asked of what, without the file's name: the row is known by it, and rows with the
-    same share one call. `refusal` is the code and sentence of a file that is no usable picture.
+    For a picture, `content` is what is asked about it, without the file's name: the row is known by it, and rows with
+    the same content share one call. `refusal` is the code and sentence of a file that is no usable picture.
     """
 
     custom_id: str | None
-    columns: dict[str, Any]
+    columns: JsonObject
     request: Request
     line: int
     content: str | None = None
@@ -72,7 +73,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How to read: the prompt's `column` or a `template` with `{column}` placeholders, and which rows to take.
+    """How to read: the prompt's `column`, or a `template` with `{column}` placeholders; and which rows to take.
 
     In a template `{{` and `}}` are literal braces. `limit` counts usable rows; nothing is read after the last of them.
     """
@@ -94,22 +95,22 @@ def read(source: Source, how: ReadOptions, *, on_bad_row: Callable[[str], None])
     """
     if how.limit is not None and how.limit < 1:
         raise InputError(f"the limit is {how.limit}, but it counts rows: give 1 or more")
-    given, records = opened(source, how.skip_bad_rows, on_bad_row)
-    asker = Asker(given, how.column, how.template)
-    yield from chunks_of(islice(_rows(records, asker, given), how.limit))
+    input_, records = open_source(source, how.skip_bad_rows, on_bad_row)
+    asker = Asker(input_, how.column, how.template)
+    yield from chunks_of(islice(_rows(records, asker, input_), how.limit))
 
 
-def opened(source: Source, skip_bad_rows: bool, on_bad_row: Callable[[str], None]) -> tuple[Input, Records]:
+def open_source(source: Source, skip_bad_rows: bool, on_bad_row: Callable[[str], None]) -> tuple[Input, Records]:
     """A source's name for sentences, and its records: the columns of each row with the row's number."""
     if isinstance(source, (str, Path)):
-        given = Input("standard input" if source == "-" else str(source), skip_bad_rows, on_bad_row)
-        return given, standard_input(given) if source == "-" else file_records(Path(source), given)
-    given = Input("the DataFrame" if _is_frame(source) else "the input", skip_bad_rows, on_bad_row, unit="row")
-    return given, _frame_records(source) if _is_frame(source) else _item_records(source, given)
+        input_ = Input("standard input" if source == "-" else str(source), skip_bad_rows, on_bad_row)
+        return input_, standard_input(input_) if source == "-" else file_records(Path(source), input_)
+    input_ = Input("the DataFrame" if _is_frame(source) else "the input", skip_bad_rows, on_bad_row, unit="row")
+    return input_, _frame_records(source) if _is_frame(source) else _item_records(source, input_)
 
 
 def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Rows in lists of at most 1,000, the first of at most 32; a slow source gives them as they are after a second."""
+    """Rows in lists of at most 1,000, the first of at most 32; of a slow source, what has come within a second."""
     chunk: list[Row] = []
     size, due = FIRST_CHUNK_ROWS, math.inf
     for row in rows:
@@ -123,42 +124,42 @@ def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _rows(records: Records, asker: Asker, given: Input) -> Iterator[Row]:
-    found = False
+def _rows(records: Records, asker: Asker, input_: Input) -> Iterator[Row]:
+    has_rows = False
     for line, record in records:
         try:
             request = asker.request(record)
             own_id = custom_id(record.pop("custom_id", None))
         except BadRowError as error:
-            given.bad(line, error)
+            input_.report_bad_row(line, error)
             continue
         if "url" in request:
             record = {name: value for name, value in record.items() if name not in ("method", "url", "body")}  # noqa: PLW2901
-        found = True
+        has_rows = True
         yield Row(own_id, record, request, line)
-    if not found and given.bad_rows:
-        raise given.fault(f"has no row that can be used: all {given.bad_rows:,} are bad")
-    if not found:
-        raise given.fault("is empty: it holds no prompt")
+    if not has_rows and input_.bad_rows:
+        raise input_.fault(f"has no row that can be used: all {input_.bad_rows:,} are bad")
+    if not has_rows:
+        raise input_.fault("is empty: it holds no prompt")
 
 
-def file_records(path: Path, given: Input) -> Records:
-    """A file's records, by its ending; says in `given` what its numbers count, and reports bad rows there."""
+def file_records(path: Path, input_: Input) -> Records:
+    """A file's records, by its ending; says in `input_` what its numbers count, and reports bad rows there."""
     unit, reader = _READERS.get(path.suffix.lower(), ("line", sniffed_lines))
-    given.unit = unit
+    input_.unit = unit
     try:
         if path.is_dir():
-            raise given.fault("is a folder; name a file in it")
+            raise input_.fault("is a folder; name a file in it")
         with path.open("rb") as file:
-            yield from reader(file, given)
+            yield from reader(file, input_)
     except UnicodeDecodeError as error:
-        raise undecodable_file(path, error, given) from error
+        raise undecodable_file(path, error, input_) from error
     except BrokenPipeError:
         raise  # the caller's own, from on_bad_row
     except FileNotFoundError as error:
-        raise given.fault("does not exist; check the path") from error
+        raise input_.fault("does not exist; check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise given.fault(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise input_.fault(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 class _Headed:
@@ -175,21 +176,21 @@ class _Headed:
         return chain([self._head], self._rest)
 
 
-def _csv_records(file: File, given: Input, delimiter: str = ",") -> Records:
+def _csv_records(file: ByteStream, input_: Input, delimiter: str = ",") -> Records:
     """Cells stay exactly as written. A missing cell at a row's end is "", as pandas' C parser has it.
 
-    That parser takes a first row that is too long for an index, and later ones for errors that end the chunk. So the
-    header is read here and the parser is given one of numbers, wider by `_SPARE_CELLS`: what lands there is too much.
+    That parser mistakes a first row that is too long for an index, and later ones for errors that end the chunk. So the
+    header is read here, and the parser gets one of numbers, wider by `_SPARE_CELLS`: what lands there is too much.
     """
-    with decoded(file, encoding(file, given), newline="") as text:
-        header, header_row, delimiter = _csv_header(text, given, delimiter)
+    with decoded(file, encoding(file, input_), newline="") as text:
+        header, header_row, delimiter = _csv_header(text, input_, delimiter)
         numbers = range(len(header) + _SPARE_CELLS)
         stream = _Headed(delimiter.join(map(str, numbers)) + "\n", text)
         names, first = _unique(header), header_row + 1
-        for columns in _csv_chunks(stream, numbers, delimiter, given, header_row) if names else ():
+        for columns in _csv_chunks(stream, numbers, delimiter, input_, header_row) if names else ():
             for number, cells in enumerate(zip(*columns, strict=True), first):
                 if any(cells[len(names) :]):
-                    given.bad(
+                    input_.report_bad_row(
                         number, f"has more cells than the header has columns ({len(names)}); quote cells with commas"
                     )
                 elif any(cells):
@@ -198,7 +199,7 @@ def _csv_records(file: File, given: Input, delimiter: str = ",") -> Records:
 
 
 def _csv_chunks(
-    stream: Any, numbers: range, delimiter: str, given: Input, header_row: int
+    stream: Any, numbers: range, delimiter: str, input_: Input, header_row: int
 ) -> Iterator[list[list[str]]]:
     import pandas as pd
 
@@ -210,11 +211,11 @@ def _csv_chunks(
     except pd.errors.ParserError as error:
         unclosed = re.search(r"EOF inside string starting at row (\d+)", str(error))
         if unclosed is None:
-            raise given.fault(f"cannot be read as CSV: {error}") from error
-        raise given.fault("a quote that opens here is never closed", int(unclosed[1]) + header_row) from error
+            raise input_.fault(f"cannot be read as CSV: {error}") from error
+        raise input_.fault("a quote that opens here is never closed", int(unclosed[1]) + header_row) from error
 
 
-def _csv_header(text: io.TextIOWrapper, given: Input, delimiter: str) -> tuple[list[str], int, str]:
+def _csv_header(text: io.TextIOWrapper, input_: Input, delimiter: str) -> tuple[list[str], int, str]:
     """The first row that is not blank, its number, and the delimiter: Excel writes `;` in half of Europe."""
     number, header = 0, list[str]()
     try:
@@ -222,7 +223,7 @@ def _csv_header(text: io.TextIOWrapper, given: Input, delimiter: str) -> tuple[l
             if header:
                 break
     except csv.Error as error:
-        raise given.fault(f"has a header that cannot be read ({error}); is a quote in it never closed?") from error
+        raise input_.fault(f"has a header that cannot be read ({error}); is a quote in it never closed?") from error
     if len(header) == 1 and "\n" not in header[0]:
         for other in (";", "\t"):
             if len(cells := next(csv.reader(header, delimiter=other), [])) > 1:
@@ -230,7 +231,7 @@ def _csv_header(text: io.TextIOWrapper, given: Input, delimiter: str) -> tuple[l
     return header, number, delimiter
 
 
-def _excel_records(file: File, given: Input) -> Records:
+def _excel_records(file: ByteStream, input_: Input) -> Records:
     """The first sheet; its first row is the header."""
     import pandas as pd
 
@@ -239,18 +240,18 @@ def _excel_records(file: File, given: Input) -> Records:
     try:
         frame = pd.read_excel(file, engine="calamine", dtype=object, keep_default_na=False)
     except Exception as error:  # the reader of a hostile file may raise anything
-        raise given.fault(f"cannot be read as a workbook: {error}") from error
+        raise input_.fault(f"cannot be read as a workbook: {error}") from error
     for number, record in _frame_records(frame, first=2):
         row = {name: None if value == "" else value for name, value in record.items()}
         if any(value is not None for value in row.values()):  # rows that are only formatted are no rows
             yield number, row
 
 
-def _parquet_records(file: File, given: Input) -> Records:
+def _parquet_records(file: ByteStream, input_: Input) -> Records:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise given.fault("needs pyarrow to be read: pip install 'tidemill[parquet]'") from error
+        raise input_.fault("needs pyarrow to be read: pip install 'tidemill[parquet]'") from error
     if not file.peek(1):
         return
     first = 1
@@ -261,7 +262,7 @@ def _parquet_records(file: File, given: Input) -> Records:
     except (InputError, GeneratorExit):
         raise
     except Exception as error:
-        raise given.fault(f"cannot be read as Parquet: {error}") from error
+        raise input_.fault(f"cannot be read as Parquet: {error}") from error
 
 
 def _frame_records(frame: "pd.DataFrame", first: int = 1) -> Records:
@@ -270,13 +271,13 @@ def _frame_records(frame: "pd.DataFrame", first: int = 1) -> Records:
         yield from _table(names, _cells(frame.iloc[start : start + CHUNK_ROWS]), first + start)
 
 
-def _table(names: list[str], columns: list[list[Any]], first: int) -> Records:
+def _table(names: list[str], columns: list[list[object]], first: int) -> Records:
     unique = _unique(names)
     plain = [[_plain(value) for value in column] for column in columns]
     yield from enumerate((dict(zip(unique, cells, strict=True)) for cells in zip(*plain, strict=True)), first)
 
 
-def _item_records(items: Iterable[Any], given: Input) -> Records:
+def _item_records(items: Iterable[object], input_: Input) -> Records:
     if isinstance(items, bytes | Mapping) or not isinstance(items, Iterable):
         raise InputError(
             f"prompts cannot be read from the type {type(items).__name__}; give a path, a DataFrame or a list"
@@ -287,11 +288,11 @@ def _item_records(items: Iterable[Any], given: Input) -> Records:
         elif isinstance(item, Mapping):
             yield number, {str(name): _plain(value) for name, value in item.items()}
         else:
-            given.bad(number, f"is of type {type(item).__name__}, neither text nor a mapping")
+            input_.report_bad_row(number, f"is of type {type(item).__name__}, neither text nor a mapping")
 
 
 def _is_frame(source: object) -> "TypeGuard[pd.DataFrame]":
-    pandas = sys.modules.get("pandas")  # whoever holds a frame has imported it
+    pandas = sys.modules.get("pandas")  # a frame exists only where pandas was imported
     return pandas is not None and isinstance(source, pandas.DataFrame)
 
 
@@ -304,8 +305,8 @@ def _unique(names: list[str]) -> list[str]:
     own, taken = set(names), set[str]()
     copies: dict[str, int] = {}
     unique = []
-    for place, given_name in enumerate(names):
-        base = name = given_name or f"Unnamed: {place}"
+    for place, header in enumerate(names):
+        base = name = header or f"Unnamed: {place}"
         while name in taken or (name != base and name in own):
             copies[base] = copies.get(base, 0) + 1
             name = f"{base}.{copies[base]}"
@@ -314,7 +315,7 @@ def _unique(names: list[str]) -> list[str]:
     return unique
 
 
-def _plain(value: Any) -> Any:  # noqa: PLR0911
+def _plain(value: object) -> object:  # noqa: PLR0911
     """A cell as JSON can hold it: NaN, NaT and NA become None, times ISO 8601, bytes base64, numpy's types Python's."""
     if value is None or type(value) in (str, int, bool):
         return value
@@ -333,7 +334,7 @@ def _plain(value: Any) -> Any:  # noqa: PLR0911
     return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
-_READERS: dict[str, tuple[str, Callable[[File, Input], Records]]] = {
+_READERS: dict[str, tuple[str, Callable[[ByteStream, Input], Records]]] = {
     ".csv": ("row", _csv_records),
     ".tsv": ("row", partial(_csv_records, delimiter="\t")),
     ".json": ("row", json_file),

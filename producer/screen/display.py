@@ -1,10 +1,10 @@
-"""What a run looks like while it goes on. All on stderr: stdout carries data only."""
+"""A run is shown while it is under way, on stderr, because stdout carries data only."""
 
 import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from tidemill.models.cost import format_tokens
 from tidemill.models.text import one_line
@@ -13,7 +13,7 @@ PLAIN_SECONDS = 10.0
 
 
 class Counts(Protocol):
-    """What is shown of a run: how many rows are how far, what they have cost, and what holds them up."""
+    """What is shown of a run: its rows by state, what they have cost, and what they wait for."""
 
     @property
     def states(self) -> Mapping[str, int]:
@@ -32,17 +32,17 @@ class Counts(Protocol):
 
     @property
     def ended(self) -> int:
-        """Rows that have."""
+        """Rows that have ended."""
         ...
 
     @property
     def tokens(self) -> int:
-        """What their calls have used."""
+        """Tokens that their calls have used."""
         ...
 
     @property
     def state(self) -> str:
-        """The batch's own: open, paused or cancelled."""
+        """The batch's state: open, paused or cancelled."""
         ...
 
     @property
@@ -100,27 +100,26 @@ class Plain(Quiet):
     """A line every ten seconds: for logs and pipes."""
 
     def __init__(self) -> None:
-        self._pace = Pace()
+        self._rate = Rate()
         self._shown_at = time.monotonic()
 
     def update(self, counts: Counts, *, reading: bool) -> None:
         """Print a line when the last one is old enough."""
-        self._pace.count(counts)
+        self._rate.count(counts)
         if time.monotonic() - self._shown_at >= PLAIN_SECONDS:
             self._shown_at = time.monotonic()
-            print(f"{_counts(counts, reading)} · {self._pace.text(counts)}", file=sys.stderr, flush=True)
+            print(f"{_counts(counts, reading)} · {self._rate.text(counts)}", file=sys.stderr, flush=True)
 
 
-class Bar(Quiet):
+class ProgressBar(Quiet):
     """A progress bar: for terminals."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bars
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        self._pace = Pace()
-        self._bars = Bars(
+        self._rate = Rate()
+        self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=30),
             TextColumn("{task.description}"),
@@ -128,49 +127,49 @@ class Bar(Quiet):
             console=Console(stderr=True),
             transient=True,
         )
-        self._bar: Any = self._bars.add_task("reading the input", total=None)
+        self._bar = self._progress.add_task("reading the input", total=None)
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self._progress.stop()
 
     def update(self, counts: Counts, *, reading: bool) -> None:
         """Move the bar."""
-        self._pace.count(counts)
-        self._bars.update(
+        self._rate.count(counts)
+        self._progress.update(
             self._bar,
             total=None if reading else counts.rows,
             completed=counts.ended,
-            description=f"{_counts(counts, reading)} · {self._pace.text(counts)}",
+            description=f"{_counts(counts, reading)} · {self._rate.text(counts)}",
         )
 
     def say(self, sentence: str) -> None:
         """Print the sentence above the bar."""
-        self._bars.console.print(f"tidemill: {one_line(sentence, 600)}", markup=False, highlight=False)
+        self._progress.console.print(f"tidemill: {one_line(sentence, 600)}", markup=False, highlight=False)
 
 
-class Pace:
+class Rate:
     """Rows a second over the last half minute, and what is left at that rate."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[float, int]] = []
+        self._samples: list[tuple[float, int]] = []
 
     def count(self, counts: Counts) -> None:
         """Remember how many rows have ended by now."""
         at = time.monotonic()
-        self._seen = [seen for seen in self._seen if at - seen[0] < 30.0]
-        self._seen.append((at, counts.ended))
+        self._samples = [sample for sample in self._samples if at - sample[0] < 30.0]
+        self._samples.append((at, counts.ended))
 
     def text(self, counts: Counts) -> str:
         """For people: `61 rows/s · ETA 7 s`."""
         if counts.open and (counts.hold_reason or counts.state != "open"):
             return "on hold" if counts.hold_reason else counts.state
-        (began, first), (ended, last) = self._seen[0], self._seen[-1]
+        (began, first), (ended, last) = self._samples[0], self._samples[-1]
         if ended == began or last == first:
             return "0 rows/s"
         rate = (last - first) / (ended - began)
@@ -178,9 +177,9 @@ class Pace:
 
 
 def _counts(counts: Counts, reading: bool) -> str:
-    of = f"{counts.rows:,}{'+' if reading else ''}"
+    total = f"{counts.rows:,}{'+' if reading else ''}"
     failed = f", {counts.states['failed']:,} failed" if counts.states["failed"] else ""
-    return f"{counts.ended:,}/{of} done{failed} · {format_tokens(counts.tokens)} tokens · {counts.cost()}"
+    return f"{counts.ended:,}/{total} done{failed} · {format_tokens(counts.tokens)} tokens · {counts.cost()}"
 
 
 def _duration(seconds: float) -> str:
@@ -190,7 +189,7 @@ def _duration(seconds: float) -> str:
 
 
 def display(quiet: bool = False) -> Display:
-    """What fits where stderr goes."""
+    """The display that fits where stderr goes."""
     if quiet:
         return Quiet()
-    return Bar() if sys.stderr.isatty() else Plain()
+    return ProgressBar() if sys.stderr.isatty() else Plain()

@@ -1,9 +1,8 @@
-"""One look for everything that commands print, for people as tables, for scripts as JSON."""
+"""Everything that commands print has one look: tables for people, JSON for scripts."""
 
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import typer
 
@@ -15,17 +14,17 @@ SHORTEST_COLUMN = 12
 
 
 def print_text(text: str, *, err: bool = False) -> None:
-    """A model's text: exactly as it is into a pipe or file, harmless on a terminal."""
+    """Print a model's text: exactly as it is into a pipe or file, harmless on a terminal."""
     typer.echo(printable(text) if (sys.stderr if err else sys.stdout).isatty() else text, err=err)
 
 
-def print_json(value: Any, *, err: bool = False) -> None:
-    """One JSON value on one line."""
+def print_json(value: object, *, err: bool = False) -> None:
+    """Print one JSON value on one line."""
     typer.echo(json.dumps(value, ensure_ascii=False, default=str), err=err)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table that fits the terminal; the first column is never cut. Piped, it is wide and has no colours."""
+    """Print a table that fits the terminal; the first column is never cut. Piped, it is wide and has no colours."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -128,7 +128,7 @@ class _Collecting(Input):
 
     waiting: deque[Bad]
 
-    def bad(self, number: int, why: object) -> None:
+    def report_bad_row(self, number: int, why: object) -> None:
         """Remember a bad row."""
         _append(self.waiting, Bad(Place(self.name, number, self.unit), str(why)))
 

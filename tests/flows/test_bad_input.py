@@ -1,4 +1,4 @@
-"""Bad input: one sentence that says what to mend, exit 2, no traceback, and nothing is sent or lost."""
+"""Bad input: one sentence that says what to fix, exit 2, no traceback, and nothing is sent or lost."""
 
 import csv
 import json

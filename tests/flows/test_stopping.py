@@ -1,4 +1,4 @@
-"""Stopping: Ctrl-C, SIGTERM and a full disk lose nothing; the same command goes on."""
+"""Stopping: Ctrl-C, SIGTERM and a full disk lose nothing; the same command continues."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def test_stopped_once_calls_in_flight_end_and_are_kept(
         simulator.control(gate="open")
         ran = running.ended()
     assert (ran.code, ran.out) == (130, "")
-    assert "Nothing is lost: the same command goes on from here." in ran.err
+    assert "Nothing is lost: the same command continues from here." in ran.err
     assert "Traceback" not in ran.err
     assert simulator.counters()["paid"] == 20
     assert tidemill.query("SELECT count(*) FROM dialogues") == [(20,)]

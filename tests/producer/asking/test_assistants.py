@@ -48,9 +48,9 @@ def _away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def import_(capsys: Captured, given: Any) -> tuple[str, str]:
+def import_(capsys: Captured, entries: Any) -> tuple[str, str]:
     """What an import prints on stdout and stderr."""
-    Path("a.json").write_text(given if isinstance(given, str) else json.dumps(given), encoding="utf-8")
+    Path("a.json").write_text(entries if isinstance(entries, str) else json.dumps(entries), encoding="utf-8")
     assistants.import_file("a.json")
     printed = capsys.readouterr()
     return printed.out, printed.err
@@ -88,21 +88,21 @@ def test_what_tidemill_has_no_use_for_is_named(capsys: Captured) -> None:
 def test_a_schema_is_kept_as_ours_and_a_json_object_as_a_parameter(capsys: Captured) -> None:
     schema = {"type": "object"}
     shaped = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
-    given = [{"name": "a", "response_format": shaped}, {"name": "b", "response_format": {"type": "json_object"}}]
-    assert import_(capsys, given)[1] == ""
+    entries = [{"name": "a", "response_format": shaped}, {"name": "b", "response_format": {"type": "json_object"}}]
+    assert import_(capsys, entries)[1] == ""
     assert kept("a").options == {"schema": schema}
     assert kept("b").options == {"params": {"response_format": {"type": "json_object"}}}
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("text", "sentence"),
     [
         (
             "[\n{",
             "a.json line 2: is not JSON: Expecting property name enclosed in double quotes at character 2; fix it",
         ),
-        ('[{"name": "x",\n"temperature": 1e999}]', "a.json line 2: 1e999 is no number that can be used; write another"),
-        ('[{"name": "x", "top_p": NaN}]', "a.json line 1: NaN is no number that can be used"),
+        ('[{"name": "x",\n"temperature": 1e999}]', "a.json line 2: 1e999 cannot be used as a number; write another"),
+        ('[{"name": "x", "top_p": NaN}]', "a.json line 1: NaN cannot be used as a number"),
         ('"x"', "a.json holds a JSON string; it must be a list of assistants"),
         ('{"name": "x"}', "a.json holds a JSON object; it must be a list of assistants"),
         ('[{"name": "x"}, 7]', "a.json entry 2: is a number; an assistant is an object with at least a name."),
@@ -136,9 +136,9 @@ def test_a_schema_is_kept_as_ours_and_a_json_object_as_a_parameter(capsys: Captu
         ('[{"name": "x"}, {"name": "x"}]', "a.json entry 2: the name 'x' is there twice"),
     ],
 )
-def test_a_bad_entry_is_named_and_nothing_is_stored(capsys: Captured, given: str, sentence: str) -> None:
+def test_a_bad_entry_is_named_and_nothing_is_stored(capsys: Captured, text: str, sentence: str) -> None:
     with pytest.raises(InputError) as raised:
-        import_(capsys, given)
+        import_(capsys, text)
     assert str(raised.value).startswith(sentence)
     assert count(table) == 0
 
@@ -187,11 +187,11 @@ def test_a_name_that_another_one_has_is_not_taken_from_it(capsys: Captured) -> N
 # --- use ---
 
 
-def test_what_is_said_goes_before_the_assistant_and_that_before_the_rest(capsys: Captured) -> None:
+def test_what_the_caller_sets_goes_before_the_assistant_and_that_before_the_rest(capsys: Captured) -> None:
     import_(capsys, [SUPPORT])
-    said = {"temperature": 0.0, "params": {"seed": 1}, "system": None, "model": None}
-    below = assistants.Chosen({"model": "m", "max_tokens": 9, "params": {"seed": 2, "user": "u"}}, 7)
-    chosen = assistants.choose(said, "support", below=below)
+    options = {"temperature": 0.0, "params": {"seed": 1}, "system": None, "model": None}
+    below = assistants.Choice({"model": "m", "max_tokens": 9, "params": {"seed": 2, "user": "u"}}, 7)
+    chosen = assistants.choose(options, "support", below=below)
     assert chosen.options == {
         "system": "Be kind.",
         "model": "gpt-4o",
@@ -200,7 +200,7 @@ def test_what_is_said_goes_before_the_assistant_and_that_before_the_rest(capsys:
         "params": {"seed": 1, "user": "u", "top_p": 0.9},
     }
     assert chosen.assistant_id == kept().id
-    assert assistants.choose(said, None, below=below).assistant_id == 7
+    assert assistants.choose(options, None, below=below).assistant_id == 7
 
 
 def test_the_default_one_is_used_and_said_where_none_is_named(capsys: Captured) -> None:
@@ -243,7 +243,7 @@ def test_the_content_decides_which_batch_it_is_and_dialogues_are_found_by_the_na
 
 def answered(assistant: str | None) -> str:
     """The batch of a prompt that an assistant was asked."""
-    opened = open_batch(order_for("Why?", None, {}, {}, assistant=assistant))
+    opened = open_batch(order_for("Why?", None, {}, assistant=assistant))
     submit(opened)
     with reading() as connection:
         ids = connection.scalars(select(jobs.c.id).where(jobs.c.batch_id == opened.batch_id)).all()
@@ -310,8 +310,8 @@ def test_an_assistant_is_added_changed_and_shown(capsys: Captured) -> None:
         "support: 1 added, 0 updated, 0 unchanged\nsupport: 0 added, 1 updated, 0 unchanged\n"
     )
     assistants.show("support", as_json=True)
-    told = {"name": "support", "id": None, "model": "gpt-4o", "is_default": False, "temperature": 0.3}
-    assert json.loads(capsys.readouterr().out) == told | {"instructions": "Be kind."}
+    shown = {"name": "support", "id": None, "model": "gpt-4o", "is_default": False, "temperature": 0.3}
+    assert json.loads(capsys.readouterr().out) == shown | {"instructions": "Be kind."}
     assistants.show_list(as_json=False)
     assert "Be kind." in capsys.readouterr().out
 

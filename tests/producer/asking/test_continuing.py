@@ -1,7 +1,7 @@
 """A prompt becomes the next turn of its dialogue: the same one while it is not answered, a new one after that."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 from sqlalchemy import select
@@ -27,7 +27,7 @@ from tidemill import ask
 from tidemill.models.answers import Answer, Message
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError, OptionError
-from tidemill.models.options import Options
+from tidemill.models.options import AskOptions, Options
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import jobs
@@ -58,24 +58,29 @@ def root() -> int:
 
 
 def order(
-    dialogue_id: int, prompt: str | None = "and then?", input_: str | None = None, *, new: bool = False, **said: Any
+    dialogue_id: int,
+    prompt: str | None = "and then?",
+    input_: str | None = None,
+    *,
+    new: bool = False,
+    **options: Unpack[AskOptions],
 ) -> Order:
-    return order_for(prompt, input_, said, {}, dialogue=dialogue_id, new=new)
+    return order_for(prompt, input_, options, dialogue=dialogue_id, new=new)
 
 
-def submitted(given: Order) -> tuple[str, list[int]]:
+def submitted(turns: Order) -> tuple[str, list[int]]:
     """The batch of an order that was submitted, and its open jobs."""
-    opened = open_batch(given)
+    opened = open_batch(turns)
     submit(opened)
-    wanted = select(jobs.c.id).where(jobs.c.batch_id == opened.batch_id, jobs.c.state == "queued").order_by(jobs.c.id)
+    open_ids = select(jobs.c.id).where(jobs.c.batch_id == opened.batch_id, jobs.c.state == "queued").order_by(jobs.c.id)
     with reading() as connection:
-        return opened.batch_id, list(connection.scalars(wanted))
+        return opened.batch_id, list(connection.scalars(open_ids))
 
 
 def answer_turn(job_id: int) -> None:
     job = take_one(job_id)
-    said = (Message("user", job.request["prompt"]), Message("assistant", "well"))
-    put(success(job, answer=Answer(MODEL, "stop", said, job.dialogue_id)))
+    spoken = (Message("user", job.request["prompt"]), Message("assistant", "well"))
+    put(success(job, answer=Answer(MODEL, "stop", spoken, job.dialogue_id)))
 
 
 # --- which turn it is ---
@@ -104,7 +109,7 @@ def test_another_prompt_another_dialogue_and_no_dialogue_are_other_turns(root: i
     assert len(batches) == 4
 
 
-def test_a_turn_that_failed_is_a_new_one_once_others_have_gone_on(root: int) -> None:
+def test_a_turn_that_failed_is_a_new_one_once_others_were_answered(root: int) -> None:
     _, (failed,) = submitted(order(root, "one"))
     put(failure(take_one(failed)))
     _, (other,) = submitted(order(root, "two"))
@@ -114,14 +119,14 @@ def test_a_turn_that_failed_is_a_new_one_once_others_have_gone_on(root: int) -> 
     assert job_row(failed).state == "failed"
 
 
-def test_a_turn_that_is_open_is_the_same_one_whoever_has_gone_on(root: int) -> None:
+def test_a_turn_that_is_open_is_the_same_one_whatever_was_answered(root: int) -> None:
     _, (first,) = submitted(order(root, "one"))
     batch, (second,) = submitted(order(root, "two"))
     answer_turn(first)
     assert submitted(order(root, "two")) == (batch, [second])
 
 
-def test_rows_of_a_file_go_on_where_they_broke_off_and_come_anew_once_all_are_answered(
+def test_rows_of_a_file_continue_where_they_broke_off_and_are_new_once_all_are_answered(
     root: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "turns.txt"
@@ -167,23 +172,23 @@ def test_a_dialogue_that_a_batch_line_began_keeps_the_lines_model() -> None:
     assert (options.model, options.endpoint) == ("gpt-4o", "responses")
 
 
-def test_what_a_preset_wanted_of_a_picture_is_not_wanted_of_what_follows() -> None:
-    given = Options(MODEL, prompt="Tags?", schema={"type": "object"}, detail="low", max_side=512)
-    add_batch("pictures", kind="describe", options=given.to_json())
+def test_what_a_preset_asks_of_a_picture_is_not_asked_of_the_next_turns() -> None:
+    options = Options(MODEL, prompt="Tags?", schema={"type": "object"}, detail="low", max_side=512)
+    add_batch("pictures", kind="describe", options=options.to_json())
     (job_id,) = add_jobs(1, "pictures")
     put(success(take_one(job_id)))
     assert order(job_id).options == Options(MODEL, detail="low", dialogue=job_id)
 
 
-def test_a_dialogue_goes_on_with_the_assistant_that_brought_its_last_instructions(root: int) -> None:
+def test_a_dialogue_continues_with_the_assistant_that_brought_its_last_instructions(root: int) -> None:
     assistants.add("pirate", "Arr. " * 50, None, {})
-    changed = order_for("and then?", None, {}, {}, assistant="pirate", dialogue=root)
+    changed = order_for("and then?", None, {}, assistant="pirate", dialogue=root)
     _, (turn,) = submitted(changed)
     job = take_one(turn)
     shown = Message("system", "Arr. " * 50)
     put(success(job, answer=Answer(MODEL, "stop", (shown, *answer("well", "and then?").messages), root)))
-    goes_on = order(turn, "and now?")
-    assert (goes_on.assistant_id, goes_on.options.system) == (changed.assistant_id, None)
+    continued = order(turn, "and now?")
+    assert (continued.assistant_id, continued.options.system) == (changed.assistant_id, None)
     replaced = estimate(order(root, system="Be kind.")).input_tokens
     assert estimate(order(root)).input_tokens - replaced > 50  # not both of the instructions are counted
 
@@ -198,18 +203,18 @@ def test_a_dialogue_that_is_not_there_is_said() -> None:
         ask(["x"], dialogue=10**30)
 
 
-@pytest.mark.parametrize("given", [True, "17", 1.0])
-def test_what_is_no_number_of_a_dialogue_is_refused(given: Any) -> None:
-    with pytest.raises(InputError, match=f"dialogue is {given!r}; it must be the whole number of a dialogue"):
-        ask(["x"], dialogue=given)
+@pytest.mark.parametrize("value", [True, "17", 1.0])
+def test_what_is_no_number_of_a_dialogue_is_an_error(value: Any) -> None:
+    with pytest.raises(InputError, match=f"dialogue is {value!r}; it must be the whole number of a dialogue"):
+        ask(["x"], dialogue=value)
 
 
 def test_trimming_is_for_dialogues() -> None:
     with pytest.raises(OptionError, match="trim='oldest': it is about the turns of a dialogue"):
-        order_for("x", None, {"trim": "oldest"}, {}, name=None)
+        order_for("x", None, {"trim": "oldest"}, name=None)
 
 
-def test_a_dialogue_too_long_for_its_model_is_refused_with_the_counts_unless_it_is_trimmed(root: int) -> None:
+def test_a_dialogue_too_long_for_its_model_is_an_error_with_the_counts_unless_it_is_trimmed(root: int) -> None:
     _, (turn,) = submitted(order(root))
     job = take_one(turn)
     put(success(job, answer=Answer(MODEL, "stop", answer("long " * 5_000).messages, root)))
@@ -246,7 +251,7 @@ def test_an_open_turn_for_another_server_is_waited_for_where_workers_serve_it(
     assert order(root).options.dialogue == root
 
 
-def test_the_batch_and_its_dialogues_are_named_after_what_they_go_on(root: int) -> None:
+def test_the_batch_and_its_dialogues_are_named_after_what_they_continue(root: int) -> None:
     batch, (turn,) = submitted(order(root))
     assert batch.startswith(f"dialogue-{root}-")
     assert batch_row(batch).options["dialogue"] == root

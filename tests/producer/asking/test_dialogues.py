@@ -82,8 +82,8 @@ def test_half_a_pair_of_surrogates_reaches_a_script_as_valid_json(run_cli: RunCl
     answered(UGLY)
     done = run_cli(["dialogues", "list", "--json"])
     assert done.returncode == 0, done.stderr
-    (told,) = json.loads(done.stdout)
-    assert told["messages"][-1]["content"] == UGLY
+    (shown,) = json.loads(done.stdout)
+    assert shown["messages"][-1]["content"] == UGLY
 
 
 def test_dialogues_of_one_batch_or_one_sentiment(capsys: Captured) -> None:
@@ -132,9 +132,9 @@ def test_one_dialogue_is_shown_with_its_calls_and_what_they_cost(capsys: Capture
     ):
         assert part in out
     dialogues.show(job_id, as_json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert [call["outcome"] for call in told["attempts"]] == ["retried", "succeeded"]
-    assert (told["custom_id"], told["messages"][-1]) == ("id-r0", {"role": "assistant", "content": "because"})
+    shown = json.loads(capsys.readouterr().out)
+    assert [call["outcome"] for call in shown["attempts"]] == ["retried", "succeeded"]
+    assert (shown["custom_id"], shown["messages"][-1]) == ("id-r0", {"role": "assistant", "content": "because"})
 
 
 def test_a_dialogue_that_does_not_exist_is_said() -> None:

@@ -34,14 +34,14 @@ def stored_ids() -> list[int]:
 
 
 def test_rows_tokens_and_dollars_are_counted_and_nothing_is_stored() -> None:
-    found = estimate(order(["Why is the sky blue?"] * 3 + ["And the sea?"]))
-    assert (found.batch_id, found.rows, found.done) == (None, 4, 0)
+    counted = estimate(order(["Why is the sky blue?"] * 3 + ["And the sea?"]))
+    assert (counted.batch_id, counted.rows, counted.done) == (None, 4, 0)
     words = 3 * cost.count_tokens("Why is the sky blue?", MODEL) + cost.count_tokens("And the sea?", MODEL)
-    assert found.input_tokens == words + 4 * cost.chat_overhead_tokens(1)
+    assert counted.input_tokens == words + 4 * cost.chat_overhead_tokens(1)
     price = cost.price(MODEL)
     assert price is not None
-    assert found.input_usd == pytest.approx(found.input_tokens * price.input_usd_per_token)
-    assert (found.output_tokens, found.output_usd, found.total_usd) == (None, None, None)
+    assert counted.input_usd == pytest.approx(counted.input_tokens * price.input_usd_per_token)
+    assert (counted.output_tokens, counted.output_usd, counted.total_usd) == (None, None, None)
     assert count(batches) == count(jobs) == 0
 
 
@@ -51,11 +51,11 @@ def test_one_row_is_one() -> None:
 
 
 def test_a_cap_on_the_answers_gives_the_most_that_it_can_cost() -> None:
-    found = estimate(order(["a"] * 10, max_tokens=100))
+    counted = estimate(order(["a"] * 10, max_tokens=100))
     price = cost.price(MODEL)
-    assert price is not None and found.output_tokens == 1_000
-    assert found.output_usd == pytest.approx(1_000 * price.output_usd_per_token)
-    assert found.total_usd == pytest.approx((found.input_usd or 0) + (found.output_usd or 0))
+    assert price is not None and counted.output_tokens == 1_000
+    assert counted.output_usd == pytest.approx(1_000 * price.output_usd_per_token)
+    assert counted.total_usd == pytest.approx((counted.input_usd or 0) + (counted.output_usd or 0))
 
 
 def test_a_system_prompt_is_paid_for_with_every_row() -> None:
@@ -66,24 +66,24 @@ def test_a_system_prompt_is_paid_for_with_every_row() -> None:
 
 
 def test_rows_that_are_done_already_cost_nothing_again() -> None:
-    wanted = order([f"prompt {i}" for i in range(100)])
-    opened = open_batch(wanted)
+    frame = order([f"prompt {i}" for i in range(100)])
+    opened = open_batch(frame)
     submit(opened)
     put(*map(success, take(stored_ids()[:60])))
-    found = estimate(wanted)
-    assert (found.batch_id, found.rows, found.done) == (opened.batch_id, 100, 60)
-    assert found.input_tokens < estimate(order([f"prompt {i}" for i in range(100)], new=True)).input_tokens
+    counted = estimate(frame)
+    assert (counted.batch_id, counted.rows, counted.done) == (opened.batch_id, 100, 60)
+    assert counted.input_tokens < estimate(order([f"prompt {i}" for i in range(100)], new=True)).input_tokens
     assert estimate(order([f"prompt {i}" for i in range(100)], new=True)).done == 0
-    assert found.to_json()["to_send"] == 40
+    assert counted.to_json()["to_send"] == 40
 
 
 def test_duplicates_over_several_chunks_are_found_as_they_were_stored() -> None:
     lines = ["same", *[f"prompt {i}" for i in range(1_200)], "same"]
-    wanted = order(lines)
-    submit(open_batch(wanted))
+    frame = order(lines)
+    submit(open_batch(frame))
     put(*map(success, take(stored_ids())))
-    found = estimate(wanted)
-    assert (found.rows, found.done, found.input_tokens) == (1_202, 1_202, 0)
+    counted = estimate(frame)
+    assert (counted.rows, counted.done, counted.input_tokens) == (1_202, 1_202, 0)
 
 
 def test_a_limit_limits_the_estimate(tmp_path: Path) -> None:
@@ -107,17 +107,17 @@ def test_messages_and_batch_lines_are_counted_too() -> None:
 
 
 def test_an_unknown_price_is_said_and_not_taken_for_nothing() -> None:
-    found = estimate(order(["a"], "nobody-sells-this", max_tokens=5))
-    assert (found.input_usd, found.output_usd, found.total_usd) == (None, None, None)
-    assert "unknown price" in found.text()
+    counted = estimate(order(["a"], "nobody-sells-this", max_tokens=5))
+    assert (counted.input_usd, counted.output_usd, counted.total_usd) == (None, None, None)
+    assert "unknown price" in counted.text()
 
 
 def test_the_users_own_prices_go_first(tmp_path: Path, use_environment: UseEnvironment) -> None:
     prices = tmp_path / "prices.toml"
     prices.write_text("[mine]\ninput = 1000000\noutput = 2000000\n")
     use_environment({"TIDEMILL_PRICES": str(prices)})
-    found = estimate(order(["a"], "mine", max_tokens=3))
-    assert (found.input_usd, found.output_usd) == (found.input_tokens, 6.0)
+    counted = estimate(order(["a"], "mine", max_tokens=3))
+    assert (counted.input_usd, counted.output_usd) == (counted.input_tokens, 6.0)
 
 
 def test_an_input_that_cannot_be_read_is_said(tmp_path: Path) -> None:

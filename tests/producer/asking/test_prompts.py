@@ -46,18 +46,18 @@ def test_a_bad_row_of_a_small_file_is_found_before_the_first_row_comes(tmp_path:
 
 @pytest.mark.usefixtures("database")
 def test_the_order_of_a_prompt_is_known_by_it_and_that_of_a_file_by_its_path(tmp_path: Path) -> None:
-    first, same, other = (order_for(prompt, None, {}, {}) for prompt in ("a", "a", "b"))
+    first, same, other = (order_for(prompt, None, {}) for prompt in ("a", "a", "b"))
     assert first.source_name == same.source_name != other.source_name
-    of_file = order_for(None, str(tmp_path / "p.txt"), {}, {})
+    of_file = order_for(None, str(tmp_path / "p.txt"), {})
     assert (of_file.name, of_file.source_name) == ("p", str(tmp_path / "p.txt"))
-    assert order_for(None, "-", {}, {}).source_name is None
-    assert order_for(None, "-", {}, {}, name="mine").source_name == "mine"
+    assert order_for(None, "-", {}).source_name is None
+    assert order_for(None, "-", {}, name="mine").source_name == "mine"
 
 
 @pytest.mark.parametrize("input_", [None, "p.txt"])
 def test_a_prompt_or_a_file_is_asked_and_never_both_or_none(input_: str | None) -> None:
     with pytest.raises(InputError, match="Give a prompt, or a file"):
-        order_for(None if input_ is None else "a", input_, {}, {})
+        order_for(None if input_ is None else "a", input_, {})
 
 
 @pytest.mark.usefixtures("database")

@@ -37,17 +37,17 @@ def test_every_change_says_what_it_did(what: str, changed: int, capsys: pytest.C
     add_batch(state="paused" if what == "resume" else "open")
     put_failed(2) if what == "retry" else add_jobs(2)
     control.change(what, "latest", as_json=False)
-    told = capsys.readouterr().out
-    assert told.startswith("b: ")
-    assert what not in ("retry", "cancel") or str(changed) in told
+    printed = capsys.readouterr().out
+    assert printed.startswith("b: ")
+    assert what not in ("retry", "cancel") or str(changed) in printed
     control.change(what, "b", as_json=False)
     again = capsys.readouterr().out
-    assert again.startswith("b: ") and again != told
+    assert again.startswith("b: ") and again != printed
     control.change(what, "b", as_json=True)
     assert json.loads(capsys.readouterr().out) == {"batch": "b", what: 0}
 
 
-def test_a_change_of_an_unknown_batch_is_refused() -> None:
+def test_a_change_of_an_unknown_batch_is_an_error() -> None:
     with pytest.raises(InputError, match="There is no batch"):
         control.change("pause", "nope", as_json=False)
 
@@ -63,9 +63,9 @@ def test_status_of_one_batch_shows_counts_and_reasons(capsys: pytest.CaptureFixt
     assert "on hold: no credit" in out
     assert "2 × server_error: broken" in out and "broken\nover" not in out
     control.status("latest", 10, as_json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert told["failures"] == [{"rows": 2, "error_code": "server_error", "example": "broken\nover two lines"}]
-    assert (told["batch"], told["open"], told["hold_reason"]) == ("b", 1, "no credit")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["failures"] == [{"rows": 2, "error_code": "server_error", "example": "broken\nover two lines"}]
+    assert (printed["batch"], printed["open"], printed["hold_reason"]) == ("b", 1, "no credit")
 
 
 def test_status_of_all_is_a_table_or_a_list(capsys: pytest.CaptureFixture[str]) -> None:

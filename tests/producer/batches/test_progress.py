@@ -18,12 +18,12 @@ def test_rows_are_counted_by_state_with_tokens_and_money() -> None:
     ids = add_jobs(6)
     done, also, failed, _running = take(ids[:4])
     put(success(done), success(also), failure(failed, input_tokens=7, output_tokens=0, cost_usd=0.5))
-    seen = progress(Scope(batch_id="b"))
-    assert seen.states == {"queued": 2, "running": 1, "succeeded": 2, "failed": 1, "cancelled": 0}
-    assert (seen.rows, seen.open, seen.ended) == (6, 3, 3)
-    assert (seen.tokens, seen.cost_usd, seen.unpriced) == (37, 1.0, 0)
-    assert seen.unjudged == 2
-    assert not seen.is_complete and not seen.all_succeeded
+    so_far = progress(Scope(batch_id="b"))
+    assert so_far.states == {"queued": 2, "running": 1, "succeeded": 2, "failed": 1, "cancelled": 0}
+    assert (so_far.rows, so_far.open, so_far.ended) == (6, 3, 3)
+    assert (so_far.tokens, so_far.cost_usd, so_far.unpriced) == (37, 1.0, 0)
+    assert so_far.unjudged == 2
+    assert not so_far.is_complete and not so_far.all_succeeded
 
 
 def test_a_batch_is_complete_when_all_rows_have_ended_and_all_replies_are_judged() -> None:
@@ -37,8 +37,8 @@ def test_a_batch_is_complete_when_all_rows_have_ended_and_all_replies_are_judged
     assert not progress(Scope(batch_id="b")).is_complete
     with writing() as connection:
         connection.execute(update(dialogues).values(sentiment="neutral"))
-    seen = progress(Scope(batch_id="b"))
-    assert seen.is_complete and seen.all_succeeded
+    so_far = progress(Scope(batch_id="b"))
+    assert so_far.is_complete and so_far.all_succeeded
 
 
 def test_rows_that_left_the_input_and_older_submissions_are_not_counted() -> None:
@@ -57,8 +57,8 @@ def test_an_unknown_price_is_said() -> None:
     put(success(first, cost_usd=None))
     assert progress(Scope(batch_id="b")).cost() == "unknown price"
     put(success(second))
-    seen = progress(Scope(batch_id="b"))
-    assert (seen.unpriced, seen.cost()) == (1, "$0.250 and unknown prices")
+    so_far = progress(Scope(batch_id="b"))
+    assert (so_far.unpriced, so_far.cost()) == (1, "$0.250 and unknown prices")
     put(failure(third))  # no tokens, no price to know
     assert progress(Scope(batch_id="b")).unpriced == 1
 
@@ -83,9 +83,9 @@ def test_the_last_line_of_a_run(states: dict[str, int], seconds: float | None, l
 
 
 def test_scripts_get_every_number() -> None:
-    told = Progress(states=Progress().states | {"succeeded": 2}, tokens=5, cost_usd=0.5, hold_reason="x").to_json()
-    assert told["rows"] == told["succeeded"] == 2
-    assert (told["open"], told["tokens"], told["cost_usd"], told["hold_reason"]) == (0, 5, 0.5, "x")
+    as_json = Progress(states=Progress().states | {"succeeded": 2}, tokens=5, cost_usd=0.5, hold_reason="x").to_json()
+    assert as_json["rows"] == as_json["succeeded"] == 2
+    assert (as_json["open"], as_json["tokens"], as_json["cost_usd"], as_json["hold_reason"]) == (0, 5, 0.5, "x")
 
 
 def test_batches_are_listed_newest_first() -> None:
@@ -93,8 +93,8 @@ def test_batches_are_listed_newest_first() -> None:
         add_batch(name)
         set_batch(name, created_at=now_after(-60.0 * age))
     add_jobs(2, "middle")
-    lines = list_batches(2)
-    assert [(line.id, line.progress.rows) for line in lines] == [("new", 0), ("middle", 2)]
+    summaries = list_batches(2)
+    assert [(each.id, each.progress.rows) for each in summaries] == [("new", 0), ("middle", 2)]
 
 
 def test_a_batch_is_found_by_its_id_the_beginning_of_it_or_as_the_latest() -> None:

@@ -182,11 +182,11 @@ def test_stdout_gets_json_lines_and_a_broken_pipe_stays_one(monkeypatch: pytest.
         write([[row(1)]], "-", RESULT_COLUMNS)
 
 
-def test_every_destination_that_cannot_work_is_refused_before_any_work(
+def test_every_destination_that_cannot_work_is_an_error_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "folder.csv").mkdir()
-    refused = {
+    unusable = {
         "out.xlsx": "no known ending",
         "out": "no known ending",
         "folder.csv": "is a folder",
@@ -194,7 +194,7 @@ def test_every_destination_that_cannot_work_is_refused_before_any_work(
         "nul\0.csv": "cannot be written",
         "x" * 300 + ".csv": "cannot be written",
     }
-    for name, reason in refused.items():
+    for name, reason in unusable.items():
         with pytest.raises(InputError, match=reason):
             check_destination(str(tmp_path / name))
     for good in ("out.csv", "out.JSONL", "folder.csv/x.parquet"):

@@ -51,8 +51,8 @@ class Riddles:
 
 
 def carry_out(rows: Riddles, **how: Any) -> None:
-    given: dict[str, Any] = {"output": None, "window": None, "detach": False, "dry_run": False, "as_json": False}
-    run.carry_out(Order(Options(MODEL), rows), **(given | how))
+    defaults: dict[str, Any] = {"output": None, "window": None, "detach": False, "dry_run": False, "as_json": False}
+    run.carry_out(Order(Options(MODEL), rows), **(defaults | how))
 
 
 def answer_all() -> None:
@@ -84,7 +84,7 @@ def test_rows_of_any_kind_are_stored_followed_and_written(tmp_path: Path, capsys
     assert "2 rows: 2 succeeded" in capsys.readouterr().err
 
 
-def test_the_answer_of_one_row_is_told_alone_unless_more_is_done_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_answer_of_one_row_is_printed_alone_unless_more_is_done_with_it(capsys: pytest.CaptureFixture[str]) -> None:
     carry_out(Riddles(["a"], is_one=True), detach=True)
     answer_all()
     capsys.readouterr()

@@ -58,8 +58,8 @@ def submitted(source: Any, how: ReadOptions | None = None, **values: Any) -> str
 def stored(batch_id: str) -> list[Any]:
     """The rows that results would show, in order."""
     with reading() as connection:
-        wanted = select(jobs).where(jobs.c.batch_id == batch_id, jobs.c.position.is_not(None))
-        return list(connection.execute(wanted.order_by(jobs.c.position)))
+        rows = select(jobs).where(jobs.c.batch_id == batch_id, jobs.c.position.is_not(None))
+        return list(connection.execute(rows.order_by(jobs.c.position)))
 
 
 def states(batch_id: str) -> Counter[str]:
@@ -81,12 +81,12 @@ def claim_rows(batch_id: str) -> list[Claimed]:
 def test_every_row_becomes_one_queued_job_in_the_inputs_order(rows: int, tmp_path: Path) -> None:
     lines = prompts(rows)
     opened = open_batch(order(write_lines(tmp_path / "p.txt", lines), name="My Prompts!"))
-    told: list[int] = []
-    assert submit(opened, told.append) == rows
+    stored_so_far: list[int] = []
+    assert submit(opened, stored_so_far.append) == rows
     assert asked(opened.batch_id) == lines
     assert [row.position for row in stored(opened.batch_id)] == list(range(rows))
     assert states(opened.batch_id) == {"queued": rows}
-    assert told[-1] == rows and told == sorted(told)
+    assert stored_so_far[-1] == rows and stored_so_far == sorted(stored_so_far)
     batch = batch_row(opened.batch_id)
     assert opened.batch_id.startswith("my-prompts-")
     assert (batch.columns, batch.submission, batch.state) == (["prompt"], 1, "open")
@@ -113,12 +113,12 @@ def test_a_bad_row_in_a_small_file_costs_nothing(tmp_path: Path) -> None:
     assert count(batches) == count(jobs) == 0
 
 
-def test_bad_rows_that_are_skipped_are_told_and_the_rest_is_stored(tmp_path: Path) -> None:
-    told: list[str] = []
+def test_bad_rows_that_are_skipped_are_reported_and_the_rest_is_stored(tmp_path: Path) -> None:
+    sentences: list[str] = []
     path = write_lines(tmp_path / "p.jsonl", ['{"prompt": "a"}', "{nonsense", '{"prompt": "b"}'])
-    batch_id = submitted(path, how=ReadOptions(skip_bad_rows=True), on_bad_row=told.append)
+    batch_id = submitted(path, how=ReadOptions(skip_bad_rows=True), on_bad_row=sentences.append)
     assert asked(batch_id) == ["a", "b"]
-    (sentence,) = [each for each in told if "line 2" in each]
+    (sentence,) = [each for each in sentences if "line 2" in each]
     assert "p.jsonl" in sentence
 
 
@@ -386,21 +386,21 @@ def test_two_submissions_of_the_same_file_at_once_make_one_batch_without_doubles
     lines = [*prompts(2_000), *prompts(100)]
     path = write_lines(tmp_path / "p.txt", lines)
     with ThreadPoolExecutor(3) as pool:
-        found = set(pool.map(lambda _: submitted(path), range(3)))
-    assert len(found) == 1
+        batch_ids = set(pool.map(lambda _: submitted(path), range(3)))
+    assert len(batch_ids) == 1
     assert count(batches) == 1
-    assert sorted(asked(found.pop())) == sorted(lines)
+    assert sorted(asked(batch_ids.pop())) == sorted(lines)
     assert count(jobs) == len(lines)
 
 
 def test_different_inputs_at_once_do_not_meet(tmp_path: Path) -> None:
     paths = [write_lines(tmp_path / f"{name}.txt", prompts(1_100, name)) for name in ("a", "b", "c")]
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(submitted, paths))
-    assert [asked(batch_id) for batch_id in found] == [prompts(1_100, name) for name in ("a", "b", "c")]
+        batch_ids = list(pool.map(submitted, paths))
+    assert [asked(batch_id) for batch_id in batch_ids] == [prompts(1_100, name) for name in ("a", "b", "c")]
 
 
-def test_a_submission_that_breaks_off_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_submission_that_breaks_off_continues_where_it_stopped(tmp_path: Path) -> None:
     lines = prompts(2_500)
     path = write_lines(tmp_path / "p.txt", lines)
 

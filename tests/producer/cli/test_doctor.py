@@ -9,7 +9,7 @@ from tidemill.producer.cli import doctor
 
 
 @pytest.mark.parametrize(
-    ("server", "given", "date"),
+    ("server", "model", "date"),
     [
         ("https://api.openai.com/v1", {"id": "gpt-4.1"}, "2027-01-14"),
         ("https://api.openai.com/v1", {"id": "ft:gpt-4.1:acme::x1", "shutdown_date": None}, "2027-01-14"),
@@ -20,7 +20,7 @@ from tidemill.producer.cli import doctor
     ],
 )
 def test_a_model_is_listed_with_the_day_of_its_end(
-    use_environment: UseEnvironment, server: str, given: dict[str, Any], date: str | None
+    use_environment: UseEnvironment, server: str, model: dict[str, Any], date: str | None
 ) -> None:
     use_environment({"OPENAI_BASE_URL": server})
-    assert doctor._model(given)["shutdown_date"] == date
+    assert doctor._model(model)["shutdown_date"] == date

@@ -54,13 +54,13 @@ def test_a_group_is_handed_over_as_one_value() -> None:
 
 def test_flags_become_the_options_that_they_are_and_only_those_that_were_typed(tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text('{"type": "object"}')
-    reply = flags.Reply(temperature=0.0, param=["seed=7", "user=u"], schema=tmp_path / "schema.json")
-    calls = flags.Calls(window=3, rpm=60)
+    reply = flags.ReplyFlags(temperature=0.0, param=["seed=7", "user=u"], schema=tmp_path / "schema.json")
+    calls = flags.CallFlags(window=3, rpm=60)
     kept = {"temperature": 0.0, "params": {"seed": 7, "user": "u"}, "schema": {"type": "object"}}
     assert options_of(ReplyOptions, reply, calls) == kept
-    asked = options_of(AskOptions, flags.Question(model="m", assistant="kind"), reply, calls, trim="oldest")
+    asked = options_of(AskOptions, flags.QuestionFlags(model="m", assistant="kind"), reply, calls, trim="oldest")
     assert asked == {**kept, "model": "m", "rpm": 60, "trim": "oldest"}
-    assert options_of(DescribeOptions, flags.Question(), flags.Reply(), flags.Calls(), detail="low") == {
+    assert options_of(DescribeOptions, flags.QuestionFlags(), flags.ReplyFlags(), flags.CallFlags(), detail="low") == {
         "detail": "low"
     }
 
@@ -68,11 +68,11 @@ def test_flags_become_the_options_that_they_are_and_only_those_that_were_typed(t
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        (flags.Calls(endpoint="foo"), "--endpoint is 'foo'; it must be 'chat' or 'responses'."),
-        (flags.Reply(max_tokens=0), "--max-tokens is 0; it must be a whole number, 1 or more."),
-        (flags.Reply(temperature=float("nan")), "--temperature is nan; it must be a number from 0 to 2."),
-        (flags.Reply(param=["seed"]), "--param 'seed' is not KEY=VALUE; an example is --param seed=7."),
-        (flags.Reply(schema=Path("/nowhere.json")), "--schema /nowhere.json: No such file or directory."),
+        (flags.CallFlags(endpoint="foo"), "--endpoint is 'foo'; it must be 'chat' or 'responses'."),
+        (flags.ReplyFlags(max_tokens=0), "--max-tokens is 0; it must be a whole number, 1 or more."),
+        (flags.ReplyFlags(temperature=float("nan")), "--temperature is nan; it must be a number from 0 to 2."),
+        (flags.ReplyFlags(param=["seed"]), "--param 'seed' is not KEY=VALUE; an example is --param seed=7."),
+        (flags.ReplyFlags(schema=Path("/nowhere.json")), "--schema /nowhere.json: No such file or directory."),
     ],
 )
 def test_what_cannot_work_is_said_in_words_of_the_command_line(

@@ -10,7 +10,7 @@ import pytest
 from tests.rows import add_batch, add_jobs, batch_row, put, success, take
 from tidemill.models.errors import InputError
 from tidemill.models.settings import settings
-from tidemill.producer.cli.kinds import KINDS, Verbs, verbs_for
+from tidemill.producer.cli.kinds import VERBS, Verbs, verbs_for
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -26,8 +26,8 @@ def test_a_kind_that_is_not_named_has_plain_rows(kind: str, tmp_path: Path, caps
     put(*map(success, take(ids[:1])))
     verbs.cancel(batch_id, True)
     verbs.retry(batch_id, True)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(each["batch"], list(each)[1]) for each in told] == [
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["batch"], list(each)[1]) for each in printed] == [
         ("b-1", verb) for verb in ("pause", "resume", "cancel", "retry")
     ]
     put(*map(success, take(ids[1:])))
@@ -47,7 +47,7 @@ def test_a_fine_tune_is_a_batch_without_rows_of_its_own() -> None:
 
 
 def test_retrying_is_the_same_for_all() -> None:
-    assert KINDS["train"]().retry is Verbs().retry
+    assert VERBS["train"]().retry is Verbs().retry
 
 
 def test_a_batch_that_is_not_there_is_said() -> None:

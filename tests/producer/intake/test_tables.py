@@ -28,7 +28,7 @@ def rows(source: Any, **reading: Any) -> list[Row]:
     return [row for chunk in read(source, ReadOptions(**reading), on_bad_row=unexpected) for row in chunk]
 
 
-def refusal(source: Any, **reading: Any) -> str:
+def error_of(source: Any, **reading: Any) -> str:
     with pytest.raises(InputError) as caught:
         rows(source, **reading)
     sentence = str(caught.value)
@@ -77,20 +77,20 @@ def three_as(folder: Path, ending: str) -> Path:
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".dat", ""])
 def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
-    found = rows(three_as(tmp_path, ending))
-    assert [row.columns for row in found] == THREE
-    assert [row.request for row in found] == [{"prompt": row["prompt"]} for row in THREE]
-    assert [row.line for row in found] == ([2, 3, 4] if ending in (".csv", ".tsv") else [1, 2, 3])
-    assert {row.custom_id for row in found} == {None}
+    read_rows = rows(three_as(tmp_path, ending))
+    assert [row.columns for row in read_rows] == THREE
+    assert [row.request for row in read_rows] == [{"prompt": row["prompt"]} for row in THREE]
+    assert [row.line for row in read_rows] == ([2, 3, 4] if ending in (".csv", ".tsv") else [1, 2, 3])
+    assert {row.custom_id for row in read_rows} == {None}
 
 
 def test_a_workbook_gives_its_first_sheet_without_blank_rows(tmp_path: Path) -> None:
     day = datetime.datetime(2026, 11, 22)  # noqa: DTZ001
     frame = pd.DataFrame({"prompt": ["a", None, "NA"], "n": [1, None, 2], "day": [day, None, day]})
     frame.to_excel(tmp_path / "book.xlsx", index=False)
-    found = rows(tmp_path / "book.xlsx")
-    assert [(row.line, row.request["prompt"], row.columns["n"]) for row in found] == [(2, "a", 1), (4, "NA", 2)]
-    assert found[0].columns["day"].startswith("2026-11-22")
+    read_rows = rows(tmp_path / "book.xlsx")
+    assert [(row.line, row.request["prompt"], row.columns["n"]) for row in read_rows] == [(2, "a", 1), (4, "NA", 2)]
+    assert read_rows[0].columns["day"].startswith("2026-11-22")
 
 
 def test_text_gives_one_prompt_a_line_and_skips_blank_ones(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_frames_and_iterables_are_sources_too() -> None:
         {"prompt": "b", "7": 2, "f": None, "t": None, "l": None},
     ]
     assert json.dumps([row.columns for row in rows(frame)])
-    assert "cannot be read from the type int" in refusal(7)
-    assert "row 2: is of type int" in refusal(["a", 2])
+    assert "cannot be read from the type int" in error_of(7)
+    assert "row 2: is of type int" in error_of(["a", 2])
 
 
 def test_a_csv_and_its_frame_ask_the_same(tmp_path: Path) -> None:
@@ -142,14 +142,14 @@ def test_csv_cells_are_what_the_csv_module_reads(
 
 def test_csv_values_stay_strings_and_short_rows_are_filled(tmp_path: Path) -> None:
     text = "\ufeffprompt,v,w\r\na,NA,null\r\nb, 007 ,1e5\r\nc\r\n\r\n,,\r\nd,True,#\r\n"
-    found = rows(file(tmp_path, "p.csv", text))
-    assert [list(row.columns.values()) for row in found] == [
+    read_rows = rows(file(tmp_path, "p.csv", text))
+    assert [list(row.columns.values()) for row in read_rows] == [
         ["a", "NA", "null"],
         ["b", " 007 ", "1e5"],
         ["c", "", ""],
         ["d", "True", "#"],
     ]
-    assert [row.line for row in found] == [2, 3, 4, 7]
+    assert [row.line for row in read_rows] == [2, 3, 4, 7]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
@@ -161,20 +161,21 @@ def test_csv_with_excels_other_delimiters(tmp_path: Path, delimiter: str) -> Non
 def test_a_row_with_too_many_cells_is_bad_wherever_it_stands(tmp_path: Path) -> None:
     wide = ",".join("abcdefghijkl")
     path = file(tmp_path, "p.csv", f"id,prompt\n{wide}\n1,good\n2,a,b\n" + "3,x\n" * 2000 + wide + "\n4,y\n5,z,,\n")
-    found, skipped = skipping(path)
-    assert (len(found), found[0].line, found[-1].line, found[-1].request) == (2003, 3, 2007, {"prompt": "z"})
+    read_rows, skipped = skipping(path)
+    assert (len(read_rows), read_rows[0].line) == (2003, 3)
+    assert (read_rows[-1].line, read_rows[-1].request) == (2007, {"prompt": "z"})
     assert [sentence.split(":")[0].rsplit("/", 1)[1] for sentence in skipped] == [
         "p.csv row 2",
         "p.csv row 4",
         "p.csv row 2005",
     ]
-    assert "p.csv row 2: has more cells than the header has columns (2)" in refusal(path)
+    assert "p.csv row 2: has more cells than the header has columns (2)" in error_of(path)
 
 
 def test_a_quote_that_is_never_closed_is_named_by_its_row(tmp_path: Path) -> None:
     path = file(tmp_path, "p.csv", "id,prompt\n" + "1,x\n" * 1500 + '2,"open\n3,y\n')
-    assert "p.csv row 1502: a quote that opens here is never closed" in refusal(path)
-    assert "never closed" in refusal(file(tmp_path, "h.csv", 'id,"prompt\n' + "1,x\n" * 50_000))
+    assert "p.csv row 1502: a quote that opens here is never closed" in error_of(path)
+    assert "never closed" in error_of(file(tmp_path, "h.csv", 'id,"prompt\n' + "1,x\n" * 50_000))
 
 
 def test_large_cells_and_ten_thousand_columns(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_large_cells_and_ten_thousand_columns(tmp_path: Path) -> None:
     names = [f"c{number}" for number in range(10_000)]
     path = file(tmp_path, "wide.csv", ",".join(names) + "\n" + ",".join(names) + "\n")
     assert len(rows(path, column="c9999")[0].columns) == 10_000
-    assert "and 9,970 more" in refusal(path)
+    assert "and 9,970 more" in error_of(path)
 
 
 # JSON.
@@ -195,14 +196,14 @@ def test_messages_and_batch_lines_are_told_apart_row_by_row(tmp_path: Path) -> N
     body = {"model": "m", "messages": messages}
     line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
     lines = [line, {"messages": messages, "custom_id": 7}, {"prompt": "p", "messages": None, "custom_id": None}]
-    found = rows(file(tmp_path, "p.jsonl", "\n".join(map(json.dumps, lines))))
-    assert [row.request for row in found] == [
+    read_rows = rows(file(tmp_path, "p.jsonl", "\n".join(map(json.dumps, lines))))
+    assert [row.request for row in read_rows] == [
         {"url": "/v1/chat/completions", "body": body},
         {"messages": messages},
         {"prompt": "p"},
     ]
-    assert [row.custom_id for row in found] == ["a", "7", None]
-    assert [list(row.columns) for row in found] == [[], ["messages"], ["prompt", "messages"]]
+    assert [row.custom_id for row in read_rows] == ["a", "7", None]
+    assert [list(row.columns) for row in read_rows] == [[], ["messages"], ["prompt", "messages"]]
     assert rows([{"chat": messages}], column="chat")[0].request == {"messages": messages}
 
 
@@ -220,7 +221,7 @@ def test_messages_and_batch_lines_are_told_apart_row_by_row(tmp_path: Path) -> N
 def test_a_batch_line_that_cannot_be_sent_is_a_bad_row(change: dict[str, Any], reason: str) -> None:
     line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "x"}}
     assert rows([line])[0].request == {"url": "/v1/responses", "body": {"input": "x"}}
-    assert reason in refusal([line | change])
+    assert reason in error_of([line | change])
 
 
 BROKEN = {
@@ -242,14 +243,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda line: line[:24].decode())
-def test_a_broken_line_is_named_and_the_others_go_on_only_when_asked(tmp_path: Path, broken: bytes) -> None:
+def test_a_broken_line_is_named_and_the_others_are_read_only_when_asked(tmp_path: Path, broken: bytes) -> None:
     path = file(tmp_path, "p.jsonl", b'{"prompt": "a"}\n\n' + broken + b'\r\n{"prompt": "b"}')
-    sentence = refusal(path)
+    sentence = error_of(path)
     assert sentence.startswith(f"{path} line 3: ")
     assert BROKEN[broken] in sentence
     assert "--skip-bad-rows" in sentence
-    found, skipped = skipping(path)
-    assert [(row.line, row.request["prompt"]) for row in found] == [(1, "a"), (4, "b")]
+    read_rows, skipped = skipping(path)
+    assert [(row.line, row.request["prompt"]) for row in read_rows] == [(1, "a"), (4, "b")]
     assert [f"{path} line 3: "] == [sentence[: len(f"{path} line 3: ")] for sentence in skipped]
 
 
@@ -260,9 +261,9 @@ def test_json_keeps_long_integers_and_lone_surrogates(tmp_path: Path) -> None:
 
 
 def test_a_json_file_is_a_list_of_objects(tmp_path: Path) -> None:
-    assert "holds a JSON object; write a list" in refusal(file(tmp_path, "a.json", '{"rows": [{"prompt": "x"}]}'))
-    assert "give it the ending .jsonl" in refusal(file(tmp_path, "b.json", '{"prompt": "x"}\n{"prompt": "y"}\n'))
-    assert "row 2: is a JSON string" in refusal(file(tmp_path, "c.json", '[{"prompt": "x"}, "y"]'))
+    assert "holds a JSON object; write a list" in error_of(file(tmp_path, "a.json", '{"rows": [{"prompt": "x"}]}'))
+    assert "give it the ending .jsonl" in error_of(file(tmp_path, "b.json", '{"prompt": "x"}\n{"prompt": "y"}\n'))
+    assert "row 2: is a JSON string" in error_of(file(tmp_path, "c.json", '[{"prompt": "x"}, "y"]'))
 
 
 # Stdin.
@@ -278,7 +279,7 @@ def test_stdin_is_json_lines_when_its_first_line_is_an_object_and_text_otherwise
     stdin(monkeypatch, b"{a} is no JSON\nb\n")
     assert prompts("-") == ["{a} is no JSON", "b"]
     stdin(monkeypatch, b'{"prompt": "a"}\n{b\n')
-    assert refusal("-").startswith("standard input line 2: is not valid JSON")
+    assert error_of("-").startswith("standard input line 2: is not valid JSON")
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ def test_stdin_is_json_lines_when_its_first_line_is_an_object_and_text_otherwise
 )
 def test_stdin_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, content: bytes, reason: str) -> None:
     stdin(monkeypatch, content)
-    assert reason in refusal("-")
+    assert reason in error_of("-")
 
 
 def test_the_first_rows_of_a_pipe_come_before_its_end() -> None:
@@ -324,8 +325,8 @@ def test_the_prompt_column_is_named_usual_or_the_only_one() -> None:
     assert prompts([{"custom_id": "no", "whatever": "yes"}]) == ["yes"]
     assert prompts([{"prompt": "no", "b": "yes"}], column="b") == ["yes"]
     assert prompts([{"prompt": 7}]) == ["7"]
-    assert "say which holds the prompt with --column, its columns are: 'a', 'b'" in refusal([{"a": "x", "b": "y"}])
-    assert refusal([{"a": "x"}], column="c") == "the input has no column 'c'; its columns are: 'a'"
+    assert "say which holds the prompt with --column, its columns are: 'a', 'b'" in error_of([{"a": "x", "b": "y"}])
+    assert error_of([{"a": "x"}], column="c") == "the input has no column 'c'; its columns are: 'a'"
 
 
 def test_an_unknown_column_is_an_error_even_when_bad_rows_are_skipped(tmp_path: Path) -> None:
@@ -337,15 +338,15 @@ def test_an_unknown_column_is_an_error_even_when_bad_rows_are_skipped(tmp_path: 
 
 def test_an_empty_cell_is_named_by_row_and_column(tmp_path: Path) -> None:
     path = file(tmp_path, "prompts.csv", "a,prompt\n" + "1,x\n" * 15 + "2,\n")
-    assert "prompts.csv row 17: the column 'prompt' is empty" in refusal(path)
+    assert "prompts.csv row 17: the column 'prompt' is empty" in error_of(path)
 
 
 def test_a_template_fills_in_columns() -> None:
     row = {"a b": "x", "n": 7, "none": None, "l": [1, {"k": "ü"}], "custom_id": "c"}
     assert prompts([row], template="{{{a b}}} {n}{none} {l} {custom_id}!") == ['{x} 7 [1,{"k":"ü"}] c!']
     assert prompts(["x"], template="Say {prompt}") == ["Say x"]
-    assert "row 2: the column 'a b' is missing" in refusal([row, {"n": 1}], template="{a b}")
-    assert "row 1: every column of the template is empty" in refusal([row], template="Say {none}")
+    assert "row 2: the column 'a b' is missing" in error_of([row, {"n": 1}], template="{a b}")
+    assert "row 1: every column of the template is empty" in error_of([row], template="Say {none}")
 
 
 @pytest.mark.parametrize(
@@ -364,22 +365,22 @@ def test_a_template_fills_in_columns() -> None:
     ],
 )
 def test_a_template_that_cannot_work_says_why(template: str, reason: str) -> None:
-    assert reason in refusal([{"a": "x"}], template=template)
+    assert reason in error_of([{"a": "x"}], template=template)
 
 
 def test_column_and_template_exclude_each_other() -> None:
-    assert "drop one" in refusal(["x"], template="{prompt}", column="prompt")
+    assert "drop one" in error_of(["x"], template="{prompt}", column="prompt")
 
 
 # Files that are not what they seem.
 
 
 @pytest.mark.parametrize("ending", [".csv", ".txt", ".jsonl", ".json", ".parquet", ".xlsx", ".bin"])
-def test_a_binary_or_empty_file_is_refused(tmp_path: Path, ending: str) -> None:
+def test_a_binary_or_empty_file_is_an_error(tmp_path: Path, ending: str) -> None:
     binary = file(tmp_path, f"binary{ending}", bytes(range(256)) * 9)
-    assert str(binary) in refusal(binary)
+    assert str(binary) in error_of(binary)
     empty = file(tmp_path, f"empty{ending}", b"")
-    assert refusal(empty) == f"{empty} is empty: it holds no prompt"
+    assert error_of(empty) == f"{empty} is empty: it holds no prompt"
 
 
 @pytest.mark.parametrize(
@@ -403,16 +404,16 @@ def test_a_binary_or_empty_file_is_refused(tmp_path: Path, ending: str) -> None:
     ],
 )
 def test_a_file_that_cannot_be_read_says_what_to_do(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
-    sentence = refusal(file(tmp_path, name, content))
+    sentence = error_of(file(tmp_path, name, content))
     assert sentence.startswith(str(tmp_path / name))
     assert reason in sentence
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
-    assert "does not exist" in refusal(tmp_path / "missing.csv")
-    assert "is a folder" in refusal(tmp_path)
-    assert "cannot be read" in refusal("nul\0.csv")
-    assert "cannot be read" in refusal(tmp_path / ("x" * 300))
+    assert "does not exist" in error_of(tmp_path / "missing.csv")
+    assert "is a folder" in error_of(tmp_path)
+    assert "cannot be read" in error_of("nul\0.csv")
+    assert "cannot be read" in error_of(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".txt", ".json"])
@@ -434,7 +435,7 @@ def test_the_first_chunk_is_small_the_others_hold_a_thousand_and_a_limit_stops_t
     chunks = list(read(endless(), ReadOptions(limit=2500), on_bad_row=unexpected))
     assert [len(chunk) for chunk in chunks] == [32, 1000, 1000, 468]
     assert len(skipping(["", "a", "", "b", "c"], limit=2)[0]) == 2
-    assert "give 1 or more" in refusal(["a"], limit=0)
+    assert "give 1 or more" in error_of(["a"], limit=0)
 
 
 def test_rows_that_are_all_bad_are_an_error_in_the_end() -> None:
@@ -463,7 +464,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, ending: str) -> None
         tracemalloc.stop()
 
 
-def test_a_source_that_is_no_longer_wanted_is_closed(tmp_path: Path) -> None:
+def test_a_source_that_nobody_reads_any_more_is_closed(tmp_path: Path) -> None:
     for ending in (".csv", ".jsonl", ".txt"):
         reading = read(three_as(tmp_path, ending), ReadOptions(), on_bad_row=unexpected)
         next(reading)

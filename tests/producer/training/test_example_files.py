@@ -140,7 +140,7 @@ def test_from_a_pipe_json_lines_are_read_and_csv_is_not(monkeypatch: pytest.Monk
         "standard input line 3",
         "standard input line 2",
     ]
-    with pytest.raises(InputError, match="standard input does not begin with a JSON object; of CSV"):
+    with pytest.raises(InputError, match="standard input does not begin with a JSON object; for CSV"):
         piped(b"prompt,completion\nq,a\n")
     with pytest.raises(InputError, match="no row in it"):
         piped(b"")

@@ -4,6 +4,8 @@ them.
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from typing import Any
@@ -83,6 +85,14 @@ def test_producer_and_worker_never_meet_and_models_stands_alone() -> None:
 def test_everything_of_ours_is_imported_from_tidemill() -> None:
     found = {f"{module.name}: {name}" for module in modules() for name in _libraries(module) & set(PACKAGES)}
     assert found == set()
+
+
+@pytest.mark.parametrize("package", ["producer", "worker"])
+def test_the_old_names_say_what_the_new_ones_are(package: str) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {package}"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search(r"^ImportError: .*tidemill", done.stderr, re.MULTILINE)
 
 
 @pytest.mark.parametrize("library", GUARDED_BY_CONTRACT)

@@ -138,14 +138,12 @@ def describe(
     from tidemill.producer.batches.run import After, carry_out
     from tidemill.producer.cli.values import options_of
     from tidemill.producer.describing import captioning
+    from tidemill.producer.describing.picture_files import Pictures
 
     options = options_of(DescribeOptions, question, reply, calls, prompt=prompt, detail=detail, max_side=max_side)
-    how = {"column": column, "recursive": recursive, "fetch": fetch, "limit": batch.limit}
     order = captioning.order_for(
-        paths or [],
-        input_,
+        Pictures(tuple(paths or ()), input_, column, recursive, fetch, batch.limit),
         options,
-        how,
         preset=preset,
         name=batch.name,
         assistant=question.assistant,
@@ -155,10 +153,10 @@ def describe(
     )
     after: list[After] = []
     if sidecar is not None:
-        order, write = captioning.beside(order, sidecar, existing)
+        order, write = captioning.with_sidecars(order, sidecar, existing)
         after.append(write)
     if gallery is not None:
-        after.append(captioning.page(gallery))
+        after.append(captioning.gallery_writer(gallery))
     carry_out(
         order,
         output=output,

@@ -138,14 +138,12 @@ def describe(
     from tidemill.producer.batches.run import After, carry_out
     from tidemill.producer.cli.values import options_of
     from tidemill.producer.describing import captioning
+    from tidemill.producer.describing.picture_files import Pictures
 
     options = options_of(DescribeOptions, question, reply, calls, prompt=prompt, detail=detail, max_side=max_side)
-    how = {"column": column, "recursive": recursive, "fetch": fetch, "limit": batch.limit}
     order = captioning.order_for(
-        paths or [],
-        input_,
+        Pictures(tuple(paths or ()), input_, column, recursive, fetch, batch.limit),
         options,
-        how,
         preset=preset,
         name=batch.name,
         assistant=question.assistant,
@@ -155,10 +153,10 @@ def describe(
     )
     after: list[After] = []
     if sidecar is not None:
-        order, write = captioning.beside(order, sidecar, existing)
+        order, write = captioning.with_sidecars(order, sidecar, existing)
         after.append(write)
     if gallery is not None:
-        after.append(captioning.page(gallery))
+        after.append(captioning.gallery_writer(gallery))
     carry_out(
         order,
         output=output,
@@ -247,21 +245,21 @@ def train(
     from tidemill.producer.cli.values import options_of
     from tidemill.producer.training import preparing as training
     from tidemill.producer.training.columns import Columns
-    from tidemill.producer.training.datasets import DEFAULT_MODEL, How
-    from tidemill.producer.training.dialogue_examples import Stored, day
+    from tidemill.producer.training.datasets import DEFAULT_MODEL, DatasetOptions
+    from tidemill.producer.training.dialogue_examples import StoredDialogues, day
     from tidemill.producer.training.tuning import Terms
 
     dates = day("--since", since), day("--until", until)
     fitting = Filters(filters.batch, filters.sentiment, filters.assistant, answered_by, *dates, min_length)
-    stored = Stored(search or None, fitting)
-    if not from_dialogues and stored != Stored(None, Filters()):
+    stored = StoredDialogues(search or None, fitting)
+    if not from_dialogues and stored != StoredDialogues(None, Filters()):
         raise InputError("Filters of stored dialogues were given without --from-dialogues; add it, or drop them.")
     options = options_of(QuestionOptions, param=param, transport=transport)
     hyperparameters = {"batch_size": batch_size, "learning_rate_multiplier": learning_rate, "beta": beta}
     columns = Columns(prompt_column, reply_column, system_column, preferred_column, non_preferred_column, system)
     training.train(
         training.Source(sources or (), columns, negative or (), validation, stored if from_dialogues else None),
-        How(method, model or DEFAULT_MODEL, val, seed, epochs, skip_bad_rows),
+        DatasetOptions(method, model or DEFAULT_MODEL, val, seed, epochs, skip_bad_rows),
         Terms(
             suffix,
             hyperparameters,

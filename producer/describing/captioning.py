@@ -1,14 +1,15 @@
-"""A run of `tidemill describe`: what is asked of pictures, and where else captions go."""
+"""A run of `tidemill describe` is put together here: what is asked of pictures, and where else captions go."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import NamedTuple, cast, get_args
 
 from tidemill.models import blobs
 from tidemill.models.allowed import one_of
 from tidemill.models.errors import InputError, OptionError, SettingsError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.producer.asking.assistants import choose
 from tidemill.producer.asking.question import make_options
@@ -30,10 +31,10 @@ class Preset(NamedTuple):
     """A way to describe pictures: what is asked, and what shape the answer must have."""
 
     prompt: str
-    schema: dict[str, Any] | None = None
+    schema: JsonObject | None = None
 
 
-def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+def _object(**properties: JsonObject) -> JsonObject:
     return {
         "type": "object",
         "properties": properties,
@@ -62,54 +63,57 @@ PRESETS = {
         _object(caption=_TEXT, objects=_TEXTS, text=_TEXT, colours=_TEXTS),
     ),
 }
-"""Name -> what is asked; `caption` where none is named."""
+"""Name -> what is asked; `caption` is the default."""
 
 _PRESET = one_of(lambda: PRESETS)
 
 
 def order_for(
-    paths: list[str],
-    input_: str | None,
-    options: Mapping[str, Any],
-    how: Mapping[str, Any],
+    pictures: Pictures,
+    options: Mapping[str, object],
     *,
     preset: str | None = None,
     name: str | None = None,
     assistant: str | None = None,
     no_assistant: bool = False,
-    **batch: Any,
+    priority: int = 0,
+    new: bool = False,
 ) -> Order:
-    """What the command line asks for: files, folders and URLs, or the rows of a table.
+    """The order of one command: files, folders and URLs, or the rows of a table.
 
     Args:
-        paths, input_: exactly one of them.
+        pictures: paths or a table, exactly one of them.
         options: `models.options.DescribeOptions`, checked; None means not said.
-        how: of `producer.describing.picture_files.Pictures`.
         preset: one of `PRESETS`, for what the options do not say.
         name: what to call the batch.
         assistant, no_assistant: whose instructions, model and options fill what is not said.
-        **batch: priority and new, as for `Order`.
+        priority, new: as for `Order`.
 
     Raises:
-        InputError: neither or both are given, a file that was named is not there, or an assistant is not.
+        InputError: there are no paths and no table, or both; a file or an assistant that was named is not there.
         OptionError: there is no such preset.
     """
-    if bool(paths) == (input_ is not None):
-        raise InputError("Name pictures or a folder, or a table of paths with -i: tidemill describe photos/ -r")
-    for path in paths:
-        if not Path(path).exists() and "://" not in path:
-            raise InputError(f"{path} does not exist; check the path.")
-    source = "\n".join(_source(path) for path in (paths or [input_ or ""])) if input_ != "-" else None
+    _check_paths(pictures)
+    places = pictures.paths or (str(pictures.table),)
     chosen = choose(options, assistant, no_assistant=no_assistant)
     return Order(
         options=_options(chosen.options, preset or "caption"),
         assistant_id=chosen.assistant_id,
-        rows=PictureRows(Pictures(tuple(paths), input_, **how)),
-        name=name or _name(paths[0] if paths else input_ or ""),
-        source_name=name or source,
+        rows=PictureRows(pictures),
+        name=name or _name(places[0]),
+        source_name=name or (None if pictures.table == "-" else "\n".join(map(_source, places))),
+        priority=priority,
+        new=new,
         on_bad_row=say,
-        **batch,
     )
+
+
+def _check_paths(pictures: Pictures) -> None:
+    if bool(pictures.paths) == (pictures.table is not None):
+        raise InputError("Name pictures or a folder, or a table of paths with -i: tidemill describe photos/ -r")
+    for path in pictures.paths:
+        if not Path(path).exists() and "://" not in path:
+            raise InputError(f"{path} does not exist; check the path.")
 
 
 def _source(path: str) -> str:
@@ -117,11 +121,10 @@ def _source(path: str) -> str:
 
 
 def _name(path: str) -> str:
-    named = Path(path).resolve() if path != "-" else Path("stdin")
-    return named.stem or "pictures"
+    return (Path("stdin") if path == "-" else Path(path).resolve()).stem or "pictures"
 
 
-def _options(options: Mapping[str, Any], name: str) -> Options:
+def _options(options: JsonObject, name: str) -> Options:
     if (why := _PRESET.why_not(name)) is not None:
         raise OptionError("preset", name, why)
     preset = PRESETS[name]
@@ -134,12 +137,12 @@ def _options(options: Mapping[str, Any], name: str) -> Options:
 # --- where captions go ---
 
 
-def beside(order: Order, ending: str, existing: str) -> tuple[Order, After]:
-    """Captions go into files beside their pictures; with `skip`, pictures that have one are not asked about.
+def with_sidecars(order: Order, ending: str, existing: str) -> tuple[Order, After]:
+    """The order, and what writes its captions beside the pictures; `skip` takes out pictures that have a caption.
 
     Raises:
         InputError: two pictures would share a file, a folder cannot be written, or the input is a pipe.
-        SettingsError: the ending or `existing` is none.
+        SettingsError: `ending` is no ending of captions, or `existing` is not one of `Existing`.
     """
     if existing not in get_args(Existing):
         raise SettingsError(f"--existing is {existing!r}; it must be one of {', '.join(get_args(Existing))}.")
@@ -148,39 +151,39 @@ def beside(order: Order, ending: str, existing: str) -> tuple[Order, After]:
     if pictures.table == "-":
         raise InputError("--sidecar looks at all paths before it begins; give them as a file with -i, not as a pipe.")
     sidecars.check((each.place for each in find(pictures, lambda _note: None)), ending)
-    how = cast("Existing", existing)
+    treatment = cast("Existing", existing)
 
     def write(batch: Batch) -> None:
         rows = rows_of(batch.id, batch.submission, pictures=True)
-        written = sidecars.write(rows, ending, how, path_column="place")
+        written = sidecars.write(rows, ending, treatment, path_column="place")
         say(f"{counted(written, 'caption file')} (.{ending.removeprefix('.')}) written beside the pictures.")
 
-    if how == "skip":
+    if existing == "skip":
         done = replace(pictures, is_done=lambda place: sidecars.sidecar_of(place, ending).exists())
         order = replace(order, rows=PictureRows(done))
     return order, write
 
 
-def page(path: str) -> After:
-    """All pictures with their captions go onto one page.
+def gallery_writer(path: str) -> After:
+    """What writes all pictures with their captions onto one page.
 
     Raises:
         InputError: the page cannot be written there.
     """
     gallery.check_destination(path)
-    return partial(_write_page, path)
+    return partial(_write_gallery, path)
 
 
-def _write_page(path: str, batch: Batch) -> None:
+def _write_gallery(path: str, batch: Batch) -> None:
     rows = rows_of(batch.id, batch.submission, pictures=True)
     count = gallery.write(path, batch.id, batch.progress().summary(), rows, _thumbnail)
     say(f"{path}: {counted(count, 'picture')} with their captions.")
 
 
-def _thumbnail(row: dict[str, Any]) -> bytes | None:
+def _thumbnail(row: JsonObject) -> bytes | None:
     if row.get("sha256") is None:
         return None
     try:
         return thumbnail(blobs.get(row["sha256"]))
     except blobs.BlobError:
-        return None  # a plain tile says as much
+        return None  # the gallery shows a plain tile

@@ -1,6 +1,7 @@
-"""Foreign bytes can hang, bloat or kill whoever decodes them; a child process is replaced.
+"""Foreign bytes can hang, bloat or kill the process that decodes them; a child process can be replaced.
 
-Both ends of the pipes are here, and nothing about what is asked. A child imports its answering function and this.
+Both ends of the pipes are here, and nothing about what is sent through them. A child imports this module and the
+function that does its work.
 """
 
 import os
@@ -20,64 +21,64 @@ from typing import Generic, TypeVar, cast
 from tidemill.models import interpreters
 from tidemill.models.errors import TidemillError
 
-Question = TypeVar("Question")
-Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-ANSWER_SECONDS = 5.0
-"""A child that takes longer over one question is killed."""
+ITEM_SECONDS = 5.0
+"""A child that takes longer over one item is killed."""
 START_SECONDS = 60.0
 MEMORY_BYTES = 256 * 2**20
 """Address space that a child may use beyond what it has when it is ready."""
 
 
-class Children(Generic[Question, Answer]):
-    """Answers questions in child processes, each with one question at a time; they start when there is work for them.
+class Children(Generic[Item, Result]):
+    """Turns items into results in child processes, one item at a time in each; they start when there is work for them.
 
     A child is a fresh interpreter behind two pipes, for the reasons in worker/judge.py, and ends when its input does.
-    `make` is a function of some module: called in the child with `settings`, it returns what answers. Close it: that
-    ends every child at once, whatever it is doing.
+    `make` is a function of some module. The child calls it with `settings`; it returns the function from item to
+    result. Close this object: that ends every child at once, whatever it is doing.
     """
 
-    def __init__(self, count: int, make: Callable[..., Callable[[Question], Answer]], *settings: object) -> None:
-        ours = f"from {serve.__module__} import {serve.__name__} as serve"
-        self._code = f"from {make.__module__} import {make.__name__} as make; {ours}; serve(make)"
+    def __init__(self, count: int, make: Callable[..., Callable[[Item], Result]], *settings: object) -> None:
+        imports = (f"from {each.__module__} import {each.__name__}" for each in (serve, make))
+        self._code = f"{'; '.join(imports)}; {serve.__name__}({make.__name__})"
         self._settings = settings
-        self._couriers = ThreadPoolExecutor(count, thread_name_prefix="children")
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="children")
         self._lock = threading.Lock()
         self._living: set[subprocess.Popen[bytes]] = set()
         self._idle: list[subprocess.Popen[bytes]] = []
         self._closed = False
 
-    def submit(self, question: Question) -> Future[Answer]:
-        """Ask; never blocks. The future holds the answer, or raises what became of the child.
+    def submit(self, item: Item) -> Future[Result]:
+        """Send an item without waiting. The future has the result, or raises what became of the child.
 
         Raises (from the future):
-            TimeoutError: the child took longer than `ANSWER_SECONDS`, and was killed.
-            EOFError: the child died of the question.
+            TimeoutError: the child took longer than `ITEM_SECONDS`, and was killed.
+            EOFError: the child died of the item.
             TidemillError: no child can be started.
         """
-        return self._couriers.submit(self._ask, question)
+        return self._threads.submit(self._work, item)
 
     def close(self) -> None:
-        """Kill the children and wait until they are gone; what was not answered never will be. May be called again."""
+        """Kill the children and wait until they are gone; open items get no result. May be called again."""
         with self._lock:
             self._closed = True
             for child in self._living:
                 child.kill()
-        self._couriers.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
         for child in list(self._living):
-            self._bury(child)
+            self._end(child)
 
-    def _ask(self, question: Question) -> Answer:
+    def _work(self, item: Item) -> Result:
         with self._lock:
             child = self._idle.pop() if self._idle else None
-        if child is not None and child.poll() is not None:  # it died in its sleep, of nobody's question
-            self._bury(child)
+        if child is not None and child.poll() is not None:  # it died while it was idle
+            self._end(child)
             child = None
         child = child or self._start()
-        answer = self._talk(child, question, ANSWER_SECONDS)
+        result = self._exchange(child, item, ITEM_SECONDS)
         self._idle.append(child)
-        return cast("Answer", answer)
+        return cast("Result", result)
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start a child, in a process group of its own: Ctrl-C is for the parent."""
@@ -89,40 +90,40 @@ class Children(Generic[Question, Answer]):
                     interpreters.command("-c", self._code),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,  # C libraries write there what they think of a file
+                    stderr=subprocess.DEVNULL,  # C libraries write their complaints about a file there
                     # One arena: each further thread's would take 64 MB of the allowance without using them.
                     env={**interpreters.environment(), "MALLOC_ARENA_MAX": "1"},
                     process_group=0,
                 )
                 self._living.add(child)
-            self._talk(child, self._settings, START_SECONDS)
+            self._exchange(child, self._settings, START_SECONDS)
         except (OSError, EOFError):  # TimeoutError is an OSError
             command = shlex.join(interpreters.command("-c", self._code))
             raise TidemillError(f"A child process does not start; this shows why: {command}") from None
         return child
 
-    def _talk(self, child: subprocess.Popen[bytes], message: object, seconds: float) -> object:
-        """Send and receive. A child that does not answer in time, or at all, is buried."""
+    def _exchange(self, child: subprocess.Popen[bytes], message: object, seconds: float) -> object:
+        """Send and receive. A child that does not answer in time, or at all, is ended."""
         assert child.stdin is not None and child.stdout is not None
         try:
             pickle.dump(message, child.stdin)
             child.stdin.flush()
             with selectors.DefaultSelector() as selector:
                 selector.register(child.stdout, selectors.EVENT_READ)
-                if not selector.select(seconds):  # a reply is sent when it is whole: its first byte is enough
+                if not selector.select(seconds):  # a child sends only whole results: the first byte is enough
                     raise TimeoutError
             return cast("object", pickle.load(child.stdout))  # noqa: S301  # our own child wrote it
         except TimeoutError:
-            self._bury(child)
+            self._end(child)
             raise
         except (OSError, EOFError, pickle.UnpicklingError):
-            self._bury(child)
+            self._end(child)
             raise EOFError from None
 
-    def _bury(self, child: subprocess.Popen[bytes]) -> None:
+    def _end(self, child: subprocess.Popen[bytes]) -> None:
         child.kill()
         for pipe in (child.stdin, child.stdout):
-            with suppress(OSError):  # what was not sent cannot be sent any more
+            with suppress(OSError):  # closing flushes, and the child is gone
                 if pipe is not None:
                     pipe.close()
         child.wait()
@@ -131,29 +132,29 @@ class Children(Generic[Question, Answer]):
 
 
 def serve(make: Callable[..., Callable[[object], object]]) -> None:
-    """The child: settings on stdin, then questions; a reply on stdout to each, until stdin ends."""
+    """Be the child: read settings and then items from stdin, write a result to stdout for each, until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    replies, sys.stdout = sys.stdout.buffer, sys.stderr  # so that no stray print can spoil the stream
+    results, sys.stdout = sys.stdout.buffer, sys.stderr  # so that no stray print can spoil the stream
     try:
-        answer = make(*pickle.load(sys.stdin.buffer))  # noqa: S301  # our own parent wrote it
+        work = make(*pickle.load(sys.stdin.buffer))  # noqa: S301  # our own parent wrote it
         _limit_memory()
-        reply: object = None
+        result: object = None
         while True:
-            pickle.dump(reply, replies)
-            replies.flush()
-            question = pickle.load(sys.stdin.buffer)  # noqa: S301
-            signal.alarm(int(2 * ANSWER_SECONDS))  # kills a child that hangs and has no parent any more
-            reply = answer(question)
+            pickle.dump(result, results)
+            results.flush()
+            item = pickle.load(sys.stdin.buffer)  # noqa: S301
+            signal.alarm(int(2 * ITEM_SECONDS))  # kills a child that hangs after its parent has died
+            result = work(item)
             signal.alarm(0)
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-        os._exit(0)  # the parent is gone, perhaps in the middle of a question
+        os._exit(0)  # the parent is gone, perhaps in the middle of an item
 
 
 def _limit_memory() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError):  # only Linux tells, and only Linux obeys
+    with suppress(OSError):  # only Linux has /proc and obeys the limit
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
         limit = pages * resource.getpagesize() + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

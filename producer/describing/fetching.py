@@ -1,5 +1,6 @@
-"""A URL in somebody's table must not make this machine ask its own network, wait for ever or
-fill its memory. With `--fetch` every picture comes through here: over https, from public addresses, within limits.
+"""A URL in a user's table must not make this machine call its own network, wait for ever or fill its memory.
+
+With `--fetch` every picture comes through here: over https, from public addresses, within limits.
 """
 
 import io
@@ -18,7 +19,7 @@ from multiprocessing.pool import AsyncResult, ThreadPool
 from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import quote, urljoin
 
-from tidemill.producer.describing.images import Refused
+from tidemill.producer.describing.images import RefusedPicture
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -56,7 +57,7 @@ _BAD_FORMS = (
         "names a port that is not 443",
     ),
 )
-"""What is looked for in a URL -> what is then wrong with it."""
+"""What a URL must not match -> what is wrong with it if it does."""
 
 _INTERNET = (ip_network("0.0.0.0/0"), ip_network("2000::/3"))
 """Outside 2000::/3 are loopback, link-local, IPv4-mapped addresses, NAT64: none is a host of the internet itself."""
@@ -81,7 +82,7 @@ _FAULTS: tuple[tuple[type[Exception], str, str], ...] = (
     (OSError, "unreachable", "cannot be reached, or the connection broke ({error})"),
     (ValueError, "bad_answer", "sent no complete HTTP answer"),
 )
-"""What may be raised on the way, the first that fits -> code, what to say of the URL."""
+"""What a fetch may raise -> code, what to say of the URL; the first that fits counts."""
 
 
 class _RefusalError(Exception):
@@ -91,8 +92,8 @@ class _RefusalError(Exception):
 def is_public(address: str) -> bool:
     """True for the address of a host on the open internet.
 
-    False as well for every address that holds another one (IPv4-mapped, NAT64, 6to4, Teredo): where it leads is decided
-    by a gateway that we cannot see. Source: the special-purpose registries of IANA, by way of `ipaddress`.
+    Also False for every address that holds another one (IPv4-mapped, NAT64, 6to4, Teredo): a gateway that we cannot see
+    decides where it leads. Source: the special-purpose registries of IANA, by way of `ipaddress`.
     """
     parsed = ip_address(address)
     return (
@@ -105,13 +106,13 @@ def is_public(address: str) -> bool:
 
 def lookup(host: str) -> list[tuple[str, int]]:
     """Every (address, port) of a host; raises OSError when it has none. Blocks for as long as the system's resolver."""
-    found = socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
-    return [(str(endpoint[0]), int(endpoint[1])) for *_, endpoint in found]
+    records = socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
+    return [(str(endpoint[0]), int(endpoint[1])) for *_, endpoint in records]
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What may be connected to, and whom to believe; the defaults are the strict ones, tests reach their own server."""
+    """Which addresses and certificates are trusted; the defaults are strict, and tests reach a server of their own."""
 
     resolve: Callable[[str], list[tuple[str, int]]] = lookup
     is_public: Callable[[str], bool] = is_public
@@ -129,38 +130,38 @@ def fetch(
     cap_bytes: int = CAP_BYTES,
     seconds: float = DEADLINE_SECONDS,
     policy: Policy | None = None,
-) -> bytes | Refused:
-    """The body of an https URL, or why not; raises nothing that a URL or its server could cause.
+) -> bytes | RefusedPicture:
+    """The body of an https URL, or why it was refused. No URL and no server can make it raise.
 
-    `seconds` bounds connecting, TLS, headers, body and redirects together; looking a name up cannot be interrupted, but
-    counts. No proxy, cookie or credential of the environment is used. The body may be anything: it is not looked into.
+    `seconds` bounds connecting, TLS, headers, body and redirects together. A name's lookup cannot be interrupted, but
+    counts. No proxy, cookie or credential of the environment is used. The body is not examined: it may be anything.
     """
     deadline = time.monotonic() + seconds
-    at = url
+    current = url
     for _ in range(1 + MOST_REDIRECTS):
-        where = shown(url) if at == url else f"{shown(at)}, where {shown(url)} leads,"
+        where = shown(url) if current == url else f"{shown(current)}, where {shown(url)} leads,"
         try:
-            answer = _get(at, cap_bytes, deadline, policy or _strict())
+            answer = _get(current, cap_bytes, deadline, policy or _strict())
         except _RefusalError as refusal:
             code, what = refusal.args
-            return Refused(code, f"{where} {what}; {_ADVICE}")
+            return RefusedPicture(code, f"{where} {what}; {_ADVICE}")
         except (OSError, HTTPException, ValueError) as error:
             code, what = next((code, what) for fault, code, what in _FAULTS if isinstance(error, fault))
-            return Refused(code, f"{where} {what.format(error=error)}; {_ADVICE}")
+            return RefusedPicture(code, f"{where} {what.format(error=error)}; {_ADVICE}")
         if isinstance(answer, bytes):
             return answer
-        at = answer
-    return Refused("too_many_redirects", f"{shown(url)} leads on more than {MOST_REDIRECTS} times; {_ADVICE}")
+        current = answer
+    return RefusedPicture("too_many_redirects", f"{shown(url)} leads on more than {MOST_REDIRECTS} times; {_ADVICE}")
 
 
 def fetch_many(
     items: Iterable[tuple[T, str]], parallel: int = 8, *, policy: Policy | None = None
-) -> Iterator[tuple[T, bytes | Refused]]:
+) -> Iterator[tuple[T, bytes | RefusedPicture]]:
     """Each (item, URL) as (item, what `fetch` returns), in the order of the input.
 
-    At most `parallel` are on their way or wait for their turn. Who stops early does not wait for the rest.
+    At most `parallel` are on their way or wait for their turn. A caller that stops early does not wait for the rest.
     """
-    coming: deque[tuple[T, AsyncResult[bytes | Refused]]] = deque()
+    coming: deque[tuple[T, AsyncResult[bytes | RefusedPicture]]] = deque()
     with ThreadPool(parallel) as threads:
         for item, url in items:
             coming.append((item, threads.apply_async(fetch, (url,), {"policy": policy})))
@@ -182,7 +183,7 @@ def shown(url: str) -> str:
 
 
 def _get(url: str, cap_bytes: int, deadline: float, policy: Policy) -> bytes | str:
-    """The body, or the URL to go on with; raises _RefusalError and what is in _FAULTS."""
+    """The body, or the URL of a redirect; raises _RefusalError and what is in _FAULTS."""
     host, target = _parts(url)
     with _connect(host, deadline, policy) as connection:
         connection.settimeout(_seconds_left(deadline))
@@ -198,7 +199,7 @@ def _get(url: str, cap_bytes: int, deadline: float, policy: Policy) -> bytes | s
 
 
 def _parts(url: str) -> tuple[str, str]:
-    """Host (IPv6 in brackets) and target of a URL that has the one form which no two parsers read differently."""
+    """Host (IPv6 in brackets) and target of a URL in the one form that all parsers read alike."""
     for form, what in _BAD_FORMS:
         if form.search(url):
             raise _RefusalError("bad_url", what)
@@ -227,7 +228,7 @@ def _connect(host: str, deadline: float, policy: Policy) -> ssl.SSLSocket:
 
 
 def _body(response: HTTPResponse, cap_bytes: int) -> bytes:
-    """All of the body; raises when it is not there, too large, encoded or cut off."""
+    """The whole body; raises when it is missing, too large, encoded or cut off."""
     if response.status != 200:
         raise _RefusalError("http_status", f"answered with status {response.status}")
     if response.getheader("Content-Encoding", "identity").lower() != "identity":
@@ -256,8 +257,8 @@ def _seconds_left(deadline: float) -> float:
 class _Incoming(io.RawIOBase):
     """What a server sends, cut off at the deadline and by count.
 
-    A socket's own timeout begins anew with every byte. And http.client believes what it is told: of a chunk of
-    -1 bytes, say, it reads all there is.
+    A socket's own timeout begins anew with every byte. And http.client believes every length: for a chunk of -1 bytes,
+    it reads all there is.
     """
 
     def __init__(self, connection: ssl.SSLSocket, deadline: float, cap_bytes: int) -> None:

@@ -1,7 +1,7 @@
-"""Captions are judged by eye, so all of them go beside their pictures onto one page that loads
-nothing, runs nothing, and can be sent to anybody.
+"""Captions are judged by eye, so all of them go beside their pictures onto one page.
 
-What a model or a file's name says is hostile text: it is escaped, and cannot change how the page reads around it.
+The page loads nothing, runs nothing, and can be sent to anybody. Replies and file names are hostile text: they are
+escaped, and cannot change how the page reads around them.
 """
 
 import base64
@@ -10,20 +10,20 @@ import html
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.errors import InputError
 from tidemill.models.files import replacing, temporary
+from tidemill.models.json_types import JsonObject
 from tidemill.producer.describing.sidecars import caption_of
-
-Row = dict[str, Any]
 
 SENTIMENTS = ("positive", "negative", "neutral")
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202d\u202e\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-"""What cannot stand in HTML, and the two marks that make text read as what it is not."""
+"""What cannot stand in HTML, and the two marks that reverse the order in which text is shown."""
 
-_URL = re.compile(r"(?is)(https?://)(?:[^/?#]*@)?([^?#]*).*")  # passwords and signatures are not for the page's readers
+_URL = re.compile(
+    r"(?is)(https?://)(?:[^/?#]*@)?([^?#]*).*"
+)  # readers of the page must not see passwords and signatures
 
 
 def check_destination(path: str) -> None:
@@ -46,15 +46,15 @@ def write(
     path: str,
     title: str,
     summary: str,
-    rows: Iterable[list[Row]],
-    thumbnail: Callable[[Row], bytes | None],
+    rows: Iterable[list[JsonObject]],
+    thumbnail: Callable[[JsonObject], bytes | None],
     *,
     path_column: str = "path",
 ) -> int:
     """Write one HTML page with a card for each row, in their order, and return how many there were.
 
     Rows are dicts as `results.rows_of` yields them; `width`, `height` and `format` are shown where a row has them.
-    `thumbnail` gives a row's JPEG, or None for a plain tile. Memory is constant; the page appears under its name when
+    `thumbnail` gives a row's JPEG, or None for a plain tile. Memory is constant. The page appears under its name once
     it is complete. Raises InputError when it cannot be written.
     """
     check_destination(path)
@@ -73,7 +73,7 @@ def write(
 
 def _unwritable(path: str, error: Exception) -> InputError:
     reason = getattr(error, "strerror", None) or error
-    return InputError(f"The gallery {path!r} cannot be written: {reason}; mend it, or give it another name.")
+    return InputError(f"The gallery {path!r} cannot be written: {reason}; fix that, or give it another name.")
 
 
 def _text(value: object) -> str:
@@ -81,15 +81,17 @@ def _text(value: object) -> str:
     return html.escape(_UNSHOWABLE.sub("\ufffd", str(value)))
 
 
-def _card(row: Row, path: str, thumbnail: bytes | None) -> str:
+def _card(row: JsonObject, path: str, thumbnail: bytes | None) -> str:
     succeeded = row.get("status") == "succeeded"
     place = "data: URL" if path.startswith("data:") else _URL.sub(r"\1\2", path)
     name = _text(re.split(r"[/\\]", place)[-1] or place)
     if succeeded:
-        alt = said = _text(caption_of(str(row.get("reply") or "")))
+        alt = caption = _text(caption_of(str(row.get("reply") or "")))
     else:
         alt = name
-        said = f"<strong>{_text(row.get('status'))}</strong> {_text(row.get('error') or row.get('error_code') or '')}"
+        caption = (
+            f"<strong>{_text(row.get('status'))}</strong> {_text(row.get('error') or row.get('error_code') or '')}"
+        )
     picture = '<span class="none">no preview</span>'
     if thumbnail:
         source = base64.b64encode(thumbnail).decode()
@@ -97,14 +99,14 @@ def _card(row: Row, path: str, thumbnail: bytes | None) -> str:
     return _CARD.format(
         kind="card failed" if row.get("status") == "failed" else "card",
         picture=picture,
-        said=said,
+        caption=caption,
         place=_text(place),
         name=name,
         facts=" · ".join(_facts(row)),
     )
 
 
-def _facts(row: Row) -> Iterator[str]:
+def _facts(row: JsonObject) -> Iterator[str]:
     if row.get("width") and row.get("height"):
         yield f"{_text(row['width'])} × {_text(row['height'])}"
     if row.get("format"):
@@ -195,7 +197,7 @@ _HEAD = """<!doctype html>
 _CARD = """<figure class="{kind}">
 <div class="picture">{picture}</div>
 <figcaption>
-<p class="caption" dir="auto">{said}</p>
+<p class="caption" dir="auto">{caption}</p>
 <div><p class="name" title="{place}"><bdi>{name}</bdi></p><p class="facts">{facts}</p></div>
 </figcaption>
 </figure>

@@ -1,7 +1,8 @@
-"""Any file may be named photo.jpg, and only a sound, small, bare picture is sent.
+"""Any file may be named photo.jpg, but only a sound, small, bare picture may be sent.
 
-The one door to Pillow. Foreign files are decoded in child processes (producer/children.py): one that hangs, bloats or
-dies of a file costs that file. What leaves is encoded anew from pixels, so no EXIF, position, comment or text is in it.
+The one door to Pillow. Foreign files are decoded in child processes (producer/describing/children.py): a child that
+hangs, bloats or dies costs one file. What is sent is encoded anew from pixels: it has no EXIF, position, comment or
+text.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
 from tidemill.models.errors import InputError
 from tidemill.models.options import Detail
 from tidemill.models.vision import usable_size
-from tidemill.producer.describing.children import ANSWER_SECONDS, MEMORY_BYTES, Children
+from tidemill.producer.describing.children import ITEM_SECONDS, MEMORY_BYTES, Children
 
 T = TypeVar("T")
 SizeFor = Callable[[int, int], tuple[int, int]]
@@ -54,7 +55,7 @@ _SIGNATURES = (
     (rb"(?:\xef\xbb\xbf)?\s*<(?:svg\b|[?!].*<svg\b)", "SVG"),
     (rb"(?:\xef\xbb\xbf)?\s*<(?i:!doctype html|html|head|body)\b", "HTML"),
 )
-"""How files begin -> what they are; a picture of ours that Pillow does not open is damaged, others can be converted."""
+"""How files begin -> what they are. One of our formats that Pillow cannot open is damaged; others can be converted."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -65,27 +66,27 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what sets it upright."""
+"""EXIF orientation -> what sets the picture upright."""
 _SIDEWAYS = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
 _DEEP = "IF"  # modes of more than 8 bits begin so
 _PROFILE_MODES = {b"RGB ": ("RGB", "RGBA"), b"CMYK": ("CMYK",)}
-"""Colour space in the header of an ICC profile -> the modes that it can be about."""
+"""Colour space in the header of an ICC profile -> the modes that the profile can describe."""
 _SRGB = re.compile(b"sRGB|" + re.escape("sRGB".encode("utf-16-be")))
 _MPO = "MPO"
-"""Pillow's name of a JPEG with a preview or depth map behind it, as phones write it; these are no frames."""
+"""Pillow's name for a JPEG with a preview or depth map behind it, as phones write it; these are no frames."""
 
 _NEAR = 15 / 16
-"""A JPEG decodes several times faster at a half, a quarter or an eighth; a size this near is taken as it comes."""
+"""A JPEG decodes several times faster at a half, a quarter or an eighth; a size this near is not shrunk further."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PreparedPicture:
     """A picture ready to be sent. The same file and settings give the same bytes.
 
     `sha256` is that of `content`, `width` and `height` are pixels of it. `format` is a key of `MEDIA_TYPES`;
     `source_format` is lower case too, and the source's size is that of the upright picture. `notes` are for the user,
-    such as "first of 12 frames". `likeness` is a perceptual hash, 16 hex digits, if it was asked for.
+    such as "first of 12 frames". `likeness` is a perceptual hash of 16 hex digits, or None.
     """
 
     sha256: str
@@ -102,8 +103,8 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A file that is no usable picture. `reason` is a sentence that begins with the path as given, or "the picture"."""
+class RefusedPicture:
+    """A file that is no usable picture. `reason` is a sentence that begins with the path, or with "the picture"."""
 
     code: str
     reason: str
@@ -120,16 +121,18 @@ class Preparer:
         Args:
             model, detail, max_side: decide how large a picture becomes (`models.vision.usable_size`).
             processes: how many children at most; default one a core.
-            likeness: also compute `Picture.likeness`.
+            likeness: also compute `PreparedPicture.likeness`.
 
         Raises:
-            InputError: likeness is asked for, and its package is not installed.
+            InputError: the package for `likeness` is not installed.
         """
         if likeness and find_spec("imagehash") is None:
             raise InputError("Finding pictures that look alike needs a package: pip install 'tidemill[dedupe]'.")
         self._count = processes or os.cpu_count() or 1
         size_for = partial(usable_size, model, detail=detail, max_side=max_side)
-        self._children: Children[str | bytes, Picture | Refused] = Children(self._count, decoder, size_for, likeness)
+        self._children: Children[str | bytes, PreparedPicture | RefusedPicture] = Children(
+            self._count, decoder, size_for, likeness
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -137,15 +140,15 @@ class Preparer:
     def __exit__(self, *error: object) -> None:
         self._children.close()
 
-    def prepare(self, items: Iterable[tuple[T, str | bytes]]) -> Iterator[tuple[T, Picture | Refused]]:
-        """`(anything, path or bytes)` as `(anything, picture)`, in order; items are taken only a little ahead.
+    def prepare(self, items: Iterable[tuple[T, str | bytes]]) -> Iterator[tuple[T, PreparedPicture | RefusedPicture]]:
+        """`(anything, path or bytes)` as `(anything, picture)`, in order. It reads only a little ahead.
 
-        Bytes count towards the memory that a child may use (`producer.children.MEMORY_BYTES`), a file does not.
+        Bytes count towards the memory that a child may use (`children.MEMORY_BYTES`), a file does not.
 
         Raises:
             TidemillError: no child process can be started.
         """
-        waiting: deque[tuple[T, str | bytes, Future[Picture | Refused]]] = deque()
+        waiting: deque[tuple[T, str | bytes, Future[PreparedPicture | RefusedPicture]]] = deque()
         for key, source in items:
             waiting.append((key, source, self._children.submit(source)))
             while len(waiting) > 2 * self._count or (waiting and waiting[0][2].done()):
@@ -155,21 +158,21 @@ class Preparer:
 
 
 def thumbnail(content: bytes, side: int = 320) -> bytes:
-    """A JPEG of at most `side` pixels a side, on white. For a picture's `content`, never for a file from outside."""
+    """A JPEG of at most `side` pixels a side, on white. Only for `PreparedPicture.content`, never for foreign files."""
     with Image.open(BytesIO(content), formats=("JPEG", "PNG")) as image:
         image.thumbnail((side, side))
-        upon = Image.new("RGB", image.size, "white")
-        upon.paste(image, mask=image.getchannel("A") if image.mode == "RGBA" else None)
-        return _saved(upon, "JPEG")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(image, mask=image.getchannel("A") if image.mode == "RGBA" else None)
+        return _saved(canvas, "JPEG")
 
 
-def decoder(size_for: SizeFor, likeness: bool) -> Callable[[str | bytes], Picture | Refused]:
-    """Called in the child: loads what decoding needs, and returns what prepares one file or its bytes."""
+def decoder(size_for: SizeFor, likeness: bool) -> Callable[[str | bytes], PreparedPicture | RefusedPicture]:
+    """What prepares one file or its bytes. Called in the child; loads what decoding needs."""
     from PIL import AvifImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # they register themselves
 
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the other cores have children of their own
     Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS
-    warnings.simplefilter("ignore")  # an odd tag does not make a picture worse
+    warnings.simplefilter("ignore")  # an odd tag does no harm to a picture
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     formats: tuple[str, ...] = _FORMATS
     if find_spec("pillow_heif") is not None:
@@ -178,14 +181,16 @@ def decoder(size_for: SizeFor, likeness: bool) -> Callable[[str | bytes], Pictur
     return _Decoder(formats, size_for, import_module("imagehash").phash if likeness else None)
 
 
-def _outcome(key: T, source: str | bytes, future: "Future[Picture | Refused]") -> tuple[T, Picture | Refused]:
+def _outcome(
+    key: T, source: str | bytes, future: "Future[PreparedPicture | RefusedPicture]"
+) -> tuple[T, PreparedPicture | RefusedPicture]:
     try:
         return key, future.result()
     except TimeoutError:
-        code, reason = "too_slow", f"takes longer than {ANSWER_SECONDS:g} seconds to decode; save it smaller, as JPEG."
+        code, reason = "too_slow", f"takes longer than {ITEM_SECONDS:g} seconds to decode; save it smaller, as JPEG."
     except EOFError:
         code, reason = "decoder_crashed", "the decoder died of it; save it again, as JPEG or PNG."
-    return key, Refused(code, f"{_name(source)}: {reason}")
+    return key, RefusedPicture(code, f"{_name(source)}: {reason}")
 
 
 def _name(source: str | bytes) -> str:
@@ -195,8 +200,8 @@ def _name(source: str | bytes) -> str:
 # --- in the child ---
 
 
-class _UnusableError(Exception):
-    """Code and reason of a `Refused`."""
+class _RefusalError(Exception):
+    """Code and reason of a `RefusedPicture`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,31 +210,31 @@ class _Decoder:
     size_for: SizeFor
     hash_of: Callable[[Image.Image], object] | None
 
-    def __call__(self, source: str | bytes) -> Picture | Refused:
+    def __call__(self, source: str | bytes) -> PreparedPicture | RefusedPicture:
         try:
             with _opened(source) as file:
                 size = len(source) if isinstance(source, bytes) else os.fstat(file.fileno()).st_size
                 return self._picture(file, size)
-        except _UnusableError as error:
+        except _RefusalError as error:
             code, reason = error.args
         except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
             code, reason = "too_large", f"needs more than {MEMORY_BYTES >> 20} MB to decode; make it smaller."
-        except Exception as error:  # noqa: BLE001  # decoders raise whatever they trip over
-            told = str(error).strip(" .\n")
-            code, reason = "corrupt_picture", f"is damaged ({told or type(error).__name__}); save or copy it again."
-        return Refused(code, f"{_name(source)}: {reason}")
+        except Exception as error:  # noqa: BLE001  # decoders raise errors of all kinds
+            detail = str(error).strip(" .\n")
+            code, reason = "corrupt_picture", f"is damaged ({detail or type(error).__name__}); save or copy it again."
+        return RefusedPicture(code, f"{_name(source)}: {reason}")
 
-    def _picture(self, file: BinaryIO, source_bytes: int) -> Picture:
+    def _picture(self, file: BinaryIO, source_bytes: int) -> PreparedPicture:
         if not source_bytes:
-            raise _UnusableError("empty_file", "is empty.")
+            raise _RefusalError("empty_file", "is empty.")
         if source_bytes > LARGEST_FILE_BYTES:
-            raise _UnusableError("too_large", f"is larger than {LARGEST_FILE_BYTES >> 20} MB; make it smaller.")
+            raise _RefusalError("too_large", f"is larger than {LARGEST_FILE_BYTES >> 20} MB; make it smaller.")
         image = _identified(file, self.formats)
         source_size = image.size
         size = self.size_for(*source_size)
         kept_bytes = 16 if image.format == _HEIF else 4 if image.info.get("progressive") else 0
         if kept_bytes * math.prod(source_size) > MEMORY_BYTES:
-            raise MemoryError  # these decoders keep so much a pixel, and call the file damaged where they cannot
+            raise MemoryError  # without so much memory a pixel, these decoders call the file damaged
         image.draft(None, (math.ceil(size[0] * _NEAR), math.ceil(size[1] * _NEAR)))
         image.load()
         pixels = _right_colours(_shrunk(_plain(image), size), image.info.get("icc_profile"))
@@ -238,7 +243,7 @@ class _Decoder:
             pixels = pixels.transpose(_TURNS[orientation])
         width, height = reversed(source_size) if orientation in _SIDEWAYS else source_size
         content, format_ = _encoded(pixels)
-        return Picture(
+        return PreparedPicture(
             sha256=hashlib.sha256(content).hexdigest(),
             content=content,
             format=format_,
@@ -254,7 +259,7 @@ class _Decoder:
 
 
 def _opened(source: str | bytes) -> BinaryIO:
-    """A regular file, or bytes as one. It is looked at before it is opened too: opening a device can do something."""
+    """A regular file, or bytes as one. It is checked before it is opened, because opening a device can have effects."""
     if isinstance(source, bytes):
         return BytesIO(source)
     try:
@@ -264,30 +269,30 @@ def _opened(source: str | bytes) -> BinaryIO:
                 return file
             file.close()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a path with a NUL in it
-        raise _UnusableError("missing", "there is no such file.") from None
+        raise _RefusalError("missing", "there is no such file.") from None
     except OSError as error:
-        raise _UnusableError("unreadable", f"cannot be read: {error.strerror}.") from None
-    raise _UnusableError("not_a_file", "is a folder, pipe or device; name a file.")
+        raise _RefusalError("unreadable", f"cannot be read: {error.strerror}.") from None
+    raise _RefusalError("not_a_file", "is a folder, pipe or device; name a file.")
 
 
 def _identified(file: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
-    """The picture that a file holds, by its content and never by its name."""
+    """The picture in a file, recognised by its content and never by its name."""
     try:
         return Image.open(file, formats=formats)
     except UnidentifiedImageError:
         file.seek(0)
         head = file.read(1024)
-    what = next((name for pattern, name in _SIGNATURES if re.match(pattern, head, re.DOTALL)), None)
-    if what is None:
-        raise _UnusableError("not_a_picture", f"is no picture ({', '.join(formats)}).")
-    if what in formats:
-        raise _UnusableError("corrupt_picture", f"is a damaged {what}; save or copy it again.")
-    hint = "pip install 'tidemill[heif]' to read it" if what == _HEIF else "convert it to JPEG or PNG first"
-    raise _UnusableError("unsupported_format", f"is {what}; {hint}.")
+    kind = next((name for pattern, name in _SIGNATURES if re.match(pattern, head, re.DOTALL)), None)
+    if kind is None:
+        raise _RefusalError("not_a_picture", f"is no picture ({', '.join(formats)}).")
+    if kind in formats:
+        raise _RefusalError("corrupt_picture", f"is a damaged {kind}; save or copy it again.")
+    hint = "pip install 'tidemill[heif]' to read it" if kind == _HEIF else "convert it to JPEG or PNG first"
+    raise _RefusalError("unsupported_format", f"is {kind}; {hint}.")
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """In a mode that can be shrunk: without a palette, and transparent only where something really shows through."""
+    """In a mode that can be shrunk: without a palette, and with transparency only if something shows through."""
     if image.has_transparency_data and image.mode[0] not in _DEEP:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         return image.convert("RGB") if image.getchannel("A").getextrema()[0] == 255 else image
@@ -301,21 +306,21 @@ def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _right_colours(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """As sRGB or 8 bits of grey. A profile that cannot be used counts as none."""
+    """In sRGB or 8 bits of grey. A profile that cannot be used is ignored."""
     if image.mode[0] in _DEEP:
         return _eight_bits(image)
     target = image.mode if image.mode in ("L", "RGB", "RGBA") else "RGB"
-    given = ImageCms.createProfile("LAB") if image.mode == "LAB" else None
+    source = ImageCms.createProfile("LAB") if image.mode == "LAB" else None
     with suppress(ImageCms.PyCMSError, OSError):
         if profile and image.mode in _PROFILE_MODES.get(profile[16:20], ()) and not _SRGB.search(profile):
-            given = ImageCms.ImageCmsProfile(BytesIO(profile)).profile
-        if given is not None:
-            return ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode=target) or image
+            source = ImageCms.ImageCmsProfile(BytesIO(profile)).profile
+        if source is not None:
+            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=target) or image
     return image if image.mode == target else image.convert(target)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits scaled to 8; of 32 bits or floating point, where no white is agreed on, darkest to brightest."""
+    """Grey of 16 bits scaled to 8. In 32 bits and floating point no value means white: darkest to brightest."""
     whole = image.mode.startswith("I;16")
     low, high = (0.0, 65535.0) if whole else cast("tuple[float, float]", image.getextrema())
     if not (math.isfinite(high - low) and high > low):
@@ -325,14 +330,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> object:
-    """As EXIF has it; None where that is damaged. (Pillow turns TIFF by itself, and takes the tag away.)"""
+    """EXIF's number; None if EXIF is damaged. (Pillow turns TIFF by itself, and removes the tag.)"""
     with suppress(Exception):
         return image.getexif().get(_ORIENTATION)
     return None
 
 
 def _encoded(image: Image.Image) -> tuple[bytes, str]:
-    """JPEG; PNG where something shows through, or where areas of one colour make it smaller."""
+    """JPEG; or PNG, if something shows through or areas of one colour make it smaller."""
     if image.mode == "RGBA":
         return _saved(image, "PNG"), "png"
     jpeg = _saved(image, "JPEG")
@@ -342,7 +347,7 @@ def _encoded(image: Image.Image) -> tuple[bytes, str]:
 
 
 def _has_plain_areas(image: Image.Image) -> bool:
-    """Whether, in 64 rows, more than half of the pixels equal their neighbour: in drawings and text, not in photos."""
+    """Whether more than half of the pixels in 64 rows equal their neighbour: so in drawings and text, not in photos."""
     rows = image.resize((image.width, min(image.height, 64)), Image.Resampling.NEAREST)
     difference = ImageChops.difference(rows, ImageChops.offset(rows, 1, 0)).histogram()
     return 2 * sum(difference[::256]) > sum(difference)
@@ -356,8 +361,8 @@ def _saved(image: Image.Image, format_: str) -> bytes:
 
 
 def _notes(image: Image.Image) -> Iterator[str]:
-    """What a user should know. Frames are counted last, since counting moves on in the file."""
-    with suppress(Exception):  # the first frame is there, whatever comes behind it
+    """What a user should know. Frames are counted last, because counting moves the position in the file."""
+    with suppress(Exception):  # the first frame is good, whatever comes behind it
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != _MPO:
             yield f"first of {frames} {'pages' if image.format == 'TIFF' else 'frames'}"

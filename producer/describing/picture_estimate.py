@@ -1,6 +1,6 @@
-"""What a folder of pictures will cost is known before one is sent, and how it costs less.
+"""A user knows what a folder of pictures will cost, and how it costs less, before one is sent.
 
-Nothing here sends or stores. Pictures are made ready for it all the same: only then is it known which can be.
+Nothing here sends or stores. Pictures are made ready all the same: there is no other way to know which are usable.
 """
 
 from collections import Counter
@@ -8,34 +8,36 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import combinations
-from typing import Any
 
 from tidemill.models import cost
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Detail, Options
 from tidemill.models.vision import picture_tokens, usable_size
 from tidemill.producer.asking.estimate import Estimate, answered_of, batch_of, priced
 from tidemill.producer.batches.keys import Prepared, keys_of
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
-from tidemill.producer.describing.images import Picture, Refused
-from tidemill.producer.describing.picture_files import PictureFile, Pictures, PreparedPicture, prepared, row_of
+from tidemill.producer.describing.images import PreparedPicture, RefusedPicture
+from tidemill.producer.describing.picture_files import Pictures, PreparedFile, prepare, row_of
 from tidemill.producer.intake.requests import parse_template
 from tidemill.producer.intake.tables import CHUNK_ROWS
 
 COMPARED_DETAILS: tuple[Detail, ...] = ("low", "high", "auto")
 COMPARED_SIDES = (512, 1024, 2048)
 ALIKE_BITS = 4
-"""Perceptual hashes of 64 bits that differ in no more are of the same picture, saved or shrunk again."""
+"""Pictures look alike if their perceptual hashes of 64 bits differ in no more than these."""
 
 _SHOWN = 10
+"""Lines of refused pictures and of groups in the text; the JSON has all."""
 
 
 @dataclass(slots=True)
 class PictureEstimate:
     """What a run would do: the estimate of its rows, and what is particular to pictures.
 
-    `sizes` has the tokens of all pictures by detail and longest side in pixels; they are estimates for models whose
-    rule is not documented. `alike` are groups of paths; None where likeness could not be looked for.
+    `refused` has codes and reasons. `same` counts rows that share another row's answer. `sizes` has the tokens of all
+    pictures by detail and longest side in pixels; if `is_estimate`, the model's rule is not documented. `alike` has
+    groups of paths; None if the package for likeness is not installed.
     """
 
     rows: Estimate
@@ -45,15 +47,15 @@ class PictureEstimate:
     is_estimate: bool
     alike: list[list[str]] | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """For scripts."""
         sizes = [
             {"detail": detail, "max_side": side, "picture_tokens": tokens, "usd": self._usd(tokens)}
             for (detail, side), tokens in self.sizes.items()
         ]
         refused = [{"error_code": code, "error": reason} for code, reason in self.refused]
-        own = {"refused": refused, "same": self.same, "sizes": sizes, "tokens_are_estimates": self.is_estimate}
-        return {**self.rows.to_json(), **own, "alike": self.alike}
+        of_pictures = {"refused": refused, "same": self.same, "sizes": sizes, "tokens_are_estimates": self.is_estimate}
+        return {**self.rows.to_json(), **of_pictures, "alike": self.alike}
 
     def text(self) -> str:
         """For people."""
@@ -61,8 +63,8 @@ class PictureEstimate:
 
     def _lines(self) -> Iterator[str]:
         rows = self.rows
-        there = f" (batch {rows.batch_id})" if rows.batch_id else ""
-        yield f"{counted(rows.rows, 'picture')} for {rows.model}: {rows.done:,} done{there}, {rows.to_send:,} to send"
+        batch = f" (batch {rows.batch_id})" if rows.batch_id else ""
+        yield f"{counted(rows.rows, 'picture')} for {rows.model}: {rows.done:,} done{batch}, {rows.to_send:,} to send"
         if self.refused:
             yield f"no usable pictures: {len(self.refused):,}, each a failed row"
             yield from (f"  {reason}" for _, reason in self.refused[:_SHOWN])
@@ -89,7 +91,7 @@ class PictureEstimate:
 
 @dataclass(slots=True)
 class _Sums:
-    """What is counted while the pictures go by."""
+    """What is counted while the pictures stream by."""
 
     rows: int = 0
     done: int = 0
@@ -104,7 +106,7 @@ class _Sums:
 
 
 def estimate_pictures(pictures: Pictures, order: Order) -> PictureEstimate:
-    """Make every picture ready and count what an order of them would send.
+    """Make every picture ready, and count what an order of them would send.
 
     Raises:
         InputError: there is no picture, or the table of paths cannot be read.
@@ -112,33 +114,32 @@ def estimate_pictures(pictures: Pictures, order: Order) -> PictureEstimate:
     options = order.options
     template = parse_template(options.prompt or "")
     can_compare = find_spec("imagehash") is not None
-    sums, batch_id, looked = _Sums(), None, False
-    for some in _chunks(prepared(pictures, options, lambda _note: None, likeness=can_compare)):
-        rows = [Prepared.of(row_of(file, picture, template, options)) for file, picture in some]
+    sums, batch_id, is_batch_known = _Sums(), None, False
+    for chunk in _chunks(prepare(pictures, options, lambda _note: None, likeness=can_compare)):
+        rows = [Prepared.of(row_of(file, picture, template, options)) for file, picture in chunk]
         digests = [row.digest for row in rows]
         keys = keys_of(digests, sums.digests)
         sums.digests.update(digests)
-        if not (looked or order.new):
-            batch_id, looked = batch_of(order, keys), True
+        if not (is_batch_known or order.new):
+            batch_id, is_batch_known = batch_of(order, keys), True
         answered = answered_of(batch_id, keys)
         sums.rows, sums.done = sums.rows + len(rows), sums.done + len(answered)
-        for key, row, (file, picture) in zip(keys, rows, some, strict=True):
-            _count(sums, options, row, file, picture, is_answered=key in answered)
-    asked = [text for text in (options.system, options.prompt) if text]
-    words = sum(cost.count_many(asked, options.model)) + cost.chat_overhead_tokens(len(asked))
+        for key, row, prepared in zip(keys, rows, chunk, strict=True):
+            _count(sums, options, row, prepared, is_answered=key in answered)
+    texts = [text for text in (options.system, options.prompt) if text]
+    text_tokens = sum(cost.count_many(texts, options.model)) + cost.chat_overhead_tokens(len(texts))
     to_send = sums.rows - sums.done - sums.same - len(sums.refused)
-    rows_estimate = priced(batch_id, options, sums.rows, sums.done, to_send, input_tokens=sums.tokens + words * to_send)
+    input_tokens = sums.tokens + text_tokens * to_send
+    rows_estimate = priced(batch_id, options, sums.rows, sums.done, to_send, input_tokens=input_tokens)
     alike = _groups(sums.likenesses) if can_compare else None
     return PictureEstimate(rows_estimate, sums.refused, sums.same, dict(sums.sizes), sums.is_estimate, alike)
 
 
-def _chunks(
-    pictures: Iterable[PreparedPicture],
-) -> Iterator[list[tuple[PictureFile, Any]]]:
-    """A thousand at a time, without the pictures' bytes."""
-    chunk: list[tuple[PictureFile, Any]] = []
+def _chunks(pictures: Iterable[PreparedFile]) -> Iterator[list[PreparedFile]]:
+    """Lists of up to a thousand, without the pictures' bytes."""
+    chunk: list[PreparedFile] = []
     for file, picture in pictures:
-        chunk.append((file, replace(picture, content=b"") if isinstance(picture, Picture) else picture))
+        chunk.append((file, replace(picture, content=b"") if isinstance(picture, PreparedPicture) else picture))
         if len(chunk) == CHUNK_ROWS:
             yield chunk
             chunk = []
@@ -146,8 +147,9 @@ def _chunks(
         yield chunk
 
 
-def _count(sums: _Sums, options: Options, row: Prepared, file: PictureFile, picture: Any, *, is_answered: bool) -> None:
-    if isinstance(picture, Refused):
+def _count(sums: _Sums, options: Options, row: Prepared, prepared: PreparedFile, *, is_answered: bool) -> None:
+    file, picture = prepared
+    if isinstance(picture, RefusedPicture):
         sums.refused.append((picture.code, picture.reason))
         return
     if picture is None:
@@ -163,9 +165,9 @@ def _count(sums: _Sums, options: Options, row: Prepared, file: PictureFile, pict
     sums.contents.add(row.content)
     if picture is None:
         return
-    here = picture_tokens(options.model, picture.width, picture.height, options.detail or "auto")
-    sums.tokens += here.tokens
-    sums.is_estimate |= here.is_estimate
+    counted_tokens = picture_tokens(options.model, picture.width, picture.height, options.detail or "auto")
+    sums.tokens += counted_tokens.tokens
+    sums.is_estimate |= counted_tokens.is_estimate
     for detail in COMPARED_DETAILS:
         for side in COMPARED_SIDES:
             size = usable_size(options.model, picture.source_width, picture.source_height, detail, side)
@@ -173,12 +175,12 @@ def _count(sums: _Sums, options: Options, row: Prepared, file: PictureFile, pict
 
 
 def _groups(likenesses: dict[str, list[str]]) -> list[list[str]]:
-    """Paths whose hashes are near each other; hashes that differ in 4 bits at most have one of 5 parts in common."""
-    leader = {likeness: likeness for likeness in likenesses}
+    """Paths whose hashes are near each other. Hashes that differ in at most 4 bits have one of 5 parts in common."""
+    parents = {likeness: likeness for likeness in likenesses}  # a chain of them ends at the group's first hash
 
     def first(likeness: str) -> str:
-        while leader[likeness] != likeness:
-            likeness = leader[likeness]
+        while parents[likeness] != likeness:
+            likeness = parents[likeness]
         return likeness
 
     by_part: dict[tuple[int, int], list[str]] = {}
@@ -189,7 +191,7 @@ def _groups(likenesses: dict[str, list[str]]) -> list[list[str]]:
     for near in by_part.values():
         for one, other in combinations(near, 2):
             if (int(one, 16) ^ int(other, 16)).bit_count() <= ALIKE_BITS:
-                leader[first(other)] = first(one)
+                parents[first(other)] = first(one)
     groups: dict[str, list[str]] = {}
     for likeness, paths in likenesses.items():
         groups.setdefault(first(likeness), []).extend(paths)

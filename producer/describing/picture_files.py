@@ -1,7 +1,7 @@
-"""Files, folders and columns of paths are looked through for pictures, and each picture is made ready to be sent.
+"""A user names files, folders or a table of paths; what goes out are pictures that are ready to be sent.
 
-Two steps, each a stream: find the files, make them ready in child processes (producer/describing/images.py). What
-becomes of a picture is a row; a file that is no usable picture is one too, refused at the door with its reason.
+There are two steps, each a stream: find the files, and make them ready in child processes
+(producer/describing/images.py). Each file becomes a row; a file that is no usable picture is refused with its reason.
 """
 
 import os
@@ -10,25 +10,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from tidemill.models.errors import InputError, TidemillError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.text import dumps
 from tidemill.producer.batches.progress import counted
-from tidemill.producer.describing.images import Picture, Preparer, Refused
+from tidemill.producer.describing.images import PreparedPicture, Preparer, RefusedPicture
 from tidemill.producer.intake.records import BadRowError
 from tidemill.producer.intake.requests import Template, custom_id, listed
 from tidemill.producer.intake.tables import Row, Source, open_source
 
 PATH_COLUMNS = ("path", "file", "filename", "image", "picture", "image_path", "url", "image_url")
-"""Where a table's pictures are looked for, in this order."""
+"""Usual names of a table's column of paths, tried in this order."""
 
 MAX_SIDE = 2048
-_SAID = 10
-"""Refused files that are named while they are found; all are named in the results."""
+_NOTED_REFUSALS = 10
+"""Refused files that are reported at once; the results name all."""
 
-_NO_PICTURES = frozenset(
+_OTHER_ENDINGS = frozenset(
     {
         *(".7z", ".bz2", ".gz", ".tar", ".xz", ".zip"),
         *(".aac", ".flac", ".m4a", ".mp3", ".ogg", ".wav"),
@@ -38,7 +39,7 @@ _NO_PICTURES = frozenset(
         *(".cfg", ".conf", ".ini", ".py", ".thm", ".toml", ".xml", ".xmp", ".yaml", ".yml"),
     }
 )
-"""Endings of a folder's files that are not meant: what lies beside pictures. Named one by one, they are looked at."""
+"""Endings of files that lie beside pictures in a folder and are left out. A file that is named itself is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Pictures:
     """Which pictures are described, and how they are found.
 
     `paths` are files, folders and URLs; or `table` is a source with a `column` of them. `limit` counts pictures.
-    `is_done` says of a path that it need not be described; such pictures are left out.
+    Pictures at a path for which `is_done` is true are left out.
     """
 
     paths: tuple[str, ...] = ()
@@ -59,7 +60,7 @@ class Pictures:
 
     @property
     def is_one(self) -> bool:
-        """Whether it is a single picture, of which everything is told at the end."""
+        """Whether it is a single picture, whose answer alone is shown."""
         return len(self.paths) == 1 and not Path(self.paths[0]).is_dir()
 
 
@@ -71,51 +72,53 @@ class NothingLeftError(TidemillError):
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """A picture that is to be made ready: its path as given, where to open it, and what its row shows."""
+    """A picture that is to be made ready: its path as the user wrote it, where to open it, and what its row shows."""
 
     path: str
     place: str
-    columns: dict[str, Any]
+    columns: JsonObject
     line: int
 
     @property
     def is_url(self) -> bool:
-        """Whether it is elsewhere."""
+        """Whether it is on the web."""
         return re.match(r"https?://", self.path, re.IGNORECASE) is not None
 
 
-PreparedPicture: TypeAlias = tuple[PictureFile, Picture | Refused | None]
-"""A picture made ready, or refused; None for a URL that the provider will fetch itself."""
+PreparedFile: TypeAlias = tuple[PictureFile, PreparedPicture | RefusedPicture | None]
+"""A file with its picture, ready or refused; None for a URL that the provider will fetch."""
 
 
-def prepared(
+def prepare(
     pictures: Pictures, options: Options, on_note: Callable[[str], None], *, likeness: bool = False
-) -> Iterator[PreparedPicture]:
-    """Each picture made ready or refused, in order; None for a URL that the provider will fetch itself."""
+) -> Iterator[PreparedFile]:
+    """Make each picture ready, in order; `on_note` gets a sentence for what a user should know of one."""
     files = islice(find(pictures, on_note), pictures.limit)
     refused = 0
     with Preparer(options.model, options.detail or "auto", options.max_side or MAX_SIDE, likeness=likeness) as preparer:
-        for how, run in groupby(files, lambda each: each.is_url and (_FETCHED if pictures.fetch else _PASSED)):
-            for each, picture in _WAYS[how](preparer, run):
-                if isinstance(picture, Picture):
+        for way, run in groupby(files, lambda each: each.is_url and (_FETCHED if pictures.fetch else _PASSED)):
+            for each, picture in _WAYS[way](preparer, run):
+                if isinstance(picture, PreparedPicture):
                     for note in picture.notes:
                         on_note(f"{each.path}: {note}")
                 elif picture is not None and each.path and not pictures.is_one:
                     refused += 1
-                    if refused <= _SAID:
+                    if refused <= _NOTED_REFUSALS:
                         on_note(picture.reason)
-                    elif refused == _SAID + 1:
+                    elif refused == _NOTED_REFUSALS + 1:
                         on_note("More files are no usable pictures; the results name each with its reason.")
                 yield each, picture
 
 
-# --- find ---
+# --- find the files ---
 
 
 def find(pictures: Pictures, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
-    """Every picture that is meant, in order; raises InputError where there is none."""
+    """Every picture that the user means, in order; raises InputError if there is none."""
     left = done = 0
-    for each in _listed(pictures, on_note) if pictures.table is None else _tabled(pictures, pictures.table, on_note):
+    for each in (
+        _from_paths(pictures, on_note) if pictures.table is None else _from_table(pictures, pictures.table, on_note)
+    ):
         if pictures.is_done is not None and not each.is_url and pictures.is_done(each.place):
             done += 1
             continue
@@ -128,82 +131,86 @@ def find(pictures: Pictures, on_note: Callable[[str], None]) -> Iterator[Picture
         raise InputError(f"There is no picture in {places}; name files, or a folder with -r for the folders in it too.")
 
 
-def _listed(pictures: Pictures, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
+def _from_paths(pictures: Pictures, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
     left_out: dict[str, int] = {}
     line = 0
-    for named in pictures.paths:
-        for path in _files(named, pictures.recursive, left_out):
+    for argument in pictures.paths:
+        for path in _files(argument, pictures.recursive, left_out):
             line += 1
             yield PictureFile(path, path, {"path": path}, line)
     if left_out:
-        kinds = ", ".join(sorted(left_out))
-        on_note(f"{counted(sum(left_out.values()), 'file')} beside the pictures left out ({kinds}).")
+        endings = ", ".join(sorted(left_out))
+        on_note(f"{counted(sum(left_out.values()), 'file')} beside the pictures left out ({endings}).")
 
 
 def _files(path: str, recursive: bool, left_out: dict[str, int]) -> Iterator[str]:
-    """A file or URL itself; the files of a folder by name, those of folders in it where they stand."""
-    if not os.path.isdir(path):  # noqa: PTH112  # of a path that a user gave, which pathlib would change
+    """A file or URL itself; the files of a folder by name, with those of its folders in their places."""
+    if not os.path.isdir(path):  # noqa: PTH112  # pathlib would change the user's path
         yield path
         return
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
     except OSError:
-        yield path  # it is refused like a file that cannot be read
+        yield path  # it will be refused as a file that cannot be read
         return
     for entry in entries:
         ending = Path(entry.name).suffix.lower()
         if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead back here
             if recursive and not entry.name.startswith("."):
                 yield from _files(entry.path, recursive, left_out)
-        elif entry.name.startswith(".") or ending in _NO_PICTURES:
+        elif entry.name.startswith(".") or ending in _OTHER_ENDINGS:
             left_out[ending or entry.name] = left_out.get(ending or entry.name, 0) + 1
-        elif not os.path.isdir(entry.path):  # noqa: PTH112  # unlike the entry's, it never raises
+        elif not os.path.isdir(entry.path):  # noqa: PTH112  # it never raises; the entry's own method does
             yield entry.path
 
 
-def _tabled(pictures: Pictures, table: Source, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
-    """The rows of a table. A path that is not there as it is written is looked for beside the table."""
+def _from_table(pictures: Pictures, table: Source, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
+    """The rows of a table. A path that does not exist is looked for beside the table."""
     source, records = open_source(table, skip_bad_rows=False, on_bad_row=on_note)
-    beside = Path(table).parent if isinstance(table, str | Path) and table != "-" else Path()
+    folder = Path(table).parent if isinstance(table, str | Path) and table != "-" else Path()
     column = pictures.column
     for line, record in records:
         if column is None:
             column = next((name for name in PATH_COLUMNS if name in record), None)
         if column is None or column not in record:
-            what = "usual name for paths" if pictures.column is None else f"name {pictures.column!r}"
-            raise source.fault(f"has no column with the {what}; say which with --column: {listed(record)}", line)
+            kind = "usual name for paths" if pictures.column is None else f"name {pictures.column!r}"
+            raise source.fault(f"has no column with the {kind}; say which with --column: {listed(record)}", line)
         path = str(record[column] or "")
-        place = path if os.path.lexists(path) or not path else str(beside / path)
+        place = path if os.path.lexists(path) or not path else str(folder / path)
         yield PictureFile(path, place, record, line)
 
 
-# --- make ready ---
+# --- make pictures ready ---
 
 _PASSED, _FETCHED = "passed", "fetched"
 
 
-def _from_disk(preparer: Preparer, run: Iterable[PictureFile]) -> Iterator[tuple[PictureFile, Picture | Refused]]:
+def _from_disk(
+    preparer: Preparer, run: Iterable[PictureFile]
+) -> Iterator[tuple[PictureFile, PreparedPicture | RefusedPicture]]:
     return preparer.prepare((each, each.place) for each in run)
 
 
-def _fetched(preparer: Preparer, run: Iterable[PictureFile]) -> Iterator[tuple[PictureFile, Picture | Refused]]:
+def _from_web(
+    preparer: Preparer, run: Iterable[PictureFile]
+) -> Iterator[tuple[PictureFile, PreparedPicture | RefusedPicture]]:
     from tidemill.producer.describing.fetching import fetch_many
 
     contents = fetch_many((each, each.path) for each in run)
-    for is_refused, some in groupby(contents, lambda pair: isinstance(pair[1], Refused)):
+    for is_refused, group in groupby(contents, lambda pair: isinstance(pair[1], RefusedPicture)):
         if is_refused:
-            yield from ((each, refused) for each, refused in some if isinstance(refused, Refused))
+            yield from ((each, refused) for each, refused in group if isinstance(refused, RefusedPicture))
             continue
-        sources = ((each, content) for each, content in some if isinstance(content, bytes))
+        sources = ((each, content) for each, content in group if isinstance(content, bytes))
         for each, picture in preparer.prepare(sources):
-            if isinstance(picture, Refused):
-                picture = Refused(picture.code, picture.reason.replace("the picture", each.path, 1))  # noqa: PLW2901
+            if isinstance(picture, RefusedPicture):
+                picture = RefusedPicture(picture.code, picture.reason.replace("the picture", each.path, 1))  # noqa: PLW2901
             yield each, picture
 
 
-_WAYS: dict[str | bool, Callable[[Preparer, Iterable[PictureFile]], Iterator[PreparedPicture]]] = {
+_WAYS: dict[str | bool, Callable[[Preparer, Iterable[PictureFile]], Iterator[PreparedFile]]] = {
     False: _from_disk,
-    _FETCHED: _fetched,
+    _FETCHED: _from_web,
     _PASSED: lambda _preparer, run: ((each, None) for each in run),
 }
 """Where a picture comes from -> how it is made ready."""
@@ -212,35 +219,36 @@ _WAYS: dict[str | bool, Callable[[Preparer, Iterable[PictureFile]], Iterator[Pre
 # --- rows ---
 
 
-def row_of(file: PictureFile, picture: Picture | Refused | None, template: Template, options: Options) -> Row:
-    """The row of a picture: known by what is asked of what, whatever the file is called; a refused one by its file."""
+def row_of(
+    file: PictureFile, picture: PreparedPicture | RefusedPicture | None, template: Template, options: Options
+) -> Row:
+    """The row of a picture. Its content is question and picture, whatever the file's name; a refused one has none."""
     columns = dict(file.columns)
     try:
-        own_id = custom_id(columns.pop("custom_id", None))
+        row_id = custom_id(columns.pop("custom_id", None))
         prompt = _prompt(file, template)
     except BadRowError as error:
-        own_id, prompt, picture = None, "", Refused("bad_row", f"row {file.line}: {error}.")
-    shown: dict[str, Any] = {"path": file.path}
+        row_id, prompt, picture = None, "", RefusedPicture("bad_row", f"row {file.line}: {error}.")
+    shown: JsonObject = {"path": file.path}
     if file.place != file.path:
         shown["place"] = file.place
-    if isinstance(picture, Refused):
+    if isinstance(picture, RefusedPicture):
         request = {"prompt": prompt, "picture": shown, "refused": picture.code}
-        return Row(own_id, columns, request, file.line, refusal=(picture.code, picture.reason))
+        return Row(row_id, columns, request, file.line, refusal=(picture.code, picture.reason))
     if picture is None:
-        shown["url"] = what = file.path
+        shown["url"] = identity = file.path
     else:
-        what = picture.sha256
-        shown |= {"sha256": what, "format": picture.format, "width": picture.width, "height": picture.height}
-    content = dumps([prompt, what, options.detail])
-    return Row(own_id, columns, {"prompt": prompt, "picture": shown}, file.line, content)
+        identity = picture.sha256
+        shown |= {"sha256": identity, "format": picture.format, "width": picture.width, "height": picture.height}
+    content = dumps([prompt, identity, options.detail])
+    return Row(row_id, columns, {"prompt": prompt, "picture": shown}, file.line, content)
 
 
 def _prompt(file: PictureFile, template: Template) -> str:
     if not file.path:
         raise BadRowError("its path is empty")
     path = Path(file.path)
-    own = {"name": path.name, "stem": path.stem, "directory": path.parent.name}
-    record = own | file.columns
+    record = {"name": path.name, "stem": path.stem, "directory": path.parent.name} | file.columns
     missing: Sequence[str] = [name for name in template.names if name not in record]
     if missing:
         raise BadRowError(f"the prompt names {listed(missing)}, and there are {listed(record)}")

@@ -10,14 +10,14 @@ from typing import ClassVar
 from tidemill.models import blobs
 from tidemill.models.options import Options
 from tidemill.producer.batches.order import Order
-from tidemill.producer.describing.images import Picture
+from tidemill.producer.describing.images import PreparedPicture
 from tidemill.producer.describing.picture_estimate import PictureEstimate, estimate_pictures
-from tidemill.producer.describing.picture_files import Pictures, PreparedPicture, prepared, row_of
+from tidemill.producer.describing.picture_files import Pictures, PreparedFile, prepare, row_of
 from tidemill.producer.intake.requests import parse_template
 from tidemill.producer.intake.tables import Row, chunks_of
 
 _STORING = 8
-"""Pictures that are stored at once, for a distant store is slow to answer."""
+"""Pictures that are stored at once, because a distant store is slow to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class PictureRows:
 
     @property
     def is_one(self) -> bool:
-        """Whether it is a single picture, of which everything is told at the end."""
+        """Whether it is a single picture, whose answer alone is shown."""
         return self.pictures.is_one
 
     @property
     def is_partial(self) -> bool:
-        """Whether more pictures may be there than it takes."""
+        """Whether some pictures may be left out."""
         return self.pictures.limit is not None or self.pictures.is_done is not None
 
     @property
@@ -47,37 +47,39 @@ class PictureRows:
         """The pictures as rows; a prepared picture is stored before its row comes.
 
         Raises:
-            InputError: there is no picture to be found, or a path or column is wrong.
+            InputError: there is no picture, or a path or column is wrong.
             BlobError: the store of pictures cannot be used.
         """
-        yield from chunks_of(_stored(prepared(self.pictures, options, on_note), options))
+        yield from chunks_of(_store_all(prepare(self.pictures, options, on_note), options))
 
     def estimate(self, order: Order) -> PictureEstimate:
-        """Tokens and price of the order that these are the rows of, and how it costs less."""
+        """Tokens and price of the order that has these rows, and how it costs less."""
         return estimate_pictures(self.pictures, order)
 
 
-def _stored(pictures: Iterable[PreparedPicture], options: Options) -> Iterator[Row]:
-    """Rows whose pictures are in the store."""
+def _store_all(pictures: Iterable[PreparedFile], options: Options) -> Iterator[Row]:
+    """Store each picture, then yield its row."""
     template = parse_template(options.prompt or "")
     waiting: deque[tuple[Row, Future[None] | None]] = deque()
     with ThreadPoolExecutor(_STORING, thread_name_prefix="store") as storing:
         for file, picture in pictures:
             row = row_of(file, picture, template, options)
-            kept = storing.submit(blobs.put, picture.content, picture.sha256) if isinstance(picture, Picture) else None
-            waiting.append((row, kept))
+            stored = None
+            if isinstance(picture, PreparedPicture):
+                stored = storing.submit(blobs.put, picture.content, picture.sha256)
+            waiting.append((row, stored))
             while len(waiting) > _STORING or (waiting and _is_done(waiting[0])):
-                yield _when_stored(waiting.popleft())
+                yield _wait_for(waiting.popleft())
         while waiting:
-            yield _when_stored(waiting.popleft())
+            yield _wait_for(waiting.popleft())
 
 
 def _is_done(pending: tuple[Row, "Future[None] | None"]) -> bool:
     return pending[1] is None or pending[1].done()
 
 
-def _when_stored(pending: tuple[Row, "Future[None] | None"]) -> Row:
-    row, kept = pending
-    if kept is not None:
-        kept.result()
+def _wait_for(pending: tuple[Row, "Future[None] | None"]) -> Row:
+    row, stored = pending
+    if stored is not None:
+        stored.result()
     return row

@@ -1,5 +1,6 @@
-"""Training and tagging tools read a picture's caption from a text file beside it, which may
-hold somebody's own words already and must never be half written.
+"""Training and tagging tools read a picture's caption from a text file beside it.
+
+That file may hold a person's own words already, and must never be half written.
 """
 
 import json
@@ -7,10 +8,11 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Literal, TypeGuard
 
 from tidemill.models.errors import InputError, SettingsError
 from tidemill.models.files import replacing, temporary
+from tidemill.models.json_types import JsonObject
 
 Existing = Literal["skip", "overwrite", "append", "prepend"]
 """What becomes of a sidecar that is there already."""
@@ -22,7 +24,7 @@ _NOT_LOCAL = re.compile(r"(?is)https?://|data:|.*\0")
 def sidecar_of(picture: str | Path, ending: str) -> Path:
     """Where a picture's caption goes: `photos/a.jpg` and "txt" or ".txt" make `photos/a.txt`.
 
-    Raises SettingsError for an ending of other than ASCII letters and digits, or one of pictures.
+    Raises SettingsError for an ending that has other characters than ASCII letters and digits, or is one of pictures.
     """
     bare = ending.removeprefix(".")
     if not re.fullmatch(r"[A-Za-z0-9]{1,16}", bare):
@@ -37,19 +39,19 @@ def check(pictures: Iterable[str | Path], ending: str) -> None:
 
     No two pictures may share one, none may be a picture itself, and each folder must be writable. URLs are left out.
     """
-    seen: set[str] = set()
+    places: set[str] = set()
     owners: dict[str, str] = {}  # place of a sidecar -> place of its picture
     for picture in filter(_is_local, pictures):
         place, sidecar = os.path.abspath(picture), os.path.abspath(sidecar_of(picture, ending))  # noqa: PTH100
-        seen.add(place)
+        places.add(place)
         if (owner := owners.setdefault(sidecar, place)) != place:
             raise InputError(f"{owner} and {place} would share the caption file {sidecar}; rename one of the two.")
-    for sidecar in seen & owners.keys():
+    for sidecar in places & owners.keys():
         raise InputError(f"The caption of {owners[sidecar]} would go over the picture {sidecar}; give another ending.")
     for folder in {Path(sidecar).parent for sidecar in owners}:
         if not os.path.isdir(folder):  # noqa: PTH112  # unlike Path's, it never raises
             continue  # its pictures do not exist either, and fail by themselves
-        probe = temporary(folder / "probe")  # to root, and on some disks, everything seems writable until it is tried
+        probe = temporary(folder / "probe")  # root and some disks find everything writable until it is tried
         try:
             probe.touch(exist_ok=False)
             probe.unlink()
@@ -58,7 +60,7 @@ def check(pictures: Iterable[str | Path], ending: str) -> None:
 
 
 def write(
-    rows: Iterable[list[dict[str, Any]]],
+    rows: Iterable[list[JsonObject]],
     ending: str,
     existing: Existing,
     path_column: str = "path",
@@ -67,10 +69,10 @@ def write(
     """Write each succeeded row's reply beside its picture, and return how many times a file was written.
 
     Rows are dicts as `results.rows_of` yields them; those without a path on this machine are left out. `caption_of`
-    makes the text, but for .json, which stays JSON. Running it again changes nothing: `append` and `prepend` add a
-    caption only if no lines of the file are it already. Each file is whole at any time.
+    makes the text; a .json file gets the reply as it is. Running it again changes nothing: `append` and `prepend` add a
+    caption only if it is not among the file's lines. Each file is whole at any time.
 
-    Raises InputError when one cannot be written; what was written stays.
+    Raises InputError when a file cannot be written; those already written stay.
     """
     written = 0
     for row in (row for chunk in rows for row in chunk):
@@ -89,10 +91,10 @@ def write(
 def caption_of(reply: str) -> str:
     """The reply without blanks around it; tags, which are JSON of exactly `{"tags": [...]}`, as "a, b, c"."""
     try:
-        given = json.loads(reply)
+        parsed = json.loads(reply)
     except (ValueError, RecursionError):
         return reply.strip()
-    tags = given.get("tags") if isinstance(given, dict) and len(given) == 1 else None
+    tags = parsed.get("tags") if isinstance(parsed, dict) and len(parsed) == 1 else None
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         return reply.strip()
     return ", ".join(tag.strip() for tag in tags)
@@ -104,12 +106,12 @@ def _is_local(picture: object) -> TypeGuard[str | Path]:
 
 def _unwritable(path: Path, reason: str | None) -> InputError:
     return InputError(
-        f"{path} cannot be written: {reason}; captions stay in the database: mend it, then run the same command again."
+        f"{path} cannot be written: {reason}; captions stay in the database: fix that, then run the same command again."
     )
 
 
 def _write(sidecar: Path, caption: bytes, existing: Existing) -> bool:
-    """True when the file was written. A link is never followed: it came with the pictures, from who knows where."""
+    """True when the file was written. A link is never followed: it came with the pictures, and may lead anywhere."""
     if os.path.lexists(sidecar):
         if existing == "skip":
             return False
@@ -117,7 +119,7 @@ def _write(sidecar: Path, caption: bytes, existing: Existing) -> bool:
             raise _unwritable(sidecar, "it is a link, a folder or a device")
         older = sidecar.read_bytes()
         if existing != "overwrite":
-            if _holds(older, caption):
+            if _has_lines(older, caption):
                 return False
             caption = _JOINED[existing](older, caption)
     with replacing(sidecar) as file:
@@ -125,7 +127,7 @@ def _write(sidecar: Path, caption: bytes, existing: Existing) -> bool:
     return True
 
 
-def _holds(older: bytes, caption: bytes) -> bool:
+def _has_lines(older: bytes, caption: bytes) -> bool:
     """True when some lines of `older` are the caption."""
     inner, outer = (b"\n%b\n" % text.removeprefix(_MARK).replace(b"\r\n", b"\n") for text in (caption, older))
     return not caption or inner in outer

@@ -1,1 +1,1 @@
-"""Tables and stored dialogues become checked training data; fine-tunes are sent off and looked after."""
+"""Tables and stored dialogues become checked training data; fine-tunes are started, followed and changed."""

@@ -6,7 +6,7 @@ A row's shape is how its columns make an example; it is found by the columns' na
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -14,6 +14,8 @@ from tidemill.models.turns import INSTRUCTIONS
 from tidemill.producer.intake.records import BadRowError, Record, json_kind
 from tidemill.producer.intake.requests import as_text, listed
 from tidemill.producer.training.examples import DIALOGUE_KEYS, Body
+
+T = TypeVar("T")
 
 PROMPTS = ("prompt", "question", "instruction", "input")  # tried in this order
 REPLIES = ("completion", "answer", "response", "reply", "output")
@@ -28,7 +30,7 @@ _NUMBERED = re.compile(r"\.[0-9]+$")  # the reader of tables names a second `a` 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns that the user named, and a system text for all rows; None: find it by its name, or do without."""
+    """The columns that the user named, and a system text for all rows. None: look for a usual name, or do without."""
 
     prompt: str | None = None
     reply: str | None = None
@@ -53,91 +55,91 @@ class Shape(NamedTuple):
         """For the report: "question → answer"."""
         if self.messages:
             return self.messages
-        asked = " + ".join(name for name in (self.system, self.prompt, self.more) if name)
+        prompts = " + ".join(name for name in (self.system, self.prompt, self.more) if name)
         replies = (self.preferred, f"not {self.non_preferred}") if self.preferred else (self.reply,)
-        return f"{asked} → {', '.join(replies)}" if asked else ", ".join(replies)
+        return f"{prompts} → {', '.join(replies)}" if prompts else ", ".join(replies)
 
 
 def shape_of(names: Iterable[str], columns: Columns, method: str) -> Shape | str:
-    """How a row with these columns makes an example, or why it does not: the rest of a sentence about its file."""
+    """How rows with these columns make examples, or why they do not: the rest of a sentence about their file."""
     names = list(names)
-    given = {key: name for key in _OPTIONS if (name := getattr(columns, key))}
-    for key, name in given.items():
+    chosen = {key: name for key in _OPTIONS if (name := getattr(columns, key))}
+    for key, name in chosen.items():
         if name not in names:
             return f"has no column {name!r}, which {_OPTIONS[key]} names; its columns are: {listed(names)}"
-    there = {_plain(name): name for name in reversed(names)}
-    found = {key: given.get(key) or _first(usual, there) for key, usual in _USUAL.items()}
-    messages = "" if {"prompt", "reply"} & set(given) else there.get("messages") or there.get("conversations", "")
-    if method == "dpo" and found["preferred"] and found["non_preferred"]:  # without a prompt: two whole dialogues
-        return Shape(**(found | {"reply": "", "messages": "" if found["prompt"] else messages}))
-    found |= {"preferred": "", "non_preferred": ""}
+    by_name = {_plain(name): name for name in reversed(names)}  # of equal names the first counts
+    used = {key: chosen.get(key) or _first(usual, by_name) for key, usual in _USUAL.items()}
+    messages = "" if {"prompt", "reply"} & set(chosen) else by_name.get("messages") or by_name.get("conversations", "")
+    if method == "dpo" and used["preferred"] and used["non_preferred"]:  # no prompt: two whole dialogues
+        return Shape(**(used | {"reply": "", "messages": "" if used["prompt"] else messages}))
+    used |= {"preferred": "", "non_preferred": ""}
     if messages:
-        return Shape(messages=messages, system=given.get("system", ""))
-    if found["prompt"] and found["reply"] and found["prompt"] != found["reply"]:
-        more = there.get("input", "") if _plain(found["prompt"]) == "instruction" else ""
-        return Shape(**found, more="" if more == found["reply"] else more)
-    if method == "supervised" and _first(PREFERRED, there):
+        return Shape(messages=messages, system=chosen.get("system", ""))
+    if used["prompt"] and used["reply"] and used["prompt"] != used["reply"]:
+        more = by_name.get("input", "") if _plain(used["prompt"]) == "instruction" else ""
+        return Shape(**used, more="" if more == used["reply"] else more)
+    if method == "supervised" and _first(PREFERRED, by_name):
         return f"seems to hold preferences: use --method dpo for it; its columns are: {listed(names)}"
-    wanted = "--prompt-column and --reply-column"
+    flags = "--prompt-column and --reply-column"
     if method == "dpo":
-        wanted = "--prompt-column, --preferred-column and --non-preferred-column"
-    return f"has no columns with usual names; say which to use with {wanted}; its columns are: {listed(names)}"
+        flags = "--prompt-column, --preferred-column and --non-preferred-column"
+    return f"has no columns with usual names; say which to use with {flags}; its columns are: {listed(names)}"
 
 
 def namesakes(names: Iterable[str], shape: Shape) -> str:
-    """What is to be said of columns with the name of one that is used, upper and lower case alike; "" if none are."""
-    called: dict[str, list[str]] = {}
+    """A sentence about columns that share the name of one that is used, in upper or lower case; "" if none do."""
+    by_name: dict[str, list[str]] = {}
     for name in names:
-        called.setdefault(_plain(_NUMBERED.sub("", name)), []).append(name)
-    twice = [used for used in shape if used and called.get(_plain(used), [])[:1] == [used] != called[_plain(used)]]
-    return f"more than one column is called {listed(twice)}; the first is used" if twice else ""
+        by_name.setdefault(_plain(_NUMBERED.sub("", name)), []).append(name)
+    shared = [used for used in shape if used and by_name.get(_plain(used), [])[:1] == [used] != by_name[_plain(used)]]
+    return f"more than one column is called {listed(shared)}; the first is used" if shared else ""
 
 
 def body_of(record: Record, shape: Shape, columns: Columns) -> Body:
-    """The example that a row is: `{"messages": ..}`, or a preference where it has two replies.
+    """A row as an example: `{"messages": ..}`, or a preference if it has two replies.
 
     Raises:
-        BadRowError: a cell cannot be what it should be.
+        BadRowError: a cell is not what its column needs.
     """
     if not shape.preferred:
         return _dialogue(record, shape, columns)
     if not (shape.prompt or shape.messages):
         return _preference(record, shape, columns)
-    asked = record[shape.prompt] if shape.prompt else None
-    if isinstance(asked, dict):  # a line in OpenAI's own form
-        asked = asked | {"messages": _instructed(asked.get("messages"), columns.system_text)}
+    prompt = record[shape.prompt] if shape.prompt else None
+    if isinstance(prompt, dict):  # a line in OpenAI's own form
+        prompt = prompt | {"messages": _with_system(prompt.get("messages"), columns.system_text)}
     elif shape.messages:
-        asked = _dialogue(record, shape, columns)
+        prompt = _dialogue(record, shape, columns)
     else:
-        asked = {"messages": _asked(record, shape, columns)}
+        prompt = {"messages": _prompt(record, shape, columns)}
     return {
-        "input": asked,
+        "input": prompt,
         "preferred_output": _output(record, shape.preferred),
         "non_preferred_output": _output(record, shape.non_preferred),
     }
 
 
 def _preference(record: Record, shape: Shape, columns: Columns) -> Body:
-    """Of two whole dialogues: the prompt is all that comes before their last messages, and is the same in both."""
+    """A preference from two whole dialogues. The prompt is all before their last messages, and is the same in both."""
     preferred, other = (_whole(record, name) for name in (shape.preferred, shape.non_preferred))
     if preferred[:-1] != other[:-1]:
         raise BadRowError(f"{shape.preferred!r} and {shape.non_preferred!r} differ before their last message")
     system = _text(record, shape.system) if shape.system else ""
     return {
-        "input": {"messages": _instructed(preferred[:-1], system if system.strip() else columns.system_text)},
+        "input": {"messages": _with_system(preferred[:-1], system if system.strip() else columns.system_text)},
         "preferred_output": preferred[-1:],
         "non_preferred_output": other[-1:],
     }
 
 
-def _whole(record: Record, name: str) -> list[Any]:
+def _whole(record: Record, name: str) -> list[object]:
     """A whole dialogue in one cell: messages, or text in which each turn begins with "Human:" or "Assistant:"."""
     cell = record.get(name)
     if isinstance(cell, str) and cell.lstrip().startswith("Human:"):
         _, *turns = _SPOKEN.split(f"\n\n{cell.lstrip()}")
         return [
-            {"role": _SPEAKERS[speaker.lower()], "content": said.strip()}
-            for speaker, said in zip(turns[::2], turns[1::2], strict=True)
+            {"role": _SPEAKERS[speaker.lower()], "content": text.strip()}
+            for speaker, text in zip(turns[::2], turns[1::2], strict=True)
         ]
     try:
         messages = _json(record, name)
@@ -154,27 +156,27 @@ def _whole(record: Record, name: str) -> list[Any]:
 def _dialogue(record: Record, shape: Shape, columns: Columns) -> Body:
     if not shape.messages:
         reply = {"role": "assistant", "content": _text(record, shape.reply)}
-        return {"messages": [*_asked(record, shape, columns), reply]}
+        return {"messages": [*_prompt(record, shape, columns), reply]}
     system = _text(record, shape.system) if shape.system else ""
     messages = _json(record, shape.messages)
     if isinstance(messages, list):
         messages = [_turn(each) for each in messages]
     more = {key: _json(record, key) for key in DIALOGUE_KEYS[1:] if record.get(key) is not None}
-    return {"messages": _instructed(messages, system or columns.system_text), **more}
+    return {"messages": _with_system(messages, system or columns.system_text), **more}
 
 
-def _asked(record: Record, shape: Shape, columns: Columns) -> Any:
+def _prompt(record: Record, shape: Shape, columns: Columns) -> list[object]:
     cell = record[shape.prompt]
     if isinstance(cell, list):
-        return _instructed([_turn(each) for each in cell], columns.system_text)
+        return _with_system([_turn(each) for each in cell], columns.system_text)
     prompt = _text(record, shape.prompt)
     if shape.more and (more := _text(record, shape.more)).strip():
         prompt = f"{prompt}\n\n{more}"
     system = _text(record, shape.system) if shape.system else ""
-    return _instructed([{"role": "user", "content": prompt}], system if system.strip() else columns.system_text)
+    return _with_system([{"role": "user", "content": prompt}], system if system.strip() else columns.system_text)
 
 
-def _output(record: Record, name: str) -> list[Any]:
+def _output(record: Record, name: str) -> list[object]:
     cell = record[name]
     if isinstance(cell, list):  # messages; some write the whole dialogue, whose last turn is the reply
         has_prompt = any(isinstance(each, dict) and each.get("role") == "user" for each in cell)
@@ -182,15 +184,15 @@ def _output(record: Record, name: str) -> list[Any]:
     return [{"role": "assistant", "content": _text(record, name)}]
 
 
-def _instructed(messages: Any, system: str | None) -> Any:
-    """The messages behind the system text, unless they begin with one of their own or are none at all."""
+def _with_system(messages: T, system: str | None) -> T | list[object]:
+    """The system text before the messages, unless they begin with instructions of their own or are no list."""
     if not system or not isinstance(messages, list):
         return messages
     first = messages[0] if messages and isinstance(messages[0], dict) else {}
     return messages if first.get("role") in INSTRUCTIONS else [{"role": "system", "content": system}, *messages]
 
 
-def _turn(message: Any) -> Any:
+def _turn(message: object) -> object:
     """A message in OpenAI's form; ShareGPT writes {"from": "human", "value": ".."}."""
     if not isinstance(message, dict) or "from" not in message or "role" in message:
         return message
@@ -207,7 +209,7 @@ def _text(record: Record, name: str) -> str:
 
 
 def _json(record: Record, name: str) -> Any:
-    """A cell that is to hold JSON: as it is from JSON and Parquet, parsed from the text of a CSV."""
+    """A cell that should hold JSON: from JSON and Parquet as it is, from a CSV parsed."""
     value = record.get(name)
     if not isinstance(value, str):
         return value
@@ -217,8 +219,8 @@ def _json(record: Record, name: str) -> Any:
         raise BadRowError(f"the column {name!r} is not valid JSON") from None
 
 
-def _first(usual: tuple[str, ...], there: dict[str, str]) -> str:
-    return next((there[name] for name in usual if name in there), "")
+def _first(usual: tuple[str, ...], by_name: dict[str, str]) -> str:
+    return next((by_name[name] for name in usual if name in by_name), "")
 
 
 def _plain(name: str) -> str:

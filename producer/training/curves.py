@@ -1,9 +1,9 @@
-"""Whether a fine-tune learned, or only learned by heart, is seen in its curves.
+"""Curves show whether a fine-tune learned, or only learned by heart.
 
-Two charts, loss and accuracy, are laid out once (`_charts`: what is shown; `_shapes`: where). A terminal gets the first
-in characters: plotext's wheel is compiled for each platform, and the sixty lines here need nothing. A file gets the
-second: as SVG with nothing installed, or turned into pixels by matplotlib (extra `plots`; this is its one door) as PNG.
-Were matplotlib to lay out both, a user would need its 40 MB for an SVG as well; so it only paints, and both look alike.
+`_charts` says what the two charts, loss and accuracy, show. A terminal gets them in characters; these sixty lines need
+no library, while plotext's wheel is compiled for each platform. `_shapes` says where everything lies in a file. An SVG
+needs nothing installed; for a PNG, matplotlib paints the same shapes (extra `plots`; this is its one door). If
+matplotlib laid out both, an SVG would need its 40 MB too.
 """
 
 import math
@@ -34,14 +34,14 @@ _INK, _GREY, _GRID, _PAPER = "#1f2933", "#616e7c", "#e4e7eb", "#ffffff"
 _TITLE_PX, _TEXT_PX = 16, 12
 _TERMINAL_ROWS = 7  # so that both charts fit into 24 lines, prompt included
 _NARROWEST = 40
-_FEW = 40  # points of a series that are marked one by one
-_PARTS = 240  # in a file, a series of more than twice as many points is drawn as so many means
-_TINY, _HUGE = 1e-30, 1e100  # what is beyond is drawn as 0 or as this, so that no arithmetic fails
+_FEW = 40  # a series of no more points has a mark at each
+_PARTS = 240  # a file shows a series of more than twice as many points as so many means
+_TINY, _HUGE = 1e-30, 1e100  # values beyond are drawn as 0 or as this, so that no arithmetic fails
 _BRAILLE = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 class _Kind(NamedTuple):
-    """How one kind of measurement is drawn: a line in a file; in a terminal `mark`, or braille where it is empty."""
+    """How one kind of measurement is drawn: in a file as a line; in a terminal with `mark`, or if empty in braille."""
 
     name: str
     prefix: str
@@ -50,7 +50,7 @@ class _Kind(NamedTuple):
     mark: str
 
 
-# Dark blue before light orange: also in grey, and to every kind of colour blindness, the two differ.
+# Dark blue before light orange: the two differ also in grey, and for every kind of colour blindness.
 _KINDS = (
     _Kind("training", "train", "#1d4e89", "#bdd0e6", ""),
     _Kind("validation", "valid", "#f08a24", "#fbd8b4", "o"),
@@ -60,7 +60,7 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class _Chart:
-    """What one chart shows: series of (step, value), not empty; the ends of both axes; what those leave out."""
+    """What one chart shows: series of (step, value), not empty; the ends of both axes; a note on what is off them."""
 
     name: str
     series: list[tuple[_Kind, list[XY]]]
@@ -69,7 +69,7 @@ class _Chart:
     note: str
 
     def place(self, at: XY) -> XY:
-        """Where a point lies: 0 to 1 from the left, 0 to 1 from the top; what is off the chart lies on its edge."""
+        """Where a point lies: 0 to 1 from the left, 0 to 1 from the top. A value off the chart lies on its edge."""
         (left, right), (low, high) = self.steps, self.values
         return (at[0] - left) / (right - left), min(1.0, max(0.0, (high - at[1]) / (high - low)))
 
@@ -97,11 +97,11 @@ class _Label(NamedTuple):
 _Shape = _Line | _Dot | _Label
 
 
-# --- the three ways out ---
+# --- what others call ---
 
 
 def draw_terminal(points: Sequence[Point], width: int, title: str) -> str:
-    """The charts as lines of at most `width` (40 or more) characters, without colours; training is the line of dots."""
+    """The charts as lines of at most `width` (40 or more) characters, without colours. Training is a line of dots."""
     width = max(width, _NARROWEST)
     charts = _charts(points)
     parts = [_in_characters(chart, width) for chart in charts] or ["Neither loss nor accuracy is known yet."]
@@ -109,9 +109,10 @@ def draw_terminal(points: Sequence[Point], width: int, title: str) -> str:
 
 
 def save(points: Sequence[Point], path: str | Path, title: str) -> None:
-    """Write the charts to `path` as its ending says, .svg or .png (1600 pixels wide), whole or not at all.
+    """Write the charts to `path` as .svg or .png (1600 pixels wide), whole or not at all.
 
-    Raises InputError for another ending, without points, without matplotlib (PNG alone), or when it cannot be written.
+    Raises:
+        InputError: another ending, no points, a file that cannot be written, or for PNG no matplotlib.
     """
     target = Path(path)
     write = {".svg": _svg, ".png": _png}.get(target.suffix.lower())
@@ -137,7 +138,7 @@ def save(points: Sequence[Point], path: str | Path, title: str) -> None:
 
 
 def _charts(points: Sequence[Point]) -> list[_Chart]:
-    """A chart for each of loss and accuracy that was measured; both have the same steps."""
+    """A chart for loss and one for accuracy, if measured; both have the same steps."""
     measured = {name: _series(points, name) for name in ("loss", "accuracy")}
     steps = [step for series in measured.values() for _, known in series for step, _ in known]
     if not steps:
@@ -149,13 +150,13 @@ def _charts(points: Sequence[Point]) -> list[_Chart]:
 
 
 def _series(points: Sequence[Point], name: str) -> list[tuple[_Kind, list[XY]]]:
-    found = []
+    series = []
     for kind in _KINDS:
         values = ((point.step, getattr(point, f"{kind.prefix}_{name}")) for point in points)
         known: list[XY] = sorted((step, _drawable(value)) for step, value in values if value is not None)
         if known:
-            found.append((kind, known))
-    return found
+            series.append((kind, known))
+    return series
 
 
 def _drawable(value: float) -> float:
@@ -168,7 +169,7 @@ def _chart(name: str, series: list[tuple[_Kind, list[XY]]], steps: XY) -> _Chart
     high = max(max(_without_spikes(values)) for values in columns)
     if top - low <= 3 * (high - low):
         high = top
-    if high - low <= 1e-9 * abs(high):  # all the same: a line in the middle
+    if high - low <= 1e-9 * abs(high):  # all values are the same: a line in the middle
         room = abs(high) / 10 or 0.5
         low, high = (max(0.0, low - room) if low >= 0 else low - room), high + room
     unit = _unit(low, high, 4)
@@ -181,14 +182,14 @@ def _chart(name: str, series: list[tuple[_Kind, list[XY]]], steps: XY) -> _Chart
 
 
 def _without_spikes(values: list[float]) -> list[float]:
-    """Running medians of five: what one or two outliers leave as it was. The first value stays: from there it fell."""
+    """Running medians of five, which one or two outliers do not change. The first value stays: from there it fell."""
     if len(values) < 8:
         return values
     return values[:1] + [sorted(values[at - 2 : at + 3])[2] for at in range(2, len(values) - 2)]
 
 
 def _parts(series: list[XY], steps: XY, most: int) -> list[list[XY]]:
-    """A series cut into at most `most` pieces of equal length in steps; each point alone while there are few."""
+    """A series cut into at most `most` pieces of equal length in steps; if there are few points, each alone."""
     if len(series) <= 2 * most:
         return [[at] for at in series]
     parts: dict[int, list[XY]] = {}
@@ -272,7 +273,7 @@ def _signs(chart: _Chart, kind: _Kind, series: list[XY], columns: int) -> Iterat
 
 
 def _shapes(charts: Sequence[_Chart], title: str) -> list[_Shape]:
-    """Everything that is drawn, in its order; places are pixels from the upper left of a picture 800 wide."""
+    """Everything that is drawn, in order; places are pixels from the upper left of a picture 800 wide."""
     shapes: list[_Shape] = [_Label((_LEFT, 40), title, _INK, _TITLE_PX, "start")]
     for number, chart in enumerate(charts):
         shapes += _frame(chart, _TOP + number * _NEXT)
@@ -301,7 +302,7 @@ def _frame(chart: _Chart, top: float) -> Iterator[_Shape]:
 
 
 def _curves(chart: _Chart, top: float) -> Iterator[_Shape]:
-    """The series as lines; of many points the means, before a pale band from the lowest to the highest; the axis."""
+    """The series as lines, and the axis. Many points become their means, before a pale band from lowest to highest."""
 
     def placed(series: Iterable[XY]) -> list[XY]:
         return [(_LEFT + x * (_RIGHT - _LEFT), top + y * _TALL) for x, y in map(chart.place, series)]
@@ -358,6 +359,6 @@ def _png(shapes: Sequence[_Shape], height: int) -> bytes:
                 axes.text(x, y, text, color=colour, fontsize=size * points, ha=sides[anchor], parse_math=False)
     picture = BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a title in a script that the font lacks has boxes, and no lecture
+        warnings.filterwarnings("ignore", "Glyph")  # if the font lacks the title's script, boxes are enough
         figure.savefig(picture, format="png", dpi=200)
     return picture.getvalue()

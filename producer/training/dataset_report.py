@@ -1,27 +1,28 @@
-"""Before anybody pays for training, its data are told in words that a beginner understands."""
+"""Before anybody pays for training, a report describes the data in words that a beginner understands."""
 
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tidemill.models import cost
+from tidemill.models.json_types import JsonObject
 from tidemill.models.text import one_line
 from tidemill.producer.batches.progress import counted
-from tidemill.producer.training.example_files import FilesRead
-from tidemill.producer.training.examples import Body, Message, Place, prompt_of, replies_of, text_of
+from tidemill.producer.training.example_files import InputSummary
+from tidemill.producer.training.examples import Body, ChatMessage, Place, prompt_of, replies_of, text_of
 from tidemill.producer.training.findings import LEVELS, RULES, Findings
 
 ASSUMED_EPOCHS = 3
-_EXAMPLE_EPOCHS = (100, 25_000)  # an assumed run sees no fewer and no more examples in all
+_EXAMPLE_EPOCHS = (100, 25_000)  # the fewest and the most examples that an assumed run reads in all its epochs
 _MOST_EPOCHS = 25
 _SHOWN_PLACES = 5
 _BARS, _BAR_WIDTH = 10, 40
 _SAMPLE_WIDTH = 90
 
 
-class Side(NamedTuple):
-    """How many examples a part has, their tokens, and how many have a reply to learn: not all with weight 0."""
+class PartCounts(NamedTuple):
+    """How many examples a part has, their tokens, and how many teach: they have a reply whose weight is not 0."""
 
     examples: int
     tokens: int
@@ -35,7 +36,7 @@ class Side(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """So many examples have from `least` to `most` tokens; `most` is None for the last, which is open."""
+    """The number of examples with `least` to `most` tokens; `most` is None for the last bar, which is open."""
 
     least: int
     most: int | None
@@ -53,37 +54,37 @@ class Lengths(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is to be said of a dataset; `validation`, `lengths` and `sample` are None where there is nothing."""
+    """All that is known of a dataset; `validation`, `lengths` and `sample` are None if there is nothing."""
 
     method: str
     model: str
     epochs: int | None
     seed: int
     skip_bad_rows: bool
-    train: Side
-    validation: Side | None
+    train: PartCounts
+    validation: PartCounts | None
     lengths: Lengths | None
     longest_tokens: int | None
     sample: tuple[Place, Body] | None
-    reading: FilesRead
+    inputs: InputSummary
     findings: Findings
 
     def stops(self, strict: bool = False) -> bool:
-        """Whether findings forbid to use the files: errors that no row can be dropped for, and warnings if strict."""
+        """Whether findings forbid the use of the files: `stopping_errors`, and if strict also warnings."""
         return bool(self.stopping_errors or (strict and self.findings.level("warning")))
 
     @property
     def stopping_errors(self) -> int:
-        """Errors but for those whose rows are dropped."""
+        """Errors, except those whose rows are dropped."""
         codes = [code for code in self.findings.codes("error") if code in _OF_ALL or not self.skip_bad_rows]
         return sum(self.findings.counts[code] for code in codes)
 
     @property
     def assumed_epochs(self) -> int:
-        """Those asked for, or what the provider will probably choose for so many examples.
+        """The epochs that the user chose, or what the provider will probably choose for so many examples.
 
-        Source: OpenAI's notebook on preparing chat fine-tuning data. Three, but no fewer than 100 examples seen in all
-        and no more than 25,000, between 1 and 25.
+        Three epochs; more or fewer, from 1 to 25, if the run would read less than 100 or more than 25,000 examples in
+        all. Source: OpenAI's notebook on preparing chat fine-tuning data.
         """
         if self.epochs is not None:
             return self.epochs
@@ -95,11 +96,11 @@ class Report:
 
     @property
     def epoch_usd(self) -> float | None:
-        """What one pass over the training part costs; None where the model's price is not known."""
+        """What one pass over the training part costs; None if the model's price is not known."""
         price = cost.training_price(self.model)
         return None if price is None else price * self.train.tokens
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """For scripts."""
         epoch = self.epoch_usd
         return {
@@ -107,9 +108,9 @@ class Report:
             "model": self.model,
             "files": [
                 {"file": each.file, "use": each.use, "rows": each.rows, "columns": each.columns or None}
-                for each in self.reading.files
+                for each in self.inputs.files
             ],
-            "files_left_out": self.reading.left_out,
+            "files_left_out": self.inputs.left_out,
             "train": self.train._asdict(),
             "validation": self.validation._asdict() if self.validation else None,
             "seed": self.seed,
@@ -131,18 +132,18 @@ class Report:
         }
 
     def text(self) -> str:
-        """For people, also those who never trained a model."""
-        parts = (self._read(), self._shown(), self._lengths(), self._split(), self._price(), self._found())
+        """For people, also those who have never trained a model."""
+        parts = (self._read(), self._shown(), self._lengths(), self._split(), self._price(), self._findings())
         return "\n\n".join("\n".join(part) for part in parts if part)
 
     def _read(self) -> list[str]:
         lines = ["WHAT WAS READ"]
-        for each in self.reading.files:
+        for each in self.inputs.files:
             use = "" if each.use == "examples" else f" · {each.use}"
             columns = f" · columns: {each.columns}" if each.columns else ""
             lines.append(f"  {each.file}: {counted(each.rows, 'row')}{columns}{use}")
-        if self.reading.left_out:
-            lines.append(f"  left out, as they are no tables: {_some(self.reading.left_out)}")
+        if self.inputs.left_out:
+            lines.append(f"  left out, as they are no tables: {_some(self.inputs.left_out)}")
         lines += self._negatives()
         if self.findings.bad_rows:
             what = "dropped, with --skip-bad-rows" if self.skip_bad_rows else "not counted in what follows"
@@ -150,11 +151,11 @@ class Report:
         return lines if len(lines) > 1 else []
 
     def _negatives(self) -> Iterator[str]:
-        if not any(each.use == "what not to say" for each in self.reading.files):
+        if not any(each.use == "what not to say" for each in self.inputs.files):
             return
-        left = self.findings.counts["no_twin"]
+        left = self.findings.counts["no_pair"]
         if self.method == "dpo":
-            yield f"  what not to say became the rejected side of pairs; {counted(left, 'row')} without a twin left out"
+            yield f"  what not to say became the rejected side of pairs; {counted(left, 'row')} without a pair left out"
         else:
             yield "  what not to say has weight 0: the model reads these replies and does not learn them"
 
@@ -173,20 +174,22 @@ class Report:
         return lines
 
     def _lengths(self) -> list[str]:
-        told = self.lengths
-        if told is None:
+        lengths = self.lengths
+        if lengths is None:
             return []
-        most = max(bar.examples for bar in told.bars)
-        names = [f"{bar.least:,} or more" if bar.most is None else f"{bar.least:,}-{bar.most:,}" for bar in told.bars]
+        most = max(bar.examples for bar in lengths.bars)
+        names = [
+            f"{bar.least:,} or more" if bar.most is None else f"{bar.least:,}-{bar.most:,}" for bar in lengths.bars
+        ]
         width = max(map(len, names))
         limit = f"; the model takes {self.longest_tokens:,}" if self.longest_tokens else ""
         return [
             "HOW LONG THE EXAMPLES ARE, in tokens (100 tokens are about 75 English words)",
             *(
                 f"  {name:>{width}}  {'█' * -(-bar.examples * _BAR_WIDTH // most):<{_BAR_WIDTH}} {bar.examples:,}"
-                for name, bar in zip(names, told.bars, strict=True)
+                for name, bar in zip(names, lengths.bars, strict=True)
             ),
-            f"  shortest {told.shortest:,}, middle {told.middle:,}, longest {told.longest:,}{limit}",
+            f"  shortest {lengths.shortest:,}, middle {lengths.middle:,}, longest {lengths.longest:,}{limit}",
         ]
 
     def _split(self) -> list[str]:
@@ -220,7 +223,7 @@ class Report:
             )
         return lines
 
-    def _found(self) -> list[str]:
+    def _findings(self) -> list[str]:
         lines = []
         for level in LEVELS:
             for code in self.findings.codes(level):
@@ -233,40 +236,40 @@ class Report:
                 if count > _SHOWN_PLACES:
                     lines.append(f"      and {count - min(count, len(kept[:_SHOWN_PLACES])):,} more")
         if not lines:
-            return ["WHAT WAS FOUND", "  nothing to mend"]
-        there = [level for level in LEVELS if self.findings.level(level)]
-        counts = ", ".join(counted(self.findings.level(level), level) for level in there)
-        return [f"WHAT WAS FOUND: {counts}", *(f"  {_MEANINGS[level]}" for level in there), *lines]
+            return ["WHAT WAS FOUND", "  nothing to fix"]
+        levels = [level for level in LEVELS if self.findings.level(level)]
+        counts = ", ".join(counted(self.findings.level(level), level) for level in levels)
+        return [f"WHAT WAS FOUND: {counts}", *(f"  {_MEANINGS[level]}" for level in levels), *lines]
 
 
 _MEANINGS = {
-    "error": "An error is what the provider would refuse, or what cannot be read.",
+    "error": "An error is what the provider would not accept, or what cannot be read.",
     "warning": "A warning is allowed, but the model may learn what was not meant.",
     "note": "A note is only for you to know.",
 }
-_OF_ALL = ("too_few", "no_split")  # errors of the whole, which no dropped row mends
+_OF_ALL = ("too_few", "no_split")  # errors of all examples together: dropping rows does not fix them
 
 
 def lengths(tokens: "array[int]") -> Lengths | None:
-    """Sum up examples' tokens; None when there are none. Bars are of one round width; the last takes the few beyond."""
+    """Examples' tokens summed up; None if there are none. Bars have one round width; the last takes the few beyond."""
     import numpy as np
 
     if not tokens:
         return None
     counts = np.sort(np.frombuffer(tokens, np.uint32))
     width = _round_width(int(counts[int(0.99 * (len(counts) - 1))]))
-    tallied: list[int] = np.bincount(np.minimum(counts // width, _BARS), minlength=_BARS + 1).tolist()
-    first = next(place for place, count in enumerate(tallied) if count)
-    last = max(place for place, count in enumerate(tallied) if count)
+    tallies: list[int] = np.bincount(np.minimum(counts // width, _BARS), minlength=_BARS + 1).tolist()
+    first = next(place for place, count in enumerate(tallies) if count)
+    last = max(place for place, count in enumerate(tallies) if count)
     bars = [
-        Bar(place * width, None if place == _BARS else (place + 1) * width - 1, tallied[place])
+        Bar(place * width, None if place == _BARS else (place + 1) * width - 1, tallies[place])
         for place in range(first, last + 1)
     ]
     return Lengths(int(counts[0]), int(counts[len(counts) // 2]), int(counts[-1]), bars)
 
 
 def _round_width(most: int) -> int:
-    """The least of 1, 2, 5, 10, 20, .. of which ten reach beyond `most`."""
+    """The least of 1, 2, 5, 10, 20, .. whose tenfold is more than `most`."""
     power = 1
     while True:
         for step in (1, 2, 5):
@@ -275,7 +278,7 @@ def _round_width(most: int) -> int:
         power *= 10
 
 
-def _spoken(message: Message) -> str:
+def _spoken(message: ChatMessage) -> str:
     return f"  {message['role']:<10} {one_line(text_of(message), _SAMPLE_WIDTH)}"
 
 

@@ -1,8 +1,8 @@
 """Examples from anywhere become the files that a server trains on: checked, counted and split.
 
-Examples stream through the checks into one file on disk; of each good one 45 bytes stay in memory, by which
-duplicates, contradictions and the split are found. A second pass writes the parts. The same examples and the same seed
-give the same bytes on every machine.
+Examples stream through the checks into one file on disk. 45 bytes of each good one stay in memory, enough to find
+duplicates and contradictions and to split. A second pass writes the parts. The same examples and the same seed give the
+same bytes on every machine.
 """
 
 import hashlib
@@ -10,17 +10,17 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import orjson
 
 from tidemill.models import cost
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.training import dataset_report
-from tidemill.producer.training.dataset_report import Report, Side
-from tidemill.producer.training.example_files import FilesRead
+from tidemill.producer.training.dataset_report import PartCounts, Report
+from tidemill.producer.training.example_files import InputSummary
 from tidemill.producer.training.examples import (
-    Bad,
+    BadRow,
     Body,
     Example,
     Fault,
@@ -49,19 +49,19 @@ FEWEST_EXAMPLES = 10
 FEW_EXAMPLES = 50
 CHUNK_ROWS = 1_000
 CHUNK_BYTES = 8 * 2**20
-_LONG = 1.5  # a reply so many times as long as the middle one may have been cut at a limit
-_OFTENER = 3  # where long replies lack the full stop not so many times as often as others, it is the style of all
+_LONG = 1.5  # a reply that is so many times as long as the middle one may have been cut at a limit
+_OFTENER = 3  # long replies must lack the full stop so many times as often as others to look cut; else it is a style
 _SHORT_TOKENS, _LONG_TOKENS = 2, 20
 _TRAINING_CONTEXT = (("gpt-4.1", 65_536), ("gpt-4o", 65_536), ("gpt-3.5-turbo", 16_385))  # as of 2026-07
 _IS_NEGATIVE, _MAY_BE_CUT, _IS_VALIDATION = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
-class How:
-    """What is made of the examples.
+class DatasetOptions:
+    """What a dataset is made for, and how.
 
-    `validation` is the share from 0 to below 1 that is kept aside to check with. `epochs` is None where the provider is
-    to choose. With `skip_bad_rows`, examples that the API would refuse are dropped and counted.
+    `validation` is the share from 0 to below 1 that is kept aside to check with. With `epochs` None, the provider
+    chooses. With `skip_bad_rows`, examples that the API would not accept are dropped and counted.
     """
 
     method: str = "supervised"
@@ -84,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Training files and what is to be said of them. Ask `report.stops()` before using the files."""
+    """Training files and the report on them. Ask `report.stops()` before using the files."""
 
     method: str
     train: Part
@@ -96,7 +96,7 @@ class Dataset:
 
 @dataclass(slots=True)
 class _Rows:
-    """What is remembered of the good examples, in their order: 45 bytes each."""
+    """What stays in memory of the good examples, in their order: 45 bytes each."""
 
     openings: "array[int]" = field(default_factory=lambda: array("Q"))
     prompts: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -129,20 +129,20 @@ class _Checked(NamedTuple):
 
 
 def build(
-    examples: Iterable[Example | Bad],
-    how: How,
+    examples: Iterable[Example | BadRow],
+    options: DatasetOptions,
     folder: Path,
     *,
-    reading: FilesRead | None = None,
-    validation: Iterable[Example | Bad] | None = None,
+    inputs: InputSummary | None = None,
+    validation: Iterable[Example | BadRow] | None = None,
 ) -> Dataset:
     """Check, count and split examples into `train.jsonl` and `validation.jsonl` in `folder`, in their order.
 
     Args:
         examples: a stream; examples are held no longer than their chunk.
-        how: what is made of them.
-        folder: an existing folder for the files and, for a moment, one more of the same size.
-        reading: what `examples_of` has to tell of its files; filled while `examples` is read.
+        options: what the dataset is made for, and how.
+        folder: an existing folder for the files and, for a short time, one more of the same size.
+        inputs: what `examples_of` notes about its files; complete once `examples` is read.
         validation: examples to check with, instead of a share of the others.
 
     Raises:
@@ -152,34 +152,32 @@ def build(
     rows, findings = _Rows(), Findings()
     whole = folder / ".checked.jsonl"
     with whole.open("wb") as file:
-        sieve = _Sieve(how, rows, findings, file)
+        sieve = _Sieve(options, rows, findings, file)
         sieve.take(examples)
         if validation is not None:
             sieve.take(validation, _IS_VALIDATION)
-    kept_aside = _kept_aside(rows, how, findings)
-    _look_back(rows, kept_aside, findings, how.method)
+    kept_aside = _kept_aside(rows, options, findings)
+    _compare_rows(rows, kept_aside, findings, options.method)
     train = _write(whole, rows, kept_aside == 0, folder / "train.jsonl")
     check = _write(whole, rows, kept_aside != 0, folder / "validation.jsonl") if kept_aside.any() else None
     whole.unlink()
     teaching = _teaching(rows, kept_aside == 0)
-    if teaching < FEW_EXAMPLES:
-        code = "too_few" if teaching < FEWEST_EXAMPLES else "few"
-        findings.add(code, None, _to_learn_from(teaching, train.examples - teaching))
+    _add_few(findings, teaching, train.examples - teaching)
     report = Report(
-        method=how.method,
-        model=how.model,
-        epochs=how.epochs,
-        seed=how.seed,
-        skip_bad_rows=how.skip_bad_rows,
-        train=Side(train.examples, train.tokens, teaching),
-        validation=Side(check.examples, check.tokens, _teaching(rows, kept_aside != 0)) if check else None,
+        method=options.method,
+        model=options.model,
+        epochs=options.epochs,
+        seed=options.seed,
+        skip_bad_rows=options.skip_bad_rows,
+        train=PartCounts(train.examples, train.tokens, teaching),
+        validation=PartCounts(check.examples, check.tokens, _teaching(rows, kept_aside != 0)) if check else None,
         lengths=dataset_report.lengths(rows.tokens),
-        longest_tokens=training_context(how.model),
+        longest_tokens=training_context(options.model),
         sample=rows.sample,
-        reading=reading or FilesRead(),
+        inputs=inputs or InputSummary(),
         findings=findings,
     )
-    return Dataset(how.method, train, check, report, rows.of_unit("dialogue"))
+    return Dataset(options.method, train, check, report, rows.of_unit("dialogue"))
 
 
 def training_context(model: str) -> int | None:
@@ -195,17 +193,17 @@ def training_context(model: str) -> int | None:
 class _Sieve:
     """Examples go in; good ones come out as lines of `file`, and something of each is remembered in `rows`."""
 
-    how: How
+    options: DatasetOptions
     rows: _Rows
     findings: Findings
     file: BinaryIO
 
-    def take(self, examples: Iterable[Example | Bad], marks: int = 0) -> None:
+    def take(self, examples: Iterable[Example | BadRow], marks: int = 0) -> None:
         """Check a stream of examples, some thousand or megabytes at a time."""
         chunk: list[_Checked] = []
         size = 0
         for example in examples:
-            if isinstance(example, Bad):
+            if isinstance(example, BadRow):
                 self.findings.add_bad(example)
                 continue
             checked = self._checked(example)
@@ -220,17 +218,17 @@ class _Sieve:
 
     def _checked(self, example: Example) -> _Checked | None:
         """A good example, ready to be written; None for one with faults, which are counted."""
-        method = self.how.method
+        method = self.options.method
         body, left_out = normalised(example.body, method)
-        found = faults(body, method)
-        if not found:
+        errors = faults(body, method)
+        if not errors:
             try:
                 line = orjson.dumps(body) + b"\n"
             except TypeError as error:  # lone surrogates, integers beyond 64 bits, nesting beyond 254
-                found = [Fault("bad_text", str(error))]
-        for code, what in found or (*left_out, *remarks(body, method)):
+                errors = [Fault("bad_text", str(error))]
+        for code, what in errors or (*left_out, *remarks(body, method)):
             self.findings.add(code, example.place, what)
-        if found:
+        if errors:
             self.findings.bad_rows += 1
             return None
         messages, replies = prompt_of(body, method), replies_of(body, method)
@@ -239,21 +237,21 @@ class _Sieve:
         tools = tools_of(body)
         texts = [orjson.dumps(tools).decode()] if tools else []
         texts += [text_of(message) for message in (*messages, *replies)]
-        # A token for each role besides (OpenAI's notebook on preparing chat fine-tuning data).
+        # Plus a token for each role. Source: OpenAI's notebook on preparing chat fine-tuning data.
         count = len(messages) + len(replies)
         return _Checked(example.place, body, line, texts, cost.chat_overhead_tokens(count) + count, len(replies))
 
     def _keep(self, chunk: list[_Checked], marks: int) -> None:
-        """Count tokens, on all cores; write and remember what is not too long."""
-        model, method, rows = self.how.model, self.how.method, self.rows
+        """Count tokens on all cores; write and remember the examples that are not too long."""
+        model, method, rows = self.options.model, self.options.method, self.rows
         most = training_context(model)
         counts = iter(cost.count_many([text for each in chunk for text in each.texts], model))
         for each in chunk:
-            own = [next(counts) for _ in each.texts]
-            tokens = sum(own) + each.overhead
+            text_tokens = [next(counts) for _ in each.texts]
+            tokens = sum(text_tokens) + each.overhead
             if most is not None and tokens > most:
                 what = f"it has {tokens:,} tokens; {model} is trained on {most:,} at most"
-                self.findings.add_bad(Bad(each.place, what, "too_long"))
+                self.findings.add_bad(BadRow(each.place, what, "too_long"))
                 continue
             self.file.write(each.line)
             rows.sample = rows.sample or (each.place, each.body)
@@ -262,7 +260,7 @@ class _Sieve:
             rows.prompts.append(key_of(prompt))
             rows.replies.append(key_of(replies_of(each.body, method)))
             rows.tokens.append(tokens)
-            rows.reply_tokens.append(own[-each.replies])
+            rows.reply_tokens.append(text_tokens[-each.replies])
             rows.lines.append(each.place.line)
             rows.files.append(rows.names.setdefault((each.place.file, each.place.unit), len(rows.names)))
             negative = _IS_NEGATIVE if teaches_nothing(each.body) else 0
@@ -272,24 +270,28 @@ class _Sieve:
 # --- what only all rows together show ---
 
 
-def _teaching(rows: _Rows, wanted: "NDArray[np.bool_]") -> int:
-    """How many of the rows `wanted` have a reply to learn."""
+def _teaching(rows: _Rows, part: "NDArray[np.bool_]") -> int:
+    """How many rows of a part have a reply to learn."""
     import numpy as np
 
-    return int((wanted & (np.frombuffer(rows.marks, np.uint8) & _IS_NEGATIVE == 0)).sum()) if rows.marks else 0
+    return int((part & (np.frombuffer(rows.marks, np.uint8) & _IS_NEGATIVE == 0)).sum()) if rows.marks else 0
 
 
-def _to_learn_from(teaching: int, others: int) -> str:
-    told = f"there {'is' if teaching == 1 else 'are'} {counted(teaching, 'example')} to learn from"
-    more = f"; {counted(others, 'more example')} {'teaches' if others == 1 else 'teach'} nothing (weight 0)"
-    return told + more if others else told
+def _add_few(findings: Findings, teaching: int, others: int) -> None:
+    """Add a finding if there are few examples to learn from."""
+    if teaching >= FEW_EXAMPLES:
+        return
+    what = f"there {'is' if teaching == 1 else 'are'} {counted(teaching, 'example')} to learn from"
+    if others:
+        what += f"; {counted(others, 'more example')} {'teaches' if others == 1 else 'teach'} nothing (weight 0)"
+    findings.add("too_few" if teaching < FEWEST_EXAMPLES else "few", None, what)
 
 
-def _kept_aside(rows: _Rows, how: How, findings: Findings) -> "NDArray[np.uint8]":
-    """For each row 1 if it is to check with, else 0. Rows that begin with the same question are never parted.
+def _kept_aside(rows: _Rows, options: DatasetOptions, findings: Findings) -> "NDArray[np.uint8]":
+    """For each row 1 if it is kept aside, else 0. Rows that begin with the same question are never parted.
 
-    So a dialogue that is there at one, two and three turns is on one side. The openings are put into an order by a hash
-    of the seed, and the first of them are taken until the share is reached.
+    So a dialogue that occurs with one, two and three turns is in one part. A hash of the seed puts the openings into an
+    order, and the first of them are taken until the share is reached.
     """
     import numpy as np
 
@@ -297,20 +299,20 @@ def _kept_aside(rows: _Rows, how: How, findings: Findings) -> "NDArray[np.uint8]
         return np.zeros(0, np.uint8)
     openings, marks = np.frombuffer(rows.openings, np.uint64), np.frombuffer(rows.marks, np.uint8)
     aside: NDArray[np.uint8] = (marks & _IS_VALIDATION != 0).astype(np.uint8)
-    if how.validation <= 0 or aside.any():
+    if options.validation <= 0 or aside.any():
         return aside
     keys, group, sizes = np.unique(openings, return_inverse=True, return_counts=True)
     if len(keys) < 2:
         findings.add("no_split", None, "every example begins with the same question")
         return aside
-    wanted = max(1, round(how.validation * len(openings)))
+    target = max(1, round(options.validation * len(openings)))
     taken, chosen = 0, np.zeros(len(keys), np.uint8)
-    for place in np.argsort(_mixed(keys, how.seed), kind="stable"):
-        fits = taken == 0 or taken + sizes[place] <= wanted
+    for place in np.argsort(_mixed(keys, options.seed), kind="stable"):
+        fits = taken == 0 or taken + sizes[place] <= target
         if fits and taken + sizes[place] < len(openings):
             chosen[place] = 1
             taken += int(sizes[place])
-        if taken >= wanted:
+        if taken >= target:
             break
     return chosen[group].astype(np.uint8, copy=False)
 
@@ -326,40 +328,43 @@ def _mixed(keys: "NDArray[np.uint64]", seed: int) -> "NDArray[np.uint64]":
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _look_back(rows: _Rows, aside: "NDArray[np.uint8]", findings: Findings, method: str) -> None:
+def _compare_rows(rows: _Rows, aside: "NDArray[np.uint8]", findings: Findings, method: str) -> None:
+    """Add the findings that only a comparison of all rows shows."""
     import numpy as np
 
     if not rows.prompts:
         return
     prompts, replies = np.frombuffer(rows.prompts, np.uint64), np.frombuffer(rows.replies, np.uint64)
     reply_tokens, marks = np.frombuffer(rows.reply_tokens, np.uint32), np.frombuffer(rows.marks, np.uint8)
-    again, first = _later(np.arange(len(prompts)), aside, prompts, replies)
-    _each(rows, findings, "duplicate", "the same as {}", again, others=first)
+    again, first = _repeats(np.arange(len(prompts)), aside, prompts, replies)
+    _add_each(rows, findings, "duplicate", "the same as {}", again, others=first)
     if method == "supervised":  # several preferences for one prompt are all to be learnt
         taught = np.flatnonzero(marks & _IS_NEGATIVE == 0)
-        other_replies = np.setdiff1d(taught, _later(taught, aside, prompts, replies)[0], assume_unique=True)
-        later, first = _later(other_replies, aside, prompts)
-        _each(rows, findings, "conflict", "{} replies differently", later, others=first)
+        other_replies = np.setdiff1d(taught, _repeats(taught, aside, prompts, replies)[0], assume_unique=True)
+        later, first = _repeats(other_replies, aside, prompts)
+        _add_each(rows, findings, "conflict", "{} replies differently", later, others=first)
     if marks.max() & _IS_VALIDATION:
-        _leaks(rows, prompts, aside != 0, findings)
+        _add_leaks(rows, prompts, aside != 0, findings)
     middle = int(np.median(reply_tokens))
     unended = marks & _MAY_BE_CUT != 0
     long = reply_tokens > _LONG * middle
     if unended[long].sum() * (~long).sum() > _OFTENER * unended[~long].sum() * long.sum():  # a comparison of two shares
         what = f"a long reply (the middle one has {counted(middle, 'token')}) that ends without a full stop"
-        _each(rows, findings, "cut_off", what, np.flatnonzero(unended & long))
+        _add_each(rows, findings, "cut_off", what, np.flatnonzero(unended & long))
     if middle >= _LONG_TOKENS:
         short = np.flatnonzero(reply_tokens <= _SHORT_TOKENS)
-        _each(rows, findings, "short_reply", f"hardly a word, where the middle reply has {middle:,} tokens", short)
+        _add_each(rows, findings, "short_reply", f"hardly a word, where the middle reply has {middle:,} tokens", short)
     if len(replies) > 1 and (replies == replies[0]).all():
         findings.add("same_replies", None, f"all {len(replies):,} replies are the same")
 
 
-def _later(among: "NDArray[np.int64]", *keys: "NDArray[Any]") -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
-    """Of the rows `among` that agree in all keys: each but the first, in the order of the rows, and that first one."""
+def _repeats(
+    among: "NDArray[np.int64]", *keys: "NDArray[np.unsignedinteger]"
+) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+    """Each row of `among` that agrees in all keys with an earlier one, in order; and the first that it agrees with."""
     import numpy as np
 
-    order = among[np.lexsort([key[among] for key in keys])]  # stable: of equal rows the first in the input comes first
+    order = among[np.lexsort([key[among] for key in keys])]  # stable: equal rows stay in the order of the input
     begins = np.ones(len(order), bool)
     begins[1:] = np.any([key[order[1:]] != key[order[:-1]] for key in keys], axis=0)
     first = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
@@ -367,49 +372,51 @@ def _later(among: "NDArray[np.int64]", *keys: "NDArray[Any]") -> "tuple[NDArray[
     return order[~begins][by_row], first[~begins][by_row]
 
 
-def _leaks(rows: _Rows, prompts: "NDArray[np.uint64]", aside: "NDArray[np.bool_]", findings: Findings) -> None:
-    """Examples of a validation file that the model knows from training: by all of the prompt, or by its beginning."""
+def _add_leaks(rows: _Rows, prompts: "NDArray[np.uint64]", aside: "NDArray[np.bool_]", findings: Findings) -> None:
+    """Add examples of a validation file whose prompt, or its beginning, the model knows from training."""
     import numpy as np
 
     openings = np.frombuffer(rows.openings, np.uint64)
     whole = aside & np.isin(prompts, prompts[~aside])
-    _each(rows, findings, "leak", "its prompt is in the training part too", np.flatnonzero(whole))
+    _add_each(rows, findings, "leak", "its prompt is in the training part too", np.flatnonzero(whole))
     begun = aside & ~whole & np.isin(openings, openings[~aside])
-    _each(rows, findings, "leak", "it begins with the same question as one in the training part", np.flatnonzero(begun))
+    _add_each(
+        rows, findings, "leak", "it begins with the same question as one in the training part", np.flatnonzero(begun)
+    )
 
 
-def _each(
+def _add_each(
     rows: _Rows,
     findings: Findings,
     code: str,
     what: str,
-    found: "NDArray[Any]",
+    matching: "NDArray[np.int64]",
     *,
-    others: "NDArray[Any] | None" = None,
+    others: "NDArray[np.int64] | None" = None,
 ) -> None:
-    """A finding for each of the rows `found`; `what` may name the other row that it is about."""
-    shown = found[:KEPT].tolist()
+    """Add a finding for each of the rows `matching`; `{}` in `what` becomes the place of its row in `others`."""
+    shown = matching[:KEPT].tolist()
     for row, other in zip(shown, shown if others is None else others[:KEPT].tolist(), strict=True):
         place, about = rows.place(row), rows.place(other)
         findings.add(code, place, what.format(about._replace(file="") if about.file == place.file else about))
-    if len(found) > len(shown):
-        findings.counts[code] += len(found) - len(shown)
+    if len(matching) > len(shown):
+        findings.counts[code] += len(matching) - len(shown)
 
 
 # --- second pass: write ---
 
 
-def _write(whole: Path, rows: _Rows, wanted: Any, path: Path) -> Part:
+def _write(whole: Path, rows: _Rows, part: "NDArray[np.bool_]", path: Path) -> Part:
     import numpy as np
 
     digest = hashlib.sha256()
     with whole.open("rb") as source, path.open("wb") as target:
-        for line in _chosen(source, wanted.tobytes()):
+        for line in _chosen(source, part.tobytes()):
             digest.update(line)
             target.write(line)
-    tokens = np.frombuffer(rows.tokens, np.uint32)[wanted].sum(dtype=np.uint64) if rows.tokens else 0
-    return Part(path, int(wanted.sum()), int(tokens), digest.hexdigest())
+    tokens = np.frombuffer(rows.tokens, np.uint32)[part].sum(dtype=np.uint64) if rows.tokens else 0
+    return Part(path, int(part.sum()), int(tokens), digest.hexdigest())
 
 
-def _chosen(lines: Iterable[bytes], wanted: bytes) -> Iterator[bytes]:
-    return (line for line, take in zip(lines, wanted, strict=True) if take)
+def _chosen(lines: Iterable[bytes], marks: bytes) -> Iterator[bytes]:
+    return (line for line, take in zip(lines, marks, strict=True) if take)

@@ -1,12 +1,12 @@
-"""Files and folders of tables become training examples, whatever they call their columns.
+"""Files and folders of tables become training examples, whatever their columns are called.
 
-Rows are read by `producer.intake`, so all that it reads can be trained on. It streams; of replies that are not to be
-given, where they are to be paired with good ones, the text waits on disk.
+producer/intake reads the rows, so a model can be trained on everything that it reads. Examples stream. Only replies not
+to give wait, on disk, if they will be paired with good ones.
 """
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,15 +19,15 @@ from tidemill.producer.intake.lines import standard_objects
 from tidemill.producer.intake.records import BadRowError, Input, Record
 from tidemill.producer.intake.tables import file_records
 from tidemill.producer.training.columns import Columns, Shape, body_of, namesakes, shape_of
-from tidemill.producer.training.examples import Bad, Body, Example, Message, Place, faults, key_of, normalised
+from tidemill.producer.training.examples import BadRow, Body, ChatMessage, Example, Place, faults, key_of, normalised
 from tidemill.producer.training.findings import KEPT
 
 TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".parquet", ".jsonl", ".ndjson")  # what is taken from a folder
 
 
 @dataclass(slots=True)
-class Read:
-    """What was read of one file, filled while it is read: its rows, and the columns that made examples."""
+class FileSummary:
+    """What one file was read for, its rows, and the columns that made examples; filled while it is read."""
 
     file: str
     use: str
@@ -36,15 +36,15 @@ class Read:
 
 
 @dataclass(slots=True)
-class FilesRead:
-    """What was read in all, for the report. `left_out` are names of files in folders that are no tables."""
+class InputSummary:
+    """What was read in all, for the report. `left_out` has the names of files in folders that are no tables."""
 
-    files: list[Read] = field(default_factory=list)
+    files: list[FileSummary] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    def opened(self, file: str, use: str) -> Read:
+    def add(self, file: str, use: str) -> FileSummary:
         """Note a file that is about to be read."""
-        self.files.append(Read(file, use))
+        self.files.append(FileSummary(file, use))
         return self.files[-1]
 
 
@@ -52,47 +52,54 @@ def examples_of(
     paths: Sequence[str],
     columns: Columns,
     method: str,
-    reading: FilesRead,
+    inputs: InputSummary,
     *,
     negatives: Sequence[str] = (),
     without: Sequence[str] = (),
     use: str = "examples",
-) -> Iterator[Example | Bad]:
+) -> Iterator[Example | BadRow]:
     """The examples in files and folders, in their order; `-` is standard input.
 
-    `use` is what the report calls them. `negatives` are files of replies that are not to be given. Supervised training
-    gets them with weight 0; preferences (dpo) are made of a good and a bad reply to the same prompt, and what finds no
-    twin is left out and said so.
+    Args:
+        inputs: gets a summary of each file.
+        negatives: files of replies not to give. Supervised training gets them with weight 0. Preferences (dpo) are
+            made of a good and a negative reply to the same prompt; rows without a pair are left out and reported.
+        without: files to leave out of folders, because they are read for something else.
+        use: what the report calls the examples.
 
-    Files `without` are left out of folders: they are read for something else.
-
-    Raises InputError while it is iterated: a file cannot be read, or its columns do not fit.
+    Raises:
+        InputError: while it is iterated: a file cannot be read, or its columns do not fit.
     """
-    uses = (("--negative", negatives), ("--validation", without))
-    elsewhere = {Path(each).resolve(): option for option, given in uses for each in given}
+    elsewhere = _elsewhere(paths, {"--negative": negatives, "--validation": without})
+    files = [each for each in tables_in(paths, inputs) if each == "-" or Path(each).resolve() not in elsewhere]
+    good_rows = chain.from_iterable(_rows(file, columns, method, inputs.add(file, use)) for file in files)
+    negative_rows = chain.from_iterable(
+        _rows(file, columns, method, inputs.add(file, "what not to say")) for file in tables_in(negatives, inputs)
+    )
+    if method == "dpo":
+        yield from _paired(good_rows, negative_rows, with_negatives=bool(negatives))
+    else:
+        yield from good_rows
+        yield from map(_without_weight, negative_rows)
+    if not files:
+        raise InputError(f"{', '.join(paths)}: each table in it was also named with {' or '.join(elsewhere.values())}.")
+    if not any(each.rows for each in inputs.files if each.use == use):
+        raise InputError(f"{', '.join(paths)}: there is no row in it; check the path.")
+
+
+def _elsewhere(paths: Iterable[str], uses: Mapping[str, Sequence[str]]) -> dict[Path, str]:
+    """The option that names each file for another use; raises InputError if a path is among the files."""
+    elsewhere = {Path(each).resolve(): option for option, files in uses.items() for each in files}
     for path in paths:
         if option := elsewhere.get(Path(path).resolve()):
             raise InputError(
                 f"{path} was named twice, as examples and with {option}; name another file for one of them."
             )
-    files = [each for each in tables_in(paths, reading) if each == "-" or Path(each).resolve() not in elsewhere]
-    good_rows = chain.from_iterable(_rows(file, columns, method, reading.opened(file, use)) for file in files)
-    bad_rows = chain.from_iterable(
-        _rows(file, columns, method, reading.opened(file, "what not to say")) for file in tables_in(negatives, reading)
-    )
-    if method == "dpo":
-        yield from _paired(good_rows, bad_rows, with_negatives=bool(negatives))
-    else:
-        yield from good_rows
-        yield from map(_unlearned, bad_rows)
-    if not files:
-        raise InputError(f"{', '.join(paths)}: each table in it was also named with {' or '.join(elsewhere.values())}.")
-    if not any(read.rows for read in reading.files if read.use == use):
-        raise InputError(f"{', '.join(paths)}: there is no row in it; check the path.")
+    return elsewhere
 
 
-def tables_in(paths: Iterable[str], reading: FilesRead) -> list[str]:
-    """The files to read: those named, and of a folder the tables in it, by name.
+def tables_in(paths: Iterable[str], inputs: InputSummary) -> list[str]:
+    """The files to read: those that the user named, and the tables of folders, by name.
 
     Raises:
         InputError: a folder cannot be read or holds no table.
@@ -104,14 +111,14 @@ def tables_in(paths: Iterable[str], reading: FilesRead) -> list[str]:
             files.append(path)
             continue
         try:
-            there = sorted(each for each in folder.iterdir() if each.is_file())
+            entries = sorted(each for each in folder.iterdir() if each.is_file())
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-        tables = [str(each) for each in there if _is_table(each)]
+        tables = [str(each) for each in entries if _is_table(each)]
         if not tables:
             raise InputError(f"{path}: there is no table in this folder ({', '.join(TABLES)}); name the files to read.")
         files += tables
-        reading.left_out += [each.name for each in there if not _is_table(each)]
+        inputs.left_out += [each.name for each in entries if not _is_table(each)]
     return files
 
 
@@ -119,73 +126,73 @@ def _is_table(path: Path) -> bool:
     return path.suffix.lower() in TABLES and not path.name.startswith((".", "~$"))  # ~$: Excel's lock
 
 
-def _unsaid(_sentence: str) -> None:
-    """Bad rows are findings of the report, not sentences on the way."""
+def _ignore(_sentence: str) -> None:
+    """Bad rows are findings of the report, not sentences while it is read."""
 
 
 class _Collecting(Input):
-    """Bad rows wait until they are asked for; beyond a thousand at once the last one stands for the rest."""
+    """Bad rows wait until they are drained; of more than a thousand at once, the last one stands for the rest."""
 
-    waiting: deque[Bad]
+    waiting: deque[BadRow]
 
     def report_bad_row(self, number: int, why: object) -> None:
         """Remember a bad row."""
-        _append(self.waiting, Bad(Place(self.name, number, self.unit), str(why)))
+        _append(self.waiting, BadRow(Place(self.name, number, self.unit), str(why)))
 
-    def drained(self) -> Iterator[Bad]:
-        """Those that have come since."""
+    def drain(self) -> Iterator[BadRow]:
+        """Take out the bad rows since the last call."""
         while self.waiting:
             yield self.waiting.popleft()
 
 
-def _append(waiting: MutableSequence[Bad], bad: Bad) -> None:
+def _append(waiting: MutableSequence[BadRow], bad: BadRow) -> None:
     if len(waiting) < KEPT:
         waiting.append(bad)
     else:
         last = waiting.pop()
-        waiting.append(Bad(last.place, last.why, last.code, last.times + bad.times))
+        waiting.append(BadRow(last.place, last.why, last.code, last.times + bad.times))
 
 
-def _rows(file: str, columns: Columns, method: str, read: Read) -> Iterator[Example | Bad]:
-    """The rows of one file. A table whose columns do not fit is refused; of JSON lines each has its own columns."""
-    given = _Collecting("standard input" if file == "-" else file, skip_bad_rows=True, on_bad_row=_unsaid)
-    given.waiting = deque()
+def _rows(file: str, columns: Columns, method: str, summary: FileSummary) -> Iterator[Example | BadRow]:
+    """The rows of one file. A table whose columns do not fit is an error; each JSON line has columns of its own."""
+    source = _Collecting("standard input" if file == "-" else file, skip_bad_rows=True, on_bad_row=_ignore)
+    source.waiting = deque()
     names: tuple[str, ...] | None = None
     shape: Shape | str = ""
-    for number, record in standard_objects(given) if file == "-" else file_records(Path(file), given):
-        for bad in given.drained():
-            read.rows += bad.times
+    for number, record in standard_objects(source) if file == "-" else file_records(Path(file), source):
+        for bad in source.drain():
+            summary.rows += bad.times
             yield bad
-        read.rows += 1
+        summary.rows += 1
         if tuple(record) != names:
             names = tuple(record)
             shape = shape_of(names, columns, method)
-            if isinstance(shape, str) and given.unit == "row":
-                raise given.fault(shape)
-        if not isinstance(shape, str) and not read.columns:
-            read.columns = str(shape)
-            if told := namesakes(record, shape):
-                yield Bad(Place(given.name, number, given.unit), told, "same_columns")
-        yield _example(Place(given.name, number, given.unit), record, shape, columns)
-    for bad in given.drained():
-        read.rows += bad.times
+            if isinstance(shape, str) and source.unit == "row":
+                raise source.fault(shape)
+        if not isinstance(shape, str) and not summary.columns:
+            summary.columns = str(shape)
+            if sentence := namesakes(record, shape):
+                yield BadRow(Place(source.name, number, source.unit), sentence, "same_columns")
+        yield _example(Place(source.name, number, source.unit), record, shape, columns)
+    for bad in source.drain():
+        summary.rows += bad.times
         yield bad
-    if isinstance(shape, str) and shape and not read.columns:  # no line fitted: the command is wrong, not the lines
-        raise given.fault(shape)
+    if isinstance(shape, str) and shape and not summary.columns:  # no line fits: the fault is in the command
+        raise source.fault(shape)
 
 
-def _example(place: Place, record: Record, shape: Shape | str, columns: Columns) -> Example | Bad:
+def _example(place: Place, record: Record, shape: Shape | str, columns: Columns) -> Example | BadRow:
     if isinstance(shape, str):
-        return Bad(place, shape)
+        return BadRow(place, shape)
     try:
         return Example(place, body_of(record, shape, columns))
     except BadRowError as error:
-        return Bad(place, str(error))
+        return BadRow(place, str(error))
 
 
-def _unlearned(row: Example | Bad) -> Example | Bad:
-    """The same with weight 0 on every reply: the model reads it and does not learn to say it."""
-    if isinstance(row, Bad) or not isinstance(row.body.get("messages"), list):
+def _without_weight(row: Example | BadRow) -> Example | BadRow:
+    """The row with weight 0 on every reply: the model reads it and does not learn it."""
+    if isinstance(row, BadRow) or not isinstance(row.body.get("messages"), list):
         return row
     messages = [
         each | {"weight": 0} if isinstance(each, dict) and each.get("role") == "assistant" else each
@@ -194,53 +201,53 @@ def _unlearned(row: Example | Bad) -> Example | Bad:
     return Example(row.place, row.body | {"messages": messages})
 
 
-# --- pairs of a good and a bad reply ---
+# --- pairs of a good and a negative reply ---
 
 
 def _paired(
-    good: Iterable[Example | Bad], bad: Iterable[Example | Bad], *, with_negatives: bool
-) -> Iterator[Example | Bad]:
-    """Preferences: rows that are such already, and good replies with the bad ones to the same prompt.
+    good: Iterable[Example | BadRow], negative: Iterable[Example | BadRow], *, with_negatives: bool
+) -> Iterator[Example | BadRow]:
+    """Preferences: rows that are such already, and good replies with the negative ones to the same prompt.
 
-    The first good reply to a prompt is paired with each bad one, a further good one with the first bad one.
+    The first good reply to a prompt is paired with each negative one, a further good one with the first of them.
     """
     with TemporaryFile("w+b") as file:
-        rejected = _Rejected(bad, file)
-        yield from rejected.bad
+        negatives = _Negatives(negative, file)
+        yield from negatives.bad_rows
         for row in good:
-            yield from _pairs(row, rejected if with_negatives else None)
-        yield from rejected.unused()
+            yield from _pairs(row, negatives if with_negatives else None)
+        yield from negatives.unused()
 
 
-def _pairs(row: Example | Bad, rejected: "_Rejected | None") -> Iterator[Example | Bad]:
-    """The preferences that a row with a good reply makes; without bad ones anywhere it must be a preference already."""
-    if isinstance(row, Bad) or "messages" not in row.body:
+def _pairs(row: Example | BadRow, negatives: "_Negatives | None") -> Iterator[Example | BadRow]:
+    """The preferences that a row with a good reply makes; without any negatives it must be a preference already."""
+    if isinstance(row, BadRow) or "messages" not in row.body:
         yield row
         return
     body = _complete(row)
-    if rejected is None:
-        yield Bad(row.place, "there is one reply only", "no_rejected")
-    elif isinstance(body, Bad):
+    if negatives is None:
+        yield BadRow(row.place, "there is one reply only", "no_rejected")
+    elif isinstance(body, BadRow):
         yield body
     else:
-        found = rejected.of(body["messages"][:-1])
-        yield from (Example(row.place, _preference(body, reply)) for reply in found)
-        if not found:
-            yield Bad(row.place, "a good reply, and no reply not to give to its prompt", "no_twin")
+        replies = negatives.replies_to(body["messages"][:-1])
+        yield from (Example(row.place, _preference(body, reply)) for reply in replies)
+        if not replies:
+            yield BadRow(row.place, "a good reply, and no reply not to give to its prompt", "no_pair")
 
 
-def _complete(row: Example | Bad) -> Body | Bad:
-    """A row's body once it is sure that it has a prompt and a reply, or what is wrong with it."""
-    if isinstance(row, Bad):
+def _complete(row: Example | BadRow) -> Body | BadRow:
+    """A row's body if it has a prompt and a reply, or what is wrong with it."""
+    if isinstance(row, BadRow):
         return row
     body, _ = normalised(row.body, "supervised")
-    found = faults(body, "supervised")
-    return Bad(row.place, found[0].what, found[0].code) if found else body
+    errors = faults(body, "supervised")
+    return BadRow(row.place, errors[0].what, errors[0].code) if errors else body
 
 
-def _preference(body: Body, rejected: Message) -> Body:
+def _preference(body: Body, negative: ChatMessage) -> Body:
     outputs = [
-        {key: value for key, value in each.items() if key != "weight"} for each in (body["messages"][-1], rejected)
+        {key: value for key, value in each.items() if key != "weight"} for each in (body["messages"][-1], negative)
     ]
     return {
         "input": body | {"messages": body["messages"][:-1]},
@@ -249,19 +256,19 @@ def _preference(body: Body, rejected: Message) -> Body:
     }
 
 
-class _Rejected:
-    """Bad replies by their prompt: 17 bytes of memory each, the replies themselves in a temporary file."""
+class _Negatives:
+    """Replies not to give, by their prompt: 17 bytes of memory each; their text is in a temporary file."""
 
-    def __init__(self, rows: Iterable[Example | Bad], file: IO[bytes]) -> None:
+    def __init__(self, rows: Iterable[Example | BadRow], file: IO[bytes]) -> None:
         import numpy as np
 
         self._file = file
-        self.bad: list[Bad] = []
+        self.bad_rows: list[BadRow] = []
         keys, offsets = array("Q"), array("Q")
         for row in rows:
             checked = _complete(row)
-            if isinstance(checked, Bad):
-                _append(self.bad, checked)
+            if isinstance(checked, BadRow):
+                _append(self.bad_rows, checked)
                 continue
             keys.append(key_of(checked["messages"][:-1]))
             offsets.append(self._file.tell())
@@ -271,8 +278,8 @@ class _Rejected:
         self._offsets = np.frombuffer(offsets, np.uint64)[order] if keys else np.zeros(0, np.uint64)
         self._used = bytearray(len(keys))
 
-    def of(self, prompt: Sequence[Message]) -> list[Message]:
-        """The replies to a prompt: all of them when it is asked for first, later on the first one."""
+    def replies_to(self, prompt: Sequence[ChatMessage]) -> list[ChatMessage]:
+        """The replies to a prompt: all of them at the first call, later the first one."""
         import numpy as np
 
         key = np.uint64(key_of(prompt))
@@ -281,13 +288,13 @@ class _Rejected:
         self._used[first:end] = b"\1" * (end - first)
         return [self._at(place)[1] for place in taken]
 
-    def unused(self) -> Iterator[Bad]:
-        """Those whose prompt was never asked for."""
+    def unused(self) -> Iterator[BadRow]:
+        """A finding for each reply that was never paired."""
         for place, used in enumerate(self._used):
             if not used:
-                yield Bad(self._at(place)[0], "a reply not to give, and no good reply to its prompt", "no_twin")
+                yield BadRow(self._at(place)[0], "a reply not to give, and no good reply to its prompt", "no_pair")
 
-    def _at(self, place: int) -> tuple[Place, Message]:
+    def _at(self, place: int) -> tuple[Place, ChatMessage]:
         self._file.seek(int(self._offsets[place]))
         where, message = loads(self._file.readline().decode())
         return Place(*where), message

@@ -1,8 +1,8 @@
-"""One training example is checked as the API checks it, before anybody pays for the answer.
+"""One training example is checked here as the API checks it, before anybody pays for a file with faults.
 
-Everything is pure: a body goes in, faults come out, each a code and a sentence's rest. What a code means and what to do
-about it is in `producer.findings`. Sources of the rules: OpenAI's guides on supervised fine-tuning, preferences (DPO)
-and vision fine-tuning, as of 2026-07.
+Everything is pure: a body goes in, faults come out, each a code and the rest of a sentence. What a code means and what
+to do about it stands in producer/training/findings.py. Sources of the rules: OpenAI's guides on supervised fine-tuning,
+preferences (DPO) and vision fine-tuning, as of 2026-07.
 
 A supervised body is `{"messages": [..], "tools"?: [..], "parallel_tool_calls"?: bool}`; a dpo body is
 `{"input": {"messages": [..], ..}, "preferred_output": [one message], "non_preferred_output": [one message]}`.
@@ -14,10 +14,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import orjson
 
+from tidemill.models.json_types import JsonObject
 from tidemill.models.turns import INSTRUCTIONS
 from tidemill.producer.intake.records import json_kind
 from tidemill.producer.training.personal import personal
@@ -26,12 +27,14 @@ METHODS = ("supervised", "dpo")
 DIALOGUE_KEYS = ("messages", "tools", "parallel_tool_calls")
 OUTPUTS = ("preferred_output", "non_preferred_output")
 
-Message: TypeAlias = dict[str, Any]
-Body: TypeAlias = dict[str, Any]
+ChatMessage: TypeAlias = JsonObject
+"""One message of an example, in the API's form once it is checked."""
+Body: TypeAlias = JsonObject
+"""An example as it is written to a file."""
 
 
 class Place(NamedTuple):
-    """Where an example is from, as its owner counts: `data.csv`, 7, `row`. Without a file: ``, 12, `dialogue`."""
+    """Where an example is from, as its owner counts: `data.csv`, 7, `row`; of a dialogue: ``, 12, `dialogue`."""
 
     file: str
     line: int
@@ -51,8 +54,8 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
-    """A row that became no example: the code of a finding and what is to be said; `times` rows like it, if many."""
+class BadRow:
+    """A row that became no example, or has a flaw: a finding's code and text. It may stand for many: `times`."""
 
     place: Place
     why: str
@@ -87,13 +90,14 @@ _ENDS_IN_A_WORD = re.compile(r"[^\W\d_]$")
 def normalised(body: Body, method: str) -> tuple[Body, list[Fault]]:
     """The body with the API's keys only, in the API's order and types, and what had to be left out of it.
 
-    Tables hold null where there is nothing, and 1.0 where 1 was meant. What is wrong in itself stays, to be found.
+    Tables hold null for nothing and 1.0 for 1. Faults stay, so that `faults` reports them.
     """
     left_out: dict[str, None] = {}
     if method == "dpo":
-        given = body.get("input")
-        inner = _keys(given, DIALOGUE_KEYS, left_out) if isinstance(given, dict) else given
-        result = {"input": inner, **_keys(body, OUTPUTS, left_out)}
+        prompt = body.get("input")
+        if isinstance(prompt, dict):
+            prompt = _keys(prompt, DIALOGUE_KEYS, left_out)
+        result = {"input": prompt, **_keys(body, OUTPUTS, left_out)}
     else:
         result = _keys(body, DIALOGUE_KEYS, left_out)
     names = ", ".join(repr(name) for name in left_out)
@@ -101,14 +105,14 @@ def normalised(body: Body, method: str) -> tuple[Body, list[Fault]]:
 
 
 def _keys(body: Body, keys: tuple[str, ...], left_out: dict[str, None]) -> Body:
-    found = {key: body[key] for key in keys if body.get(key) is not None}
+    kept = {key: body[key] for key in keys if body.get(key) is not None}
     for key in ("messages", *OUTPUTS):
-        if isinstance(found.get(key), list):
-            found[key] = [_message(each, left_out) if isinstance(each, dict) else each for each in found[key]]
-    return found
+        if isinstance(kept.get(key), list):
+            kept[key] = [_message(each, left_out) if isinstance(each, dict) else each for each in kept[key]]
+    return kept
 
 
-def _message(message: Message, left_out: dict[str, None]) -> Message:
+def _message(message: ChatMessage, left_out: dict[str, None]) -> ChatMessage:
     kept = {}
     for key, value in message.items():
         if value is None or (key == "tool_calls" and value == []):
@@ -120,27 +124,27 @@ def _message(message: Message, left_out: dict[str, None]) -> Message:
     return kept
 
 
-def prompt_of(body: Body, method: str) -> list[Message]:
-    """What the model is shown: all messages but the last, or a preference's input."""
-    messages: list[Message] = body["input"]["messages"] if method == "dpo" else body["messages"][:-1]
+def prompt_of(body: Body, method: str) -> list[ChatMessage]:
+    """What the model reads: all messages but the last, or a preference's input."""
+    messages: list[ChatMessage] = body["input"]["messages"] if method == "dpo" else body["messages"][:-1]
     return messages
 
 
-def replies_of(body: Body, method: str) -> list[Message]:
-    """What is learned from: the last message, or a preference's two replies, the preferred one first."""
+def replies_of(body: Body, method: str) -> list[ChatMessage]:
+    """What the model learns from: the last message, or a preference's two replies, the preferred one first."""
     return [body[key][-1] for key in OUTPUTS] if method == "dpo" else [body["messages"][-1]]
 
 
-def opening_of(prompt: Sequence[Message]) -> Sequence[Message]:
+def opening_of(prompt: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
     """How a dialogue begins: all up to and with the user's first message."""
     end = next((number for number, message in enumerate(prompt, 1) if message["role"] == "user"), len(prompt))
     return prompt[:end]
 
 
-def key_of(messages: Iterable[Message], *, folded: bool = False) -> int:
-    """64 bits by which the same messages are known again; white space at the ends does not count.
+def key_of(messages: Iterable[ChatMessage], *, folded: bool = False) -> int:
+    """64 bits that are the same for the same messages; white space at the ends does not count.
 
-    When `folded`, white space within does not count either, nor do upper and lower case.
+    With `folded`, neither other white space nor upper and lower case count.
     """
     digest = hashlib.blake2b(digest_size=8)
     for message in messages:
@@ -152,7 +156,7 @@ def key_of(messages: Iterable[Message], *, folded: bool = False) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def text_of(message: Message) -> str:
+def text_of(message: ChatMessage) -> str:
     """The words of a message, its calls of tools included; pictures have none."""
     content = message.get("content")
     if isinstance(content, list):
@@ -163,25 +167,25 @@ def text_of(message: Message) -> str:
     return f"{words}\n{orjson.dumps(calls).decode()}".strip() if calls else words
 
 
-def has_images(messages: Iterable[Message]) -> bool:
+def has_images(messages: Iterable[ChatMessage]) -> bool:
     """Whether a message shows a picture."""
     contents = (message["content"] for message in messages if isinstance(message.get("content"), list))
     return any(part["type"] == "image_url" for content in contents for part in content)
 
 
-def tools_of(body: Body) -> list[Any]:
+def tools_of(body: Body) -> list[object]:
     """The tools that an example offers."""
     return body.get("tools") or body.get("input", {}).get("tools") or []
 
 
 def teaches_nothing(body: Body) -> bool:
-    """Whether every reply has weight 0: the model sees the example and learns nothing from it."""
+    """Whether every reply has weight 0: the model reads the example and learns nothing from it."""
     return all(each.get("weight") == 0 for each in body.get("messages", ()) if each["role"] == "assistant") and (
         "messages" in body
     )
 
 
-# --- what the API refuses ---
+# --- what the API does not accept ---
 
 
 def faults(body: Body, method: str) -> list[Fault]:
@@ -189,33 +193,33 @@ def faults(body: Body, method: str) -> list[Fault]:
     shape = list(_preference(body) if method == "dpo" else _shape(body, "messages"))
     if shape:
         return shape
-    spoken = [[*body["input"]["messages"], *body[key]] for key in OUTPUTS] if method == "dpo" else [body["messages"]]
+    dialogues = [[*body["input"]["messages"], *body[key]] for key in OUTPUTS] if method == "dpo" else [body["messages"]]
     offered = body["input"] if method == "dpo" else body
-    found = chain(_tools(offered), *(check(each, offered) for each in spoken for check in _CHECKS))
-    return list(dict.fromkeys(found))  # of a preference the prompt is looked at twice
+    all_faults = chain(_tools(offered), *(check(each, offered) for each in dialogues for check in _CHECKS))
+    return list(dict.fromkeys(all_faults))  # a preference's prompt is checked with both replies
 
 
 def remarks(body: Body, method: str) -> list[Fault]:
-    """What is allowed but costs quality, of a body without faults."""
-    replies = replies_of(body, method)
-    found = list(_odd_order([*prompt_of(body, method), replies[0]]))
+    """What is allowed in a body without faults, but costs quality."""
+    prompt, replies = prompt_of(body, method), replies_of(body, method)
+    flaws = list(_odd_order([*prompt, replies[0]]))
     if method == "supervised" and teaches_nothing(body):
-        found.append(Fault("teaches_nothing", "every reply in it has weight 0"))
+        flaws.append(Fault("teaches_nothing", "every reply in it has weight 0"))
     if method == "dpo" and text_of(replies[0]) == text_of(replies[1]):
-        found.append(Fault("same_outputs", "the preferred and the other reply are the same"))
-    said = [each for each in prompt_of(body, method) if each["role"] == "user"] + replies
-    empty = {text for each in said if (text := text_of(each).strip()) in _NOTHING}
-    found += [Fault("says_nothing", f"a message is {text!r}") for text in sorted(empty)]
+        flaws.append(Fault("same_outputs", "the preferred and the other reply are the same"))
+    own = [each for each in prompt if each["role"] == "user"] + replies
+    empty = {text for each in own if (text := text_of(each).strip()) in _NOTHING}
+    flaws += [Fault("says_nothing", f"a message is {text!r}") for text in sorted(empty)]
     end = text_of(replies[0]).rstrip()
     if _BREAKS_OFF.search(end[-4:]):
-        found.append(Fault("cut_off", f"the reply ends with {end[-3:]!r}"))
-    kinds = {kind for message in chain(prompt_of(body, method), replies) for kind in personal(text_of(message))}
-    found += [Fault("personal", f"holds what looks like {kind}") for kind in sorted(kinds)]
-    return found
+        flaws.append(Fault("cut_off", f"the reply ends with {end[-3:]!r}"))
+    kinds = {kind for message in chain(prompt, replies) for kind in personal(text_of(message))}
+    flaws += [Fault("personal", f"holds what looks like {kind}") for kind in sorted(kinds)]
+    return flaws
 
 
 def may_be_cut(body: Body, method: str) -> bool:
-    """Whether the reply ends in a word, without a full stop: a sign of a cut only if it is also unusually long."""
+    """Whether the reply ends in a word, without a full stop: a sign of a cut only if it is unusually long too."""
     return _ENDS_IN_A_WORD.search(text_of(replies_of(body, method)[0]).rstrip()[-1:]) is not None
 
 
@@ -229,7 +233,7 @@ def _shape(body: Body, key: str) -> Iterator[Fault]:
         if not isinstance(message, dict):
             yield Fault("bad_message", f"message {number} is {json_kind(message)}, not an object with role and content")
         elif message.get("role") == "function":
-            yield Fault("function_call", f"message {number} has the role function, which is no more")
+            yield Fault("function_call", f"message {number} has the role function, which no longer exists")
         elif message.get("role") not in _ROLES:
             yield Fault("bad_role", f"message {number} has the role {_shown(message.get('role'))}")
         elif (why := _unreadable(message)) is not None:
@@ -251,8 +255,8 @@ def _preference(body: Body) -> Iterator[Fault]:
             yield Fault("bad_message", f"the message in {key!r} {why}")
 
 
-def _unreadable(message: Message) -> str | None:
-    """What keeps the other checks from looking into a message."""
+def _unreadable(message: ChatMessage) -> str | None:
+    """The rest of a sentence about a message that the other checks cannot look into."""
     content, calls = message.get("content"), message.get("tool_calls")
     if content is not None and not isinstance(content, str | list):
         return f"has as content {json_kind(content)}, neither text nor a list of parts"
@@ -268,8 +272,8 @@ def _unreadable(message: Message) -> str | None:
     )
 
 
-def _order(messages: list[Message], _offered: Body) -> Iterator[Fault]:
-    """Who may speak when; a tool answers a call, and every call is answered before somebody else speaks."""
+def _order(messages: list[ChatMessage], _offered: Body) -> Iterator[Fault]:
+    """Faults in who speaks when: a tool answers a call, and each call is answered before anybody else speaks."""
     roles = [message["role"] for message in messages]
     if roles[-1] != "assistant":
         yield Fault("last_turn", f"the last message is from {roles[-1]}, so there is no reply to learn")
@@ -278,27 +282,28 @@ def _order(messages: list[Message], _offered: Body) -> Iterator[Fault]:
     yield from _answered_calls(messages)
 
 
-def _odd_order(messages: list[Message]) -> Iterator[Fault]:
+def _odd_order(messages: list[ChatMessage]) -> Iterator[Fault]:
     roles = [message["role"] for message in messages]
-    spoken = [role for role in roles if role not in INSTRUCTIONS]
-    if spoken[0] == "assistant":
+    speakers = [role for role in roles if role not in INSTRUCTIONS]
+    if speakers[0] == "assistant":
         yield Fault("odd_order", "the assistant speaks first")
-    if any(role in INSTRUCTIONS for role in roles[len(roles) - len(spoken) :]):
+    if any(role in INSTRUCTIONS for role in roles[len(roles) - len(speakers) :]):
         yield Fault("odd_order", "instructions (system) come after the dialogue has begun")
     if any(a == b and a in ("user", "assistant") for a, b in pairwise(roles)):
         yield Fault("odd_order", "the same side speaks twice in a row")
 
 
-def _answered_calls(messages: list[Message]) -> Iterator[Fault]:
-    open_calls: set[Any] = set()
+def _answered_calls(messages: list[ChatMessage]) -> Iterator[Fault]:
+    open_calls: set[str] = set()
     for number, message in enumerate(messages, 1):
         if message["role"] == "tool":
-            answered = message.get("tool_call_id")
-            if not isinstance(answered, str) or not answered:
+            call_id = message.get("tool_call_id")
+            if not isinstance(call_id, str) or not call_id:
                 yield Fault("bad_tool_call", f"message {number} (tool) has no tool_call_id")
-            elif answered not in open_calls:
+            elif call_id not in open_calls:
                 yield Fault("wrong_order", f"message {number} (tool) answers no call of the message before it")
-            open_calls.discard(answered if isinstance(answered, str) else None)
+            if isinstance(call_id, str):
+                open_calls.discard(call_id)
             continue
         if open_calls:
             yield Fault("wrong_order", f"message {number} comes before the tool has answered")
@@ -306,20 +311,20 @@ def _answered_calls(messages: list[Message]) -> Iterator[Fault]:
         open_calls = {call["id"] for call in calls if isinstance(call.get("id"), str)}
 
 
-def _texts(messages: list[Message], _offered: Body) -> Iterator[Fault]:
+def _texts(messages: list[ChatMessage], _offered: Body) -> Iterator[Fault]:
     for number, message in enumerate(messages, 1):
-        says = text_of(message).strip() or any(message.get(key) for key in _CALLS) or has_images([message])
-        if not says and not (message["role"] == "tool" and "content" in message):  # a tool may find nothing
+        has_content = text_of(message).strip() or any(message.get(key) for key in _CALLS) or has_images([message])
+        if not has_content and not (message["role"] == "tool" and "content" in message):  # a tool may find nothing
             yield Fault("empty_text", f"message {number} ({message['role']}) is empty")
 
 
-def _names(messages: list[Message], _offered: Body) -> Iterator[Fault]:
+def _names(messages: list[ChatMessage], _offered: Body) -> Iterator[Fault]:
     for number, message in enumerate(messages, 1):
         if "name" in message and not _NAME.fullmatch(message["name"]):
             yield Fault("bad_name", f"message {number} ({message['role']}) has the name {_shown(message['name'])}")
 
 
-def _weights(messages: list[Message], offered: Body) -> Iterator[Fault]:
+def _weights(messages: list[ChatMessage], offered: Body) -> Iterator[Fault]:
     for number, message in enumerate(messages, 1):
         if "weight" not in message:
             continue
@@ -330,7 +335,7 @@ def _weights(messages: list[Message], offered: Body) -> Iterator[Fault]:
             yield Fault("bad_weight", f"message {number} has the weight {_shown(weight)}")
 
 
-def _images(messages: list[Message], _offered: Body) -> Iterator[Fault]:
+def _images(messages: list[ChatMessage], _offered: Body) -> Iterator[Fault]:
     count = 0
     for number, message in enumerate(messages, 1):
         content = message.get("content")
@@ -344,7 +349,7 @@ def _images(messages: list[Message], _offered: Body) -> Iterator[Fault]:
         yield Fault("too_many_images", f"there are {count} pictures in it")
 
 
-def _image(number: int, role: str, part: dict[str, Any]) -> Iterator[Fault]:
+def _image(number: int, role: str, part: JsonObject) -> Iterator[Fault]:
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else None
     if role != "user":
@@ -381,7 +386,7 @@ def _tools(offered: Body) -> Iterator[Fault]:
         yield Fault("bad_tools", "'parallel_tool_calls' is not true or false")
 
 
-def _calls(messages: list[Message], offered: Body) -> Iterator[Fault]:
+def _calls(messages: list[ChatMessage], offered: Body) -> Iterator[Fault]:
     tools = offered.get("tools")
     names = {_name_of(tool) for tool in tools} if isinstance(tools, list) else set()
     for number, message in enumerate(messages, 1):
@@ -395,7 +400,7 @@ def _calls(messages: list[Message], offered: Body) -> Iterator[Fault]:
                 yield Fault("bad_tool_call", f"message {number} has a call {why}")
 
 
-def _unusable(call: dict[str, Any], names: set[str | None]) -> str | None:
+def _unusable(call: JsonObject, names: set[str | None]) -> str | None:
     function = call.get("function")
     if not isinstance(call.get("id"), str) or not call["id"]:
         return "without an id"
@@ -410,19 +415,19 @@ def _unusable(call: dict[str, Any], names: set[str | None]) -> str | None:
     return None if fits else "whose arguments are not a JSON object written as text"
 
 
-def _name_of(tool: Any) -> str | None:
+def _name_of(tool: object) -> str | None:
     function = tool.get("function") if isinstance(tool, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) else None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, str):
         return repr(value if len(value) <= 40 else f"{value[:40]}…")
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else json_kind(value)
 
 
-_CHECKS: tuple[Callable[[list[Message], Body], Iterator[Fault]], ...] = (
+_CHECKS: tuple[Callable[[list[ChatMessage], Body], Iterator[Fault]], ...] = (
     _order,
     _texts,
     _names,

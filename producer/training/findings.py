@@ -1,21 +1,22 @@
-"""Whatever is wrong with training examples is said the same way: what, where, and what to do.
+"""All that is wrong with training examples is reported in the same way: what, where, and what to do.
 
-A finding has a code. `RULES` says for each code how grave it is, what it is called in the report, and the way out.
+A finding has a code. `RULES` says for each code how serious it is, its heading in the report, and the remedy.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tidemill.producer.training.examples import Bad, Place
+from tidemill.models.json_types import JsonObject
+from tidemill.producer.training.examples import BadRow, Place
 
 LEVELS = ("error", "warning", "note")
 KEPT = 1_000  # findings of one code that are kept with their places; all are counted
 
 
 class Rule(NamedTuple):
-    """How grave a finding is, its heading in the report, and what to do about it."""
+    """How serious a finding is (of `LEVELS`), its heading in the report, and what to do about it."""
 
     level: str
     heading: str
@@ -23,8 +24,8 @@ class Rule(NamedTuple):
 
 
 RULES: dict[str, Rule] = {
-    # what the API refuses
-    "bad_row": Rule("error", "row that cannot be used", "mend the row, or take it out"),
+    # what the API does not accept
+    "bad_row": Rule("error", "row that cannot be used", "fix the row, or take it out"),
     "no_messages": Rule("error", "example without messages", "give it a question and a reply"),
     "bad_message": Rule("error", "malformed message", "write each message as an object with a role and a content"),
     "bad_role": Rule("error", "unknown role", "use system, developer, user, assistant or tool"),
@@ -73,13 +74,13 @@ RULES: dict[str, Rule] = {
     "personal": Rule(
         "warning",
         "example with what may be personal data",
-        "replace it by a placeholder: a model may repeat what it saw",
+        "replace it with a placeholder: a model may repeat what it read",
     ),
     "short_reply": Rule("warning", "very short reply among long ones", "check that nothing is missing"),
     "same_replies": Rule("warning", "every reply is the same", "check the column of the replies"),
     "same_outputs": Rule("warning", "preference for the same reply", "take it out: there is nothing to prefer"),
     "odd_order": Rule("warning", "unusual order of messages", "check that no message is missing"),
-    # what is only said
+    # what is only to know
     "teaches_nothing": Rule(
         "note",
         "example that teaches nothing",
@@ -87,7 +88,7 @@ RULES: dict[str, Rule] = {
     ),
     "picture": Rule("note", "dialogue about a picture, left out", "nothing: only what was said in words is used"),
     "cut_answer": Rule("note", "dialogue with a cut answer, left out", "ask again with a higher --max-tokens"),
-    "no_twin": Rule("note", "row left out for want of a twin", "give both a good and a bad reply to the same prompt"),
+    "no_pair": Rule("note", "row without a pair, left out", "give both a good and a bad reply to the same prompt"),
     "left_out": Rule("note", "example with fields that the API does not know", "nothing: the fields were left out"),
     "same_columns": Rule("note", "columns with the same name", "rename them, if another one is meant"),
     "few": Rule("note", "few examples", "50 to 100 good ones are where training usually begins to show"),
@@ -96,13 +97,13 @@ RULES: dict[str, Rule] = {
 
 
 class Finding(NamedTuple):
-    """One thing found. `line` is 0 where it is about all of the examples."""
+    """Something that the check has to say; without a place it is about all of the examples."""
 
     code: str
     place: Place | None
     what: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """For scripts."""
         rule = RULES[self.code]
         where = self.place._asdict() if self.place else dict.fromkeys(Place._fields)
@@ -111,7 +112,7 @@ class Finding(NamedTuple):
 
 @dataclass(slots=True)
 class Findings:
-    """All that was found; of each code the first thousand with their places, and the number of all.
+    """All findings are counted, and the first thousand of each code are kept with their places.
 
     `bad_rows` counts the rows that cannot be used; one row may have several faults.
     """
@@ -121,28 +122,28 @@ class Findings:
     bad_rows: int = 0
 
     def add(self, code: str, place: Place | None, what: str, times: int = 1) -> None:
-        """Count a finding, and keep it if there are not too many of its code."""
+        """Count a finding, and keep it unless there are too many of its code."""
         self.counts[code] += times
         kept = self.kept.setdefault(code, [])
         if len(kept) < KEPT:
             kept.append(Finding(code, place, what))
 
-    def add_bad(self, bad: Bad) -> None:
+    def add_bad(self, bad: BadRow) -> None:
         """Count a row that became no example."""
         self.add(bad.code, bad.place, bad.why, bad.times)
         if RULES[bad.code].level == "error":
             self.bad_rows += bad.times
 
     def level(self, level: str) -> int:
-        """How many there are of a level."""
+        """How many findings of a level there are."""
         return sum(count for code, count in self.counts.items() if RULES[code].level == level)
 
     def codes(self, level: str) -> Iterable[str]:
-        """The codes of a level that were found, in the order of `RULES`."""
+        """The codes of a level that have findings, in the order of `RULES`."""
         return [code for code, rule in RULES.items() if rule.level == level and self.counts[code]]
 
     def __iter__(self) -> Iterator[Finding]:
-        """What was kept, gravest first."""
+        """What was kept, most serious first."""
         for level in LEVELS:
             for code in self.codes(level):
                 yield from self.kept[code]

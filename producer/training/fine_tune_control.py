@@ -1,4 +1,4 @@
-"""A fine-tune is followed to its end, or is paused, resumed and cancelled, at the provider too."""
+"""A user may follow a fine-tune to its end, and pause, resume or cancel it: here and at the provider."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from tidemill.producer.training.fine_tune_lookup import FineTuneRow, events_of, 
 from tidemill.producer.training.fine_tune_pages import event_line
 
 LOOK_SECONDS = 0.1
-TELL_SECONDS = 60.0
+REQUEST_SECONDS = 60.0
 
 
 class NotTrainedError(TidemillError):
@@ -36,7 +36,7 @@ class NotTrainedError(TidemillError):
 
 
 def results(batch_name: str, _output: str) -> NoReturn:
-    """Refuse to write the rows of a fine-tune, with InputError."""
+    """Raise InputError: a fine-tune has no rows to write."""
     batch_id = resolve(batch_name).id
     raise InputError(f"{batch_id} is a fine-tune and has no rows; `tidemill fine-tunes show {batch_id}` shows it.")
 
@@ -45,7 +45,7 @@ def results(batch_name: str, _output: str) -> NoReturn:
 
 
 class EventPrinter:
-    """Prints events as they come, and each change of the status."""
+    """Prints events as they come, and each change of the status; ends the following when `until` holds."""
 
     def __init__(self, batch_id: str, *, quiet: bool, until: Callable[[FineTuneRow], bool] | None = None) -> None:
         self._batch_id = batch_id
@@ -55,7 +55,7 @@ class EventPrinter:
         self._status = ""
 
     def __call__(self, _progress: Progress) -> None:
-        """Look, and print what is new; raises EnoughError when what was waited for has come."""
+        """Look, and print what is new; raises EnoughError when `until` holds."""
         row = find(self._batch_id)
         if not self._quiet:
             self._print(row)
@@ -72,11 +72,11 @@ class EventPrinter:
 
 
 class EnoughError(Exception):
-    """What was waited for has come, though the job goes on."""
+    """Following can end, although the job continues."""
 
 
 def watch(name: str, as_json: bool) -> None:
-    """Follow a fine-tune to its end; without a broker it is run here.
+    """Follow a fine-tune to its end; without a broker, run it here.
 
     Raises:
         NotTrainedError: it ended without a model; the text says why.
@@ -98,7 +98,7 @@ def follow_until_created(batch: Batch) -> FineTuneRow:
 
 
 def check_trained(row: FineTuneRow) -> None:
-    """Raise NotTrainedError where a fine-tune has ended without a model; the text says why."""
+    """Raise NotTrainedError if a fine-tune has ended without a model; the text says why."""
     if row.state not in (*OPEN_STATES, "succeeded"):
         raise NotTrainedError(f"{row.id}: {row.error or row.state} ({row.error_code or row.state})")
 
@@ -115,13 +115,13 @@ def _print_end(row: FineTuneRow, as_json: bool) -> None:
         typer.echo(row.fine_tuned_model or "")
 
 
-# --- have a say ---
+# --- change ---
 
 _DONE = {"pause": "paused", "resume": "goes on", "cancel": "cancelled"}
 
 
 def change(verb: str, name: str, as_json: bool) -> None:
-    """Pause, resume or cancel a fine-tune, at the provider where it is there already, and say what came of it.
+    """Pause, resume or cancel a fine-tune, also at the provider if it is there already, and say what happened.
 
     Raises:
         InputError: it has ended, is at another server, or the provider refuses.
@@ -137,7 +137,7 @@ def change(verb: str, name: str, as_json: bool) -> None:
         if not is_at_provider:
             control.CHANGES[verb].act(connection, row.id)
     if is_at_provider:
-        _wait_until_told(row, verb, last_event)
+        _wait_for_provider(row, verb, last_event)
     row = find(row.id)
     if as_json:
         return print_json(to_json(row))
@@ -145,35 +145,35 @@ def change(verb: str, name: str, as_json: bool) -> None:
         raise InputError(f"{row.id} had ended ({status_of(row)}) before it could be told to {verb}.")
     if row.wanted is not None:
         say(f"{row.id}: noted; a worker will tell the provider. Is one alive? Start it with `tidemill worker`.")
-    elif (refusal := _refusal(row, last_event)) is not None:
-        raise InputError(f"{row.id}: {refusal}")
+    elif (objection := _objection(row, last_event)) is not None:
+        raise InputError(f"{row.id}: {objection}")
     else:
         typer.echo(f"{row.id}: {_DONE[verb]}; status: {status_of(row)}.")
     return None
 
 
 def _check_server(row: FineTuneRow) -> None:
-    """A fine-tune is where it was created: another server knows nothing of it."""
-    at = row.request["provider"]
-    if row.state in OPEN_STATES and at != settings().provider:
-        raise InputError(f"{row.id} is at {at}, and OPENAI_BASE_URL names {settings().provider}; let it name {at}.")
+    """Raise InputError if `settings` name another server than the one that has the fine-tune."""
+    provider, own = row.request["provider"], settings().provider
+    if row.state in OPEN_STATES and provider != own:
+        raise InputError(f"{row.id} is at {provider}, and OPENAI_BASE_URL names {own}; let it name {provider}.")
 
 
-def _wait_until_told(row: FineTuneRow, verb: str, last_event: int) -> None:
-    """Until the provider was told, and what was cancelled has ended; or somebody else must tell it later."""
+def _wait_for_provider(row: FineTuneRow, verb: str, last_event: int) -> None:
+    """Wait until a worker has told the provider, and what was cancelled has ended; but no longer than a minute."""
     scope = Scope(batch_id=row.id)
-    deadline = time.monotonic() + TELL_SECONDS
+    deadline = time.monotonic() + REQUEST_SECONDS
     with embedded_worker(1, scope) if settings().embedded else nullcontext():
         while time.monotonic() < deadline:
             now = find(row.id)
             if now.state not in OPEN_STATES:
                 return
-            if now.wanted is None and (verb != "cancel" or _refusal(now, last_event)):
+            if now.wanted is None and (verb != "cancel" or _objection(now, last_event)):
                 return
             time.sleep(LOOK_SECONDS)
 
 
-def _refusal(row: FineTuneRow, last_event: int) -> str | None:
-    """What the provider had against it, after the event of this number; None when it has said nothing."""
+def _objection(row: FineTuneRow, last_event: int) -> str | None:
+    """The provider's objection after the event of this number; None if there is none."""
     own = (each.message for each in events_of(row, after=last_event) if each.event_id.startswith(fine_tunes.OWN_EVENT))
     return next(own, None)

@@ -1,12 +1,13 @@
-"""Which fine-tune somebody means, and what is stored of it, is looked up here for all that show or change one."""
+"""All that show or change a fine-tune must find the one that the user means, and what is stored of it."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from sqlalchemy import Row, Select, or_, select
 
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.metrics import Point, merge, point_of_event
 from tidemill.models.tables import (
     OPEN_STATES,
@@ -19,14 +20,17 @@ from tidemill.models.tables import (
     jobs,
 )
 
-FineTuneRow: TypeAlias = Row[Any]
-"""A train job with its batch, its dataset and what it has at the provider, as `find` gives it."""
+FineTuneRow: TypeAlias = Row[tuple[object, ...]]
+"""A train job with its batch, its dataset and what it has at the provider: the columns of `_fine_tunes`."""
 
-EventRow: TypeAlias = Row[Any]
+EventRow: TypeAlias = Row[tuple[object, ...]]
 """A row of `fine_tune_events`."""
 
+CheckpointRow: TypeAlias = Row[tuple[object, ...]]
+"""A row of `fine_tune_checkpoints`."""
 
-def _fine_tunes() -> Select[Any]:
+
+def _fine_tunes() -> Select[tuple[object, ...]]:
     """Every train job with what it has at the provider, the newest first."""
     columns = [
         jobs.c.id.label("job_id"),
@@ -68,13 +72,13 @@ def _fine_tunes() -> Select[Any]:
 
 
 def find(name: str) -> FineTuneRow:
-    """The fine-tune that somebody means: its id or the beginning of it, the provider's id, its model, or `latest`.
+    """The fine-tune of a name: its id or the beginning of it, the provider's id, its model, or `latest`.
 
     Raises:
-        InputError: none or more than one is meant.
+        InputError: none or more than one has the name.
     """
     if not name.strip():
-        raise InputError("Which fine-tune? `tidemill fine-tunes list` shows those that there are.")
+        raise InputError("Which fine-tune? `tidemill fine-tunes list` shows all.")
     is_named = (
         fine_tunes.c.remote_id == name,
         fine_tunes.c.model == name,
@@ -87,18 +91,18 @@ def find(name: str) -> FineTuneRow:
     if len(exact or rows) == 1:
         return (exact or rows)[0]
     if not rows:
-        raise InputError(f"There is no fine-tune {name!r}. `tidemill fine-tunes list` shows those that there are.")
+        raise InputError(f"There is no fine-tune {name!r}. `tidemill fine-tunes list` shows all.")
     raise InputError(f"{name!r} may be {', '.join(row.id for row in rows)}. Write more of the id.")
 
 
 def latest(limit: int) -> Sequence[FineTuneRow]:
-    """So many fine-tunes, the newest first."""
+    """At most `limit` fine-tunes, the newest first."""
     with reading() as connection:
         return connection.execute(_fine_tunes().limit(limit)).all()
 
 
 def status_of(row: FineTuneRow) -> str:
-    """How it is, in the provider's words once it has said something that still holds, else in ours."""
+    """Its status: in the provider's words if it has said something that still holds, else in ours."""
     if row.wanted is not None and row.state in OPEN_STATES:
         return f"{row.status or 'being created'}, to {row.wanted}"
     if row.state in OPEN_STATES and (row.hold_reason or row.batch_state != "open"):
@@ -108,8 +112,8 @@ def status_of(row: FineTuneRow) -> str:
     return "waiting" if row.state == "queued" else "being created" if row.state == "running" else str(row.state)
 
 
-def to_json(row: FineTuneRow) -> dict[str, Any]:
-    """For scripts: id, description, created, model, status, and what else is known."""
+def to_json(row: FineTuneRow) -> JsonObject:
+    """For scripts."""
     return {
         "id": row.id,
         "description": row.name,
@@ -130,30 +134,30 @@ def to_json(row: FineTuneRow) -> dict[str, Any]:
 
 
 def events_of(row: FineTuneRow, kind: str | None = None, after: int = 0) -> Sequence[EventRow]:
-    """The events of the present round: what an earlier one told is of another job at the provider."""
-    own = (fine_tune_events.c.job_id == row.job_id) & (fine_tune_events.c.round == row.round)
-    wanted = select(fine_tune_events).where(own, fine_tune_events.c.number > after)
+    """The events of the present round, because an earlier round had another job at the provider."""
+    is_own = (fine_tune_events.c.job_id == row.job_id) & (fine_tune_events.c.round == row.round)
+    statement = select(fine_tune_events).where(is_own, fine_tune_events.c.number > after)
     if kind is not None:
-        wanted = wanted.where(fine_tune_events.c.type == kind)
+        statement = statement.where(fine_tune_events.c.type == kind)
     with reading() as connection:
-        return connection.execute(wanted.order_by(fine_tune_events.c.number)).all()
+        return connection.execute(statement.order_by(fine_tune_events.c.number)).all()
 
 
 def points_of(row: FineTuneRow) -> list[Point]:
-    """The curves so far: from the events, and at the end from the result file."""
+    """The points of the curves so far: from the events, and after the end from the result file."""
     points = [point_of_event(event.data) for event in events_of(row, "metrics") if isinstance(event.data, dict)]
     return merge([*(point for point in points if point is not None), *(Point(**point) for point in row.curve or ())])
 
 
-def checkpoints_of(row: FineTuneRow) -> Sequence[Row[Any]]:
-    """Rows of `fine_tune_checkpoints`, in the order of their steps."""
-    own = select(fine_tune_checkpoints).where(fine_tune_checkpoints.c.job_id == row.job_id)
+def checkpoints_of(row: FineTuneRow) -> Sequence[CheckpointRow]:
+    """Its checkpoints, in the order of their steps."""
+    statement = select(fine_tune_checkpoints).where(fine_tune_checkpoints.c.job_id == row.job_id)
     with reading() as connection:
-        return connection.execute(own.order_by(fine_tune_checkpoints.c.step)).all()
+        return connection.execute(statement.order_by(fine_tune_checkpoints.c.step)).all()
 
 
 def dialogues_of(row: FineTuneRow) -> list[int]:
-    """The stored dialogues that it is made of."""
-    own = select(dataset_dialogues.c.dialogue_id).where(dataset_dialogues.c.dataset_id == row.dataset_id)
+    """The numbers of the stored dialogues that it is made of."""
+    statement = select(dataset_dialogues.c.dialogue_id).where(dataset_dialogues.c.dataset_id == row.dataset_id)
     with reading() as connection:
-        return list(connection.scalars(own.order_by(dataset_dialogues.c.dialogue_id)))
+        return list(connection.scalars(statement.order_by(dataset_dialogues.c.dialogue_id)))

@@ -1,4 +1,4 @@
-"""Fine-tunes take days, so whoever sent one off wants to see how it is: in a list, on a page of its own, as a curve."""
+"""Fine-tunes take days, so users want to see how they are: in a list, each on a page of its own, as curves."""
 
 import typer
 

@@ -1,7 +1,7 @@
-"""What a model has learned it may tell anybody, so personal data are pointed out before that.
+"""A model may tell anybody what it has learned, so personal data are pointed out before training.
 
-Patterns only, tuned to be believed: a check digit must fit where there is one. What was found is never returned, shown
-or sent, only its kind.
+There are only patterns, tuned for few false alarms: a check digit must fit if there is one. The data are never
+returned, shown or sent, only their kind.
 """
 
 import re

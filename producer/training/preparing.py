@@ -1,4 +1,4 @@
-"""A run of train, from its options to the report, the exported files or the submitted job."""
+"""A run of `tidemill train` is put together here: from options to the report, the exported files or the job."""
 
 import shutil
 import sys
@@ -21,45 +21,52 @@ from tidemill.producer.screen.display import say
 from tidemill.producer.screen.printing import print_json, print_text
 from tidemill.producer.training.columns import Columns
 from tidemill.producer.training.dataset_report import Report
-from tidemill.producer.training.datasets import Dataset, How, build
-from tidemill.producer.training.dialogue_examples import Stored, examples_of_dialogues
-from tidemill.producer.training.example_files import FilesRead, examples_of, tables_in
-from tidemill.producer.training.examples import METHODS, Bad, Example
+from tidemill.producer.training.datasets import Dataset, DatasetOptions, build
+from tidemill.producer.training.dialogue_examples import StoredDialogues, examples_of_dialogues
+from tidemill.producer.training.example_files import InputSummary, examples_of, tables_in
+from tidemill.producer.training.examples import METHODS, BadRow, Example
 from tidemill.producer.training.tuning import Terms, check, send_off
 
-_SAID_AGAIN_SECONDS = 5.0
+_PROGRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where examples are from: files and folders, and how to read them; stored dialogues; or both.
 
-    `validation` are files to check with.
+    `validation` is a file to check with.
     """
 
     paths: Sequence[str]
     columns: Columns
     negatives: Sequence[str] = ()
     validation: str | None = None
-    stored: Stored | None = None
+    dialogues: StoredDialogues | None = None
 
 
 def train(
-    source: Source, how: How, terms: Terms, *, strict: bool, dry_run: bool, export: str | None, as_json: bool
+    source: Source,
+    options: DatasetOptions,
+    terms: Terms,
+    *,
+    strict: bool,
+    dry_run: bool,
+    export: str | None,
+    as_json: bool,
 ) -> None:
     """Check and price examples, and print the report; write them with `export`, or submit them.
 
-    The report goes to stdout, or to stderr where the examples or the job's id do.
+    The report goes to stdout; but to stderr if the examples or the job's id go to stdout.
 
     Raises:
         InputError: an option or a source cannot be used.
     """
-    _check(source, how)
+    _check(source, options)
     check(terms)
-    _heed_ends(how.model, sends=not (dry_run or export))
-    targets = _targets(export, source, how)
+    _check_shutdowns(options.model, sends=not (dry_run or export))
+    targets = _targets(export, source, options)
     with tempfile.TemporaryDirectory(prefix="tidemill-train-") as scratch:
-        dataset = dataset_of(source, how, Path(scratch))
+        dataset = dataset_of(source, options, Path(scratch))
         stopped = dataset.report.stops(strict)
         sent_off = not (stopped or dry_run or export)
         aside = export == "-" or sent_off
@@ -68,17 +75,17 @@ def train(
         elif not sent_off:
             print_json(dataset.report.to_json(), err=aside)
         if stopped:
-            raise InputError(_stopped(dataset.report))
+            raise InputError(_why_stopped(dataset.report))
         if export is not None and not dry_run:
             _export(dataset, targets)
         elif not dry_run:
-            send_off(dataset, how, terms, *_named(source), as_json=as_json)
+            send_off(dataset, options, terms, *_names_of(source), as_json=as_json)
         elif not as_json:
             typer.echo(f"\n{_next(dataset)}")
 
 
-def _heed_ends(model: str, *, sends: bool) -> None:
-    """Say what ends at the provider. A model that has ended stops what would be sent, and nothing else."""
+def _check_shutdowns(model: str, *, sends: bool) -> None:
+    """Say what ends at the provider. A model that has ended stops a run only if the run sends something."""
     provider = settings().provider
     try:
         ends = shutdown.check(model, provider)
@@ -86,69 +93,67 @@ def _heed_ends(model: str, *, sends: bool) -> None:
         if sends:
             raise
         ends = str(error)
-    for sentence in (
-        None if sends else ends,
-        shutdown.fine_tuning(provider),
-    ):  # of a model that is sent, submitting tells
+    model_sentence = None if sends else ends  # submitting says it too
+    for sentence in (model_sentence, shutdown.fine_tuning(provider)):
         if sentence is not None:
             say(sentence)
 
 
-def dataset_of(source: Source, how: How, folder: Path) -> Dataset:
-    """Read, check and split the examples of files into `folder`.
+def dataset_of(source: Source, options: DatasetOptions, folder: Path) -> Dataset:
+    """Read, check and split examples into `folder`.
 
     Raises:
         InputError: a file cannot be read, or its columns do not fit.
     """
-    reading = FilesRead()
-    paths, columns, method = source.paths, source.columns, how.method
+    inputs = InputSummary()
+    paths, columns, method = source.paths, source.columns, options.method
     aside = [] if source.validation is None else [source.validation]
-    examples: Iterator[Example | Bad] = iter(())
+    examples: Iterator[Example | BadRow] = iter(())
     if paths:
-        examples = examples_of(paths, columns, method, reading, negatives=source.negatives, without=aside)
-    if source.stored is not None:
+        examples = examples_of(paths, columns, method, inputs, negatives=source.negatives, without=aside)
+    if source.dialogues is not None:
         migrations.ensure()
-        examples = chain(examples, examples_of_dialogues(source.stored, reading))
-    validation = examples_of(aside, columns, method, reading, use="to check with") if aside else None
-    return build(_counted(examples), how, folder, reading=reading, validation=validation)
+        examples = chain(examples, examples_of_dialogues(source.dialogues, inputs))
+    validation = examples_of(aside, columns, method, inputs, use="to check with") if aside else None
+    return build(_with_progress(examples), options, folder, inputs=inputs, validation=validation)
 
 
-def _named(source: Source) -> tuple[str, str]:
-    """What a job on these examples is called, and what they are of."""
+def _names_of(source: Source) -> tuple[str, str]:
+    """What a job on these examples is called, and where they are from."""
     files = ["stdin" if path == "-" else Path(path).stem or path for path in source.paths]
-    dialogues = [] if source.stored is None else ["dialogues"]
-    sources = [*source.paths, *([] if source.stored is None else [str(source.stored)])]
+    dialogues = [] if source.dialogues is None else ["dialogues"]
+    sources = [*source.paths, *([] if source.dialogues is None else [str(source.dialogues)])]
     return ", ".join([*files, *dialogues]), ", ".join(sources)
 
 
-def _check(source: Source, how: How) -> None:
-    if how.method not in METHODS:
-        raise InputError(f"--method is {how.method!r}; it must be one of {', '.join(METHODS)}.")
-    if not source.paths and source.stored is None:
+def _check(source: Source, options: DatasetOptions) -> None:
+    if options.method not in METHODS:
+        raise InputError(f"--method is {options.method!r}; it must be one of {', '.join(METHODS)}.")
+    if not source.paths and source.dialogues is None:
         raise InputError("Name a file of examples, or say --from-dialogues: tidemill train data.csv --dry-run")
-    if source.stored is not None and how.method != "supervised":
-        raise InputError(f"--from-dialogues gives one reply to a prompt, and --method {how.method} needs two.")
-    if how.validation and source.validation is not None:
+    if source.dialogues is not None and options.method != "supervised":
+        raise InputError(f"--from-dialogues gives one reply to a prompt, and --method {options.method} needs two.")
+    if options.validation and source.validation is not None:
         raise InputError("--val and --validation were both given; a share is kept aside or a file is: drop one.")
-    if not 0 <= how.validation < 1:
-        raise InputError(f"--val is {how.validation:g}; it is a share, from 0 to below 1, such as 0.1.")
+    if not 0 <= options.validation < 1:
+        raise InputError(f"--val is {options.validation:g}; it is a share, from 0 to below 1, such as 0.1.")
 
 
-def _targets(export: str | None, source: Source, how: How) -> list[str]:
-    """Where the parts go: training, then validation. No file that is read is ever written."""
+def _targets(export: str | None, source: Source, options: DatasetOptions) -> list[str]:
+    """Where the parts go: training, then validation. A file that is read is never written."""
     if export is None:
         return []
-    with_validation = how.validation > 0 or source.validation is not None
+    with_validation = options.validation > 0 or source.validation is not None
     if export == "-":
         if with_validation:
             raise InputError("--export - writes one part only; give a file when there is a validation part too.")
         return ["-"]
     path = Path(export)
     if path.suffix.lower() not in (".jsonl", ".ndjson"):
-        raise InputError(f"--export {export}: give a file that ends in .jsonl, for that is what it will hold.")
+        raise InputError(f"--export {export}: give a file that ends in .jsonl, which is its format.")
     targets = [str(path), str(path.with_name(f"{path.stem}.validation{path.suffix}"))][: 2 if with_validation else 1]
-    inputs = [*source.paths, *source.negatives, *([source.validation] if source.validation else [])]
-    files = {Path(each).resolve() for each in tables_in(inputs, FilesRead()) if each != "-"}
+    sources = [*source.paths, *source.negatives, *([source.validation] if source.validation else [])]
+    files = {Path(each).resolve() for each in tables_in(sources, InputSummary()) if each != "-"}
     for target in targets:
         if Path(target).resolve() in files:
             raise InputError(f"{target} is read as input and would be overwritten; choose another place for --export.")
@@ -173,36 +178,35 @@ def _export(dataset: Dataset, targets: Sequence[str]) -> None:
             typer.echo(f"{target}: {counted(part.examples, 'example')}, sha256 {part.sha256[:12]}", err=True)
 
 
-def _stopped(report: Report) -> str:
+def _why_stopped(report: Report) -> str:
     findings = report.findings
     if not report.stops():
         return f"{_warnings(report)}, and --strict takes warnings for errors; nothing was written or sent."
     drop = findings.bad_rows and not report.skip_bad_rows
     way_out = f", or leave {counted(findings.bad_rows, 'row')} out with --skip-bad-rows" if drop else ""
     return (
-        f"{counted(report.stopping_errors, 'error')}, see the report; nothing was written or sent. Mend them{way_out}."
+        f"{counted(report.stopping_errors, 'error')}, see the report; nothing was written or sent. Fix them{way_out}."
     )
 
 
 def _warnings(report: Report) -> str:
-    count = report.findings.level("warning")
-    return counted(count, "warning")
+    return counted(report.findings.level("warning"), "warning")
 
 
 def _next(dataset: Dataset) -> str:
-    warned = dataset.report.findings.level("warning")
-    look = f"  Look at the {_warnings(dataset.report)}; training is possible all the same.\n" if warned else ""
+    has_warnings = dataset.report.findings.level("warning") > 0
+    look = f"  Look at the {_warnings(dataset.report)}; training is possible all the same.\n" if has_warnings else ""
     return (
         f"WHAT NEXT\n{look}  With --export train.jsonl instead of --dry-run the examples are written to a file; "
         "without either\n  the model is trained on them. Nothing was sent."
     )
 
 
-def _counted(examples: Iterable[Example | Bad]) -> Iterator[Example | Bad]:
-    """The same; says on stderr how many came, every few seconds."""
-    due = time.monotonic() + _SAID_AGAIN_SECONDS
+def _with_progress(examples: Iterable[Example | BadRow]) -> Iterator[Example | BadRow]:
+    """The same examples; says every few seconds on stderr how many were read."""
+    due = time.monotonic() + _PROGRESS_SECONDS
     for number, example in enumerate(examples, 1):
         if number % 1_000 == 0 and time.monotonic() >= due:
             say(f"{number:,} rows read")
-            due = time.monotonic() + _SAID_AGAIN_SECONDS
+            due = time.monotonic() + _PROGRESS_SECONDS
         yield example

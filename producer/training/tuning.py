@@ -1,13 +1,13 @@
-"""A checked dataset becomes a train job, once: the same on the same terms is the same job.
+"""A checked dataset becomes a train job, once: the same dataset on the same terms is the same job.
 
-The files go into the store of blobs, where any worker can read them; the job holds the dataset's id and nothing else.
+The files go into the store of blobs, where any worker can read them. The job has the dataset's id and its provider.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import typer
 
@@ -17,6 +17,7 @@ from tidemill.models.bulk import insert_for
 from tidemill.models.database import writing
 from tidemill.models.errors import InputError
 from tidemill.models.fine_tunes import keep_dataset
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, dataset_dialogues
@@ -29,7 +30,7 @@ from tidemill.producer.batches.submit import open_batch, submit
 from tidemill.producer.intake.tables import Row
 from tidemill.producer.screen.display import say
 from tidemill.producer.screen.printing import print_json
-from tidemill.producer.training.datasets import Dataset, How, Part
+from tidemill.producer.training.datasets import Dataset, DatasetOptions, Part
 from tidemill.producer.training.fine_tune_control import check_trained, follow_until_created, watch
 from tidemill.producer.training.fine_tune_lookup import FineTuneRow, find, status_of, to_json
 
@@ -39,14 +40,14 @@ _LINKS_AT_ONCE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a dataset is trained on, and what the command does then.
+    """How a model is trained on a dataset, and what the command does then.
 
-    `hyperparameters` are the provider's by name, those that were said; `params` are further fields of the request.
+    `hyperparameters` are the provider's, by name; None leaves one to it. `params` are further fields of the request.
     """
 
     suffix: str | None = None
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: JsonObject = field(default_factory=dict)
+    params: JsonObject = field(default_factory=dict)
     transport: str = "sdk"
     name: str | None = None
     new: bool = False
@@ -56,35 +57,35 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class DatasetRow:
-    """A stored dataset as the one row of an order: files and jobs are one server's own, so it names that, too."""
+    """A stored dataset as the one row of an order. It names the server too, because files and jobs belong to one."""
 
     kind: ClassVar[str] = "train"
     dataset_id: str
     provider: str
     report: DryRun
-    """What is known of its examples."""
+    """The report on its examples."""
 
     @property
     def is_one(self) -> bool:
-        """A fine-tune has no answer that could be told."""
+        """False: a fine-tune has no answer to show."""
         return False
 
     @property
     def is_partial(self) -> bool:
-        """There is no more than the one."""
+        """False: there is only this row."""
         return False
 
     @property
     def files(self) -> Sequence[Path]:
-        """Its files have been read already."""
+        """None: its files have been read already."""
         return ()
 
     def chunks(self, _options: Options, _on_note: Callable[[str], None]) -> Iterator[list[Row]]:
-        """The one row, which says no more than which dataset it is, and where."""
+        """The one row, with the dataset's id and its provider."""
         yield [Row(self.dataset_id, {}, {"dataset": self.dataset_id, "provider": self.provider}, 1)]
 
     def estimate(self, _order: Order) -> DryRun:
-        """What is known of the examples, with their price."""
+        """The report on the examples, with their price."""
         return self.report
 
 
@@ -94,18 +95,18 @@ def check(terms: Terms) -> None:
         raise InputError(f"--suffix has {len(terms.suffix)} characters; it may have 1 to {SUFFIX_CHARACTERS}.")
 
 
-def send_off(dataset: Dataset, how: How, terms: Terms, name: str, source: str, *, as_json: bool) -> None:
-    """Submit a dataset and say under which id; without a broker, stay until the provider has taken it.
+def send_off(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str, source: str, *, as_json: bool) -> None:
+    """Submit a dataset and print the job's id; without a broker, stay until the provider has the job.
 
     Args:
-        name: what the job is called where `terms` say nothing else.
-        source: what the examples are of, for people.
+        name: what the job is called, unless `terms` have a name or a suffix.
+        source: where the examples are from, for people.
 
     Raises:
-        NotTrainedError: the provider took it not, or with `wait` the job ended without a model.
+        NotTrainedError: the provider did not take it, or with `wait` the job ended without a model.
     """
     migrations.ensure()
-    batch, resumed = _submitted(dataset, how, terms, name, source)
+    batch, resumed = _submit_job(dataset, options, terms, name, source)
     row = find(batch.id)
     if resumed:
         say(f"{batch.id} is this very job: {status_of(row)}; --new trains again.")
@@ -119,50 +120,52 @@ def send_off(dataset: Dataset, how: How, terms: Terms, name: str, source: str, *
     check_trained(row)
     if not as_json:
         typer.echo(batch.id)
-        say(_what_now(row))
+        say(_next_step(row))
     return None
 
 
-def _submitted(dataset: Dataset, how: How, terms: Terms, name: str, source: str) -> tuple[Batch, bool]:
+def _submit_job(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str, source: str) -> tuple[Batch, bool]:
     parts = {"training": dataset.train, "validation": dataset.validation}
-    stored = {name: None if part is None else _stored(part) for name, part in parts.items()}
+    stored = {name: None if part is None else _store(part) for name, part in parts.items()}
     hashes = [None if each is None else each["sha256"] for each in stored.values()]
-    dataset_id = hashlib.sha256(dumps([how.method, *hashes]).encode()).hexdigest()[:24]
+    dataset_id = hashlib.sha256(dumps([options.method, *hashes]).encode()).hexdigest()[:24]
     name = (terms.name or terms.suffix or name)[:200]
     report = dataset.report.to_json()
     with writing() as connection:
-        keep_dataset(connection, id=dataset_id, name=name, source=source, method=how.method, report=report, **stored)
+        keep_dataset(
+            connection, id=dataset_id, name=name, source=source, method=options.method, report=report, **stored
+        )
         links = [{"dataset_id": dataset_id, "dialogue_id": each} for each in dataset.dialogues]
         for start in range(0, len(links), _LINKS_AT_ONCE):
-            linked = insert_for(connection)(dataset_dialogues).on_conflict_do_nothing()
-            connection.execute(linked, links[start : start + _LINKS_AT_ONCE])
-    options = make_options({"model": how.model, "params": _params(how, terms), "transport": terms.transport})
+            statement = insert_for(connection)(dataset_dialogues).on_conflict_do_nothing()
+            connection.execute(statement, links[start : start + _LINKS_AT_ONCE])
+    asked = {"model": options.model, "params": _params(options, terms), "transport": terms.transport}
     row = DatasetRow(dataset_id, settings().provider, dataset.report)
-    opened = open_batch(Order(options, row, name=name, new=terms.new, on_bad_row=say))
+    opened = open_batch(Order(make_options(asked), row, name=name, new=terms.new, on_bad_row=say))
     submit(opened)
     return Batch(opened.batch_id, opened.submission), opened.resumed
 
 
-def _stored(part: Part) -> dict[str, Any]:
+def _store(part: Part) -> JsonObject:
     content = part.path.read_bytes()
     blobs.put(content, part.sha256)
     return {"sha256": part.sha256, "bytes": len(content), "examples": part.examples, "tokens": part.tokens}
 
 
-def _params(how: How, terms: Terms) -> dict[str, Any]:
-    """The fields of the request for a job, but for model and files."""
-    hyperparameters = {"n_epochs": how.epochs, **terms.hyperparameters}
+def _params(options: DatasetOptions, terms: Terms) -> JsonObject:
+    """The fields of the request for a job, except model and files."""
+    hyperparameters = {"n_epochs": options.epochs, **terms.hyperparameters}
     chosen = {name: value for name, value in hyperparameters.items() if value is not None}
-    method: dict[str, Any] = {"type": how.method}
+    method: JsonObject = {"type": options.method}
     if chosen:
-        method[how.method] = {"hyperparameters": chosen}
-    params: dict[str, Any] = {"suffix": terms.suffix, "seed": how.seed or None}
-    if chosen or how.method != "supervised":
-        params["method"] = method  # left out where all is as it would be: older servers do not know it
+        method[options.method] = {"hyperparameters": chosen}
+    params: JsonObject = {"suffix": terms.suffix, "seed": options.seed or None}
+    if chosen or options.method != "supervised":
+        params["method"] = method  # left out if it says nothing: older servers do not know it
     return {name: value for name, value in params.items() if value is not None} | terms.params
 
 
-def _what_now(row: FineTuneRow) -> str:
+def _next_step(row: FineTuneRow) -> str:
     follow = f"`tidemill fine-tunes watch {row.id}` follows"
     if row.remote_id is not None:
         return f"{row.remote_id} at the provider: {row.status}; {follow}."

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from tidemill.producer.describing.images import Picture, Preparer
+from tidemill.producer.describing.images import PreparedPicture, Preparer
 
 SIDE = 2048
 
@@ -19,7 +19,7 @@ SIDE = 2048
 def _pool(paths: Sequence[str]) -> None:
     with Preparer("gpt-6-luna", "auto", SIDE) as preparer:
         for path, picture in preparer.prepare((path, path) for path in paths):
-            assert isinstance(picture, Picture), path
+            assert isinstance(picture, PreparedPicture), path
 
 
 def _loop(paths: Sequence[str]) -> None:

@@ -84,7 +84,7 @@ def test_strict_takes_a_warning_for_an_error(tidemill: Tidemill, table: str) -> 
 def test_what_not_to_say_is_the_rejected_side_or_has_weight_0(tidemill: Tidemill, table: str) -> None:
     tidemill.write("bad.csv", "question,answer\n" + "".join(f'"{asked}",Who knows\n' for asked, _ in ROWS[:12]))
     ran = tidemill("train", ".", "--negative", "bad.csv", "--method", "dpo", "--export", "pairs.jsonl").ok()
-    assert "28 rows without a twin left out" in ran.out
+    assert "28 rows without a pair left out" in ran.out
     pairs = [json.loads(line) for line in (tidemill.folder / "pairs.jsonl").read_text().splitlines()]
     assert len(pairs) == 12
     assert {each["non_preferred_output"][0]["content"] for each in pairs} == {"Who knows"}

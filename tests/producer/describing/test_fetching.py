@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import WaitUntil
 from tidemill.producer.describing.fetching import MOST_REDIRECTS, Policy, fetch, fetch_many, is_public, shown
-from tidemill.producer.describing.images import Refused
+from tidemill.producer.describing.images import RefusedPicture
 
 PICTURE = bytes(range(256)) * 40
 
@@ -152,9 +152,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-def outcome(got: bytes | Refused) -> bytes | str:
+def outcome(got: bytes | RefusedPicture) -> bytes | str:
     """A picture as it is, and of a refusal its code."""
-    return got.code if isinstance(got, Refused) else got
+    return got.code if isinstance(got, RefusedPicture) else got
 
 
 def answer(body: bytes = PICTURE, *headers: str, status: str = "200 OK") -> bytes:
@@ -341,7 +341,7 @@ MALFORMED = [*WITHOUT_SPACES.split(), *WITH_SPACES, *WITH_CONTROLS, *TOO_LONG, *
 def codes(server: Server, urls: list[str]) -> set[str]:
     """The codes with which URLs are refused; every refusal is one printable sentence that says what to do."""
     got = [fetch(url, policy=server.strict) for url in urls]
-    refused = [each for each in got if isinstance(each, Refused)]
+    refused = [each for each in got if isinstance(each, RefusedPicture)]
     assert len(refused) == len(urls)
     assert [each.reason for each in refused if not (each.reason.isprintable() and "--fetch" in each.reason)] == []
     return {each.code for each in refused}
@@ -534,7 +534,7 @@ def test_a_server_must_prove_that_it_is_the_host_of_the_url(server: Server, tmp_
 def test_a_refusal_names_the_url_without_its_secrets_and_says_what_to_do(server: Server) -> None:
     server.answers["/from?token=secret"] = leading_to("/gone?key=secret")
     server.answers["/gone?key=secret"] = answer(b"", status="410 Gone")
-    assert fetch("https://pictures.test/from?token=secret", policy=server.policy) == Refused(
+    assert fetch("https://pictures.test/from?token=secret", policy=server.policy) == RefusedPicture(
         "http_status",
         "https://pictures.test/gone, where https://pictures.test/from leads, answered with status 410; download it and "
         "give the file's path, or leave out --fetch to pass the URL to the provider as it is",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tidemill.models.errors import InputError
+from tidemill.models.json_types import JsonObject
 from tidemill.producer.describing.gallery import check_destination, write
 
 JPEG = b"\xff\xd8\xff\xe0 not really \xff\xd9"
@@ -25,9 +26,7 @@ HOSTILE = (
 )
 
 
-def row(
-    path: str = "photos/a.jpg", reply: str | None = "A cat.", status: str = "succeeded", **more: Any
-) -> dict[str, Any]:
+def row(path: str = "photos/a.jpg", reply: str | None = "A cat.", status: str = "succeeded", **more: Any) -> JsonObject:
     return {"path": path, "status": status, "reply": reply, **more}
 
 
@@ -59,7 +58,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def page(tmp_path: Path, *rows: dict[str, Any], title: str = "photos", thumbnail: bytes | None = JPEG) -> str:
+def page(tmp_path: Path, *rows: JsonObject, title: str = "photos", thumbnail: bytes | None = JPEG) -> str:
     path = tmp_path / "captions.html"
     assert write(str(path), title, "a summary", [list(rows)], lambda _: thumbnail) == len(rows)
     assert [each.name for each in tmp_path.iterdir()] == ["captions.html"]
@@ -67,9 +66,9 @@ def page(tmp_path: Path, *rows: dict[str, Any], title: str = "photos", thumbnail
 
 
 def test_a_card_has_picture_caption_name_and_what_is_known_of_it(tmp_path: Path) -> None:
-    facts: dict[str, Any] = {"width": 640, "height": 480, "format": "jpeg", "input_tokens": 1200, "output_tokens": 34}
-    seen = Page(page(tmp_path, row(**facts, cost_usd=0.021, sentiment="positive"), row("b.png", "A dog.")))
-    assert seen.paragraphs == [
+    facts: JsonObject = {"width": 640, "height": 480, "format": "jpeg", "input_tokens": 1200, "output_tokens": 34}
+    shown = Page(page(tmp_path, row(**facts, cost_usd=0.021, sentiment="positive"), row("b.png", "A dog.")))
+    assert shown.paragraphs == [
         "a summary",
         "A cat.",
         "a.jpg",
@@ -79,7 +78,7 @@ def test_a_card_has_picture_caption_name_and_what_is_known_of_it(tmp_path: Path)
         "",
     ]
     source = f"data:image/jpeg;base64,{base64.b64encode(JPEG).decode()}"
-    assert [(each["src"], each["alt"], each["loading"]) for each in seen.all("img")] == [
+    assert [(each["src"], each["alt"], each["loading"]) for each in shown.all("img")] == [
         (source, "A cat.", "lazy"),
         (source, "A dog.", "lazy"),
     ]
@@ -88,19 +87,19 @@ def test_a_card_has_picture_caption_name_and_what_is_known_of_it(tmp_path: Path)
 def test_rows_that_did_not_succeed_show_why_and_a_plain_tile_where_there_is_no_picture(tmp_path: Path) -> None:
     failed = row("b.png", None, "failed", error="It is cut off.", error_code="corrupt_picture")
     text = page(tmp_path, failed, row("c.png", None, "failed", error_code="too_slow"), thumbnail=None)
-    seen = Page(text)
-    assert seen.paragraphs[1::3] == ["failed It is cut off.", "failed too_slow"]
-    assert seen.all("img") == []
+    shown = Page(text)
+    assert shown.paragraphs[1::3] == ["failed It is cut off.", "failed too_slow"]
+    assert shown.all("img") == []
     assert text.count("no preview") == 2
-    assert [each["class"] for each in seen.all("figure")] == ["card failed"] * 2
+    assert [each["class"] for each in shown.all("figure")] == ["card failed"] * 2
     with_picture = Page(page(tmp_path, failed))
     assert [each["alt"] for each in with_picture.all("img")] == ["b.png"]
 
 
 def test_tags_are_shown_as_a_list_and_a_caption_in_any_script_reads_in_its_direction(tmp_path: Path) -> None:
-    seen = Page(page(tmp_path, row(reply='{"tags": ["cat", "sofa"]}'), row(reply="قطة"), row(reply="猫\n二")))
-    assert seen.paragraphs[1::3] == ["cat, sofa", "قطة", "猫\n二"]
-    assert [each.get("dir") for each in seen.all("p") if each.get("class") == "caption"] == ["auto"] * 3
+    shown = Page(page(tmp_path, row(reply='{"tags": ["cat", "sofa"]}'), row(reply="قطة"), row(reply="猫\n二")))
+    assert shown.paragraphs[1::3] == ["cat, sofa", "قطة", "猫\n二"]
+    assert [each.get("dir") for each in shown.all("p") if each.get("class") == "caption"] == ["auto"] * 3
 
 
 def test_nothing_in_a_row_becomes_markup(tmp_path: Path) -> None:
@@ -137,10 +136,10 @@ def test_a_url_is_named_without_its_secrets_and_without_its_content(tmp_path: Pa
 
 def test_the_page_loads_nothing_runs_nothing_and_its_policy_forbids_both(tmp_path: Path) -> None:
     text = page(tmp_path, row(cost_usd=1.0))
-    seen = Page(text)
+    shown = Page(text)
     style = re.findall(r"(?s)<style>(.*?)</style>", text)
     digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
-    policy = next(each["content"] for each in seen.all("meta") if each.get("http-equiv") == "Content-Security-Policy")
+    policy = next(each["content"] for each in shown.all("meta") if each.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert policy.split("; ") == [
         "default-src 'none'",
@@ -152,12 +151,12 @@ def test_the_page_loads_nothing_runs_nothing_and_its_policy_forbids_both(tmp_pat
     assert len(style) == 1
     assert "url(" not in style[0]
     assert "@import" not in style[0]
-    assert {tag for tag, _ in seen.elements} & {"script", "link", "iframe", "a", "object", "form"} == set()
-    assert [name for _, each in seen.elements for name in each if name.startswith("on") or name == "style"] == []
+    assert {tag for tag, _ in shown.elements} & {"script", "link", "iframe", "a", "object", "form"} == set()
+    assert [name for _, each in shown.elements for name in each if name.startswith("on") or name == "style"] == []
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    def rows(count: int) -> Iterator[list[dict[str, Any]]]:
+    def rows(count: int) -> Iterator[list[JsonObject]]:
         return ([row(reply="x" * 1000)] for _ in range(count))
 
     def peak_bytes(count: int) -> int:
@@ -178,7 +177,7 @@ def test_a_failure_keeps_the_older_page_and_leaves_no_other_file(tmp_path: Path)
     path = tmp_path / "captions.html"
     path.write_text("older")
 
-    def thumbnail(_: dict[str, Any]) -> bytes:
+    def thumbnail(_: JsonObject) -> bytes:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -195,7 +194,7 @@ def test_every_destination_that_cannot_work_is_refused_before_any_work(tmp_path:
         "out": "name the gallery .html",
         "-": "name the gallery .html",
         "folder.html": "is a folder or a device",
-        "missing/out.html": "No such file or directory; mend it, or give it another name",
+        "missing/out.html": "No such file or directory; fix that, or give it another name",
         "file/out.html": "Not a directory",
         "nul\0.html": "cannot be written",
         "x" * 300 + ".html": "cannot be written",

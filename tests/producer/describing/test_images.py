@@ -21,7 +21,7 @@ from tests.waiting import limit
 from tidemill.models.errors import InputError, TidemillError
 from tidemill.models.options import Detail
 from tidemill.producer.describing import children, images
-from tidemill.producer.describing.images import MEDIA_TYPES, Picture, Preparer, Refused, thumbnail
+from tidemill.producer.describing.images import MEDIA_TYPES, PreparedPicture, Preparer, RefusedPicture, thumbnail
 
 ROOT = Path(images.__file__).parents[3]
 
@@ -32,19 +32,19 @@ def preparer() -> Iterator[Preparer]:
         yield one
 
 
-def prepared(preparer: Preparer, source: str | bytes) -> Picture:
+def prepared(preparer: Preparer, source: str | bytes) -> PreparedPicture:
     ((_, picture),) = preparer.prepare([(None, source)])
-    assert isinstance(picture, Picture), picture
+    assert isinstance(picture, PreparedPicture), picture
     return picture
 
 
-def refused(preparer: Preparer, source: str | bytes) -> Refused:
+def refused(preparer: Preparer, source: str | bytes) -> RefusedPicture:
     ((_, reason),) = preparer.prepare([(None, source)])
-    assert isinstance(reason, Refused), reason
+    assert isinstance(reason, RefusedPicture), reason
     return reason
 
 
-def decoded(picture: Picture) -> Image.Image:
+def decoded(picture: PreparedPicture) -> Image.Image:
     image = Image.open(BytesIO(picture.content))
     image.load()
     return image
@@ -130,7 +130,7 @@ def test_the_pictures_of_the_metadata_test_do_carry_a_position() -> None:
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize(
-    ("orientation", "seen"),
+    ("orientation", "upright"),
     [
         (1, "rgbw"),
         (2, "grwb"),
@@ -143,15 +143,15 @@ def test_the_pictures_of_the_metadata_test_do_carry_a_position() -> None:
         (99, "rgbw"),
     ],
 )
-def test_a_picture_is_set_upright(preparer: Preparer, format_: str, orientation: int, seen: str) -> None:
+def test_a_picture_is_set_upright(preparer: Preparer, format_: str, orientation: int, upright: str) -> None:
     if (format_, orientation) == ("AVIF", 99):
         pytest.skip("AVIF cannot say so")
     exif = Image.Exif()
     exif[pictures.ORIENTATION] = orientation
     picture = prepared(preparer, encoded(quarters().resize((96, 64)), format_, exif=exif))
-    assert corners(decoded(picture)) == seen
-    upright = (64, 96) if orientation in (5, 6, 7, 8) else (96, 64)
-    assert (picture.source_width, picture.source_height) == (picture.width, picture.height) == upright
+    assert corners(decoded(picture)) == upright
+    size = (64, 96) if orientation in (5, 6, 7, 8) else (96, 64)
+    assert (picture.source_width, picture.source_height) == (picture.width, picture.height) == size
 
 
 COLOUR = {
@@ -305,7 +305,7 @@ def test_a_file_that_is_no_usable_picture_is_refused_by_name(preparer: Preparer,
     assert reason.reason.startswith(f"{path}: ")
     assert reason.reason.endswith(".")
     assert "\n" not in reason.reason and "0x" not in reason.reason
-    assert refused(preparer, content) == Refused(code, reason.reason.replace(path, "the picture"))
+    assert refused(preparer, content) == RefusedPicture(code, reason.reason.replace(path, "the picture"))
 
 
 def test_what_is_no_file_is_refused_without_reading_it(preparer: Preparer, tmp_path: Path) -> None:
@@ -327,8 +327,8 @@ def test_what_is_no_file_is_refused_without_reading_it(preparer: Preparer, tmp_p
         "": "missing",
         str(tmp_path / "huge.jpg"): "too_large",
     }
-    found = dict(preparer.prepare((path, path) for path in codes))
-    assert {path: result.code for path, result in found.items() if isinstance(result, Refused)} == codes
+    results = dict(preparer.prepare((path, path) for path in codes))
+    assert {path: result.code for path, result in results.items() if isinstance(result, RefusedPicture)} == codes
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
@@ -353,7 +353,7 @@ def test_a_picture_without_its_package_says_what_to_install(
     preparer: Preparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
-    with pytest.raises(images._UnusableError) as caught:
+    with pytest.raises(images._RefusalError) as caught:
         images._identified(BytesIO(head), images._FORMATS)
     assert caught.value.args == ("unsupported_format", "is HEIF; pip install 'tidemill[heif]' to read it.")
     monkeypatch.setitem(sys.modules, "imagehash", None)
@@ -397,25 +397,25 @@ def test_results_come_in_order_and_items_are_taken_only_a_little_ahead() -> None
     with Preparer("gpt-6-luna", "auto", 2048, processes=2) as preparer:
         for count, (number, result) in enumerate(preparer.prepare(items())):
             assert number == count
-            assert isinstance(result, Picture if number % 3 else Refused)
+            assert isinstance(result, PreparedPicture if number % 3 else RefusedPicture)
             assert len(taken) <= count + 6
     assert len(taken) == 40
 
 
 def test_a_decoder_that_hangs_is_killed_and_costs_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(children, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(children, "ITEM_SECONDS", 0.5)
     good = encoded(photo(32, 32), "JPEG")
     paths = write(tmp_path, {"before.jpg": good, "endless.jpg": pictures.endless_jpeg(), "after.jpg": good})
     with Preparer("gpt-6-luna", "auto", 2048, processes=1) as preparer:
         before, endless, after = (result for _, result in preparer.prepare((path, path) for path in paths))
-    assert isinstance(before, Picture)
-    assert isinstance(endless, Refused)
+    assert isinstance(before, PreparedPicture)
+    assert isinstance(endless, RefusedPicture)
     assert (endless.code, endless.reason[: len(paths[1])]) == ("too_slow", paths[1])
     assert after == before
 
 
 def test_a_child_that_is_stopped_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(children, "ITEM_SECONDS", 0.5)
     good = encoded(photo(32, 32), "JPEG")
     with Preparer("gpt-6-luna", "auto", 2048, processes=1) as preparer:
         prepared(preparer, good)
@@ -427,7 +427,7 @@ def test_a_child_that_is_stopped_is_replaced(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_decoder_that_crashes_costs_one_row(wait_until: WaitUntil) -> None:
-    results: list[tuple[str, Picture | Refused]] = []
+    results: list[tuple[str, PreparedPicture | RefusedPicture]] = []
     good, endless = encoded(photo(32, 32), "JPEG"), pictures.endless_jpeg()
     with Preparer("gpt-6-luna", "auto", 2048, processes=1) as preparer:
         prepared(preparer, good)
@@ -440,11 +440,11 @@ def test_a_decoder_that_crashes_costs_one_row(wait_until: WaitUntil) -> None:
         child.send_signal(signal.SIGSEGV)
         reader.join(limit())
     (_, crashed), (_, picture) = results
-    assert isinstance(crashed, Refused) and crashed.code == "decoder_crashed"
-    assert isinstance(picture, Picture)
+    assert isinstance(crashed, RefusedPicture) and crashed.code == "decoder_crashed"
+    assert isinstance(picture, PreparedPicture)
 
 
-def test_a_child_that_died_in_its_sleep_costs_nothing() -> None:
+def test_a_child_that_died_while_idle_costs_nothing() -> None:
     good = encoded(photo(32, 32), "JPEG")
     with Preparer("gpt-6-luna", "auto", 2048, processes=1) as preparer:
         prepared(preparer, good)

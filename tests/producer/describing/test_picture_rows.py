@@ -1,4 +1,4 @@
-"""By what a picture's row is known, what it shows, and that its bytes are stored before it comes."""
+"""A picture's row is known by its content, shows its file, and comes after its bytes are stored."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def key(row: Row) -> tuple[str, str | None]:
 # --- of an order ---
 
 
-def test_one_picture_is_told_alone_and_a_folder_is_not(tmp_path: Path) -> None:
+def test_one_picture_is_shown_alone_and_a_folder_is_not(tmp_path: Path) -> None:
     write(tmp_path, {"a.jpg": JPEG})
     of_file: Rows = PictureRows(Pictures((str(tmp_path / "a.jpg"),)))
     of_folder: Rows = PictureRows(Pictures((str(tmp_path),)))
@@ -87,7 +87,7 @@ def test_a_picture_is_known_by_what_is_asked_of_it_and_not_by_its_file(tmp_path:
 
 
 @pytest.mark.usefixtures("embedded_home")
-def test_a_file_that_is_no_picture_is_a_row_with_its_reason_and_no_twin(tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_is_a_row_with_its_reason_and_no_content(tmp_path: Path) -> None:
     write(tmp_path, {"a.jpg": b"no", "b.jpg": b"no"})
     first, second = rows(Pictures((str(tmp_path),)))
     assert first.refusal is not None and second.refusal is not None

@@ -3,17 +3,17 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tidemill.models.errors import InputError, SettingsError
+from tidemill.models.json_types import JsonObject
 from tidemill.producer.describing.sidecars import Existing, caption_of, check, sidecar_of, write
 
 EXISTING: tuple[Existing, ...] = ("skip", "overwrite", "append", "prepend")
 
 
-def row(path: object, reply: str | None = "A cat.", status: str = "succeeded") -> dict[str, Any]:
+def row(path: object, reply: str | None = "A cat.", status: str = "succeeded") -> JsonObject:
     return {"path": path if path is None else str(path), "status": status, "reply": reply}
 
 
@@ -55,8 +55,8 @@ def test_succeeded_rows_with_a_path_on_this_machine_get_a_sidecar_and_no_others(
 
 
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
-    rows = [[{"file": str(tmp_path / "a.jpg"), "status": "succeeded", "said": "One."}]]
-    assert write(rows, "txt", "skip", path_column="file", reply_column="said") == 1
+    rows = [[{"file": str(tmp_path / "a.jpg"), "status": "succeeded", "answer": "One."}]]
+    assert write(rows, "txt", "skip", path_column="file", reply_column="answer") == 1
     assert texts(tmp_path) == {"a.txt": "One."}
 
 
@@ -77,7 +77,9 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
         ("prepend", "\ufeffA cat.\nmine", "\ufeffA cat.\nmine"),
     ],
 )
-def test_what_is_there_already_is_treated_as_told(tmp_path: Path, existing: Existing, older: str, newer: str) -> None:
+def test_what_is_there_already_is_treated_as_the_option_says(
+    tmp_path: Path, existing: Existing, older: str, newer: str
+) -> None:
     sidecar = tmp_path / "a.txt"
     sidecar.write_bytes(older.encode())
     assert write([[row(tmp_path / "a.jpg")]], "txt", existing) == (existing == "overwrite" or older != newer)
@@ -163,7 +165,7 @@ def test_a_caption_never_goes_over_a_picture_that_is_named_like_text(tmp_path: P
 
 @pytest.mark.skipif(not os.access("/proc/self", os.R_OK), reason="a folder where even root may write nothing")
 def test_a_folder_that_cannot_be_written_is_found_before_and_after_the_work(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^/proc/self cannot be written: .+; captions stay in the database: mend it"):
+    with pytest.raises(InputError, match=r"^/proc/self cannot be written: .+; captions stay in the database: fix that"):
         check([tmp_path / "a.jpg", "/proc/self/a.jpg"], "txt")
     rows = [[row(tmp_path / "a.jpg"), row("/proc/self/a.jpg"), row(tmp_path / "c.jpg")]]
     with pytest.raises(InputError, match=r"^/proc/self/a.txt cannot be written: .+; captions stay in the database"):

@@ -4,18 +4,19 @@ from typing import Any
 
 import pytest
 
+from tidemill.models.json_types import JsonObject
 from tidemill.producer.intake.records import BadRowError
 from tidemill.producer.training.columns import Columns, Shape, body_of, shape_of
 
 
-def made(record: dict[str, Any], method: str = "supervised", **columns: str) -> Any:
-    given = Columns(**columns)
-    shape = shape_of(record, given, method)
+def made(record: JsonObject, method: str = "supervised", **columns: str) -> Any:
+    chosen = Columns(**columns)
+    shape = shape_of(record, chosen, method)
     assert isinstance(shape, Shape), shape
-    return body_of(record, shape, given)
+    return body_of(record, shape, chosen)
 
 
-def pair(prompt: str = "P", reply: str = "R", system: str | None = None) -> dict[str, Any]:
+def pair(prompt: str = "P", reply: str = "R", system: str | None = None) -> JsonObject:
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
     return {"messages": [{"role": "system", "content": system}, *messages] if system else messages}
 
@@ -34,7 +35,7 @@ def pair(prompt: str = "P", reply: str = "R", system: str | None = None) -> dict
         {"conversations": [{"from": "human", "value": "P"}, {"from": "gpt", "value": "R"}]},
     ],
 )
-def test_usual_names_are_found(record: dict[str, Any]) -> None:
+def test_usual_names_are_found(record: JsonObject) -> None:
     assert made(record) == pair()
 
 
@@ -93,13 +94,13 @@ PREFERENCE = {
         },
     ],
 )
-def test_preferences_are_found(record: dict[str, Any]) -> None:
+def test_preferences_are_found(record: JsonObject) -> None:
     assert made(record, "dpo") == PREFERENCE
 
 
 def test_of_whole_dialogues_all_but_the_last_messages_is_the_prompt() -> None:
-    told = "\n\nHuman: P\n\nAssistant: well,\n\nthen?\n\nHuman: Q\n\nAssistant: R"
-    body = made({"chosen": told, "rejected": told.replace("R", "N")}, "dpo", system_text="S")
+    dialogue = "\n\nHuman: P\n\nAssistant: well,\n\nthen?\n\nHuman: Q\n\nAssistant: R"
+    body = made({"chosen": dialogue, "rejected": dialogue.replace("R", "N")}, "dpo", system_text="S")
     assert [each["content"] for each in body["input"]["messages"]] == ["S", "P", "well,\n\nthen?", "Q"]
     assert [body[key][0]["content"] for key in ("preferred_output", "non_preferred_output")] == ["R", "N"]
 
@@ -130,12 +131,12 @@ def test_whole_dialogues_without_a_common_prompt_are_a_bad_row(rejected: Any, sa
 def test_what_does_not_fit_is_said_with_the_way_out(
     names: list[str], columns: dict[str, str], method: str, says: str
 ) -> None:
-    told = shape_of(names, Columns(**columns), method)
-    assert isinstance(told, str)
-    assert says in told
+    reason = shape_of(names, Columns(**columns), method)
+    assert isinstance(reason, str)
+    assert says in reason
 
 
 @pytest.mark.parametrize("record", [{"prompt": {}, "completion": "R"}, {"messages": "[{"}])
-def test_a_cell_of_the_wrong_kind_is_a_bad_row(record: dict[str, Any]) -> None:
+def test_a_cell_of_the_wrong_kind_is_a_bad_row(record: JsonObject) -> None:
     with pytest.raises(BadRowError):
         made(record)

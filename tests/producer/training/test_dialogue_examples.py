@@ -1,4 +1,4 @@
-"""Of stored dialogues only what fits is learnt: the rest is context, or left out and said."""
+"""A model learns only what fits of stored dialogues: the rest is context, or is left out and reported."""
 
 from typing import Any
 
@@ -8,28 +8,30 @@ from sqlalchemy import insert, update
 from tidemill.models.clock import now
 from tidemill.models.database import writing
 from tidemill.models.errors import InputError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.pictures import message as picture_message
 from tidemill.models.tables import dialogues, messages
 from tidemill.producer.asking.dialogues import Filters
-from tidemill.producer.training.dialogue_examples import Stored, day, examples_of_dialogues
-from tidemill.producer.training.example_files import FilesRead
-from tidemill.producer.training.examples import Bad, Example
+from tidemill.producer.training.dialogue_examples import StoredDialogues, day, examples_of_dialogues
+from tidemill.producer.training.example_files import InputSummary
+from tidemill.producer.training.examples import BadRow, Example
 
 pytestmark = pytest.mark.usefixtures("database")
 
-GOOD: dict[str, Any] = {"sentiment": "positive"}
-BAD: dict[str, Any] = {"sentiment": "negative"}
+GOOD: JsonObject = {"sentiment": "positive"}
+BAD: JsonObject = {"sentiment": "negative"}
 
 
-def turn(turn_id: int, *said: str, root: int | None = None, **values: Any) -> None:
+def turn(turn_id: int, *texts: str, root: int | None = None, **values: Any) -> None:
     """A turn: its messages are user, assistant, user, ...; one that begins with `system:` is instructions."""
-    given = {"batch_id": "b", "model": "m", "finish_reason": "stop", "sentiment": "neutral", "created_at": now()}
-    roles = iter(["user", "assistant"] * len(said))
+    defaults = {"batch_id": "b", "model": "m", "finish_reason": "stop", "sentiment": "neutral", "created_at": now()}
+    roles = iter(["user", "assistant"] * len(texts))
     rows = [
-        ("system", text.removeprefix("system:")) if text.startswith("system:") else (next(roles), text) for text in said
+        ("system", text.removeprefix("system:")) if text.startswith("system:") else (next(roles), text)
+        for text in texts
     ]
     with writing() as connection:
-        connection.execute(insert(dialogues).values(id=turn_id, root_id=root, **(given | values)))
+        connection.execute(insert(dialogues).values(id=turn_id, root_id=root, **(defaults | values)))
         connection.execute(
             insert(messages),
             [
@@ -39,15 +41,15 @@ def turn(turn_id: int, *said: str, root: int | None = None, **values: Any) -> No
         )
 
 
-def found(**filters: Any) -> list[Example | Bad]:
-    return list(examples_of_dialogues(Stored(filters.pop("words", None), Filters(**filters)), FilesRead()))
+def examples(**filters: Any) -> list[Example | BadRow]:
+    return list(examples_of_dialogues(StoredDialogues(filters.pop("words", None), Filters(**filters)), InputSummary()))
 
 
-def shown(example: Example | Bad) -> list[str]:
+def shown(example: Example | BadRow) -> list[str]:
     """`role: content` of each message, in brackets where it is not learnt."""
     assert isinstance(example, Example)
-    said = [(f"{each['role']}: {each['content']}", each.get("weight")) for each in example.body["messages"]]
-    return [f"({text})" if weight == 0 else text for text, weight in said]
+    marked = [(f"{each['role']}: {each['content']}", each.get("weight")) for each in example.body["messages"]]
+    return [f"({text})" if weight == 0 else text for text, weight in marked]
 
 
 def test_a_dialogue_is_one_example_up_to_its_last_turn_that_fits() -> None:
@@ -55,16 +57,16 @@ def test_a_dialogue_is_one_example_up_to_its_last_turn_that_fits() -> None:
     turn(2, "b?", "B.", root=1, **GOOD)
     turn(3, "c?", "C.", root=1, **BAD)
     turn(4, "d?", "D.", **BAD)
-    (only,) = found(sentiment="positive")
+    (only,) = examples(sentiment="positive")
     assert shown(only) == ["user: a?", "assistant: A.", "user: b?", "assistant: B."]
     assert only.place.line == 1
-    assert [each.place.line for each in found()] == [1, 4]
+    assert [each.place.line for each in examples()] == [1, 4]
 
 
 def test_earlier_replies_that_do_not_fit_are_read_and_not_learnt() -> None:
     turn(1, "a?", "A.", **BAD)
     turn(2, "b?", "B.", root=1, **GOOD)
-    (only,) = found(sentiment="positive")
+    (only,) = examples(sentiment="positive")
     assert shown(only) == ["user: a?", "(assistant: A.)", "user: b?", "assistant: B."]
 
 
@@ -73,7 +75,7 @@ def test_the_instructions_are_those_of_the_last_turn_and_replies_to_others_are_n
     turn(2, "b?", "B.", root=1)
     turn(3, "system:two", "c?", "C.", root=1)
     turn(4, "d?", "D.", root=1)
-    (only,) = found()
+    (only,) = examples()
     assert shown(only) == [
         "system: two",
         *("user: a?", "(assistant: A.)", "user: b?", "(assistant: B.)"),
@@ -86,11 +88,11 @@ def test_cut_answers_and_pictures_are_left_out_and_said() -> None:
     turn(2, "b?", "B wor", finish_reason="length")
     turn(3, "c?", "C.", root=2)
     turn(4, picture_message("d?", {"path": "d.jpg"}), "D.")
-    first, second, third = found()
-    assert isinstance(first, Bad)
+    first, second, third = examples()
+    assert isinstance(first, BadRow)
     assert first.code == "cut_answer"
     assert shown(second) == ["user: b?", "(assistant: B wor)", "user: c?", "assistant: C."]
-    assert isinstance(third, Bad)
+    assert isinstance(third, BadRow)
     assert third.code == "picture"
 
 
@@ -100,17 +102,17 @@ def test_filters_by_model_time_words_and_length() -> None:
     with writing() as connection:
         past = day("--since", "2026-01-02")
         connection.execute(update(dialogues).where(dialogues.c.id == 1).values(created_at=past))
-    assert [each.place.line for each in found(model="gpt-6")] == [1]
-    assert [each.place.line for each in found(until=day("--until", "2026-01-03"))] == [1]
-    assert [each.place.line for each in found(since=day("--since", "2026-01-03"))] == [2]
-    assert [each.place.line for each in found(words="BALL red")] == [1]
-    assert [each.place.line for each in found(least_characters=5)] == [2]
+    assert [each.place.line for each in examples(model="gpt-6")] == [1]
+    assert [each.place.line for each in examples(until=day("--until", "2026-01-03"))] == [1]
+    assert [each.place.line for each in examples(since=day("--since", "2026-01-03"))] == [2]
+    assert [each.place.line for each in examples(words="BALL red")] == [1]
+    assert [each.place.line for each in examples(least_characters=5)] == [2]
     with pytest.raises(InputError, match=r"No dialogue fits \(stored dialogues, answered by gpt-7\)"):
-        found(model="gpt-7")
+        examples(model="gpt-7")
 
 
 def test_many_dialogues_come_page_by_page_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidemill.producer.training.dialogue_examples._PAGE", 3)
     for number in range(1, 11):
         turn(number, "a?", "A.", root=None if number < 8 else 2)
-    assert [each.place.line for each in found()] == [1, 2, 3, 4, 5, 6, 7]
+    assert [each.place.line for each in examples()] == [1, 2, 3, 4, 5, 6, 7]

@@ -1,4 +1,4 @@
-"""Files, folders and files of what not to say become examples, each with the place that its owner knows it by."""
+"""Files, folders and files of what not to say become examples, each with the place by which its owner knows it."""
 
 import io
 import json
@@ -11,8 +11,8 @@ import pytest
 
 from tidemill.models.errors import InputError
 from tidemill.producer.training.columns import Columns
-from tidemill.producer.training.example_files import FilesRead, examples_of
-from tidemill.producer.training.examples import Bad, Example
+from tidemill.producer.training.example_files import InputSummary, examples_of
+from tidemill.producer.training.examples import BadRow, Example
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +35,13 @@ def lines(name: str, *objects: Any) -> str:
 
 def read(
     *paths: str, method: str = "supervised", negatives: tuple[str, ...] = ()
-) -> tuple[list[Example], list[Bad], FilesRead]:
-    reading = FilesRead()
-    found = list(examples_of(paths, Columns(), method, reading, negatives=negatives))
+) -> tuple[list[Example], list[BadRow], InputSummary]:
+    inputs = InputSummary()
+    rows = list(examples_of(paths, Columns(), method, inputs, negatives=negatives))
     return (
-        [each for each in found if isinstance(each, Example)],
-        [each for each in found if isinstance(each, Bad)],
-        reading,
+        [each for each in rows if isinstance(each, Example)],
+        [each for each in rows if isinstance(each, BadRow)],
+        inputs,
     )
 
 
@@ -57,7 +57,7 @@ def test_a_folder_is_read_by_name_and_what_is_no_table_is_left_out() -> None:
     for name in ("folder/notes.docx", "folder/.hidden.csv", "folder/~$c.xlsx"):
         Path(name).write_bytes(b"x")
     Path("folder/inner.csv").mkdir()
-    examples, bad, reading = read("folder")
+    examples, bad, inputs = read("folder")
     assert replies(examples) == [
         ("folder/a.tsv row 2", "a1"),
         ("folder/b.csv row 2", "a2"),
@@ -66,20 +66,20 @@ def test_a_folder_is_read_by_name_and_what_is_no_table_is_left_out() -> None:
         ("folder/d.jsonl line 1", "a5"),
     ]
     assert bad == []
-    assert [(each.file, each.rows, each.columns) for each in reading.files][-1] == (
+    assert [(each.file, each.rows, each.columns) for each in inputs.files][-1] == (
         "folder/d.jsonl",
         1,
         "instruction → output",
     )
-    assert reading.left_out == [".hidden.csv", "notes.docx", "~$c.xlsx"]
+    assert inputs.left_out == [".hidden.csv", "notes.docx", "~$c.xlsx"]
 
 
 def test_bad_lines_are_reported_in_their_places_and_the_rest_is_read() -> None:
     good = {"prompt": "q", "completion": "a"}
-    examples, bad, reading = read(lines("x.jsonl", "{broken", good, "[1]", {"other": 1}, good))
+    examples, bad, inputs = read(lines("x.jsonl", "{broken", good, "[1]", {"other": 1}, good))
     assert [str(each.place) for each in examples] == ["x.jsonl line 2", "x.jsonl line 5"]
     assert [str(each.place) for each in bad] == ["x.jsonl line 1", "x.jsonl line 3", "x.jsonl line 4"]
-    assert reading.files[0].rows == 5
+    assert inputs.files[0].rows == 5
 
 
 def test_many_bad_lines_at_once_are_counted_and_not_kept() -> None:
@@ -122,7 +122,7 @@ def test_a_file_that_was_named_twice_is_said() -> None:
     with pytest.raises(InputError, match=r"d\.csv was named twice, as examples and with --negative"):
         read("./d.csv", negatives=("d.csv",))
     with pytest.raises(InputError, match=r"d\.csv was named twice, as examples and with --validation"):
-        list(examples_of(["d.csv"], Columns(), "supervised", FilesRead(), without=["d.csv"]))
+        list(examples_of(["d.csv"], Columns(), "supervised", InputSummary(), without=["d.csv"]))
     table("folder/e.csv", ("q", "a"))
     with pytest.raises(InputError, match="folder: each table in it was also named with --negative"):
         read("folder", negatives=("folder/e.csv",))
@@ -166,15 +166,15 @@ def test_a_folder_without_tables_is_said() -> None:
 def test_a_file_of_what_not_to_say_has_weight_0_and_is_read_once_in_a_folder() -> None:
     table("folder/good.csv", ("q", "a"))
     bad = table("folder/bad.csv", ("q", "no"))
-    examples, _, reading = read("folder", negatives=(bad,))
+    examples, _, inputs = read("folder", negatives=(bad,))
     assert [(str(each.place), each.body["messages"][-1].get("weight")) for each in examples] == [
         ("folder/good.csv row 2", None),
         ("folder/bad.csv row 2", 0),
     ]
-    assert [each.use for each in reading.files] == ["examples", "what not to say"]
+    assert [each.use for each in inputs.files] == ["examples", "what not to say"]
 
 
-def test_preferences_are_made_of_twins_and_the_rest_is_left_out_and_said() -> None:
+def test_preferences_are_made_of_pairs_and_the_rest_is_left_out_and_said() -> None:
     good = table("good.csv", ("q1", "a1"), ("q2", "a2"), ("q1 ", "a1 again"), ("Q1", "a1 in capitals"), ("q4", ""))
     bad = table("bad.csv", ("q1", "n1"), ("q3", "n3"), ("q1", "n2"))
     examples, left, _ = read(good, method="dpo", negatives=(bad,))
@@ -184,10 +184,10 @@ def test_preferences_are_made_of_twins_and_the_rest_is_left_out_and_said() -> No
     ] == [("a1", "n1"), ("a1", "n2"), ("a1 again", "n1")]
     assert examples[0].body["input"] == {"messages": [{"role": "user", "content": "q1"}]}
     assert [(str(each.place), each.code) for each in left] == [
-        ("good.csv row 3", "no_twin"),
-        ("good.csv row 5", "no_twin"),
+        ("good.csv row 3", "no_pair"),
+        ("good.csv row 5", "no_pair"),
         ("good.csv row 6", "empty_text"),
-        ("bad.csv row 3", "no_twin"),
+        ("bad.csv row 3", "no_pair"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What the API would refuse is found with its place in the example, and a good example has no faults."""
+"""What the API would not accept is reported with its place in the example, and a good example has no faults."""
 
 import base64
 import json
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill.models.json_types import JsonObject
 from tidemill.producer.training.examples import faults, key_of, may_be_cut, normalised, remarks
 from tidemill.producer.training.findings import RULES
 
@@ -17,22 +18,22 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n and so on").decode()
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
 
-def call(name: str = "look", arguments: str = "{}", **more: Any) -> dict[str, Any]:
+def call(name: str = "look", arguments: str = "{}", **more: Any) -> JsonObject:
     return {"id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}} | more
 
 
-def calling(*calls: Any) -> dict[str, Any]:
+def calling(*calls: Any) -> JsonObject:
     return {"role": "assistant", "tool_calls": list(calls)}
 
 
-def image(url: str = "https://example.org/a.png") -> dict[str, Any]:
+def image(url: str = "https://example.org/a.png") -> JsonObject:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
 ANSWERED = [User, calling(call()), {"role": "tool", "tool_call_id": "c1", "content": "42"}, REPLY]
 
 
-def codes(body: dict[str, Any], method: str = "supervised") -> list[str]:
+def codes(body: JsonObject, method: str = "supervised") -> list[str]:
     return [code for code, _ in faults(normalised(body, method)[0], method)]
 
 
@@ -98,7 +99,7 @@ def test_a_good_example_has_no_faults(messages: list[Any]) -> None:
         ("too_many_images", {"messages": [{"role": "user", "content": [image()] * 11}, REPLY]}),
     ],
 )
-def test_a_fault_is_found(code: str, body: dict[str, Any]) -> None:
+def test_a_fault_is_found(code: str, body: JsonObject) -> None:
     assert code in codes(body)
 
 
@@ -115,7 +116,7 @@ def test_ten_pictures_are_allowed() -> None:
     assert codes({"messages": [{"role": "user", "content": [image()] * 10}, REPLY]}) == []
 
 
-def preference(**change: Any) -> dict[str, Any]:
+def preference(**change: Any) -> JsonObject:
     return {
         "input": {"messages": [User]},
         "preferred_output": [REPLY],
@@ -136,14 +137,14 @@ def preference(**change: Any) -> dict[str, Any]:
         ("empty_text", {"non_preferred_output": [{"role": "assistant", "content": ""}]}),
     ],
 )
-def test_a_preference_is_checked(code: str | None, change: dict[str, Any]) -> None:
+def test_a_preference_is_checked(code: str | None, change: JsonObject) -> None:
     assert codes(preference(**change), "dpo") == ([code] if code else [])
 
 
 def test_what_tables_leave_behind_is_put_right_and_the_rest_is_said() -> None:
-    given = {"messages": [User | {"weight": None, "mood": "sad"}, REPLY | {"weight": 1.0, "tool_calls": []}], "id": 7}
-    body, left_out = normalised(given, "supervised")
-    assert json.dumps(body) == json.dumps({"messages": [User, REPLY | {"weight": 1}]})
+    body = {"messages": [User | {"weight": None, "mood": "sad"}, REPLY | {"weight": 1.0, "tool_calls": []}], "id": 7}
+    kept, left_out = normalised(body, "supervised")
+    assert json.dumps(kept) == json.dumps({"messages": [User, REPLY | {"weight": 1}]})
     assert [(fault.code, fault.what) for fault in left_out] == [("left_out", "'mood' was left out")]
 
 
@@ -197,9 +198,9 @@ TURN = st.fixed_dictionaries({"role": WORDS, "content": ANY}, optional={"tool_ca
     st.fixed_dictionaries({"messages": st.lists(TURN | ANY, max_size=4) | ANY}, optional={"tools": ANY, "input": ANY}),
     st.sampled_from(["supervised", "dpo"]),
 )
-def test_no_body_makes_the_checks_fail(body: dict[str, Any], method: str) -> None:
+def test_no_body_makes_the_checks_fail(body: JsonObject, method: str) -> None:
     whole = {"input": body, "preferred_output": body["messages"], "non_preferred_output": body["messages"]}
-    given_body, _ = normalised(whole if method == "dpo" else body, method)
-    if not faults(given_body, method):
-        remarks(given_body, method)
-        may_be_cut(given_body, method)
+    normal, _ = normalised(whole if method == "dpo" else body, method)
+    if not faults(normal, method):
+        remarks(normal, method)
+        may_be_cut(normal, method)

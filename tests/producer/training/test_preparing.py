@@ -6,7 +6,7 @@ import pytest
 
 from tidemill.models.errors import InputError
 from tidemill.producer.training.columns import Columns
-from tidemill.producer.training.datasets import How
+from tidemill.producer.training.datasets import DatasetOptions
 from tidemill.producer.training.preparing import Source, train
 from tidemill.producer.training.tuning import Terms
 
@@ -19,41 +19,43 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("in.jsonl").write_text('{"question": "a", "answer": "b"}\n')
 
 
-def run(source: Source, how: How, export: str | None) -> None:
-    train(source, how, Terms(), strict=False, dry_run=export is None, export=export, as_json=False)
+def run(source: Source, options: DatasetOptions, export: str | None) -> None:
+    train(source, options, Terms(), strict=False, dry_run=export is None, export=export, as_json=False)
 
 
 QA = Source(["qa.csv"], Columns())
 
 
 @pytest.mark.parametrize(
-    ("source", "how", "export", "says"),
+    ("source", "options", "export", "says"),
     [
-        (Source(["nowhere.csv"], Columns()), How(), None, "nowhere.csv does not exist"),
-        (QA, How(validation=1.0), None, "--val is 1"),
-        (QA, How(validation=float("nan")), None, "--val is nan"),
-        (QA, How(method="rlhf"), None, "supervised, dpo"),
-        (Source(["qa.csv"], Columns(), validation="in.jsonl"), How(validation=0.1), None, "drop one"),
-        (QA, How(), "qa.csv", "ends in .jsonl"),
-        (Source(["in.jsonl"], Columns()), How(), "in.jsonl", "would be overwritten"),
-        (Source(["."], Columns()), How(), "in.jsonl", "would be overwritten"),
-        (Source(["qa.csv"], Columns(), negatives=["in.jsonl"]), How(), "./in.jsonl", "would be overwritten"),
-        (Source(["qa.csv"], Columns(), validation="in.jsonl"), How(), "in.jsonl", "would be overwritten"),
-        (QA, How(), "no/where.jsonl", "no/where.jsonl cannot be written"),
-        (QA, How(validation=0.1), "-", "one part only"),
-        (QA, How(validation=0.9), "out.jsonl", "1 error"),
+        (Source(["nowhere.csv"], Columns()), DatasetOptions(), None, "nowhere.csv does not exist"),
+        (QA, DatasetOptions(validation=1.0), None, "--val is 1"),
+        (QA, DatasetOptions(validation=float("nan")), None, "--val is nan"),
+        (QA, DatasetOptions(method="rlhf"), None, "supervised, dpo"),
+        (Source(["qa.csv"], Columns(), validation="in.jsonl"), DatasetOptions(validation=0.1), None, "drop one"),
+        (QA, DatasetOptions(), "qa.csv", "ends in .jsonl"),
+        (Source(["in.jsonl"], Columns()), DatasetOptions(), "in.jsonl", "would be overwritten"),
+        (Source(["."], Columns()), DatasetOptions(), "in.jsonl", "would be overwritten"),
+        (Source(["qa.csv"], Columns(), negatives=["in.jsonl"]), DatasetOptions(), "./in.jsonl", "would be overwritten"),
+        (Source(["qa.csv"], Columns(), validation="in.jsonl"), DatasetOptions(), "in.jsonl", "would be overwritten"),
+        (QA, DatasetOptions(), "no/where.jsonl", "no/where.jsonl cannot be written"),
+        (QA, DatasetOptions(validation=0.1), "-", "one part only"),
+        (QA, DatasetOptions(validation=0.9), "out.jsonl", "1 error"),
     ],
 )
-def test_what_cannot_work_is_one_sentence(source: Source, how: How, export: str | None, says: str) -> None:
+def test_what_cannot_work_is_one_sentence(
+    source: Source, options: DatasetOptions, export: str | None, says: str
+) -> None:
     before = {each.name: each.read_bytes() for each in Path().iterdir()}
     with pytest.raises(InputError, match=says):
-        run(source, how, export)
+        run(source, options, export)
     assert {each.name: each.read_bytes() for each in Path().iterdir()} == before
 
 
 def test_a_validation_file_in_the_folder_is_not_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
-    run(Source(["."], Columns(), validation="in.jsonl"), How(), None)
-    told = capsys.readouterr().out
-    assert "qa.csv: 40 rows · columns: question → answer\n" in told
-    assert "in.jsonl: 1 row · columns: question → answer · to check with" in told
-    assert "training    40 examples" in told
+    run(Source(["."], Columns(), validation="in.jsonl"), DatasetOptions(), None)
+    report = capsys.readouterr().out
+    assert "qa.csv: 40 rows · columns: question → answer\n" in report
+    assert "in.jsonl: 1 row · columns: question → answer · to check with" in report
+    assert "training    40 examples" in report

@@ -10,7 +10,7 @@ from tidemill.models.options import Options
 from tidemill.models.tables import jobs
 from tidemill.producer.batches.order import Order, Rows
 from tidemill.producer.batches.submit import open_batch, submit
-from tidemill.producer.training.datasets import How, build
+from tidemill.producer.training.datasets import DatasetOptions, build
 from tidemill.producer.training.examples import Example, Place
 from tidemill.producer.training.tuning import DatasetRow
 
@@ -20,7 +20,7 @@ OPTIONS = Options("gpt-4.1-mini")
 @pytest.fixture
 def row(tmp_path: Path) -> DatasetRow:
     body = {"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2."}]}
-    dataset = build([Example(Place("d.csv", 2, "row"), body)], How("supervised", OPTIONS.model), tmp_path)
+    dataset = build([Example(Place("d.csv", 2, "row"), body)], DatasetOptions("supervised", OPTIONS.model), tmp_path)
     return DatasetRow("d", "provider.test", dataset.report)
 
 

@@ -5,7 +5,7 @@ UPDATE, selected from in an INSERT. JSON, because orjson writes it in a twentiet
 write arrays, and both databases read it natively.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -26,7 +26,9 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.types import TypeEngine
 
@@ -34,8 +36,8 @@ Type = Literal["int", "float", "text"]
 _TYPES: dict[Type, type[TypeEngine[Any]]] = {"int": BigInteger, "float": Float, "text": Text}
 
 
-def insert_for(connection: Connection) -> Any:
-    """The INSERT of this database, which knows ON CONFLICT; neither is the standard's."""
+def insert_for(connection: Connection) -> Callable[[Table], PostgresInsert | SqliteInsert]:
+    """This database's own INSERT, which knows ON CONFLICT; SQLAlchemy's general one does not."""
     return postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
 
 

@@ -20,7 +20,7 @@ class BatchLine(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskRequest:
     """What a job of `ask` or `describe` asks: exactly one of a prompt, messages and a batch line.
 
     A prompt may be about a picture.
@@ -32,22 +32,22 @@ class Asked:
     picture: Picture | None = None
 
 
-class Training(NamedTuple):
+class TrainRequest(NamedTuple):
     """What a job of `train` asks: a dataset's id, and the host of the provider that it is for."""
 
     dataset: str
     provider: str
 
 
-def asked(request: JsonObject) -> Asked:
+def read_ask_request(request: JsonObject) -> AskRequest:
     """Read the request of a job of `ask` or `describe`."""
     if "body" in request:
-        return Asked(line=BatchLine(request["url"], request["body"]))
+        return AskRequest(line=BatchLine(request["url"], request["body"]))
     if "messages" in request:
-        return Asked(messages=tuple(request["messages"]))
-    return Asked(request["prompt"], picture=request.get("picture"))
+        return AskRequest(messages=tuple(request["messages"]))
+    return AskRequest(request["prompt"], picture=request.get("picture"))
 
 
-def training(request: JsonObject) -> Training:
+def read_train_request(request: JsonObject) -> TrainRequest:
     """Read the request of a job of `train`."""
-    return Training(request["dataset"], request["provider"])
+    return TrainRequest(request["dataset"], request["provider"])

@@ -16,24 +16,24 @@ Picture: TypeAlias = JsonObject
 _PART = "picture"
 
 
-class Shown(NamedTuple):
+class PictureMessage(NamedTuple):
     """A message with a picture, taken apart."""
 
     text: str
     picture: Picture
 
 
-def message(text: str, picture: Picture) -> str:
+def dump_message(text: str, picture: Picture) -> str:
     """What a dialogue keeps of a message that shows a picture: JSON of its parts, the picture by its name alone."""
     return dumps([{"type": "text", "text": text}, {"type": _PART, **picture}])
 
 
-def shown(content: str) -> Shown | None:
-    """The parts of what `message` wrote; None for any other content."""
+def load_message(content: str) -> PictureMessage | None:
+    """The parts of what `dump_message` wrote; None for any other content."""
     if f'"type":"{_PART}"' not in content:
         return None
     try:
         text, part = loads(content)
-        return Shown(str(text["text"]), {name: value for name, value in part.items() if name != "type"})
+        return PictureMessage(str(text["text"]), {name: value for name, value in part.items() if name != "type"})
     except (ValueError, TypeError, KeyError):
         return None

@@ -88,7 +88,7 @@ def parts(role: str, content: str) -> list[JsonObject] | None:
 
 def words(role: str, content: str) -> str:
     """What a stored message says in words."""
-    shown = pictures.shown(content)
+    shown = pictures.load_message(content)
     if shown is not None:
         return shown.text
     parts_ = parts(role, content)

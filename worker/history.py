@@ -35,7 +35,7 @@ def fitted(options: Options, question: Question) -> tuple[Message, ...]:
 
 
 def _tokens(message: Message, options: Options, model: str) -> int:
-    shown, parts = pictures.shown(message.content), turns.parts(message.role, message.content) or ()
+    shown, parts = pictures.load_message(message.content), turns.parts(message.role, message.content) or ()
     picture_tokens = 0 if shown is None else tokens_of(options, shown.picture)
     picture_tokens += URL_TOKENS * sum("text" not in part for part in parts)
     in_words = cost.count_tokens(turns.words(message.role, message.content), model)

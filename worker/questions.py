@@ -11,7 +11,7 @@ from tidemill.models import cost, pictures, turns
 from tidemill.models.answers import Message
 from tidemill.models.endpoints import ENDPOINTS, Endpoint, Turn, by_url
 from tidemill.models.errors import SettingsError
-from tidemill.models.job_requests import Asked, BatchLine, asked
+from tidemill.models.job_requests import AskRequest, BatchLine, read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
@@ -40,7 +40,7 @@ class Question:
     @property
     def texts(self) -> list[str]:
         """What it says in words."""
-        own = ((message.content, pictures.shown(message.content)) for message in self.messages)
+        own = ((message.content, pictures.load_message(message.content)) for message in self.messages)
         before = [turns.words(message.role, message.content) for message in self.history]
         return before + [content if taken_apart is None else taken_apart.text for content, taken_apart in own]
 
@@ -66,11 +66,11 @@ def build(options: Options, request: JsonObject, picture_url: str = "", history:
 
     A picture is a hole in the body until `picture_url` fills it. Before a later turn goes the dialogue's `history`.
     """
-    question = _first_turn(options, asked(request), picture_url)
+    question = _first_turn(options, read_ask_request(request), picture_url)
     return _later_turn(question, options, history, picture_url) if history else question
 
 
-def _first_turn(options: Options, own: Asked, picture_url: str) -> Question:
+def _first_turn(options: Options, own: AskRequest, picture_url: str) -> Question:
     if own.line is not None:
         return _of_line(options, own.line)
     endpoint = ENDPOINTS[options.endpoint]
@@ -82,7 +82,7 @@ def _first_turn(options: Options, own: Asked, picture_url: str) -> Question:
     kept = tuple(map(_message, endpoint.turns(body)))
     if own.picture is None:
         return Question(endpoint, body, kept, schema=options.schema)
-    kept = (*kept[:-1], Message("user", pictures.message(own.prompt or "", own.picture)))
+    kept = (*kept[:-1], Message("user", pictures.dump_message(own.prompt or "", own.picture)))
     return Question(endpoint, body, kept, own.picture, tokens_of(options, own.picture), schema=options.schema)
 
 
@@ -130,7 +130,7 @@ def tokens_of(options: Options, picture: Picture) -> int:
 
 def _as_sent(message: Message, endpoint: Endpoint, options: Options, picture_url: str) -> Turn:
     """A stored message in the form in which the endpoint takes it."""
-    shown = pictures.shown(message.content)
+    shown = pictures.load_message(message.content)
     if shown is not None:
         return {"role": "user", "content": endpoint.picture_parts(shown.text, picture_url, options.detail)}
     return {"role": message.role, "content": turns.parts(message.role, message.content) or message.content}
@@ -138,7 +138,7 @@ def _as_sent(message: Message, endpoint: Endpoint, options: Options, picture_url
 
 def _picture_of(messages: Sequence[Message]) -> Picture | None:
     """The picture that a dialogue is about, if any."""
-    shown = (pictures.shown(message.content) for message in messages)
+    shown = (pictures.load_message(message.content) for message in messages)
     return next((each.picture for each in shown if each is not None), None)
 
 

@@ -21,7 +21,7 @@ from tidemill.models.creations import LostError
 from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
 from tidemill.models.fine_tunes import FILES, FineTune, Step
-from tidemill.models.job_requests import training
+from tidemill.models.job_requests import read_train_request
 from tidemill.models.metrics import Point, points_of
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
@@ -83,7 +83,7 @@ async def train(job: Claimed, options: Options, calling: Calling) -> Settlement:
     """Advance a claimed train job by one step; see `worker.calling.Work`."""
     began = time.monotonic()
     try:
-        tune = await creations.write(fine_tunes.load, job, training(job.request).dataset)
+        tune = await creations.write(fine_tunes.load, job, read_train_request(job.request).dataset)
         return await Run(job, options, calling.provider, calling.may_call, tune, began).advance()
     except LostError:
         return snoozed(job)  # whoever has it now goes on; this is stale
@@ -115,7 +115,7 @@ class Run:
     async def step(self) -> Settlement:
         """Do what comes next."""
         tune = self.tune
-        if (at := training(self.job.request).provider) != settings().provider:
+        if (at := read_train_request(self.job.request).provider) != settings().provider:
             elsewhere = f"It is of {at}; start a worker whose OPENAI_BASE_URL is that."
             await creations.write(fine_tunes.note_trouble, self.job, elsewhere)
             return snoozed(self.job, settings().poll_seconds)

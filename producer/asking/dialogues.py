@@ -195,7 +195,7 @@ def _last(said: list[dict[str, str]], role: str) -> str:
 
 def _readable(content: str) -> str:
     """A message for people: of one with a picture the words, and which picture it is."""
-    shown = pictures.shown(content)
+    shown = pictures.load_message(content)
     if shown is None:
         return content
     picture = shown.picture

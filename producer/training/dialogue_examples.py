@@ -111,7 +111,7 @@ def _example(root_id: int, its_turns: list[Turn]) -> Example | Bad:
     if not learnt:
         return Bad(place, "its answer was cut at the limit of tokens", "cut_answer")
     used = its_turns[: learnt[-1] + 1]
-    if any(pictures.shown(content) is not None for turn in used for _, content in turn.said):
+    if any(pictures.load_message(content) is not None for turn in used for _, content in turn.said):
         return Bad(place, "is about a picture, which stays where it is", "picture")
     instructions = [_instructions(turn) for turn in used]
     last = next((each for each in reversed(instructions) if each is not None), None)

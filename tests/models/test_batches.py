@@ -103,7 +103,7 @@ def test_rows_with_an_answer_are_known_by_their_keys() -> None:
     ids = add_jobs(3)
     put(success(take_one(ids[1])))
     with reading() as connection:
-        assert batches.answered(connection, "b", ["r0", "r1", "elsewhere"]) == {"r1"}
+        assert batches.answered_keys(connection, "b", ["r0", "r1", "elsewhere"]) == {"r1"}
 
 
 # --- submit ---

@@ -94,7 +94,7 @@ def test_parts_go_out_as_parts_and_a_picture_is_shown_again() -> None:
     )
     assert build(CHAT, TURN, history=(stored,)).body["messages"][0]["content"] == parts
     picture = {"path": "a.jpg", "sha256": "0" * 64, "format": "jpeg", "width": 640, "height": 480}
-    described = Message("user", pictures.message("What is it?", picture))
+    described = Message("user", pictures.dump_message("What is it?", picture))
     question = build(CHAT, TURN, "data:image/jpeg;base64,AA", (described, Message("assistant", "A mill.")))
     assert question.body["messages"][0]["content"][1]["image_url"]["url"] == "data:image/jpeg;base64,AA"
     assert question.picture_tokens > 0

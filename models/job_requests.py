@@ -1,8 +1,8 @@
-"""What a job asks by itself is stored as JSON; this is the one reader that tells its forms apart.
+"""A job's request is stored as JSON in several forms; only this module tells them apart.
 
 `ask` and `describe` store `{"prompt": ..}`, `{"messages": [..]}`, a line of OpenAI's batch files as
 `{"url": .., "body": {..}}`, or `{"prompt": .., "picture": {..}}`; `train` stores `{"dataset": .., "provider": ..}`.
-Another kind of job stores and reads what it likes.
+Another kind of job stores and reads its own form.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class BatchLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AskRequest:
-    """What a job of `ask` or `describe` asks: exactly one of a prompt, messages and a batch line.
+    """The request of `ask` or `describe`: exactly one of a prompt, messages and a batch line.
 
     A prompt may be about a picture.
     """
@@ -33,7 +33,7 @@ class AskRequest:
 
 
 class TrainRequest(NamedTuple):
-    """What a job of `train` asks: a dataset's id, and the host of the provider that it is for."""
+    """The request of `train`: a dataset's id, and the host of the provider."""
 
     dataset: str
     provider: str

@@ -88,7 +88,7 @@ def source_name(root_id: int, source: Any, name: str | None = None) -> str:
     """What the batch of a dialogue's next turns is found by: the dialogue, how far it is, and what is asked."""
     asked = name or _asked(source)
     with reading() as connection:
-        answered = turns.answered(connection, root_id)
+        answered = turns.count_turns(connection, root_id)
         return _unfinished(connection, root_id, answered, asked) or _source_name(root_id, answered, asked)
 
 

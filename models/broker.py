@@ -195,14 +195,6 @@ class EmbeddedRunner(Protocol):
         ...
 
 
-class _Tasks(Protocol):
-    """The module `worker.tasks`."""
-
-    def start(self, window: int, scope: Scope) -> EmbeddedRunner: ...
-
-    def stop(self) -> None: ...
-
-
 @contextmanager
 def embedded_worker(window: int, scope: Scope) -> Iterator[EmbeddedRunner]:
     """Run a worker inside this process while the block runs; yields its runner.
@@ -247,3 +239,11 @@ def _consume(consumer: "WorkController", stopping: threading.Event) -> None:
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever Celery raises ends it, and so does our stop
         if not stopping.is_set():
             log.error("messages are no longer received: %s: %s", type(error).__name__, error)
+
+
+class _Tasks(Protocol):
+    """The module `worker.tasks`."""
+
+    def start(self, window: int, scope: Scope) -> EmbeddedRunner: ...
+
+    def stop(self) -> None: ...

@@ -1,1 +1,1 @@
-"""Runs jobs: claims them, calls the provider, settles the results."""
+"""Runs jobs: claims them, calls the provider, settles what came back."""

@@ -1,24 +1,27 @@
-"""An installed copy can bring its own database up to date, and says so when it must not.
+"""An installed copy brings its own database up to date, or says why it must not.
 
-The embedded SQLite file migrates itself; a shared database only by `tidemill db upgrade`, because other workers use it.
-Alembic takes half a second to import, so the check that every command makes reads one row instead.
+The embedded SQLite file is migrated automatically; a shared database only by `tidemill db upgrade`, because other
+workers use it. Alembic takes half a second to import, so the check of every command only reads one row.
 """
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
-from tidemill.models.database import explained, reading, writing
+from tidemill.models.database import explain_errors, reading, writing
 from tidemill.models.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 HEAD = "0005"
 """The revision that this version needs; a house test compares it with the newest file in versions/."""
 
 
 def current(connection: Connection) -> str | None:
-    """The revision that the database has; None when it holds no table of ours."""
+    """The revision of the database; None if it has no tables of ours."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
@@ -26,33 +29,33 @@ def current(connection: Connection) -> str | None:
 
 
 def ensure() -> None:
-    """Make sure that the database has the schema of this version; an embedded one is brought up to date.
+    """Make sure that the database has the schema of this version; an embedded one is upgraded.
 
     Raises:
         DatabaseError: a shared database has another schema, or any database a newer one; the text says what to do.
     """
     with reading() as connection:
-        found, embedded = current(connection), connection.dialect.name == "sqlite"
-    if found == HEAD:
+        revision, embedded = current(connection), connection.dialect.name == "sqlite"
+    if revision == HEAD:
         return
-    _refuse_newer(found)
+    _check_not_newer(revision)
     if not embedded:
-        was = f"has the old schema {found}" if found else "has no tables of tidemill's yet"
+        state = f"has the old schema {revision}" if revision else "has no tables of tidemill's yet"
         raise DatabaseError(
-            f"The database {was}; this version needs {HEAD}. Run `tidemill db upgrade` once, then try again."
+            f"The database {state}; this version needs {HEAD}. Run `tidemill db upgrade` once, then try again."
         )
     upgrade()
 
 
-def _refuse_newer(found: str | None) -> None:
-    if found is not None and found > HEAD:
+def _check_not_newer(revision: str | None) -> None:
+    if revision is not None and revision > HEAD:
         raise DatabaseError(
-            f"The database has schema {found}, and this tidemill knows {HEAD}. Upgrade it: pip install -U tidemill"
+            f"The database has schema {revision}, and this tidemill knows {HEAD}. Upgrade it: pip install -U tidemill"
         )
 
 
 def upgrade() -> str:
-    """Bring the database to HEAD in one transaction; several at once wait for each other. Returns the revision.
+    """Upgrade the database to HEAD in one transaction; several at once wait for each other. Returns the revision.
 
     Raises:
         DatabaseError: the database has a newer schema, or does not answer.
@@ -60,23 +63,23 @@ def upgrade() -> str:
     from alembic import command
     from alembic.util import CommandError
 
-    with explained(), writing() as connection:
+    with explain_errors(), writing() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('tidemill migrations'))"))
-        _refuse_newer(current(connection))
-        found = current(connection)
+        revision = current(connection)
+        _check_not_newer(revision)
         try:
             command.upgrade(configuration(connection), "head")
         except CommandError:
             raise DatabaseError(
-                f"The database has schema {found}, which is none of this tidemill's. Set TIDEMILL_DATABASE_URL or "
+                f"The database has schema {revision}, which is none of this tidemill's. Set TIDEMILL_DATABASE_URL or "
                 "TIDEMILL_HOME to its own database, or put a copy back."
             ) from None
     return HEAD
 
 
-def configuration(connection: Connection) -> Any:
-    """Alembic's configuration for this package on a given connection."""
+def configuration(connection: Connection) -> "Config":
+    """Alembic's configuration for this package on a connection."""
     from alembic.config import Config
 
     logging.getLogger("alembic").setLevel(logging.WARNING)

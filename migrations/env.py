@@ -1,6 +1,6 @@
-"""Alembic runs it to learn which connection and which tables it works on."""
+"""Alembic runs this file to learn its connection and our tables."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from alembic import context
 from sqlalchemy import TypeDecorator
@@ -10,8 +10,8 @@ from tidemill.models.tables import metadata
 _PLAIN = {"SafeText": "sa.Text()", "Json": "sa.Text()", "UtcDateTime": "sa.DateTime(timezone=True)"}
 
 
-def _plain_type(kind: str, item: Any, _context: Any) -> str | Literal[False]:
-    """Write the type that the database sees into revisions, so that they outlive our classes."""
+def _plain_type(kind: str, item: object, _context: object) -> str | Literal[False]:
+    """Write the database's own type into revisions, so that they outlive our classes."""
     return _PLAIN[type(item).__name__] if kind == "type" and isinstance(item, TypeDecorator) else False
 
 
@@ -24,5 +24,5 @@ context.configure(
     compare_server_default=True,
 )
 
-# The caller holds the transaction, so that an upgrade is done wholly or not at all.
+# The caller has the transaction, so that an upgrade is done whole or not at all.
 context.run_migrations()

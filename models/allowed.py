@@ -1,6 +1,6 @@
-"""Which values an option may have stands in one table, for flags, Python callers and files of assistants.
+"""One table says which values an option may have, for flags, Python callers and files of assistants.
 
-The command line imports this before it knows what to do: nothing slow may be imported at the top.
+The command line imports this before it knows what to do, so nothing slow may be imported at the top.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,14 +14,14 @@ WORD_CHARACTERS = 200
 
 
 class Allowed(NamedTuple):
-    """Values of `types` that `fits` takes; True and False are no numbers.
+    """Values of `types` for which `fits` is true; True and False are no numbers.
 
-    `least` and `most` are the ends of a range of numbers; None: it has no end there.
+    `least` and `most` are the ends of a range of numbers; None: the range has no such end.
     """
 
     types: tuple[type, ...]
     must_be: Callable[[], str]
-    """What ends the sentence "it must be ...", without a full stop."""
+    """The end of the sentence "it must be ...", without a full stop."""
     fits: Callable[[Any], bool] = lambda _: True
     least: int | None = None
     most: int | None = None
@@ -31,7 +31,7 @@ class Allowed(NamedTuple):
         return isinstance(value, self.types) and not isinstance(value, bool)
 
     def why_not(self, value: object) -> str | None:
-        """The end of the sentence that refuses a value; None when the value is allowed."""
+        """What is wrong with a value, as the end of a sentence; None when the value is allowed."""
         return None if self.has_type(value) and self.fits(value) else f"it must be {self.must_be()}."
 
 
@@ -76,11 +76,11 @@ class _Schema(Allowed):
 
     __slots__ = ()
 
-    def why_not(self, value: Any) -> str | None:
-        if (refusal := Allowed.why_not(self, value)) is not None:
-            return refusal
-        fault = schema_fault(value)
-        return fault and f"it {fault}"
+    def why_not(self, value: object) -> str | None:
+        fault = Allowed.why_not(self, value)
+        if fault is None and isinstance(value, dict) and (fault := schema_fault(value)) is not None:
+            fault = f"it {fault}"
+        return fault
 
 
 def _endpoints() -> Iterable[str]:
@@ -113,11 +113,11 @@ ALLOWED: Mapping[str, Allowed] = {
     "priority": number(int),
     "window": number(int, 1, 10_000),
 }
-"""Option -> its values, by the name of its field; None, for not said, is always allowed."""
+"""Option, by the name of its field -> its values; None, for an option that is not set, is always allowed."""
 
 
 def check_values(options: Mapping[str, object]) -> None:
-    """Refuse a value that would only break where it is used.
+    """Find a value that would otherwise fail only where it is used.
 
     Raises:
         OptionError: an option has a value that it cannot have.
@@ -128,7 +128,7 @@ def check_values(options: Mapping[str, object]) -> None:
 
 
 def check_names(options: Mapping[str, object], known: Collection[str]) -> None:
-    """Refuse a name that is none of those that are known, and say which one was meant.
+    """Find a name that is not known, and say which one was probably meant.
 
     Raises:
         OptionError: there is no such option.
@@ -140,7 +140,7 @@ def check_names(options: Mapping[str, object], known: Collection[str]) -> None:
 
 
 def schema_fault(schema: Any) -> str | None:
-    """What is wrong with a JSON schema: the rest of a sentence that begins with its name; None when it is one."""
+    """What is wrong with a JSON schema: the rest of a sentence that begins with its name; None when it is sound."""
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
 

@@ -1,20 +1,18 @@
-"""A paid answer is recorded once, whatever calls it what, and copied where a twin shares it.
+"""A paid answer is recorded once, and copied for each twin that shares it.
 
-It becomes a row of `dialogues`, whose id is the job's, and the messages of that turn. Whose answer may be recorded is
-`models.transitions`' affair; here the primary key is the second wall.
+It becomes a row of `dialogues`, whose id is the job's, and the messages of that turn. `models.transitions` decides
+whose answer may be recorded; the primary key is the second wall.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Select, Table, literal, select
-from sqlalchemy.sql.dml import Insert
+from sqlalchemy import Connection, Insert, Select, Table, literal, select
 
 from tidemill.models import pictures
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now
-from tidemill.models.job_requests import asked
+from tidemill.models.job_requests import read_ask_request
 from tidemill.models.tables import batches, dialogues, fit, jobs, messages
 from tidemill.models.text import encode
 
@@ -38,15 +36,15 @@ class Answer:
     finish_reason: str
     messages: tuple[Message, ...]
     root_id: int | None = None
-    """The dialogue that it goes on."""
+    """The dialogue that it continues."""
 
 
 def record(connection: Connection, answered: Sequence[tuple[int, str, Answer]]) -> None:
-    """Store answers, each given as job id, batch id, answer; one that is stored already stays as it is."""
+    """Store answers, each with its job's id and its batch's; an answer that is stored already stays as it is."""
     dialogue_rows, message_rows = [], []
     for job_id, batch_id, answer in answered:
-        named = fit(answer.model, dialogues.c.model), fit(answer.finish_reason, dialogues.c.finish_reason)
-        dialogue_rows.append((job_id, batch_id, *named, answer.root_id))
+        model, reason = fit(answer.model, dialogues.c.model), fit(answer.finish_reason, dialogues.c.finish_reason)
+        dialogue_rows.append((job_id, batch_id, model, reason, answer.root_id))
         message_rows += [
             (job_id, position, fit(message.role, messages.c.role), encode(message.content))
             for position, message in enumerate(answer.messages)
@@ -56,26 +54,27 @@ def record(connection: Connection, answered: Sequence[tuple[int, str, Answer]]) 
 
 
 def copy(connection: Connection, twin_id: int, job_id: int) -> None:
-    """Let a job have its twin's answer, judgement included, about its own file."""
-    answered = [column for column in dialogues.c if column.name not in ("id", "created_at")]
-    names = ["id", "created_at", *(column.name for column in answered)]
-    picked = select(literal(job_id), now(), *answered).where(dialogues.c.id == twin_id)
-    connection.execute(_add_once(connection, dialogues, names, picked))
-    picture = asked(connection.execute(select(jobs.c.request).where(jobs.c.id == job_id)).scalar_one()).picture
-    spoken = select(messages.c.position, messages.c.role, messages.c.content).where(messages.c.dialogue_id == twin_id)
-    copied = []
-    for position, role, content in connection.execute(spoken):
-        shown = pictures.shown(content)  # the same picture, but this row's file
-        own = content if shown is None or picture is None else pictures.message(shown.text, picture)
-        copied.append((job_id, position, role, encode(own)))
-    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, copied))
+    """Give a job the answer of its twin, with its judgement; the messages name the job's own file."""
+    columns = [column for column in dialogues.c if column.name not in ("id", "created_at")]
+    names = ["id", "created_at", *(column.name for column in columns)]
+    twin_dialogue = select(literal(job_id), now(), *columns).where(dialogues.c.id == twin_id)
+    connection.execute(_add_once(connection, dialogues, names, twin_dialogue))
+    request = connection.execute(select(jobs.c.request).where(jobs.c.id == job_id)).scalar_one()
+    picture = read_ask_request(request).picture
+    columns = [messages.c.position, messages.c.role, messages.c.content]
+    message_rows = []
+    for position, role, content in connection.execute(select(*columns).where(messages.c.dialogue_id == twin_id)):
+        parts = pictures.load_message(content)
+        own_content = content if parts is None or picture is None else pictures.dump_message(parts.text, picture)
+        message_rows.append((job_id, position, role, encode(own_content)))
+    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, message_rows))
 
 
 def _add_dialogues(connection: Connection) -> Insert:
     rows = _DIALOGUES.table(connection)
     assistant = select(batches.c.assistant_id).where(batches.c.id == rows.c.batch_id).scalar_subquery()
-    picked = select(*rows.c, assistant.label("assistant_id"), now().label("created_at")).where(rows.c.id > 0)
-    return _add_once(connection, dialogues, [*_DIALOGUES.columns, "assistant_id", "created_at"], picked)
+    new_rows = select(*rows.c, assistant.label("assistant_id"), now().label("created_at")).where(rows.c.id > 0)
+    return _add_once(connection, dialogues, [*_DIALOGUES.columns, "assistant_id", "created_at"], new_rows)
 
 
 def _add_messages(connection: Connection) -> Insert:
@@ -83,9 +82,8 @@ def _add_messages(connection: Connection) -> Insert:
     return _add_once(connection, messages, list(_MESSAGES.columns), select(*rows.c).where(rows.c.position >= 0))
 
 
-def _add_once(connection: Connection, table: Table, columns: list[str], picked: Select[Any]) -> Insert:
-    # The epoch has kept everybody else out already, and this does not raise, lest one row that should not be there keep
+def _add_once(connection: Connection, table: Table, columns: list[str], rows: Select[*tuple[object, ...]]) -> Insert:
+    # The epoch has kept everybody else out already. This does not raise: a row that should not be there must not keep
     # a hundred paid answers from being stored.
-    statement: Any = insert_for(connection)(table).from_select(columns, picked, include_defaults=False)
-    added: Insert = statement.on_conflict_do_nothing()
-    return added
+    insert = insert_for(connection)(table).from_select(columns, rows, include_defaults=False)
+    return insert.on_conflict_do_nothing()

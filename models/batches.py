@@ -1,6 +1,6 @@
-"""A batch is found, made, taken further and closed here, so that SQL about it stands in one place.
+"""All SQL that finds, creates, continues and closes a batch is in one place.
 
-All functions work on a connection in a transaction of the caller's.
+All functions work on a connection in the caller's transaction.
 """
 
 import re
@@ -8,25 +8,26 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, case, func, insert, select, update
 
 from tidemill.models import fine_tunes, holds, transitions
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now
+from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import batches, jobs
 
 _KEYS = BulkRows(key="text")
 _MOST_REASONS = 10
 
 ON_REVIVAL: dict[str, Callable[[Connection, Sequence[int]], None]] = {"train": fine_tunes.begin_rounds}
-"""Kind of job -> what else is to be done for jobs that are queued again; most kinds want nothing."""
+"""Kind of job -> what else to do for jobs that are queued again; most kinds need nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What somebody who submits rows says of their batch.
+    """What a command says of the batch that it submits rows to.
 
     `source` tells inputs apart: a file's path or a name; None for pipes and frames. `options` are those of
     `models.options.Options`, as stored; `columns` are the input's.
@@ -37,14 +38,14 @@ class Submission:
     name: str
     source: str | None
     provider: str
-    options: dict[str, Any]
+    options: JsonObject
     columns: list[str]
     priority: int = 0
     assistant_id: int | None = None
 
 
 class StoredBatch(NamedTuple):
-    """A batch that is there already, and what its rows came from."""
+    """A batch that exists, and what its rows came from."""
 
     id: str
     source: str | None
@@ -62,66 +63,68 @@ class FailureReason(NamedTuple):
 
 
 def lock_question(connection: Connection, question_hash: str) -> None:
-    """Until the commit, keep a second copy of the command from making the same batch; SQLite has one writer anyway."""
+    """Until the commit, keep another copy of the command from creating the same batch; SQLite has one writer anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(question_hash))))
 
 
 def find(connection: Connection, question_hash: str, source: str | None, keys: Sequence[str]) -> StoredBatch | None:
-    """The latest batch of the same questions on the same input: the same source, or else mostly the same first rows.
+    """The latest batch with the same questions and the same input: the same source, or else mostly the same first rows.
 
-    Two inputs that both have a source are two, however alike, unless one is a file that is no longer where it was.
+    Two inputs that both have a source are different, however alike, unless one is a file that has been moved.
     `keys` are those of the first rows of the input.
     """
     newest = batches.c.created_at.desc(), batches.c.id.desc()
-    asked = select(batches.c.id, batches.c.source).where(batches.c.question_hash == question_hash).order_by(*newest)
+    same_questions = (
+        select(batches.c.id, batches.c.source).where(batches.c.question_hash == question_hash).order_by(*newest)
+    )
     if source is not None:
-        same_source = connection.execute(asked.where(batches.c.source == source).limit(1)).first()
+        same_source = connection.execute(same_questions.where(batches.c.source == source).limit(1)).first()
         if same_source is not None:
             return StoredBatch(*same_source)
     input_keys = _KEYS.table(connection)
     first_rows = (jobs.c.batch_id == batches.c.id) & (jobs.c.position < len(keys))
     shared = select(func.count()).where(first_rows, jobs.c.key.in_(select(input_keys.c.key))).scalar_subquery()
-    held = select(func.count()).where(first_rows).scalar_subquery()
-    alike = asked.where(shared * 2 >= len(keys), shared * 2 >= held)
+    stored = select(func.count()).where(first_rows).scalar_subquery()
+    alike = same_questions.where(shared * 2 >= len(keys), shared * 2 >= stored)
     candidates = connection.execute(alike, _KEYS.parameters(connection, [(key,) for key in keys]))
     return next((StoredBatch(*batch) for batch in candidates if _may_be_one(batch.source, source)), None)
 
 
 def _may_be_one(stored: str | None, source: str | None) -> bool:
-    """Whether two sources with the same rows may be one: one has no name, or is a file that has been moved."""
+    """Whether two sources with the same rows may be the same: one has no name, or is a file that has been moved."""
     if stored is None or source is None:
         return True
     return Path(stored).is_absolute() and Path(source).is_absolute() and not Path(stored).exists()
 
 
-def answered(connection: Connection, batch_id: str, keys: Sequence[str]) -> set[str]:
+def answered_keys(connection: Connection, batch_id: str, keys: Sequence[str]) -> set[str]:
     """Those of the keys whose rows have an answer."""
     input_keys = _KEYS.table(connection)
-    done = select(jobs.c.key).where(
+    succeeded = select(jobs.c.key).where(
         jobs.c.batch_id == batch_id, jobs.c.state == "succeeded", jobs.c.key.in_(select(input_keys.c.key))
     )
-    return set(connection.scalars(done, _KEYS.parameters(connection, [(key,) for key in keys])))
+    return set(connection.scalars(succeeded, _KEYS.parameters(connection, [(key,) for key in keys])))
 
 
 def failures(connection: Connection, batch_id: str) -> list[FailureReason]:
     """Why rows failed, the most frequent reason first, ten at most."""
     count = func.count()
-    grouped = (
+    reasons = (
         select(count, jobs.c.error_code, func.max(jobs.c.error))
         .where(jobs.c.batch_id == batch_id, jobs.c.state == "failed", jobs.c.position.is_not(None))
         .group_by(jobs.c.error_code)
         .order_by(count.desc())
         .limit(_MOST_REASONS)
     )
-    return [FailureReason(row[0], row[1] or "unknown", row[2] or "") for row in connection.execute(grouped)]
+    return [FailureReason(row[0], row[1] or "unknown", row[2] or "") for row in connection.execute(reasons)]
 
 
 # --- submit ---
 
 
 def create(connection: Connection, submission: Submission) -> str:
-    """Make a batch; returns its id, which begins with its name."""
+    """Create a batch; returns its id, which begins with its name."""
     slug = re.sub(r"[^a-z0-9]+", "-", submission.name.lower()).strip("-")[:40] or "batch"
     batch_id = f"{slug}-{secrets.token_hex(3)}"
     connection.execute(
@@ -142,9 +145,9 @@ def create(connection: Connection, submission: Submission) -> str:
 
 
 def begin_submission(connection: Connection, batch_id: str, submission: Submission) -> int:
-    """Count a submission, and let what may change between two of them change: how fast, not what is asked.
+    """Count a submission and store what may differ from the last one: how fast calls go, not what is asked.
 
-    A batch that was cancelled is open again. Returns the submission's number.
+    A cancelled batch is open again. Returns the submission's number.
     """
     reopened = case((batches.c.state == "cancelled", "open"), else_=batches.c.state)
     return int(
@@ -167,12 +170,12 @@ def begin_submission(connection: Connection, batch_id: str, submission: Submissi
 
 
 def rename_source(connection: Connection, batch_id: str, source: str) -> None:
-    """Its file has been moved."""
+    """Note that the file of a batch has been moved."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(source=source))
 
 
 def come_back(connection: Connection, batch_id: str, provider: str) -> None:
-    """Somebody has come back to a batch: a held provider is probed at once, and the time for retries begins anew."""
+    """Take up a batch again: a held provider is probed at once, and the time for retries begins anew."""
     holds.probe_at_once(connection, provider)
     transitions.give_time(connection, batches.c.id == batch_id)
 
@@ -180,9 +183,9 @@ def come_back(connection: Connection, batch_id: str, provider: str) -> None:
 def end_submission(
     connection: Connection, batch_id: str, submission: int, columns: Sequence[str], *, is_whole: bool
 ) -> None:
-    """The input has been read to its end; `columns` are all that it has.
+    """Note that the input has been read to its end; `columns` are all that it has.
 
-    Where it `is_whole`, rows that it no longer holds leave the results, and do not run any more.
+    If it `is_whole`, rows that are no longer in it leave the results and do not run any more.
     """
     if is_whole:
         gone = (jobs.c.batch_id == batch_id) & (jobs.c.submission < submission)
@@ -191,11 +194,11 @@ def end_submission(
     connection.execute(update(batches).where(batches.c.id == batch_id).values(columns=list(columns), read_at=now()))
 
 
-# --- have a say ---
+# --- control ---
 
 
 def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> int:
-    """Queue failed and cancelled rows again, with `keys` only those; returns how many."""
+    """Queue failed and cancelled rows again, with `keys` only those with these keys; returns how many."""
     job_ids = transitions.revive(connection, batch_id, keys)
     kind = connection.scalar(select(batches.c.kind).where(batches.c.id == batch_id))
     if job_ids and kind in ON_REVIVAL:
@@ -210,15 +213,15 @@ def retry(connection: Connection, batch_id: str) -> int:
 
 
 def pause(connection: Connection, batch_id: str) -> int:
-    """Start no more calls; returns 1 when that changed something."""
+    """Start no more calls; returns 1 if the batch was open, else 0."""
     return _change_state(connection, batch_id, "open", "paused")
 
 
 def resume(connection: Connection, batch_id: str) -> int:
-    """Let a paused batch go on; returns 1 when that changed something."""
+    """Continue a paused batch; returns 1 if it was paused, else 0."""
     changed = _change_state(connection, batch_id, "paused", "open")
     transitions.give_time(connection, batches.c.id == batch_id)
-    transitions.unsend(connection, jobs.c.batch_id == batch_id)  # messages that came during the pause are used up
+    transitions.unsend(connection, jobs.c.batch_id == batch_id)  # messages that came during the pause are gone
     return changed
 
 

@@ -1,8 +1,7 @@
-"""A prepared picture is stored once, where every worker can read it, so that messages and rows
-carry only its hash.
+"""A prepared picture is stored once, where every worker can read it; messages and rows carry only its hash.
 
 Pictures are kept by the SHA-256 of their content, as `ab/abcdef...` under TIDEMILL_BLOBS_URL: a folder, or whatever
-fsspec opens. Every call blocks; the worker's loop calls from a thread.
+fsspec opens. Every call blocks, so the worker's loop calls from a thread.
 """
 
 import hashlib
@@ -12,12 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tidemill.models.errors import TidemillError
 from tidemill.models.files import replacing
 from tidemill.models.settings import settings
 from tidemill.models.text import one_line
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 
 class BlobError(TidemillError):
@@ -29,11 +31,11 @@ class BlobMissingError(BlobError):
 
 
 def put(content: bytes, sha256: str) -> None:
-    """Store a picture under the SHA-256 of its content (hex); when this returns, it is on disk. Thread-safe.
+    """Store a picture under the SHA-256 of its content (hex). On return it is on disk. Thread-safe.
 
-    Nothing is written when one of that name and size is there. Raises BlobError.
+    Nothing is written if a file of that name and size exists. Raises BlobError.
     """
-    with _opened() as (files, root):
+    with _open_store() as (files, root):
         path = _path(root, sha256)
         if _size(files, path) != len(content):
             _write(files, path, content)
@@ -46,7 +48,7 @@ def get(sha256: str) -> bytes:
         BlobMissingError: there is none, or what is there does not have this hash.
         BlobError: the store cannot be read.
     """
-    with _opened() as (files, root):
+    with _open_store() as (files, root):
         try:
             content = bytes(files.cat_file(_path(root, sha256)))
         except FileNotFoundError:
@@ -65,9 +67,9 @@ def get(sha256: str) -> bytes:
 
 
 def check() -> str:
-    """Write, read and remove a few bytes, and say for `doctor` where pictures are kept. Raises BlobError."""
+    """Write, read and remove a few bytes; returns a sentence for `doctor`. Raises BlobError."""
     probe = secrets.token_bytes(16)
-    with _opened() as (files, root):
+    with _open_store() as (files, root):
         path = f"{root}/.tidemill-{probe.hex()}.probe"
         _write(files, path, probe)
         try:
@@ -75,19 +77,19 @@ def check() -> str:
         finally:
             files.rm_file(path)
     if read_back != probe:
-        raise BlobError(f"The pictures' store {shown_url()} gives back other bytes than it was given; use another one.")
+        raise BlobError(f"The pictures' store {shown_url()} returns other bytes than were written; use another one.")
     return f"pictures are kept in {shown_url()}"
 
 
 def shown_url() -> str:
-    """TIDEMILL_BLOBS_URL for messages: what stands before an @, and in a query, is not shown."""
+    """TIDEMILL_BLOBS_URL for messages, without what is before an @ or in a query."""
     url = settings().effective_blobs_url
     return re.sub(r"(?<=://).*@", "***@", re.sub(r"[?#].*", "", url)) if "://" in url else url
 
 
 @cache
-def _open(url: str) -> tuple[Any, str]:
-    """The filesystem of fsspec and the root in it. A relative folder is made absolute here, and so once a process."""
+def _open(url: str) -> tuple["AbstractFileSystem", str]:
+    """fsspec's filesystem and the root in it. This makes a relative folder absolute, once a process."""
     from fsspec.core import url_to_fs
 
     files, root = url_to_fs(url)
@@ -95,7 +97,7 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _opened() -> Iterator[tuple[Any, str]]:
+def _open_store() -> Iterator[tuple["AbstractFileSystem", str]]:
     try:
         yield _open(settings().effective_blobs_url)
     except Exception as error:  # each driver raises errors of its own, and they share no base
@@ -106,15 +108,15 @@ def _path(root: str, sha256: str) -> str:
     return f"{root}/{sha256[:2]}/{sha256}"
 
 
-def _size(files: Any, path: str) -> int | None:
+def _size(files: "AbstractFileSystem", path: str) -> int | None:
     try:
         return int(files.info(path)["size"])
     except FileNotFoundError:
         return None
 
 
-def _write(files: Any, path: str, content: bytes) -> None:
-    """Whole or not at all. Object stores do that by themselves; a folder needs a temporary name and a rename."""
+def _write(files: "AbstractFileSystem", path: str, content: bytes) -> None:
+    """Write a file whole or not at all. Object stores do so by themselves; a folder needs a temporary name."""
     from fsspec.implementations.local import LocalFileSystem
 
     if not isinstance(files, LocalFileSystem):
@@ -130,7 +132,7 @@ def _sentence(error: Exception) -> str:
     reason = getattr(error, "strerror", None) or one_line(str(error)).rstrip(".") or type(error).__name__
     way_out = next((way_out for sign, way_out in _WAYS_OUT.items() if sign in reason.lower()), "fix TIDEMILL_BLOBS_URL")
     if shown != settings().effective_blobs_url:
-        reason = type(error).__name__  # its text may tell what must not be shown
+        reason = type(error).__name__  # its text may contain what must not be shown
         way_out += ", and keep keys out of it: S3 and Google's storage take them from variables"
     return f"The pictures' store {shown} cannot be used: {reason}; {way_out}."
 

@@ -1,7 +1,7 @@
-"""The broker is a courier, and this is its one desk.
+"""The broker carries job ids and nothing else, and all dealings with it are here.
 
-It holds the Celery app (below both sides, so that app and tasks never form a circle), sends job ids, and can start a
-worker inside this process. No prompt, no image and no key is ever in a message.
+This module has the Celery app (below both sides, so that app and tasks never form a circle), sends job ids, and can
+start a worker inside this process. No prompt, no picture and no key is ever in a message.
 """
 
 import logging
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from celery import Celery
 from celery.concurrency.thread import TaskPool
@@ -24,14 +24,18 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 
+if TYPE_CHECKING:
+    from celery.bootsteps import Blueprint
+    from celery.worker import WorkController
+
 log = logging.getLogger(__name__)
 
 QUEUE = "tidemill"
 _CONSUMER_SECONDS = 5.0
-"""How long Celery's consumer may take to start or to end."""
+"""How long Celery's consumer may take to start or to stop."""
 
 TASK = "tidemill.run"
-"""The one task: it is given job ids, and looks up itself what kind of jobs they are."""
+"""The one task: it gets job ids, and looks up the kind of the jobs itself."""
 
 _BROKER_OPTIONS: dict[str, JsonObject] = {
     "memory": {"polling_interval": 0.02},
@@ -47,7 +51,7 @@ _BROKER_OPTIONS: dict[str, JsonObject] = {
 
 
 class BrokerError(TidemillError):
-    """The broker does not answer. The jobs are stored and will run once it does."""
+    """The broker does not answer. The jobs are stored and run once it does."""
 
 
 def _configuration(broker_url: str) -> JsonObject:
@@ -112,7 +116,7 @@ def send(messages: Iterable[Sequence[int]]) -> None:
         BrokerError: the broker did not take them; what it took before may arrive twice, which is harmless.
     """
     with _channel() as channel:
-        # A broker drops what it has no queue for, and this may be the first to use it, before any worker.
+        # A broker drops messages without a queue, and this may be its first use, before any worker.
         maybe_declare(app().amqp.queues[QUEUE], channel)
         producer = app().amqp.Producer(channel, auto_declare=False)
         for ids in messages:
@@ -126,13 +130,13 @@ def queue_is_empty() -> bool:
         BrokerError: the broker does not answer.
     """
     with _channel() as channel:
-        declared: Any = app().amqp.queues[QUEUE](channel).queue_declare()
+        declared: Any = app().amqp.queues[QUEUE](channel).queue_declare()  # the stubs take it for a name
         return int(declared.message_count) == 0
 
 
 @contextmanager
 def _channel() -> Iterator[Any]:
-    """A channel of a pooled connection; what the broker's client raises becomes a sentence."""
+    """A channel of a pooled connection; errors of the broker's client become a sentence."""
     pooled: Any = app().pool
     try:
         with pooled.acquire(block=True) as connection:
@@ -147,9 +151,9 @@ def _channel() -> Iterator[Any]:
 
 
 def _is_transport_error(error: Exception) -> bool:
-    """Whether this is the broker's doing; which exceptions that are depends on the transport."""
-    transport: Any = app().connection_for_write()
-    return isinstance(error, (BrokerLost, OSError, *transport.connection_errors, *transport.channel_errors))
+    """Whether the broker is the cause; which exceptions mean that depends on the transport."""
+    connection = app().connection_for_write()
+    return isinstance(error, (BrokerLost, OSError, *connection.connection_errors, *connection.channel_errors))
 
 
 def _reason(error: BaseException) -> str:
@@ -176,7 +180,7 @@ def is_reachable() -> bool:
 
 
 class EmbeddedRunner(Protocol):
-    """What a command may know of the worker inside it: `worker.runner.Runner`, which nothing here may import."""
+    """What a command may know of the worker inside it: a `worker.runner.Runner`, which `models` may not import."""
 
     @property
     def in_flight(self) -> int:
@@ -207,15 +211,15 @@ class _OurThreads(TaskPool):
 def embedded_worker(window: int, scope: Scope) -> Iterator[EmbeddedRunner]:
     """Run a worker inside this process while the block runs; yields its runner.
 
-    The worker is loaded by name, so that nothing here, nor in producer, imports it. When the
-    block ends, calls in flight may finish, as `Runner.drain` says.
+    The worker is loaded by name, so that neither `models` nor `producer` imports it. When the block ends, calls in
+    flight may finish: see `Runner.drain`.
 
     Args:
         window: calls in flight at most.
         scope: whose jobs the worker feeds.
     """
-    journal.heed_level()
-    tasks: Any = import_module("tidemill.worker.tasks")
+    journal.set_level()
+    tasks = cast("_Tasks", import_module("tidemill.worker.tasks"))
     runner = tasks.start(window, scope)
     ready = threading.Event()
     consumer = app().WorkController(
@@ -234,17 +238,25 @@ def embedded_worker(window: int, scope: Scope) -> Iterator[EmbeddedRunner]:
         yield runner
     finally:
         runner.stop_admitting()
-        ready.wait(_CONSUMER_SECONDS)  # what has not started yet does not hear a stop
+        ready.wait(_CONSUMER_SECONDS)  # a consumer that has not started yet ignores a stop
         stopping.set()
         consumer.stop()
         tasks.stop()
         thread.join(_CONSUMER_SECONDS)
 
 
-def _consume(consumer: Any, stopping: threading.Event) -> None:
-    """Celery's own `start`, but for its report at length of what it stumbles over when another thread stops it."""
+def _consume(consumer: "WorkController", stopping: threading.Event) -> None:
+    """As Celery's own `start`, without its long report of what fails when another thread stops it."""
     try:
-        consumer.blueprint.start(consumer)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # it ends for what Celery may raise, and on our word
+        cast("Blueprint", consumer.blueprint).start(consumer)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever Celery raises ends it, and so does our stop
         if not stopping.is_set():
             log.error("messages are no longer received: %s: %s", type(error).__name__, error)
+
+
+class _Tasks(Protocol):
+    """The module `worker.tasks`."""
+
+    def start(self, window: int, scope: Scope) -> EmbeddedRunner: ...
+
+    def stop(self) -> None: ...

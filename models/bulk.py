@@ -1,11 +1,11 @@
 """A thousand rows cost one statement, written once for both databases.
 
-A `BulkRows` is a set of rows sent as a few JSON texts and usable as a table in any SQLAlchemy statement: joined in an
-UPDATE, selected from in an INSERT. JSON, because orjson writes it in a twentieth of the time that the driver takes to
-write arrays, and both databases read it natively.
+A `BulkRows` sends a set of rows as a few JSON texts, and is a table in any SQLAlchemy statement: joined in an UPDATE,
+selected from in an INSERT. It is JSON because orjson writes that in a twentieth of the time that the driver takes for
+arrays, and both databases read it natively.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -26,16 +26,18 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.types import TypeEngine
 
-Type = Literal["int", "float", "text"]
-_TYPES: dict[Type, type[TypeEngine[Any]]] = {"int": BigInteger, "float": Float, "text": Text}
+ColumnType = Literal["int", "float", "text"]
+_TYPES: dict[ColumnType, type[TypeEngine[Any]]] = {"int": BigInteger, "float": Float, "text": Text}
 
 
-def insert_for(connection: Connection) -> Any:
-    """The INSERT of this database, which knows ON CONFLICT; neither is the standard's."""
+def insert_for(connection: Connection) -> Callable[[Table], PostgresInsert | SqliteInsert]:
+    """This database's own INSERT, which knows ON CONFLICT; SQLAlchemy's general one does not."""
     return postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
 
 
@@ -45,22 +47,22 @@ class BulkRows:
     Text must be storable as it is (`models.text.encode` or `dumps` has been applied).
     """
 
-    def __init__(self, **columns: Type) -> None:
+    def __init__(self, **columns: ColumnType) -> None:
         self.columns = columns
 
     def table(self, connection: Connection) -> Subquery:
-        """The rows as something to select from; its columns carry the names given."""
+        """The rows as something to select from; its columns have the names of this shape."""
         return self._by_column() if connection.dialect.name == "postgresql" else self._by_row()
 
     def parameters(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> dict[str, str]:
-        """What to execute a statement over `table()` with; every row has one value a column, in order."""
+        """The parameters of a statement over `table()`; every row has one value a column, in order."""
         if connection.dialect.name != "postgresql":
             return {"rows": orjson.dumps(rows).decode()}
         columns = zip(*rows, strict=True) if rows else [()] * len(self.columns)
         return {f"rows_{name}": orjson.dumps(each).decode() for name, each in zip(self.columns, columns, strict=True)}
 
     def staged(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> tuple[FromClause, dict[str, str]]:
-        """The same for rows by the thousand: a table and its parameters; on Postgres the rows went ahead by COPY."""
+        """The same for thousands of rows: a table and its parameters; on Postgres, COPY sends the rows ahead."""
         if connection.dialect.name != "postgresql":
             return self.table(connection), self.parameters(connection, rows)
         columns = [Column(name, _TYPES[kind]) for name, kind in self.columns.items()]
@@ -72,7 +74,7 @@ class BulkRows:
         return stage, {}
 
     def _by_column(self) -> Subquery:
-        """Postgres takes an array a column apart much faster than an array a row."""
+        """An array a column, which Postgres takes apart much faster than an array a row."""
         columns = [
             cast(func.json_array_elements_text(cast(bindparam(f"rows_{name}", type_=Text), JSON)), _TYPES[kind]).label(
                 name
@@ -83,6 +85,6 @@ class BulkRows:
 
     def _by_row(self) -> Subquery:
         array = func.json_each(bindparam("rows", type_=Text)).table_valued("value", name="array")
-        picked = [func.json_extract(array.c.value, f"$[{i}]").label(name) for i, name in enumerate(self.columns)]
+        columns = [func.json_extract(array.c.value, f"$[{i}]").label(name) for i, name in enumerate(self.columns)]
         # The WHERE keeps SQLite's parser from reading a following ON CONFLICT as a join's.
-        return select(*picked).where(true()).subquery("rows")
+        return select(*columns).where(true()).subquery("rows")

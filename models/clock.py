@@ -1,8 +1,8 @@
 """Times are compared on the database's clock, so a wrong clock elsewhere does no harm."""
 
-from typing import Any
+from datetime import datetime
 
-from sqlalchemy import Connection, Float, func
+from sqlalchemy import ColumnElement, Connection, Float, func
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -10,8 +10,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from tidemill.models.tables import UtcDateTime
 
 
-class now_after(FunctionElement[Any]):  # noqa: N801  # a SQL function, named like one
-    """The database's present time plus so many seconds (a number, a parameter or a column; may be negative)."""
+class now_after(FunctionElement[datetime]):  # noqa: N801  # a SQL function, named like one
+    """The database's present time plus a number of seconds (a number, parameter or column; may be negative)."""
 
     inherit_cache = True
     name = "now_after"
@@ -36,7 +36,7 @@ def now() -> now_after:
     return now_after(0.0)
 
 
-def seconds_since(connection: Connection, earlier: Any) -> Any:
+def seconds_since(connection: Connection, earlier: ColumnElement[datetime]) -> ColumnElement[float]:
     """Seconds from a column's time to the database's present time, as something to select."""
     if connection.dialect.name == "postgresql":
         return func.extract("epoch", now() - earlier).cast(Float)

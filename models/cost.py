@@ -1,4 +1,4 @@
-"""What a job will cost is known before it is sent, and what it did cost is true afterwards.
+"""What a job will cost is estimated before it is sent, and what it did cost is counted afterwards.
 
 Tokens are counted by toktok (0.4 s to load), prices come from genai-prices' offline snapshot (0.2 s or more): both are
 imported when first needed. A price that is not known is None, never 0.
@@ -8,10 +8,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tidemill.models.errors import SettingsError
 from tidemill.models.settings import settings
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 
 # tiktoken's table (model.py); every newer OpenAI model is o200k_base, and for others it is the best estimate there is.
 _CL100K_MODELS = ("gpt-4", "gpt-3.5", "gpt-35-turbo", "text-embedding-", "davinci-002", "babbage-002")
@@ -28,10 +33,10 @@ _TRAINING_USD = {"gpt-4.1": 25.0, "gpt-4.1-mini": 5.0, "gpt-4.1-nano": 1.5, "gpt
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """A model's rates in USD per token, and where they are from.
+    """A model's rates in USD per token, and their source.
 
     `long` is the price of a whole request with more than `long_over_tokens` input tokens; None: there is no such tier.
-    `training_usd_per_token` is only in the user's own prices; ask `training_price` for it.
+    `training_usd_per_token` comes only from the user's own prices; `training_price` knows the others.
     """
 
     input_usd_per_token: float
@@ -55,7 +60,7 @@ class Price:
 
 
 def count_tokens(text: str, model: str) -> int:
-    """Tokens of `text`, exact for OpenAI's models and an estimate for others. Text like <|endoftext|> is only text."""
+    """Tokens of `text`, exact for OpenAI's models, an estimate for others; <|endoftext|> is plain text."""
     return count_many([text], model)[0]
 
 
@@ -66,14 +71,14 @@ def count_many(texts: Sequence[str], model: str) -> list[int]:
     counts: list[int]
     try:
         counts = toktok.batch_count(texts, _encoding(model))
-    except UnicodeEncodeError:  # a lone surrogate; the provider is sent a replacement of the same length too
+    except UnicodeEncodeError:  # a lone surrogate; the provider, too, gets a replacement of the same length
         printable = [text.encode("utf-8", "replace").decode() for text in texts]
         counts = toktok.batch_count(printable, _encoding(model))
     return counts
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens of `text`, rather too many than too few: for reserving a limit, where loading the tables is too slow.
+    """Tokens of `text`, rather too many than too few, to reserve a limit; loading the tables would take too long.
 
     English has 4 bytes and more to a token, other languages fewer characters but more bytes to each.
     """
@@ -88,13 +93,13 @@ def chat_overhead_tokens(messages: int) -> int:
 
 @lru_cache(maxsize=1024)
 def price(model: str, *, batch: bool = False) -> Price | None:
-    """The price of a model, or None when it is not known. Looked up once a model and process.
+    """The price of a model, or None when it is not known. It is looked up once a model and process.
 
-    The user's file (`TIDEMILL_PRICES`) goes first; then the table of the provider that `OPENAI_BASE_URL` belongs to;
+    The user's file (`TIDEMILL_PRICES`) counts first, then the table of the provider that `OPENAI_BASE_URL` belongs to,
     then OpenAI's. Other providers' tables are not searched: a model served at home is not sold at their price.
 
     Args:
-        model: as asked for or as the provider named it: `gpt-6-luna`, dated, `openai/...` or `ft:...`.
+        model: as in a request or as in a reply: `gpt-6-luna`, dated, `openai/...` or `ft:...`.
         batch: the price of the provider's Batch API, where it has one of its own. A price in the user's file is taken
             for both.
 
@@ -106,13 +111,13 @@ def price(model: str, *, batch: bool = False) -> Price | None:
     for name in names:
         if name in own:
             return own[name]
-    return next((price_ for name in names if (price_ := _listed(name, batch)) is not None), None)
+    return next((price_ for name in names if (price_ := _list_price(name, batch)) is not None), None)
 
 
 def training_price(model: str) -> float | None:
     """USD per token and epoch of training a model, or None when it is not known; for an `ft:` model that of its base.
 
-    The user's file (`TIDEMILL_PRICES`, key `training`) goes first, then OpenAI's list of `TRAINING_PRICES_AS_OF`.
+    The user's file (`TIDEMILL_PRICES`, key `training`) counts first, then OpenAI's list of `TRAINING_PRICES_AS_OF`.
 
     Raises:
         SettingsError: the user's file cannot be read; the text names the file and the key.
@@ -128,7 +133,7 @@ def training_price(model: str) -> float | None:
 
 @lru_cache(maxsize=1024)
 def context_tokens(model: str) -> int | None:
-    """How many tokens a model takes, prompt and answer together; None when it is not known. Found like a price."""
+    """How many tokens a model takes, prompt and answer together; None when not known. Looked up like a price."""
     sizes = (getattr(_entry(name)[1], "context_window", None) for name in _names(model))
     return next((int(size) for size in sizes if size), None)
 
@@ -174,12 +179,12 @@ def _encoding(model: str) -> str:
 
 
 def _names(model: str) -> list[str]:
-    """The names to look a model up by, exact ones first: as given, without the provider, without the date."""
+    """The names to look a model up by, exact ones first: whole, without the provider, without the date."""
     bare = model.removeprefix("openai/")
     return list(dict.fromkeys((model, bare, _DATE.sub("", bare))))
 
 
-def _listed(model: str, batch: bool) -> Price | None:
+def _list_price(model: str, batch: bool) -> Price | None:
     from datetime import UTC, datetime
 
     seller_id, entry = _entry(model)
@@ -189,7 +194,7 @@ def _listed(model: str, batch: bool) -> Price | None:
     return _from_rates(rates, f"genai-prices {seller_id}/{entry.id}")
 
 
-def _entry(model: str) -> tuple[str, Any]:
+def _entry(model: str) -> "tuple[str, ModelInfo | None]":
     """Who sells a model, and what genai-prices knows of it; ("", None) when it knows nothing."""
     from genai_prices.data_snapshot import get_snapshot
 
@@ -203,7 +208,7 @@ def _entry(model: str) -> tuple[str, Any]:
     return "", None
 
 
-def _from_rates(rates: Any, source: str) -> Price | None:
+def _from_rates(rates: "ModelPrice", source: str) -> Price | None:
     """A genai-prices `ModelPrice` (USD per million tokens) with its tiers unfolded from the highest down."""
     full, cached, output = rates.input_mtok, rates.cache_read_mtok, rates.output_mtok
     if full is None:
@@ -218,12 +223,16 @@ def _from_rates(rates: Any, source: str) -> Price | None:
     return result
 
 
-def _rate(rate: Any, start: int) -> float:
+def _rate(rate: "Decimal | TieredPrices | None", start: int) -> float:
     """USD per token in the tier that begins at `start`; -1 is below all tiers."""
+    from genai_prices.types import TieredPrices
+
     if rate is None:
         return 0.0  # embeddings have no output to pay for
-    reached = [tier.price for tier in getattr(rate, "tiers", ()) if tier.start <= start]
-    return float(reached[-1] if reached else getattr(rate, "base", rate)) / _MILLION
+    if not isinstance(rate, TieredPrices):
+        return float(rate) / _MILLION
+    reached = [tier.price for tier in rate.tiers if tier.start <= start]
+    return float(reached[-1] if reached else rate.base) / _MILLION
 
 
 def _override(where: str, table: object, source: str) -> Price:

@@ -1,18 +1,18 @@
-"""What is created at the provider cannot be part of our transactions, so it is written down before it is asked for.
+"""What is created at the provider cannot be part of our transactions, so it is written down before it is sent.
 
-Every creation has a token, which is committed before it is sent, and which goes out with it: in a file's name, in a
-job's metadata. Whatever dies in between, the next worker looks for the token and adopts what it finds.
+Every creation has a token, which is committed before it is sent and goes out with it: in a file's name, in a job's
+metadata. Whatever dies in between, the next worker looks for the token and adopts what it finds.
 
 A creation is known by its owner and its place. All functions work on a connection in the caller's transaction. Those
-that write do so only while the owner is still this worker's.
+that write do so only while this worker has the owner.
 """
 
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from tidemill.models.bulk import insert_for
 from tidemill.models.clock import now, seconds_since
@@ -20,39 +20,39 @@ from tidemill.models.tables import creations
 
 
 class LostError(Exception):
-    """The owner is no longer this worker's: whoever has it now goes on from what is written down."""
+    """The owner is no longer this worker's; the worker that has it now continues from what is written down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """What creations are for, as one worker holds it."""
+    """What creations are made for, in the hands of one worker."""
 
     key: str
     """Short and the same for every worker, e.g. "job 17"."""
     check: Callable[[Connection], None]
-    """Lock, until the transaction ends, what makes it this worker's. Raises LostError when it is not."""
+    """Lock what makes it this worker's until the transaction ends. Raises LostError when it is another's."""
 
 
 class Place(NamedTuple):
-    """Which of its owner's creations one is."""
+    """Which one of its owner's creations it is."""
 
     step: str
     """What is created, e.g. "training" for that file."""
     round: int
-    """Raised when the same is to be created anew, beside what there is of earlier rounds."""
+    """Raised to create the same anew, beside what earlier rounds have created."""
 
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """One creation at the provider: what identifies it there, and what is known of it."""
+    """One creation at the provider: its token, and what is known of it."""
 
     token: str
     remote_id: str | None
     """What was created; None until that is known."""
     doubt_seconds: float | None
-    """How long ago it was sent without an answer; None when nothing is under way."""
+    """How long ago it was sent, while no answer has come; None when nothing is under way."""
     sends: int
-    """How often it was asked for; more than once, and a second one may turn up late."""
+    """How often it was sent; after a second time, a duplicate may turn up late."""
 
 
 Creations = Mapping[Place, Creation]
@@ -72,9 +72,9 @@ def load(connection: Connection, key: str) -> dict[Place, Creation]:
 
 
 def is_begun(connection: Connection, key: str, step: str) -> bool:
-    """Whether this was ever about to be asked for, in any round."""
-    begun = select(creations.c.token).where(creations.c.owner == key, creations.c.step == step)
-    return connection.execute(begun.limit(1)).first() is not None
+    """Whether this was ever about to be sent, in any round."""
+    intended = select(creations.c.token).where(creations.c.owner == key, creations.c.step == step)
+    return connection.execute(intended.limit(1)).first() is not None
 
 
 def earlier_ids(known: Creations, place: Place) -> set[str]:
@@ -96,17 +96,17 @@ def intend(connection: Connection, owner: Owner, place: Place) -> str:
 
 
 def withdraw(connection: Connection, owner: Owner, place: Place) -> None:
-    """Note that what was intended has created nothing for certain. Raises LostError."""
+    """Note that what was intended has certainly created nothing. Raises LostError."""
     owner.check(connection)
     unsent = {"sent_at": None, "sends": creations.c.sends - 1}
     connection.execute(update(creations).where(*_at(owner, place)).values(**unsent))
 
 
 def record(connection: Connection, owner: Owner, place: Place, remote_id: str) -> None:
-    """Note what was created, or found. Raises LostError."""
+    """Note the id of what was created or adopted. Raises LostError."""
     owner.check(connection)
     connection.execute(update(creations).where(*_at(owner, place)).values(remote_id=remote_id, sent_at=None))
 
 
-def _at(owner: Owner, place: Place) -> tuple[Any, ...]:
+def _at(owner: Owner, place: Place) -> tuple[ColumnElement[bool], ...]:
     return creations.c.owner == owner.key, creations.c.step == place.step, creations.c.round == place.round

@@ -1,14 +1,14 @@
-"""One way to open the database, whichever it is, and plain sentences when that fails."""
+"""There is one way to open either database, and a plain sentence when that fails."""
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from tidemill.models.errors import DatabaseError, SettingsError
@@ -21,9 +21,8 @@ _SQLITE_PRAGMAS = (
     "foreign_keys=ON",
 )
 
-
 _LONGEST_PAUSE_SECONDS = 10.0
-"""In a transaction, between two statements: ours are never idle for a tenth of it."""
+"""The longest pause between two statements of a transaction; ours are never idle for a tenth of it."""
 
 
 @cache
@@ -33,13 +32,13 @@ def engine() -> Engine:
 
 
 def close() -> None:
-    """Close this process's connections, if there are any; the last one of all folds SQLite's -wal file in."""
+    """Close this process's connections, if there are any; the last one to close folds SQLite's -wal file in."""
     if engine.cache_info().currsize:
         engine().dispose()
 
 
 def open_engine(url_text: str) -> Engine:
-    """An engine on SQLite or Postgres, set up the way that the state machine needs.
+    """An engine on SQLite or Postgres, set up as the state machine needs it.
 
     Raises:
         SettingsError: the URL cannot be read or names another kind of database.
@@ -48,14 +47,14 @@ def open_engine(url_text: str) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url)
     opened = create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args={"connect_timeout": 10})
-    event.listen(opened, "connect", _let_go_when_frozen)
+    event.listen(opened, "connect", _limit_idle_transactions)
     return opened
 
 
-def _let_go_when_frozen(connection: Any, _record: object) -> None:
-    """A process that is frozen inside a transaction must not keep its rows locked for longer than its lease."""
+def _limit_idle_transactions(connection: DBAPIConnection, _record: object) -> None:
+    """Keep a process that is frozen inside a transaction from locking its rows for longer than its lease."""
     milliseconds = int(1000 * max(_LONGEST_PAUSE_SECONDS, settings().lease_seconds))
-    with connection.cursor() as cursor:
+    with closing(connection.cursor()) as cursor:
         cursor.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, false)", [str(milliseconds)])
     connection.commit()
 
@@ -93,33 +92,33 @@ def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that reads and then writes must hold the lock from the start: upgrading fails at once when busy.
-    reading = connection.get_execution_options().get("reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    # A transaction that reads and then writes needs the lock from the start: upgrading fails at once when busy.
+    only_reads = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
 
 @contextmanager
 def writing() -> Iterator[Connection]:
     """One transaction that may write; committed at the end, rolled back on an error."""
-    with explained(), engine().begin() as connection:
+    with explain_errors(), engine().begin() as connection:
         yield connection
 
 
 @contextmanager
 def reading() -> Iterator[Connection]:
     """One transaction that only reads; takes no write lock."""
-    with explained(), engine().connect().execution_options(reading=True) as connection:
+    with explain_errors(), engine().connect().execution_options(reading=True) as connection:
         yield connection
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turn what the driver raises about a database out of reach into a sentence for the user."""
+def explain_errors() -> Iterator[None]:
+    """Turn the driver's errors about a database that cannot be used into a sentence for the user."""
     try:
         yield
     except DBAPIError as error:
         if not isinstance(error, OperationalError | InterfaceError) and type(error.orig) is not sqlite3.DatabaseError:
-            raise  # sqlite3 says of a file that is damaged or is none of its own only that it is a DatabaseError
+            raise  # of a damaged or foreign file sqlite3 says no more than DatabaseError
         raise DatabaseError(_sentence(error)) from error
 
 
@@ -143,5 +142,5 @@ _WAYS_OUT = {
     "refused": "Start the database or fix TIDEMILL_DATABASE_URL.",
     "authentication failed": "Fix user and password in TIDEMILL_DATABASE_URL.",
     "does not exist": "Create the database, then run `tidemill db upgrade`.",
-    "locked": "Another process holds it; try again.",
+    "locked": "Another process is using it; try again.",
 }

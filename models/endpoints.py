@@ -1,7 +1,7 @@
-"""An endpoint is one row of a table: what differs between OpenAI's ways to ask stands here and nowhere else.
+"""An endpoint is one row of a table, and only here is known how OpenAI's ways to ask differ.
 
 A row says where a request goes, how a body is made of options and messages, how a body is read again, and how the
-reply is. Installed packages add rows of their own (`models.registry`); the core knows none by name.
+reply is read. Installed packages add rows of their own (`models.registry`); the core knows none by name.
 Sources: OpenAI's API reference of Chat Completions and Responses.
 """
 
@@ -20,7 +20,7 @@ Turn = JsonObject
 
 
 class ParseReply(Protocol):
-    """Reads a success status's body; raises CallError where it is no usable answer. `secret` is kept out of texts."""
+    """Reads the body of a success; raises CallError if it is no usable answer. `secret` is kept out of texts."""
 
     def __call__(self, raw: RawReply, *, secret: str = "") -> Reply: ...
 
@@ -30,13 +30,13 @@ class Endpoint:
     """One way to ask.
 
     Args:
-        path: below the base URL, as `/chat/completions`.
-        make_body: of options and the turns that a job asks with; model and further parameters are added to it.
-        picture_parts: of a prompt, a picture's URL and the detail, as the content of a turn.
+        path: below the base URL, e.g. `/chat/completions`.
+        make_body: makes the body of options and the turns of a request; model and further parameters are added.
+        picture_parts: makes the content of a turn of a prompt, a picture's URL and the detail.
         parse_reply: reads the reply.
-        turns_field: the body's field of the turns, a list or one prompt as text.
-        instructions_field: the body's field of the instructions, where they are no turn.
-        room_fields: fields of the body that limit the answer's tokens; the first one that is there counts.
+        turns_field: the body's field for the turns, a list or one prompt as text.
+        instructions_field: the body's field for the instructions, where they are no turn.
+        room_fields: fields of the body that limit the answer's tokens; the first one present counts.
     """
 
     name: str
@@ -50,23 +50,23 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """What a line of OpenAI's batch files calls it."""
+        """Its name in a line of OpenAI's batch files."""
         return f"/v1{self.path}"
 
     def turns(self, body: JsonObject) -> list[Turn]:
-        """The turns that a body asks with, instructions first."""
-        written = body.get(self.turns_field, ())
-        turns = [{"role": "user", "content": written}] if isinstance(written, str) else list(written)
+        """The turns of a body, instructions first."""
+        content = body.get(self.turns_field, ())
+        turns = [{"role": "user", "content": content}] if isinstance(content, str) else list(content)
         instructions = body.get(self.instructions_field) if self.instructions_field else None
         return turns if instructions is None else [{"role": "system", "content": str(instructions)}, *turns]
 
     def with_turns(self, body: JsonObject, turns: Sequence[Turn]) -> JsonObject:
-        """A body that asks with these turns instead; instructions are among them."""
+        """The body with these turns in place of its own; instructions are among them."""
         kept = {name: value for name, value in body.items() if name != self.instructions_field}
         return {**kept, self.turns_field: list(turns)}
 
     def room(self, body: JsonObject) -> int:
-        """Tokens that a body leaves for the answer; 0 where it does not say."""
+        """Tokens that a body leaves for the answer; 0 when it sets no limit."""
         return next((body[name] for name in self.room_fields if isinstance(body.get(name), int)), 0)
 
 
@@ -77,7 +77,7 @@ def _without_none(**fields: object) -> JsonObject:
 # --- Chat Completions ---
 
 _TAKES_COMPLETION_TOKENS = re.compile(r"(.*/)?(gpt-[5-9]|o\d)")
-"""Models that refuse `max_tokens`; other servers know only that name."""
+"""Models that do not take `max_tokens`; other servers know only that name."""
 
 
 def _chat_body(options: Options, turns: Sequence[Turn]) -> JsonObject:
@@ -95,8 +95,8 @@ def _chat_body(options: Options, turns: Sequence[Turn]) -> JsonObject:
 
 
 def _chat_parts(prompt: str, url: str, detail: str | None) -> list[JsonObject]:
-    shown = {"url": url} if detail is None else {"url": url, "detail": detail}
-    return [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": shown}]
+    image_url = {"url": url} if detail is None else {"url": url, "detail": detail}
+    return [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": image_url}]
 
 
 CHAT = Endpoint(
@@ -127,8 +127,8 @@ def _responses_body(options: Options, turns: Sequence[Turn]) -> JsonObject:
 
 
 def _responses_parts(prompt: str, url: str, detail: str | None) -> list[JsonObject]:
-    shown = {"type": "input_image", "image_url": url}
-    return [{"type": "input_text", "text": prompt}, shown if detail is None else {**shown, "detail": detail}]
+    image = {"type": "input_image", "image_url": url}
+    return [{"type": "input_text", "text": prompt}, image if detail is None else {**image, "detail": detail}]
 
 
 RESPONSES = Endpoint(
@@ -147,12 +147,12 @@ ENDPOINTS = Registry("tidemill.endpoints", "endpoint", {row.name: row for row in
 
 
 def by_url(url: object) -> Endpoint | None:
-    """The endpoint that a line of OpenAI's batch files calls so; None where there is none."""
+    """The endpoint with this name in OpenAI's batch files; None if there is none."""
     return next((row for row in _rows() if row.url == url), None)
 
 
 def urls() -> list[str]:
-    """What a line of OpenAI's batch files may call an endpoint."""
+    """The names of all endpoints in OpenAI's batch files."""
     return [row.url for row in _rows()]
 
 

@@ -1,4 +1,4 @@
-"""Everything that can go wrong through no fault of ours ends in one sentence for the user."""
+"""Everything that goes wrong through no fault of ours ends in one sentence for the user."""
 
 NOT_ALL_SUCCEEDED = 1
 """The exit code of a command that did its work, and not all of it went well."""
@@ -14,7 +14,7 @@ class TidemillError(Exception):
 
 
 class InputError(TidemillError):
-    """The input file, stream or frame cannot be used as given; the text names the file and, where known, the line."""
+    """The input file, stream or frame cannot be used; the text names the file and, where known, the line."""
 
 
 class SettingsError(TidemillError):
@@ -24,12 +24,12 @@ class SettingsError(TidemillError):
 class OptionError(SettingsError):
     """An option has a value that it cannot have, or there is no option of that name.
 
-    The text is in words of Python: `endpoint='foo': it must be 'chat' or 'responses'.` The command line makes a
-    sentence of its own from the parts.
+    The text is in words of Python: `endpoint='foo': it must be 'chat' or 'responses'.` The command line makes its
+    own sentence of the parts.
 
     Args:
         option: its name, as Python callers write it.
-        value: what was said; it is shown shortened, on one line.
+        value: the value that was passed; it is shortened to one line.
         why: the end of the sentence: what the option must be, or what to do.
     """
 

@@ -1,16 +1,16 @@
-"""The database holds the backlog, the broker only what the fleet can take next.
+"""The backlog stays in the database; the broker gets only what the fleet can take next.
 
-`feed()` finds due jobs, fair between batches, marks them as sent and sends their ids. It may run anywhere, any number
-of times, at once: a job sent twice is claimed once. Because so little is in the broker, priority, pause and cancel act
+`feed()` finds due jobs, fair between batches, marks them as sent and sends their ids. It may run anywhere and
+many times at once: a job sent twice is claimed once. Because so little is in the broker, priority, pause and cancel act
 at once, and a broker that forgets everything costs seconds.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, update
 
 from tidemill.models import broker, holds
 from tidemill.models.clock import now, now_after
@@ -22,14 +22,23 @@ from tidemill.models.transitions import goes_before, share, unsend
 
 IDS_PER_MESSAGE = 32
 ALIVE_SECONDS = 30.0
-"""A worker that has not been seen for so long does not count for the window."""
+"""A worker that was not seen for this long does not count for the window."""
 
 RESEND_SECONDS = {True: 3.0, False: 60.0}
-"""Is the broker's queue empty? -> how old an unclaimed message must be to count as lost."""
+"""Whether the broker's queue is empty -> how old an unclaimed message must be to count as lost."""
+
+
+class WaitingBatch(NamedTuple):
+    """A batch with a due job; `hold_reason` is None unless its provider is on hold."""
+
+    id: str
+    priority: int
+    provider: str
+    hold_reason: str | None
 
 
 def feed(scope: Scope) -> int:
-    """Send what is due and fits, and return how many jobs that was.
+    """Send the due jobs that fit; returns how many.
 
     Raises:
         BrokerError: the broker does not answer; the jobs count as lost messages and are sent again later.
@@ -50,14 +59,14 @@ def resend_lost() -> int:
 
 
 def forget_sent(scope: Scope) -> None:
-    """Make a batch's unclaimed jobs due at once: the process whose broker held their messages is about to end."""
+    """Make a batch's unclaimed jobs due at once: the process with their messages in its memory is about to end."""
     if scope.batch_id is not None and settings().embedded:
         with writing() as connection:
-            unsend(connection, _of(scope))
+            unsend(connection, _in_scope(scope))
 
 
-def _of(scope: Scope) -> ColumnElement[bool]:
-    """Whether a job is of the scope's batch, or of the dialogue that it goes on."""
+def _in_scope(scope: Scope) -> ColumnElement[bool]:
+    """Whether a job is of the scope's batch, or of the dialogue that the batch continues."""
     own = jobs.c.batch_id == scope.batch_id
     return own if scope.dialogue_id is None else or_(own, jobs.c.dialogue_id == scope.dialogue_id)
 
@@ -69,20 +78,20 @@ def _mark_due(connection: Connection, scope: Scope) -> list[int]:
     chosen: list[int] = []
     room = _room(connection, scope) if free else 0
     for _, level in groupby(free, key=attrgetter("priority")):
-        chosen += _share(connection, list(level), room - len(chosen), scope)
+        chosen += _take_fairly(connection, list(level), room - len(chosen), scope)
     held = [batch for batch in waiting if batch.hold_reason is not None]
-    for _, batches_held in groupby(sorted(held, key=attrgetter("provider")), key=attrgetter("provider")):
-        chosen += _probe(connection, next(batches_held), scope)
+    for _, of_provider in groupby(sorted(held, key=attrgetter("provider")), key=attrgetter("provider")):
+        chosen += _probe(connection, next(of_provider), scope)
     return chosen
 
 
-def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
+def _waiting_batches(connection: Connection, scope: Scope) -> list[WaitingBatch]:
     """Batches with a due job that may go out, the most urgent first."""
     statement = select(batches.c.id, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
         batches.c.state == "open",
         or_(batches.c.hold_reason.is_(None), batches.c.held_until <= now()),
-        # Asked for one row in the index's order: EXISTS would let Postgres read a million rows for a hash join.
-        _due(batches.c.id, scope).limit(1).scalar_subquery().is_not(None),
+        # One row in the index's order is enough: for an EXISTS Postgres might read a million rows for a hash join.
+        _due_jobs(batches.c.id, scope).limit(1).scalar_subquery().is_not(None),
     )
     if scope.dialogue_id is not None:
         turns = jobs.c.dialogue_id == scope.dialogue_id, jobs.c.state == "queued"
@@ -91,24 +100,23 @@ def _waiting_batches(connection: Connection, scope: Scope) -> Sequence[Any]:
         statement = statement.where(batches.c.id == scope.batch_id)
     if scope.provider is not None:
         statement = statement.where(batches.c.provider == scope.provider)
-    return connection.execute(statement.order_by(batches.c.priority.desc(), batches.c.created_at)).all()
+    urgent_first = statement.order_by(batches.c.priority.desc(), batches.c.created_at)
+    return [WaitingBatch(*row) for row in connection.execute(urgent_first)]
 
 
-def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
-    """Due jobs; of those that ask the same of the same picture one at a time, for the others share its answer, and of
-    the turns of a dialogue the oldest.
-    """
-    own = jobs.c.submission >= scope.submission
+def _due_jobs(batch_id: str | ColumnElement[str], scope: Scope) -> Select[int]:
+    """Due jobs of a batch: of twins one, whose answer the others will share, and of a dialogue the oldest turn."""
+    in_scope = jobs.c.submission >= scope.submission
     if scope.dialogue_id is not None:
-        own = jobs.c.dialogue_id == scope.dialogue_id
+        in_scope = jobs.c.dialogue_id == scope.dialogue_id
     twins = jobs.alias("twins")
     goes_first = and_(twins.c.id < jobs.c.id, twins.c.state.in_(OPEN_STATES), twins.c.submission >= scope.submission)
-    twin = (
+    has_twin_before = (
         select(twins.c.id)
         .where(
             twins.c.batch_id == jobs.c.batch_id,
             twins.c.content == jobs.c.content,
-            twins.c.content.is_not(None),  # said for the partial index, which SQLite would not use otherwise
+            twins.c.content.is_not(None),  # without it SQLite would not use the partial index
             twins.c.id != jobs.c.id,
             or_(goes_first, twins.c.state == "succeeded"),
         )
@@ -117,12 +125,12 @@ def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
     return (
         select(jobs.c.id)
         .where(
-            own,
+            in_scope,
             jobs.c.batch_id == batch_id,
             jobs.c.state == "queued",
             jobs.c.sent_at.is_(None),
             jobs.c.available_at <= now(),
-            or_(jobs.c.content.is_(None), ~twin),
+            or_(jobs.c.content.is_(None), ~has_twin_before),
             or_(jobs.c.dialogue_id.is_(None), ~goes_before()),
         )
         .order_by(jobs.c.available_at, jobs.c.id)
@@ -130,7 +138,7 @@ def _due(batch_id: Any, scope: Scope) -> Select[tuple[int]]:
 
 
 def _room(connection: Connection, scope: Scope) -> int:
-    """How many more jobs the broker should hold: twice what the fleet runs at once, less what already waits there."""
+    """How many more jobs to send: twice what the fleet runs at once, less what already waits at the broker."""
     windows = select(func.coalesce(func.sum(workers.c.window), 0)).where(workers.c.seen_at > now_after(-ALIVE_SECONDS))
     sent = select(func.count()).where(jobs.c.state == "queued", jobs.c.sent_at.is_not(None))
     if scope.batch_id is not None:
@@ -139,32 +147,33 @@ def _room(connection: Connection, scope: Scope) -> int:
     return max(0, 2 * (int(fleet) or settings().window) - int(waiting))
 
 
-def _share(connection: Connection, level: Sequence[Row[Any]], room: int, scope: Scope) -> Iterator[int]:
-    """Take from batches of the same priority in turn; what some leave, the others may have."""
+def _take_fairly(connection: Connection, level: Sequence[WaitingBatch], room: int, scope: Scope) -> Iterator[int]:
+    """Take from batches of the same priority in turn; what one leaves, the others get."""
     parts: dict[str, list[int]] = {batch.id: [] for batch in level}
-    wanting = list(level)
-    while wanting and room > 0:
+    unexhausted = list(level)
+    while unexhausted and room > 0:
         full = []
-        for left, batch in zip(range(len(wanting), 0, -1), wanting, strict=True):
+        for left, batch in zip(range(len(unexhausted), 0, -1), unexhausted, strict=True):
             most = -(-room // left)
             taken = _take(connection, batch, most, scope)
             parts[batch.id] += taken
             room -= len(taken)
             if taken and len(taken) == most:
                 full.append(batch)
-        wanting = full
-    for turn in range(max(map(len, parts.values()), default=0)):
-        yield from (part[turn] for part in parts.values() if turn < len(part))
+        unexhausted = full
+    for position in range(max(map(len, parts.values()), default=0)):
+        yield from (part[position] for part in parts.values() if position < len(part))
 
 
-def _take(connection: Connection, batch: Row[Any], most: int, scope: Scope) -> list[int]:
+def _take(connection: Connection, batch: WaitingBatch, most: int, scope: Scope) -> list[int]:
     if most <= 0:
         return []
     ids: list[int] = []
-    # What was tried before goes first: its time for retries runs.
-    for turn in (jobs.c.first_attempt_at.is_not(None), jobs.c.first_attempt_at.is_(None)):
+    # Jobs that were tried before go first: their time for retries is running.
+    for was_tried in (jobs.c.first_attempt_at.is_not(None), jobs.c.first_attempt_at.is_(None)):
+        due_jobs = _due_jobs(batch.id, scope).where(was_tried).limit(most - len(ids))
         # A CTE that locks is computed once; a plain sub-select with LIMIT may be run again for every row.
-        due = _due(batch.id, scope).where(turn).limit(most - len(ids)).with_for_update(skip_locked=True).cte("due")
+        due = due_jobs.with_for_update(skip_locked=True).cte("due")
         sent = connection.scalars(
             update(jobs)
             .where(jobs.c.id.in_(select(due.c.id)), jobs.c.state == "queued")
@@ -177,7 +186,7 @@ def _take(connection: Connection, batch: Row[Any], most: int, scope: Scope) -> l
     return ids
 
 
-def _probe(connection: Connection, batch: Row[Any], scope: Scope) -> list[int]:
+def _probe(connection: Connection, batch: WaitingBatch, scope: Scope) -> list[int]:
     """Let one job of a held provider through."""
     taken = _take(connection, batch, 1, scope)
     return taken if taken and holds.begin_probe(connection, batch.provider, taken[0]) else []

@@ -1,4 +1,4 @@
-"""A file that others read must never be seen half written, whoever is killed in the middle."""
+"""Nobody may see a file half written, even if its writer is killed in the middle."""
 
 import os
 import secrets
@@ -16,9 +16,9 @@ def temporary(target: Path) -> Path:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes `target`'s place when the block ends well, and vanishes when it does not.
+    """A file that takes `target`'s place when the block ends well, and is removed when it does not.
 
-    It is on disk by then. Of an older `target` it keeps the mode. Raises OSError.
+    It is on disk by then, with the mode of an older `target`. Raises OSError.
     """
     unfinished = temporary(target)
     # Not tempfile: its files are private (0600), while ours are as readable as the umask lets any new file be.

@@ -1,7 +1,7 @@
-"""What a train job has at the provider is written down as it goes on, so that any worker can take the next step.
+"""What a train job has at the provider is written down at every step, so that any worker can take the next one.
 
-The files and the job are creations (see `models.creations`) of the owner that `owner` gives. All functions work on a
-connection in the caller's transaction; those that write for a claimed job do so only while its worker owns it.
+The files and the job are creations (see `models.creations`) of the owner that `owner` returns. All functions work on a
+connection in the caller's transaction. Those that write for a claimed job do so only while its worker owns it.
 """
 
 import secrets
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import Connection, delete, func, select, update
 
@@ -17,9 +17,10 @@ from tidemill.models import creations, holds, tunings
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now, seconds_since
 from tidemill.models.creations import Creations, LostError, Owner, Place
+from tidemill.models.json_types import JsonObject, RemoteObject
 from tidemill.models.metrics import Point
 from tidemill.models.tables import (
-    ENDED_UNWELL,
+    ENDED_WITHOUT_MODEL,
     datasets,
     fine_tune_checkpoints,
     fine_tune_events,
@@ -33,10 +34,10 @@ Step = Literal["training", "validation", "job"]
 FILES: tuple[Step, ...] = ("training", "validation")
 
 OWN_EVENT = "tidemill-"
-"""How the ids of events begin that are not the provider's."""
+"""The beginning of the ids of events that are ours, not the provider's."""
 
 _FILES_ROUND = 0
-"""Files are used by all rounds of a fine-tune, a job by one."""
+"""All rounds of a fine-tune use the same files; each has a job of its own."""
 
 _JOB_IDS = BulkRows(job_id="int")
 
@@ -45,52 +46,54 @@ _JOB_IDS = BulkRows(job_id="int")
 class FineTune:
     """What a worker has to know of a train job."""
 
-    dataset: Any
-    """The row of `datasets`: method, training and validation, the latter two as {"sha256", "bytes", ..}."""
+    files: Mapping[Step, JsonObject]
+    """The files of its dataset, each as {"sha256", "bytes", ..}."""
     round: int
     remote_id: str | None
     status: str | None
-    wanted: str | None
-    remote: Mapping[str, Any]
+    control: str | None
+    """What somebody wants of the provider: pause, resume or cancel."""
+    remote: RemoteObject
     age_seconds: float
     """Since its job at the provider was created."""
     creations: Creations
 
     def place(self, step: Step) -> Place:
-        """Which creation this step is at present."""
+        """The place of this step's present creation."""
         return Place(step, self.round if step == "job" else _FILES_ROUND)
 
     def created_id(self, step: Step) -> str | None:
-        """The id at the provider of what this step has created; None while it has not."""
+        """The provider's id of what this step has created; None before that."""
         creation = self.creations.get(self.place(step))
         return None if creation is None else creation.remote_id
 
 
 def owner(job: Claimed) -> Owner:
-    """Whom a claimed train job's creations belong to."""
+    """The owner of a claimed train job's creations."""
     return Owner(_key(job.id), partial(_check_owned, job=job))
 
 
-def keep_dataset(connection: Connection, **columns: Any) -> None:
-    """Store a dataset (columns as of the table, but for the time); the same examples are stored once."""
-    kept = insert_for(connection)(datasets).values(created_at=now(), **columns)
-    connection.execute(kept.on_conflict_do_nothing())
+def keep_dataset(connection: Connection, **columns: object) -> None:
+    """Store a dataset (the table's columns without the time); the same examples are stored once."""
+    dataset = insert_for(connection)(datasets).values(created_at=now(), **columns)
+    connection.execute(dataset.on_conflict_do_nothing())
 
 
 def load(connection: Connection, job: Claimed, dataset_id: str) -> FineTune:
-    """What is known of a job; begins to keep it with its first run. Raises LostError."""
+    """What is known of a job; its first run creates the row. Raises LostError."""
     _check_owned(connection, job)
-    begun = insert_for(connection)(fine_tunes).values(job_id=job.id, dataset_id=dataset_id, created_at=now())
-    connection.execute(begun.on_conflict_do_nothing())
+    first = insert_for(connection)(fine_tunes).values(job_id=job.id, dataset_id=dataset_id, created_at=now())
+    connection.execute(first.on_conflict_do_nothing())
     age = seconds_since(connection, fine_tunes.c.created_at).label("age")
     row = connection.execute(select(fine_tunes, age).where(fine_tunes.c.job_id == job.id)).one()
     dataset = connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one()
+    files = {step: getattr(dataset, step) for step in FILES if getattr(dataset, step) is not None}
     known = creations.load(connection, _key(job.id))
-    return FineTune(dataset, row.round, row.remote_id, row.status, row.wanted, row.remote or {}, float(row.age), known)
+    return FineTune(files, row.round, row.remote_id, row.status, row.wanted, row.remote or {}, float(row.age), known)
 
 
-def note_creation(connection: Connection, job: Claimed, step: Step, remote: Mapping[str, Any]) -> None:
-    """Note what it means for the fine-tune that a step has created something; `creations.record` goes before it."""
+def note_creation(connection: Connection, job: Claimed, step: Step, remote: RemoteObject) -> None:
+    """Note for the fine-tune what a step has created; `creations.record` comes first."""
     if step == "job":
         note_status(connection, job, remote, ())
         connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job.id).values(created_at=now()))
@@ -98,10 +101,8 @@ def note_creation(connection: Connection, job: Claimed, step: Step, remote: Mapp
     holds.lift(connection, [(job.id, job.epoch)])
 
 
-def note_status(
-    connection: Connection, job: Claimed, remote: Mapping[str, Any], events: Iterable[Mapping[str, Any]]
-) -> None:
-    """Note how the provider's job is, and the events that are not known yet, oldest first. Raises LostError."""
+def note_status(connection: Connection, job: Claimed, remote: RemoteObject, events: Iterable[RemoteObject]) -> None:
+    """Note the state of the provider's job and its new events, oldest first. Raises LostError."""
     _check_owned(connection, job)
     connection.execute(
         update(fine_tunes)
@@ -126,11 +127,11 @@ def known_events(connection: Connection, job: Claimed, tune: FineTune) -> set[st
     return set(connection.scalars(select(fine_tune_events.c.event_id).where(own)))
 
 
-def clear_wanted(connection: Connection, job: Claimed, wanted: str, objection: str | None) -> None:
-    """Note that the provider was told what somebody wanted; what it objected becomes an event. Raises LostError."""
+def clear_control(connection: Connection, job: Claimed, control: str, objection: str | None) -> None:
+    """Note that the provider was told to pause, resume or cancel; its objection becomes an event. Raises LostError."""
     _check_owned(connection, job)
-    still = (fine_tunes.c.job_id == job.id) & (fine_tunes.c.wanted == wanted)  # somebody may want something else by now
-    connection.execute(update(fine_tunes).where(still).values(wanted=None))
+    same = (fine_tunes.c.job_id == job.id) & (fine_tunes.c.wanted == control)  # somebody may want something else by now
+    connection.execute(update(fine_tunes).where(same).values(wanted=None))
     if objection is not None:
         warn(connection, job, objection)
 
@@ -144,24 +145,24 @@ def warn(connection: Connection, job: Claimed, message: str) -> None:
 
 
 def note_trouble(connection: Connection, job: Claimed, note: str) -> None:
-    """Note what keeps a fine-tune from being followed at present. Raises LostError."""
+    """Note why a fine-tune cannot be followed at present. Raises LostError."""
     _check_owned(connection, job)
-    connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job.id).values(note=_said(note)))
+    connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job.id).values(note=_note_text(note)))
 
 
 def keep_results(
     connection: Connection,
     job: Claimed,
-    checkpoints: Sequence[Mapping[str, Any]],
+    checkpoints: Sequence[RemoteObject],
     curve: Sequence[Point],
     note: str | None,
 ) -> None:
-    """Keep what an ended fine-tune leaves behind. Raises LostError."""
+    """Store what an ended fine-tune leaves behind. Raises LostError."""
     _check_owned(connection, job)
     connection.execute(
         update(fine_tunes)
         .where(fine_tunes.c.job_id == job.id)
-        .values(wanted=None, curve=[asdict(point) for point in curve] or None, note=_said(note))
+        .values(wanted=None, curve=[asdict(point) for point in curve] or None, note=_note_text(note))
     )
     connection.execute(delete(fine_tune_checkpoints).where(fine_tune_checkpoints.c.job_id == job.id))
     if rows := [_checkpoint(job.id, number, each) for number, each in enumerate(checkpoints, 1)]:
@@ -169,35 +170,35 @@ def keep_results(
     holds.lift(connection, [(job.id, job.epoch)])
 
 
-# --- what somebody wants ---
+# --- control ---
 
 
-def want(connection: Connection, job_id: int, wanted: str) -> bool:
-    """Have the provider told to pause, resume or cancel a job with the next step, which is due at once.
+def want(connection: Connection, job_id: int, control: str) -> bool:
+    """Have the next step, which is due at once, tell the provider to pause, resume or cancel a job.
 
-    Returns False, and does nothing, where nothing has been asked of the provider yet.
+    Does nothing and returns False if nothing was sent to the provider yet.
     """
     if not creations.is_begun(connection, _key(job_id), "job"):
         return False
-    connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job_id).values(wanted=wanted))
+    connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job_id).values(wanted=control))
     make_due(connection, job_id)
     return True
 
 
 def begin_rounds(connection: Connection, job_ids: Sequence[int]) -> None:
-    """Have those of these jobs asked for anew that ended unwell at the provider; the others are followed again."""
+    """Have jobs that ended without a model at the provider created anew; the others are followed again."""
     ids = _JOB_IDS.table(connection)
-    unwell = func.lower(fine_tunes.c.status).in_(ENDED_UNWELL)
-    forgotten = ("remote_id", "status", "wanted", "model", "trained_tokens", "remote", "curve", "note")
+    has_no_model = func.lower(fine_tunes.c.status).in_(ENDED_WITHOUT_MODEL)
+    of_last_round = ("remote_id", "status", "wanted", "model", "trained_tokens", "remote", "curve", "note")
     connection.execute(
         update(fine_tunes)
-        .where(fine_tunes.c.job_id.in_(select(ids.c.job_id)), unwell)
-        .values(round=fine_tunes.c.round + 1, **dict.fromkeys(forgotten)),
+        .where(fine_tunes.c.job_id.in_(select(ids.c.job_id)), has_no_model)
+        .values(round=fine_tunes.c.round + 1, **dict.fromkeys(of_last_round)),
         _JOB_IDS.parameters(connection, [(job_id,) for job_id in job_ids]),
     )
 
 
-# --- behind all of it ---
+# --- ownership and events ---
 
 
 def _key(job_id: int) -> str:
@@ -210,9 +211,9 @@ def _check_owned(connection: Connection, job: Claimed) -> None:
         raise LostError
 
 
-def _add_events(connection: Connection, job: Claimed, events: Iterable[Mapping[str, Any]]) -> None:
-    known = select(func.coalesce(func.max(fine_tune_events.c.number), 0)).where(fine_tune_events.c.job_id == job.id)
-    first = int(connection.scalar(known) or 0) + 1
+def _add_events(connection: Connection, job: Claimed, events: Iterable[RemoteObject]) -> None:
+    last = select(func.coalesce(func.max(fine_tune_events.c.number), 0)).where(fine_tune_events.c.job_id == job.id)
+    first = int(connection.scalar(last) or 0) + 1
     round_ = connection.scalar(select(fine_tunes.c.round).where(fine_tunes.c.job_id == job.id))
     rows = [_event(number, event) | {"job_id": job.id, "round": round_} for number, event in enumerate(events, first)]
     if rows:
@@ -222,7 +223,7 @@ def _add_events(connection: Connection, job: Claimed, events: Iterable[Mapping[s
 # --- the provider's objects as rows ---
 
 
-def _event(number: int, event: Mapping[str, Any]) -> dict[str, Any]:
+def _event(number: int, event: RemoteObject) -> JsonObject:
     return {
         "number": number,
         "event_id": tunings.event_id(event),
@@ -234,7 +235,7 @@ def _event(number: int, event: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _checkpoint(job_id: int, number: int, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def _checkpoint(job_id: int, number: int, checkpoint: RemoteObject) -> JsonObject:
     return {
         "job_id": job_id,
         "checkpoint_id": _text(checkpoint.get("id"), 200) or f"no id, {number}",
@@ -248,7 +249,7 @@ def _text(value: object, length: int) -> str | None:
     return encode(value)[:length] if isinstance(value, str) and value else None
 
 
-def _said(note: str | None) -> str | None:
+def _note_text(note: str | None) -> str | None:
     return None if note is None else one_line(note, 500)
 
 

@@ -1,7 +1,7 @@
-"""When a provider serves nobody (no credit, bad key, out of reach), its jobs wait, unharmed.
+"""While a provider serves nobody (no credit, bad key, out of reach), its jobs wait and lose nothing.
 
-A hold is on the batches of one provider. While it lasts one job at a time is let through as a probe, at growing pauses;
-the first answer lifts it.
+A hold is on the batches of one provider. While it lasts, one job at a time goes out as a probe, at growing pauses. The
+first answer lifts it.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,9 @@ PROBE_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0)
 
 
 def hold(connection: Connection, provider: str, reason: str, seconds: float = 0.0) -> bool:
-    """Hold the provider's batches, for so many seconds where it said so before the first probe.
+    """Hold the provider's batches; `seconds` are what it asked to wait before the first probe.
 
-    Where they are held already, the reason shown is brought up to date, and a longer wait counts. Returns whether any
-    was not held yet.
+    A batch that is held already gets the new reason, and the longer wait. Returns whether any was not held yet.
     """
     first_probe = now_after(max(PROBE_SECONDS[0], seconds))
     begun = connection.execute(
@@ -43,7 +42,7 @@ def hold(connection: Connection, provider: str, reason: str, seconds: float = 0.
 
 
 def begin_probe(connection: Connection, provider: str, job_id: int) -> bool:
-    """Let this one job through, and no other until the next pause is over. False when somebody else was faster."""
+    """Let this one job through, and no other until the next pause is over. False if somebody else was faster."""
     pause = case(
         *((batches.c.hold_probes == i, PROBE_SECONDS[i + 1]) for i in range(len(PROBE_SECONDS) - 1)),
         else_=PROBE_SECONDS[-1],
@@ -57,7 +56,7 @@ def begin_probe(connection: Connection, provider: str, job_id: int) -> bool:
     )
 
 
-def lift(connection: Connection, answered: Sequence[tuple[int, int]]) -> list[str]:
+def lift(connection: Connection, answered_calls: Sequence[tuple[int, int]]) -> list[str]:
     """Lift the hold of providers that answered one of these (job id, epoch) calls, if it began after the hold did.
 
     Returns the providers whose hold was lifted.
@@ -73,7 +72,7 @@ def lift(connection: Connection, answered: Sequence[tuple[int, int]]) -> list[st
             .join(jobs, jobs.c.id == attempts.c.job_id)
             .join(own, own.c.id == jobs.c.batch_id)
             .where(
-                tuple_(attempts.c.job_id, attempts.c.epoch).in_(answered),
+                tuple_(attempts.c.job_id, attempts.c.epoch).in_(answered_calls),
                 attempts.c.started_at > held_at,
                 own.c.provider == provider,
             )
@@ -100,11 +99,11 @@ def probe_at_once(connection: Connection, provider: str) -> None:
 
 
 ALONE_AFTER = 2
-"""Refusals of one job, each followed by answers to others, before the next one counts as its own."""
+"""Times that one job may cause a hold while others are answered; the next time, the fault is its own."""
 
 
-def is_refused_alone(connection: Connection, job_id: int, batch_id: str) -> bool:
-    """Whether this job was refused before, and others of its batch were answered after each time."""
+def is_at_fault(connection: Connection, job_id: int, batch_id: str) -> bool:
+    """Whether this job has caused holds, and others of its batch were answered after each of them."""
     others, own = attempts.alias("others"), jobs.alias("own")
     answered_since = (
         select(others.c.job_id)
@@ -117,5 +116,5 @@ def is_refused_alone(connection: Connection, job_id: int, batch_id: str) -> bool
         )
         .exists()
     )
-    refused = select(func.count()).where(attempts.c.job_id == job_id, attempts.c.outcome == "held", answered_since)
-    return (connection.scalar(refused) or 0) >= ALONE_AFTER
+    own_holds = select(func.count()).where(attempts.c.job_id == job_id, attempts.c.outcome == "held", answered_since)
+    return (connection.scalar(own_holds) or 0) >= ALONE_AFTER

@@ -1,7 +1,7 @@
-"""The interpreters that we start load nothing from the folder that somebody happens to be in.
+"""The interpreters that we start load nothing from the working folder.
 
-People work in folders with a `models.py` or a `redis.py` of their own. `-P` keeps the working folder off the path, and
-our own packages go first on it.
+People work in folders with their own `models.py` or `redis.py`. `-P` keeps the working folder off the path, and our
+own packages come first on it.
 """
 
 import os
@@ -18,5 +18,5 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a child that can import what this process can; a notebook may have changed its own path."""
+    """The environment of a child that can import what this process can, even if a notebook has changed its path."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([_BESIDE_US, *filter(None, sys.path)])}

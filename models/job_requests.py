@@ -1,8 +1,8 @@
-"""What a job asks by itself is stored as JSON; this is the one reader that tells its forms apart.
+"""A job's request is stored as JSON in several forms; only this module tells them apart.
 
 `ask` and `describe` store `{"prompt": ..}`, `{"messages": [..]}`, a line of OpenAI's batch files as
 `{"url": .., "body": {..}}`, or `{"prompt": .., "picture": {..}}`; `train` stores `{"dataset": .., "provider": ..}`.
-Another kind of job stores and reads what it likes.
+Another kind of job stores and reads its own form.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class BatchLine(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a job of `ask` or `describe` asks: exactly one of a prompt, messages and a batch line.
+class AskRequest:
+    """The request of `ask` or `describe`: exactly one of a prompt, messages and a batch line.
 
     A prompt may be about a picture.
     """
@@ -32,22 +32,22 @@ class Asked:
     picture: Picture | None = None
 
 
-class Training(NamedTuple):
-    """What a job of `train` asks: a dataset's id, and the host of the provider that it is for."""
+class TrainRequest(NamedTuple):
+    """The request of `train`: a dataset's id, and the host of the provider."""
 
     dataset: str
     provider: str
 
 
-def asked(request: JsonObject) -> Asked:
+def read_ask_request(request: JsonObject) -> AskRequest:
     """Read the request of a job of `ask` or `describe`."""
     if "body" in request:
-        return Asked(line=BatchLine(request["url"], request["body"]))
+        return AskRequest(line=BatchLine(request["url"], request["body"]))
     if "messages" in request:
-        return Asked(messages=tuple(request["messages"]))
-    return Asked(request["prompt"], picture=request.get("picture"))
+        return AskRequest(messages=tuple(request["messages"]))
+    return AskRequest(request["prompt"], picture=request.get("picture"))
 
 
-def training(request: JsonObject) -> Training:
+def read_train_request(request: JsonObject) -> TrainRequest:
     """Read the request of a job of `train`."""
-    return Training(request["dataset"], request["provider"])
+    return TrainRequest(request["dataset"], request["provider"])

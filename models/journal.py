@@ -1,8 +1,8 @@
-"""What becomes of jobs is told in the log, one line a transition, and all of those lines are written here.
+"""The log has one line for each transition of a job, and all of those lines are written here.
 
-Lines are at level info and written once the transition is committed. They name job, epoch and batch, as the tables do,
-and never what was asked or answered. `TIDEMILL_LOG_LEVEL` decides who sees them: a worker shows them, a command that
-runs a worker inside itself shows warnings only, unless the setting says otherwise.
+They are at level info and written after the commit. They name job, epoch and batch as the tables do, and never contain
+a prompt or an answer. `TIDEMILL_LOG_LEVEL` decides who sees them. Without it a worker shows them, and a command that
+runs a worker inside itself shows only warnings.
 """
 
 import logging
@@ -20,24 +20,24 @@ _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 def show_in_worker() -> None:
     """Write our log, and the warnings of libraries, to stderr with time and level."""
     logging.basicConfig(format=_FORMAT, level=logging.WARNING, stream=sys.stderr)
-    heed_level("info")
+    set_level("info")
 
 
-def heed_level(default: str = "warning") -> None:
-    """Let our log begin at the level of the setting, or where it says nothing at this one."""
+def set_level(default: str = "warning") -> None:
+    """Set the level of our log: that of the setting, or `default` if there is none."""
     logging.getLogger("tidemill").setLevel((settings().log_level or default).upper())
 
 
-def claimed(jobs: Sequence[Claimed], worker_id: str) -> None:
-    """These jobs are this worker's now."""
+def log_claim(jobs: Sequence[Claimed], worker_id: str) -> None:
+    """This worker has claimed these jobs."""
     if jobs and log.isEnabledFor(logging.INFO):
         batches = ", ".join(sorted({job.batch_id for job in jobs}))
         numbers = " ".join(str(job.id) for job in jobs)
         log.info("worker %s claimed %d of %s: jobs %s", worker_id[:8], len(jobs), batches, numbers)
 
 
-def settled(settlements: Iterable[Settlement], written: Collection[tuple[int, int]]) -> None:
-    """These jobs have ended, or wait for another try; those that are not among `written` had been taken away before."""
+def log_settlements(settlements: Iterable[Settlement], written: Collection[tuple[int, int]]) -> None:
+    """These jobs have ended or are queued again; those not in `written` had been taken from this worker before."""
     if not log.isEnabledFor(logging.INFO):
         return
     for each in settlements:
@@ -62,27 +62,27 @@ def _details(settlement: Settlement) -> str:
     return f" · {' · '.join(parts)}" if parts else ""
 
 
-def held(provider: str, reason: str) -> None:
+def log_hold(provider: str, reason: str) -> None:
     """The provider serves nobody; its batches wait."""
     log.info("%s is on hold: %s", provider, reason)
 
 
-def lifted(provider: str) -> None:
-    """The provider answers again; its batches go on."""
+def log_lift(provider: str) -> None:
+    """The provider answers again; its hold is lifted."""
     log.info("%s answers again; its batches go on", provider)
 
 
-def rescued(jobs: int) -> None:
+def log_rescue(jobs: int) -> None:
     """Jobs of workers that vanished are queued again."""
     log.warning("%d jobs of vanished workers are queued again", jobs)
 
 
-def released(jobs: int, worker_id: str) -> None:
+def log_release(jobs: int, worker_id: str) -> None:
     """A stopping worker has given these jobs back."""
     if jobs:
         log.info("worker %s gives back %d jobs", worker_id[:8], jobs)
 
 
-def changed(batch_id: str, change: str, jobs: int) -> None:
-    """Somebody has submitted, cancelled, revived .. jobs of a batch."""
+def log_change(batch_id: str, change: str, jobs: int) -> None:
+    """A command has submitted, cancelled or revived jobs of a batch."""
     log.info("%s: %d jobs %s", batch_id, jobs, change)

@@ -1,6 +1,4 @@
-"""A fine-tune tells how it went in three dialects (the result file, its events, its
-checkpoints), and the curves want one.
-"""
+"""A fine-tune reports its numbers in three ways (result file, events, checkpoints), and the curves need one."""
 
 import base64
 import binascii
@@ -23,14 +21,14 @@ _FIELDS = {
     "full_valid_accuracy": "full_valid_accuracy",
     "full_valid_mean_token_accuracy": "full_valid_accuracy",
 }
-"""What servers call a number -> the field of `Point`; every other name is passed over."""
+"""What servers call a number -> the field of `Point`; other names are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was measured at one step: losses from 0, accuracies as a fraction from 0 to 1, None where nothing was.
+    """What was measured at one step: losses from 0, accuracies from 0 to 1, None for what was not measured.
 
-    `valid` is measured on a part of the validation file, `full_valid` on all of it, mostly at the end of an epoch.
+    `valid_` is measured on a part of the validation file, `full_valid_` on all of it, mostly at the end of an epoch.
     """
 
     step: int
@@ -73,7 +71,7 @@ def point_of_event(data: Mapping[str, object]) -> Point | None:
 
 
 def merge(points: Iterable[Point]) -> list[Point]:
-    """One point a step, sorted; of two numbers for the same the later one stands."""
+    """One point a step, sorted; of two numbers for the same field the later one counts."""
     merged: dict[int, Point] = {}
     for point in points:
         known = {each.name: value for each in fields(point) if (value := getattr(point, each.name)) is not None}

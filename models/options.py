@@ -1,10 +1,12 @@
-"""What all jobs of a batch share is written once, read by the worker, hashed for identity.
+"""What all jobs of a batch share is stored once, read by the worker, and hashed for the batch's identity.
 
-The command line imports this before it knows what to do: nothing slow may be imported at the top.
+The command line imports this before it knows what to do, so nothing slow may be imported at the top.
 """
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
+
+from tidemill.models.json_types import JsonObject
 
 _HOW = ("transport", "rpm", "tpm")
 _LATER = ("prompt", "detail", "max_side", "dialogue", "trim")
@@ -14,21 +16,21 @@ Transport = Literal["sdk", "http"]
 Trim = Literal["oldest"]
 
 
-# --- what a caller may say; None: not said ---
+# --- what a caller may set; None: not set ---
 
 
 class ReplyOptions(TypedDict, total=False):
-    """What a reply is to be like; an assistant keeps it. `models.allowed` has the ranges."""
+    """How a reply should be; an assistant keeps it. `models.allowed` has the ranges."""
 
     temperature: float | None
     max_tokens: int | None
     reasoning_effort: str | None
-    params: dict[str, Any] | None
-    schema: dict[str, Any] | None
+    params: JsonObject | None
+    schema: JsonObject | None
 
 
 class QuestionOptions(ReplyOptions, total=False):
-    """What every question has, be it about a text or a picture."""
+    """What every question has, with or without a picture."""
 
     model: str | None
     system: str | None
@@ -57,7 +59,7 @@ class DescribeOptions(QuestionOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the jobs of a batch are asked. `None` means: not said, leave it to the provider.
+    """How the jobs of a batch are asked. `None` means: not set, leave it to the provider.
 
     Tokens and limits are whole numbers; rpm and tpm are per minute.
     """
@@ -68,46 +70,47 @@ class Options:
     temperature: float | None = None
     max_tokens: int | None = None
     reasoning_effort: str | None = None
-    params: dict[str, Any] = field(default_factory=dict)
+    params: JsonObject = field(default_factory=dict)
     """Further body fields, sent as they are."""
-    schema: dict[str, Any] | None = None
-    """JSON schema that every reply must satisfy."""
+    schema: JsonObject | None = None
+    """JSON schema that every reply must match."""
     prompt: str | None = None
-    """What is asked about every picture, as a template; a prompt of `ask` is the row's own."""
+    """The template of what is asked about every picture; a row of `ask` has its own prompt."""
     detail: Detail | None = None
     max_side: int | None = None
-    """Pixels: larger pictures are shrunk to it."""
+    """Pixels; larger pictures are shrunk to it."""
     dialogue: int | None = None
-    """The dialogue that the jobs go on: the id of its first turn."""
+    """The dialogue that the jobs continue: the id of its first turn."""
     trim: Trim | None = None
-    """What is left out of a dialogue that has grown too long for the model; else its next turn is refused."""
+    """What is left out of a dialogue that has grown too long for the model; without it the next turn fails."""
     transport: Transport = "sdk"
     rpm: int | None = None
     tpm: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As stored on the batch."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "Options":
+    def from_json(cls, stored: JsonObject) -> "Options":
         """From what `to_json` stored; fields of a later version are left out."""
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in stored.items() if name in known})
 
     def question_hash(self, kind: str) -> str:
-        """Hash of what decides the answers: how calls are sent and how fast does not belong to it.
+        """Hash of what decides the answers, which excludes how calls are sent and how fast.
 
-        Options that came with a later version do only where they are said, so that they change no batch of before.
+        Options of a later version count only if they are set, so that older batches keep their hash.
         """
         import hashlib
 
         from tidemill.models.text import dumps
 
-        asked = {
+        deciding = {
             name: value
             for name, value in asdict(self).items()
             if name not in _HOW and not (name in _LATER and value is None)
         }
-        asked["params"] = dict(sorted(self.params.items()))  # the order of a schema's keys is the order of the answer's
-        return hashlib.sha256(dumps([kind, sorted(asked.items())]).encode()).hexdigest()
+        # Only these keys are sorted: the order of a schema's keys is the order of the answer's.
+        deciding["params"] = dict(sorted(self.params.items()))
+        return hashlib.sha256(dumps([kind, sorted(deciding.items())]).encode()).hexdigest()

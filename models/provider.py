@@ -1,8 +1,8 @@
-"""This is the one door to the provider, so that a call means the same over either transport.
+"""All calls to the provider go through this door, so that a call means the same over either transport.
 
 `sdk` goes through the official client, `http` through plain aiohttp at a quarter of the CPU. A transport only carries
-bytes: it returns (status, headers, body) or raises what the libraries raise; `models.replies` reads the one, and
-`_call_error` the other. Nothing here retries: whether a call is repeated is decided in `worker.retries`.
+bytes: it returns (status, headers, body), which `models.replies` reads, or raises what the libraries raise, which
+`_call_error` reads. Nothing here retries; `worker.retries` decides whether a call is repeated.
 Importing openai takes 1-2 s, so both libraries are imported when a transport is built.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -23,7 +23,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Transport
 from tidemill.models.replies import (
     CallError,
-    Kind,
+    ErrorKind,
     RawReply,
     Reply,
     Usage,
@@ -34,9 +34,12 @@ from tidemill.models.replies import (
 )
 from tidemill.models.settings import Settings, checked_url
 
+if TYPE_CHECKING:
+    from aiohttp import FormData
+
 __all__ = [
     "CallError",
-    "Kind",
+    "ErrorKind",
     "Provider",
     "Reply",
     "Transport",
@@ -47,20 +50,20 @@ __all__ = [
 ]
 
 CONNECT_SECONDS = 10.0
-# Servers close idle connections after 5 s at the earliest (uvicorn's default): leave before them, or a call is lost.
+# Servers close idle connections after 5 s at the earliest (uvicorn's default): close before them, or a call is lost.
 KEEP_ALIVE_SECONDS = 4.0
 DNS_CACHE_SECONDS = 60
 LIST_PAGES = 100
 
 
 class Provider:
-    """A connection pool to one server that speaks OpenAI's API; made, used and closed inside one event loop.
+    """A connection pool to one server that speaks OpenAI's API; created, used and closed in one event loop.
 
     Args:
         base_url: with or without a slash at the end, e.g. "http://localhost:8000/v1".
         api_key: None for servers that need none.
         timeout_seconds: the longest wait for one whole reply.
-        connections: calls that can be in flight at once; further ones wait for a connection, within their timeout.
+        connections: calls that can be in flight at once; others wait for a connection, within their timeout.
 
     Raises:
         SettingsError: the URL, the key, the organization or the project can never work.
@@ -95,13 +98,13 @@ class Provider:
         """Send one request, once, and read the reply.
 
         Raises:
-            CallError: there is no usable answer, for whatever reason; nothing else is raised.
+            CallError: there is no usable answer, for any reason; nothing else is raised.
         """
-        raw = await self._send("POST", endpoint.path, _encoded(body))
+        raw = await self._send("POST", endpoint.path, _encode(body))
         return endpoint.parse_reply(raw, secret=self._secret)
 
-    async def listed(self, what: str) -> list[JsonObject]:
-        """Everything that the server lists under GET /`what`, all pages, as the server describes it.
+    async def list_all(self, what: str) -> list[JsonObject]:
+        """Everything that the server lists under GET /`what`, on all pages, as the server describes it.
 
         Raises:
             CallError: as for `call`.
@@ -113,21 +116,21 @@ class Provider:
         return parse_object(await self._send("GET", path), secret=self._secret)
 
     async def post(self, path: str, body: Mapping[str, object]) -> JsonObject:
-        """POST a JSON body, once, and read the object that it made or changed. Errors as for `call`."""
-        return parse_object(await self._send("POST", path, _encoded(body)), secret=self._secret)
+        """POST a JSON body, once, and read the object that it created or changed. Errors as for `call`."""
+        return parse_object(await self._send("POST", path, _encode(body)), secret=self._secret)
 
     async def pages(self, path: str, **query: str | int) -> AsyncIterator[list[JsonObject]]:
         """What the server lists under `path`, page by page, as the server orders it. Errors as for `call`."""
-        listed: set[str] = set()
+        known_ids: set[str] = set()
         for _ in range(LIST_PAGES):
             suffix = f"?{urlencode(query)}" if query else ""
             page, more = parse_page(await self._send("GET", path + suffix), secret=self._secret)
-            fresh = [each for each in page if str(each.get("id")) not in listed]
+            fresh = [each for each in page if str(each.get("id")) not in known_ids]
             if fresh:
                 yield fresh
-            if not more or not fresh:  # no fresh one: the server ignores `after`
+            if not more or not fresh:  # nothing new: the server ignores `after`
                 return
-            listed |= {str(each.get("id")) for each in fresh}
+            known_ids |= {str(each.get("id")) for each in fresh}
             query["after"] = str(fresh[-1].get("id"))
 
     async def upload(self, name: str, content: bytes) -> JsonObject:
@@ -143,7 +146,7 @@ class Provider:
         await self._transport.aclose()
 
     async def _send(self, method: str, path: str, content: "bytes | File | None" = None) -> RawReply:
-        """The server's answer if it is a success status."""
+        """The server's reply if its status is a success."""
         try:
             async with asyncio.timeout(self._timeout_seconds) as limit:
                 raw = await self._transport.send(method, path, content)
@@ -170,7 +173,7 @@ class Provider:
 
 
 def check(settings: Settings) -> None:
-    """Find out before any work whether a call could be made at all.
+    """Check before any work whether a call can be made at all.
 
     Raises:
         SettingsError: the URL, the key, the organization or the project can never work.
@@ -186,19 +189,19 @@ def list_models(settings: Settings) -> list[JsonObject]:
     """Every model that the server lists, for callers without an event loop, i.e. the command line.
 
     Raises:
-        CallError: as for `Provider.listed`.
+        CallError: as for `Provider.list_all`.
         SettingsError: as for `Provider`.
     """
-    return _listed(settings, "models")
+    return _list_all(settings, "models")
 
 
 def list_assistants(settings: Settings) -> list[JsonObject]:
-    """Every assistant that the server keeps; most servers keep none and answer 404. Errors as for `list_models`."""
-    return _listed(settings, "assistants", beta="assistants=v2")
+    """Every assistant that the server keeps; most servers have none and answer 404. Errors as for `list_models`."""
+    return _list_all(settings, "assistants", beta="assistants=v2")
 
 
-def _listed(settings: Settings, what: str, beta: str | None = None) -> list[JsonObject]:
-    async def ask() -> list[JsonObject]:
+def _list_all(settings: Settings, what: str, beta: str | None = None) -> list[JsonObject]:
+    async def list_once() -> list[JsonObject]:
         provider = Provider(
             base_url=settings.openai_base_url,
             api_key=settings.openai_api_key,
@@ -210,11 +213,11 @@ def _listed(settings: Settings, what: str, beta: str | None = None) -> list[Json
             beta=beta,
         )
         try:
-            return await provider.listed(what)
+            return await provider.list_all(what)
         finally:
             await provider.aclose()
 
-    return asyncio.run(ask())
+    return asyncio.run(list_once())
 
 
 class File(NamedTuple):
@@ -267,7 +270,7 @@ class _HttpTransport:
         ) as response:
             return _raw_reply(response.status, response.raw_headers, await response.read())
 
-    def _form(self, file: File) -> Any:
+    def _form(self, file: File) -> "FormData":
         import aiohttp
 
         form = aiohttp.FormData({"purpose": file.purpose})
@@ -279,7 +282,7 @@ class _HttpTransport:
 
 
 class _SdkTransport:
-    """The official client, asked for raw replies: its typed ones cost over twice the CPU and hide what was sent."""
+    """The official client with raw replies: its typed ones cost over twice the CPU and hide what was sent."""
 
     def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int) -> None:
         import httpx2
@@ -299,7 +302,7 @@ class _SdkTransport:
             http_client=http_client,
             default_headers=headers,
         )
-        # Left out above, the client would take them from the environment; only our settings do that.
+        # Otherwise the client would take both from the environment, which only our settings may do.
         self._client.organization = self._client.project = None
         self._raw = httpx2.Response
         self._status_error = openai.APIStatusError
@@ -330,11 +333,11 @@ def _raw_reply(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes)
     return RawReply(status, {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}, body)
 
 
-def _encoded(body: Mapping[str, object]) -> bytes:
+def _encode(body: Mapping[str, object]) -> bytes:
     """`body` as JSON with exactly its keys.
 
     Raises:
-        CallError: kind "request": it cannot be sent, or would be answered by something else than one JSON reply.
+        CallError: kind "request": it cannot be sent, or its answer would not be one JSON reply.
     """
     if body.get("stream"):
         raise CallError("request", 'The body asks for a stream; take out "stream"', code="unsupported_stream")
@@ -343,7 +346,7 @@ def _encoded(body: Mapping[str, object]) -> bytes:
         return orjson.dumps(body)
     except orjson.JSONEncodeError:
         pass
-    try:  # lone surrogates and integers beyond 64 bits, which orjson refuses
+    try:  # lone surrogates and integers beyond 64 bits, which orjson cannot write
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CallError("request", safe_line(f"The body is not JSON: {error}"), code="invalid_request_body") from None
@@ -365,13 +368,13 @@ def _is_decoding(failure: BaseException) -> bool:
     return type(failure).__name__ == "DecodingError"
 
 
-def _reason(root: BaseException) -> tuple[Kind, str | None, str]:
+def _reason(root: BaseException) -> tuple[ErrorKind, str | None, str]:
     """(kind, code, reason in a few words) of a call that got no whole answer."""
     import aiohttp
 
     cause = root.__cause__ or root
     words = str(root) or type(root).__name__
-    table: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Kind, str | None, str], ...] = (
+    table: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], ErrorKind, str | None, str], ...] = (
         (aiohttp.ClientHttpProxyError, "connect", "proxy_failure", f"the proxy answered {getattr(root, 'status', '')}"),
         (aiohttp.ClientProxyConnectionError, "connect", "proxy_failure", f"the proxy is not reached ({words})"),
         (aiohttp.ClientConnectorDNSError, "connect", "dns_failure", "the host's name is not known to DNS"),

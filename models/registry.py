@@ -1,4 +1,4 @@
-"""Tables whose rows have names can be added to from outside: by a call, or by another package that is installed."""
+"""A table with named rows can get more from outside: by a call, or from another installed package."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -11,11 +11,11 @@ Row = TypeVar("Row")
 
 
 class Registry(Generic[Row]):
-    """Rows by their names: ours, then those that were registered, then those of installed packages.
+    """Rows by name: ours, then registered ones, then those of installed packages.
 
     A package names its rows in the entry points of a group: `[project.entry-points."tidemill.endpoints"]` with
-    `echo = "its_package.module:ROW"`. They are looked for only when a name is none of the others, for looking takes
-    some milliseconds.
+    `echo = "its_package.module:ROW"`. Looking for them takes some milliseconds, so it is done only for names that
+    are not known yet.
 
     Args:
         group: of the entry points.
@@ -29,14 +29,14 @@ class Registry(Generic[Row]):
         self._rows = dict(rows)
 
     def register(self, name: str, row: Row) -> None:
-        """Add a row, in this process only; one of that name is replaced."""
+        """Add a row, or replace the one of that name, in this process only."""
         self._rows[name] = row
 
     def __getitem__(self, name: str) -> Row:
         """The row of this name.
 
         Raises:
-            SettingsError: there is none; the text lists those that there are.
+            SettingsError: there is none; the text lists all names.
         """
         if name not in self._rows:
             for entry in _installed(self._group).select(name=name):

@@ -1,8 +1,8 @@
-"""What a server's bytes mean is decided once, the same for every transport, without a network.
+"""What a server's bytes mean is decided here, for every transport and without a network.
 
 Pure functions from (status, headers, body) to a `Reply` or a `CallError`. HTTP 200 alone proves nothing: servers answer
-200 with an error, with no choices, with a refusal or with half a body, and each of those is an outcome of its own.
-Shapes: OpenAI's API reference; the differences of vLLM, Ollama, llama.cpp, OpenRouter, Azure and Google as met in use.
+200 with an error, with no choices, with a refusal or with half a body. Each of these is a failure of its own kind.
+Shapes: OpenAI's API reference; differences of vLLM, Ollama, llama.cpp, OpenRouter, Azure and Google as seen in use.
 """
 
 import math
@@ -19,8 +19,8 @@ import orjson
 
 from tidemill.models.json_types import JsonObject
 
-Kind = Literal[
-    "status",  # the server said an error: HTTP status >= 300, or a 200 whose body is an error
+ErrorKind = Literal[
+    "status",  # the server reported an error: HTTP status >= 300, or a 200 whose body is an error
     "failed",  # Responses API: 200 with status "failed"; `code` is response.error.code
     "connect",  # the server was never reached (nothing listens, DNS, TLS, proxy): certainly not billed
     "timeout",  # no complete reply within the time limit: maybe billed
@@ -29,7 +29,7 @@ Kind = Literal[
     "malformed",  # a success status whose body is not a reply: maybe billed
     "empty",  # a reply without choices, text or tool calls: billed
     "length",  # cut off at the token limit before the first word of the answer (all reasoning): billed
-    "refused",  # the model declined; `text` is what it said: billed
+    "refused",  # the model declined; `text` is its words: billed
     "content_filter",  # the provider's filter stopped the answer; `text` is what came before: billed
     "unfinished",  # Responses API: a status other than completed, incomplete or failed
     "request",  # the body cannot be sent as one plain JSON request; nothing was sent
@@ -37,7 +37,7 @@ Kind = Literal[
 ]
 
 CUT = "length"
-"""Finish reason of an answer that was cut at the limit of tokens, for both endpoints."""
+"""Finish reason of an answer that was cut at the token limit, for both endpoints."""
 
 MESSAGE_CHARACTERS = 500
 MOST_TOKENS = 100_000_000
@@ -74,11 +74,11 @@ class CallError(Exception):
     """A call that failed, with all that `worker.retries.classify` needs.
 
     `message` is one line of at most about 500 characters, without secrets. For an error inside an HTTP 200 `status` is
-    the error's own code where that is a number from 400 to 599. `usage` and `text` are what the failed call was billed
-    for, kept because they were paid.
+    the error's own code where that is a number from 400 to 599. `usage` and `text` are kept because the failed call was
+    billed for them.
     """
 
-    kind: Kind
+    kind: ErrorKind
     message: str = ""
     status: int | None = None
     code: str | None = None  # always a string, also where the server sends a number
@@ -96,7 +96,7 @@ class CallError(Exception):
 
 
 class RawReply(NamedTuple):
-    """What came over the wire: all headers with lower-case names, and the whole body, decompressed."""
+    """A reply as it came: all headers with lower-case names, and the whole body, decompressed."""
 
     status: int
     headers: dict[str, str]
@@ -104,7 +104,7 @@ class RawReply(NamedTuple):
 
 
 class _MalformedError(ValueError):
-    """The body is not the JSON object that a reply is."""
+    """The body is not a JSON object."""
 
 
 def parse_chat(raw: RawReply, *, secret: str = "") -> Reply:
@@ -127,15 +127,15 @@ def parse_chat(raw: RawReply, *, secret: str = "") -> Reply:
     calls = _dicts(message.get("tool_calls"))
     if isinstance(message.get("function_call"), dict):
         calls += ({"type": "function", "function": message["function_call"]},)
-    if _says_error(choice):
-        body.fail_as_said(choice, text)
-    return body.judge(text, _string(message.get("refusal")) or refusal, calls, _string(choice.get("finish_reason")))
+    if _has_error(choice):
+        body.fail_with_error_in(choice, text)
+    return body.to_reply(text, _string(message.get("refusal")) or refusal, calls, _string(choice.get("finish_reason")))
 
 
 def parse_responses(raw: RawReply, *, secret: str = "") -> Reply:
     """Read a success status's body as a Responses API object.
 
-    `finish_reason` is "stop", "tool_calls" or "length" (for max_output_tokens), so that both endpoints speak alike.
+    `finish_reason` is "stop", "tool_calls" or "length" (for max_output_tokens), the words of the other endpoint.
 
     Raises:
         CallError: the response failed, was cut off before its first word, or is no usable answer.
@@ -146,7 +146,7 @@ def parse_responses(raw: RawReply, *, secret: str = "") -> Reply:
     text, refusal, calls = _output(output)
     status = _string(payload.get("status")) or "completed"
     if status == "failed":
-        body.fail_as_said(payload, text, kind="failed")
+        body.fail_with_error_in(payload, text, kind="failed")
     if status not in {"completed", "incomplete"}:
         message = f"The response's status is {status!r}, and only finished responses are used"
         body.fail("unfinished", message, text, f"response_{status}")
@@ -157,11 +157,11 @@ def parse_responses(raw: RawReply, *, secret: str = "") -> Reply:
         details = payload.get("incomplete_details")
         why = _string(details.get("reason")) if isinstance(details, dict) else ""
         reason = CUT if why in {"", "max_output_tokens"} else why
-    return body.judge(text, refusal, calls, reason)
+    return body.to_reply(text, refusal, calls, reason)
 
 
 def parse_page(raw: RawReply, *, secret: str = "") -> tuple[list[JsonObject], bool]:
-    """Read one page of a list, such as GET /models: its entries, and whether the server says that there are more.
+    """Read one page of a list, such as GET /models: its entries, and whether there are more pages.
 
     Raises:
         CallError: the body is an error or no list.
@@ -176,7 +176,7 @@ def parse_page(raw: RawReply, *, secret: str = "") -> tuple[list[JsonObject], bo
 
 
 def parse_object(raw: RawReply, *, secret: str = "") -> JsonObject:
-    """Read a success status's body as one object of the API. An `error` in it may be the object's own (a failed job's).
+    """Read a success status's body as one object of the API. An `error` in it may belong to the object (a failed job).
 
     Raises:
         CallError: the body is an error, or no object with an id.
@@ -191,7 +191,7 @@ def parse_object(raw: RawReply, *, secret: str = "") -> JsonObject:
 
 
 def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
-    """The error that a status >= 300 and its body mean; the body may be JSON of any server, HTML or nothing."""
+    """The error of a status >= 300; its body may be JSON of any server, HTML or empty."""
     try:
         payload = load_json(raw.body)
     except _MalformedError:
@@ -205,7 +205,7 @@ def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers worth keeping with a call: those that speak of rate limits."""
+    """The headers worth keeping with a call: those about rate limits."""
     return {
         name: value
         for name, value in headers.items()
@@ -217,7 +217,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """How long the server asks to wait: retry-after-ms, else retry-after in seconds or as an HTTP date.
 
     A date is read against the reply's own Date where it has one, so that a wrong local clock does no harm.
-    Negative, infinite and unreadable values are None.
+    Negative, infinite and unreadable values give None.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         seconds = _number(headers.get(name), unit)
@@ -231,7 +231,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def safe_line(text: str, secret: str = "") -> str:
-    """`text` as one storable line of at most about 500 characters, with the key and everything like one taken out."""
+    """`text` as one storable line of at most about 500 characters, without the key or anything like one."""
     if len(secret) >= 4:  # a shorter "key" is a placeholder, and taking it out would only garble the text
         text = text.replace(secret, "[key]")
     text = _KEY_LIKE.sub("[key]", text)
@@ -240,16 +240,16 @@ def safe_line(text: str, secret: str = "") -> str:
 
 
 def load_json(body: bytes) -> Any:
-    """Parse strictly first; what orjson refuses but a person could read is kept, because a reply was paid for.
+    """The value of a body. What orjson cannot read but a person could is kept, because the reply was paid for.
 
-    Lone surrogates stay as they are, broken UTF-8 becomes U+FFFD. NaN and Infinity are not JSON and are refused.
+    Lone surrogates stay as they are, broken UTF-8 becomes U+FFFD. NaN and Infinity are errors, as they are not JSON.
     """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         pass
     try:
-        return loads(body.decode("utf-8-sig", "replace"), parse_constant=_refuse, strict=False)
+        return loads(body.decode("utf-8-sig", "replace"), parse_constant=_reject_constant, strict=False)
     except (ValueError, RecursionError) as error:
         raise _MalformedError(str(error)) from None
 
@@ -264,7 +264,7 @@ class _ErrorWords(NamedTuple):
 
 
 class _SuccessBody:
-    """One success status's body on its way to a `Reply`; every way to fail carries what was billed."""
+    """The body of a success on its way to a `Reply`; every failure carries what was billed."""
 
     def __init__(self, raw: RawReply, secret: str, usage_names: tuple[str, str, str]) -> None:
         self.raw, self.secret = raw, secret
@@ -278,18 +278,18 @@ class _SuccessBody:
             self.fail("malformed", "The reply is JSON, but not an object")
         self.payload = payload
         self.usage = _usage(payload.get("usage"), *usage_names)
-        if payload.get("status") != "failed" and _says_error(payload):
-            self.fail_as_said(payload, _text_so_far(payload))
+        if payload.get("status") != "failed" and _has_error(payload):
+            self.fail_with_error_in(payload, _text_so_far(payload))
 
-    def fail(self, kind: Kind, message: str, text: str = "", code: str | None = None) -> NoReturn:
-        """Raise a failure that is described by us."""
+    def fail(self, kind: ErrorKind, message: str, text: str = "", code: str | None = None) -> NoReturn:
+        """Raise a failure in our own words."""
         error = _error(kind, self.raw, _ErrorWords(message, code), self.secret)
         error.usage, error.text = self.usage, text
         raise error
 
-    def fail_as_said(self, holder: JsonObject, text: str, kind: Kind = "status") -> NoReturn:
-        """Raise the error that `holder` carries, with the error's own HTTP status where it names one."""
-        words = _error_words(holder)
+    def fail_with_error_in(self, part: JsonObject, text: str, kind: ErrorKind = "status") -> NoReturn:
+        """Raise the error in a part of the body, with the error's own HTTP status if it names one."""
+        words = _error_words(part)
         raw = self.raw
         if kind == "status" and words.code and words.code.isdecimal() and 400 <= int(words.code[:9]) <= 599:
             raw = raw._replace(status=int(words.code))
@@ -297,8 +297,8 @@ class _SuccessBody:
         error.usage, error.text = self.usage, text
         raise error
 
-    def judge(self, text: str, refusal: str, calls: tuple[JsonObject, ...], reason: str) -> Reply:
-        """A `Reply` if this is an answer; a cut with some text is one, since the limit was the caller's own."""
+    def to_reply(self, text: str, refusal: str, calls: tuple[JsonObject, ...], reason: str) -> Reply:
+        """The `Reply` if this is an answer; a cut one with some text is, since the caller set the limit."""
         if reason == "content_filter":
             self.fail("content_filter", "The provider's content filter stopped the answer", text)
         if refusal:
@@ -320,7 +320,7 @@ class _SuccessBody:
         )
 
 
-def _error(kind: Kind, raw: RawReply, words: _ErrorWords, secret: str) -> CallError:
+def _error(kind: ErrorKind, raw: RawReply, words: _ErrorWords, secret: str) -> CallError:
     headers = raw.headers
     return CallError(
         kind=kind,
@@ -343,8 +343,8 @@ def _status_line(status: int) -> str:
         return f"HTTP {status}"
 
 
-def _says_error(holder: JsonObject) -> bool:
-    return bool(holder.get("error")) or holder.get("object") == "error"
+def _has_error(part: JsonObject) -> bool:
+    return bool(part.get("error")) or part.get("object") == "error"
 
 
 def _error_words(payload: JsonObject) -> _ErrorWords:
@@ -352,7 +352,7 @@ def _error_words(payload: JsonObject) -> _ErrorWords:
     error = payload.get("error")
     if isinstance(error, dict):
         metadata = error.get("metadata")
-        raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter: what the server behind it said
+        raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter: from the server behind it
         message = ": ".join(filter(None, (_string(error.get("message")), _string(raw))))
         kind = _label(error.get("type")) or _label(error.get("status"))  # Google calls it status
         return _ErrorWords(message, _label(error.get("code")), kind, _label(error.get("param")))
@@ -369,14 +369,14 @@ def _detail(detail: object) -> str:
 
 
 def _label(value: object) -> str | None:
-    """A code, type or param as a string, or None when the server gives none."""
+    """A code, type or param as a string; None without one."""
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return str(value) or None
     return None
 
 
 def _prose(body: bytes) -> str:
-    """What a body that is not JSON says to a person: an HTML page's title, else its words."""
+    """The readable text of a body that is not JSON: an HTML page's title, else its words."""
     page = body[:8_192].decode("utf-8", "replace")
     title = _TITLE.search(page)
     return " ".join((title.group(1) if title else _MARKUP.sub(" ", page)).split())
@@ -417,7 +417,7 @@ def _usage(usage: object, input_name: str, output_name: str, details_name: str) 
 
 
 def _count(value: object) -> int | None:
-    """A number of tokens; None for what is none, or more than any model could ever have read."""
+    """A number of tokens; None for anything else, and for more than any model could have read."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
         return None
     return int(value)
@@ -443,7 +443,7 @@ def _string(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _list(value: object) -> list[Any]:
+def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
@@ -451,5 +451,5 @@ def _dicts(value: object) -> tuple[JsonObject, ...]:
     return tuple(item for item in _list(value) if isinstance(item, dict))
 
 
-def _refuse(constant: str) -> NoReturn:
+def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")

@@ -1,4 +1,4 @@
-"""Whose jobs somebody sends, watches or counts is said in one way on both sides of the broker."""
+"""Both sides of the broker say in the same way whose jobs they send, watch or count."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ class Scope:
 
     batch_id: str | None = None
     submission: int = 0
-    """Of that batch, only rows that this submission or a later one held."""
+    """Of that batch, only rows of this submission or a later one."""
     dialogue_id: int | None = None
-    """The dialogue that the batch goes on: turns of it that others left open have to be asked first."""
+    """The dialogue that the batch continues; its open turns of other batches are asked first."""
     provider: str | None = None

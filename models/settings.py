@@ -1,4 +1,4 @@
-"""Every setting has one name, one default and one place, and is read once.
+"""Every setting has one name and one default, and is read once.
 
 Settings come from the environment and from a `.env` file in the working folder; `tidemill doctor` lists them.
 Secrets are `SecretStr`, so that printing or logging the settings never shows them.
@@ -19,7 +19,7 @@ _BROKER_SCHEMES = ("memory", "redis", "rediss", "redis+socket", "amqp", "amqps",
 
 
 def checked_url(url: str) -> str:
-    """The base URL of an API without blanks around it and a slash at its end; ValueError says why it cannot be one."""
+    """The base URL of an API, without blanks around it or a slash at its end; ValueError says what is wrong."""
     try:
         parts = urlsplit(url.strip())
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -131,12 +131,12 @@ class Settings(BaseSettings):
 
     @property
     def effective_database_url(self) -> str:
-        """The URL that is opened: as set, or the embedded SQLite file."""
+        """The database's URL: as set, or the embedded SQLite file."""
         return self.database_url or f"sqlite:///{self.home / 'tidemill.db'}"
 
     @property
     def effective_blobs_url(self) -> str:
-        """Where prepared pictures are kept: as set, or a folder beside the embedded database."""
+        """The store of prepared pictures: as set, or a folder beside the embedded database."""
         return self.blobs_url or str(self.home / "blobs")
 
     @property
@@ -146,12 +146,12 @@ class Settings(BaseSettings):
 
     @property
     def provider(self) -> str:
-        """The provider as a batch and a rate budget remember it: its host, never a key."""
+        """The provider as batches and buckets name it: its host, never a key."""
         return urlsplit(self.openai_base_url).netloc
 
     @property
     def effective_limits_url(self) -> str | None:
-        """Redis that holds the shared limits, or None for limits inside the process."""
+        """The Redis of the shared limits; None for limits inside the process."""
         url = self.limits_url or self.broker_url
         return url if url.startswith(("redis://", "rediss://", "redis+socket://", "unix://")) else None
 

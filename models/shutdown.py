@@ -1,8 +1,8 @@
-"""A job for a model that has been switched off fails, so it is not taken in the first place.
+"""A job for a model that has been shut down would fail, so it is not submitted.
 
-The dates are OpenAI's, as its client's list of models told them in November 2026 (openai 3.54, types/shared/
-chat_model.py), and concern its own server alone: what another one calls gpt-4 is not OpenAI's. A fine-tuned model ends
-with the one that it was made from.
+The dates are from the list of models in OpenAI's client of November 2026 (openai 3.54, types/shared/chat_model.py).
+They are valid only for its own server: what another server calls gpt-4 is not OpenAI's. A fine-tuned model ends with
+the one that it was made from.
 """
 
 import re
@@ -43,17 +43,17 @@ _ENDS: tuple[tuple[date, str, tuple[str, ...]], ...] = (
     (date(2027, 4, 1), _SMALL, ("gpt-5.4-nano",)),
     (date(2027, 4, 1), _LARGE, ("gpt-5.1",)),
 )
-"""The day of the end, what to ask instead, and the models; a dated name ends with the undated one if it is not here."""
+"""The day of the end, a successor, and the models; a dated name that is not here ends with the undated one."""
 
 _END_OF = {model: (day, successor) for day, successor, models in _ENDS for model in models}
 
 
 def shutdown_date(model: str, provider: str) -> date | None:
-    """The day on which a model is switched off, or was; None where that is not known.
+    """The day on which a model is or was shut down; None if that is not known.
 
     Args:
-        model: as it is asked for: `gpt-4.1-mini`, dated, or `ft:gpt-4.1-mini:...`.
-        provider: host of the server; only OpenAI's own has these dates.
+        model: as in a request: `gpt-4.1-mini`, dated, or `ft:gpt-4.1-mini:...`.
+        provider: host of the server; the dates are only for OpenAI's own.
     """
     ending = _end(model, provider)
     return None if ending is None else ending[0]
@@ -63,7 +63,7 @@ FINE_TUNING_CLOSES = date(2027, 1, 6)
 
 
 def fine_tuning(provider: str) -> str | None:
-    """A sentence on OpenAI's closing of fine-tuning (its deprecations page, November 2026); None for other servers."""
+    """A sentence about OpenAI's end of fine-tuning (its deprecations page, November 2026); None for other servers."""
     if not _is_openai(provider):
         return None
     return (
@@ -107,6 +107,6 @@ def _is_openai(provider: str) -> bool:
 
 
 def _base(model: str) -> str:
-    """What a model was made from: itself, unless it is fine-tuned (`ft:base:organization:suffix:id`)."""
+    """The base of a fine-tuned model (`ft:base:organization:suffix:id`); any other model is its own."""
     name = model.removeprefix("openai/")
     return name.split(":")[1] if name.startswith("ft:") and name.count(":") > 1 else name.removeprefix("ft:")

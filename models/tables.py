@@ -1,12 +1,12 @@
-"""One schema for SQLite and Postgres, and one place to read what every column means.
+"""SQLite and Postgres have the same schema, and this is the place to read what every column means.
 
-Core tables, not mapped classes: everything we write is written in bulk. Units live in names; times are UTC. Tables that
-are written in bulk carry no foreign keys: a row of theirs is only ever written in the transaction that has its parent,
+These are Core tables, not mapped classes, because everything is written in bulk. Units are in the names; times are UTC.
+Tables that are written in bulk have no foreign keys: their rows are only written in a transaction that has the parent,
 and checking it again costs a third of the write.
 """
 
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 from sqlalchemy import (
     BigInteger,
@@ -31,13 +31,13 @@ from tidemill.models.text import Json, SafeText, encode
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time; always aware and UTC in Python, also on SQLite, which stores no zone."""
+    """A time that is always aware and UTC in Python, even on SQLite, which stores no zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give back what the database holds as an aware UTC time."""
+        """Return the database's value as an aware UTC time."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -47,8 +47,8 @@ class UtcDateTime(TypeDecorator[datetime]):
 RowId = BigInteger().with_variant(Integer(), "sqlite")
 
 TRAINED = ("succeeded", "completed")
-ENDED_UNWELL = ("failed", "cancelled", "canceled", "expired", "error")
-"""Statuses, in lower case, with which a provider's fine-tuning job ends; with all others it goes on."""
+ENDED_WITHOUT_MODEL = ("failed", "cancelled", "canceled", "expired", "error")
+"""Statuses, in lower case, with which a provider's fine-tuning job ends; with any other it continues."""
 
 OPEN_STATES = ("queued", "running")
 STATES = (*OPEN_STATES, "succeeded", "failed", "cancelled")
@@ -64,13 +64,13 @@ metadata = MetaData(
 )
 
 
-def fit(text: str, column: Column[Any]) -> str:
-    """A name as long as its column takes: what a server calls things must not cost an answer."""
+def fit(text: str, column: Column[str]) -> str:
+    """A server's name for something, cut to its column: a long one must not cost an answer."""
     return encode(text)[: cast("String", column.type).length]
 
 
-def _time(name: str, **options: Any) -> Column[datetime]:
-    return Column(name, UtcDateTime(), **options)
+def _time(name: str, *, nullable: bool = True, comment: str | None = None) -> Column[datetime]:
+    return Column(name, UtcDateTime(), nullable=nullable, comment=comment)
 
 
 assistants = Table(

@@ -1,7 +1,7 @@
-"""A reply that was paid for must never be lost because a database cannot hold one character.
+"""A reply that was paid for must never be lost because a database cannot store one character.
 
-Postgres refuses NUL in text, and no database driver can encode lone surrogates; models return both. They are stored
-under an escape and come back as they were. Ordinary text is stored as it is.
+Postgres takes no NUL in text, and no database driver can encode lone surrogates, but models return both. They are
+stored as escapes and come back as they were. Ordinary text is stored as it is.
 """
 
 import json
@@ -18,7 +18,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff\ufdd0]")
 _ESCAPED = re.compile("\ufdd0([0-9A-F]{4})")
 _LONG_INTEGER = re.compile(r"[0-9]{19}")  # orjson would read an integer beyond 64 bits as a float
 _TWO_DIGITS = re.compile(r"[0-9]{2}")
-# What moves the cursor, reorders or hides text, or cannot be printed: C0, C1, bidi, invisible, surrogates
+# Characters that move the cursor, reorder or hide text, or cannot be printed: C0, C1, bidi, invisible, surrogates
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff"
     "\ud800-\udfff\U000e0000-\U000e007f]"
@@ -26,10 +26,10 @@ _CONTROL = re.compile(
 
 
 def encode(text: str) -> str:
-    """The form of `text` that every database can hold; `decode` is its exact inverse, for every string."""
+    """`text` as every database can store it; `decode` is the exact inverse, for every string."""
     if "\x00" not in text and _INTRODUCER not in text:
         try:
-            text.encode()  # ten times as fast a search for surrogates as the pattern's
+            text.encode()  # finds surrogates ten times as fast as the pattern
         except UnicodeEncodeError:
             pass
         else:
@@ -38,7 +38,7 @@ def encode(text: str) -> str:
 
 
 def decode(stored: str) -> str:
-    """The text that `encode` was given. Text that never went through `encode` passes unchanged."""
+    """The text from which `encode` made `stored`. Text that `encode` never changed stays the same."""
     if stored.isascii() or _INTRODUCER not in stored:
         return stored
     return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), stored)
@@ -51,65 +51,67 @@ def dumps(value: object) -> str:
         value: dicts with string keys, lists, tuples, strings, booleans, None, integers of any size, finite floats.
 
     Raises:
-        ValueError: a float is NaN or infinite, or the nesting is too deep; JSON cannot carry them.
+        ValueError: a float is NaN or infinite, or the nesting is too deep; JSON has no form for them.
         TypeError: JSON has no form for a value, or a key is not a string.
     """
     try:
         text = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS).decode()
-    except TypeError:  # also raised for lone surrogates and integers beyond 64 bits, which the standard library can do
+    except (
+        TypeError
+    ):  # also raised for lone surrogates and integers beyond 64 bits, which the standard library can write
         return _dumps_slowly(value)
-    # orjson writes NaN as null: only a text with a null in it is worth the walk that tells them apart.
-    return _dumps_slowly(value) if "null" in text and _holds_nan(value) else text
+    # orjson writes NaN as null, so only a text with a null in it must be searched for NaN.
+    return _dumps_slowly(value) if "null" in text and _has_nan(value) else text
 
 
 def loads(text: str) -> Any:
-    """The value that `dumps` was given (tuples come back as lists), or that any JSON text says.
+    """The value of a JSON text; tuples that `dumps` wrote come back as lists.
 
     Raises:
-        ValueError: the text is not JSON, or holds NaN, an infinity or a number that overflows to one.
+        ValueError: the text is not JSON, or contains NaN, an infinity or a number that overflows to one.
     """
-    # Of 19 digits in a row, every ninth character of the text hits two: a quick look before the thorough one.
+    # Every ninth character of the text hits two of 19 digits in a row: a quick search before the thorough one.
     if _TWO_DIGITS.search(text[::9]) is None or _LONG_INTEGER.search(text) is None:
         try:
             return orjson.loads(text)
         except ValueError:
-            pass  # lone surrogates, written as escapes, are an error to orjson alone
+            pass  # orjson alone does not read lone surrogates, written as escapes
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(text, parse_constant=_reject_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("the JSON text is nested too deeply") from None
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """`text` for a terminal or a log: one line of at most `limit` characters that can neither act nor hide.
+    """`text` for a terminal or a log: one line of at most `limit` characters, all of them visible and harmless.
 
     White space is collapsed; control characters (and with them ANSI sequences), bidi and invisible characters are
-    shown as escapes such as \\x1b; what is cut off is marked by an ellipsis.
+    shown as escapes such as \\x1b; an ellipsis marks what is cut off.
     """
-    head = " ".join(text.split(None, limit))[: limit + 1]  # no more than `limit` words can be shown
+    head = " ".join(text.split(None, limit))[: limit + 1]  # no more than `limit` words have room
     line = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), head)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def printable(text: str) -> str:
-    """`text` for a terminal, lines and tabs as they are: what could act there or hide is shown as an escape."""
+    """`text` for a terminal, with its lines and tabs; characters that could act or hide become escapes."""
     return _CONTROL.sub(
         lambda match: match[0] if match[0] in "\n\t" else match[0].encode("unicode_escape").decode(), text
     )
 
 
 class SafeText(TypeDecorator[str]):
-    """TEXT that holds any Python string, NUL and lone surrogates included."""
+    """TEXT for any Python string, NUL and lone surrogates included."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Escape what the database cannot hold."""
+        """Escape what the database cannot store."""
         return None if value is None else encode(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Give back the string as it was."""
+        """Return the string as it was."""
         return None if value is None else decode(value)
 
 
@@ -123,7 +125,7 @@ class Json(TypeDecorator[object]):
         """Write the value as JSON; errors as `dumps`."""
         return None if value is None else dumps(value)
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+    def process_result_value(self, value: str | None, dialect: Dialect) -> object:
         """Read the value from JSON."""
         return None if value is None else loads(value)
 
@@ -148,20 +150,20 @@ def _check_keys(value: object) -> None:
             _check_keys(item)
 
 
-def _holds_nan(value: object) -> bool:
+def _has_nan(value: object) -> bool:
     if isinstance(value, float):
         return not math.isfinite(value)
     if isinstance(value, dict):
-        return any(map(_holds_nan, value.values()))
-    return isinstance(value, (list, tuple)) and any(map(_holds_nan, value))
+        return any(map(_has_nan, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_has_nan, value))
 
 
-def _refuse(constant: str) -> NoReturn:
+def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError("the JSON text holds a number beyond the range of floats")
+        raise ValueError("the JSON text has a number beyond the range of floats")
     return number

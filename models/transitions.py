@@ -5,18 +5,19 @@
       '--retry, snooze--' '----cancel----> cancelled      (cancel also from queued; revive: failed, cancelled -> queued;
          release, rescue                                   share: queued -> as its twin ended)
 
-Every transition is one guarded UPDATE. Claim, release, rescue, cancel and revive raise `epoch`; who finishes a job must
-name the epoch that it claimed, so a worker that lost its lease can write nothing. All functions work on a connection in
-a transaction of the caller's.
+Every transition is one guarded UPDATE. Claim, release, rescue, cancel and revive raise `epoch`. Whoever finishes a job
+must name the epoch that it claimed, so a worker that lost its lease can write nothing. All functions work on a
+connection in the caller's transaction.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Row,
     Select,
     and_,
     bindparam,
@@ -43,10 +44,10 @@ from tidemill.models.tables import OPEN_STATES, attempts, batches, dialogues, fi
 from tidemill.models.text import encode
 
 MAX_LOSSES = 20
-"""Workers that may vanish with a job before it counts as the cause and is failed."""
+"""Workers that may vanish with a job; then the job counts as the cause and fails."""
 
 COST_PLACES = 10
-"""Decimals of a dollar that are kept: a token costs a ten-millionth at the least."""
+"""Decimals of a dollar that are kept: a token costs at least a ten-millionth."""
 
 Outcome = Literal["succeeded", "retried", "snoozed", "held", "failed", "cancelled"]
 _STATE_AFTER: dict[Outcome, str] = {
@@ -63,7 +64,7 @@ _STATE_AFTER: dict[Outcome, str] = {
 class Enqueued:
     """One row of an input on its way into `jobs`; `request` and `columns` are JSON texts by `models.text.dumps`.
 
-    `content` is a hash by which a picture's twins are found. A row with an `error_code` is refused at the door.
+    `content` is a hash by which twins are found. A row with an `error_code` is refused: it becomes a failed job.
     """
 
     key: str
@@ -89,17 +90,17 @@ class Claimed:
     age_seconds: float
     """Since the job's first call; 0 before it."""
     dialogue_id: int | None = None
-    """The dialogue that it goes on."""
+    """The dialogue that it continues."""
     history: tuple[Message, ...] = ()
-    """What was said in that dialogue before it."""
+    """The messages of that dialogue before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """How one claimed job ended, for `settle`.
 
-    `snoozed` means that no call was made: nothing is counted and no attempt is kept. `held` was answered, but by a
-    provider that serves nobody at present: the attempt is kept, nothing is counted.
+    `snoozed` means that no call was made: nothing is counted and no attempt is kept. `held` means that the provider
+    serves nobody at present: the attempt is kept, nothing is counted.
     """
 
     job_id: int
@@ -145,31 +146,18 @@ _ENQUEUED_COLUMNS = [
 def enqueue(
     connection: Connection, batch_id: str, submission: int, rows: Sequence[Enqueued], dialogue_id: int | None = None
 ) -> set[str]:
-    """Store rows as queued jobs, those refused at the door as failed ones without an attempt.
+    """Store rows as queued jobs, and refused ones as failed jobs without an attempt.
 
-    A row that the batch already holds keeps its state and gets its new position. With `dialogue_id` the rows are the
+    A row that the batch already has keeps its state and gets its new position. With `dialogue_id` the rows are the
     next turns of that dialogue, one after the other.
 
     Returns:
-        The keys that were stored or found. A key is missing when this submission has held it already at another
-        position: the row is one more occurrence of the same content and wants a key of its own.
+        The keys that were stored or already there. A key is missing if this submission already has it at another
+        position: the row is one more occurrence of the same content and needs a key of its own.
     """
-    tuples = [
-        (
-            row.key,
-            encode(row.custom_id),
-            row.position,
-            row.request,
-            row.columns,
-            row.content,
-            row.error_code,
-            encode(row.error) if row.error else None,
-        )
-        for row in rows
-    ]
-    staged, parameters = _ENQUEUED.staged(connection, tuples)
+    staged, parameters = _ENQUEUED.staged(connection, [_enqueued_row(row) for row in rows])
     refused = staged.c.error_code.is_not(None)
-    picked = select(
+    new_jobs = select(
         bindparam("batch_id", batch_id).label("batch_id"),
         bindparam("submission", submission).label("submission"),
         literal(dialogue_id, jobs.c.dialogue_id.type).label("dialogue_id"),
@@ -178,22 +166,36 @@ def enqueue(
         case((refused, now()), else_=null()).label("finished_at"),
         *staged.c,
     ).where(staged.c.position >= 0)
-    added = insert_for(connection)(jobs).from_select(_ENQUEUED_COLUMNS, picked, include_defaults=False)
+    added = insert_for(connection)(jobs).from_select(_ENQUEUED_COLUMNS, new_jobs, include_defaults=False)
     statement = added.on_conflict_do_update(
         index_elements=["batch_id", "key"],
         set_={
             "position": added.excluded.position,
-            # Two copies of a command may be storing the same rows: the later one must not lose them to the earlier.
+            # Two copies of a command may store the same rows: the later one must not lose them to the earlier.
             "submission": case(
                 (jobs.c.submission > added.excluded.submission, jobs.c.submission), else_=added.excluded.submission
             ),
             "columns": added.excluded["columns"],
-            # Equal pictures are one job under another name: the file may have been renamed.
+            # An equal picture is the same job: its file may have been renamed.
             "request": case((jobs.c.content.is_not(None), added.excluded.request), else_=jobs.c.request),
         },
         where=or_(jobs.c.submission < added.excluded.submission, jobs.c.position == added.excluded.position),
     ).returning(jobs.c.key)
     return set(connection.scalars(statement, {"batch_id": batch_id, "submission": submission, **parameters}))
+
+
+def _enqueued_row(row: Enqueued) -> tuple[str | int | None, ...]:
+    """The values of `_ENQUEUED`."""
+    return (
+        row.key,
+        encode(row.custom_id),
+        row.position,
+        row.request,
+        row.columns,
+        row.content,
+        row.error_code,
+        encode(row.error) if row.error else None,
+    )
 
 
 # --- claim, renew ---
@@ -202,12 +204,12 @@ def enqueue(
 def claim(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> list[Claimed]:
     """Take the queued and due jobs among `ids` for this worker and begin an attempt for each.
 
-    Jobs of a batch that is paused, cancelled or held stay where they are (but for the hold's one probe), and so do jobs
-    that another worker has: a message that comes twice is harmless. Of one dialogue only the oldest open job is taken,
-    and none while another of it runs.
+    Jobs of a batch that is paused, cancelled or held are not taken, except the hold's one probe; nor are jobs that
+    another worker has, so a message that comes twice is harmless. Of one dialogue only the oldest open job is taken,
+    and none while another one runs.
     """
     claimed = _claim(connection, ids, worker_id, lease_seconds, jobs.c.dialogue_id.is_(None))
-    if len(claimed) < len(ids):  # so that whoever asks no turns pays nothing for them
+    if len(claimed) < len(ids):  # jobs without a dialogue cost no query for turns
         claimed += _claim_turns(connection, ids, worker_id, lease_seconds)
     if claimed:
         connection.execute(
@@ -258,15 +260,15 @@ def _claim(
 
 
 def _claim_turns(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> list[Claimed]:
-    """The same for jobs that go on a dialogue, each with what was said before it."""
+    """The same for jobs that continue a dialogue, each with the messages before it."""
     dialogues_of = select(jobs.c.dialogue_id).where(
         jobs.c.id.in_(ids), jobs.c.state == "queued", jobs.c.dialogue_id.is_not(None)
     )
     roots = set(connection.scalars(dialogues_of))
     if not roots:
         return []
-    # Whoever claims a turn holds the dialogue's first row until the commit. Without it, two workers could each see the
-    # other's turn as not running yet: a turn that is revived is older than one that is being claimed this moment.
+    # A worker that claims a turn locks the dialogue's first row until the commit. Otherwise two workers could each see
+    # the other's turn as not running yet: a revived turn is older than one that is being claimed at this moment.
     connection.execute(select(jobs.c.id).where(jobs.c.id.in_(roots)).order_by(jobs.c.id).with_for_update()).all()
     its_turn = and_(jobs.c.dialogue_id.is_not(None), ~goes_before())
     claimed = _claim(connection, ids, worker_id, lease_seconds, its_turn)
@@ -280,7 +282,7 @@ def goes_before() -> ColumnElement[bool]:
         select(other.c.id)
         .where(
             other.c.dialogue_id == jobs.c.dialogue_id,
-            other.c.dialogue_id.is_not(None),  # said for the partial index, which SQLite would not use otherwise
+            other.c.dialogue_id.is_not(None),  # without it SQLite would not use the partial index
             other.c.id != jobs.c.id,
             or_(and_(other.c.id < jobs.c.id, other.c.state == "queued"), other.c.state == "running"),
         )
@@ -294,19 +296,19 @@ def _history(connection: Connection, job: Claimed) -> tuple[Message, ...]:
     return tuple(Message(each.role, each.content) for each in before)
 
 
-_OWNED = BulkRows(id="int")
+_JOB_IDS = BulkRows(id="int")
 
 
 def renew(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> set[int]:
-    """Extend the lease of these jobs where the worker still owns them; returns which those were."""
-    rows = _OWNED.table(connection).c
+    """Extend the lease of those of these jobs that the worker still owns; returns their ids."""
+    rows = _JOB_IDS.table(connection).c
     extended = (
         update(jobs)
         .where(jobs.c.id == rows.id, jobs.c.worker_id == worker_id, jobs.c.state == "running")
         .values(lease_until=now_after(literal(lease_seconds)))
         .returning(jobs.c.id)
     )
-    return set(connection.scalars(extended, _OWNED.parameters(connection, [(job_id,) for job_id in ids])))
+    return set(connection.scalars(extended, _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids])))
 
 
 # --- settle ---
@@ -330,6 +332,30 @@ _SETTLED = BulkRows(
 )
 
 
+class _SettledRow(NamedTuple):
+    """The values of `_SETTLED`."""
+
+    job_id: int
+    epoch: int
+    state: str
+    delay_seconds: float
+    calls: int
+    failures: int
+    outcome: str
+    seconds: float | None
+    http_status: int | None
+    request_id: str | None
+    error_code: str | None
+    error: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+
+    @property
+    def claim(self) -> tuple[int, int]:
+        return self.job_id, self.epoch
+
+
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:
     """Record how claimed jobs ended, all in the caller's one transaction.
 
@@ -338,49 +364,55 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
         cancelled): what their calls cost is still counted, their answers are not recorded.
     """
     rows = [_settled_row(settlement) for settlement in settlements]
-    written = _pairs(connection, _finish(connection), rows)
-    ledger = [row if row[:2] in written else (*row[:6], "stale", *row[7:]) for row in rows if row[6] != "snoozed"]
+    written = _changed_claims(connection, _finish(connection), rows)
+    ledger = [
+        row if row.claim in written else row._replace(outcome="stale") for row in rows if row.outcome != "snoozed"
+    ]
     if ledger:
-        # The ledger takes an end once: when a commit's reply was lost and all this runs again, nothing counts twice.
-        ended = _pairs(connection, _end_attempts(connection), ledger)
-        stale = [row for row in ledger if row[:2] in ended and row[:2] not in written]
+        # An attempt ends only once: if a commit's reply was lost and all this runs again, nothing counts twice.
+        ended = _changed_claims(connection, _end_attempts(connection), ledger)
+        stale = [row for row in ledger if row.claim in ended and row.claim not in written]
         while stale:  # an UPDATE joins one row a job, and a job may have been lost twice
-            once = {row[0]: row for row in stale}
-            connection.execute(_count_money(connection), _SETTLED.parameters(connection, list(once.values())))
-            stale = [row for row in stale if once[row[0]] is not row]
-    uncalled = [(row[0], row[1]) for row in rows if row[6] == "snoozed"]
+            once = {row.job_id: row for row in stale}
+            connection.execute(_count_money(connection), _settled_parameters(connection, list(once.values())))
+            stale = [row for row in stale if once[row.job_id] is not row]
+    uncalled = [row.claim for row in rows if row.outcome == "snoozed"]
     if uncalled:
         _forget_attempts(connection, uncalled)
-    answered = [
+    new_answers = [
         (each.job_id, each.batch_id, each.answer)
         for each in settlements
         if each.answer is not None and (each.job_id, each.epoch) in written
     ]
-    if answered:
-        answers.record(connection, answered)
+    if new_answers:
+        answers.record(connection, new_answers)
     return written
 
 
 def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> None:
-    """Take claims that led to no call out of the ledger; those that were counted as lost meanwhile count no more."""
-    gone = connection.execute(
+    """Delete attempts of claims that led to no call; those that were counted as lost meanwhile count no more."""
+    forgotten = connection.execute(
         delete(attempts)
         .where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled))
         .returning(attempts.c.job_id, attempts.c.outcome)
     )
-    if lost := [{"lost_id": row.job_id} for row in gone if row.outcome == "lost"]:
+    if lost := [{"lost_id": row.job_id} for row in forgotten if row.outcome == "lost"]:
         connection.execute(
             update(jobs).where(jobs.c.id == bindparam("lost_id")).values(attempts=jobs.c.attempts - 1), lost
         )
 
 
-def _pairs(connection: Connection, statement: Update, rows: Sequence[tuple[Any, ...]]) -> set[tuple[int, int]]:
+def _changed_claims(connection: Connection, statement: Update, rows: Sequence[_SettledRow]) -> set[tuple[int, int]]:
     """The (job id, epoch) that a statement over settled rows has changed."""
-    return {(row[0], row[1]) for row in connection.execute(statement, _SETTLED.parameters(connection, rows))}
+    return {(row[0], row[1]) for row in connection.execute(statement, _settled_parameters(connection, rows))}
 
 
-def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
-    return (
+def _settled_parameters(connection: Connection, rows: Sequence[_SettledRow]) -> dict[str, str]:
+    return _SETTLED.parameters(connection, [tuple(row) for row in rows])  # orjson writes no named tuples
+
+
+def _settled_row(settlement: Settlement) -> _SettledRow:
+    return _SettledRow(
         settlement.job_id,
         settlement.epoch,
         _STATE_AFTER[settlement.outcome],
@@ -400,7 +432,7 @@ def _settled_row(settlement: Settlement) -> tuple[Any, ...]:
 
 
 def _money(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject:
-    """What a call adds to its job, whoever owns the job by now."""
+    """What a call adds to its job, even if another worker owns the job by now."""
     cost = case((row.cost_usd.is_(None), jobs.c.cost_usd), else_=func.coalesce(jobs.c.cost_usd, 0) + row.cost_usd)
     return {
         "input_tokens": jobs.c.input_tokens + func.coalesce(row.input_tokens, 0),
@@ -467,14 +499,14 @@ def _end_attempts(connection: Connection) -> Update:
 
 
 def release(connection: Connection, worker_id: str) -> int:
-    """Give back everything that a stopping worker still runs; its calls may have been paid for. Returns how many."""
+    """Queue again everything that a stopping worker still runs; its calls may have been paid for. Returns how many."""
     return _take_back(connection, and_(jobs.c.worker_id == worker_id), losses=0)
 
 
 def rescue(connection: Connection, dead_worker_ids: Sequence[str] = ()) -> int:
     """Queue again the jobs whose lease ran out, or whose worker is known to be dead. Returns how many.
 
-    A job that took MAX_LOSSES workers with it is failed.
+    A job that took MAX_LOSSES workers with it fails instead.
     """
     failed = _take_back(
         connection, and_(_lost(dead_worker_ids), jobs.c.losses + 1 >= MAX_LOSSES), losses=1, failed=True
@@ -511,8 +543,8 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, losses
     return len(rows)
 
 
-def _end_unfinished(connection: Connection, rows: Sequence[Any]) -> None:
-    """Close the ledger's rows of jobs that were just taken from their worker: whether the call was paid is unknown."""
+def _end_unfinished(connection: Connection, rows: Sequence[Row[int, int]]) -> None:
+    """End the attempts of jobs that were just taken from their worker: whether the calls were paid is unknown."""
     if rows:
         connection.execute(
             update(attempts)
@@ -527,9 +559,9 @@ def _end_unfinished(connection: Connection, rows: Sequence[Any]) -> None:
 
 
 def cancel(connection: Connection, batch_id: str, older_than: int | None = None) -> int:
-    """Cancel the open jobs of a batch, those in flight included. Returns how many.
+    """Cancel the open jobs of a batch, including those in flight. Returns how many.
 
-    With `older_than`, only jobs that no submission from that number on has held.
+    With `older_than`, only jobs that are in no submission from that number on.
     """
     condition = and_(jobs.c.batch_id == batch_id, jobs.c.state.in_(OPEN_STATES))
     if older_than is not None:
@@ -554,8 +586,8 @@ def cancel(connection: Connection, batch_id: str, older_than: int | None = None)
 def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> list[int]:
     """Queue failed and cancelled jobs of a batch again, with a fresh count of failures. Returns their ids.
 
-    Rows that the input no longer holds stay as they are: nobody would see what they cost. So do rows that were refused
-    at the door, which no worker has ever had: it is their file that must change.
+    Rows that are no longer in the input stay as they are: nobody would see what they cost. So do refused rows, which
+    no worker has ever had: their file must change.
     With `keys`, only jobs with one of those keys.
     """
     condition = and_(
@@ -586,29 +618,29 @@ def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = N
 
 
 def begin_next_step(connection: Connection, job: Claimed) -> None:
-    """A step of several is done: count attempts and time anew for the next one."""
+    """Count failures and time anew for the next step of a job that has several."""
     own = and_(jobs.c.id == job.id, jobs.c.epoch == job.epoch, jobs.c.state == "running")
     connection.execute(update(jobs).where(own).values(failures=0, first_attempt_at=None))
 
 
 def make_due(connection: Connection, job_id: int) -> None:
-    """Have a queued job run at once, which waits for its time."""
+    """Make a queued job due at once that waits for its time."""
     waiting = update(jobs).where(jobs.c.id == job_id, jobs.c.state == "queued")
     connection.execute(waiting.values(available_at=now(), sent_at=None))
 
 
 def give_time(connection: Connection, *batches_where: ColumnElement[bool]) -> None:
-    """Begin the time for retries anew for queued jobs of these batches: they could not be tried for a while."""
-    waited = select(batches.c.id).where(*batches_where)
+    """Begin the time for retries anew for queued jobs of these batches, which could not be tried for a while."""
+    batch_ids = select(batches.c.id).where(*batches_where)
     connection.execute(
         update(jobs)
-        .where(jobs.c.batch_id.in_(waited), jobs.c.state == "queued", jobs.c.first_attempt_at.is_not(None))
+        .where(jobs.c.batch_id.in_(batch_ids), jobs.c.state == "queued", jobs.c.first_attempt_at.is_not(None))
         .values(first_attempt_at=None)
     )
 
 
-def unsend(connection: Connection, *jobs_where: Any) -> int:
-    """Make queued jobs due whose messages are lost or used up; returns how many."""
+def unsend(connection: Connection, *jobs_where: ColumnElement[bool]) -> int:
+    """Let queued jobs be sent again whose messages are lost or used up; returns how many."""
     sent = and_(jobs.c.state == "queued", jobs.c.sent_at.is_not(None), *jobs_where)
     return connection.execute(update(jobs).where(sent).values(sent_at=None)).rowcount
 
@@ -619,12 +651,12 @@ _MOST_SHARED = 500
 
 
 def share(connection: Connection) -> int:
-    """Let queued jobs end as the twin has that asked the same of the same picture. Returns how many.
+    """Let queued jobs end as their twin has ended. Returns how many.
 
-    Its answer is copied, at no cost, once it is judged; its failure too.
+    Its answer is copied once it is judged, at no cost; so is its failure.
     """
     pairs = connection.execute(_ended_twins()).all()
-    shared = {pair.id: pair for pair in pairs}  # of several twins that have ended, any will do
+    shared = {pair.id: pair for pair in pairs}  # of several twins that have ended, any one is good
     for pair in shared.values():
         ended = connection.execute(
             update(jobs)
@@ -644,8 +676,8 @@ def share(connection: Connection) -> int:
     return len(shared)
 
 
-def _ended_twins() -> Select[Any]:
-    """For every batch at once: SQLite, told one, looks through all of its pictures for each of them."""
+def _ended_twins() -> Select[int, int, str, str | None, str | None]:
+    """For all batches at once: for a single one SQLite would search all its pictures for each picture."""
     twins = jobs.alias("twins")
     judged = select(dialogues.c.id).where(dialogues.c.id == twins.c.id, dialogues.c.sentiment.is_not(None)).exists()
     failed = and_(twins.c.state == "failed", twins.c.position.is_not(None))
@@ -657,6 +689,6 @@ def _ended_twins() -> Select[Any]:
             jobs.c.state == "queued",
             or_(and_(twins.c.state == "succeeded", judged), failed),
         )
-        .order_by(jobs.c.id, twins.c.state)  # an answer comes after, and so before, a failure
+        .order_by(jobs.c.id, twins.c.state)  # an answer overrides a failure, because it comes later in this order
         .limit(_MOST_SHARED)
     )

@@ -1,8 +1,8 @@
-"""A dialogue is its first turn and all turns that went on from it, put together in one place.
+"""A dialogue is its first turn and all turns that continue it; they are put together here.
 
 A turn is an answered job's row in `dialogues` with its messages. The first turn is the root: its id is the dialogue's.
-Later turns name it in `root_id`, hold only what they added, and follow by id, which is also the order in which they
-were asked: of one dialogue only the oldest open job may run (`transitions.claim`).
+Later turns name it in `root_id` and have only the messages that they added. The order of their ids is the order in
+which they were asked: of one dialogue only the oldest open job may run (`transitions.claim`).
 """
 
 from typing import NamedTuple
@@ -15,13 +15,12 @@ from tidemill.models.tables import dialogues, messages
 from tidemill.models.text import loads
 
 INSTRUCTIONS = ("system", "developer")
-"""Roles of what a dialogue is asked under."""
+"""Roles of the instructions of a dialogue."""
 
 _PARTS = ("text", "image_url", "input_text", "input_image", "input_audio", "input_file", "file")
 
-
 _LAST_ID = 2**63 - 1
-"""A database cannot even be asked for a larger one."""
+"""The largest id that a database takes in a query."""
 
 
 class TurnMessage(NamedTuple):
@@ -33,7 +32,7 @@ class TurnMessage(NamedTuple):
 
 
 def root_of(connection: Connection, turn_id: int) -> int | None:
-    """The dialogue that a turn is of; None when there is no such turn."""
+    """The dialogue of a turn; None if there is no such turn."""
     if not 0 < turn_id <= _LAST_ID:
         return None
     statement = select(func.coalesce(dialogues.c.root_id, dialogues.c.id)).where(dialogues.c.id == turn_id)
@@ -42,17 +41,17 @@ def root_of(connection: Connection, turn_id: int) -> int | None:
 
 
 def of_dialogue(root_id: int) -> ColumnElement[bool]:
-    """Whether a row of `dialogues` is a turn of this one."""
+    """Whether a row of `dialogues` is a turn of this dialogue."""
     return or_(dialogues.c.id == root_id, dialogues.c.root_id == root_id)
 
 
-def answered(connection: Connection, root_id: int) -> int:
+def count_turns(connection: Connection, root_id: int) -> int:
     """How many turns a dialogue has."""
     return connection.scalar(select(func.count()).select_from(dialogues).where(of_dialogue(root_id))) or 0
 
 
 def messages_of(connection: Connection, root_id: int, before: int | None = None) -> list[TurnMessage]:
-    """All messages of a dialogue in order; with `before`, of the turns that came before this one."""
+    """All messages of a dialogue in order; with `before`, only those of turns before this one."""
     statement = (
         select(messages.c.dialogue_id, messages.c.role, messages.c.content)
         .join(dialogues, dialogues.c.id == messages.c.dialogue_id)
@@ -65,18 +64,18 @@ def messages_of(connection: Connection, root_id: int, before: int | None = None)
 
 
 def history(connection: Connection, root_id: int, before: int | None = None) -> list[TurnMessage]:
-    """What is sent before the next turn, or before a certain one: all that was said, under the latest instructions.
+    """What is sent before the next turn, or before a certain one: all messages, under the latest instructions.
 
-    Of a dialogue whose instructions changed on the way only those of the last turn that brought any are in force.
+    If the instructions have changed, only those of the last turn that has any are in force.
     """
-    everything = messages_of(connection, root_id, before)
-    instructions = [each for each in everything if each.role in INSTRUCTIONS]
+    messages_before = messages_of(connection, root_id, before)
+    instructions = [each for each in messages_before if each.role in INSTRUCTIONS]
     in_force = [each for each in instructions if each.turn_id == instructions[-1].turn_id]
-    return in_force + [each for each in everything if each.role not in INSTRUCTIONS]
+    return in_force + [each for each in messages_before if each.role not in INSTRUCTIONS]
 
 
 def parts(role: str, content: str) -> list[JsonObject] | None:
-    """The parts of a content that was not plain text; None where it was. A model answers in plain text."""
+    """The parts of a content; None for plain text, which every model's answer is."""
     if role == "assistant" or not content.startswith("[{"):
         return None
     try:
@@ -87,18 +86,18 @@ def parts(role: str, content: str) -> list[JsonObject] | None:
 
 
 def words(role: str, content: str) -> str:
-    """What a stored message says in words."""
-    shown = pictures.shown(content)
-    if shown is not None:
-        return shown.text
+    """The text of a stored message, without its pictures."""
+    with_picture = pictures.load_message(content)
+    if with_picture is not None:
+        return with_picture.text
     parts_ = parts(role, content)
     return content if parts_ is None else "\n".join(str(part["text"]) for part in parts_ if "text" in part)
 
 
-def too_long(model: str, most: int, before: int, asked: int, needed: int) -> str:
-    """The sentence for a dialogue that has outgrown its model; all but the model are tokens."""
+def too_long(model: str, most: int, before: int, prompt: int, needed: int) -> str:
+    """The sentence for a dialogue that is too long for its model; all numbers are tokens."""
     answer = f" and leave {needed:,} for the answer" if needed else ""
     return (
-        f"The dialogue has {before:,} tokens so far; with this prompt they are {before + asked:,}{answer}, and {model} "
-        f"takes {most:,}. --trim oldest leaves the oldest turns out, another --model may take more."
+        f"The dialogue has {before:,} tokens so far; with this prompt they are {before + prompt:,}{answer}, and "
+        f"{model} takes {most:,}. --trim oldest leaves the oldest turns out, another --model may take more."
     )

@@ -1,8 +1,8 @@
-"""A picture costs what the model sees of it, so what it sees is one table for price and size.
+"""A picture costs what the model sees of it, so one table gives both price and size.
 
-Sources: OpenAI's guide "Images and vision" (July 2026) for the rules and multipliers; a reading of the same page of
-September 2026 for GPT-5.6 and GPT-6, which the July page does not list, and so estimates here. The examples of the
-guide are in tests/models/test_vision.py.
+Sources: OpenAI's guide "Images and vision" (July 2026) for the rules and multipliers; the same page of September
+2026 for GPT-5.6 and GPT-6, which the July page does not list, so they are estimates here. The guide's examples are in
+ tests/models/test_vision.py.
 """
 
 import math
@@ -15,7 +15,7 @@ _TILE_SIDE = 512
 _TILES_WITHIN = 2048
 _TILES_SHORT_SIDE = 768
 _LOW_SIDE = 512
-"""At detail `low` a model is given a picture of at most this many pixels a side."""
+"""At detail `low` a model gets a picture of at most this many pixels a side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class _Patches:
 _SMALL, _LARGE = (1_536, 2048), (2_500, 2048)
 _GPT_4O, _O_SERIES = _Tiles(85, 170), _Tiles(75, 150)
 _NEWEST = _Patches(1.2, (2_500, 65_535), (30_000, 65_535), auto_is_original=True, is_estimate=True)
-"""GPT-5.6 and later: `original` is not shrunk, but refused above 30,000 patches."""
+"""GPT-5.6 and later: `original` is not shrunk, but is an error above 30,000 patches."""
 
 _RULES: dict[str, _Tiles | _Patches] = {
     "gpt-6.2": _NEWEST,
@@ -76,7 +76,7 @@ _RULES: dict[str, _Tiles | _Patches] = {
     "o3": _O_SERIES,
     "computer-use-preview": _Tiles(65, 129),
 }
-"""The beginning of a model's name, up to a hyphen -> its rule; the longest that fits counts."""
+"""The beginning of a model's name, up to a hyphen -> its rule; the longest match counts."""
 
 _UNKNOWN = _Patches(1.2, _LARGE, is_estimate=True)
 """Any other model: patches, the commonest rule, with the budget that most models have at `high`."""
@@ -90,24 +90,24 @@ def picture_tokens(model: str, width: int, height: int, detail: Detail) -> Pictu
     rule = _rule(model)
     if isinstance(rule, _Tiles) and detail == "low":
         return PictureTokens(rule.base_tokens, is_estimate=False)
-    seen_width, seen_height = _visible_size(rule, width, height, detail)
+    visible_width, visible_height = _visible_size(rule, width, height, detail)
     if isinstance(rule, _Tiles):
-        tiles = math.ceil(seen_width / _TILE_SIDE) * math.ceil(seen_height / _TILE_SIDE)
+        tiles = math.ceil(visible_width / _TILE_SIDE) * math.ceil(visible_height / _TILE_SIDE)
         return PictureTokens(rule.base_tokens + tiles * rule.tile_tokens, is_estimate=False)
-    return PictureTokens(math.ceil(_patches(seen_width, seen_height) * rule.multiplier), rule.is_estimate)
+    return PictureTokens(math.ceil(_patches(visible_width, visible_height) * rule.multiplier), rule.is_estimate)
 
 
 def usable_size(model: str, width: int, height: int, detail: Detail, max_side: int) -> tuple[int, int]:
-    """The size in pixels to shrink a picture to before it is sent: what the model would shrink it to anyway.
+    """The size in pixels to which a picture is shrunk before it is sent; the model would shrink it to that anyway.
 
-    Never larger than the picture, within `max_side`, at least 1 px a side, with the picture's proportions. Turning the
-    picture turns the size.
+    It is never larger than the picture, within `max_side`, at least 1 px a side, and has the picture's proportions.
+    A picture turned by 90 degrees gets this size turned.
     """
     return _visible_size(_rule(model), *_within(width, height, max_side), detail)
 
 
 def _rule(model: str) -> _Tiles | _Patches:
-    """The rule of a model as it is asked for: `gpt-4o`, dated, `openai/...` or `ft:...`."""
+    """The rule of a model named as in a request: `gpt-4o`, dated, `openai/...` or `ft:...`."""
     name = model.lower().removeprefix("openai/").removeprefix("ft:").partition(":")[0]
     while name and name not in _RULES:
         name = name.rpartition("-")[0]
@@ -132,7 +132,7 @@ def _within_patches(width: int, height: int, budget: int) -> tuple[int, int]:
         return width, height
     shrink = math.sqrt(_PATCH_SIDE**2 * budget / (width * height))
     whole = min(math.floor(side * shrink / _PATCH_SIDE) / (side * shrink / _PATCH_SIDE) for side in (width, height))
-    # Of a strip that is thinner than a patch the formula would leave nothing: one row of patches is then the most.
+    # The formula would leave nothing of a strip thinner than a patch: it gets one row of patches.
     return _scaled(width, height, shrink * whole or budget * _PATCH_SIDE / max(width, height))
 
 

@@ -1,6 +1,6 @@
-"""`tidemill worker --processes N` is N Celery workers and somebody who looks after them.
+"""`tidemill worker --processes N` runs N Celery workers and restarts those that die.
 
-Each is a process of its own. One that dies is started again; a signal to stop goes to all, and they drain.
+Each is a process of its own. A signal to stop goes to all of them, and they drain.
 """
 
 import argparse
@@ -19,12 +19,12 @@ RESTART_SECONDS = 2.0
 
 
 def command(number: int) -> list[str]:
-    """What starts one worker."""
+    """The command line that starts one worker."""
     return interpreters.command("-c", "from tidemill.worker.app import run; run()", f"tidemill{number}@%h")
 
 
 class Supervisor:
-    """Keeps so many workers running until told to stop."""
+    """Keeps this number of workers running until it is told to stop."""
 
     def __init__(self, processes: int) -> None:
         self._stopping = False
@@ -32,16 +32,16 @@ class Supervisor:
         self._processes = [self._start(number) for number in range(processes)]
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
-        # A session of its own: the terminal's Ctrl-C reaches us alone, and each worker is told exactly once.
+        # In a session of its own: the terminal's Ctrl-C reaches only us, and each worker gets exactly one signal.
         return subprocess.Popen(command(number), start_new_session=True)  # noqa: S603  # our own command
 
     def stop(self, *_: int | FrameType | None) -> None:
-        """Tell every worker to drain; told again, to stop at once."""
-        how = signal.SIGQUIT if self._stopping else signal.SIGTERM
+        """Tell every worker to drain; the second time, to stop at once."""
+        signal_number = signal.SIGQUIT if self._stopping else signal.SIGTERM
         self._stopping = True
         for process in self._processes:
             if process.poll() is None:
-                process.send_signal(how)
+                process.send_signal(signal_number)
 
     def run(self) -> int:
         """Watch until all have stopped; returns the first exit code that is not 0."""
@@ -49,9 +49,9 @@ class Supervisor:
             for number, process in enumerate(self._processes):
                 if process.poll() is not None and not self._stopping:
                     if process.returncode == TidemillError.exit_code and number not in self._restarted:
-                        self.stop()  # it has said why; starting it again would only say it again
+                        self.stop()  # it has printed why, and would only print it again
                         break
-                    # One that has run before may have been started while the database was away.
+                    # A worker that ran before may have been restarted while the database was away.
                     self._restarted.add(number)
                     print(f"worker {number} ended with {process.returncode}; starting it again", file=sys.stderr)  # noqa: T201
                     time.sleep(RESTART_SECONDS)

@@ -1,8 +1,8 @@
-"""A worker's life begins and ends here; `celery -A tidemill.worker.app worker` finds the app here, too."""
+"""A worker starts and stops here; `celery -A tidemill.worker.app worker` finds its app here, too."""
 
 import sys
 import warnings
-from typing import Any
+from typing import Protocol
 
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
@@ -15,15 +15,22 @@ from tidemill.models.provider import check
 from tidemill.models.settings import settings
 from tidemill.worker import tasks
 
-# Celery warns root because messages may carry code; ours carry numbers, and are refused when they are not JSON.
+# Celery warns root because messages may contain code; ours contain numbers, and must be JSON.
 warnings.simplefilter("ignore", SecurityWarning)
 
 app = make_app()
 
 
+class _Controller(Protocol):
+    """What Celery calls its worker."""
+
+    pool_cls: type
+
+
 def run() -> None:
-    """Be one Celery worker, whose name is the last argument: as `celery -A tidemill.worker.app worker`, but for the
-    working folder, from which that would import.
+    """Run one Celery worker, named by the last argument, as `celery -A tidemill.worker.app worker` does.
+
+    That command would also import from the working folder.
     """
     ours = ("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat")
     app.worker_main(["--quiet", "worker", *ours, "--hostname", sys.argv[-1]])
@@ -31,28 +38,28 @@ def run() -> None:
 
 @setup_logging.connect(weak=False)
 def _log(**_: object) -> None:
-    """That somebody is connected keeps Celery from setting up a log of its own."""
+    """Set up our log; Celery sets up its own only if nobody is connected here."""
     journal.show_in_worker()
 
 
 @worker_init.connect(weak=False)
-def _check(sender: Any, **_: object) -> None:
-    """Stop at once, in one sentence, where the worker could not do its work."""
+def _check(sender: _Controller, **_: object) -> None:
+    """Stop at once, with one sentence, if the worker could not do its work."""
     try:
         if sender.pool_cls.__module__ != "celery.concurrency.thread":
             raise SettingsError("A tidemill worker needs Celery's thread pool: leave out -P, or say -P threads.")
         check(settings())
         ensure()
     except TidemillError as error:
-        _say(error)
+        _print(error)
         sys.exit(error.exit_code)
     try:
         blobs.check()
     except blobs.BlobError as error:
-        _say(error)  # prompts can be asked all the same
+        _print(error)  # prompts can be asked without it
 
 
-def _say(error: TidemillError) -> None:
+def _print(error: TidemillError) -> None:
     print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
 
 

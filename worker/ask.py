@@ -1,6 +1,6 @@
-"""One prompt's way through the worker as a live call, from a claimed job to how it ended.
+"""A claimed prompt becomes a live call, and its reply or error becomes a settlement.
 
-questions.build -> limits.reserve -> provider.call -> settlements. Nothing here touches the database.
+questions.build -> limits.reserve -> provider.call -> settlements. Nothing here uses the database.
 """
 
 import asyncio
@@ -8,20 +8,21 @@ import base64
 import time
 
 from tidemill.models import blobs
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
 from tidemill.models.provider import CallError
 from tidemill.models.transitions import Claimed, Settlement
+from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
-from tidemill.worker.history import fitted
+from tidemill.worker.history import fit_history
 from tidemill.worker.limits import Limiter
 from tidemill.worker.pace import Limits
 from tidemill.worker.questions import Question, build
 from tidemill.worker.retries import Verdict
-from tidemill.worker.settlements import answered, failed, judge_error, snoozed, usage_of
 
 MAX_WAIT_SECONDS = 20.0
-"""A job whose turn is further away than this goes back to the table and makes room for others."""
+"""A job that may not call for longer than this goes back to the table and makes room for others."""
 
 
 async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
@@ -30,9 +31,9 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
     question = build(options, job.request, history=job.history)
     if job.history:
         try:
-            question = build(options, job.request, history=await asyncio.to_thread(fitted, options, question))
+            question = build(options, job.request, history=await asyncio.to_thread(fit_history, options, question))
         except CallError as error:
-            return failed(job, error, judge_error(error, job), time.monotonic() - began)
+            return settlements.of_error(job, error, settlements.verdict_on(error, job), time.monotonic() - began)
     limiter, bucket, reserved = calling.limiter, f"{calling.bucket}|{question.model}", question.most_tokens
     limits = Limits(options.rpm, options.tpm)
     grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
@@ -40,30 +41,30 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
         await asyncio.sleep(grant.wait_seconds)
         if not calling.may_call():
             await limiter.refund(bucket, reserved)
-            return snoozed(job)
-        if not await limiter.held(bucket):
+            return settlements.of_snooze(job)
+        if not await limiter.pause_seconds(bucket):
             break
-        # The provider refused somebody meanwhile, which voids the turns given out before.
+        # The provider has throttled a call meanwhile, which voids the grants before it.
         grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
     if not grant.granted:
-        return snoozed(job, grant.wait_seconds)
+        return settlements.of_snooze(job, grant.wait_seconds)
     began = time.monotonic()
     try:
         body = await _whole_body(job, options, question)
         reply = await calling.provider.call(question.endpoint, body)
     except CallError as error:
-        verdict = judge_error(error, job)
+        verdict = settlements.verdict_on(error, job)
         await _slow_down(limiter, bucket, error, verdict)
-        return failed(job, error, verdict, time.monotonic() - began, question.model)
+        return settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began
-    usage = usage_of(question, reply)
+    usage = settlements.usage_of(question, reply)
     await limiter.refund(bucket, reserved - usage.input_tokens - usage.output_tokens)
-    return answered(job, question, reply, usage, seconds)
+    return settlements.of_reply(job, question, reply, usage, seconds)
 
 
-async def _whole_body(job: Claimed, options: Options, question: Question) -> dict[str, object]:
-    """The body with its picture, which is read now and gone again with the call: hundreds would fill the memory."""
+async def _whole_body(job: Claimed, options: Options, question: Question) -> JsonObject:
+    """The body with its picture, which is in memory only for the call: hundreds would fill it."""
     if question.picture is None:
         return question.body
     url = await asyncio.to_thread(_url_of, question.picture)
@@ -71,7 +72,7 @@ async def _whole_body(job: Claimed, options: Options, question: Question) -> dic
 
 
 def _url_of(picture: Picture) -> str:
-    """The picture as a URL that holds it, or its own; blocks while it is read.
+    """The picture's own URL, or a data URL with its bytes; blocks while they are read.
 
     Raises:
         CallError: it is not in the store ("request"), or the store cannot be read ("store").
@@ -88,7 +89,7 @@ def _url_of(picture: Picture) -> str:
 
 
 async def _slow_down(limiter: Limiter, bucket: str, error: CallError, verdict: Verdict) -> None:
-    """Tell every worker of this model what the provider has just said about its limits."""
+    """Tell every worker of this model what the provider's error says about its limits."""
     await limiter.observe(bucket, error.headers, served=False if verdict.pause_seconds > 0 else None)
     if verdict.pause_seconds > 0:
         await limiter.pause(bucket, verdict.pause_seconds)

@@ -1,4 +1,4 @@
-"""What a job needs of its worker to call the provider, whatever kind of job it is."""
+"""A job of any kind gets from its worker what it needs to call the provider."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from tidemill.worker.limits import Limiter
 class Calling:
     """The way to the provider.
 
-    `bucket` names the rate budget without the model. `may_call` says, once a call's turn has come, whether it is still
-    wanted.
+    `bucket` names the rate budget without the model. `may_call` says just before a call whether it is
+    still wanted.
     """
 
     provider: Provider

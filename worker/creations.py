@@ -1,42 +1,40 @@
-"""A reply that is lost leaves a creation in doubt: it may be at the provider or not, and a second one costs money.
+"""A lost reply leaves a creation in doubt: it may be at the provider or not, and a second one costs money.
 
-So nothing is asked for again before it was looked for. `create` is the whole order of things, for any owner; what is
-known lies in `models.creations`, so that it goes on from there after any crash. `end_duplicates` looks for what turned
-up later than anybody could wait for it.
+So nothing is sent again before it was looked for. `create` has the whole order of steps, for any owner. What is known
+is in `models.creations`, so that it continues from there after any crash. `end_duplicates` looks for what turned up too
+late.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
 from tidemill.models import creations
 from tidemill.models.creations import Creations, Owner, Place
 from tidemill.models.database import writing
+from tidemill.models.json_types import RemoteObject
 from tidemill.models.provider import CallError
 from tidemill.models.settings import settings
 
 LOOK_AGAIN_SECONDS = 2.0
 DUPLICATE_SECONDS = 1_800.0
-"""How long after a second request what the first one made may turn up."""
+"""How long after a second request the creation of the first one may turn up."""
 
 NO_SUCH_ENDPOINT = (404, 405, 501)
 _CERTAIN = ("connect", "request", "store")
-"""Kinds of errors after which nothing can have been created; so it is after a refusal."""
+"""Kinds of errors after which nothing can have been created; a rejection is certain, too."""
 
-Remote = Mapping[str, Any]
-"""An object as the provider describes it; it has an "id"."""
-
-Send = Callable[[str], Awaitable[Remote]]
-Find = Callable[[str], AsyncIterator[Remote]]
+Send = Callable[[str], Awaitable[RemoteObject]]
+Find = Callable[[str], AsyncIterator[RemoteObject]]
 
 Result = Literal["created", "in doubt", "unknown", "unwanted", "not now"]
 """How far a creation has come.
 
-created: it is there and recorded. in doubt: it may still turn up; look again. unknown: the server lists nothing in
-which it could be found. unwanted, not now: it is not there, and was not sent.
+created: it is there and recorded. in doubt: it may still turn up; look again. unknown: the server has no list in
+which to look for it. unwanted, not now: it is not there, and was not sent.
 """
 
 _P = ParamSpec("_P")
@@ -44,7 +42,7 @@ _T = TypeVar("_T")
 
 
 class LookError(Exception):
-    """Looking for a creation in doubt has failed; it is in doubt as before."""
+    """Looking for a creation has failed; it is still in doubt."""
 
     def __init__(self, error: CallError) -> None:
         super().__init__(error.message)
@@ -53,38 +51,38 @@ class LookError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How something is created at the provider for an owner, and found there again."""
+    """How something is created at the provider for an owner, and looked for."""
 
     owner: Owner
     place: Place
     send: Send
-    """Ask for it once, with a token that can be seen in it. Raises CallError."""
+    """Create it once, with a token that is visible in it. Raises CallError."""
     find: Find
-    """Everything at the provider that came of a token. Raises CallError."""
-    keep: Callable[[Connection, Remote], None]
-    """What else is to be written when it is there, in the transaction that records it."""
+    """Everything at the provider with this token. Raises CallError."""
+    keep: Callable[[Connection, RemoteObject], None]
+    """Write what else follows from it, in the transaction that records it."""
     is_harmless: bool = False
-    """Whether a second one would harm nobody."""
+    """Whether a second one does no harm."""
 
 
 async def create(recipe: Recipe, known: Creations, *, is_wanted: bool, may_call: Callable[[], bool]) -> Result:
-    """Have something at the provider, which may be there already.
+    """Create something at the provider, unless it is there already.
 
     Args:
         known: what `creations.load` knows of the owner.
-        is_wanted: whether to ask for it if it is not there.
-        may_call: whether this worker still owns it, and a call is still wanted; asked last before sending.
+        is_wanted: whether to create it if it is not there.
+        may_call: whether this worker still owns it and a call is still wanted; called just before sending.
 
     Raises:
-        CallError: it could not be created; where that is certain, it is not in doubt.
+        CallError: it could not be created; it is in doubt unless the error is certain.
         LookError: it is in doubt, and could not be looked for.
-        LostError: the owner is somebody else's by now.
+        LostError: the owner is another worker's by now.
     """
     creation = known.get(recipe.place)
     remote = None
     if creation is not None and creation.doubt_seconds is not None:
         try:
-            remote = await anext(_made(recipe, known, creation.token), None)
+            remote = await anext(_find_created(recipe, known, creation.token), None)
         except CallError as error:
             if error.status not in NO_SUCH_ENDPOINT:
                 raise LookError(error) from None
@@ -99,18 +97,18 @@ async def create(recipe: Recipe, known: Creations, *, is_wanted: bool, may_call:
         if not may_call():
             await write(creations.withdraw, recipe.owner, recipe.place)
             return "not now"
-        remote = await _sent(recipe, token)
+        remote = await _send(recipe, token)
     await write(_record, recipe, remote)
     return "created"
 
 
 async def end_duplicates(
-    recipe: Recipe, known: Creations, *, age_seconds: float, end: Callable[[Remote], Awaitable[None]]
+    recipe: Recipe, known: Creations, *, age_seconds: float, end: Callable[[RemoteObject], Awaitable[None]]
 ) -> None:
-    """Have `end` called with every other thing that an earlier request made after all.
+    """Call `end` with everything else that an earlier request has created after all.
 
     Args:
-        age_seconds: since it was created; after a while nothing else turns up.
+        age_seconds: time since it was created; after a while nothing else turns up.
 
     Raises:
         CallError: looking, or `end`, has failed in a way that may pass.
@@ -119,7 +117,7 @@ async def end_duplicates(
     if creation is None or creation.sends < 2 or age_seconds > DUPLICATE_SECONDS:
         return
     try:
-        for remote in [each async for each in _made(recipe, known, creation.token)]:
+        for remote in [each async for each in _find_created(recipe, known, creation.token)]:
             if remote["id"] != creation.remote_id:
                 await end(remote)
     except CallError as error:
@@ -127,18 +125,18 @@ async def end_duplicates(
             raise
 
 
-def is_refusal(error: CallError) -> bool:
-    """Whether the server has understood, and did nothing."""
+def is_rejection(error: CallError) -> bool:
+    """Whether the server has understood and certainly done nothing."""
     return error.status is not None and 400 <= error.status < 500 and error.status not in (408, 409)
 
 
 def is_final(error: CallError) -> bool:
-    """Whether asking again would be answered the same."""
-    return is_refusal(error) and error.status not in (401, 429)
+    """Whether the same request would get the same answer again."""
+    return is_rejection(error) and error.status not in (401, 429)
 
 
 async def write(act: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Let a function write in a transaction of its own, beside the event loop."""
+    """Run a function in a transaction of its own, on a thread beside the event loop."""
 
     def run() -> _T:
         with writing() as connection:
@@ -147,23 +145,23 @@ async def write(act: Callable[Concatenate[Connection, _P], _T], *args: _P.args, 
     return await asyncio.to_thread(run)
 
 
-async def _made(recipe: Recipe, known: Creations, token: str) -> AsyncIterator[Remote]:
-    """What came of a token; what an earlier round has created may look the same where a server drops the token."""
+async def _find_created(recipe: Recipe, known: Creations, token: str) -> AsyncIterator[RemoteObject]:
+    """What is at the provider with this token; if the server drops tokens, earlier rounds look the same."""
     earlier = creations.earlier_ids(known, recipe.place)
     async for remote in recipe.find(token):
         if remote.get("id") not in {None, *earlier}:
             yield remote
 
 
-async def _sent(recipe: Recipe, token: str) -> Remote:
+async def _send(recipe: Recipe, token: str) -> RemoteObject:
     try:
         return await recipe.send(token)
     except CallError as error:
-        if error.kind in _CERTAIN or (error.kind == "status" and is_refusal(error)):
+        if error.kind in _CERTAIN or (error.kind == "status" and is_rejection(error)):
             await write(creations.withdraw, recipe.owner, recipe.place)
         raise
 
 
-def _record(connection: Connection, recipe: Recipe, remote: Remote) -> None:
+def _record(connection: Connection, recipe: Recipe, remote: RemoteObject) -> None:
     creations.record(connection, recipe.owner, recipe.place, str(remote["id"]))
     recipe.keep(connection, remote)

@@ -1,6 +1,6 @@
-"""Judging a reply costs more CPU than the call did, so a child process does it.
+"""Judging a reply costs more CPU than its call, so a child process does it.
 
-A child imports this module and worker/sentiment.py, and of ours nothing else: it starts fast and stays small.
+Of our modules a child imports only this one and worker/sentiment.py, so it starts fast and stays small.
 """
 
 import os
@@ -15,16 +15,16 @@ from tidemill.worker.sentiment import Judgement, judge, models
 
 
 class Judge:
-    """Judges in one child process, which starts with the first batch and takes them one after another.
+    """Judges in one child process, which starts with the first batch and takes one batch after another.
 
-    The child is a fresh interpreter behind two pipes, not a `multiprocessing` one, which would import the program that
-    it is started from again (all of Celery, or a script with no `__main__` guard) and keep a tracker process beside.
-    It ends when its input does, and so even if this process is killed. A child that dies is replaced once a batch;
-    where none can live, the batch is judged in this process. Do not fork while one is open.
+    The child is a fresh interpreter behind two pipes, not a `multiprocessing` one, which would import its
+    parent's program again (all of Celery, or a script with no `__main__` guard) and keep a tracker process. It ends
+    when its input does, so even if this process is killed. A child that dies is replaced once a batch; if that one
+    dies, too, the batch is judged in this process. Do not fork while one is open.
     """
 
     def __init__(self) -> None:
-        self._courier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
         self._child: subprocess.Popen[bytes] | None = None
 
     def submit(self, batch: list[tuple[int, str]]) -> Future[list[tuple[int, Judgement]]]:
@@ -33,12 +33,12 @@ class Judge:
         Raises:
             RuntimeError: `close` was called.
         """
-        return self._courier.submit(self._judge, batch)
+        return self._thread.submit(self._judge, batch)
 
     def close(self) -> None:
-        """End the child after the batch that it is at; batches that wait are cancelled. May be called again."""
-        self._courier.shutdown(cancel_futures=True)
-        self._bury()
+        """End the child after its present batch; waiting batches are cancelled. May be called again."""
+        self._thread.shutdown(cancel_futures=True)
+        self._end_child()
 
     def _judge(self, batch: list[tuple[int, str]]) -> list[tuple[int, Judgement]]:
         texts = [text for _, text in batch]
@@ -48,7 +48,7 @@ class Judge:
                 judgements = self._ask(texts)
                 break
             except (OSError, EOFError, pickle.UnpicklingError):  # the child is dead, or could not start
-                self._bury()
+                self._end_child()
         return list(zip((key for key, _ in batch), judge(texts) if judgements is None else judgements, strict=True))
 
     def _ask(self, texts: list[str]) -> list[Judgement]:
@@ -59,17 +59,17 @@ class Judge:
         judgements: list[Judgement] = pickle.load(child.stdout)  # noqa: S301  # our own child wrote it
         return judgements
 
-    def _bury(self) -> None:
+    def _end_child(self) -> None:
         child, self._child = self._child, None
         if child is None:
             return
-        child.kill()  # it holds nothing that could be lost
+        child.kill()  # it has nothing that could be lost
         for pipe in (child.stdin, child.stdout):
             try:
                 if pipe is not None:
                     pipe.close()
             except OSError:
-                pass  # what was not sent cannot be sent any more
+                pass  # the child is dead, so what was not sent is lost anyway
         child.wait()
 
 
@@ -88,13 +88,13 @@ def serve() -> None:
     """The child: pickled lists of texts on stdin, their judgements on stdout, until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
-        os.nice(5)  # calls and their bookkeeping go first
-    models()  # while the first calls are still under way
-    replies, sys.stdout = sys.stdout.buffer, sys.stderr  # so that no stray print can spoil the stream
+        os.nice(5)  # calls and their settling go first
+    models()  # in time for the first replies
+    replies, sys.stdout = sys.stdout.buffer, sys.stderr  # so that a stray print cannot damage the stream
     while True:
         try:
             texts = pickle.load(sys.stdin.buffer)  # noqa: S301  # our own parent wrote it
             pickle.dump(judge(texts), replies)
             replies.flush()
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            os._exit(0)  # the parent is gone, perhaps in the middle of a batch
+            os._exit(0)  # the parent is gone, maybe in the middle of a batch

@@ -1,4 +1,4 @@
-"""Which work is done for a job is looked up by its kind; the rest of the worker knows none by name."""
+"""A job's kind says which coroutine runs it; the rest of the worker knows no kind by name."""
 
 from tidemill.models.registry import Registry
 from tidemill.worker.ask import ask
@@ -6,4 +6,4 @@ from tidemill.worker.calling import Work
 from tidemill.worker.train import train
 
 KINDS: Registry[Work] = Registry("tidemill.kinds", "kind of job", {"ask": ask, "describe": ask, "train": train})
-"""A picture's job is a prompt's, but for the body that `worker.questions` makes of its request."""
+"""`describe` runs as `ask` does; only the body that `worker.questions` makes is different."""

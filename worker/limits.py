@@ -1,7 +1,7 @@
 """All workers share one budget of requests and tokens a minute, and none calls faster.
 
-The arithmetic is `worker.pace`'s, what this process knows of a bucket is `worker.bucket`'s. Here is who asks when: of
-the one script in Redis, together with others, or of this process alone. Only this module knows redis-py.
+The arithmetic is in `worker.pace`, what this process knows of a bucket in `worker.bucket`. This module decides when to
+ask: the script in Redis, for many callers at once, or this process alone. Only this module knows redis-py.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SLOW_START_CALLS, SLOW_START = 8, 5 * SECOND
-VIEW_AGE = SECOND // 2  # how old this process's picture of a bucket in Redis may get
-COALESCE_SECONDS = 0.01  # an EVALSHA costs 0.3 ms of CPU here: what shares it is cheap
+VIEW_AGE = SECOND // 2  # how old this process's view of a bucket in Redis may get
+COALESCE_SECONDS = 0.01  # an EVALSHA costs 0.3 ms of CPU here, so callers share one
 GUESSED_WAIT = 3 * SECOND
 REDIS_SECONDS, REDIS_RETRY = 2.0, 5 * SECOND
 
@@ -33,7 +33,7 @@ REDIS_SECONDS, REDIS_RETRY = 2.0, 5 * SECOND
 class Limiter:
     """Grants calls; one per worker process, used from its one asyncio loop. Never raises for what Redis does.
 
-    With Redis, what is asked for within a few milliseconds goes in one script call. While Redis is away, each worker
+    With Redis, what is reserved within a few milliseconds goes in one script call. While Redis is away, each worker
     paces itself with its share of the last known limits and tries Redis again every 5 s.
     """
 
@@ -41,7 +41,7 @@ class Limiter:
         self, script: "AsyncScript | None" = None, clock: Callable[[], int] = lambda: time.monotonic_ns() // 1000
     ) -> None:
         self._script = script
-        self._clock = clock  # us; only differences count
+        self._clock = clock  # us; only differences matter
         self._retry_at: int | None = None  # when to try a lost Redis again; None: it answers
         self._worker = uuid.uuid4().hex
         self._buckets: dict[str, Bucket] = {}
@@ -49,66 +49,69 @@ class Limiter:
     async def reserve(self, bucket: str, tokens: int, limits: Limits, max_wait_seconds: float) -> Grant:
         """Take one request and `tokens` (an estimate that `refund` corrects) out of the bucket's budget.
 
-        While no limit is known and no reply was seen yet, 8 calls go at once and the others wait in here for the
-        first `observe`, 5 s at most before the next 8 go.
+        While no limit is known and no reply has come, 8 calls go at once. The others wait in here for the first
+        `observe`, or 5 s until the next 8 go.
         """
         state = self._bucket(bucket)
-        if limits is not state.asked and limits != state.asked:
-            state.asked = limits
-            state.reckon(self._clock())
+        if limits is not state.configured and limits != state.configured:
+            state.configured = limits
+            state.update_paces(self._clock())
         max_wait = microseconds(max_wait_seconds)
-        if state.is_guessed:  # a slot that was given out keeps the pace of its time, and the guess is to be tested soon
+        if state.is_guessed:  # an early grant keeps an old pace, and the guess must be tested soon
             max_wait = min(max_wait, GUESSED_WAIT)
         if not state.limited:
-            await self._view(state)
-            ask_again = await self._slow_start(state, tokens, max_wait)
-            if ask_again:
-                return Grant(ask_again / SECOND, False)
+            await self._refresh(state)
+            delay = await self._slow_start(state, tokens, max_wait)
+            if delay:
+                return Grant(delay / SECOND, False)
         if not state.limited:
             wait = max(0, state.cells.pause - self._clock())
             wait = wait if wait <= max_wait else -wait
         elif self._script is None or self._retry_at is not None:
-            self._probe(state)
+            self._retry_redis(state)
             wait = self._admit_alone(state, [state.cost(tokens, max_wait)])[0]
         else:
-            turn = asyncio.get_running_loop().create_future()
-            state.waiting.append((state.cost(tokens, max_wait), turn))
-            self._soon(state, COALESCE_SECONDS)
-            wait = await turn
-        if wait < 0:  # back while half of the slots that it may wait for are still taken, so that none stays empty
+            future = asyncio.get_running_loop().create_future()
+            state.waiting.append((state.cost(tokens, max_wait), future))
+            self._exchange_soon(state, COALESCE_SECONDS)
+            wait = await future
+        if wait < 0:  # try again halfway, so that no call's time stays unused
             return Grant((-wait - max_wait / 2) / SECOND, False)
-        state.allowed(self._clock())
+        state.count_grant(self._clock())
         return Grant(wait / SECOND, True)
 
-    async def held(self, bucket: str) -> float:
-        """Seconds for which a pause still forbids calls, at most 0.5 s old. To be asked after the sleep of a grant:
-        above 0, a pause came meanwhile and the slot is void; reserve again, without a refund."""
+    async def pause_seconds(self, bucket: str) -> float:
+        """Seconds for which a pause still forbids calls, at most 0.5 s old.
+
+        Call this after the sleep of a grant. Above 0, a pause has come meanwhile and the grant is void: reserve again,
+        without a refund.
+        """
         state = self._bucket(bucket)
-        await self._view(state)
+        await self._refresh(state)
         return max(0, state.cells.pause - self._clock()) / SECOND
 
     async def refund(self, bucket: str, tokens: int) -> None:
-        """Give back `tokens`, reserved minus really used; negative: used more than reserved, which becomes debt."""
+        """Return `tokens` to the bucket: reserved minus used. A negative number becomes debt."""
         state = self._bucket(bucket)
         if state.tokens and tokens:
             state.changes.tokens_spent -= int(tokens * state.tokens.unit)
             self._tell(state, REFUND_SECONDS)
 
     async def pause(self, bucket: str, seconds: float) -> None:
-        """Nobody calls before now + `seconds`; on return Redis knows it (a shorter pause never cuts a longer one)."""
+        """Let nobody call before now + `seconds`; on return Redis knows it. A shorter pause never cuts a longer one."""
         state = self._bucket(bucket)
-        state.hold(min(seconds, DAY_SECONDS), self._clock())
+        state.pause(min(seconds, DAY_SECONDS), self._clock())
         changes = state.changes
-        while state.changes is changes and self._tell(state, 0) and state.flight:
-            await asyncio.wait({state.flight})
+        while state.changes is changes and self._tell(state, 0) and state.exchange:
+            await asyncio.wait({state.exchange})
 
     async def observe(self, bucket: str, headers: Mapping[str, str], *, served: bool | None = None) -> None:
         """Learn from a reply's `x-ratelimit-*` headers (a case-insensitive mapping, or lower-case keys).
 
-        `served` says whether it was an answer or a refusal for the rate; None: neither.
+        `served`: True for an answer, False for a throttled call, None for neither.
 
-        limit-*: the rates. remaining-*: a cell never believes in more than the server does. Nothing remaining: wait
-        for reset-*, unless it is what a budget that refills evenly says all the time, about a minute until it is full.
+        limit-*: the rates. remaining-*: a cell never has more left than the server says. If nothing remains, calls wait
+        for reset-*, unless that is about a minute, which a budget that refills evenly always says.
         """
         state, now = self._bucket(bucket), self._clock()
         if state.learn(headers, now):
@@ -116,20 +119,20 @@ class Limiter:
         if not state.opened.is_set():
             state.opened.set()
             self._tell(state, 0)
-        if (served and state.answered(now)) or (served is False and state.refused(now)):
+        if (served and state.count_answer(now)) or (served is False and state.count_throttling(now)):
             self._tell(state, REFUND_SECONDS if served else 0)
         for kind in ("requests", "tokens"):
-            delay = state.line_up(kind, headers, now)
+            delay = state.lower_to_remaining(kind, headers, now)
             if delay is not None:
                 self._tell(state, delay)
 
     async def aclose(self) -> None:
-        """Send what Redis has not been told and close the connection; the limiter then works inside the process."""
+        """Send what Redis does not know yet, and close the connection; afterwards the limiter works in the process."""
         for state in self._buckets.values():
-            while self._script is not None and (state.flight or state.waiting or state.changes != Changes()):
-                self._fly(state)
-                if state.flight:
-                    await asyncio.wait({state.flight})
+            while self._script is not None and (state.exchange or state.waiting or state.changes != Changes()):
+                self._start_exchange(state)
+                if state.exchange:
+                    await asyncio.wait({state.exchange})
             if state.timer:
                 state.timer.cancel()
         script, self._script = self._script, None
@@ -143,7 +146,7 @@ class Limiter:
         return state
 
     async def _slow_start(self, state: Bucket, tokens: int, max_wait: int) -> int:
-        """Wait until the call may go on (0) or its time is up (us until it may ask again)."""
+        """Wait until the call may go (returns 0) or its time is up (returns the us until it may try again)."""
         give_up = self._clock() + max_wait
         while not (state.limited or state.opened.is_set()):
             now = self._clock()
@@ -161,7 +164,7 @@ class Limiter:
         return 0
 
     def _admit_alone(self, state: Bucket, costs: list[Cost]) -> list[int]:
-        """The arithmetic in this process; with Redis away, as one of the workers that were seen last, without burst."""
+        """Admit calls in this process; with Redis away, as one of the last known workers and without a burst."""
         changes, state.changes = state.changes, Changes()
         now = self._clock()
         apply(state.cells, changes, now)
@@ -171,87 +174,90 @@ class Limiter:
         return admit(state.cells, costs, now)
 
     def _tell(self, state: Bucket, delay: float) -> bool:
-        """Have `state.changes` applied, in Redis after `delay` seconds; False when it was done here and now."""
+        """Apply `state.changes`: in Redis after `delay` seconds, or at once in this process (returns False)."""
         if self._script is None or self._retry_at is not None:
             self._admit_alone(state, [])
             return False
         if delay:
-            self._soon(state, delay)
+            self._exchange_soon(state, delay)
             return True
-        return self._fly(state)
+        return self._start_exchange(state)
 
-    async def _view(self, state: Bucket) -> None:
-        """See to it that the picture of the bucket is not older than `VIEW_AGE`."""
+    async def _refresh(self, state: Bucket) -> None:
+        """Make sure that the view of the bucket is not older than `VIEW_AGE`."""
         if self._script is None or (state.viewed_at is not None and self._clock() - state.viewed_at < VIEW_AGE):
             return
         if self._retry_at is not None:
-            self._probe(state)
-        elif self._fly(state) and state.flight:
-            await asyncio.wait({state.flight})
+            self._retry_redis(state)
+        elif self._start_exchange(state) and state.exchange:
+            await asyncio.wait({state.exchange})
 
-    def _probe(self, state: Bucket) -> None:
-        """Try a lost Redis again when it is time, behind the callers' backs."""
+    def _retry_redis(self, state: Bucket) -> None:
+        """Try a lost Redis again when it is time, without making a caller wait."""
         if self._retry_at is not None and self._clock() >= self._retry_at:
             self._retry_at = self._clock() + REDIS_RETRY
-            self._fly(state)
+            self._start_exchange(state)
 
-    def _soon(self, state: Bucket, delay: float) -> None:
+    def _exchange_soon(self, state: Bucket, delay: float) -> None:
         loop = asyncio.get_running_loop()
         if state.timer and state.timer.when() <= loop.time() + delay:
             return
         if state.timer:
             state.timer.cancel()
-        state.timer = loop.call_later(delay, self._fly, state)
+        state.timer = loop.call_later(delay, self._start_exchange, state)
 
-    def _fly(self, state: Bucket) -> bool:
-        """Start an exchange with Redis unless one is under way; False without Redis."""
+    def _start_exchange(self, state: Bucket) -> bool:
+        """Start an exchange with Redis, unless one is under way; False without Redis."""
         if self._script is None:
             return False
         if state.timer:
             state.timer.cancel()
-        state.timer = None  # also when an exchange is under way: it looks at its end for what has come since
-        if state.flight is None:
-            state.flight = asyncio.get_running_loop().create_task(self._exchange(state))
+        state.timer = None  # even if an exchange is under way: at its end it sends what has come since
+        if state.exchange is None:
+            state.exchange = asyncio.get_running_loop().create_task(self._exchange(state))
         return True
 
     async def _exchange(self, state: Bucket) -> None:
-        """One script call: tell Redis what we learned, ask for all who wait, take in how the bucket stands."""
-        turns, state.waiting = state.waiting, []
+        """One script call: tell Redis what we learned, ask for all waiting calls, and read the bucket's state."""
+        waiting, state.waiting = state.waiting, []
         changes, state.changes = state.changes, Changes()
         try:
             assert self._script is not None
             key = f"tidemill:limits:{{{state.name}}}"
             async with asyncio.timeout(REDIS_SECONDS):
-                reply = await self._script([key, f"{key}:workers"], self._question(state, changes, turns))
-            waits = self._take_in(state, reply)
-        except Exception as error:  # noqa: BLE001  # whatever a connection raises, those who wait must get an answer
-            self._lose(error)
+                reply = await self._script([key, f"{key}:workers"], self._arguments(state, changes, waiting))
+            waits = self._read_reply(state, reply)
+        except Exception as error:  # noqa: BLE001  # whatever a connection raises, waiting calls must get an answer
+            self._note_outage(error)
             apply(state.cells, changes, self._clock())
-            turns, state.waiting = turns + state.waiting, []
-            waits = self._admit_alone(state, [cost for cost, _ in turns])
-        for (_, turn), wait in zip(turns, waits, strict=True):
-            if not turn.done():
-                turn.set_result(wait)
-        state.flight = None
+            waiting, state.waiting = waiting + state.waiting, []
+            waits = self._admit_alone(state, [cost for cost, _ in waiting])
+        for (_, future), wait in zip(waiting, waits, strict=True):
+            if not future.done():
+                future.set_result(wait)
+        state.exchange = None
         if state.waiting or state.changes != Changes():
-            self._soon(state, COALESCE_SECONDS if state.waiting else REFUND_SECONDS)
+            self._exchange_soon(state, COALESCE_SECONDS if state.waiting else REFUND_SECONDS)
 
-    def _question(self, state: Bucket, changes: Changes, turns: list[tuple[Cost, asyncio.Future[int]]]) -> list[Any]:
+    def _arguments(
+        self, state: Bucket, changes: Changes, waiting: list[tuple[Cost, asyncio.Future[int]]]
+    ) -> list[str | float]:
+        """The script's ARGV, as `LUA` reads it."""
         now, cells, learned, c = self._clock(), state.cells, state.learned, changes
-        arguments: list[Any] = ["", self._worker, state.born]  # no time: Redis's own
+        arguments: list[str | float] = ["", self._worker, state.born]  # an empty time: Redis uses its own
         arguments += [max(0, at - now) for at in (cells.requests, cells.tokens, cells.pause)]
         arguments += [learned.rpm or "", learned.tpm or "", int(state.opened.is_set()), c.rpm or "", c.tpm or ""]
         arguments += [c.requests_spent, c.tokens_spent, c.requests_lead, c.tokens_lead, c.pause_lead]
-        for cost, _ in turns:
+        for cost, _ in waiting:
             arguments += cost
         return arguments
 
-    def _take_in(self, state: Bucket, reply: list[Any]) -> list[int]:
-        """Believe Redis; after an outage first tell it once more what was granted meanwhile."""
+    def _read_reply(self, state: Bucket, reply: list[Any]) -> list[int]:
+        """Take over what Redis says; after an outage Redis first learns what was granted meanwhile."""
         now, born, requests, tokens, pause, rpm, tpm, has_been_answered, workers, *waits = reply
         at = state.viewed_at = self._clock()
         cells = Cells(requests - now + at, tokens - now + at, pause - now + at)
-        if born == state.born or self._retry_at is not None:  # a pause may have come after the question
+        if born == state.born or self._retry_at is not None:  # a pause may have come after the script call began
             cells.pause = max(cells.pause, state.cells.pause)
         if self._retry_at is not None:
             cells.requests = max(cells.requests, state.cells.requests)
@@ -262,14 +268,14 @@ class Limiter:
         learned = Limits(float(rpm) if rpm else None, float(tpm) if tpm else None)
         if learned != state.learned:
             if (learned.rpm or math.inf) < (state.learned.rpm or math.inf):
-                state.calm(at)
+                state.keep_guess(at)
             state.learned = learned
-            state.reckon(at)
+            state.update_paces(at)
         if has_been_answered:
             state.opened.set()
         return waits
 
-    def _lose(self, error: Exception) -> None:
+    def _note_outage(self, error: Exception) -> None:
         if self._retry_at is None:
             log.warning(
                 "The Redis of the shared limits does not answer (%s); each worker keeps to its share of the last "
@@ -278,11 +284,11 @@ class Limiter:
             )
         self._retry_at = self._clock() + REDIS_RETRY
         for state in self._buckets.values():
-            state.born = 0  # what is granted from here on, Redis has yet to hear of
+            state.born = 0  # Redis does not know yet what is granted from now on
 
 
 def limiter(url: str | None) -> Limiter:
-    """The limiter of this process: over the Redis at `url` (redis, rediss, unix or redis+socket), None: in memory.
+    """The limiter of this process: over the Redis at `url` (redis, rediss, unix or redis+socket); None: in memory.
 
     Raises:
         SettingsError: the URL cannot be read. A Redis that is away raises nothing, here or later.
@@ -298,7 +304,7 @@ def limiter(url: str | None) -> Limiter:
             _redis_url(url),
             socket_timeout=REDIS_SECONDS,
             socket_connect_timeout=REDIS_SECONDS,
-            retry=Retry(NoBackoff(), 1),  # once, for a connection that a restart has cut
+            retry=Retry(NoBackoff(), 1),  # one retry, for a connection that a restart has cut
         )
     except ValueError:
         raise SettingsError("TIDEMILL_LIMITS_URL is not a Redis URL; an example is redis://localhost:6379/0.") from None

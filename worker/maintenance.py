@@ -1,4 +1,4 @@
-"""What keeps the queue alive runs in every worker, needs no leader, and may run twice.
+"""The duties that keep the queue alive run in every worker, need no leader, and may run twice.
 
 Feed, renew, rescue, resend, judge what was left unjudged, prune. A duty that fails logs one line and is tried again.
 """
@@ -55,11 +55,11 @@ class Maintenance:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop, and sign the worker off."""
+        """Stop, and remove the worker's row."""
         self._stop.set()
         self._runner.hungry.set()
         self._thread.join(10)
-        self._attempt(self._sign_off)
+        self._try(self._unregister)
 
     def _run(self) -> None:
         due_at = dict.fromkeys(self._duties, 0.0)
@@ -69,11 +69,11 @@ class Maintenance:
                 due_at[self._feed] = 0.0
             for duty, every in self._duties.items():
                 if time.monotonic() >= due_at[duty]:
-                    done = self._attempt(duty)
+                    done = self._try(duty)
                     due_at[duty] = time.monotonic() + (every if done else max(every, _AFTER_FAILURE_SECONDS))
             self._runner.hungry.wait(max(0.01, min(due_at.values()) - time.monotonic()))
 
-    def _attempt(self, duty: Callable[[], object]) -> bool:
+    def _try(self, duty: Callable[[], object]) -> bool:
         try:
             duty()
         except TidemillError as error:
@@ -88,14 +88,14 @@ class Maintenance:
 
     @contextmanager
     def _renewing(self) -> Iterator[Connection]:
-        """A transaction that begins by extending the leases of what this process still works on."""
+        """A transaction that first extends the leases of this process's jobs."""
         began = time.monotonic()
         with writing() as connection:
-            claiming = self._runner.claiming()  # looked at first: a job goes from these to the owned ones
-            owned = self._runner.owned()
+            claiming = self._runner.claiming_ids()  # read first: a job goes from these to the owned ones
+            owned = self._runner.owned_jobs()
             kept = renew(connection, [*owned, *claiming], self._runner.worker_id, settings().lease_seconds)
             yield connection
-        self._runner.renewed(began, owned, kept)
+        self._runner.note_renewal(began, owned, kept)
 
     def _beat(self) -> None:
         with self._renewing() as connection:
@@ -126,28 +126,28 @@ class Maintenance:
             feed(self._runner.scope)
 
     def _look_at_batches(self) -> None:
-        """What was claimed before its batch was paused or cancelled need not be called any more."""
-        closed = select(batches.c.id).where(batches.c.id.in_(self._runner.batches()), batches.c.state != "open")
+        """Tell the runner which batches were paused or cancelled, so that it begins none of their calls."""
+        closed = select(batches.c.id).where(batches.c.id.in_(self._runner.batch_ids()), batches.c.state != "open")
         with reading() as connection:
-            self._runner.closed = frozenset(connection.scalars(closed))
+            self._runner.closed_batches = frozenset(connection.scalars(closed))
 
     def _rescue(self) -> None:
-        with self._renewing() as connection:  # a process so slow that its leases ran out must not rescue its own jobs
+        with self._renewing() as connection:  # a process whose own leases ran out must not rescue its own jobs
             dead = _dead_neighbours(connection)
             rescued = rescue(connection, dead)
             connection.execute(delete(workers).where(workers.c.id.in_(dead)))
         if rescued:
-            journal.rescued(rescued)
+            journal.log_rescue(rescued)
             self._runner.hungry.set()
 
     def _judge_leftovers(self) -> None:
-        """Judge replies whose worker died between storing and judging them: it is gone, or takes too long."""
+        """Judge replies that were stored but not judged, because their worker is gone or takes too long."""
         if self._runner.settler.is_judging:
-            return  # it may be these very replies
-        turns = messages.alias()
-        last = select(func.max(turns.c.position)).where(turns.c.dialogue_id == dialogues.c.id).scalar_subquery()
+            return  # perhaps these very replies
+        others = messages.alias()
+        last = select(func.max(others.c.position)).where(others.c.dialogue_id == dialogues.c.id).scalar_subquery()
         alive = select(workers.c.id).where(workers.c.seen_at > now_after(-settings().lease_seconds))
-        left = (
+        unjudged = (
             select(dialogues.c.id, messages.c.content)
             .select_from(dialogues)
             .join(jobs, jobs.c.id == dialogues.c.id)
@@ -162,11 +162,11 @@ class Maintenance:
             .limit(_JUDGE_LEFTOVERS)
         )
         with reading() as connection:
-            texts = [(row.id, row.content) for row in connection.execute(left)]
+            texts = [(row.id, row.content) for row in connection.execute(unjudged)]
         if texts:
             self._runner.settler.judge(texts)
 
-    def _sign_off(self) -> None:
+    def _unregister(self) -> None:
         with writing() as connection:
             connection.execute(delete(workers).where(workers.c.id == self._runner.worker_id))
 
@@ -187,7 +187,7 @@ def _prune() -> None:
 
 
 def machine() -> str:
-    """Where a pid means something: this boot of this kernel, this pid namespace. Elsewhere, the host's name."""
+    """Where a pid is valid: this boot of this kernel and this pid namespace. Elsewhere, the host's name."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -196,7 +196,7 @@ def machine() -> str:
 
 
 def _dead_neighbours(connection: Connection) -> list[str]:
-    """Workers of this machine whose process is gone: their jobs need not wait for the lease to end."""
+    """Ids of workers of this machine whose process is gone: their jobs need not wait for the lease to end."""
     neighbours = connection.execute(select(workers.c.id, workers.c.pid).where(workers.c.machine == machine())).all()
     return [worker_id for worker_id, pid in neighbours if not _is_alive(pid)]
 

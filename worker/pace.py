@@ -1,8 +1,8 @@
-"""What a call costs of a minute's budget and when its turn is, as arithmetic and nothing else.
+"""When a call may go, and what it costs of a minute's budget, is arithmetic and nothing else.
 
 A bucket (one key at one provider for one model) has two cells, requests and tokens, and a pause. A cell is one number:
 the time at which all that was taken from it has been paid off (GCRA, as in ITU-T I.371 and redis-cell). A call takes
-from both cells or from neither, and is told how long to sleep until its slot. All times are integer microseconds.
+from both cells or from neither, and learns how long to sleep first. All times are integer microseconds.
 
 The arithmetic is written twice and tested for equality: `apply` and `admit` here, `LUA` in Redis with Redis's clock.
 Limits become microseconds in Python only (`Pace`), so the script adds and compares integers and knows no rates.
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
-SAFE_SHARE = 0.985  # of a limit; with the burst it stays below the limit in every window of 60 s, wherever it starts
+SAFE_SHARE = 0.985  # of a limit; with the burst it stays below the limit in any 60 s
 BURST_SHARE = 0.01  # of a minute's budget may go at once
 
 LUA = """
@@ -77,7 +77,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """`granted`: the slot is taken, sleep `wait_seconds`, then call. Else nothing is taken: ask again in that time."""
+    """`granted`: sleep `wait_seconds`, then call. Otherwise nothing was taken: try again after that time."""
 
     wait_seconds: float
     granted: bool
@@ -104,7 +104,7 @@ class Cost(NamedTuple):
 
 @dataclass(slots=True)
 class Changes:
-    """What one process has learned since it last spoke to Redis; `_lead` is "not before now + that many us"."""
+    """What one process has learned since its last script call; `_lead` means "not before now + this many us"."""
 
     rpm: float | None = None
     tpm: float | None = None
@@ -116,7 +116,7 @@ class Changes:
 
 
 def apply(cells: Cells, changes: Changes, now: int) -> None:
-    """Bring what was learned into the cells; `LUA` does the same."""
+    """Apply what was learned to the cells; `LUA` does the same."""
     if changes.requests_spent > 0:
         cells.requests = max(cells.requests, now) + changes.requests_spent
     if changes.tokens_spent > 0:
@@ -140,7 +140,7 @@ def admit(cells: Cells, costs: Iterable[Cost], now: int) -> list[int]:
     answers = []
     for cost in costs:
         wait = max(0, cells.pause - now)
-        # A cost within the burst fits into it; a bigger one goes when the cell owes nothing, and leaves it in debt.
+        # A cost within the burst fits into it; a bigger one goes once the cell owes nothing, and leaves it in debt.
         if cost.requests_burst:
             due = cells.requests + min(cost.requests, cost.requests_burst) - cost.requests_burst
             wait = max(wait, due - now)
@@ -160,7 +160,7 @@ def admit(cells: Cells, costs: Iterable[Cost], now: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """One limit a minute, told as time: what a unit costs and how much may go at once, in us."""
+    """One limit a minute as times in us: what a unit costs and how much may go at once."""
 
     limit: float
     unit: float

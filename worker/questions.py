@@ -1,7 +1,7 @@
-"""What a job asks, what its batch shares and what was said before it become one request, ready to go out by any way.
+"""A job's request, its batch's options and its dialogue become one question, ready to go out by any route.
 
-Nothing here calls anybody. A request and what the dialogue will keep of it are a `Question`; how its answer is
-recorded is in `worker.settlements`.
+Nothing here makes a call. A `Question` is a request and what the dialogue will keep of it; `worker.settlements` says
+how its answer is recorded.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tidemill.models import cost, pictures, turns
 from tidemill.models.answers import Message
 from tidemill.models.endpoints import ENDPOINTS, Endpoint, Turn, by_url
 from tidemill.models.errors import SettingsError
-from tidemill.models.job_requests import Asked, BatchLine, asked
+from tidemill.models.job_requests import AskRequest, BatchLine, read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
@@ -19,7 +19,7 @@ from tidemill.models.text import dumps
 from tidemill.models.vision import picture_tokens
 
 URL_TOKENS = 1_000
-"""What is reserved for a picture that only the provider will see."""
+"""The tokens reserved for a picture that only the provider will see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,47 +30,47 @@ class Question:
     body: JsonObject
     messages: tuple[Message, ...]
     picture: Picture | None = None
-    """The picture that it shows: the job's own, or the one that its dialogue is about."""
+    """The picture in it: the job's own, or that of its dialogue."""
     picture_tokens: int = 0
     history: tuple[Message, ...] = ()
-    """What is sent before the messages: of a later turn the dialogue so far."""
+    """What is sent before the messages: for a later turn, the dialogue so far."""
     schema: JsonObject | None = None
-    """JSON schema that the answer must satisfy."""
+    """JSON schema that the answer must match."""
 
     @property
     def texts(self) -> list[str]:
-        """What it says in words."""
-        own = ((message.content, pictures.shown(message.content)) for message in self.messages)
+        """The text of all messages, those of the history first."""
+        own = ((message.content, pictures.load_message(message.content)) for message in self.messages)
         before = [turns.words(message.role, message.content) for message in self.history]
-        return before + [content if taken_apart is None else taken_apart.text for content, taken_apart in own]
+        return before + [content if with_picture is None else with_picture.text for content, with_picture in own]
 
     @property
     def model(self) -> str:
-        """The model asked for."""
+        """The model that is asked."""
         return str(self.body.get("model", ""))
 
     @property
     def room_tokens(self) -> int:
-        """What it leaves for the answer; 0 where it does not say."""
+        """What it leaves for the answer; 0 when it sets no limit."""
         return self.endpoint.room(self.body)
 
     @property
     def most_tokens(self) -> int:
-        """What a provider counts against tokens a minute: the prompt as estimated, and the room for the answer."""
-        asked = sum(map(cost.estimate_tokens, self.texts)) + self.picture_tokens
-        return asked + cost.chat_overhead_tokens(len(self.texts)) + self.room_tokens
+        """What a provider counts against tokens a minute: the estimated prompt and the room for the answer."""
+        prompt = sum(map(cost.estimate_tokens, self.texts)) + self.picture_tokens
+        return prompt + cost.chat_overhead_tokens(len(self.texts)) + self.room_tokens
 
 
 def build(options: Options, request: JsonObject, picture_url: str = "", history: tuple[Message, ...] = ()) -> Question:
-    """The request that a job stands for: what it asks itself, then what its batch says, then further parameters.
+    """The question of a job: its own request, then its batch's options, then further parameters.
 
-    A picture is a hole in the body until `picture_url` fills it. Before a later turn goes the dialogue's `history`.
+    The body has no picture until `picture_url` is set. A later turn is sent after the dialogue's `history`.
     """
-    question = _first_turn(options, asked(request), picture_url)
+    question = _first_turn(options, read_ask_request(request), picture_url)
     return _later_turn(question, options, history, picture_url) if history else question
 
 
-def _first_turn(options: Options, own: Asked, picture_url: str) -> Question:
+def _first_turn(options: Options, own: AskRequest, picture_url: str) -> Question:
     if own.line is not None:
         return _of_line(options, own.line)
     endpoint = ENDPOINTS[options.endpoint]
@@ -82,12 +82,12 @@ def _first_turn(options: Options, own: Asked, picture_url: str) -> Question:
     kept = tuple(map(_message, endpoint.turns(body)))
     if own.picture is None:
         return Question(endpoint, body, kept, schema=options.schema)
-    kept = (*kept[:-1], Message("user", pictures.message(own.prompt or "", own.picture)))
+    kept = (*kept[:-1], Message("user", pictures.dump_message(own.prompt or "", own.picture)))
     return Question(endpoint, body, kept, own.picture, tokens_of(options, own.picture), schema=options.schema)
 
 
 def _of_line(options: Options, line: BatchLine) -> Question:
-    """A batch line brings its whole body; only the model may be missing."""
+    """A batch line has its whole body; only the model may be missing."""
     endpoint = by_url(line.url)
     if endpoint is None:
         raise SettingsError(f"This worker knows no endpoint {line.url}; install the package that has it.")
@@ -96,15 +96,15 @@ def _of_line(options: Options, line: BatchLine) -> Question:
 
 
 def _later_turn(question: Question, options: Options, history: tuple[Message, ...], picture_url: str) -> Question:
-    """A request with what was said before it, under its own instructions if it brings any, else those of the history.
+    """A question with its history, under its own instructions if it has any, else those of the history.
 
-    Its own are part of what the dialogue will hold only where they are new in it.
+    The dialogue keeps its own instructions only if they are new in it.
     """
-    shown, before = split(history)
+    in_force, before = split(history)
     own, rest = split(question.messages)
-    if not own and options.system is not None:  # a batch line takes none from its batch as a first turn
+    if not own and options.system is not None:  # as a first turn, a batch line takes none from its batch
         own = (Message("system", options.system),)
-    if not own or own == shown:
+    if not own or own == in_force:
         before, own = history, ()
     endpoint = question.endpoint
     asking = [turn for turn in endpoint.turns(question.body) if turn.get("role") not in turns.INSTRUCTIONS]
@@ -122,24 +122,24 @@ def split(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Messa
 
 
 def tokens_of(options: Options, picture: Picture) -> int:
-    """What the provider will count for a picture, or our best guess."""
+    """The tokens that the provider will count for a picture, or our best guess."""
     if "url" in picture:
         return URL_TOKENS
     return picture_tokens(options.model, picture["width"], picture["height"], options.detail or "auto").tokens
 
 
 def _as_sent(message: Message, endpoint: Endpoint, options: Options, picture_url: str) -> Turn:
-    """A stored message in the form in which the endpoint takes it."""
-    shown = pictures.shown(message.content)
-    if shown is not None:
-        return {"role": "user", "content": endpoint.picture_parts(shown.text, picture_url, options.detail)}
+    """A stored message as the endpoint takes it."""
+    with_picture = pictures.load_message(message.content)
+    if with_picture is not None:
+        return {"role": "user", "content": endpoint.picture_parts(with_picture.text, picture_url, options.detail)}
     return {"role": message.role, "content": turns.parts(message.role, message.content) or message.content}
 
 
 def _picture_of(messages: Sequence[Message]) -> Picture | None:
-    """The picture that a dialogue is about, if any."""
-    shown = (pictures.shown(message.content) for message in messages)
-    return next((each.picture for each in shown if each is not None), None)
+    """The picture of a dialogue, if it has one."""
+    with_pictures = (pictures.load_message(message.content) for message in messages)
+    return next((each.picture for each in with_pictures if each is not None), None)
 
 
 def _message(turn: JsonObject) -> Message:

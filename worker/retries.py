@@ -1,12 +1,12 @@
 """What follows from a failed call is looked up in one table, never guessed.
 
-HTTP status alone does not decide: 429 may mean "wait a second" or "the account is empty". The rows below are read from
-the top and the first that fits counts. Three things can follow:
+The HTTP status alone does not decide: 429 may mean "wait a second" or "the account is empty". The first row below that
+fits counts. Three things can follow:
 - retry: the job is queued again, due after `delay_seconds`;
-- hold: the provider serves nobody now (no credit, bad key, out of reach). The batch waits and the job loses no attempt;
-- fail: repeating it would only be billed again.
-Sources: OpenAI's error codes and `response.error.code`, the retry rules of its own client, and what vLLM, llama.cpp,
-Azure, OpenRouter and Google answer; tests/worker/test_retries.py has a case for each.
+- hold: the provider serves nobody now (no credit, bad key, out of reach); the batch waits, the job loses no attempt;
+- fail: a repetition would only be billed again.
+Sources: OpenAI's error codes and `response.error.code`, the retry rules of its own client, and the errors of
+vLLM, llama.cpp, Azure, OpenRouter and Google; tests/worker/test_retries.py has a case for each.
 """
 
 import re
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import random as uniform
 from typing import Literal
 
-from tidemill.models.provider import CallError, Kind
+from tidemill.models.provider import CallError, ErrorKind
 
 Action = Literal["retry", "hold", "fail"]
 
@@ -24,42 +24,42 @@ OVERLOADED_BASE_SECONDS = 2.0
 CAP_SECONDS = 60.0
 RETRY_AFTER_JITTER = 0.1
 RATE_PAUSE_SECONDS = 1.0
-LONG_WAIT_SECONDS = 300.0  # asked for by a rate limit: from here on it is a hold, which says so and costs no row
+LONG_WAIT_SECONDS = 300.0  # a longer wait for a rate limit is a hold, which is visible and fails no row
 MAX_HOLD_SECONDS = 86_400.0
-MAX_PAUSE_SECONDS = 3600.0  # then one call looks again, whatever the server once said
+MAX_PAUSE_SECONDS = 3600.0  # then one call tries again, whatever the server has asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What follows from one failed call.
 
-    `pause_seconds` is meant for all workers of the model, whatever becomes of this job.
+    `pause_seconds` is for all workers of the model, whatever happens to this job.
     """
 
     action: Action
-    code: str  # stable snake_case: the server's own code where it says something, else ours
+    code: str  # stable snake_case: the server's own code if it means something, else ours
     message: str  # one sentence for the user
-    delay_seconds: float = 0.0  # of a retry; of a hold only where the server says how long
+    delay_seconds: float = 0.0  # of a retry; of a hold only if the server says how long
     counted: bool = False  # whether the call counts towards max_attempts
     pause_seconds: float = 0.0  # > 0: nobody calls this model for that long
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row: it fits when all of its given conditions do. `names` are looked for in both `code` and `type`."""
+    """One row; it fits if all its conditions that are not None do. `names` are searched in `code` and `type`."""
 
     action: Action
-    code: str  # stored when the server's own code says nothing
-    kinds: Container[Kind] | None = None
+    code: str  # stored if the server's own code means nothing
+    kinds: Container[ErrorKind] | None = None
     statuses: Container[int | None] | None = None
     names: frozenset[str] | None = None
-    says: re.Pattern[str] | None = None  # last resort, for servers that put the reason into the message only
-    sentence: str = "{said}"
+    pattern: re.Pattern[str] | None = None  # last resort, for servers that give the reason only in the message
+    sentence: str = "{reason}"
     own_code: bool = True  # store the server's code rather than ours
     base_seconds: float = BASE_SECONDS
     counted: bool = True  # of retries
     pauses: bool = False
-    most_retries: int | None = None  # where fewer make sense than max_attempts allows
+    most_retries: int | None = None  # if fewer make sense than max_attempts allows
 
     def fits(self, error: CallError) -> bool:
         """True when every condition of the row holds."""
@@ -67,28 +67,28 @@ class Rule:
             (self.kinds is None or error.kind in self.kinds)
             and (self.statuses is None or error.status in self.statuses)
             and (self.names is None or not self.names.isdisjoint((_snake(error.code), _snake(error.type))))
-            and (self.says is None or self.says.search(error.message) is not None)
+            and (self.pattern is None or self.pattern.search(error.message) is not None)
         )
 
 
 RESUMES = "the batch waits and resumes by itself"
 OUT_OF_CREDIT = (
-    "The provider's account is out of credit or over its spending limit ({said}): add credit or raise the limit, "
+    "The provider's account is out of credit or over its spending limit ({reason}): add credit or raise the limit, "
     f"or start again with another account's key in OPENAI_API_KEY; {RESUMES}."
 )
 BAD_KEY = (
-    "The provider does not accept the key ({said}): make it valid, or start again with a valid one in OPENAI_API_KEY; "
-    f"{RESUMES}."
+    "The provider does not accept the key ({reason}): make it valid, or start again with a valid one in "
+    f"OPENAI_API_KEY; {RESUMES}."
 )
 NO_ACCESS = (
-    "The provider does not serve this key, account or region ({said}): check the account's access, OPENAI_API_KEY and "
-    f"OPENAI_BASE_URL; {RESUMES}."
+    "The provider does not serve this key, account or region ({reason}): check the account's access, "
+    f"OPENAI_API_KEY and OPENAI_BASE_URL; {RESUMES}."
 )
 UNREACHABLE = (
-    "{said}; check that the server runs and that OPENAI_BASE_URL is right; no attempt was spent, " + RESUMES + "."
+    "{reason}; check that the server runs and that OPENAI_BASE_URL is right; no attempt was spent, " + RESUMES + "."
 )
 REDIRECTED = (
-    f"{{said}}, and redirects are not followed: start again with OPENAI_BASE_URL set to where the API is; {RESUMES}."
+    f"{{reason}}, and redirects are not followed: start again with OPENAI_BASE_URL set to where the API is; {RESUMES}."
 )
 
 OUT_OF_CREDIT_NAMES = frozenset(
@@ -154,14 +154,14 @@ OVERLOAD_NAMES = frozenset(
         "overloaded_error",
     }
 )
-NAMED: frozenset[Kind] = frozenset({"status", "failed"})  # the kinds in which the server itself named an error
+NAMED: frozenset[ErrorKind] = frozenset({"status", "failed"})  # the kinds with an error of the server's own
 
 RULES: tuple[Rule, ...] = (
-    # Nobody was reached, or nobody could be
+    # The server was not reached
     Rule("hold", "connect_failed", kinds={"connect"}, sentence=UNREACHABLE),
-    # Nothing was sent: the store of pictures is out of reach
+    # Nothing was sent, because the store of pictures is out of reach
     Rule("retry", "picture_unreadable", kinds={"store"}, base_seconds=OVERLOADED_BASE_SECONDS),
-    # Something was sent, and no usable answer came back; it may have been billed
+    # The request was sent, and no usable answer came back; it may have been billed
     Rule("retry", "timeout", kinds={"timeout"}),
     Rule("retry", "connection_reset", kinds={"reset"}),
     Rule("retry", "connection_cut", kinds={"cut"}),
@@ -170,7 +170,7 @@ RULES: tuple[Rule, ...] = (
     # Answers, paid and final
     Rule("fail", "refused", kinds={"refused"}),
     Rule("fail", "content_filter", kinds={"content_filter"}),
-    Rule("fail", "length", kinds={"length"}, sentence="{said}; raise max_tokens or lower the reasoning effort."),
+    Rule("fail", "length", kinds={"length"}, sentence="{reason}; raise max_tokens or lower the reasoning effort."),
     Rule("fail", "unfinished_response", kinds={"unfinished"}),
     Rule("fail", "invalid_request_body", kinds={"request"}),
     # The account, whatever the status
@@ -189,7 +189,7 @@ RULES: tuple[Rule, ...] = (
         "content_filter",
         kinds=NAMED,
         statuses={403},
-        says=re.compile(r"\bflagged\b|\bmoderation\b", re.IGNORECASE),
+        pattern=re.compile(r"\bflagged\b|\bmoderation\b", re.IGNORECASE),
     ),
     Rule("hold", "permission_denied", kinds=NAMED, statuses={403}, sentence=NO_ACCESS),
     # Too fast
@@ -207,7 +207,7 @@ RULES: tuple[Rule, ...] = (
         "resource_unavailable",
         kinds=NAMED,
         statuses={429},
-        says=re.compile(r"resource unavailable", re.IGNORECASE),
+        pattern=re.compile(r"resource unavailable", re.IGNORECASE),
         base_seconds=OVERLOADED_BASE_SECONDS,
         counted=False,
     ),
@@ -226,13 +226,13 @@ RULES: tuple[Rule, ...] = (
     Rule("hold", "redirected", kinds=NAMED, statuses=range(300, 400), sentence=REDIRECTED),
     # The request, by status
     Rule(
-        "fail", "not_found", kinds=NAMED, statuses={404}, sentence="{said} (are the model and OPENAI_BASE_URL right?)"
+        "fail", "not_found", kinds=NAMED, statuses={404}, sentence="{reason} (are the model and OPENAI_BASE_URL right?)"
     ),
     Rule("fail", "payload_too_large", kinds=NAMED, statuses={413}),
     Rule("fail", "unprocessable_request", kinds=NAMED, statuses={422}),
     Rule("fail", "invalid_request", kinds=NAMED, statuses=range(400, 500)),
     Rule("fail", "response_failed", kinds={"failed"}),
-    # HTTP 200 with an error that names no status: the server broke down after it had begun
+    # HTTP 200 with an error that names no status: the server failed after it had begun
     Rule("retry", "server_error", kinds={"status"}),
 )
 
@@ -252,22 +252,22 @@ def classify(
         failures: counted failures of this job BEFORE this one.
         age_seconds: time since the job's first call.
         max_attempts: counted failures, this one included, after which the job fails.
-        retry_seconds: age after which the job fails; a server's longer Retry-After fails it at once.
+        retry_seconds: age after which the job fails; a longer Retry-After fails it at once.
         random: uniform over [0, 1).
     """
     rule = next(rule for rule in RULES if rule.fits(error))
     action = _action(rule, error)
-    asked = error.retry_after_seconds or 0.0
-    if action == "retry" and rule.pauses and asked > LONG_WAIT_SECONDS:
+    wait = error.retry_after_seconds or 0.0
+    if action == "retry" and rule.pauses and wait > LONG_WAIT_SECONDS:
         reason = error.message.rstrip(" .")
-        waits = f"The provider asks everybody to wait {asked / 60:,.0f} minutes ({reason}); {RESUMES}"
-        return Verdict("hold", rule.code, _sentence(waits), delay_seconds=min(asked, MAX_HOLD_SECONDS))
+        message = f"The provider asks everybody to wait {wait / 60:,.0f} minutes ({reason}); {RESUMES}"
+        return Verdict("hold", rule.code, _sentence(message), delay_seconds=min(wait, MAX_HOLD_SECONDS))
     code = (_snake(error.code) if rule.own_code else "") or rule.code
-    message = rule.sentence.format(said=error.message.rstrip(" ."))
+    message = rule.sentence.format(reason=error.message.rstrip(" ."))
     pause = _pause(rule, error)
     if action != "retry":
         return Verdict(action, code, _sentence(message), counted=action == "fail", pause_seconds=pause)
-    # A retry that the server asked for against the table is counted, so that it comes to an end
+    # A retry that the server asks for against the table is counted, so that it ends at some time
     counted = rule.counted or rule.action != "retry"
     most = max_attempts if rule.most_retries is None else min(max_attempts, rule.most_retries + 1)
     if failures + counted >= most:
@@ -276,27 +276,27 @@ def classify(
         end = _out_of_time(error, age_seconds, retry_seconds)
     if end:
         return Verdict("fail", code, _sentence(f"{end}: {message}"), counted=counted, pause_seconds=pause)
-    wait = _delay(rule, error, failures, age_seconds, random)
-    delay = max(0.0, min(wait, retry_seconds - age_seconds))
+    delay = _delay(rule, error, failures, age_seconds, random)
+    delay = max(0.0, min(delay, retry_seconds - age_seconds))
     return Verdict("retry", code, _sentence(message), delay, counted, pause)
 
 
 def _action(rule: Rule, error: CallError) -> Action:
-    """The row's action, unless the server itself says whether to retry; no header outweighs an empty account."""
+    """The row's action, unless the server says whether to retry; no header overrides a hold."""
     if error.should_retry is None or rule.action == "hold" or error.kind not in NAMED:
         return rule.action
     return "retry" if error.should_retry else "fail"
 
 
 def _out_of_time(error: CallError, age_seconds: float, retry_seconds: float) -> str:
-    """Why no time is left for another attempt, or "" while there is."""
+    """Why no time is left for another attempt; "" if there is."""
     left = retry_seconds - age_seconds
     if left <= 0:
         return f"gave up after {retry_seconds:g} s (TIDEMILL_RETRY_SECONDS)"
-    asked = error.retry_after_seconds or 0.0
-    if asked > left:
+    wait = error.retry_after_seconds or 0.0
+    if wait > left:
         return (
-            f"gave up, for the provider asks to wait {asked:.0f} s and only {left:.0f} s are left for retries "
+            f"gave up, for the provider asks to wait {wait:.0f} s and only {left:.0f} s are left for retries "
             "(TIDEMILL_RETRY_SECONDS)"
         )
     return ""
@@ -305,8 +305,8 @@ def _out_of_time(error: CallError, age_seconds: float, retry_seconds: float) -> 
 def _delay(rule: Rule, error: CallError, failures: int, age_seconds: float, random: Callable[[], float]) -> float:
     """Retry-After and a little more (never less), else full jitter under an exponentially rising ceiling.
 
-    Failures that are not counted would keep the ceiling where it is, so they let it rise with the job's age instead:
-    the sum of exponential waits is as long as the last of them, so that is the same curve.
+    Failures that are not counted would not raise the ceiling, so it also rises with the job's age. That is the same
+    curve, for the sum of exponential waits is as long as the last of them.
     """
     if error.retry_after_seconds:
         return error.retry_after_seconds * (1 + RETRY_AFTER_JITTER * random())
@@ -323,7 +323,7 @@ def _pause(rule: Rule, error: CallError) -> float:
 
 
 def _snake(name: str | None) -> str:
-    """A server's code in snake_case ("DeploymentNotFound" too); "" for none, for numbers and for prose."""
+    """A server's code in snake_case (also "DeploymentNotFound"); "" for none, for numbers and for prose."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", (name or "").strip()).lower().replace("-", "_").replace(".", "_")
     return snake if re.fullmatch(r"[a-z][a-z0-9_]{1,63}", snake) else ""
 

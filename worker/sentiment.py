@@ -1,14 +1,18 @@
-"""Every reply is judged, and what cannot be judged says so instead of passing for neutral.
+"""Every reply is judged, and what cannot be judged is "unknown" and not "neutral".
 
 Replies are scored with VADER (Hutto & Gilbert, ICWSM-14), an English lexicon with rules. Its `compound` saturates on
 long text, so each sentence is scored alone and the scores are averaged. py3langid names the language first. All of it
-costs more CPU than the call did, so that a child process does it (worker/judge.py), which imports this and little else.
+costs more CPU than the call, so a child process does it (worker/judge.py), which imports this and little else.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
+    from vader import SentimentIntensityAnalyzer
 
 from tidemill.worker.languages import load_identifier
 
@@ -18,35 +22,35 @@ THRESHOLD = 0.05  # VADER's own: a score within +-0.05 is neutral
 
 _MAX_SENTENCE = 1_000  # characters; some of VADER's steps are quadratic in the length of one token
 _FIRST, _LAST = 40, 20  # an answer's stance is at its beginning and its end; the middle of a book costs seconds
-_LANGUAGE_CHARACTERS = 500  # py3langid is sure long before this, and its cost grows with every byte
-_NEUTRAL_SHARE = 0.5  # what a sentence without any sentiment weighs, beside one that has some
+_LANGUAGE_CHARACTERS = 500  # py3langid needs no more, and its cost grows with every byte
+_NEUTRAL_SHARE = 0.5  # the weight of a sentence without sentiment, beside one with some
 _FOREIGN = 0.45  # probability from which a text in Latin script is believed not to be English ...
 _FOREIGN_ODDS = 8.0  # ... if it is also so many times as likely as English
-_GUESS = 0.10  # a probability below this names no language; code has more of being none, English text has not
+_GUESS = 0.10  # a lower probability names no language; code has a higher one of being none, English text has not
 
 # The languages that people write to language models. All 140 that py3langid knows would find Xhosa in "Terrible."
 _LANGUAGES = (
     "ar bg bn ca cs da de el en es et fa fi fr gu he hi hr hu hy id is it ja ka kk km kn ko lt lv mk ml mn mr ms my "
     "ne nl no pa pl pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh zxx"
 )
-_COMMON = "de en es fr it ja pt ru zh"  # so many times as likely before a word is read:
+_COMMON = "de en es fr it ja pt ru zh"  # this many times as likely before a word is read:
 _PRIOR = 5
 _NO_LANGUAGE = "zxx"  # ISO 639-2: no linguistic content, such as code or JSON
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+|(?<=[。！？])")
-# How assistants open and close any answer. It is their manners that are positive; see "Sure! All 40 were killed."
+# How assistants begin and end any answer. Only their manners are positive; see "Sure! All 40 were killed."
 _COURTESY = re.compile(
     r"(?:sure|of course|certainly|absolutely|(?:great|good|excellent) question|(?:i'd be |i'm )?(?:happy|glad) to help"
     r"|(?:i )?hope (?:this|that) helps|(?:please )?(?:let me know|feel free)\b.{0,80})[^\w\s]*$",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"[^\W\d_]")
-_BEYOND_LATIN = re.compile(r"[^\x00-\x7f\u00c0-\u024f]")  # may hold emoji, which the shortcut below does not know
+_BEYOND_LATIN = re.compile(r"[^\x00-\x7f\u00c0-\u024f]")  # may contain emoji, which the shortcut below does not know
 _TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "—": " - ", "–": " - "})  # VADER strips ASCII only
 
 
 class Judgement(NamedTuple):
-    """What one reply says.
+    """The sentiment and language of one reply.
 
     `score` is in -1..1, and None when the sentiment is "unknown". `language` is an ISO 639-1 code, or None when the
     text has no language ("42", code) or none that could be named.
@@ -60,9 +64,9 @@ class Judgement(NamedTuple):
 class Models(NamedTuple):
     """VADER's analyser, the words that can make it score a sentence, and py3langid's identifier."""
 
-    analyser: Any
+    analyser: "SentimentIntensityAnalyzer"
     scoring_words: frozenset[str]
-    identifier: Any
+    identifier: "LanguageIdentifier"
 
 
 @cache
@@ -88,7 +92,7 @@ def judge(texts: Sequence[str]) -> list[Judgement]:
 def _judge_one(text: str) -> Judgement:
     prose = _prose(text)
     if _LETTER.search(prose) is None:
-        return _verdict(_score(prose), None)  # "42" is neutral in every language; an emoji is not, in none
+        return _verdict(_score(prose), None)  # "42" has no sentiment and no language; an emoji may have the first
     language = _language(prose[:_LANGUAGE_CHARACTERS])
     if language == "en":
         return _verdict(_score(prose), "en")
@@ -104,7 +108,7 @@ def _verdict(score: float, language: str | None) -> Judgement:
 
 
 def _prose(text: str) -> str:
-    """The text without its fenced code, whose `kill` and `error` are no sentiment; if that is all, with it."""
+    """The text without fenced code, whose `kill` and `error` are no sentiment; with it if there is nothing else."""
     prose = "\n".join(text.split("```")[::2]) if "```" in text else text
     return (prose if prose.strip() else text).translate(_TYPOGRAPHY).strip()
 
@@ -138,7 +142,7 @@ def _is_latin(text: str) -> bool:
 def _score(text: str) -> float:
     """The mean of the sentences' scores, -1..1; those without sentiment weigh half, mere courtesies nothing.
 
-    At full weight the former would drown a clear verdict in its explanation; at none, one phrase would colour a page.
+    At full weight, explanations would hide a clear verdict; at none, one phrase would decide for a whole page.
     """
     sentences = list(_sentences(text))
     counted = [sentence for sentence in sentences if _COURTESY.match(sentence) is None] or sentences
@@ -162,7 +166,7 @@ def _ends(first: list[str], last: list[str]) -> list[str]:
 
 
 def _compound(sentence: str) -> float:
-    """VADER's score of one sentence, -1..1; 0.0 at once when no word of it can score, which is most sentences."""
+    """VADER's score of one sentence, -1..1; 0.0 at once if no word can score, as in most sentences."""
     analyser, scoring_words, _ = models()
     if _BEYOND_LATIN.search(sentence) is None:
         tokens = sentence.lower().split()
@@ -173,6 +177,6 @@ def _compound(sentence: str) -> float:
 
 def _may_score(token: str, scoring_words: frozenset[str]) -> bool:
     if token.isalnum():
-        return False  # looked up already, as it stands
+        return False  # was looked up already
     bare = token.strip("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
-    return bare in scoring_words if bare else len(token) > 1  # only punctuation: perhaps an emoticon
+    return bare in scoring_words if bare else len(token) > 1  # only punctuation: maybe an emoticon

@@ -1,7 +1,7 @@
-"""One writer per process turns endings into rows, in bulk, and never lets a paid answer go.
+"""One writer per process stores endings in bulk and never loses a paid answer.
 
-Outcomes come from the loop, judgements from the child that judges; both are written by one thread, up to 100 rows or
-100 ms at a time. When the database does not answer, what is waiting waits; it is written once it does.
+Settlements come from the loop, judgements from the judge's child. One thread writes both, up to 100 rows or 100 ms at a
+time. While the database does not answer they wait, and are written once it does.
 """
 
 import logging
@@ -37,8 +37,8 @@ _JUDGED = BulkRows(id="int", sentiment="text", score="float", language="text")
 _ANSWERED_BY_PROVIDER = ("succeeded", "failed", "retried")
 
 
-class Ended(NamedTuple):
-    """How a job ended, and whose provider it was."""
+class Ending(NamedTuple):
+    """How a job ended, and its provider."""
 
     settlement: Settlement
     provider: str
@@ -49,36 +49,36 @@ class Settler:
 
     Args:
         judge: judges the replies once they are stored.
-        hurry: says that nothing else is under way, so that the last ending need not wait for company.
-        settled: is told what has been written.
+        hurry: whether nothing else is under way, so that the last ending need not wait for others.
+        on_written: called with what has been written.
     """
 
     def __init__(
-        self, judge: Judge, hurry: Callable[[], bool], settled: Callable[[Iterable[Settlement]], None]
+        self, judge: Judge, hurry: Callable[[], bool], on_written: Callable[[Iterable[Settlement]], None]
     ) -> None:
         self._judge = judge
         self._hurry = hurry
-        self._settled = settled
+        self._on_written = on_written
         self._give_up_at = float("inf")
-        self._endings: queue.SimpleQueue[Ended | None] = queue.SimpleQueue()
+        self._endings: queue.SimpleQueue[Ending | None] = queue.SimpleQueue()
         self._judgements: queue.SimpleQueue[list[tuple[int, Judgement]]] = queue.SimpleQueue()
         self._judging = 0
         self._judging_lock = threading.Lock()  # replies come from the writer and from maintenance
         self.trouble: str | None = None
         """Why endings cannot be written at present, in a sentence; None when they can."""
-        judge.submit([])  # starts it, so that its models are loaded by the time of the first reply
+        judge.submit([])  # starts the child, so that its models are loaded before the first reply
         self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
         self._thread.start()
 
     def put(self, settlement: Settlement, provider: str) -> None:
-        """Hand over how a job of this provider's ended; returns at once."""
-        self._endings.put(Ended(settlement, provider))
+        """Hand over how a job of this provider has ended; returns at once."""
+        self._endings.put(Ending(settlement, provider))
 
     def judge(self, texts: list[tuple[int, str]]) -> None:
         """Have replies judged, (dialogue id, text) each; the judgements are written as they come."""
         with self._judging_lock:
             self._judging += 1
-        self._judge.submit(texts).add_done_callback(self._judged)
+        self._judge.submit(texts).add_done_callback(self._receive_judgements)
 
     @property
     def is_judging(self) -> bool:
@@ -88,27 +88,26 @@ class Settler:
     def close(self, patience_seconds: float) -> None:
         """Write all that was handed over, judgements included, then stop.
 
-        A database that does not answer is waited for so long; what is not written then runs again after its lease.
+        It waits this long for a database that does not answer; jobs that are not written then run again.
         """
         self._give_up_at = time.monotonic() + patience_seconds
         self._endings.put(None)
         self._thread.join()
         self._judge.close()
 
-    def _judged(self, future: Future[list[tuple[int, Judgement]]]) -> None:
-        judged = [] if future.cancelled() or future.exception() else future.result()
-        self._judgements.put(judged)
+    def _receive_judgements(self, future: Future[list[tuple[int, Judgement]]]) -> None:
+        self._judgements.put([] if future.cancelled() or future.exception() else future.result())
 
     def _run(self) -> None:
-        open_for_more = True
-        while open_for_more or self._judging:
-            endings, open_for_more = self._collect(open_for_more)
+        is_open = True
+        while is_open or self._judging:
+            endings, is_open = self._collect(is_open)
             judgements = self._collect_judgements()
             if endings or judgements:
                 self._write_until_stored(endings, judgements)
 
-    def _collect(self, open_for_more: bool) -> tuple[list[Ended], bool]:
-        endings: list[Ended] = []
+    def _collect(self, is_open: bool) -> tuple[list[Ending], bool]:
+        endings: list[Ending] = []
         deadline = time.monotonic() + BULK_SECONDS
         while len(endings) < BULK_ROWS and (left := deadline - time.monotonic()) > 0:
             if endings and self._hurry() and self._endings.empty():
@@ -120,7 +119,7 @@ class Settler:
             if item is None:
                 return endings, False
             endings.append(item)
-        return endings, open_for_more
+        return endings, is_open
 
     def _collect_judgements(self) -> list[tuple[int, Judgement]]:
         judgements: list[tuple[int, Judgement]] = []
@@ -130,26 +129,26 @@ class Settler:
                 self._judging -= 1
         return judgements
 
-    def _write_until_stored(self, endings: list[Ended], judgements: list[tuple[int, Judgement]]) -> None:
-        waiting = _RETRY_SECONDS
+    def _write_until_stored(self, endings: list[Ending], judgements: list[tuple[int, Judgement]]) -> None:
+        pause = _RETRY_SECONDS
         while True:
             try:
                 written = write(endings, judgements)
                 break
             except DatabaseError as error:
-                # Writing the same rows twice is harmless: epoch, ledger and primary keys see to that.
+                # Writing the same rows twice is harmless, thanks to epoch, ledger and primary keys.
                 self.trouble = str(error)
                 if time.monotonic() > self._give_up_at:
                     log.error("%d endings are not stored, their jobs will run again: %s", len(endings), error)
                     return
                 log.warning("%d endings wait: %s", len(endings), error)
-                time.sleep(waiting)
-                waiting = min(waiting * 2, 10.0)
-            except Exception as error:  # noqa: BLE001  # whoever refuses it, some row is to blame
+                time.sleep(pause)
+                pause = min(pause * 2, 10.0)
+            except Exception as error:  # noqa: BLE001  # whatever is raised, some row is the cause
                 self._write_apart(endings, judgements, error)
                 return
         self.trouble = None
-        self._settled(ending.settlement for ending in endings)
+        self._on_written(ending.settlement for ending in endings)
         answers = [
             (ending.settlement.job_id, ending.settlement.answer.messages[-1].content)
             for ending in endings
@@ -158,8 +157,8 @@ class Settler:
         if answers:
             self.judge(answers)
 
-    def _write_apart(self, endings: list[Ended], judgements: list[tuple[int, Judgement]], error: Exception) -> None:
-        """One row that the database refuses must not keep the others from being stored: halve until it stands alone."""
+    def _write_apart(self, endings: list[Ending], judgements: list[tuple[int, Judgement]], error: Exception) -> None:
+        """Store all rows but the one that the database rejects: halve until it is alone."""
         if endings and judgements:
             self._write_until_stored(endings, [])
             self._write_until_stored([], judgements)
@@ -172,15 +171,15 @@ class Settler:
             self._write_until_stored([_not_storable(endings[0], error)], [])
         else:
             log.error("given up storing %d endings, %d judgements: %s", len(endings), len(judgements), _reason(error))
-            self._settled(ending.settlement for ending in endings)  # their leases end
+            self._on_written(ending.settlement for ending in endings)  # their leases end
 
 
 def _reason(error: Exception) -> str:
-    """What refused a row says, without the rows."""
+    """The database's reason for rejecting a row, without the row."""
     return one_line(str(error.orig if isinstance(error, DBAPIError) else error), 200)
 
 
-def _not_storable(ending: Ended, error: Exception) -> Ended:
+def _not_storable(ending: Ending, error: Exception) -> Ending:
     settlement = ending.settlement
     failed = Settlement(
         settlement.job_id,
@@ -195,19 +194,19 @@ def _not_storable(ending: Ended, error: Exception) -> Ended:
         error_code=NOT_STORABLE,
         error=f"The reply came, but the database refuses it: {_reason(error)}",
     )
-    return Ended(failed, ending.provider)
+    return Ending(failed, ending.provider)
 
 
 def _storable(tokens: int | None) -> int | None:
     return tokens if tokens is not None and tokens < 2**31 else None
 
 
-def write(endings: Sequence[Ended], judgements: Sequence[tuple[int, Judgement]]) -> set[tuple[int, int]]:
-    """Write endings and judgements in one transaction; returns (job id, epoch) of what was still ours to settle."""
+def write(endings: Sequence[Ending], judgements: Sequence[tuple[int, Judgement]]) -> set[tuple[int, int]]:
+    """Write endings and judgements in one transaction; returns (job id, epoch) of the jobs that were still ours."""
     serving: list[str] = []
     newly_held: dict[str, str] = {}
     with writing() as connection:
-        endings = [_own_fault(connection, ending) for ending in endings]
+        endings = [_fail_if_at_fault(connection, ending) for ending in endings]
         written = settle(connection, [ending.settlement for ending in endings]) if endings else set()
         answered = [
             (ending.settlement.job_id, ending.settlement.epoch)
@@ -223,20 +222,20 @@ def write(endings: Sequence[Ended], judgements: Sequence[tuple[int, Judgement]])
                 newly_held[provider] = reason
         if judgements:
             _write_judgements(connection, judgements)
-    journal.settled((ending.settlement for ending in endings), written)
+    journal.log_settlements((ending.settlement for ending in endings), written)
     for provider, reason in newly_held.items():
-        journal.held(provider, reason)
+        journal.log_hold(provider, reason)
     for provider in serving:
-        journal.lifted(provider)
+        journal.log_lift(provider)
     return written
 
 
-def _own_fault(connection: Connection, ending: Ended) -> Ended:
-    """A row that the provider refuses time and again, while it answers others, is refused for itself, and fails."""
+def _fail_if_at_fault(connection: Connection, ending: Ending) -> Ending:
+    """A row that causes holds time and again, while others are answered, is the cause itself and fails."""
     settlement = ending.settlement
     if settlement.outcome != "held" or settlement.http_status is None or settlement.delay_seconds:
         return ending
-    if not holds.is_refused_alone(connection, settlement.job_id, settlement.batch_id):
+    if not holds.is_at_fault(connection, settlement.job_id, settlement.batch_id):
         return ending
     return ending._replace(settlement=replace(settlement, outcome="failed", counted=True))
 

@@ -1,11 +1,11 @@
-"""A reply or an error becomes what is recorded of a job, whenever and however it comes back.
+"""A reply or an error becomes a settlement here, by whatever route and however late it comes back.
 
-Pure functions from what was asked and what came of it to a `Settlement`; the live call uses them a moment after it
-asked, another route may use them hours later.
+Pure functions from a question and its result to a `Settlement`. The live call uses them a moment after it asked;
+another route may use them hours later.
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tidemill.models import cost
 from tidemill.models.answers import Answer, Message
@@ -18,6 +18,9 @@ from tidemill.models.transitions import Claimed, Outcome, Settlement
 from tidemill.worker.questions import Question
 from tidemill.worker.retries import Action, Verdict, classify
 
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
 _OUTCOME_OF: dict[Action, Outcome] = {"retry": "retried", "hold": "held", "fail": "failed"}
 """What follows from a failed call -> how the job ends this time."""
 
@@ -25,26 +28,28 @@ _CUT_SENTENCE = "The answer was cut at the limit of tokens; a higher --max-token
 _SCHEMA_TRIES = 3
 
 
-def snoozed(job: Claimed, delay_seconds: float = 0.0) -> Settlement:
-    """No call was made: it is not the job's turn, or nobody wants it at present."""
+def of_snooze(job: Claimed, delay_seconds: float = 0.0) -> Settlement:
+    """No call was made, because it is too early for the job or nobody wants it at present."""
     return Settlement(job.id, job.epoch, job.batch_id, "snoozed", delay_seconds)
 
 
-def failed_here(job: Claimed, code: str, error: str) -> Settlement:
-    """No call could be made, and none ever will: `code` and a sentence say why."""
+def of_defect(job: Claimed, code: str, error: str) -> Settlement:
+    """No call can ever be made; `code` and a sentence say why."""
     return Settlement(job.id, job.epoch, job.batch_id, "failed", counted=True, error_code=code, error=error)
 
 
-def answered(job: Claimed, question: Question, reply: Reply, usage: Usage, seconds: float) -> Settlement:
-    """The question was answered. Where the answer is not what its schema asks for, it is asked again, or fails."""
+def of_reply(job: Claimed, question: Question, reply: Reply, usage: Usage, seconds: float) -> Settlement:
+    """The question was answered. If the answer breaks its schema, it is asked again, or fails."""
     complaint = _schema_complaint(question.schema, reply.text)
     again = complaint is not None and job.failures + 1 < _SCHEMA_TRIES
     outcome: Outcome = "succeeded" if complaint is None else "retried" if again else "failed"
-    # Kept, for it was paid for, and marked.
+    # A cut answer was paid for, so it is kept and marked.
     cut = (CUT, _CUT_SENTENCE) if reply.finish_reason == CUT else (None, None)
     code, error = cut if complaint is None else ("schema_mismatch", complaint)
-    spoken = Message("assistant", reply.text or dumps(reply.tool_calls))
-    answer = Answer(reply.model or question.model, reply.finish_reason, (*question.messages, spoken), job.dialogue_id)
+    answer_message = Message("assistant", reply.text or dumps(reply.tool_calls))
+    answer = Answer(
+        reply.model or question.model, reply.finish_reason, (*question.messages, answer_message), job.dialogue_id
+    )
     return Settlement(
         job.id,
         job.epoch,
@@ -63,8 +68,8 @@ def answered(job: Claimed, question: Question, reply: Reply, usage: Usage, secon
     )
 
 
-def failed(job: Claimed, error: CallError, verdict: Verdict, seconds: float, model: str = "") -> Settlement:
-    """A call failed after so many seconds; the verdict says what follows. `model` prices what it cost all the same."""
+def of_error(job: Claimed, error: CallError, verdict: Verdict, seconds: float, model: str = "") -> Settlement:
+    """A call failed after `seconds`; the verdict says what follows. `model` gives the price if it was billed."""
     usage = error.usage
     return Settlement(
         job.id,
@@ -84,8 +89,8 @@ def failed(job: Claimed, error: CallError, verdict: Verdict, seconds: float, mod
     )
 
 
-def judge_error(error: CallError, job: Claimed) -> Verdict:
-    """What follows from an error for this job, under the configured limits of attempts and time."""
+def verdict_on(error: CallError, job: Claimed) -> Verdict:
+    """What follows from an error for this job, within the configured limits of attempts and time."""
     return classify(
         error,
         failures=job.failures,
@@ -99,20 +104,20 @@ def usage_of(question: Question, reply: Reply) -> Usage:
     """Tokens as the server counted them, else our own count."""
     if reply.usage is not None:
         return reply.usage
-    asked = sum(cost.count_many(question.texts, question.model)) + question.picture_tokens
+    prompt = sum(cost.count_many(question.texts, question.model)) + question.picture_tokens
     overhead = cost.chat_overhead_tokens(len(question.texts))
-    return Usage(asked + overhead, cost.count_tokens(reply.text, question.model))
+    return Usage(prompt + overhead, cost.count_tokens(reply.text, question.model))
 
 
-def _cost_usd(model: str, asked_model: str, usage: Usage | None) -> float | None:
-    price = cost.price(model) or cost.price(asked_model) if usage else None
+def _cost_usd(model: str, requested_model: str, usage: Usage | None) -> float | None:
+    price = cost.price(model) or cost.price(requested_model) if usage else None
     if price is None or usage is None:
         return None
     return price.cost(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
 
 
 def _schema_complaint(schema: JsonObject | None, text: str) -> str | None:
-    """Why the reply is not what the schema asks for, or None when it is."""
+    """Why the reply breaks the schema; None if it does not."""
     if schema is None:
         return None
     try:
@@ -126,8 +131,8 @@ def _schema_complaint(schema: JsonObject | None, text: str) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def _validator(schema: str) -> Any:
-    from jsonschema.validators import validator_for  # most batches have no schema
+def _validator(schema: str) -> "Validator":
+    from jsonschema.validators import validator_for  # imported here, because most batches have no schema
 
     parsed = loads(schema)
     return validator_for(parsed)(parsed)

@@ -1,4 +1,4 @@
-"""A message names a task and job ids; this is where it meets the process's runner."""
+"""The one Celery task passes the job ids of a message to this process's runner."""
 
 import threading
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ def start(window: int | None = None, scope: Scope | None = None) -> Runner:
     """Start this process's runner and its maintenance.
 
     Args:
-        window: calls in flight at most; TIDEMILL_WINDOW when not given.
-        scope: whose jobs this process feeds. When not given: all; but those of its own provider where the database is
-            one person's own, who may have left a batch for another server unfinished in it.
+        window: calls in flight at most; by default TIDEMILL_WINDOW.
+        scope: whose jobs this process feeds; by default all. In an embedded database these are only jobs of the
+            configured provider, because its user may have left a batch for another server unfinished.
     """
     global current, _maintenance
     own = Scope(provider=settings().provider) if settings().embedded else Scope()
@@ -35,7 +35,7 @@ def start(window: int | None = None, scope: Scope | None = None) -> Runner:
 
 
 def stop(drain_seconds: float | None = None) -> None:
-    """Drain the runner, settle, give back what is left, sign off."""
+    """Drain the runner, settle, give back what is left, and end maintenance."""
     global current, _maintenance
     runner, maintenance, current, _maintenance = current, _maintenance, None, None
     _started.clear()
@@ -56,4 +56,4 @@ def run(ids: Sequence[int]) -> None:
 
 
 for _name in ("tidemill.ask", "tidemill.describe", "tidemill.train"):
-    app.task(name=_name)(run.run)  # a broker may still hold messages that version 0.1.0 has sent
+    app.task(name=_name)(run.run)  # a broker may still have messages of version 0.1.0

@@ -1,8 +1,8 @@
 """A fine-tune takes days, and a worker may die in any second of them.
 
-A train job advances one short step a run and is snoozed between: upload the files, create the provider's job, follow
-it, collect what it leaves behind. `Run.step` is the whole order of things; what is known is in `models.fine_tunes`, so
-the step that follows is found from there after any crash. Files and job are created as `worker.creations` does it.
+A train job makes one short step a run and is snoozed in between: upload the files, create the provider's job, follow
+it, collect the results. `Run.step` has the whole order of steps. What is known is in `models.fine_tunes`, so the next
+step is clear after any crash. Files and job are created through `worker.creations`.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection
@@ -21,13 +20,14 @@ from tidemill.models.creations import LostError
 from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
 from tidemill.models.fine_tunes import FILES, FineTune, Step
-from tidemill.models.job_requests import training
+from tidemill.models.job_requests import read_train_request
+from tidemill.models.json_types import RemoteObject
 from tidemill.models.metrics import Point, points_of
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Claimed, Outcome, Settlement
-from tidemill.worker import creations
+from tidemill.worker import creations, settlements
 from tidemill.worker.calling import Calling
 from tidemill.worker.creations import (
     LOOK_AGAIN_SECONDS,
@@ -35,12 +35,10 @@ from tidemill.worker.creations import (
     Find,
     LookError,
     Recipe,
-    Remote,
     Send,
     is_final,
 )
 from tidemill.worker.retries import BAD_KEY_NAMES, OUT_OF_CREDIT_NAMES, Verdict
-from tidemill.worker.settlements import failed, judge_error, snoozed
 
 JOBS = "/fine_tuning/jobs"
 METADATA = "tidemill"
@@ -48,13 +46,13 @@ METADATA = "tidemill"
 
 _PAGE = 100
 _FOLLOW_SHARE = 0.1
-"""A fine-tune is looked at again after this share of its age."""
+"""The share of a fine-tune's age after which it is looked at again."""
 
 _DATABASE_SECONDS = 5.0
-"""Pause after the database did not answer: what was done at the provider is found again by its token."""
+"""Pause after the database did not answer; creations at the provider are found again by their tokens."""
 
 _NEW_SECONDS = 60.0
-"""So long a job may be unknown that was just created: servers that copy are not at one at once."""
+"""How long a new job may be unknown: a server's copies take a while to agree."""
 
 _NOT_READY = re.compile(r"not ready|still being processed|not (yet )?(been )?processed", re.IGNORECASE)
 _CREATION_UNKNOWN = (
@@ -63,32 +61,32 @@ _CREATION_UNKNOWN = (
 )
 _WAYS_OUT = {
     "training_not_available": (
-        "The provider does not let this account fine-tune ({said}). OpenAI has closed fine-tuning to accounts that did "
-        "not use it, and closes it to all on 2027-01-06: set OPENAI_BASE_URL to another server that has "
+        "The provider does not let this account fine-tune ({reason}). OpenAI has closed fine-tuning to accounts that "
+        "did not use it, and closes it to all on 2027-01-06: set OPENAI_BASE_URL to another server that has "
         "/v1/fine_tuning/jobs, or take the data along with `tidemill train --export train.jsonl`."
     ),
     "job_not_found": (
-        "The provider does not know its job any more ({said}): look there what became of it, or ask anew with --new."
+        "The provider does not know its job any more ({reason}): look there what became of it, or ask anew with --new."
     ),
     "no_fine_tuning": (
-        "The server has no fine-tuning ({said}): set OPENAI_BASE_URL to one that has /v1/files and "
+        "The server has no fine-tuning ({reason}): set OPENAI_BASE_URL to one that has /v1/files and "
         "/v1/fine_tuning/jobs, or take the data along with `tidemill train --export train.jsonl`."
     ),
-    "model_not_found": "The server cannot fine-tune {model} ({said}): name another model with --model.",
+    "model_not_found": "The server cannot fine-tune {model} ({reason}): name another model with --model.",
 }
-"""Error code -> what to tell somebody in place of the server's own words."""
+"""Error code -> the sentence that replaces the server's own words."""
 
 
 async def train(job: Claimed, options: Options, calling: Calling) -> Settlement:
     """Advance a claimed train job by one step; see `worker.calling.Work`."""
     began = time.monotonic()
     try:
-        tune = await creations.write(fine_tunes.load, job, training(job.request).dataset)
+        tune = await creations.write(fine_tunes.load, job, read_train_request(job.request).dataset)
         return await Run(job, options, calling.provider, calling.may_call, tune, began).advance()
     except LostError:
-        return snoozed(job)  # whoever has it now goes on; this is stale
+        return settlements.of_snooze(job)  # another worker has the job and continues; this run is stale
     except DatabaseError:
-        return snoozed(job, _DATABASE_SECONDS)
+        return settlements.of_snooze(job, _DATABASE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,27 +102,27 @@ class Run:
     """On the monotonic clock."""
 
     async def advance(self) -> Settlement:
-        """Do the next step; a call that fails ends it, too."""
+        """Do the next step, and settle a call that fails."""
         try:
             return await self.step()
         except LookError as look:
-            return await self._failed_to_look(look.error)
+            return await self._settle_look_error(look.error)
         except CallError as error:
-            return await self._failed(error)
+            return await self._settle_error(error)
 
     async def step(self) -> Settlement:
         """Do what comes next."""
         tune = self.tune
-        if (at := training(self.job.request).provider) != settings().provider:
-            elsewhere = f"It is of {at}; start a worker whose OPENAI_BASE_URL is that."
-            await creations.write(fine_tunes.note_trouble, self.job, elsewhere)
-            return snoozed(self.job, settings().poll_seconds)
+        if (at := read_train_request(self.job.request).provider) != settings().provider:
+            note = f"It is of {at}; start a worker whose OPENAI_BASE_URL is that."
+            await creations.write(fine_tunes.note_trouble, self.job, note)
+            return settlements.of_snooze(self.job, settings().poll_seconds)
         if tune.status is not None and tunings.has_ended(tune.remote):
             return await self._collect()
         if tune.remote_id is not None:
             return await self._follow()
         for file in FILES:
-            if getattr(tune.dataset, file) is not None and tune.created_id(file) is None:
+            if file in tune.files and tune.created_id(file) is None:
                 return await self._create(self._file(file))
         return await self._create_job()
 
@@ -135,51 +133,51 @@ class Run:
             return await self._create(self._job())
         except CallError as error:
             if error.status == 400 and _NOT_READY.search(error.message):
-                return snoozed(self.job, LOOK_AGAIN_SECONDS)
+                return settlements.of_snooze(self.job, LOOK_AGAIN_SECONDS)
             verdict = self._verdict(error)
             if error.status == 403 and verdict.code not in BAD_KEY_NAMES | OUT_OF_CREDIT_NAMES:
-                # It may do everything else, so its batch need not wait.
+                # The account may do everything else, so its batch need not wait.
                 verdict = replace(verdict, action="fail", code="training_not_available")
-            return self._ended_by(error, verdict)
+            return self._end_by_error(error, verdict)
 
     async def _create(self, recipe: Recipe) -> Settlement:
-        is_wanted = self.tune.wanted != "cancel"
+        is_wanted = self.tune.control != "cancel"
         result = await creations.create(recipe, self.tune.creations, is_wanted=is_wanted, may_call=self.may_call)
         if result == "unwanted":
-            return self._ended("cancelled", "cancelled", "Cancelled before the provider's job was created.")
+            return self._end("cancelled", "cancelled", "Cancelled before the provider's job was created.")
         if result == "unknown":
-            return self._ended("failed", "creation_unknown", _CREATION_UNKNOWN)
+            return self._end("failed", "creation_unknown", _CREATION_UNKNOWN)
         if result == "in doubt":
-            return snoozed(self.job, min(LOOK_AGAIN_SECONDS, settings().doubt_seconds))
-        return snoozed(self.job)
+            return settlements.of_snooze(self.job, min(LOOK_AGAIN_SECONDS, settings().doubt_seconds))
+        return settlements.of_snooze(self.job)
 
     def _file(self, step: Step) -> Recipe:
-        """How one of the dataset's files is created: its token is in its name."""
-        stored = getattr(self.tune.dataset, step)
+        """How one of the dataset's files is created; its token is in its name."""
+        sha256 = self.tune.files[step]["sha256"]
 
-        async def send(token: str) -> Remote:
+        async def send(token: str) -> RemoteObject:
             try:
-                content = await asyncio.to_thread(blobs.get, stored["sha256"])
+                content = await asyncio.to_thread(blobs.get, sha256)
             except BlobMissingError as error:
                 raise CallError("request", str(error), code="dataset_missing") from None
             except BlobError as error:
                 raise CallError("store", str(error), code="dataset_unreadable") from None
             return await self.provider.upload(_file_name(token), content)
 
-        async def find(token: str) -> AsyncIterator[Remote]:
-            async for each in self._listed("/files", purpose="fine-tune", order="desc"):
+        async def find(token: str) -> AsyncIterator[RemoteObject]:
+            async for each in self._list("/files", purpose="fine-tune", order="desc"):
                 if each.get("filename") == _file_name(token):
                     yield each
 
         return self._recipe(step, send, find, is_harmless=True)
 
     def _job(self) -> Recipe:
-        """How the provider's job is created: its token is in its metadata; where that gets lost, its file is known."""
+        """How the provider's job is created; its token is in its metadata. If that gets lost, its file is known."""
         files = {f"{file}_file": self.tune.created_id(file) for file in FILES}
         body = {"model": self.options.model, **files, **self.options.params}
         body = {name: value for name, value in body.items() if value is not None}
 
-        async def send(token: str) -> Remote:
+        async def send(token: str) -> RemoteObject:
             try:
                 return await self.provider.post(JOBS, {**body, "metadata": {METADATA: token}})
             except CallError as error:
@@ -187,8 +185,8 @@ class Run:
                     raise
                 return await self.provider.post(JOBS, body)
 
-        async def find(token: str) -> AsyncIterator[Remote]:
-            async for each in self._listed(JOBS):
+        async def find(token: str) -> AsyncIterator[RemoteObject]:
+            async for each in self._list(JOBS):
                 metadata = each.get("metadata")
                 its_token = metadata.get(METADATA) if isinstance(metadata, dict) else None
                 if its_token == token or (not its_token and each.get("training_file") == files["training_file"]):
@@ -197,12 +195,12 @@ class Run:
         return self._recipe("job", send, find)
 
     def _recipe(self, step: Step, send: Send, find: Find, *, is_harmless: bool = False) -> Recipe:
-        def keep(connection: Connection, remote: Remote) -> None:
+        def keep(connection: Connection, remote: RemoteObject) -> None:
             fine_tunes.note_creation(connection, self.job, step, remote)
 
         return Recipe(fine_tunes.owner(self.job), self.tune.place(step), send, find, keep, is_harmless)
 
-    async def _listed(self, path: str, **query: str | int) -> AsyncIterator[Remote]:
+    async def _list(self, path: str, **query: str | int) -> AsyncIterator[RemoteObject]:
         async for page in self.provider.pages(path, limit=_PAGE, **query):
             for each in page:
                 yield each
@@ -211,41 +209,41 @@ class Run:
 
     async def _follow(self) -> Settlement:
         path = _path(str(self.tune.remote_id))
-        if self.tune.wanted is not None:
-            await self._pass_on(path, self.tune.wanted)
+        if self.tune.control is not None:
+            await self._pass_on(path, self.tune.control)
         remote = await self.provider.fetch(path)
         events = await self._new_events(path)
         await creations.write(fine_tunes.note_status, self.job, remote, events)
         if tunings.has_ended(remote):
-            return snoozed(self.job)
+            return settlements.of_snooze(self.job)
         age_seconds = self.tune.age_seconds
         await creations.end_duplicates(
             self._job(), self.tune.creations, age_seconds=age_seconds, end=self._cancel_duplicate
         )
-        return snoozed(self.job, min(settings().poll_seconds, max(1.0, age_seconds * _FOLLOW_SHARE)))
+        return settlements.of_snooze(self.job, min(settings().poll_seconds, max(1.0, age_seconds * _FOLLOW_SHARE)))
 
-    async def _cancel_duplicate(self, duplicate: Remote) -> None:
+    async def _cancel_duplicate(self, duplicate: RemoteObject) -> None:
         if tunings.has_ended(duplicate):
             return
-        await self.provider.post(f"{_path(duplicate['id'])}/cancel", {})
-        late = f"An earlier request has made a second job after all, {duplicate['id']}; it was cancelled."
-        await creations.write(fine_tunes.warn, self.job, late)
+        await self.provider.post(f"{_path(str(duplicate['id']))}/cancel", {})
+        warning = f"An earlier request has made a second job after all, {duplicate['id']}; it was cancelled."
+        await creations.write(fine_tunes.warn, self.job, warning)
 
-    async def _pass_on(self, path: str, wanted: str) -> None:
-        """Tell the provider what somebody wants. A refusal is noted; after anything else the next look tries again."""
+    async def _pass_on(self, path: str, control: str) -> None:
+        """Pause, resume or cancel the provider's job. A rejection is noted; any other error is retried."""
         objection = None
         try:
-            await self.provider.post(f"{path}/{wanted}", {})
+            await self.provider.post(f"{path}/{control}", {})
         except CallError as error:
             if not is_final(error):
                 raise
-            objection = f"The provider does not {wanted} it: {error.message}"
-        await creations.write(fine_tunes.clear_wanted, self.job, wanted, objection)
+            objection = f"The provider does not {control} it: {error.message}"
+        await creations.write(fine_tunes.clear_control, self.job, control, objection)
 
-    async def _new_events(self, path: str) -> list[Remote]:
-        """Events that are not stored yet, oldest first. Servers list the newest first, and are not read to the end."""
+    async def _new_events(self, path: str) -> list[RemoteObject]:
+        """Events that are not stored yet, oldest first. A list with the newest first is not read to its end."""
         known = await asyncio.to_thread(self._known_events)
-        events = list[Remote]()
+        events = list[RemoteObject]()
         try:
             async for page in self.provider.pages(f"{path}/events", limit=_PAGE):
                 fresh = [event for event in page if tunings.event_id(event) not in known]
@@ -266,8 +264,8 @@ class Run:
     async def _collect(self) -> Settlement:
         tune = self.tune
         path = _path(str(tune.remote_id))
-        checkpoints, curve, note = list[Remote](), list[Point](), None
-        # A job that ended while nobody looked was never followed.
+        checkpoints, curve, note = list[RemoteObject](), list[Point](), None
+        # A job that ended while nobody looked has events that are not stored yet.
         await creations.write(fine_tunes.note_status, self.job, tune.remote, await self._new_events(path))
         try:
             async for page in self.provider.pages(f"{path}/checkpoints", limit=_PAGE):
@@ -281,66 +279,65 @@ class Run:
                 raise
             note = f"What it left behind cannot be read: {error.message}"
         await creations.write(fine_tunes.keep_results, self.job, checkpoints, curve, note)
-        return self._succeeded() if tunings.is_trained(tune.remote) else self._ended_unwell()
+        return self._succeed() if tunings.is_trained(tune.remote) else self._fail_or_cancel()
 
-    def _succeeded(self) -> Settlement:
+    def _succeed(self) -> Settlement:
         tokens = self.tune.remote.get("trained_tokens")
         trained = tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else None
         price = cost.training_price(self.options.model)
         paid = None if price is None or trained is None else price * trained
-        return self._ended("succeeded", http_status=200, input_tokens=trained, cost_usd=paid)
+        return replace(self._end("succeeded"), http_status=200, input_tokens=trained, cost_usd=paid)
 
-    def _ended_unwell(self) -> Settlement:
+    def _fail_or_cancel(self) -> Settlement:
         status = str(self.tune.status)
         code, reason = tunings.reason_of(self.tune.remote)
         if status.lower() in ("cancelled", "canceled"):
-            return self._ended("cancelled", "cancelled", reason or "Cancelled at the provider.")
-        return self._ended("failed", code or "training_failed", reason or f"The provider says: {status}.")
+            return self._end("cancelled", "cancelled", reason or "Cancelled at the provider.")
+        return self._end("failed", code or "training_failed", reason or f"The provider says: {status}.")
 
-    def _ended(self, outcome: Outcome, code: str | None = None, error: str | None = None, **used: Any) -> Settlement:
+    def _end(self, outcome: Outcome, code: str | None = None, error: str | None = None) -> Settlement:
         job, counted = self.job, outcome == "failed"
-        end = {"counted": counted, "error_code": code, "error": error, **used}
-        return Settlement(job.id, job.epoch, job.batch_id, outcome, **end)
+        return Settlement(job.id, job.epoch, job.batch_id, outcome, counted=counted, error_code=code, error=error)
 
     # --- calls that fail ---
 
-    async def _failed(self, error: CallError) -> Settlement:
-        """A creation is tried as any call is; a look at what is there, for ever."""
+    async def _settle_error(self, error: CallError) -> Settlement:
+        """A creation is retried like any call; a look at the provider's job is retried for ever."""
         if self.tune.remote_id is None:
-            return self._ended_by(error, self._verdict(error))
+            return self._end_by_error(error, self._verdict(error))
         verdict = self._verdict(error, is_look=True)
         is_new = error.status == 404 and self.tune.age_seconds < _NEW_SECONDS
         if verdict.action == "retry" or is_new:
             return await self._look_again(verdict)
-        return self._ended_by(error, verdict)
+        return self._end_by_error(error, verdict)
 
-    async def _failed_to_look(self, error: CallError) -> Settlement:
-        """A creation in doubt is looked for for ever, too, unless it can never be found."""
+    async def _settle_look_error(self, error: CallError) -> Settlement:
+        """A look for a creation in doubt is retried for ever, too, unless it can never succeed."""
         verdict = self._verdict(error, is_look=True)
         if verdict.action == "retry":
             return await self._look_again(verdict)
         if verdict.action == "fail":
-            return self._ended("failed", "creation_unknown", _CREATION_UNKNOWN)
-        return self._ended_by(error, verdict)
+            return self._end("failed", "creation_unknown", _CREATION_UNKNOWN)
+        return self._end_by_error(error, verdict)
 
     async def _look_again(self, verdict: Verdict) -> Settlement:
         await creations.write(fine_tunes.note_trouble, self.job, verdict.message)
-        return snoozed(self.job, max(verdict.delay_seconds, 1.0))
+        return settlements.of_snooze(self.job, max(verdict.delay_seconds, 1.0))
 
     def _verdict(self, error: CallError, is_look: bool = False) -> Verdict:
-        return judge_error(error, replace(self.job, failures=0, age_seconds=0.0) if is_look else self.job)
+        return settlements.verdict_on(error, replace(self.job, failures=0, age_seconds=0.0) if is_look else self.job)
 
-    def _ended_by(self, error: CallError, verdict: Verdict) -> Settlement:
-        """The end of a call that failed, with a way out where the job fails with it."""
+    def _end_by_error(self, error: CallError, verdict: Verdict) -> Settlement:
+        """The settlement of a call that failed; if the job fails with it, its sentence names a way out."""
         if verdict.action == "fail":
             code = verdict.code
             if error.status in NO_SUCH_ENDPOINT and code != "model_not_found":
                 code = "no_fine_tuning" if self.tune.remote_id is None else "job_not_found"
             reason = error.message.rstrip(" .")
             way_out = _WAYS_OUT.get(code, "{message}")
-            message = way_out.format(said=reason, message=verdict.message, model=self.options.model)
+            message = way_out.format(reason=reason, message=verdict.message, model=self.options.model)
             verdict = replace(verdict, code=code, message=message, counted=True)
-        return failed(self.job, error, verdict, time.monotonic() - self.began)
+        return settlements.of_error(self.job, error, verdict, time.monotonic() - self.began)
 
 
 def _file_name(token: str) -> str:

@@ -18,7 +18,7 @@ from tidemill.models import cost, turns
 from tidemill.models.database import reading
 from tidemill.models.endpoints import by_url
 from tidemill.models.errors import InputError
-from tidemill.models.job_requests import asked
+from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.settings import settings
@@ -61,7 +61,7 @@ def root(turn_id: int) -> Root:
     # One prompt for all rows brings its own schema, which says nothing of what is asked next.
     left_out = _NOT_PASSED_ON if batch.options.get("prompt") is None else (*_NOT_PASSED_ON, "schema")
     options = {name: value for name, value in batch.options.items() if value is not None and name not in left_out}
-    line = asked(batch.request).line
+    line = read_ask_request(batch.request).line
     if line is not None:  # it brings its own model and endpoint
         options["model"] = line.body.get("model", options["model"])
         endpoint = by_url(line.url)
@@ -89,7 +89,7 @@ def source_name(root_id: int, source: object, name: str | None = None) -> str:
     """What the batch of a dialogue's next turns is found by: the dialogue, how far it is, and what is asked."""
     prompts = name or _fingerprint(source)
     with reading() as connection:
-        answered = turns.answered(connection, root_id)
+        answered = turns.count_turns(connection, root_id)
         return _unfinished(connection, root_id, answered, prompts) or _source_name(root_id, answered, prompts)
 
 

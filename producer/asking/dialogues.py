@@ -199,7 +199,7 @@ def _last(turn_messages: list[MessageJson], role: str) -> str:
 
 def _readable(content: str) -> str:
     """A message for people; one with a picture as the picture's name and the words."""
-    shown = pictures.shown(content)
+    shown = pictures.load_message(content)
     if shown is None:
         return content
     picture = shown.picture

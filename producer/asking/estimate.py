@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tidemill.models import batches, cost
 from tidemill.models.database import reading
 from tidemill.models.endpoints import by_url
-from tidemill.models.job_requests import asked
+from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.text import dumps
@@ -112,7 +112,7 @@ def answered_of(batch_id: str | None, keys: Sequence[str]) -> set[str]:
     if batch_id is None:
         return set()
     with reading() as connection:
-        return batches.answered(connection, batch_id, keys)
+        return batches.answered_keys(connection, batch_id, keys)
 
 
 def _tokens(rows: Sequence[Row], options: Options) -> int:
@@ -122,7 +122,7 @@ def _tokens(rows: Sequence[Row], options: Options) -> int:
 
 
 def _texts(request: JsonObject, system: str | None) -> list[str]:
-    own = asked(request)
+    own = read_ask_request(request)
     if own.line is not None:
         endpoint = by_url(own.line.url)
         return [dumps(own.line.body.get(endpoint.turns_field, "") if endpoint else own.line.body)]

@@ -113,7 +113,7 @@ def _example(root_id: int, its_turns: list[Turn]) -> Example | BadRow:
     if not learnt:
         return BadRow(place, "its answer was cut at the limit of tokens", "cut_answer")
     used = its_turns[: learnt[-1] + 1]
-    if any(pictures.shown(content) is not None for turn in used for _, content in turn.messages):
+    if any(pictures.load_message(content) is not None for turn in used for _, content in turn.messages):
         return BadRow(place, "is about a picture, which stays where it is", "picture")
     instructions = [_instructions(turn) for turn in used]
     last = next((each for each in reversed(instructions) if each is not None), None)

@@ -49,7 +49,7 @@ def failures() -> list[batches.FailureReason]:
 
 
 def submission(**values: Any) -> batches.Submission:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "kind": "ask",
         "question_hash": "h",
         "name": "My Prompts!",
@@ -58,10 +58,10 @@ def submission(**values: Any) -> batches.Submission:
         "options": Options(MODEL).to_json(),
         "columns": ["prompt"],
     }
-    return batches.Submission(**(given | values))
+    return batches.Submission(**(defaults | values))
 
 
-def found(source: str | None, keys: Sequence[str], question_hash: str = "h") -> str | None:
+def find_id(source: str | None, keys: Sequence[str], question_hash: str = "h") -> str | None:
     with reading() as connection:
         stored = batches.find(connection, question_hash, source, keys)
     return stored.id if stored else None
@@ -73,9 +73,9 @@ def found(source: str | None, keys: Sequence[str], question_hash: str = "h") -> 
 def test_a_batch_is_found_by_its_question_and_its_source() -> None:
     add_batch("b", source="mine")
     add_jobs(2)
-    assert found("mine", ["other"]) == "b"
-    assert found("mine", ["other"], "another question") is None
-    assert found("yours", ["other"]) is None
+    assert find_id("mine", ["other"]) == "b"
+    assert find_id("mine", ["other"], "another question") is None
+    assert find_id("yours", ["other"]) is None
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_batch_is_found_by_its_question_and_its_source() -> None:
 def test_without_a_source_a_batch_is_found_by_half_of_its_first_rows(keys: list[str], is_same: bool) -> None:
     add_batch("b")
     add_jobs(2)
-    assert (found(None, keys) == "b") is is_same
+    assert (find_id(None, keys) == "b") is is_same
 
 
 def test_the_same_rows_from_another_file_are_another_batch_unless_the_file_was_moved(tmp_path: Path) -> None:
@@ -92,10 +92,10 @@ def test_the_same_rows_from_another_file_are_another_batch_unless_the_file_was_m
     here.touch()
     add_batch("b", source=str(here))
     add_jobs(2)
-    assert found(str(tmp_path / "b.txt"), ["r0", "r1"]) is None
+    assert find_id(str(tmp_path / "b.txt"), ["r0", "r1"]) is None
     here.unlink()
-    assert found(str(tmp_path / "b.txt"), ["r0", "r1"]) == "b"
-    assert found("a name", ["r0", "r1"]) is None
+    assert find_id(str(tmp_path / "b.txt"), ["r0", "r1"]) == "b"
+    assert find_id("a name", ["r0", "r1"]) is None
 
 
 def test_rows_with_an_answer_are_known_by_their_keys() -> None:
@@ -103,7 +103,7 @@ def test_rows_with_an_answer_are_known_by_their_keys() -> None:
     ids = add_jobs(3)
     put(success(take_one(ids[1])))
     with reading() as connection:
-        assert batches.answered(connection, "b", ["r0", "r1", "elsewhere"]) == {"r1"}
+        assert batches.answered_keys(connection, "b", ["r0", "r1", "elsewhere"]) == {"r1"}
 
 
 # --- submit ---

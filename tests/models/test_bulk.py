@@ -19,8 +19,8 @@ SHAPE = BulkRows(number="int", share="float", words="text")
 def there_and_back(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     with reading() as connection:
         given_rows = SHAPE.table(connection)
-        found = connection.execute(select(given_rows), SHAPE.parameters(connection, rows))
-        return [tuple(row) for row in found]
+        rows_back = connection.execute(select(given_rows), SHAPE.parameters(connection, rows))
+        return [tuple(row) for row in rows_back]
 
 
 def test_rows_arrive_in_order_and_with_their_types() -> None:

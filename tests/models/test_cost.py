@@ -98,19 +98,19 @@ def test_the_chat_format_costs_tokens_of_its_own() -> None:
     "model", ["gpt-6-luna", "gpt-6-luna-2026-09-22", "gpt-6-luna-20260922", "openai/gpt-6-luna", "GPT-6-luna"]
 )
 def test_a_model_has_its_price_under_each_of_its_names(model: str) -> None:
-    found = price(model)
-    assert found is not None
-    assert found.cost(1_000_000, 0) == pytest.approx(0.20)  # beyond 272K input tokens
-    assert found.cost(100_000, 1_000_000) == pytest.approx(0.01 + 0.50)
-    assert found.cost(100_000, 0, cached=100_000) == pytest.approx(0.001)
-    assert "openai/gpt-6-luna" in found.source
+    model_price = price(model)
+    assert model_price is not None
+    assert model_price.cost(1_000_000, 0) == pytest.approx(0.20)  # beyond 272K input tokens
+    assert model_price.cost(100_000, 1_000_000) == pytest.approx(0.01 + 0.50)
+    assert model_price.cost(100_000, 0, cached=100_000) == pytest.approx(0.001)
+    assert "openai/gpt-6-luna" in model_price.source
 
 
 def test_a_long_prompt_costs_more_for_the_whole_request() -> None:
-    found = price("gpt-6-luna")
-    assert found is not None
-    assert found.cost(272_000, 1000) == pytest.approx(0.0272 + 0.0005)
-    assert found.cost(272_001, 1000, cached=272_001) == pytest.approx(0.00544002 + 0.00075)
+    model_price = price("gpt-6-luna")
+    assert model_price is not None
+    assert model_price.cost(272_000, 1000) == pytest.approx(0.0272 + 0.0005)
+    assert model_price.cost(272_001, 1000, cached=272_001) == pytest.approx(0.00544002 + 0.00075)
 
 
 def test_the_batch_api_is_half_the_price() -> None:
@@ -128,9 +128,9 @@ def test_fine_tunes_have_prices_of_their_own() -> None:
 
 
 def test_embeddings_have_no_output_price() -> None:
-    found = price("text-embedding-3-small")
-    assert found is not None
-    assert found.cost(1_000_000, 5) == pytest.approx(0.02)
+    model_price = price("text-embedding-3-small")
+    assert model_price is not None
+    assert model_price.cost(1_000_000, 5) == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize("model", ["", "qwen3-8b", "gpt-oss-20b", "ft:my-model:org::id", "gpt-6-lunatic", "a\x00b"])
@@ -140,9 +140,9 @@ def test_an_unknown_price_is_none(model: str) -> None:
 
 def test_another_provider_s_own_price_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "https://openrouter.ai/api/v1")
-    found = price("openai/gpt-oss-20b")
-    assert found is not None
-    assert "openrouter" in found.source
+    model_price = price("openai/gpt-oss-20b")
+    assert model_price is not None
+    assert "openrouter" in model_price.source
 
 
 def test_a_server_of_one_s_own_falls_back_to_openai_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,8 +225,8 @@ def test_importing_the_module_loads_neither_tables_nor_prices() -> None:
     ],
 )
 def test_training_has_a_price_of_its_own(model: str, usd_per_million: float | None) -> None:
-    found = training_price(model)
-    assert found == (None if usd_per_million is None else pytest.approx(usd_per_million / 1_000_000))
+    usd_per_token = training_price(model)
+    assert usd_per_token == (None if usd_per_million is None else pytest.approx(usd_per_million / 1_000_000))
 
 
 def test_a_training_price_of_one_s_own_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

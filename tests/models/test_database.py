@@ -37,8 +37,8 @@ def test_threads_that_write_at_once_wait_for_each_other() -> None:
     def add() -> None:
         for _ in range(20):
             with writing() as connection:
-                seen = connection.scalar(text("SELECT attempts FROM jobs WHERE id = :id" + for_update), {"id": job_id})
-                connection.execute(text("UPDATE jobs SET attempts = :n WHERE id = :id"), {"n": seen + 1, "id": job_id})
+                count = connection.scalar(text("SELECT attempts FROM jobs WHERE id = :id" + for_update), {"id": job_id})
+                connection.execute(text("UPDATE jobs SET attempts = :n WHERE id = :id"), {"n": count + 1, "id": job_id})
 
     for_update = " FOR UPDATE" if engine().dialect.name == "postgresql" else ""
     threads = [threading.Thread(target=add) for _ in range(4)]
@@ -60,10 +60,10 @@ def test_a_reader_is_not_kept_waiting_by_a_writer() -> None:
 
 def test_sqlite_is_opened_the_way_that_many_processes_need(embedded_home: Path) -> None:
     with reading() as connection:
-        told = {
+        pragmas = {
             name: connection.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "busy_timeout", "foreign_keys")
         }
-    assert told == {"journal_mode": "wal", "busy_timeout": 30_000, "foreign_keys": 1}
+    assert pragmas == {"journal_mode": "wal", "busy_timeout": 30_000, "foreign_keys": 1}
     assert settings().effective_database_url == f"sqlite:///{embedded_home}/tidemill.db"
 
 
@@ -99,7 +99,7 @@ def test_a_locked_database_is_said(embedded_home: Path, use_environment: UseEnvi
     try:
         with reading() as connection:
             connection.execute(text("PRAGMA busy_timeout = 50"))  # of a pooled connection: the writer gets it next
-        with pytest.raises(DatabaseError, match=r"locked\. Another process holds it"), writing():
+        with pytest.raises(DatabaseError, match=r"locked\. Another process is using it"), writing():
             pass
     finally:
         holder.close()

@@ -38,9 +38,9 @@ def create(job: Claimed, step: fine_tunes.Step, remote: dict[str, Any]) -> None:
         fine_tunes.note_creation(connection, job, step, remote)
 
 
-def want(job_id: int, wanted: str) -> bool:
+def want(job_id: int, control: str) -> bool:
     with writing() as connection:
-        return fine_tunes.want(connection, job_id, wanted)
+        return fine_tunes.want(connection, job_id, control)
 
 
 def rows() -> dict[int, Any]:

@@ -168,13 +168,13 @@ def test_a_hold_lasts_as_long_as_the_provider_says() -> None:
     assert batch_row().hold_reason == "wait two hours"
 
 
-def test_a_job_is_refused_alone_when_others_were_answered_after_each_of_its_refusals() -> None:
+def test_a_job_is_at_fault_when_others_were_answered_after_each_of_its_holds() -> None:
     add_batch()
     refused, *others = add_jobs(5)
 
     def alone() -> bool:
         with reading() as connection:
-            return holds.is_refused_alone(connection, refused, "b")
+            return holds.is_at_fault(connection, refused, "b")
 
     for other in others[:2]:
         assert not alone()
@@ -183,7 +183,7 @@ def test_a_job_is_refused_alone_when_others_were_answered_after_each_of_its_refu
         put(success(take_one(other)))
     assert alone()
     with reading() as connection:
-        assert not holds.is_refused_alone(connection, others[2], "b")
+        assert not holds.is_at_fault(connection, others[2], "b")
 
 
 def test_after_a_hold_the_time_for_retries_begins_anew() -> None:

@@ -61,11 +61,11 @@ def test_no_system_prompt_is_not_an_empty_one() -> None:
 
 
 def test_options_survive_being_stored() -> None:
-    given = Options(
+    options = Options(
         *("m", "responses", "s", 0.0, 1, "low", {"seed": 1, "stop": None}, {"type": "object"}),
         *("What is {name}?", "low", 512, 17, "oldest", "http", 1, 2),
     )
-    assert Options.from_json(loads(dumps(given.to_json()))) == given
+    assert Options.from_json(loads(dumps(options.to_json()))) == options
     assert Options.from_json(BASE.to_json()) == BASE
 
 

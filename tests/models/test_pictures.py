@@ -2,14 +2,14 @@
 
 import pytest
 
-from tidemill.models.pictures import message, shown
+from tidemill.models.pictures import dump_message, load_message
 from tidemill.models.text import dumps
 
 PICTURE = {"path": 'a "b".jpg', "sha256": "0f" * 32, "format": "png", "width": 2, "height": 1}
 
 
 def test_what_was_put_together_comes_apart() -> None:
-    taken = shown(message("Why?\n", PICTURE))
+    taken = load_message(dump_message("Why?\n", PICTURE))
     assert taken is not None
     assert (taken.text, taken.picture) == ("Why?\n", PICTURE)
 
@@ -27,4 +27,4 @@ def test_what_was_put_together_comes_apart() -> None:
     ],
 )
 def test_anything_else_is_left_alone(content: str) -> None:
-    assert shown(content) is None
+    assert load_message(content) is None

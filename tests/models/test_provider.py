@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from tidemill.models import provider as door
 from tidemill.models.endpoints import CHAT, ENDPOINTS
 from tidemill.models.errors import SettingsError
-from tidemill.models.provider import CallError, Kind, Provider, Reply, Transport, Usage, list_models
+from tidemill.models.provider import CallError, ErrorKind, Provider, Reply, Transport, Usage, list_models
 from tidemill.models.replies import RawReply, error_from_status, parse_chat, retry_after_seconds, safe_line
 from tidemill.models.settings import Settings
 
@@ -39,11 +39,11 @@ def reply_bytes(body: object, status: str = "200 OK", headers: Mapping[str, str]
 
 
 def chat(content: object = "Hi", finish: str = "stop", usage: object = USAGE, **message: object) -> dict[str, Any]:
-    said = {"role": "assistant", "content": content, **message}
+    answer = {"role": "assistant", "content": content, **message}
     return {
         "id": "c1",
         "model": "m-1",
-        "choices": [{"index": 0, "message": said, "finish_reason": finish}],
+        "choices": [{"index": 0, "message": answer, "finish_reason": finish}],
         "usage": usage,
     }
 
@@ -54,7 +54,7 @@ def response(*parts: dict[str, Any], status: str = "completed", **more: object) 
     return {"id": "r1", "model": "m-1", "status": status, "error": None, "output": output, "usage": usage, **more}
 
 
-def said(text: str) -> dict[str, Any]:
+def text_item(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": []}
 
 
@@ -170,7 +170,7 @@ async def replied(start: Start, body: object, endpoint: str = "chat", **headers:
 async def test_a_request_is_the_body_and_the_key_and_nothing_of_ours(
     start: Start, transport: Transport, endpoint: str, slash: str
 ) -> None:
-    script = await start(reply_bytes(chat() if endpoint == "chat" else response(said("Hi"))))
+    script = await start(reply_bytes(chat() if endpoint == "chat" else response(text_item("Hi"))))
 
     await outcome(transport, script.url + slash, endpoint, organization="org-1", project="proj_1")
 
@@ -255,7 +255,7 @@ async def test_a_chat_reply_has_text_model_usage_and_rate_headers(start: Start) 
 
 
 async def test_a_response_has_text_model_usage_and_rate_headers(start: Start) -> None:
-    reply = await replied(start, response(said("Hel"), said("lo")), "responses", x_request_id="req_1")
+    reply = await replied(start, response(text_item("Hel"), text_item("lo")), "responses", x_request_id="req_1")
     assert reply == Reply("Hello", "m-1", "stop", Usage(9, 4, 3), "req_1", {}, 200)
 
 
@@ -295,7 +295,7 @@ async def test_tool_calls_are_an_answer_without_text(start: Start) -> None:
 
 
 async def test_a_response_cut_at_the_token_limit_keeps_its_text(start: Start) -> None:
-    body = response(said("cut o"), status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+    body = response(text_item("cut o"), status="incomplete", incomplete_details={"reason": "max_output_tokens"})
     reply = await replied(start, body, "responses")
     assert (reply.text, reply.finish_reason) == ("cut o", "length")
 
@@ -311,7 +311,7 @@ async def test_compressed_and_chunked_replies_are_read(start: Start) -> None:
 # --- a success status that is no success ----------------------------------------------------------------------------
 
 PAID = Usage(9, 4, 3)
-NOT_REPLIES: list[tuple[str, object, Kind, str | None, int, Usage | None, str]] = [
+NOT_REPLIES: list[tuple[str, object, ErrorKind, str | None, int, Usage | None, str]] = [
     ("chat", b"", "malformed", None, 200, None, ""),
     ("chat", b"<html><title>Log in</title></html>", "malformed", None, 200, None, ""),
     ("chat", b'{"choices": [', "malformed", None, 200, None, ""),
@@ -342,7 +342,7 @@ NOT_REPLIES: list[tuple[str, object, Kind, str | None, int, Usage | None, str]] 
     ("responses", response(), "empty", None, 200, PAID, ""),
     ("responses", response({"type": "refusal", "refusal": "No."}), "refused", None, 200, PAID, "No."),
     ("responses", response(status="queued"), "unfinished", "response_queued", 200, PAID, ""),
-    ("responses", response(said("a"), status="cancelled"), "unfinished", "response_cancelled", 200, PAID, "a"),
+    ("responses", response(text_item("a"), status="cancelled"), "unfinished", "response_cancelled", 200, PAID, "a"),
     ("responses", {"error": {"code": 429, "message": "busy"}}, "status", "429", 429, None, ""),
     (
         "responses",
@@ -351,12 +351,12 @@ NOT_REPLIES: list[tuple[str, object, Kind, str | None, int, Usage | None, str]] 
     ),
     (
         "responses",
-        response(said("a"), status="incomplete", incomplete_details={"reason": "content_filter"}),
+        response(text_item("a"), status="incomplete", incomplete_details={"reason": "content_filter"}),
         "content_filter", None, 200, PAID, "a",
     ),
     (
         "responses",
-        response(said("a"), status="failed", error={"code": "server_error", "message": "sorry"}),
+        response(text_item("a"), status="failed", error={"code": "server_error", "message": "sorry"}),
         "failed", "server_error", 200, PAID, "a",
     ),
 ]  # fmt: skip
@@ -367,7 +367,7 @@ async def test_200_with_something_else_than_an_answer_is_an_outcome_of_its_own(
     start: Start,
     endpoint: str,
     body: object,
-    kind: Kind,
+    kind: ErrorKind,
     code: str | None,
     status: int,
     usage: Usage | None,
@@ -468,7 +468,7 @@ async def test_no_secret_is_in_an_error(start: Start) -> None:
     ],
     ids=["rst", "fin", "half-head", "short", "chunk-short", "chunk-bad", "gzip", "error-short", "no-http", "no-body"],
 )
-async def test_a_lost_connection_says_how_far_the_call_came(start: Start, data: bytes | None, kind: Kind) -> None:
+async def test_a_lost_connection_says_how_far_the_call_came(start: Start, data: bytes | None, kind: ErrorKind) -> None:
     error = await failed(start, data, close=True)
     assert error.kind == kind
 
@@ -557,7 +557,7 @@ async def test_models_are_read_over_all_pages(start: Start, transport: Transport
     ]
     script = await start(*(reply_bytes(page) for page in pages))
     provider = open_provider(transport, script.url)
-    assert await provider.listed("models") == [{"id": "a&1", "shutdown_date": "2026-12-11"}, {"id": "b"}]
+    assert await provider.list_all("models") == [{"id": "a&1", "shutdown_date": "2026-12-11"}, {"id": "b"}]
     await provider.aclose()
     assert [line for line, _, _ in script.requests] == [
         "GET /v1/models HTTP/1.1", "GET /v1/models?after=a%261 HTTP/1.1"
@@ -571,14 +571,14 @@ async def test_models_are_read_over_all_pages(start: Start, transport: Transport
 async def test_odd_lists_of_models_end(start: Start, transport: Transport, page: object, count: int) -> None:
     script = await start(reply_bytes(page))
     provider = open_provider(transport, script.url)
-    assert len(await provider.listed("models")) == count
+    assert len(await provider.list_all("models")) == count
     await provider.aclose()
 
 
 async def test_the_command_line_lists_models_without_a_loop(start: Start) -> None:
     script = await start(reply_bytes({"data": [{"id": "a"}]}))
-    given = Settings(OPENAI_BASE_URL=script.url, OPENAI_API_KEY=KEY)  # type: ignore[call-arg]
-    assert await asyncio.to_thread(list_models, given) == [{"id": "a"}]
+    configured = Settings(OPENAI_BASE_URL=script.url, OPENAI_API_KEY=KEY)  # type: ignore[call-arg]
+    assert await asyncio.to_thread(list_models, configured) == [{"id": "a"}]
 
 
 # --- what needs no server -------------------------------------------------------------------------------------------

@@ -98,12 +98,12 @@ class StateMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         picked = data.draw(st.lists(st.integers(0, len(self.calls) - 1), min_size=1, max_size=4, unique=True))
-        told = [self._ending(self.calls[i], data) for i in picked]
+        settlements = [self._ending(self.calls[i], data) for i in picked]
         with writing() as connection:
-            written = settle(connection, told)
-        ours = {(s.job_id, s.epoch) for s in told if self._is_owner(s)}
+            written = settle(connection, settlements)
+        ours = {(s.job_id, s.epoch) for s in settlements if self._is_owner(s)}
         assert written == ours
-        for settlement in told:
+        for settlement in settlements:
             self._expect(settlement, owner=(settlement.job_id, settlement.epoch) in ours)
 
     def _ending(self, call: Call, data: st.DataObject) -> Settlement:
@@ -193,12 +193,12 @@ class StateMachine(RuleBasedStateMachine):
     @invariant()
     def every_job_is_what_the_model_says(self) -> None:
         with reading() as connection:
-            found = connection.execute(select(jobs)).all()
-        assert {row.id: _shown(row) for row in found} == {
+            stored_jobs = connection.execute(select(jobs)).all()
+        assert {row.id: _shown(row) for row in stored_jobs} == {
             job_id: (each.state, each.epoch, each.attempts, each.failures, each.losses, each.cost)
             for job_id, each in self.expected.items()
         }
-        for row in found:
+        for row in stored_jobs:
             assert (row.state == "running") == (row.lease_until is not None)
             assert (row.state in ("succeeded", "failed", "cancelled")) == (row.finished_at is not None)
             assert row.epoch >= self.epochs_seen.get(row.id, 0)
@@ -208,10 +208,10 @@ class StateMachine(RuleBasedStateMachine):
     def answered_is_exactly_one_dialogue_and_it_is_the_owners(self) -> None:
         replies = select(dialogues.c.id, messages.c.content).join(messages, messages.c.dialogue_id == dialogues.c.id)
         with reading() as connection:
-            found = connection.execute(replies.where(messages.c.role == "assistant")).all()
-            assert connection.scalar(select(func.count()).select_from(messages)) == 2 * len(found)
-        assert len(found) == len({row.id for row in found})
-        assert {row.id: row.content for row in found} == {
+            stored_replies = connection.execute(replies.where(messages.c.role == "assistant")).all()
+            assert connection.scalar(select(func.count()).select_from(messages)) == 2 * len(stored_replies)
+        assert len(stored_replies) == len({row.id for row in stored_replies})
+        assert {row.id: row.content for row in stored_replies} == {
             job_id: each.answer for job_id, each in self.expected.items() if each.state == "succeeded"
         }
 

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.usefixtures("database")
 
 def on_the_clock(element: Any) -> datetime:
     with reading() as connection:
-        found: datetime = connection.execute(select(element)).scalar_one()
-    return found
+        time: datetime = connection.execute(select(element)).scalar_one()
+    return time
 
 
 def test_the_databases_clock_is_utc_and_about_now() -> None:
-    told = on_the_clock(now())
-    assert told.tzinfo is UTC
-    assert abs((told - datetime.now(UTC)).total_seconds()) < limit(5)
+    database_time = on_the_clock(now())
+    assert database_time.tzinfo is UTC
+    assert abs((database_time - datetime.now(UTC)).total_seconds()) < limit(5)
 
 
 @pytest.mark.parametrize("seconds", [0.25, -0.25, 90.0, -3600.0, 1e6])

@@ -97,11 +97,11 @@ def test_columns_hold_what_they_are_given() -> None:
     with engine.begin() as connection:
         table.create(connection)
         connection.execute(insert(table), [{"reply": reply, "body": body}, {"reply": None, "body": None}])
-        found = connection.execute(select(table.c.reply, table.c.body).order_by(table.c.id)).all()
+        rows = connection.execute(select(table.c.reply, table.c.body).order_by(table.c.id)).all()
         assert connection.scalar(select(table.c.id).where(table.c.reply == reply)) == 1
         raw = connection.exec_driver_sql("select reply, body from t where id = 1").one()
     engine.dispose()
-    assert [tuple(row) for row in found] == [(reply, body), (None, None)]
+    assert [tuple(row) for row in rows] == [(reply, body), (None, None)]
     assert storable(raw[0])
     assert storable(raw[1])
 

@@ -52,8 +52,8 @@ def add_turns(root: int, count: int, batch_id: str = "turns") -> list[int]:
 
 
 def answer_turn(job: Claimed) -> None:
-    said = (Message("user", job.request["prompt"]), Message("assistant", f"answer to {job.request['prompt']}"))
-    put(success(job, answer=Answer(MODEL, "stop", said, job.dialogue_id)))
+    turn_messages = (Message("user", job.request["prompt"]), Message("assistant", f"answer to {job.request['prompt']}"))
+    put(success(job, answer=Answer(MODEL, "stop", turn_messages, job.dialogue_id)))
 
 
 def fed(scope: Scope = Scope()) -> list[int]:  # noqa: B008  # it is frozen
@@ -196,8 +196,8 @@ def test_a_turn_is_claimed_with_all_that_was_answered_before_it() -> None:
 def test_of_instructions_that_changed_the_last_ones_are_in_force() -> None:
     root = add_root()
     first, second, third = add_turns(root, 3)
-    for turn, said in ((first, "ONE"), (second, "TWO")):
-        shown = (Message("system", said), Message("user", "q"), Message("assistant", "a"))
+    for turn, instructions in ((first, "ONE"), (second, "TWO")):
+        shown = (Message("system", instructions), Message("user", "q"), Message("assistant", "a"))
         put(success(take_one(turn), answer=Answer(MODEL, "stop", shown, root)))
     history = [(each.role, each.content) for each in take_one(third).history]
     assert history == [
@@ -246,7 +246,7 @@ def test_a_dialogue_is_found_by_any_of_its_turns() -> None:
     with reading() as connection:
         assert {turns.root_of(connection, each) for each in (root, first, second)} == {root}
         assert turns.root_of(connection, second + 1) is None
-        assert turns.answered(connection, root) == 3
+        assert turns.count_turns(connection, root) == 3
         assert [each.turn_id for each in turns.messages_of(connection, root)] == [
             root,
             root,
@@ -271,8 +271,8 @@ def test_a_turn_names_its_dialogue_and_whose_instructions_it_was_asked_with() ->
         connection.execute(update(batches).where(batches.c.id == "turns").values(assistant_id=5))
     answer_turn(take_one(turn))
     with reading() as connection:
-        wanted = select(dialogues.c.id, dialogues.c.root_id, dialogues.c.assistant_id).order_by(dialogues.c.id)
-        assert [tuple(row) for row in connection.execute(wanted)] == [(root, None, None), (turn, root, 5)]
+        statement = select(dialogues.c.id, dialogues.c.root_id, dialogues.c.assistant_id).order_by(dialogues.c.id)
+        assert [tuple(row) for row in connection.execute(statement)] == [(root, None, None), (turn, root, 5)]
 
 
 @pytest.mark.parametrize(

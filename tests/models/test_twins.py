@@ -19,7 +19,7 @@ from tests.rows import (
 from tidemill.models.answers import Answer, Message
 from tidemill.models.database import writing
 from tidemill.models.feed import feed
-from tidemill.models.pictures import message
+from tidemill.models.pictures import dump_message
 from tidemill.models.scope import Scope
 from tidemill.models.tables import dialogues, jobs
 from tidemill.models.text import dumps
@@ -50,7 +50,7 @@ def fed() -> list[int]:
 
 
 def caption(text: str, path: str) -> Answer:
-    return Answer(MODEL, "stop", (Message("user", message("?", picture(path))), Message("assistant", text)))
+    return Answer(MODEL, "stop", (Message("user", dump_message("?", picture(path))), Message("assistant", text)))
 
 
 def judge(*ids: int) -> None:
@@ -79,7 +79,7 @@ def test_an_answer_is_shared_with_the_name_of_each_file_and_at_no_cost() -> None
     judge(first)
     assert share_all() == 1
     assert share_all() == 0
-    assert dialogue(second) == [("user", message("?", picture("1.jpg"))), ("assistant", "a boat")]
+    assert dialogue(second) == [("user", dump_message("?", picture("1.jpg"))), ("assistant", "a boat")]
     job = job_row(second)
     assert (job.state, job.attempts, job.cost_usd, job.input_tokens, calls(second)) == ("succeeded", 0, 0.0, 0, [])
     assert job.finished_at is not None and job.epoch == 1

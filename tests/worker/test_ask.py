@@ -40,9 +40,9 @@ def limits() -> Limiter:
 
 
 async def asked(provider: Provider, limits: Limiter, options: Options = CHAT, **job: Any) -> Settlement:
-    given: dict[str, Any] = {"request": {"prompt": "Why is the sky blue?"}, "failures": 0, "age_seconds": 0.0}
+    defaults: dict[str, Any] = {"request": {"prompt": "Why is the sky blue?"}, "failures": 0, "age_seconds": 0.0}
     calling = Calling(provider, limits, "bucket", may_call=lambda: True)
-    return await ask(Claimed(1, 3, "b", **(given | job)), options, calling)
+    return await ask(Claimed(1, 3, "b", **(defaults | job)), options, calling)
 
 
 @pytest.mark.parametrize("options", [CHAT, RESPONSES], ids=["chat", "responses"])

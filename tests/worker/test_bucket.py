@@ -25,16 +25,16 @@ def served(bucket: Bucket, calls: int, seconds: float, now: float) -> float:
     """Let so many calls be answered, evenly over so many seconds; the time after them."""
     for number in range(calls):
         at = int((now + (number + 1) * seconds / calls) * SECOND)
-        bucket.allowed(at)
-        bucket.answered(at)
+        bucket.count_grant(at)
+        bucket.count_answer(at)
     return now + seconds
 
 
 def refused(bucket: Bucket, now: float, calls: int = 30) -> bool:
     """Let so many calls be refused at once; whether the guess is lower for it."""
     for _ in range(calls):
-        bucket.allowed(int(now * SECOND))
-    return sum(bucket.refused(int(now * SECOND)) for _ in range(calls)) > 0
+        bucket.count_grant(int(now * SECOND))
+    return sum(bucket.count_throttling(int(now * SECOND)) for _ in range(calls)) > 0
 
 
 def test_refusals_without_headers_make_a_guess_of_what_was_answered() -> None:
@@ -75,7 +75,7 @@ def test_few_refusals_among_many_answers_begin_no_guess() -> None:
 def test_refusals_that_come_before_any_answer_are_compared_with_what_was_sent() -> None:
     bucket = Bucket("b")
     for _ in range(250):
-        bucket.allowed(100 * SECOND)
+        bucket.count_grant(100 * SECOND)
     served(bucket, 3, 0.1, 100.0)
     assert not refused(bucket, 100.1, 12)
     assert refused(bucket, 100.2, 240)

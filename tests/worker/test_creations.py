@@ -15,11 +15,12 @@ from tests.simulator import Simulator
 from tidemill.models.clock import now_after
 from tidemill.models.creations import Creation, LostError, Owner, Place, load
 from tidemill.models.database import reading, writing
+from tidemill.models.json_types import RemoteObject
 from tidemill.models.provider import CallError, Provider
 from tidemill.models.settings import settings
 from tidemill.models.tables import creations as table
 from tidemill.worker import creations
-from tidemill.worker.creations import LookError, Recipe, Remote, Result
+from tidemill.worker.creations import LookError, Recipe, Result
 
 LINE = b'{"messages":[{"role":"user","content":"Why?"},{"role":"assistant","content":"Because."}]}\n'
 JOBS = "/fine_tuning/jobs"
@@ -50,18 +51,18 @@ class Upstream:
         if not self.is_owned:
             raise LostError
 
-    def keep(self, _: Connection, remote: Remote) -> None:
-        self.kept.append(remote["id"])
+    def keep(self, _: Connection, remote: RemoteObject) -> None:
+        self.kept.append(str(remote["id"]))
 
-    async def end(self, provider: Provider, remote: Remote) -> None:
+    async def end(self, provider: Provider, remote: RemoteObject) -> None:
         await provider.post(f"{JOBS}/{remote['id']}/cancel", {})
-        self.ended.append(remote["id"])
+        self.ended.append(str(remote["id"]))
 
     def file(self, provider: Provider) -> Recipe:
-        async def send(token: str) -> Remote:
+        async def send(token: str) -> RemoteObject:
             return await provider.upload(f"{token}.jsonl", LINE * 12)
 
-        async def find(token: str) -> AsyncIterator[Remote]:
+        async def find(token: str) -> AsyncIterator[RemoteObject]:
             async for page in provider.pages(f"{self.path}/files"):
                 for each in page:
                     if each["filename"] == f"{token}.jsonl":
@@ -70,11 +71,11 @@ class Upstream:
         return Recipe(Owner(self.key, self.check), Place("file", 0), send, find, self.keep, is_harmless=True)
 
     def batch(self, provider: Provider) -> Recipe:
-        async def send(token: str) -> Remote:
+        async def send(token: str) -> RemoteObject:
             body = {"model": "gpt-4.1-mini", "training_file": self.file_id, "metadata": {self.key: token}}
             return await provider.post(JOBS, body)
 
-        async def find(token: str) -> AsyncIterator[Remote]:
+        async def find(token: str) -> AsyncIterator[RemoteObject]:
             async for page in provider.pages(f"{self.path}{JOBS}"):
                 for each in page:
                     if each["metadata"].get(self.key, token) == token:  # one without a token may be it as well
@@ -369,7 +370,7 @@ def test_what_an_earlier_round_created_is_not_adopted_by_the_next(provider: Simu
     assert len(provider.tunings()) == 2
 
 
-def test_a_late_twin_is_ended_and_nothing_else(provider: Simulator, owner: Upstream) -> None:
+def test_a_late_duplicate_is_ended_and_nothing_else(provider: Simulator, owner: Upstream) -> None:
     assert create(owner, owner.batch) == "created"
     owner.round = 2
     provider.control(scripts={CREATE: "!!reset*1"})
@@ -388,7 +389,7 @@ def test_a_late_twin_is_ended_and_nothing_else(provider: Simulator, owner: Upstr
     assert [made["id"] for made in provider.tunings() if made["status"] == "cancelled"] == [late]
 
 
-def test_nobody_looks_for_twins_of_what_was_sent_once(provider: Simulator, owner: Upstream) -> None:
+def test_nobody_looks_for_duplicates_of_what_was_sent_once(provider: Simulator, owner: Upstream) -> None:
     provider.control(scripts={LIST: "!!500*9"})
     assert create(owner, owner.batch) == "created"
     made_late(provider, owner, **{owner.key: owner.creation.token})
@@ -397,7 +398,7 @@ def test_nobody_looks_for_twins_of_what_was_sent_once(provider: Simulator, owner
 
 
 @pytest.mark.parametrize(("fault", "passes"), [("500*1", True), ("422*1", False)])
-def test_looking_for_twins_is_repeated_where_that_may_help(
+def test_looking_for_duplicates_is_repeated_where_that_may_help(
     provider: Simulator, owner: Upstream, fault: str, passes: bool
 ) -> None:
     assert create(owner, owner.batch) == "created"

@@ -9,7 +9,7 @@ from tidemill.models import cost, pictures
 from tidemill.models.answers import Message
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError
-from tidemill.worker.history import TOO_LONG, fitted
+from tidemill.worker.history import TOO_LONG, fit_history
 from tidemill.worker.questions import Question, build
 
 SYSTEM = Message("system", "Be brief.")
@@ -53,7 +53,7 @@ def test_instructions_that_are_new_replace_those_before_and_are_recorded(
     assert "instructions" not in question.body
     assert question.messages == (Message("system", "Be long."), Message("user", "And then?"))
     assert question.texts == ["Why?", "Because.", "Be long.", "And then?"]
-    assert build(options, TURN, history=fitted(options, question)) == question
+    assert build(options, TURN, history=fit_history(options, question)) == question
 
 
 @pytest.mark.parametrize(("options", "name"), [(CHAT, "messages"), (RESPONSES, "input")])
@@ -94,7 +94,7 @@ def test_parts_go_out_as_parts_and_a_picture_is_shown_again() -> None:
     )
     assert build(CHAT, TURN, history=(stored,)).body["messages"][0]["content"] == parts
     picture = {"path": "a.jpg", "sha256": "0" * 64, "format": "jpeg", "width": 640, "height": 480}
-    described = Message("user", pictures.message("What is it?", picture))
+    described = Message("user", pictures.dump_message("What is it?", picture))
     question = build(CHAT, TURN, "data:image/jpeg;base64,AA", (described, Message("assistant", "A mill.")))
     assert question.body["messages"][0]["content"][1]["image_url"]["url"] == "data:image/jpeg;base64,AA"
     assert question.picture_tokens > 0
@@ -110,8 +110,8 @@ def test_tokens_are_reserved_for_all_that_is_sent() -> None:
 
 
 def long_dialogue(turns: int, words: int = 1_000) -> tuple[Message, ...]:
-    said = [(Message("user", f"q{i} " + "word " * words), Message("assistant", f"a{i}")) for i in range(turns)]
-    return (SYSTEM, *(message for turn in said for message in turn))
+    turn_messages = [(Message("user", f"q{i} " + "word " * words), Message("assistant", f"a{i}")) for i in range(turns)]
+    return (SYSTEM, *(message for turn in turn_messages for message in turn))
 
 
 def question(options: Options, history: tuple[Message, ...]) -> Question:
@@ -120,18 +120,18 @@ def question(options: Options, history: tuple[Message, ...]) -> Question:
 
 def test_a_dialogue_that_fits_is_left_alone() -> None:
     history = long_dialogue(7)
-    assert fitted(CHAT, question(CHAT, history)) == history
+    assert fit_history(CHAT, question(CHAT, history)) == history
 
 
 def test_a_dialogue_that_does_not_fit_is_refused_with_the_counts() -> None:
     with pytest.raises(CallError, match=r"has 9,\d\d\d tokens so far; .* gpt-4 takes 8,192\. --trim oldest") as raised:
-        fitted(CHAT, question(CHAT, long_dialogue(9)))
+        fit_history(CHAT, question(CHAT, long_dialogue(9)))
     assert (raised.value.kind, raised.value.code) == ("request", TOO_LONG)
 
 
 def test_trimming_takes_the_oldest_turns_whole_and_keeps_the_instructions() -> None:
     trimming = Options(MODEL, trim="oldest")
-    kept = fitted(trimming, question(trimming, long_dialogue(9)))
+    kept = fit_history(trimming, question(trimming, long_dialogue(9)))
     assert [message.content[:2] for message in kept] == ["Be", *(f"{x}{i}" for i in range(1, 9) for x in "qa")]
     assert (
         cost.chat_overhead_tokens(len(kept) + 1) + sum(cost.count_tokens(each.content, MODEL) for each in kept) + 3
@@ -141,7 +141,7 @@ def test_trimming_takes_the_oldest_turns_whole_and_keeps_the_instructions() -> N
 
 def test_room_for_the_answer_counts() -> None:
     trimming = Options(MODEL, trim="oldest", max_tokens=4_000)
-    kept = fitted(trimming, question(trimming, long_dialogue(9)))
+    kept = fit_history(trimming, question(trimming, long_dialogue(9)))
     assert [message.content[:2] for message in kept] == ["Be", *(f"{x}{i}" for i in range(5, 9) for x in "qa")]
 
 
@@ -149,10 +149,10 @@ def test_a_prompt_that_is_too_long_by_itself_is_refused_even_so() -> None:
     trimming = Options(MODEL, trim="oldest")
     alone = build(trimming, {"prompt": "word " * 9_000}, history=HISTORY)
     with pytest.raises(CallError, match="gpt-4 takes 8,192"):
-        fitted(trimming, alone)
+        fit_history(trimming, alone)
 
 
 def test_a_model_of_unknown_size_is_asked() -> None:
     unknown = Options("my-own-model")
     history = long_dialogue(20)
-    assert fitted(unknown, question(unknown, history)) == history
+    assert fit_history(unknown, question(unknown, history)) == history

@@ -209,12 +209,12 @@ async def test_a_pause_of_one_worker_stops_the_other_and_voids_its_slots(
     assert (await second.reserve("b", 1, NONE, 0)).wait_seconds == 0
     await first.pause("b", 2)
     clock.move(0.5)
-    assert await second.held("b") == pytest.approx(1.5)
+    assert await second.pause_seconds("b") == pytest.approx(1.5)
     assert not (await second.reserve("b", 1, NONE, 0)).granted
     assert (await second.reserve("b", 1, NONE, 9)).wait_seconds == pytest.approx(1.5)
     limited = [await second.reserve("b", 1, Limits(rpm=60), 9) for _ in range(2)]
     assert [grant.wait_seconds for grant in limited] == pytest.approx([1.5, 2.5], abs=0.02)
-    assert await second.held("other") == 0
+    assert await second.pause_seconds("other") == 0
 
 
 async def test_a_shorter_pause_never_cuts_a_longer_one(worker: Limiter) -> None:
@@ -222,7 +222,7 @@ async def test_a_shorter_pause_never_cuts_a_longer_one(worker: Limiter) -> None:
     await worker.pause("b", 1)
     await worker.pause("b", float("nan"))
     await worker.pause("b", -3)
-    assert await worker.held("b") == pytest.approx(5)
+    assert await worker.pause_seconds("b") == pytest.approx(5)
 
 
 def ended(calls: list[asyncio.Task[Any]]) -> int:

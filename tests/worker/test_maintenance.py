@@ -68,7 +68,7 @@ def take_surely(job_id: int, worker_id: str, lease_seconds: float) -> None:
     wait_until(lambda: take([job_id], worker_id, lease_seconds), "the job is claimed")
 
 
-def seen(worker_id: str) -> object:
+def seen_at(worker_id: str) -> object:
     with reading() as connection:
         return connection.scalar(select(workers.c.seen_at).where(workers.c.id == worker_id))
 
@@ -79,7 +79,7 @@ def test_a_worker_signs_on_beats_and_signs_off(runner: Runner) -> None:
     with reading() as connection:
         row = connection.execute(select(workers)).one()
     assert (row.id, row.pid, row.window, row.machine) == (runner.worker_id, os.getpid(), 8, machine())
-    wait_until(lambda: seen(row.id) != row.seen_at, "it beats")
+    wait_until(lambda: seen_at(row.id) != row.seen_at, "it beats")
     duties.close()
     assert count(workers) == 0
 
@@ -89,7 +89,7 @@ def test_a_worker_that_was_forgotten_signs_on_again(runner: Runner) -> None:
     wait_until(lambda: count(workers) == 1, "it is signed on")
     with writing() as connection:
         connection.execute(delete(workers))
-    wait_until(lambda: seen(runner.worker_id) is not None, "it is signed on again")
+    wait_until(lambda: seen_at(runner.worker_id) is not None, "it is signed on again")
 
 
 def is_past(moment: Any) -> bool:
@@ -198,8 +198,8 @@ def test_a_duty_that_fails_is_tried_again_and_does_not_end_the_others(
     wait_until(lambda: "no such table" in caplog.text, "a duty has failed")
     with writing() as connection:
         connection.execute(text("ALTER TABLE gone RENAME TO jobs"))
-    before = seen(runner.worker_id)
-    wait_until(lambda: seen(runner.worker_id) != before, "it beats again")
+    before = seen_at(runner.worker_id)
+    wait_until(lambda: seen_at(runner.worker_id) != before, "it beats again")
     add_batch()
     (job_id,) = add_jobs(1)
     wait_until(lambda: job_row(job_id).sent_at is not None, "it feeds again")
@@ -209,10 +209,10 @@ def test_a_duty_that_fails_is_tried_again_and_does_not_end_the_others(
 def test_a_worker_that_stops_feeds_no_more(runner: Runner) -> None:
     wait_until(lambda: count(workers) == 1, "it is signed on")
     runner.stop_admitting()
-    before = seen(runner.worker_id)
+    before = seen_at(runner.worker_id)
     add_batch()
     add_jobs(1)
-    wait_until(lambda: seen(runner.worker_id) != before, "a round of duties has passed")
+    wait_until(lambda: seen_at(runner.worker_id) != before, "a round of duties has passed")
     assert count(jobs, jobs.c.sent_at.is_not(None)) == 0
 
 

@@ -38,10 +38,10 @@ def test_a_system_prompt_goes_first_in_chat_and_into_instructions_in_responses()
 
 
 def test_messages_of_a_row_keep_their_own_system_prompt() -> None:
-    given = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Why?"}]
-    question = build(Options(MODEL, system="The batch's."), {"messages": given})
-    assert question.body["messages"] == given
-    without = build(Options(MODEL, system="The batch's."), {"messages": given[1:]})
+    messages = [{"role": "system", "content": "Mine."}, {"role": "user", "content": "Why?"}]
+    question = build(Options(MODEL, system="The batch's."), {"messages": messages})
+    assert question.body["messages"] == messages
+    without = build(Options(MODEL, system="The batch's."), {"messages": messages[1:]})
     assert [each.content for each in without.messages] == ["The batch's.", "Why?"]
 
 
@@ -71,24 +71,24 @@ def test_the_cap_on_tokens_has_the_name_that_the_model_knows(model: str, name: s
 
 
 def test_options_have_the_shape_of_their_endpoint() -> None:
-    said: dict[str, Any] = {"temperature": 0.0, "reasoning_effort": "low", "schema": SCHEMA}
-    chat = build(Options(MODEL, **said), {"prompt": "x"}).body
+    shared: dict[str, Any] = {"temperature": 0.0, "reasoning_effort": "low", "schema": SCHEMA}
+    chat = build(Options(MODEL, **shared), {"prompt": "x"}).body
     assert (chat["temperature"], chat["reasoning_effort"]) == (0.0, "low")
     assert chat["response_format"] == {
         "type": "json_schema",
         "json_schema": {"name": "reply", "schema": SCHEMA, "strict": True},
     }
-    responses = build(Options(MODEL, "responses", **said), {"prompt": "x"}).body
+    responses = build(Options(MODEL, "responses", **shared), {"prompt": "x"}).body
     assert (responses["temperature"], responses["reasoning"]) == (0.0, {"effort": "low"})
     assert responses["text"]["format"] == {"type": "json_schema", "name": "reply", "schema": SCHEMA, "strict": True}
 
 
 @pytest.mark.parametrize("options", [CHAT, RESPONSES])
 def test_further_parameters_go_last_and_win(options: Options) -> None:
-    given = Options(
+    options = Options(
         options.model, options.endpoint, temperature=1.0, params={"seed": 5, "temperature": 0.5, "stop": None}
     )
-    body = build(given, {"prompt": "x"}).body
+    body = build(options, {"prompt": "x"}).body
     assert (body["seed"], body["temperature"], body["stop"]) == (5, 0.5, None)
 
 

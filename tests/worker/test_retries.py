@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from tidemill.models.provider import CallError, Kind
+from tidemill.models.provider import CallError, ErrorKind
 from tidemill.models.replies import RawReply, error_from_status, parse_chat, parse_responses
 from tidemill.worker.retries import PERMANENT_NAMES, RULES, Verdict, classify
 
@@ -329,10 +329,10 @@ def test_a_delay_never_reaches_beyond_the_retry_time() -> None:
 # --- the table itself -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("kind", get_args(ErrorKind))
 @pytest.mark.parametrize("status", [None, 100, 200, 304, 400, 499, 500, 599, 999])
 @pytest.mark.parametrize("code", [None, "x", "999", "Some Prose: {0}", "é"])
-def test_every_failure_has_a_verdict(kind: Kind, status: int | None, code: str | None) -> None:
+def test_every_failure_has_a_verdict(kind: ErrorKind, status: int | None, code: str | None) -> None:
     verdict = judge(CallError(kind, "{braces} {0}", status, code))
     assert verdict.code.replace("_", "").isalnum()
     assert verdict.code == verdict.code.lower()
@@ -343,7 +343,7 @@ def test_every_failure_has_a_verdict(kind: Kind, status: int | None, code: str |
 def test_every_row_can_be_reached() -> None:
     errors = [
         CallError(kind, message, status, name)
-        for kind in get_args(Kind)
+        for kind in get_args(ErrorKind)
         for status in (None, 200, *range(300, 600))
         for message in ("m", "was flagged", "Resource Unavailable")
         for name in (

@@ -45,7 +45,7 @@ def test_jobs_are_claimed_asked_and_stored(runner: Runner, provider: Simulator, 
     assert len(provider.paid()) == 20
     assert set(provider.paid_by_prompt().values()) == {1}
     assert count(dialogues) == count(attempts, attempts.c.outcome == "succeeded") == 20
-    wait_until(lambda: not runner.owned() and runner.in_flight == 0, "nothing is owned any more")
+    wait_until(lambda: not runner.owned_jobs() and runner.in_flight == 0, "nothing is owned any more")
 
 
 def test_a_message_that_comes_twice_is_paid_for_once(
@@ -126,11 +126,11 @@ def test_a_call_that_outlasts_the_drain_is_given_back(provider: Simulator, wait_
 def test_a_process_that_was_frozen_beyond_its_lease_pays_for_nothing(
     runner: Runner, provider: Simulator, wait_until: WaitUntil
 ) -> None:
-    runner.renewed(time.monotonic() - 101, {}, set())
+    runner.note_renewal(time.monotonic() - 101, {}, set())
     add_batch()
     ids = add_jobs(5)
     runner.admit(ids)
-    wait_until(lambda: runner.in_flight == 0 and not runner.owned(), "all are given back")
+    wait_until(lambda: runner.in_flight == 0 and not runner.owned_jobs(), "all are given back")
     assert provider.paid() == []
     assert in_state("queued") == 5
 
@@ -158,7 +158,7 @@ def test_a_wrong_key_holds_the_batch_after_the_calls_in_flight(
     add_batch()
     ids = add_jobs(60)
     runner.admit(ids)
-    wait_until(lambda: runner.in_flight == 0 and not runner.owned(), "all have ended")
+    wait_until(lambda: runner.in_flight == 0 and not runner.owned_jobs(), "all have ended")
     assert batch_row().hold_reason
     assert in_state("queued") == 60
     assert count(jobs, jobs.c.failures > 0) == 0
@@ -183,7 +183,7 @@ def test_a_row_that_we_cannot_build_fails_alone(runner: Runner, wait_until: Wait
     set_job(bad, request={"nonsense": 1})
     set_job(foreign, request={"url": "/v1/nonsense", "body": {}})
     runner.admit([good, bad, foreign])
-    wait_until(lambda: not runner.owned() and in_state("running") == 0, "all have ended")
+    wait_until(lambda: not runner.owned_jobs() and in_state("running") == 0, "all have ended")
     assert job_row(good).state == "succeeded"
     assert (job_row(bad).state, job_row(bad).error_code) == ("failed", "internal_error")
     assert (job_row(foreign).state, job_row(foreign).error_code) == ("failed", "not_supported")

@@ -27,10 +27,10 @@ from tidemill.worker.sentiment import Judgement, judge
     ],
 )
 def test_english_is_judged(text: str, expected: str) -> None:
-    [found] = judge([text])
-    assert (found.sentiment, found.language) == (expected, "en")
-    assert found.score is not None
-    assert -1 <= found.score <= 1
+    [judgement] = judge([text])
+    assert (judgement.sentiment, judgement.language) == (expected, "en")
+    assert judgement.score is not None
+    assert -1 <= judgement.score <= 1
 
 
 @pytest.mark.parametrize(
@@ -100,5 +100,5 @@ PIECES = st.sampled_from([*WORDS, ":)", ";-(", "’", "…", "ß", "😡", "©",
 @given(st.text() | st.lists(PIECES, max_size=12).map(" ".join) | st.lists(PIECES, max_size=12).map("".join))
 def test_the_shortcut_scores_as_vader_does_and_nothing_raises(text: str) -> None:
     assert sentiment._compound(text) == sentiment.models().analyser.polarity_scores(text)["compound"]
-    [found] = judge([text])
-    assert (found.score is None) == (found.sentiment == "unknown")
+    [judgement] = judge([text])
+    assert (judgement.score is None) == (judgement.sentiment == "unknown")

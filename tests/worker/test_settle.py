@@ -32,7 +32,7 @@ from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.transitions import Settlement
 from tidemill.worker.judge import Judge
 from tidemill.worker.sentiment import Judgement
-from tidemill.worker.settle import Ended, Settler, write
+from tidemill.worker.settle import Ending, Settler, write
 
 
 @pytest.fixture
@@ -46,13 +46,13 @@ def settler(ended: set[tuple[int, int]]) -> Iterator[Settler]:
     def note(written: Iterable[Settlement]) -> None:
         ended.update((each.job_id, each.epoch) for each in written)
 
-    made = Settler(Judge(), hurry=lambda: True, settled=note)
+    made = Settler(Judge(), hurry=lambda: True, on_written=note)
     yield made
     made.close(5)
 
 
-def ending(settlement: Settlement) -> Ended:
-    return Ended(settlement, PROVIDER)
+def ending(settlement: Settlement) -> Ending:
+    return Ending(settlement, PROVIDER)
 
 
 def sentiments() -> dict[int, str | None]:
@@ -82,7 +82,7 @@ def test_outcomes_are_stored_told_and_judged(
 @pytest.mark.usefixtures("embedded_home")
 def test_closing_writes_what_was_handed_over_and_its_judgements(ended: set[tuple[int, int]]) -> None:
     add_batch()
-    settler = Settler(Judge(), hurry=lambda: False, settled=lambda _: None)
+    settler = Settler(Judge(), hurry=lambda: False, on_written=lambda _: None)
     for job in take(add_jobs(5)):
         settler.put(success(job, "What a great day."), PROVIDER)
     settler.close(10)
@@ -158,7 +158,7 @@ def test_a_settler_that_must_end_gives_a_dead_database_up(
         connection.execute(text("PRAGMA busy_timeout = 50"))
     holder = sqlite3.connect(embedded_home / "tidemill.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
-    settler = Settler(Judge(), hurry=lambda: True, settled=lambda _: None)
+    settler = Settler(Judge(), hurry=lambda: True, on_written=lambda _: None)
     settler.put(success(job), PROVIDER)
     wait_until(lambda: settler.trouble is not None, "the settler has tried")
     settler.close(0)
@@ -210,8 +210,8 @@ def test_judgements_are_stored_with_or_without_a_score() -> None:
     write([ending(success(first)), ending(success(second))], [])
     write([], [(first.id, Judgement("negative", -0.5, "en")), (second.id, Judgement("unknown", None, None))])
     with reading() as connection:
-        found = connection.execute(select(dialogues).order_by(dialogues.c.id)).all()
-    assert [(row.sentiment, row.sentiment_score, row.language) for row in found] == [
+        dialogue_rows = connection.execute(select(dialogues).order_by(dialogues.c.id)).all()
+    assert [(row.sentiment, row.sentiment_score, row.language) for row in dialogue_rows] == [
         ("negative", -0.5, "en"),
         ("unknown", None, None),
     ]
@@ -249,8 +249,8 @@ def test_names_that_are_too_long_for_their_columns_are_cut_and_cost_no_answer() 
     add_batch()
     (job_id,) = add_jobs(1)
     claimed = take_one(job_id)
-    said = Answer("m" * 300, "f" * 90, (Message("r" * 50, "why?"), Message("assistant", "because")))
-    settlement = success(claimed, request_id="i" * 400, answer=said)
+    answer = Answer("m" * 300, "f" * 90, (Message("r" * 50, "why?"), Message("assistant", "because")))
+    settlement = success(claimed, request_id="i" * 400, answer=answer)
     assert write([ending(settlement)], []) == {(job_id, claimed.epoch)}
     assert dialogue(job_id) == [("r" * 20, "why?"), ("assistant", "because")]
     (call,) = calls(job_id)

@@ -276,24 +276,24 @@ def test_following_outlasts_any_trouble(provider: Simulator) -> None:
     assert (job_row(job_id).state, tune().note) == ("succeeded", None)
 
 
-@pytest.mark.parametrize("wanted", ["pause", "resume", "cancel"])
-def test_what_somebody_wants_is_passed_on(provider: Simulator, wanted: str) -> None:
+@pytest.mark.parametrize("control", ["pause", "resume", "cancel"])
+def test_what_somebody_wants_is_passed_on(provider: Simulator, control: str) -> None:
     provider.control(tuning_seconds=60)
     job_id = add_train_job()
     for _ in range(3):
         step(job_id)
     (made,) = provider.tunings()
-    if made["status"] == "validating_files" and wanted != "cancel":
+    if made["status"] == "validating_files" and control != "cancel":
         with writing() as connection:
-            connection.execute(update(fine_tunes).values(wanted=wanted))
+            connection.execute(update(fine_tunes).values(wanted=control))
         step(job_id)
         assert tune().wanted is None  # refused, which is noted or seen
         return
     with writing() as connection:
-        connection.execute(update(fine_tunes).values(wanted=wanted))
+        connection.execute(update(fine_tunes).values(wanted=control))
     step(job_id)
     assert tune().wanted is None
-    if wanted == "cancel":
+    if control == "cancel":
         to_the_end(job_id)
         assert (job_row(job_id).state, tune().status) == ("cancelled", "cancelled")
 
@@ -333,9 +333,9 @@ def test_a_job_that_an_earlier_request_made_late_is_cancelled_and_told(provider:
     (made,) = provider.tunings()
     with writing() as connection:
         connection.execute(update(creations_table).where(creations_table.c.step == "job").values(sends=2))
-    twin = {"model": MODEL, "training_file": made["training_file"], "metadata": made["metadata"]}
+    duplicate = {"model": MODEL, "training_file": made["training_file"], "metadata": made["metadata"]}
     request = urllib.request.Request(
-        f"{provider.url}/fine_tuning/jobs", json.dumps(twin).encode(), {"Content-Type": "application/json"}
+        f"{provider.url}/fine_tuning/jobs", json.dumps(duplicate).encode(), {"Content-Type": "application/json"}
     )
     urllib.request.urlopen(request).close()
     step(job_id)
@@ -366,8 +366,8 @@ def test_what_an_earlier_round_told_is_not_told_of_the_next(provider: Simulator)
     assert (tune().round, tune().curve, tune().model) == (2, None, None)
     to_the_end(job_id)
     with reading() as connection:
-        wanted = select(fine_tunes.c.round, fine_tunes.c.curve, fine_tunes.c.job_id)
-        row: Any = connection.execute(wanted).one()
+        statement = select(fine_tunes.c.round, fine_tunes.c.curve, fine_tunes.c.job_id)
+        row: Any = connection.execute(statement).one()
     assert [point.step for point in points_of(row)] == [1, 2, 3]  # one an epoch at the least
 
 

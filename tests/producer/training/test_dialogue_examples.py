@@ -9,7 +9,7 @@ from tidemill.models.clock import now
 from tidemill.models.database import writing
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
-from tidemill.models.pictures import message as picture_message
+from tidemill.models.pictures import dump_message as picture_message
 from tidemill.models.tables import dialogues, messages
 from tidemill.producer.asking.dialogues import Filters
 from tidemill.producer.training.dialogue_examples import StoredDialogues, day, examples_of_dialogues

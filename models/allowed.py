@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, get_args
 
 from tidemill.models.errors import OptionError
-from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Detail, Transport, Trim
 
 WORD_CHARACTERS = 200
@@ -140,7 +139,7 @@ def check_names(options: Mapping[str, object], known: Collection[str]) -> None:
         raise OptionError(option, options[option], f"there is no such option; {hint}")
 
 
-def schema_fault(schema: JsonObject) -> str | None:
+def schema_fault(schema: Any) -> str | None:
     """What is wrong with a JSON schema: the rest of a sentence that begins with its name; None when it is sound."""
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for

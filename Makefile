@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench bench-full lock clean
+.PHONY: help setup demo test pytest lint bench bench-full lock clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,7 +20,10 @@ setup: .venv/.ready ## make .venv with everything that the other targets need
 demo: setup ## ask a real small model 24 prompts on this machine, no key needed
 	$(BIN)/python -m tests.demo
 
-test: setup lint ## lint, type-check, check the import rules, run every test
+test: setup ## lint, type-check, check the import rules, run every test
+	$(MAKE) -j 2 lint pytest
+
+pytest: setup
 	$(BIN)/python -m pytest -n 4
 
 lint: setup

@@ -19,12 +19,12 @@ _WORK = "sum(n * n for n in range(1_500_000))"
 _WORK_SECONDS = 0.2
 """What two interpreters that do this side by side take on two quiet cores of 2025."""
 
-_MOST = 30.0
+_MOST = 10.0
 _VARIABLE = "PATIENCE_OF_TESTS"  # how slow the machine is; from the session to its processes
 
 
 def patience() -> float:
-    """How many times as long as on a quiet machine of today things may take now: 1 to 30."""
+    """How many times as long as on a quiet machine of today things may take now: 1 to 10."""
     return min(_MOST, _slowness() * _crowd())
 
 

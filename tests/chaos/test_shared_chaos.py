@@ -17,7 +17,7 @@ from tests.conftest import _migrate
 from tests.flows.tidemill import Running, Tidemill
 from tests.servers import Broker, Postgres
 from tests.simulator import Simulator
-from tests.waiting import limit, wait_until
+from tests.waiting import limit, patience, wait_until
 
 PROMPTS = [f"shared chaos {number}" for number in range(2_000)]
 LEASE_SECONDS = 3
@@ -194,7 +194,7 @@ def test_a_frozen_worker_that_wakes_changes_nothing_and_pays_for_nothing_new(sit
     print(books)
     site.provider.wait_until_idle()
     assert site.provider.counters()["paid"] == paid, "calls that it had not begun were paid after it woke"
-    assert books.paid_more_than_once <= 2 * WINDOW  # in flight, or answered and not yet stored
+    assert books.paid_more_than_once <= (1 + patience()) * WINDOW  # in flight, or answered and not yet stored
 
 
 def test_the_jobs_of_a_killed_worker_are_done_by_others_within_seconds(site: Site) -> None:
@@ -214,4 +214,4 @@ def test_the_jobs_of_a_killed_worker_are_done_by_others_within_seconds(site: Sit
     site.provider.wait_until_idle()
     books = check(site.user, site.provider.paid(), prompts)
     print(books)
-    assert books.paid_more_than_once <= 2 * 2 * WINDOW
+    assert books.paid_more_than_once <= 2 * (1 + patience()) * WINDOW

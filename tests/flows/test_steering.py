@@ -17,6 +17,7 @@ def test_a_paused_batch_waits_until_it_is_resumed(anywhere: Tidemill, simulator:
         running.until(lambda: simulator.counters()["in_flight"] >= 20, "it is under way")
         assert "paused; calls in flight end" in anywhere("pause", "paused").ok().out
         running.says("The batch is paused")
+        anywhere.wait_for_duties()  # a worker looks at its batches once in a while
         simulator.control(gate="open")
         simulator.wait_until_idle()
         paid = simulator.counters()["paid"]

@@ -176,6 +176,15 @@ class Tidemill:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "TIDEMILL_"))}
         return own | self.environment | dict(more)
 
+    def wait_for_duties(self) -> None:
+        """Wait until every worker has done each of its regular duties once more."""
+        for _ in range(2):  # a round may have begun before this was asked
+            before = self._last_seen()
+            wait_until(lambda: before.isdisjoint(self._last_seen()), "every worker has been seen again")  # noqa: B023
+
+    def _last_seen(self) -> set[tuple[str, str]]:
+        return {(row.id, str(row.seen_at)) for row in self.query("SELECT id, seen_at FROM workers")}
+
     def write(self, name: str, content: str | bytes) -> Path:
         """A file in the working folder."""
         path = self.folder / name

@@ -28,7 +28,7 @@ from tests.rows import (
 from tests.simulator import Simulator
 from tests.waiting import limit, wait_until
 from tidemill.models.clock import now, now_after
-from tidemill.models.database import reading, writing
+from tidemill.models.database import engine, reading, writing
 from tidemill.models.scope import Scope
 from tidemill.models.tables import dialogues, jobs, workers
 from tidemill.worker import maintenance
@@ -40,6 +40,7 @@ from tidemill.worker.runner import Runner
 def provider(database: str, simulator: Simulator, use_environment: UseEnvironment) -> Simulator:
     lease = {"TIDEMILL_LEASE_SECONDS": str(limit(2))}  # short, but a worker must come to renewing it
     use_environment({"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key", **lease})
+    engine()  # before there are threads: two that open one at once open two, and one of them is never closed
     return simulator
 
 

@@ -10,7 +10,7 @@ from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import add_batch, add_jobs, add_worker, batch_row, calls, count, job_row, set_batch, set_job, take
 from tests.simulator import Simulator
 from tests.waiting import limit
-from tidemill.models.database import writing
+from tidemill.models.database import engine, writing
 from tidemill.models.errors import DatabaseError
 from tidemill.models.scope import Scope
 from tidemill.models.tables import attempts, dialogues, jobs, workers
@@ -23,6 +23,7 @@ def provider(database: str, simulator: Simulator, use_environment: UseEnvironmen
     """The simulator, as the provider of whatever runs in this process."""
     # Nothing renews leases here: that is maintenance's.
     use_environment({"OPENAI_BASE_URL": simulator.url, "OPENAI_API_KEY": "test-key", "TIDEMILL_LEASE_SECONDS": "100"})
+    engine()  # before there are threads: two that open one at once open two, and one of them is never closed
     return simulator
 
 

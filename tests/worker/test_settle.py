@@ -25,6 +25,7 @@ from tests.rows import (
     take_one,
 )
 from tests.servers import Postgres
+from tests.waiting import limit
 from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, writing
@@ -48,7 +49,7 @@ def settler(ended: set[tuple[int, int]]) -> Iterator[Settler]:
 
     made = Settler(Judge(), hurry=lambda: True, on_written=note)
     yield made
-    made.close(5)
+    made.close(limit(5))
 
 
 def ending(settlement: Settlement) -> Ending:
@@ -85,7 +86,7 @@ def test_closing_writes_what_was_handed_over_and_its_judgements(ended: set[tuple
     settler = Settler(Judge(), hurry=lambda: False, on_written=lambda _: None)
     for job in take(add_jobs(5)):
         settler.put(success(job, "What a great day."), PROVIDER)
-    settler.close(10)
+    settler.close(limit(10))
     assert list(sentiments().values()) == ["positive"] * 5
 
 

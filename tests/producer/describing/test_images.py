@@ -26,6 +26,12 @@ from tidemill.producer.describing.images import MEDIA_TYPES, PreparedPicture, Pr
 ROOT = Path(images.__file__).parents[3]
 
 
+@pytest.fixture(autouse=True)
+def patience_of_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow or busy machine takes longer for a picture; tests of the limit itself set a short one."""
+    monkeypatch.setattr(children, "ANSWER_SECONDS", limit(children.ANSWER_SECONDS))
+
+
 @pytest.fixture(scope="module")
 def preparer() -> Iterator[Preparer]:
     with Preparer("gpt-6-luna", "auto", 2048, processes=1) as one:

@@ -39,15 +39,15 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
     grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
     while grant.granted and grant.wait_seconds > 0:
         await asyncio.sleep(grant.wait_seconds)
-        if not calling.may_call():
-            await limiter.refund(bucket, reserved)
-            return settlements.of_snooze(job)
         if not await limiter.pause_seconds(bucket):
             break
         # The provider has throttled a call meanwhile, which voids the grants before it.
         grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
     if not grant.granted:
         return settlements.of_snooze(job, grant.wait_seconds)
+    if not calling.may_call():  # to reserve may have taken a while, too: the first calls of a bucket wait for a reply
+        await limiter.refund(bucket, reserved)
+        return settlements.of_snooze(job)
     began = time.monotonic()
     try:
         body = await _whole_body(job, options, question)

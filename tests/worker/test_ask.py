@@ -14,6 +14,7 @@ from tidemill.models.transitions import Claimed, Settlement
 from tidemill.worker.ask import ask
 from tidemill.worker.calling import Calling
 from tidemill.worker.limits import Limiter, limiter
+from tidemill.worker.pace import Limits
 
 CHAT = Options(model=MODEL)
 RESPONSES = Options(model=MODEL, endpoint="responses")
@@ -135,6 +136,18 @@ async def test_a_turn_that_is_too_far_away_is_a_snooze_and_no_call(
     assert (ended.outcome, ended.http_status, ended.counted) == ("snoozed", None, False)
     assert ended.delay_seconds > 0
     assert simulator.paid() == []
+
+
+@pytest.mark.parametrize("options", [CHAT, Options(MODEL, rpm=6_000)], ids=["at once", "after a wait"])
+async def test_a_call_that_nobody_wants_any_more_when_its_turn_comes_is_a_snooze(
+    options: Options, provider: Provider, limits: Limiter, simulator: Simulator
+) -> None:
+    for _ in range(2):
+        await limits.reserve(f"bucket|{MODEL}", 1, Limits(options.rpm), 9)
+    calling = Calling(provider, limits, "bucket", may_call=lambda: False)
+    ended = await ask(Claimed(1, 3, "b", {"prompt": "Why?"}, 0, 0.0), options, calling)
+    assert (ended.outcome, ended.counted) == ("snoozed", False)
+    assert simulator.counters()["total"] == 0
 
 
 async def test_a_limit_reached_at_the_provider_pauses_everybody_on_the_model(

@@ -29,7 +29,7 @@ ROOT = Path(images.__file__).parents[3]
 @pytest.fixture(autouse=True)
 def patience_of_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow or busy machine takes longer for a picture; tests of the limit itself set a short one."""
-    monkeypatch.setattr(children, "ANSWER_SECONDS", limit(children.ANSWER_SECONDS))
+    monkeypatch.setattr(children, "ITEM_SECONDS", limit(children.ITEM_SECONDS))
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def load_identifier() -> Any:
 def _array(numbers: Any) -> "array[int]":
     """Plain integers: the automaton walks byte by byte, for which NumPy's are slow."""
     plain = array(_TYPE_CODES[numbers.dtype.itemsize])
-    plain.frombytes(numbers.tobytes())
+    plain.frombytes(memoryview(numbers).cast("B"))  # no copy between: it is most of the memory
     return plain
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import RowMapping, Select, and_, func, or_, select
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.files import replacing, temporary
+from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import batches, dialogues, jobs, messages
 
@@ -304,5 +305,5 @@ def _row(stored: RowMapping, *, with_picture: bool) -> JsonObject:
     row = merge(stored["columns"], dict(stored) | {"model": stored["model"] or None})
     if not with_picture:
         return row
-    picture: JsonObject = stored["request"].get("picture", {})
+    picture = read_ask_request(stored["request"]).picture or {}
     return {"place": picture.get("path")} | picture | row

@@ -13,6 +13,7 @@ from tidemill.models.broker import embedded_worker
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import writing
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
+from tidemill.models.job_requests import read_train_request
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES
@@ -154,7 +155,7 @@ def change(verb: str, name: str, as_json: bool) -> None:
 
 def _check_server(row: FineTuneRow) -> None:
     """Raise InputError if `settings` name another server than the one that has the fine-tune."""
-    provider, own = row.request["provider"], settings().provider
+    provider, own = read_train_request(row.request).provider, settings().provider
     if row.state in OPEN_STATES and provider != own:
         raise InputError(f"{row.id} is at {provider}, and OPENAI_BASE_URL names {own}; let it name {provider}.")
 

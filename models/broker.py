@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUEUE = "tidemill"
+QUEUE = "tidemill."
+"""Begins the queue's name; its rest is the provider, since no worker may call another one's."""
+
 _CONSUMER_SECONDS = 5.0
 """How long Celery's consumer may take to start or to stop."""
 
@@ -54,6 +56,11 @@ class BrokerError(TidemillError):
     """The broker does not answer. The jobs are stored and run once it does."""
 
 
+def queue_name() -> str:
+    """The queue of the configured provider's jobs."""
+    return QUEUE + settings().provider
+
+
 def _configuration(broker_url: str) -> JsonObject:
     scheme = broker_url.split(":", 1)[0].removesuffix("+socket").replace("rediss", "redis")
     return {
@@ -63,7 +70,7 @@ def _configuration(broker_url: str) -> JsonObject:
         "broker_connection_max_retries": None,
         "broker_connection_timeout": 4,
         "broker_pool_limit": 8,
-        "task_default_queue": QUEUE,
+        "task_default_queue": queue_name(),
         "task_default_queue_type": "quorum" if scheme == "amqp" else "classic",
         "worker_detect_quorum_queues": scheme == "amqp",
         "task_ignore_result": True,
@@ -117,7 +124,7 @@ def send(messages: Iterable[Sequence[int]]) -> None:
     """
     with _channel() as channel:
         # A broker drops messages without a queue, and this may be its first use, before any worker.
-        maybe_declare(app().amqp.queues[QUEUE], channel)
+        maybe_declare(app().amqp.queues[queue_name()], channel)
         producer = app().amqp.Producer(channel, auto_declare=False)
         for ids in messages:
             app().send_task(TASK, args=(list(ids),), producer=producer, ignore_result=True, argsrepr="ids")
@@ -130,7 +137,7 @@ def queue_is_empty() -> bool:
         BrokerError: the broker does not answer.
     """
     with _channel() as channel:
-        declared: Any = app().amqp.queues[QUEUE](channel).queue_declare()  # the stubs take it for a name
+        declared: Any = app().amqp.queues[queue_name()](channel).queue_declare()  # the stubs take it for a name
         return int(declared.message_count) == 0
 
 

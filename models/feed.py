@@ -1,11 +1,13 @@
 """The backlog stays in the database; the broker gets only what the fleet can take next.
 
-`feed()` finds due jobs, fair between batches, marks them as sent and sends their ids. It may run anywhere and
-many times at once: a job sent twice is claimed once. Because so little is in the broker, priority, pause and cancel act
-at once, and a broker that forgets everything costs seconds.
+`feed()` finds due jobs of the configured provider, fair between batches, marks them as sent and sends their ids. It
+may run anywhere and many times at once: a job sent twice is claimed once. Because so little is in the broker, priority,
+pause and cancel act at once, and a broker that forgets everything costs seconds. While it is away, a worker takes what
+is due by `take()`.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 
 from tidemill.models import broker, holds
 from tidemill.models.clock import now, now_after
-from tidemill.models.database import writing
+from tidemill.models.database import transact
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, batches, jobs, workers
@@ -41,28 +43,48 @@ def feed(scope: Scope) -> int:
     """Send the due jobs that fit; returns how many.
 
     Raises:
-        BrokerError: the broker does not answer; the jobs count as lost messages and are sent again later.
+        BrokerError: the broker does not answer; the jobs are due again.
         DatabaseError: the database does not answer.
     """
-    with writing() as connection:
-        chosen = _mark_due(connection, scope)
+    chosen = transact(partial(_mark_due, scope=scope))
     if chosen:
-        broker.send(chosen[start : start + IDS_PER_MESSAGE] for start in range(0, len(chosen), IDS_PER_MESSAGE))
+        try:
+            broker.send(chosen[start : start + IDS_PER_MESSAGE] for start in range(0, len(chosen), IDS_PER_MESSAGE))
+        except broker.BrokerError:
+            transact(lambda connection: unsend(connection, jobs.c.id.in_(chosen)))
+            raise
     return len(chosen)
 
 
+def take(scope: Scope, most: int) -> list[int]:
+    """Mark at most this many due jobs as sent and return their ids, for the worker that will claim them itself.
+
+    Raises:
+        DatabaseError: the database does not answer.
+    """
+    return transact(partial(_mark_due, scope=scope, most=most))
+
+
 def resend_lost() -> int:
-    """Make jobs whose message seems lost due again; returns how many."""
-    grace = RESEND_SECONDS[broker.queue_is_empty()]
-    with writing() as connection:
-        return unsend(connection, jobs.c.sent_at < now_after(-grace))
+    """Make jobs whose message seems lost due again; returns how many.
+
+    Raises:
+        BrokerError: the broker does not answer, so that no message of it will be lost or found.
+        DatabaseError: the database does not answer.
+    """
+    return unsend_older(RESEND_SECONDS[broker.queue_is_empty()])
+
+
+def unsend_older(seconds: float) -> int:
+    """Make jobs due again that were sent so long ago, or before the clock was set back; returns how many."""
+    lost = or_(jobs.c.sent_at < now_after(-seconds), jobs.c.sent_at > now_after(1.0))
+    return transact(lambda connection: unsend(connection, lost))
 
 
 def forget_sent(scope: Scope) -> None:
     """Make a batch's unclaimed jobs due at once: the process with their messages in its memory is about to end."""
     if scope.batch_id is not None and settings().embedded:
-        with writing() as connection:
-            unsend(connection, _in_scope(scope))
+        transact(lambda connection: unsend(connection, _in_scope(scope)))
 
 
 def _in_scope(scope: Scope) -> ColumnElement[bool]:
@@ -71,12 +93,12 @@ def _in_scope(scope: Scope) -> ColumnElement[bool]:
     return own if scope.dialogue_id is None else or_(own, jobs.c.dialogue_id == scope.dialogue_id)
 
 
-def _mark_due(connection: Connection, scope: Scope) -> list[int]:
+def _mark_due(connection: Connection, scope: Scope, most: int | None = None) -> list[int]:
     share(connection)
     waiting = _waiting_batches(connection, scope)
     free = [batch for batch in waiting if batch.hold_reason is None]
     chosen: list[int] = []
-    room = _room(connection, scope) if free else 0
+    room = 0 if not free else _room(connection, scope) if most is None else most
     for _, level in groupby(free, key=attrgetter("priority")):
         chosen += _take_fairly(connection, list(level), room - len(chosen), scope)
     held = [batch for batch in waiting if batch.hold_reason is not None]
@@ -89,7 +111,8 @@ def _waiting_batches(connection: Connection, scope: Scope) -> list[WaitingBatch]
     """Batches with a due job that may go out, the most urgent first."""
     statement = select(batches.c.id, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
         batches.c.state == "open",
-        or_(batches.c.hold_reason.is_(None), batches.c.held_until <= now()),
+        batches.c.provider == settings().provider,
+        or_(batches.c.hold_reason.is_(None), holds.may_probe()),
         # One row in the index's order is enough: for an EXISTS Postgres might read a million rows for a hash join.
         _due_jobs(batches.c.id, scope).limit(1).scalar_subquery().is_not(None),
     )
@@ -98,8 +121,6 @@ def _waiting_batches(connection: Connection, scope: Scope) -> list[WaitingBatch]
         statement = statement.where(batches.c.id.in_(select(jobs.c.batch_id).where(*turns)))
     elif scope.batch_id is not None:
         statement = statement.where(batches.c.id == scope.batch_id)
-    if scope.provider is not None:
-        statement = statement.where(batches.c.provider == scope.provider)
     urgent_first = statement.order_by(batches.c.priority.desc(), batches.c.created_at)
     return [WaitingBatch(*row) for row in connection.execute(urgent_first)]
 
@@ -139,10 +160,15 @@ def _due_jobs(batch_id: str | ColumnElement[str], scope: Scope) -> Select[int]:
 
 def _room(connection: Connection, scope: Scope) -> int:
     """How many more jobs to send: twice what the fleet runs at once, less what already waits at the broker."""
-    windows = select(func.coalesce(func.sum(workers.c.window), 0)).where(workers.c.seen_at > now_after(-ALIVE_SECONDS))
+    provider = settings().provider
+    windows = select(func.coalesce(func.sum(workers.c.window), 0)).where(
+        workers.c.provider == provider, workers.c.seen_at > now_after(-ALIVE_SECONDS)
+    )
     sent = select(func.count()).where(jobs.c.state == "queued", jobs.c.sent_at.is_not(None))
     if scope.batch_id is not None:
         sent = sent.where(jobs.c.batch_id == scope.batch_id)
+    else:
+        sent = sent.join_from(jobs, batches, batches.c.id == jobs.c.batch_id).where(batches.c.provider == provider)
     fleet, waiting = connection.execute(select(windows.scalar_subquery(), sent.scalar_subquery())).one()
     return max(0, 2 * (int(fleet) or settings().window) - int(waiting))
 

@@ -6,7 +6,7 @@ first answer lifts it.
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, case, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select, tuple_, update
 
 from tidemill.models.clock import now, now_after
 from tidemill.models.tables import attempts, batches, jobs
@@ -50,10 +50,15 @@ def begin_probe(connection: Connection, provider: str, job_id: int) -> bool:
     return bool(
         connection.execute(
             update(batches)
-            .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None), batches.c.held_until <= now())
+            .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None), may_probe())
             .values(held_until=now_after(pause), hold_probes=batches.c.hold_probes + 1, probe_job_id=job_id)
         ).rowcount
     )
+
+
+def may_probe() -> ColumnElement[bool]:
+    """Whether a held batch's next probe is due; a hold that begins in the future is older than a clock's setting."""
+    return or_(batches.c.held_until <= now(), batches.c.held_at > now_after(1.0))
 
 
 def lift(connection: Connection, answered_calls: Sequence[tuple[int, int]]) -> list[str]:
@@ -73,7 +78,7 @@ def lift(connection: Connection, answered_calls: Sequence[tuple[int, int]]) -> l
             .join(own, own.c.id == jobs.c.batch_id)
             .where(
                 tuple_(attempts.c.job_id, attempts.c.epoch).in_(answered_calls),
-                attempts.c.started_at > held_at,
+                or_(attempts.c.started_at > held_at, literal(held_at, batches.c.held_at.type) > now_after(1.0)),
                 own.c.provider == provider,
             )
             .exists()

@@ -77,6 +77,20 @@ def log_rescue(jobs: int) -> None:
     log.warning("%d jobs of vanished workers are queued again", jobs)
 
 
+def log_drain(calls: int, seconds: float) -> None:
+    """A stopping worker waits for its calls in flight."""
+    log.info("stopping: %d calls in flight have %g s to end", calls, seconds)
+
+
+def log_broken_off(calls: int) -> None:
+    """A stopping worker has waited for these calls in vain."""
+    log.warning(
+        "%d calls did not end in time and are broken off: they run again and may be paid for twice. "
+        "TIDEMILL_DRAIN_SECONDS longer than the longest call avoids that.",
+        calls,
+    )
+
+
 def log_release(jobs: int, worker_id: str) -> None:
     """A stopping worker has given these jobs back."""
     if jobs:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose jobs are meant: one batch's (of a command that runs its own worker), one provider's, or all."""
+    """Whose jobs are meant: one batch's (of a command that runs its own worker), or all of the configured provider."""
 
     batch_id: str | None = None
     submission: int = 0
     """Of that batch, only rows of this submission or a later one."""
     dialogue_id: int | None = None
     """The dialogue that the batch continues; its open turns of other batches are asked first."""
-    provider: str | None = None

@@ -51,7 +51,8 @@ ENDED_WITHOUT_MODEL = ("failed", "cancelled", "canceled", "expired", "error")
 """Statuses, in lower case, with which a provider's fine-tuning job ends; with any other it continues."""
 
 OPEN_STATES = ("queued", "running")
-STATES = (*OPEN_STATES, "succeeded", "failed", "cancelled")
+ENDED_STATES = ("succeeded", "failed", "cancelled")
+STATES = (*OPEN_STATES, *ENDED_STATES)
 
 metadata = MetaData(
     naming_convention={
@@ -351,6 +352,7 @@ workers = Table(
     Column("host", String(200), nullable=False),
     Column("machine", String(100), nullable=False, comment="boot id and pid namespace: where its pid can be looked up"),
     Column("pid", Integer, nullable=False),
+    Column("provider", String(200), comment="host of the server that it calls; null: its version does not say"),
     Column("window", Integer, nullable=False),
     Column("in_flight", Integer, nullable=False, server_default="0"),
     Column("version", String(40), nullable=False),

@@ -6,8 +6,10 @@
          release, rescue                                   share: queued -> as its twin ended)
 
 Every transition is one guarded UPDATE. Claim, release, rescue, cancel and revive raise `epoch`. Whoever finishes a job
-must name the epoch that it claimed, so a worker that lost its lease can write nothing. All functions work on a
-connection in the caller's transaction.
+must name the epoch that it claimed, so a worker that lost its lease can write nothing about a job that others have
+again. All functions work on a connection in the caller's transaction.
+
+Locks are taken in one order, so that no two transactions wait for each other: batches, jobs by id, all else.
 """
 
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     tuple_,
     update,
 )
@@ -40,11 +43,17 @@ from tidemill.models.answers import Answer, Message
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.json_types import JsonObject
-from tidemill.models.tables import OPEN_STATES, attempts, batches, dialogues, fit, jobs
+from tidemill.models.tables import ENDED_STATES, OPEN_STATES, attempts, batches, dialogues, fit, jobs
 from tidemill.models.text import encode
 
-MAX_LOSSES = 20
+MAX_LOSSES = 3
 """Workers that may vanish with a job; then the job counts as the cause and fails."""
+
+ALONE_AFTER = MAX_LOSSES - 1
+"""After so many losses a job runs alone in its process: its next loss is its own, and hits no other job."""
+
+LONGEST_DELAY_SECONDS = 360.0
+"""No queued job waits for longer; one that is due later was queued before the clock was set back."""
 
 COST_PLACES = 10
 """Decimals of a dollar that are kept: a token costs at least a ten-millionth."""
@@ -201,26 +210,37 @@ def _enqueued_row(row: Enqueued) -> tuple[str | int | None, ...]:
 # --- claim, renew ---
 
 
-def claim(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> list[Claimed]:
-    """Take the queued and due jobs among `ids` for this worker and begin an attempt for each.
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who claims jobs: a worker, the provider that it calls, and how long it keeps what it does not renew."""
+
+    worker_id: str
+    provider: str
+    lease_seconds: float
+
+
+def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alone: bool = False) -> list[Claimed]:
+    """Take the queued and due jobs of the claimant's provider among `ids` and begin an attempt for each.
 
     Jobs of a batch that is paused, cancelled or held are not taken, except the hold's one probe; nor are jobs that
     another worker has, so a message that comes twice is harmless. Of one dialogue only the oldest open job is taken,
-    and none while another one runs.
+    and none while another one runs. Jobs that lost `ALONE_AFTER` workers are taken only by one that says that it runs
+    nothing else.
     """
-    claimed = _claim(connection, ids, worker_id, lease_seconds, jobs.c.dialogue_id.is_(None))
+    innocent = true() if alone else jobs.c.losses < ALONE_AFTER
+    claimed = _claim(connection, ids, claimant, and_(innocent, jobs.c.dialogue_id.is_(None)))
     if len(claimed) < len(ids):  # jobs without a dialogue cost no query for turns
-        claimed += _claim_turns(connection, ids, worker_id, lease_seconds)
+        claimed += _claim_turns(connection, ids, claimant, innocent)
     if claimed:
         connection.execute(
             insert(attempts).values(started_at=now()),
-            [{"job_id": job.id, "epoch": job.epoch, "worker_id": worker_id} for job in claimed],
+            [{"job_id": job.id, "epoch": job.epoch, "worker_id": claimant.worker_id} for job in claimed],
         )
     return claimed
 
 
 def _claim(
-    connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float, condition: ColumnElement[bool]
+    connection: Connection, ids: Sequence[int], claimant: Claimant, condition: ColumnElement[bool]
 ) -> list[Claimed]:
     claimable = (
         select(jobs.c.id)
@@ -230,6 +250,7 @@ def _claim(
             jobs.c.state == "queued",
             jobs.c.available_at <= now(),
             batches.c.state == "open",
+            batches.c.provider == claimant.provider,
             or_(batches.c.hold_reason.is_(None), batches.c.probe_job_id == jobs.c.id),
             condition,
         )
@@ -242,8 +263,8 @@ def _claim(
         .values(
             state="running",
             epoch=jobs.c.epoch + 1,
-            lease_until=now_after(bindparam("lease", lease_seconds)),
-            worker_id=worker_id,
+            lease_until=now_after(bindparam("lease", claimant.lease_seconds)),
+            worker_id=claimant.worker_id,
             sent_at=None,
         )
         .returning(
@@ -259,7 +280,9 @@ def _claim(
     return [Claimed(*row) for row in connection.execute(statement)]
 
 
-def _claim_turns(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> list[Claimed]:
+def _claim_turns(
+    connection: Connection, ids: Sequence[int], claimant: Claimant, condition: ColumnElement[bool]
+) -> list[Claimed]:
     """The same for jobs that continue a dialogue, each with the messages before it."""
     dialogues_of = select(jobs.c.dialogue_id).where(
         jobs.c.id.in_(ids), jobs.c.state == "queued", jobs.c.dialogue_id.is_not(None)
@@ -270,8 +293,8 @@ def _claim_turns(connection: Connection, ids: Sequence[int], worker_id: str, lea
     # A worker that claims a turn locks the dialogue's first row until the commit. Otherwise two workers could each see
     # the other's turn as not running yet: a revived turn is older than one that is being claimed at this moment.
     connection.execute(select(jobs.c.id).where(jobs.c.id.in_(roots)).order_by(jobs.c.id).with_for_update()).all()
-    its_turn = and_(jobs.c.dialogue_id.is_not(None), ~goes_before())
-    claimed = _claim(connection, ids, worker_id, lease_seconds, its_turn)
+    its_turn = and_(condition, jobs.c.dialogue_id.is_not(None), ~goes_before())
+    claimed = _claim(connection, ids, claimant, its_turn)
     return [replace(job, history=_history(connection, job)) for job in claimed]
 
 
@@ -296,19 +319,31 @@ def _history(connection: Connection, job: Claimed) -> tuple[Message, ...]:
     return tuple(Message(each.role, each.content) for each in before)
 
 
-_JOB_IDS = BulkRows(id="int")
+def left_to_run_alone(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Those of the queued jobs among `ids` that `claim` gives only to a worker that runs nothing else."""
+    suspects = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == "queued", jobs.c.losses >= ALONE_AFTER)
+    return list(connection.scalars(suspects.order_by(jobs.c.id)))
 
 
-def renew(connection: Connection, ids: Sequence[int], worker_id: str, lease_seconds: float) -> set[int]:
+def renew(connection: Connection, ids: Sequence[int], claimant: Claimant) -> set[int]:
     """Extend the lease of those of these jobs that the worker still owns; returns their ids."""
     rows = _JOB_IDS.table(connection).c
-    extended = (
-        update(jobs)
-        .where(jobs.c.id == rows.id, jobs.c.worker_id == worker_id, jobs.c.state == "running")
-        .values(lease_until=now_after(literal(lease_seconds)))
-        .returning(jobs.c.id)
-    )
-    return set(connection.scalars(extended, _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids])))
+    its_own = and_(jobs.c.id == rows.id, jobs.c.worker_id == claimant.worker_id, jobs.c.state == "running")
+    parameters = _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids])
+    # Locked first: an UPDATE computes the lease before it waits for a row, and that may take longer than the lease.
+    _lock(connection, its_own, parameters)
+    extended = update(jobs).where(its_own).values(lease_until=now_after(literal(claimant.lease_seconds)))
+    return set(connection.scalars(extended.returning(jobs.c.id), parameters))
+
+
+def _lock(connection: Connection, condition: ColumnElement[bool], parameters: JsonObject | None = None) -> None:
+    """Lock jobs in the order of their ids; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        locked = select(jobs.c.id).where(condition).order_by(jobs.c.id).with_for_update(of=jobs).subquery()
+        connection.execute(select(func.count()).select_from(locked), parameters)
+
+
+_JOB_IDS = BulkRows(id="int")
 
 
 # --- settle ---
@@ -359,12 +394,19 @@ class _SettledRow(NamedTuple):
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:
     """Record how claimed jobs ended, all in the caller's one transaction.
 
+    A worker that lost a job may still settle it for good as long as nobody has it: the late answer was paid for.
+
     Returns:
-        (job id, epoch) of those whose state was written. The others had been taken from this worker (rescued,
-        cancelled): what their calls cost is still counted, their answers are not recorded.
+        (job id, epoch) of those whose state was written. The others have been taken from this worker (cancelled, or
+        rescued and claimed again): what their calls cost is still counted, their answers are not recorded.
     """
     rows = [_settled_row(settlement) for settlement in settlements]
+    _lock(connection, jobs.c.id.in_([row.job_id for row in rows]))
     written = _changed_claims(connection, _finish(connection), rows)
+    unwritten = sorted(row for row in rows if row.claim not in written and row.state in ENDED_STATES)
+    if late := {row.job_id: row for row in unwritten}:  # of several claims of a job the last
+        ended_late = connection.scalars(_finish_late(connection), _settled_parameters(connection, list(late.values())))
+        written |= {late[job_id].claim for job_id in ended_late}
     ledger = [
         row if row.claim in written else row._replace(outcome="stale") for row in rows if row.outcome != "snoozed"
     ]
@@ -416,7 +458,8 @@ def _settled_row(settlement: Settlement) -> _SettledRow:
         settlement.job_id,
         settlement.epoch,
         _STATE_AFTER[settlement.outcome],
-        0.0 if settlement.outcome == "held" else settlement.delay_seconds,  # a hold waits by itself
+        # A hold waits by itself.
+        0.0 if settlement.outcome == "held" else min(settlement.delay_seconds, LONGEST_DELAY_SECONDS),
         0 if settlement.outcome in ("snoozed", "held") else 1,
         int(settlement.counted),
         settlement.outcome,
@@ -446,23 +489,43 @@ def _finish(connection: Connection) -> Update:
     return (
         update(jobs)
         .where(jobs.c.id == row.job_id, jobs.c.epoch == row.epoch, jobs.c.state == "running")
-        .values(
-            state=row.state,
-            lease_until=None,
-            sent_at=None,
-            available_at=now_after(row.delay_seconds),
-            finished_at=case((row.state == "queued", null()), else_=now()),
-            error_code=row.error_code,
-            error=row.error,
-            attempts=jobs.c.attempts + row.calls,
-            failures=jobs.c.failures + row.failures,
-            first_attempt_at=case(
-                (row.calls > 0, func.coalesce(jobs.c.first_attempt_at, now())), else_=jobs.c.first_attempt_at
-            ),
-            **_money(row),
-        )
+        .values(**_ended(row), attempts=jobs.c.attempts + row.calls)
         .returning(jobs.c.id, jobs.c.epoch)
     )
+
+
+def _finish_late(connection: Connection) -> Update:
+    """The same for jobs that are queued again and that nobody has had since; their attempts are counted already."""
+    row = _SETTLED.table(connection).c
+    was_lost = (
+        select(attempts.c.job_id)
+        .where(attempts.c.job_id == row.job_id, attempts.c.epoch == row.epoch, attempts.c.outcome == "lost")
+        .exists()
+    )
+    return (
+        update(jobs)
+        .where(jobs.c.id == row.job_id, jobs.c.epoch == row.epoch + 1, jobs.c.state == "queued", was_lost)
+        .values(**_ended(row), epoch=jobs.c.epoch + 1)
+        .returning(jobs.c.id)
+    )
+
+
+def _ended(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject:
+    """What a settlement changes in its job."""
+    return {
+        "state": row.state,
+        "lease_until": None,
+        "sent_at": None,
+        "available_at": now_after(row.delay_seconds),
+        "finished_at": case((row.state == "queued", null()), else_=now()),
+        "error_code": row.error_code,
+        "error": row.error,
+        "failures": jobs.c.failures + row.failures,
+        "first_attempt_at": case(
+            (row.calls > 0, func.coalesce(jobs.c.first_attempt_at, now())), else_=jobs.c.first_attempt_at
+        ),
+        **_money(row),
+    }
 
 
 def _count_money(connection: Connection) -> Update:
@@ -503,19 +566,19 @@ def release(connection: Connection, worker_id: str) -> int:
     return _take_back(connection, and_(jobs.c.worker_id == worker_id), losses=0)
 
 
-def rescue(connection: Connection, dead_worker_ids: Sequence[str] = ()) -> int:
-    """Queue again the jobs whose lease ran out, or whose worker is known to be dead. Returns how many.
+def rescue(
+    connection: Connection, rescuer_id: str, dead_worker_ids: Sequence[str] = (), *, by_lease: bool = True
+) -> int:
+    """Queue again the jobs of other workers that are known to be dead or, `by_lease`, whose lease ran out.
 
-    A job that took MAX_LOSSES workers with it fails instead.
+    A job that took MAX_LOSSES workers with it fails instead. Returns how many there were.
     """
-    failed = _take_back(
-        connection, and_(_lost(dead_worker_ids), jobs.c.losses + 1 >= MAX_LOSSES), losses=1, failed=True
-    )
-    return failed + _take_back(connection, _lost(dead_worker_ids), losses=1)
-
-
-def _lost(dead_worker_ids: Sequence[str]) -> ColumnElement[bool]:
-    return or_(jobs.c.lease_until < now(), jobs.c.worker_id.in_(dead_worker_ids))
+    is_lost: ColumnElement[bool] = jobs.c.worker_id.in_(dead_worker_ids)
+    if by_lease:
+        is_lost = or_(is_lost, jobs.c.lease_until < now())
+    lost = and_(is_lost, jobs.c.worker_id != rescuer_id)
+    failed = _take_back(connection, and_(lost, jobs.c.losses + 1 >= MAX_LOSSES), losses=1, failed=True)
+    return failed + _take_back(connection, lost, losses=1)
 
 
 def _take_back(connection: Connection, condition: ColumnElement[bool], *, losses: int, failed: bool = False) -> int:
@@ -524,7 +587,8 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, losses
         "state": "failed",
         "finished_at": now(),
         "error_code": "worker_lost",
-        "error": f"{MAX_LOSSES} workers vanished while running this job; the last call's outcome is unknown.",
+        "error": f"{MAX_LOSSES} workers vanished while they ran this job, the last one with nothing else to do; "
+        "what became of its call is unknown.",
     }
     rows = connection.execute(
         update(jobs)
@@ -566,6 +630,7 @@ def cancel(connection: Connection, batch_id: str, older_than: int | None = None)
     condition = and_(jobs.c.batch_id == batch_id, jobs.c.state.in_(OPEN_STATES))
     if older_than is not None:
         condition = and_(condition, jobs.c.submission < older_than)
+    _lock(connection, condition)
     was_running = jobs.c.lease_until.is_not(None)
     in_flight = connection.execute(select(jobs.c.id, (jobs.c.epoch + 1).label("epoch")).where(condition, was_running))
     _end_unfinished(connection, in_flight.all())
@@ -597,6 +662,7 @@ def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = N
     )
     if keys is not None:
         condition = and_(condition, jobs.c.key.in_(keys))
+    _lock(connection, condition)
     revived = connection.scalars(
         update(jobs)
         .where(condition)
@@ -637,6 +703,20 @@ def give_time(connection: Connection, *batches_where: ColumnElement[bool]) -> No
         .where(jobs.c.batch_id.in_(batch_ids), jobs.c.state == "queued", jobs.c.first_attempt_at.is_not(None))
         .values(first_attempt_at=None)
     )
+
+
+def correct_due_times(connection: Connection) -> int:
+    """Make jobs due at once that wait only because the clock was set back; returns how many.
+
+    What was never claimed is due since it was stored, and no other job is due later than the longest delay.
+    """
+    open_batches = select(batches.c.id).where(batches.c.state == "open")
+    is_waiting = and_(jobs.c.batch_id.in_(open_batches), jobs.c.state == "queued", jobs.c.sent_at.is_(None))
+    too_late = or_(
+        jobs.c.available_at > now_after(LONGEST_DELAY_SECONDS + 1.0),
+        and_(jobs.c.available_at > now_after(1.0), jobs.c.epoch == 0),
+    )
+    return connection.execute(update(jobs).where(is_waiting, too_late).values(available_at=now())).rowcount
 
 
 def unsend(connection: Connection, *jobs_where: ColumnElement[bool]) -> int:

@@ -11,11 +11,14 @@ from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now
 from tidemill.models.database import reading, writing
 from tidemill.models.options import Options
+from tidemill.models.settings import settings
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages, workers
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Claimed, Enqueued, Settlement, claim, enqueue, settle
+from tidemill.models.transitions import Claimant, Claimed, Enqueued, Settlement, claim, enqueue, settle
 
-PROVIDER = "provider.test"
+PROVIDER = "api.openai.com"
+"""The provider where no other is configured."""
+
 MODEL = "gpt-6-luna"
 
 
@@ -25,7 +28,7 @@ def add_batch(batch_id: str = "b", **values: Any) -> str:
         "kind": "ask",
         "name": batch_id,
         "question_hash": "h",
-        "provider": PROVIDER,
+        "provider": settings().provider,
         "options": Options(model=MODEL).to_json(),
         "columns": [],
         "submission": 1,
@@ -48,10 +51,18 @@ def add_jobs(count: int, batch_id: str = "b", *, submission: int = 1, prefix: st
         return list(connection.scalars(wanted.order_by(jobs.c.position)))
 
 
-def take(ids: Sequence[int], worker_id: str = "w1", lease_seconds: float = 30.0) -> list[Claimed]:
+def claimant(worker_id: str = "w1", lease_seconds: float = 30.0) -> Claimant:
+    """A worker of the configured provider."""
+    return Claimant(worker_id, settings().provider, lease_seconds)
+
+
+def take(
+    ids: Sequence[int], worker_id: str = "w1", lease_seconds: float = 30.0, *, alone: bool = False
+) -> list[Claimed]:
     """Claim these jobs, in order of id."""
     with writing() as connection:
-        return sorted(claim(connection, ids, worker_id, lease_seconds), key=lambda job: job.id)
+        claimed = claim(connection, ids, claimant(worker_id, lease_seconds), alone=alone)
+    return sorted(claimed, key=lambda job: job.id)
 
 
 def take_one(job_id: int, worker_id: str = "w1", lease_seconds: float = 30.0) -> Claimed:
@@ -144,6 +155,7 @@ def change_batch(verb: Literal["retry", "pause", "resume", "cancel"], batch_id: 
 def add_worker(worker_id: str = "w1", window: int = 10, **values: Any) -> None:
     """A worker that has just been seen."""
     given = {"host": "h", "machine": "elsewhere", "pid": 1, "version": "0", "started_at": now(), "seen_at": now()}
+    given["provider"] = settings().provider
     with writing() as connection:
         connection.execute(insert(workers).values(id=worker_id, window=window, **(given | values)))
 
@@ -151,7 +163,7 @@ def add_worker(worker_id: str = "w1", window: int = 10, **values: Any) -> None:
 def arrived() -> list[list[int]]:
     """Take all messages out of the broker: the job ids of each."""
     found: list[list[int]] = []
-    queue: Any = broker.app().amqp.queues[broker.QUEUE]
+    queue: Any = broker.app().amqp.queues[broker.queue_name()]
     with broker.app().connection_for_read() as connection:
         bound = queue(connection.default_channel)
         bound.declare()

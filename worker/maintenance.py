@@ -1,6 +1,10 @@
 """The duties that keep the queue alive run in every worker, need no leader, and may run twice.
 
-Feed, renew, rescue, resend, judge what was left unjudged, prune. A duty that fails logs one line and is tried again.
+They are on three threads, so that none waits for what it does not need:
+- the heartbeat needs the database only: renew the leases, look at batches, rescue what vanished workers left;
+- the courier needs the broker, too: feed, send lost messages again;
+- the rest may wait: claim without a broker that is away, judge what was left unjudged, prune.
+A duty that fails logs one line and is tried again.
 """
 
 import importlib.metadata
@@ -9,103 +13,164 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, or_, select, update
 
-from tidemill.models import journal
+from tidemill.models import broker, journal
 from tidemill.models.clock import now, now_after
-from tidemill.models.database import reading, writing
+from tidemill.models.database import reading, transact
 from tidemill.models.errors import TidemillError
-from tidemill.models.feed import feed, resend_lost
+from tidemill.models.feed import IDS_PER_MESSAGE, RESEND_SECONDS, feed, resend_lost, take, unsend_older
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, dialogues, jobs, messages, workers
-from tidemill.models.transitions import renew, rescue
+from tidemill.models.transitions import correct_due_times, renew, rescue
 from tidemill.worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
 FEED_SECONDS = 0.5
 LOOK_SECONDS = 0.25
+STUCK_LEASES = 2.0
+"""A process that has neither renewed a lease nor stored an ending for so many leases is ended."""
+
 _AFTER_FAILURE_SECONDS = 2.0
+_BROKER_SECONDS = 5.0
+"""A broker that takes longer to answer counts as away."""
+_TICK_SECONDS = 1.0
 _JUDGE_LEFTOVERS = 500
 _LEFT_OVER_SECONDS = 60.0
 _FORGET_WORKERS_SECONDS = 86_400.0
 
+Duty = Callable[[], object]
 
-class Maintenance:
-    """The duties of one worker process, on a thread of their own."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self._stop = threading.Event()
-        lease = settings().lease_seconds
-        self._duties: dict[Callable[[], object], float] = {
-            self._beat: lease / 3,
-            self._feed: FEED_SECONDS,
-            self._look_at_batches: LOOK_SECONDS,
-            self._rescue: min(5.0, lease / 3),
-            resend_lost: 2.0,
-            self._judge_leftovers: _LEFT_OVER_SECONDS / 12,
-            _prune: 3600.0,
-        }
-        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+class Rounds:
+    """A thread that does duties, each as often as it says.
+
+    Args:
+        name: of the thread.
+        duties: each with the seconds between two times.
+        urgent: when set, the first duty is due.
+    """
+
+    def __init__(self, name: str, duties: dict[Duty, float], urgent: threading.Event | None = None) -> None:
+        self._duties = duties
+        self._urgent = urgent or threading.Event()
+        self._stopping = False
+        self.finished = 0
+        """Duties done so far, failed ones too: as long as it rises, the thread is not stuck."""
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop, and remove the worker's row."""
-        self._stop.set()
-        self._runner.hungry.set()
-        self._thread.join(10)
-        self._try(self._unregister)
+    def stop(self) -> None:
+        """Begin no more duties."""
+        self._stopping = True
+        self._urgent.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end of the present duty, but no longer than this."""
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         due_at = dict.fromkeys(self._duties, 0.0)
-        while not self._stop.is_set():
-            if self._runner.hungry.is_set():
-                self._runner.hungry.clear()
-                due_at[self._feed] = 0.0
+        while not self._stopping:
+            if self._urgent.is_set():
+                self._urgent.clear()
+                due_at[next(iter(self._duties))] = 0.0
             for duty, every in self._duties.items():
-                if time.monotonic() >= due_at[duty]:
-                    done = self._try(duty)
+                if time.monotonic() >= due_at[duty] and not self._stopping:
+                    done = try_duty(duty)
+                    self.finished += 1
                     due_at[duty] = time.monotonic() + (every if done else max(every, _AFTER_FAILURE_SECONDS))
-            self._runner.hungry.wait(max(0.01, min(due_at.values()) - time.monotonic()))
+            self._urgent.wait(max(0.01, min(due_at.values()) - time.monotonic()))
 
-    def _try(self, duty: Callable[[], object]) -> bool:
-        try:
-            duty()
-        except TidemillError as error:
-            log.warning("%s", error)
-            return False
-        except Exception as error:  # a duty that fails must not end the others
-            log.error("maintenance: %s: %s; it will be tried again", type(error).__name__, error, exc_info=_debug())
-            return False
-        return True
 
-    # --- the duties ---
+def try_duty(duty: Duty) -> bool:
+    """Do a duty; one that fails logs a line, and must not end the others."""
+    try:
+        duty()
+    except TidemillError as error:
+        log.warning("%s", error)
+        return False
+    except Exception as error:  # whatever it is, the others must go on
+        debug = log.isEnabledFor(logging.DEBUG)
+        log.error("maintenance: %s: %s; it will be tried again", type(error).__name__, error, exc_info=debug)
+        return False
+    return True
 
-    @contextmanager
-    def _renewing(self) -> Iterator[Connection]:
-        """A transaction that first extends the leases of this process's jobs."""
-        began = time.monotonic()
-        with writing() as connection:
-            claiming = self._runner.claiming_ids()  # read first: a job goes from these to the owned ones
-            owned = self._runner.owned_jobs()
-            kept = renew(connection, [*owned, *claiming], self._runner.worker_id, settings().lease_seconds)
-            yield connection
-        self._runner.note_renewal(began, owned, kept)
+
+class Maintenance:
+    """The duties of one worker process."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._asked_broker_at: float | None = None
+        self._broker_failed = False
+        self._beaten_at = self._unbroken_since = time.monotonic()
+        self._closed = threading.Event()
+        lease = settings().lease_seconds
+        self._heartbeat = Rounds(
+            "heartbeat", {self._beat: lease / 3, self._look_at_batches: LOOK_SECONDS, self._rescue: min(5.0, lease / 3)}
+        )
+        self._courier = Rounds("courier", {self._feed: FEED_SECONDS, self._resend: 2.0}, runner.hungry)
+        self._rest = Rounds(
+            "maintenance",
+            {
+                self._claim_without_broker: FEED_SECONDS,
+                self._judge_leftovers: _LEFT_OVER_SECONDS / 12,
+                _prune: 3600.0,
+            },
+        )
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop, and remove the worker's row."""
+        self._closed.set()
+        rounds = (self._heartbeat, self._courier, self._rest)
+        for each in rounds:
+            each.stop()
+        until = time.monotonic() + 10
+        for each in rounds:
+            each.join(max(0.0, until - time.monotonic()))
+        try_duty(self._unregister)
+
+    def _watch(self) -> None:
+        """End a process that can neither renew nor store, whatever it waits for: others have its jobs by now."""
+        stuck_seconds, seen, looked_at = 0.0, (-1, -1), time.monotonic()
+        while not self._closed.wait(_TICK_SECONDS):
+            state = (self._heartbeat.finished, self._runner.settler.rounds)
+            # While the process itself was frozen, it was not stuck.
+            passed = min(time.monotonic() - looked_at, 2 * _TICK_SECONDS)
+            stuck_seconds = stuck_seconds + passed if state == seen else 0.0
+            seen, looked_at = state, time.monotonic()
+            if stuck_seconds > STUCK_LEASES * settings().lease_seconds:
+                log.critical("nothing could be renewed or stored for %.0f s; this process ends itself", stuck_seconds)
+                logging.shutdown()
+                os._exit(TidemillError.exit_code)
+
+    # --- the heartbeat ---
 
     def _beat(self) -> None:
-        with self._renewing() as connection:
-            known = connection.execute(
-                update(workers)
-                .where(workers.c.id == self._runner.worker_id)
-                .values(seen_at=now(), in_flight=self._runner.in_flight)
-            )
-            if not known.rowcount:
-                self._register(connection)
+        """Extend the leases of this process's jobs, and say that it lives."""
+        began = time.monotonic()
+        claiming = self._runner.claiming_ids()  # read first: a job goes from these to the owned ones
+        owned = self._runner.owned_jobs()
+        kept = transact(lambda connection: self._renew(connection, [*owned, *claiming]))
+        self._runner.note_renewal(began, owned, kept)
+        at = time.monotonic()
+        if at - self._beaten_at > settings().lease_seconds * 2 / 3:  # twice as long as usual
+            self._unbroken_since = at
+        self._beaten_at = at
+
+    def _renew(self, connection: Connection, ids: list[int]) -> set[int]:
+        kept = renew(connection, ids, self._runner.claimant)
+        alive = {"seen_at": now(), "in_flight": self._runner.in_flight}
+        known = connection.execute(update(workers).where(workers.c.id == self._runner.worker_id).values(alive))
+        if not known.rowcount:
+            self._register(connection)
+        return kept
 
     def _register(self, connection: Connection) -> None:
         connection.execute(
@@ -114,16 +179,13 @@ class Maintenance:
                 host=socket.gethostname(),
                 machine=machine(),
                 pid=os.getpid(),
+                provider=self._runner.claimant.provider,
                 window=self._runner.window,
                 version=importlib.metadata.version("tidemill"),
                 started_at=now(),
                 seen_at=now(),
             )
         )
-
-    def _feed(self) -> None:
-        if self._runner.is_admitting:
-            feed(self._runner.scope)
 
     def _look_at_batches(self) -> None:
         """Tell the runner which batches were paused or cancelled, so that it begins none of their calls."""
@@ -132,13 +194,58 @@ class Maintenance:
             self._runner.closed_batches = frozenset(connection.scalars(closed))
 
     def _rescue(self) -> None:
-        with self._renewing() as connection:  # a process whose own leases ran out must not rescue its own jobs
-            dead = _dead_neighbours(connection)
-            rescued = rescue(connection, dead)
-            connection.execute(delete(workers).where(workers.c.id.in_(dead)))
+        # Workers that were cut off with this one keep answers in memory, and need time to come back for their leases.
+        by_lease = time.monotonic() - self._unbroken_since > settings().lease_seconds
+        rescued = transact(lambda connection: self._take_from_the_dead(connection, by_lease))
         if rescued:
             journal.log_rescue(rescued)
             self._runner.hungry.set()
+
+    def _take_from_the_dead(self, connection: Connection, by_lease: bool) -> int:
+        dead = _dead_neighbours(connection)
+        rescued = rescue(connection, self._runner.worker_id, dead, by_lease=by_lease)
+        connection.execute(delete(workers).where(workers.c.id.in_(dead)))
+        correct_due_times(connection)
+        return rescued
+
+    # --- the courier ---
+
+    def _feed(self) -> None:
+        if self._runner.is_admitting:
+            self._ask_broker(lambda: feed(self._runner.scope))
+
+    def _resend(self) -> None:
+        self._ask_broker(resend_lost)
+
+    def _ask_broker(self, question: Duty) -> None:
+        self._asked_broker_at = time.monotonic()
+        try:
+            question()
+        except broker.BrokerError:
+            self._broker_failed = True
+            raise
+        else:
+            self._broker_failed = False
+        finally:
+            self._asked_broker_at = None
+
+    # --- the rest ---
+
+    @property
+    def _broker_is_away(self) -> bool:
+        asked_at = self._asked_broker_at
+        return self._broker_failed or (asked_at is not None and time.monotonic() - asked_at > _BROKER_SECONDS)
+
+    def _claim_without_broker(self) -> None:
+        """While the broker is away, claim due jobs straight from the database, and those whose messages are with it."""
+        if not self._broker_is_away:
+            return
+        unsend_older(RESEND_SECONDS[True])
+        while self._broker_is_away and self._runner.free >= IDS_PER_MESSAGE:
+            ids = take(self._runner.scope, IDS_PER_MESSAGE)
+            self._runner.admit(ids)
+            if len(ids) < IDS_PER_MESSAGE:
+                break
 
     def _judge_leftovers(self) -> None:
         """Judge replies that were stored but not judged, because their worker is gone or takes too long."""
@@ -167,20 +274,13 @@ class Maintenance:
             self._runner.settler.judge(texts)
 
     def _unregister(self) -> None:
-        with writing() as connection:
-            connection.execute(delete(workers).where(workers.c.id == self._runner.worker_id))
-
-
-def _debug() -> bool:
-    return log.isEnabledFor(logging.DEBUG)
+        transact(lambda connection: connection.execute(delete(workers).where(workers.c.id == self._runner.worker_id)))
 
 
 def _prune() -> None:
-    with writing() as connection:
-        running = select(jobs.c.worker_id).where(jobs.c.state == "running")
-        connection.execute(
-            delete(workers).where(workers.c.seen_at < now_after(-_FORGET_WORKERS_SECONDS), workers.c.id.not_in(running))
-        )
+    running = select(jobs.c.worker_id).where(jobs.c.state == "running")
+    gone = workers.c.seen_at < now_after(-_FORGET_WORKERS_SECONDS), workers.c.id.not_in(running)
+    transact(lambda connection: connection.execute(delete(workers).where(*gone)))
 
 
 # --- who is dead ---

@@ -2,14 +2,15 @@
 
 A Celery thread calls `admit` with job ids. It waits for room, claims, hands the claimed jobs to the loop and returns,
 so that no slow call blocks the thread. A few more jobs are claimed than may be in flight, so that the window is never
-empty while the next ones are claimed.
+empty while the next ones are claimed. No call begins while as many answers wait to be stored: they would be lost, and
+paid for again, with this process.
 """
 
 import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, select
 
 from tidemill.models import journal
-from tidemill.models.database import writing
+from tidemill.models.database import transact
 from tidemill.models.errors import DatabaseError, SettingsError
 from tidemill.models.feed import IDS_PER_MESSAGE
 from tidemill.models.holds import PROBE_SECONDS
@@ -27,13 +28,21 @@ from tidemill.models.provider import Provider
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches
-from tidemill.models.transitions import Claimed, Settlement, claim, release
+from tidemill.models.transitions import (
+    ALONE_AFTER,
+    Claimant,
+    Claimed,
+    Settlement,
+    claim,
+    left_to_run_alone,
+    release,
+)
 from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
 from tidemill.worker.judge import Judge
 from tidemill.worker.kinds import KINDS
 from tidemill.worker.limits import Limiter, limiter
-from tidemill.worker.settle import Settler
+from tidemill.worker.settle import BULK_ROWS, Settler
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +75,7 @@ class Runner:
 
     def __init__(self, window: int, scope: Scope) -> None:
         self.worker_id = uuid4().hex
+        self.claimant = Claimant(self.worker_id, settings().provider, settings().lease_seconds)
         self.window = window
         self.scope = scope
         self.hungry = threading.Event()
@@ -77,6 +87,7 @@ class Runner:
         self._claimed_since_fed = 0
         self.closed_batches: frozenset[str] = frozenset()
         """Ids of batches that are paused or cancelled: none of their calls may begin."""
+        self._is_alone = False
         self._owned: dict[int, Claimed] = {}
         self._claiming: list[Sequence[int]] = []
         self._held_until: dict[str, float] = {}
@@ -86,40 +97,88 @@ class Runner:
         self._providers: dict[Transport, Provider] = {}
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(window)
+        self._storable = asyncio.Semaphore(2 * window)
+        """Calls that may be in flight or wait to be stored."""
         self._limiter: Limiter = limiter(settings().effective_limits_url)
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
         self._thread.start()
-        self.settler = Settler(Judge(), hurry=lambda: self._claimed == 0, on_written=self._disown)
+        self.settler = Settler(
+            Judge(), bulk_rows=min(BULK_ROWS, window), hurry=lambda: self._claimed == 0, on_written=self._note_stored
+        )
 
     # --- on Celery's threads ---
 
     def admit(self, ids: Sequence[int]) -> None:
         """Claim and start these jobs as soon as there is room; returns once they are under way."""
+        for start in range(0, len(ids), IDS_PER_MESSAGE):  # a message longer than ours could wait for room for ever
+            for job_id in self._admit(ids[start : start + IDS_PER_MESSAGE]):
+                self._admit_alone(job_id)
+
+    @property
+    def free(self) -> int:
+        """How many jobs `admit` takes at present without waiting."""
+        return 0 if self._is_alone or self._stopping else max(0, self.window + AHEAD - self._claimed)
+
+    def _admit(self, ids: Sequence[int]) -> list[int]:
+        """Returns ids of jobs that may only run alone."""
         with self._room:
-            self._room.wait_for(lambda: self._stopping or self.window + AHEAD - self._claimed >= len(ids))
+            self._room.wait_for(lambda: self._stopping or self.free >= len(ids))
             if self._stopping:
-                return
+                return []
             self._claimed += len(ids)
-        claimed: list[tuple[Claimed, CachedBatch]] = []
+        return self._begin(ids)
+
+    def _admit_alone(self, job_id: int) -> None:
+        """Run a job that workers vanished with while this process has no other, so that it can take none with it."""
+        log.warning("job %d runs alone: %d workers vanished while they ran it", job_id, ALONE_AFTER)
+        with self._room:
+            self._room.wait_for(lambda: self._stopping or not self._is_alone)
+            self._is_alone = True
+            self._room.wait_for(lambda: self._stopping or self._is_idle)
+            self._claimed += 1
         try:
-            claimed = self._claim(ids)
+            if self._stopping:
+                self._make_room(1)
+            else:
+                self._begin([job_id], alone=True)
+                with self._room:
+                    self._room.wait_for(lambda: self._stopping or self._is_idle)
+        finally:
+            with self._room:
+                self._is_alone = False
+                self._room.notify_all()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._claimed == 0 and not self._owned
+
+    def _begin(self, ids: Sequence[int], *, alone: bool = False) -> list[int]:
+        """Claim and start these jobs; returns ids of jobs that may only run alone."""
+        claimed: list[tuple[Claimed, CachedBatch]] = []
+        suspects: list[int] = []
+        try:
+            claimed, suspects = self._claim(ids, alone)
         finally:
             self._make_room(len(ids) - len(claimed))
         if claimed:
             self._loop.call_soon_threadsafe(self._start, claimed)
+        return suspects
 
-    def _claim(self, ids: Sequence[int]) -> list[tuple[Claimed, CachedBatch]]:
+    def _claim(self, ids: Sequence[int], alone: bool) -> tuple[list[tuple[Claimed, CachedBatch]], list[int]]:
+        def claim_them(connection: Connection) -> tuple[list[Claimed], dict[str, CachedBatch], list[int]]:
+            claimed = claim(connection, ids, self.claimant, alone=alone)
+            suspects = [] if alone or len(claimed) == len(ids) else left_to_run_alone(connection, ids)
+            return claimed, self._batches_of(connection, claimed), suspects
+
         self._claiming.append(ids)
         try:
-            with writing() as connection:
-                claimed = claim(connection, ids, self.worker_id, settings().lease_seconds)
-                batch_of = self._batches_of(connection, claimed)
+            claimed, batch_of, suspects = transact(claim_them)
         except DatabaseError as error:
             # The message is used up, but the jobs are still in the table and will be sent again.
             log.warning("%d jobs not claimed: %s", len(ids), error)
             time.sleep(_CLAIM_RETRY_SECONDS)
-            return []
+            return [], []
         else:
             self._owned.update((job.id, job) for job in claimed)
             journal.log_claim(claimed, self.worker_id)
@@ -129,7 +188,7 @@ class Runner:
         if self._claimed_since_fed >= self.window // 2:
             self._claimed_since_fed = 0
             self.hungry.set()
-        return [(job, batch_of[job.batch_id]) for job in claimed]
+        return [(job, batch_of[job.batch_id]) for job in claimed], suspects
 
     def _batches_of(self, connection: Connection, claimed: Sequence[Claimed]) -> dict[str, CachedBatch]:
         """The batches of these jobs by id, read again once in a while: how fast they go may change."""
@@ -160,6 +219,7 @@ class Runner:
     async def _run(self, job: Claimed, batch: CachedBatch) -> None:
         try:
             async with self._slots:
+                await self._storable.acquire()  # released once the settlement is stored
                 self.in_flight += 1
                 try:
                     settlement = await self._work(job, batch)
@@ -215,13 +275,21 @@ class Runner:
         """Ids of the batches of the owned jobs."""
         return {job.batch_id for job in list(self._owned.values())}
 
-    def _disown(self, ended: Iterable[Settlement]) -> None:
+    def _note_stored(self, ended: Sequence[Settlement]) -> None:
         for settlement in ended:
             job = self._owned.get(settlement.job_id)
             if job is not None and job.epoch == settlement.epoch:  # else it has been claimed again meanwhile
                 del self._owned[settlement.job_id]
                 if job.dialogue_id is not None:
                     self.hungry.set()  # the dialogue's next turn need not wait for the next feed
+        if self._is_alone:
+            with self._room:
+                self._room.notify_all()
+        self._loop.call_soon_threadsafe(self._make_storable, len(ended))
+
+    def _make_storable(self, settlements: int) -> None:
+        for _ in range(settlements):
+            self._storable.release()
 
     def note_renewal(self, at: float, owned: Mapping[int, Claimed], kept: set[int]) -> None:
         """Note that at this monotonic time the leases of `kept`, among the `owned`, were renewed.
@@ -266,14 +334,17 @@ class Runner:
         """Wait this long for calls in flight, settle what has ended, and give the rest back."""
         self.stop_admitting()
         deadline = time.monotonic() + seconds
+        if self.in_flight:
+            journal.log_drain(self.in_flight, seconds)
         with suppress(KeyboardInterrupt):  # a second Ctrl-C: wait no longer
             while self._claimed and time.monotonic() < deadline:
                 time.sleep(0.02)
+        if self.in_flight:
+            journal.log_broken_off(self.in_flight)
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self.settler.close(_LAST_WRITE_SECONDS)
         try:
-            with writing() as connection:
-                released = release(connection, self.worker_id)
+            released = transact(lambda connection: release(connection, self.worker_id))
             journal.log_release(released, self.worker_id)
         except DatabaseError as error:
             log.warning("jobs not given back, their leases will end: %s", error)

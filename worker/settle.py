@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tidemill.models import holds, journal
 from tidemill.models.bulk import BulkRows
-from tidemill.models.database import writing
+from tidemill.models.database import transact
 from tidemill.models.errors import DatabaseError
 from tidemill.models.tables import dialogues
 from tidemill.models.text import one_line
@@ -49,14 +49,20 @@ class Settler:
 
     Args:
         judge: judges the replies once they are stored.
+        bulk_rows: endings that are written together at most.
         hurry: whether nothing else is under way, so that the last ending need not wait for others.
         on_written: called with what has been written.
     """
 
     def __init__(
-        self, judge: Judge, hurry: Callable[[], bool], on_written: Callable[[Iterable[Settlement]], None]
+        self,
+        judge: Judge,
+        hurry: Callable[[], bool],
+        on_written: Callable[[Sequence[Settlement]], None],
+        bulk_rows: int = BULK_ROWS,
     ) -> None:
         self._judge = judge
+        self._bulk_rows = bulk_rows
         self._hurry = hurry
         self._on_written = on_written
         self._give_up_at = float("inf")
@@ -64,6 +70,8 @@ class Settler:
         self._judgements: queue.SimpleQueue[list[tuple[int, Judgement]]] = queue.SimpleQueue()
         self._judging = 0
         self._judging_lock = threading.Lock()  # replies come from the writer and from maintenance
+        self.rounds = 0
+        """Rises whenever the writer has tried to write, or found nothing to write: it is not stuck."""
         self.trouble: str | None = None
         """Why endings cannot be written at present, in a sentence; None when they can."""
         judge.submit([])  # starts the child, so that its models are loaded before the first reply
@@ -103,13 +111,14 @@ class Settler:
         while is_open or self._judging:
             endings, is_open = self._collect(is_open)
             judgements = self._collect_judgements()
+            self.rounds += 1
             if endings or judgements:
                 self._write_until_stored(endings, judgements)
 
     def _collect(self, is_open: bool) -> tuple[list[Ending], bool]:
         endings: list[Ending] = []
         deadline = time.monotonic() + BULK_SECONDS
-        while len(endings) < BULK_ROWS and (left := deadline - time.monotonic()) > 0:
+        while len(endings) < self._bulk_rows and (left := deadline - time.monotonic()) > 0:
             if endings and self._hurry() and self._endings.empty():
                 break
             try:
@@ -137,6 +146,7 @@ class Settler:
                 break
             except DatabaseError as error:
                 # Writing the same rows twice is harmless, thanks to epoch, ledger and primary keys.
+                self.rounds += 1
                 self.trouble = str(error)
                 if time.monotonic() > self._give_up_at:
                     log.error("%d endings are not stored, their jobs will run again: %s", len(endings), error)
@@ -148,7 +158,7 @@ class Settler:
                 self._write_apart(endings, judgements, error)
                 return
         self.trouble = None
-        self._on_written(ending.settlement for ending in endings)
+        self._on_written([ending.settlement for ending in endings])
         answers = [
             (ending.settlement.job_id, ending.settlement.answer.messages[-1].content)
             for ending in endings
@@ -171,7 +181,7 @@ class Settler:
             self._write_until_stored([_not_storable(endings[0], error)], [])
         else:
             log.error("given up storing %d endings, %d judgements: %s", len(endings), len(judgements), _reason(error))
-            self._on_written(ending.settlement for ending in endings)  # their leases end
+            self._on_written([ending.settlement for ending in endings])  # their leases end
 
 
 def _reason(error: Exception) -> str:
@@ -201,33 +211,51 @@ def _storable(tokens: int | None) -> int | None:
     return tokens if tokens is not None and tokens < 2**31 else None
 
 
+class _Written(NamedTuple):
+    """What one transaction has stored."""
+
+    endings: Sequence[Ending]
+    claims: set[tuple[int, int]]
+    held: dict[str, str]
+    """Provider -> reason."""
+    serving: Sequence[str]
+
+
 def write(endings: Sequence[Ending], judgements: Sequence[tuple[int, Judgement]]) -> set[tuple[int, int]]:
-    """Write endings and judgements in one transaction; returns (job id, epoch) of the jobs that were still ours."""
-    serving: list[str] = []
-    newly_held: dict[str, str] = {}
-    with writing() as connection:
-        endings = [_fail_if_at_fault(connection, ending) for ending in endings]
-        written = settle(connection, [ending.settlement for ending in endings]) if endings else set()
-        answered = [
-            (ending.settlement.job_id, ending.settlement.epoch)
-            for ending in endings
-            if ending.settlement.outcome in _ANSWERED_BY_PROVIDER and ending.settlement.http_status is not None
-        ]
-        if answered:
-            serving = holds.lift(connection, answered)
-        held = {ending.provider: ending.settlement for ending in endings if ending.settlement.outcome == "held"}
-        for provider, each in held.items():
-            reason = each.error or "The provider serves nobody at present."
-            if holds.hold(connection, provider, reason, each.delay_seconds):
-                newly_held[provider] = reason
-        if judgements:
-            _write_judgements(connection, judgements)
-    journal.log_settlements((ending.settlement for ending in endings), written)
-    for provider, reason in newly_held.items():
+    """Write endings and judgements in one transaction; returns (job id, epoch) of the jobs whose state it changed."""
+    written = transact(lambda connection: _write(connection, endings, judgements))
+    journal.log_settlements((ending.settlement for ending in written.endings), written.claims)
+    for provider, reason in written.held.items():
         journal.log_hold(provider, reason)
-    for provider in serving:
+    for provider in written.serving:
         journal.log_lift(provider)
-    return written
+    return written.claims
+
+
+def _write(connection: Connection, endings: Sequence[Ending], judgements: Sequence[tuple[int, Judgement]]) -> _Written:
+    endings = [_fail_if_at_fault(connection, ending) for ending in endings]
+    serving, newly_held = _write_holds(connection, endings)  # before the jobs: batches are locked first
+    claims = settle(connection, [ending.settlement for ending in endings]) if endings else set()
+    if judgements:
+        _write_judgements(connection, judgements)
+    return _Written(endings, claims, newly_held, serving)
+
+
+def _write_holds(connection: Connection, endings: Sequence[Ending]) -> tuple[Sequence[str], dict[str, str]]:
+    """The providers whose hold was lifted, and those that are newly held with the reason."""
+    answered = [
+        (ending.settlement.job_id, ending.settlement.epoch)
+        for ending in endings
+        if ending.settlement.outcome in _ANSWERED_BY_PROVIDER and ending.settlement.http_status is not None
+    ]
+    serving = holds.lift(connection, answered) if answered else []
+    newly_held: dict[str, str] = {}
+    held = {ending.provider: ending.settlement for ending in endings if ending.settlement.outcome == "held"}
+    for provider, each in held.items():
+        reason = each.error or "The provider serves nobody at present."
+        if holds.hold(connection, provider, reason, each.delay_seconds):
+            newly_held[provider] = reason
+    return serving, newly_held
 
 
 def _fail_if_at_fault(connection: Connection, ending: Ending) -> Ending:

@@ -23,12 +23,10 @@ def start(window: int | None = None, scope: Scope | None = None) -> Runner:
 
     Args:
         window: calls in flight at most; by default TIDEMILL_WINDOW.
-        scope: whose jobs this process feeds; by default all. In an embedded database these are only jobs of the
-            configured provider, because its user may have left a batch for another server unfinished.
+        scope: whose jobs this process feeds; by default all of the configured provider.
     """
     global current, _maintenance
-    own = Scope(provider=settings().provider) if settings().embedded else Scope()
-    current = Runner(window or settings().window, scope or own)
+    current = Runner(window or settings().window, scope or Scope())
     _maintenance = Maintenance(current)
     _started.set()
     return current

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from tidemill.models.broker import EmbeddedRunner, embedded_worker
 from tidemill.models.clock import now_after
@@ -18,7 +18,7 @@ from tidemill.models.errors import DatabaseError
 from tidemill.models.feed import ALIVE_SECONDS
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.tables import workers
+from tidemill.models.tables import batches, workers
 from tidemill.producer.batches.progress import Progress, progress
 from tidemill.producer.batches.submit import OpenBatch, submit
 from tidemill.producer.screen.display import Display
@@ -183,7 +183,7 @@ class Obstacles:
         self.say_trouble(self._runner.trouble if self._runner is not None else None)
         if self._runner is None and time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
             self._checked_workers_at = time.monotonic()
-            self._say("workers", None if _worker_is_alive() else "No worker is alive. Start one: `tidemill worker`.")
+            self._say("workers", _missing_worker(self._batch_id))
 
     def _say(self, topic: str, sentence: str | None) -> None:
         if sentence != self._last.get(topic) and sentence is not None:
@@ -205,10 +205,21 @@ class Obstacles:
             raise DatabaseError(trouble)
 
 
-def _worker_is_alive() -> bool:
-    alive = select(func.count()).select_from(workers).where(workers.c.seen_at > now_after(-ALIVE_SECONDS))
+def _missing_worker(batch_id: str | None) -> str | None:
+    """What to start, if no living worker serves the batch's provider."""
+    provider = select(batches.c.provider).where(batches.c.id == batch_id).scalar_subquery()
+    alive = select(workers.c.provider).where(workers.c.seen_at > now_after(-ALIVE_SECONDS)).distinct()
     try:
         with reading() as connection:
-            return bool(connection.scalar(alive))
+            others = sorted(str(each) for each in connection.scalars(alive))
+            wanted = connection.scalar(select(provider))
     except DatabaseError:
-        return True  # unknown; that the database does not answer is said elsewhere
+        return None  # unknown; that the database does not answer is said elsewhere
+    if wanted in others:
+        return None
+    if not others:
+        return "No worker is alive. Start one: `tidemill worker`."
+    return (
+        f"No worker serves {wanted}; those that are alive serve {', '.join(others)}. "
+        "Start one whose OPENAI_BASE_URL names it: `tidemill worker`."
+    )

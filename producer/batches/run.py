@@ -190,8 +190,13 @@ def watch(batch_name: str, as_json: bool) -> None:
     stop_like_ctrl_c()
     began = time.monotonic()
     row = resolve(batch_name)
-    probe(row.provider)
     batch = Batch(row.id, dialogue_id=row.options.get("dialogue"))
+    if settings().embedded and row.provider != settings().provider and batch.progress().open:
+        raise InputError(
+            f"{row.id} is for {row.provider}, and OPENAI_BASE_URL names {settings().provider}; "
+            f"let it name {row.provider} to run the batch here."
+        )
+    probe(row.provider)
     progress = follow_batch(batch, None, None, display(quiet=as_json))
     return _sum_up(batch, progress, as_json, time.monotonic() - began)
 

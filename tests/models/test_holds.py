@@ -140,6 +140,19 @@ def test_an_answer_lifts_the_hold_of_its_own_provider_only() -> None:
     assert (batch_row("a").hold_reason, batch_row("b").hold_reason) == (None, "bad key")
 
 
+def test_a_hold_from_before_the_clock_was_set_back_is_probed_now_and_lifted_by_any_answer() -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    hold()
+    set_batch(held_at=now_after(3600.0), held_until=now_after(3605.0))
+    with writing() as connection:
+        assert holds.begin_probe(connection, PROVIDER, job_id)
+    probe = take_one(job_id)
+    put(success(probe))
+    lift((probe.id, probe.epoch))
+    assert batch_row().hold_reason is None
+
+
 def test_somebody_who_comes_back_makes_the_next_probe_due_now() -> None:
     add_batch()
     hold()

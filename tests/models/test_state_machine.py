@@ -20,10 +20,21 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, func, select
 
-from tests.rows import add_batch, add_jobs, failure, success, take
+from tests.rows import add_batch, add_jobs, claimant, failure, success, take
 from tidemill.models.database import reading, writing
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages
-from tidemill.models.transitions import MAX_LOSSES, Claimed, Settlement, cancel, release, renew, rescue, revive, settle
+from tidemill.models.transitions import (
+    ALONE_AFTER,
+    MAX_LOSSES,
+    Claimed,
+    Settlement,
+    cancel,
+    release,
+    renew,
+    rescue,
+    revive,
+    settle,
+)
 
 COST = 0.25
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
@@ -81,11 +92,15 @@ class StateMachine(RuleBasedStateMachine):
     def enqueue(self, count: int) -> None:
         self.expected = {job_id: Expected() for job_id in add_jobs(count)}
 
-    @rule(data=st.data(), worker=WORKERS, lease=st.sampled_from(["valid", "valid", "out"]))
-    def claim(self, data: st.DataObject, worker: str, lease: str) -> None:
+    @rule(data=st.data(), worker=WORKERS, lease=st.sampled_from(["valid", "valid", "out"]), alone=st.booleans())
+    def claim(self, data: st.DataObject, worker: str, lease: str, alone: bool) -> None:
         ids = data.draw(st.sets(st.sampled_from(sorted(self.expected)), min_size=1))
-        claimed = take(sorted(ids), worker, LEASES[lease])
-        assert {job.id for job in claimed} == {each for each in ids if self.expected[each].state == "queued"}
+        claimed = take(sorted(ids), worker, LEASES[lease], alone=alone)
+        assert {job.id for job in claimed} == {
+            each
+            for each in ids
+            if self.expected[each].state == "queued" and (alone or self.expected[each].losses < ALONE_AFTER)
+        }
         for job in claimed:
             expected = self.expected[job.id]
             expected.state, expected.worker, expected.lease = "running", worker, lease
@@ -101,7 +116,7 @@ class StateMachine(RuleBasedStateMachine):
         settlements = [self._ending(self.calls[i], data) for i in picked]
         with writing() as connection:
             written = settle(connection, settlements)
-        ours = {(s.job_id, s.epoch) for s in settlements if self._is_owner(s)}
+        ours = {(s.job_id, s.epoch) for s in settlements if self._is_owner(s) or self._is_late(s)}
         assert written == ours
         for settlement in settlements:
             self._expect(settlement, owner=(settlement.job_id, settlement.epoch) in ours)
@@ -121,12 +136,20 @@ class StateMachine(RuleBasedStateMachine):
         expected = self.expected[settlement.job_id]
         return expected.state == "running" and expected.epoch == settlement.epoch
 
+    def _is_late(self, settlement: Settlement) -> bool:
+        """The job was taken back, and nobody has had it since."""
+        expected = self.expected[settlement.job_id]
+        is_free = expected.state == "queued" and expected.epoch == settlement.epoch + 1
+        was_lost = expected.ledger.get(settlement.epoch, "gone") == "lost"
+        return is_free and was_lost and settlement.outcome in ("succeeded", "failed")
+
     def _expect(self, settlement: Settlement, *, owner: bool) -> None:
         expected, outcome = self.expected[settlement.job_id], settlement.outcome
         in_ledger = expected.ledger.get(settlement.epoch, "gone")
         if owner:
+            expected.epoch += in_ledger == "lost"
+            expected.attempts += outcome not in ("snoozed", "held") and in_ledger != "lost"
             expected.state, expected.lease = AFTER[outcome], None
-            expected.attempts += outcome not in ("snoozed", "held")
             expected.failures += settlement.counted
             if outcome == "succeeded":
                 expected.answer = f"{settlement.job_id} at {settlement.epoch}"
@@ -145,7 +168,7 @@ class StateMachine(RuleBasedStateMachine):
             if each.state == "running" and (each.lease == "out" or each.worker in dead)
         ]
         with writing() as connection:
-            assert rescue(connection, sorted(dead)) == len(lost)
+            assert rescue(connection, "rescuer", sorted(dead)) == len(lost)
         for each in lost:
             each.taken_back(losses=1)
 
@@ -163,7 +186,7 @@ class StateMachine(RuleBasedStateMachine):
             job_id: each for job_id, each in self.expected.items() if each.state == "running" and each.worker == worker
         }
         with writing() as connection:
-            assert renew(connection, sorted(self.expected), worker, LEASES["valid"]) == owned.keys()
+            assert renew(connection, sorted(self.expected), claimant(worker, LEASES["valid"])) == owned.keys()
         for each in owned.values():
             each.lease = "valid"
 

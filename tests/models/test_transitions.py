@@ -4,9 +4,11 @@ The second half drives the same SQL at random, beside a model in memory that say
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from tests.rows import (
@@ -14,6 +16,7 @@ from tests.rows import (
     add_jobs,
     answer,
     calls,
+    claimant,
     count,
     dialogue,
     failure,
@@ -25,11 +28,26 @@ from tests.rows import (
     take,
     take_one,
 )
-from tidemill.models.clock import now_after
+from tests.waiting import wait_until
+from tidemill.models import batches
+from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, writing
 from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.text import dumps
-from tidemill.models.transitions import MAX_LOSSES, Enqueued, cancel, enqueue, release, renew, rescue, revive
+from tidemill.models.transitions import (
+    ALONE_AFTER,
+    LONGEST_DELAY_SECONDS,
+    MAX_LOSSES,
+    Enqueued,
+    cancel,
+    correct_due_times,
+    enqueue,
+    left_to_run_alone,
+    release,
+    renew,
+    rescue,
+    revive,
+)
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -176,8 +194,8 @@ def test_only_the_owner_of_a_running_job_renews_its_lease() -> None:
     take_one(theirs, "w2", 5.0)
     before = job_row(ours).lease_until, job_row(theirs).lease_until
     with writing() as connection:
-        assert renew(connection, [ours, theirs, queued], "w1", 100.0) == {ours}
-        assert renew(connection, [], "w1", 100.0) == set()
+        assert renew(connection, [ours, theirs, queued], claimant("w1", 100.0)) == {ours}
+        assert renew(connection, [], claimant("w1", 100.0)) == set()
     assert (job_row(ours).lease_until - before[0]).total_seconds() > 60
     assert job_row(theirs).lease_until == before[1]
     assert job_row(queued).lease_until is None
@@ -287,7 +305,7 @@ def test_a_stale_epoch_writes_no_state_and_no_answer_but_its_money_is_counted_on
     job_id = one_job()
     old = take_one(job_id, "w1", lease_seconds=-1.0)
     with writing() as connection:
-        assert rescue(connection) == 1
+        assert rescue(connection, "rescuer") == 1
     new = take_one(job_id, "w2")
     for _ in range(2):  # a commit whose reply was lost is written again
         assert put(success(old, "the ghost's answer")) == set()
@@ -306,7 +324,7 @@ def test_a_ghost_cannot_change_a_job_that_has_been_answered_meanwhile() -> None:
     job_id = one_job()
     old = take_one(job_id, "w1", lease_seconds=-1.0)
     with writing() as connection:
-        rescue(connection)
+        rescue(connection, "rescuer")
     put(success(take_one(job_id, "w2"), "first"))
     for late in (failure(old), failure(old, "retried"), success(old, "second")):
         assert put(late) == set()
@@ -361,8 +379,8 @@ def test_release_gives_back_what_one_worker_runs_and_nothing_else() -> None:
     assert (job.state, job.epoch, job.losses, job.attempts, job.lease_until) == ("queued", 2, 0, 1, None)
     assert calls(ours)[0].outcome == "lost"
     assert (job_row(theirs).state, job_row(queued).state) == ("running", "queued")
-    assert put(success(mine)) == set()
-    assert len(take([ours])) == 1
+    assert put(success(mine)) == {ours}, "the answer came all the same"
+    assert take([ours]) == []
 
 
 def test_rescue_takes_only_jobs_whose_lease_has_run_out() -> None:
@@ -371,8 +389,8 @@ def test_rescue_takes_only_jobs_whose_lease_has_run_out() -> None:
     take_one(out, lease_seconds=-1.0)
     take_one(valid, lease_seconds=30.0)
     with writing() as connection:
-        assert rescue(connection) == 1
-        assert rescue(connection) == 0
+        assert rescue(connection, "rescuer") == 1
+        assert rescue(connection, "rescuer") == 0
     job = job_row(out)
     assert (job.state, job.epoch, job.losses, job.failures, job.attempts) == ("queued", 2, 1, 0, 1)
     assert calls(out)[0].outcome == "lost" and calls(out)[0].ended_at is not None
@@ -385,7 +403,7 @@ def test_rescue_takes_the_jobs_of_workers_known_to_be_dead_before_their_lease_en
     take_one(dead, "dead")
     take_one(alive, "alive")
     with writing() as connection:
-        assert rescue(connection, ["dead"]) == 1
+        assert rescue(connection, "rescuer", ["dead"]) == 1
     assert (job_row(dead).state, job_row(alive).state) == ("queued", "running")
 
 
@@ -393,19 +411,73 @@ def test_a_rescued_answer_that_comes_late_is_in_the_ledger_once() -> None:
     job_id = one_job()
     late = take_one(job_id, lease_seconds=-1.0)
     with writing() as connection:
-        rescue(connection)
+        rescue(connection, "rescuer")
+    owner = take_one(job_id)
     put(success(late))
-    (call,) = calls(job_id)
-    assert (call.outcome, call.input_tokens, call.cost_usd) == ("stale", 10, 0.25)
-    assert job_row(job_id).attempts == 1
+    assert (calls(job_id)[0].outcome, calls(job_id)[0].input_tokens, calls(job_id)[0].cost_usd) == ("stale", 10, 0.25)
+    assert (job_row(job_id).state, job_row(job_id).attempts, job_row(job_id).epoch) == ("running", 1, owner.epoch)
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed"])
+@pytest.mark.parametrize("take_back", ["rescue", "release"])
+def test_a_paid_answer_that_comes_late_counts_as_long_as_nobody_has_the_job(outcome: str, take_back: str) -> None:
+    job_id = one_job()
+    late = take_one(job_id, lease_seconds=-1.0)
+    with writing() as connection:
+        _ = rescue(connection, "rescuer") if take_back == "rescue" else release(connection, "w1")
+    ending = success(late, "late") if outcome == "succeeded" else failure(late, cost_usd=0.25)
+    for _ in range(2):  # a commit whose reply was lost is written again
+        put(ending)
+        (call,) = calls(job_id)
+        job = job_row(job_id)
+        assert (call.outcome, job.state, job.attempts, job.cost_usd) == (outcome, outcome, 1, 0.25)
+        assert job.epoch == late.epoch + 2, "no message of the rescued job may find it"
+    assert dialogue(job_id) == ([("user", "why?"), ("assistant", "late")] if outcome == "succeeded" else None)
+    assert take([job_id]) == []
+
+
+@pytest.mark.parametrize("outcome", ["retried", "snoozed", "held"])
+def test_a_late_call_without_an_end_changes_nothing(outcome: str) -> None:
+    job_id = one_job()
+    late = take_one(job_id, lease_seconds=-1.0)
+    with writing() as connection:
+        rescue(connection, "rescuer")
+    assert put(failure(late, outcome, counted=False)) == set()
+    assert (job_row(job_id).state, job_row(job_id).epoch) == ("queued", 2)
+
+
+def test_nobody_rescues_own_jobs() -> None:
+    job_id = one_job()
+    take_one(job_id, "w1", lease_seconds=-1.0)
+    with writing() as connection:
+        assert rescue(connection, "w1", ["w1"]) == 0
+        assert rescue(connection, "w2", by_lease=False) == 0
+    assert job_row(job_id).state == "running"
+
+
+def test_a_job_that_two_workers_vanished_with_is_claimed_by_one_that_runs_nothing_else() -> None:
+    add_batch()
+    suspect, innocent = add_jobs(2)
+    set_job(suspect, losses=ALONE_AFTER)
+    assert [job.id for job in take([suspect, innocent])] == [innocent]
+    with writing() as connection:
+        assert left_to_run_alone(connection, [suspect, innocent]) == [suspect]
+    assert [job.id for job in take([suspect], alone=True)] == [suspect]
+
+
+def test_a_worker_claims_jobs_of_its_own_provider_alone() -> None:
+    add_batch("a", provider="a.test")
+    add_batch("b")
+    (other,), (own,) = add_jobs(1, "a"), add_jobs(1, "b")
+    assert [job.id for job in take([other, own])] == [own]
 
 
 def test_a_job_that_takes_worker_after_worker_with_it_is_failed() -> None:
     job_id = one_job()
     for loss in range(1, MAX_LOSSES + 1):
-        take_one(job_id, lease_seconds=-1.0)
+        take([job_id], lease_seconds=-1.0, alone=loss > ALONE_AFTER)
         with writing() as connection:
-            assert rescue(connection) == 1
+            assert rescue(connection, "rescuer") == 1
         assert job_row(job_id).state == ("queued" if loss < MAX_LOSSES else "failed")
     job = job_row(job_id)
     assert (job.error_code, job.losses, job.attempts, job.failures) == ("worker_lost", MAX_LOSSES, MAX_LOSSES, 0)
@@ -534,7 +606,7 @@ def test_a_ghost_and_the_owner_of_the_same_job_settled_together_are_told_apart()
     job_id = one_job()
     old = take_one(job_id, lease_seconds=-1.0)
     with writing() as connection:
-        rescue(connection)
+        rescue(connection, "rescuer")
     new = take_one(job_id)
     assert put(success(old, "the ghost's answer"), success(new, "the owner's answer")) == {job_id}
     assert dialogue(job_id) == [("user", "why?"), ("assistant", "the owner's answer")]
@@ -549,7 +621,71 @@ def test_two_ghosts_of_the_same_job_settled_together_are_both_paid_for() -> None
     for _ in range(2):
         ghosts.append(take_one(job_id, lease_seconds=-1.0))
         with writing() as connection:
-            rescue(connection)
-    assert put(*map(success, ghosts)) == set()
-    assert [call.outcome for call in calls(job_id)] == ["stale", "stale"]
+            rescue(connection, "rescuer")
+    assert put(*map(success, reversed(ghosts))) == {job_id}  # the second one's, for nobody has had the job since
+    assert [call.outcome for call in calls(job_id)] == ["stale", "succeeded"]
     assert (job_row(job_id).input_tokens, job_row(job_id).cost_usd) == (20, 0.5)
+
+
+def test_jobs_that_wait_only_because_the_clock_was_set_back_are_due_at_once() -> None:
+    add_batch()
+    new, retried, waiting = add_jobs(3)
+    set_job(new, available_at=now_after(3600.0))
+    set_job(retried, available_at=now_after(3605.0), epoch=1)
+    set_job(waiting, available_at=now_after(LONGEST_DELAY_SECONDS), epoch=1)
+    with writing() as connection:
+        assert correct_due_times(connection) == 2
+    assert {job.id for job in take([new, retried, waiting])} == {new, retried}
+
+
+def test_no_job_waits_for_longer_than_the_longest_delay() -> None:
+    job_id = one_job()
+    put(failure(take_one(job_id), "snoozed", counted=False, delay_seconds=86_400.0))
+    with writing() as connection:
+        assert correct_due_times(connection) == 0
+
+
+# --- locks, on Postgres ---
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_a_lease_begins_when_its_row_could_be_locked(database: str) -> None:
+    job_id = one_job()
+    take_one(job_id, "w1", lease_seconds=30.0)
+    with ThreadPoolExecutor(1) as pool:
+        with writing() as holder:
+            holder.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
+            renewing = pool.submit(_renew, job_id)
+            wait_until(_somebody_waits_for_a_lock, "renewing waits for the row")
+            released_at = holder.scalar(select(now()))
+        assert renewing.result() == {job_id}
+    assert released_at is not None
+    assert job_row(job_id).lease_until >= released_at + timedelta(seconds=30)
+
+
+def _renew(job_id: int) -> set[int]:
+    with writing() as connection:
+        return renew(connection, [job_id], claimant("w1", 30.0))
+
+
+def _somebody_waits_for_a_lock() -> bool:
+    with reading() as connection:
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(connection.scalar(waiting))
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_cancelling_what_is_being_settled_renewed_and_claimed_is_no_deadlock(database: str) -> None:
+    for number in range(10):
+        batch_id = add_batch(f"b{number}")
+        ids = add_jobs(200, batch_id)
+        claimed = take(ids)
+        with ThreadPoolExecutor(4) as pool:
+            chunks = [claimed[start::4] for start in range(4)]
+            settling = [pool.submit(put, *map(success, reversed(chunk))) for chunk in chunks[:3]]
+            renewing = pool.submit(_renew, claimed[3].id)
+            with writing() as connection:
+                cancelled = batches.cancel(connection, batch_id)
+            written = sum(len(each.result()) for each in settling)
+            renewing.result()
+        assert written + cancelled == 200

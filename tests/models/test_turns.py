@@ -13,6 +13,7 @@ from tests.rows import (
     add_jobs,
     add_worker,
     arrived,
+    claimant,
     failure,
     job_row,
     put,
@@ -109,7 +110,7 @@ def test_two_workers_at_the_same_moment_never_run_two_turns(wait_until: WaitUnti
     put(failure(take_one(first)))
     with ThreadPoolExecutor(1) as pool:
         with writing() as connection:
-            assert [job.id for job in claim(connection, [second], "w1", 30.0)] == [second]
+            assert [job.id for job in claim(connection, [second], claimant())] == [second]
             with writing() as elsewhere:
                 revive(elsewhere, "turns")
             older = pool.submit(take, [first], "w2")  # to it the younger turn is still queued

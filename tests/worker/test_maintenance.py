@@ -206,15 +206,21 @@ def test_a_duty_that_fails_is_tried_again_and_does_not_end_the_others(
     wait_until(lambda: job_row(job_id).sent_at is not None, "it feeds again")
 
 
-@pytest.mark.usefixtures("duties")
-def test_a_worker_that_stops_feeds_no_more(runner: Runner) -> None:
-    wait_until(lambda: count(workers) == 1, "it is signed on")
+def test_a_worker_that_stops_feeds_no_more(runner: Runner, duties: Maintenance) -> None:
     runner.stop_admitting()
-    before = seen_at(runner.worker_id)
+    await_rounds(duties)
     add_batch()
     add_jobs(1)
-    wait_until(lambda: seen_at(runner.worker_id) != before, "a round of duties has passed")
+    await_rounds(duties)
     assert count(jobs, jobs.c.sent_at.is_not(None)) == 0
+
+
+def await_rounds(duties: Maintenance) -> None:
+    """Wait until every thread has done each of its frequent duties."""
+    threads = duties._heartbeat, duties._courier, duties._rest
+    done = [each.finished for each in threads]
+    passed = lambda: all(each.finished > before + 3 for each, before in zip(threads, done, strict=True))  # noqa: E731
+    wait_until(passed, "rounds of duties have passed")
 
 
 def test_closing_does_not_wait_for_the_next_round(runner: Runner) -> None:

@@ -122,7 +122,7 @@ def come_back(job_id: int) -> None:
     """Its worker has died, which somebody notices."""
     set_job(job_id, lease_until=now_after(-1.0))
     with writing() as connection:
-        assert rescue(connection) == 1
+        assert rescue(connection, "rescuer") == 1
 
 
 def tune() -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
-from tidemill.models.database import explain_errors, reading, writing
+from tidemill.models.database import reading, writing
 from tidemill.models.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def upgrade() -> str:
     from alembic import command
     from alembic.util import CommandError
 
-    with explain_errors(), writing() as connection:
+    with writing() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('tidemill migrations'))"))
         revision = current(connection)

@@ -1,16 +1,21 @@
 """There is one way to open either database, and a plain sentence when that fails."""
 
+import random
 import sqlite3
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from tidemill.models.database_errors import ConflictError, explain_errors
 from tidemill.models.errors import DatabaseError, SettingsError
 from tidemill.models.settings import settings
 
@@ -25,16 +30,33 @@ _LONGEST_PAUSE_SECONDS = 10.0
 """The longest pause between two statements of a transaction; ours are never idle for a tenth of it."""
 
 
-@cache
+_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4)
+"""The longest pauses before work that others broke off starts anew."""
+
+T = TypeVar("T")
+_opening = threading.Lock()
+
+
 def engine() -> Engine:
     """This process's engine on the configured database, opened on first use; never share it across a fork."""
+    with _opening:
+        return _engine()
+
+
+@cache
+def _engine() -> Engine:
     return open_engine(settings().effective_database_url)
 
 
 def close() -> None:
-    """Close this process's connections, if there are any; the last one to close folds SQLite's -wal file in."""
-    if engine.cache_info().currsize:
-        engine().dispose()
+    """Close this process's connections, if there are any; the last one to close folds SQLite's -wal file in.
+
+    The next use opens the database that the settings name then.
+    """
+    with _opening:
+        if _engine.cache_info().currsize:
+            _engine().dispose()
+            _engine.cache_clear()
 
 
 def open_engine(url_text: str) -> Engine:
@@ -46,7 +68,14 @@ def open_engine(url_text: str) -> Engine:
     url = _parse(url_text)
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url)
-    opened = create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    opened = create_engine(
+        url,
+        pool_size=8,
+        max_overflow=8,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={"connect_timeout": 10},
+    )
     event.listen(opened, "connect", _limit_idle_transactions)
     return opened
 
@@ -79,7 +108,7 @@ def _open_sqlite(url: URL) -> Engine:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseError(f"The folder {folder} cannot be made: {error.strerror}. Set TIDEMILL_HOME.") from None
-    opened = create_engine(url, connect_args={"timeout": 30})
+    opened = create_engine(url, hide_parameters=True, connect_args={"timeout": 30})
     event.listen(opened, "connect", _set_pragmas)
     event.listen(opened, "begin", _begin)
     return opened
@@ -99,48 +128,37 @@ def _begin(connection: Connection) -> None:
 
 @contextmanager
 def writing() -> Iterator[Connection]:
-    """One transaction that may write; committed at the end, rolled back on an error."""
-    with explain_errors(), engine().begin() as connection:
+    """One transaction that may write; committed at the end, rolled back on an error. Errors as `transact`."""
+    opened = engine()
+    with explain_errors(opened.url), opened.begin() as connection:
         yield connection
 
 
 @contextmanager
 def reading() -> Iterator[Connection]:
     """One transaction that only reads; takes no write lock."""
-    with explain_errors(), engine().connect().execution_options(reading=True) as connection:
+    opened = engine()
+    with explain_errors(opened.url), opened.connect().execution_options(reading=True) as connection:
         yield connection
 
 
-@contextmanager
-def explain_errors() -> Iterator[None]:
-    """Turn the driver's errors about a database that cannot be used into a sentence for the user."""
-    try:
-        yield
-    except DBAPIError as error:
-        if not isinstance(error, OperationalError | InterfaceError) and type(error.orig) is not sqlite3.DatabaseError:
-            raise  # of a damaged or foreign file sqlite3 says no more than DatabaseError
-        raise DatabaseError(_sentence(error)) from error
+def transact(work: Callable[[Connection], T]) -> T:
+    """Run `work` in one transaction that may write; the database may break it off and have it start anew.
 
+    Args:
+        work: is called with the connection, more than once if other transactions are in its way. Only what it wrote
+            through the connection is undone then.
 
-def _sentence(error: DBAPIError) -> str:
-    reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
-    where = _parse(settings().effective_database_url)
-    shown = where.database if where.get_backend_name() == "sqlite" else where.render_as_string(hide_password=True)
-    for sign, way_out in _WAYS_OUT.items():
-        if sign in reason:
-            return f"The database {shown}: {reason}. {way_out}"
-    return f"The database {shown} cannot be used: {reason}. `tidemill doctor` checks the settings."
-
-
-_WAYS_OUT = {
-    "disk is full": "Free space, then run the same command again; what was stored is safe.",
-    "No space left": "Free space, then run the same command again; what was stored is safe.",
-    "unable to open": "Set TIDEMILL_HOME to a folder that you can write to.",
-    "readonly database": "Set TIDEMILL_HOME to a folder that you can write to.",
-    "not a database": "The file is not ours or is damaged; set TIDEMILL_HOME to another folder.",
-    "malformed": "The file is damaged; put a copy back, or set TIDEMILL_HOME to another folder.",
-    "refused": "Start the database or fix TIDEMILL_DATABASE_URL.",
-    "authentication failed": "Fix user and password in TIDEMILL_DATABASE_URL.",
-    "does not exist": "Create the database, then run `tidemill db upgrade`.",
-    "locked": "Another process is using it; try again.",
-}
+    Raises:
+        ConflictError: others were in its way each time.
+        DatabaseError: the database is away, or refuses everybody.
+        Exception: what `work` raises; or the error of a row that the database cannot store.
+    """
+    for longest_pause in _PAUSES_SECONDS:
+        try:
+            with writing() as connection:
+                return work(connection)
+        except ConflictError:
+            time.sleep(random.uniform(0.2, 1) * longest_pause)  # noqa: S311  # so that two do not meet again
+    with writing() as connection:
+        return work(connection)

@@ -96,15 +96,13 @@ UseEnvironment = Callable[[Mapping[str, str]], None]
 
 def forget() -> None:
     """Close and forget what this process made from its settings."""
-    if database_desk.engine.cache_info().currsize:
-        with contextlib.suppress(Exception):  # the settings may have become unreadable: then nothing was opened
-            database_desk.engine().dispose()
+    database_desk.close()
     if broker_desk.app.cache_info().currsize:
         with contextlib.suppress(Exception):
             broker_desk.app().close()
     memory.Channel.queues.clear()
     memory.Transport.global_state.clear()
-    for cached in (settings, database_desk.engine, broker_desk.app, cost.price, cost.overrides, cost.context_tokens):
+    for cached in (settings, broker_desk.app, cost.price, cost.overrides, cost.context_tokens):
         cached.cache_clear()
 
 

@@ -6,6 +6,7 @@ was asked. The batch and its dialogues keep the assistant's number, and are foun
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from tidemill import migrations
 from tidemill.models.allowed import ALLOWED, OBJECT, TEXT, WORD, number, schema_fault
 from tidemill.models.clock import now
-from tidemill.models.database import reading, writing
+from tidemill.models.database import reading, transact
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, OptionError, TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import ReplyOptions
@@ -252,11 +253,8 @@ def save(entries: Sequence[Assistant]) -> str:
     A stored one is recognized by its external id, else by its name.
     """
     migrations.ensure()
-    counts = {"added": 0, "updated": 0, "unchanged": 0}
-    with writing() as connection:
-        for each in entries:
-            counts[_save(connection, each)] += 1
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    saved = Counter(transact(lambda connection: [_save(connection, each) for each in entries]))
+    return ", ".join(f"{saved[what]:,} {what}" for what in ("added", "updated", "unchanged"))
 
 
 def _save(connection: Connection, entry: Assistant) -> str:
@@ -288,10 +286,13 @@ def use(name: str | None) -> None:
     """Make an assistant the default one; with None, have no default any more."""
     migrations.ensure()
     assistant_id = None if name is None else id_of(name)
-    with writing() as connection:
+
+    def make_default(connection: Connection) -> None:
         connection.execute(update(assistants).values(is_default=0))
         if assistant_id is not None:
             connection.execute(update(assistants).where(assistants.c.id == assistant_id).values(is_default=1))
+
+    transact(make_default)
     typer.echo("There is no default assistant now." if name is None else f"{name} is the default assistant now.")
 
 
@@ -299,11 +300,14 @@ def remove(name: str) -> None:
     """Forget an assistant; what was asked with it stays."""
     migrations.ensure()
     assistant_id = id_of(name)
-    with writing() as connection:
+
+    def forget(connection: Connection) -> None:
         # Its number may be given to another one later.
         connection.execute(update(batches).where(batches.c.assistant_id == assistant_id).values(assistant_id=None))
         connection.execute(update(dialogues).where(dialogues.c.assistant_id == assistant_id).values(assistant_id=None))
         connection.execute(delete(assistants).where(assistants.c.id == assistant_id))
+
+    transact(forget)
     typer.echo(f"{name} is removed; what was asked with it stays.")
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from tidemill import migrations
 from tidemill.models import batches, holds
 from tidemill.models.cost import format_tokens
-from tidemill.models.database import reading, writing
+from tidemill.models.database import reading, transact
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
@@ -47,8 +47,7 @@ def change(verb: str, batch_name: str, as_json: bool) -> None:
     migrations.ensure()
     act, done, not_done = CHANGES[verb]
     batch_id = resolve(batch_name).id
-    with writing() as connection:
-        changed = act(connection, batch_id)
+    changed = transact(lambda connection: act(connection, batch_id))
     if as_json:
         return print_json({"batch": batch_id, verb: changed})
     typer.echo(f"{batch_id}: {(done if changed else not_done).format(rows=counted(changed, 'row'), batch=batch_id)}")
@@ -57,8 +56,7 @@ def change(verb: str, batch_name: str, as_json: bool) -> None:
 
 def probe(provider: str) -> None:
     """Have a held provider tried at once, because somebody has come back to one of its batches."""
-    with writing() as connection:
-        holds.probe_at_once(connection, provider)
+    transact(lambda connection: holds.probe_at_once(connection, provider))
 
 
 def status(batch_name: str | None, limit: int, as_json: bool) -> None:

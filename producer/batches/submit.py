@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 
+from sqlalchemy import Connection
+
 from tidemill.models import batches, provider, shutdown
 from tidemill.models.broker import BrokerError
-from tidemill.models.database import writing
+from tidemill.models.database import transact
 from tidemill.models.feed import feed
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
@@ -57,7 +59,8 @@ def open_batch(order: Order) -> OpenBatch:
     first = next(chunks)
     submission = _submission(order, first)
     keys = keys_of([Prepared.of(row).digest for row in first], Counter())
-    with writing() as connection:
+
+    def find_or_make(connection: Connection) -> OpenBatch:
         batches.lock_question(connection, submission.question_hash)
         stored = None if order.new else batches.find(connection, submission.question_hash, order.source_name, keys)
         batch_id = stored.id if stored else batches.create(connection, submission)
@@ -67,7 +70,9 @@ def open_batch(order: Order) -> OpenBatch:
         number = batches.begin_submission(connection, batch_id, submission)
         if stored:
             batches.come_back(connection, batch_id, submission.provider)
-    return OpenBatch(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
+        return OpenBatch(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
+
+    return transact(find_or_make)
 
 
 def _submission(order: Order, first: Iterable[Row]) -> batches.Submission:
@@ -114,8 +119,11 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
             fed_at = time.monotonic()
     # A pipe or a frame has no name: it may be only a part of what came before, so that no row has left it.
     is_whole = opened.order.is_whole and opened.is_its_own
-    with writing() as connection:
-        batches.end_submission(connection, opened.batch_id, opened.submission, list(columns), is_whole=is_whole)
+    transact(
+        lambda connection: batches.end_submission(
+            connection, opened.batch_id, opened.submission, list(columns), is_whole=is_whole
+        )
+    )
     _feed(opened)
     return position
 
@@ -149,7 +157,9 @@ def _columns(rows: Iterable[Row]) -> dict[str, None]:
 def _store(opened: OpenBatch, chunk: Sequence[Prepared], position: int, repeated: Counter[str]) -> None:
     """Commit one chunk; `repeated` is updated as `batches.keys` says."""
     digests = [row.digest for row in chunk]
-    while True:
+
+    def store(connection: Connection) -> set[str]:
+        """Store the chunk, or return the digests that an earlier chunk had and store nothing."""
         keys = keys_of(digests, repeated)
         rows = [
             Enqueued(
@@ -163,15 +173,15 @@ def _store(opened: OpenBatch, chunk: Sequence[Prepared], position: int, repeated
             )
             for i, (key, row) in enumerate(zip(keys, chunk, strict=True))
         ]
-        with writing() as connection:
-            stored = enqueue(connection, opened.batch_id, opened.submission, rows, opened.order.options.dialogue)
-            came_before = {digest for key, digest in zip(keys, digests, strict=True) if key not in stored}
-            if not came_before:
-                if opened.resumed:
-                    batches.revive(connection, opened.batch_id, keys)
-                break
-            # Contents of an earlier chunk have come again: number them after the earlier ones.
+        stored = enqueue(connection, opened.batch_id, opened.submission, rows, opened.order.options.dialogue)
+        came_before = {digest for key, digest in zip(keys, digests, strict=True) if key not in stored}
+        if came_before:
             connection.rollback()
+        elif opened.resumed:
+            batches.revive(connection, opened.batch_id, keys)
+        return came_before
+
+    while came_before := transact(store):
         for digest in came_before:
-            repeated[digest] += 1
+            repeated[digest] += 1  # contents of an earlier chunk have come again: number them after those
     count_stored(digests, repeated)

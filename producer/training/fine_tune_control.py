@@ -6,12 +6,13 @@ from contextlib import nullcontext, suppress
 from typing import NoReturn
 
 import typer
+from sqlalchemy import Connection
 
 from tidemill import migrations
 from tidemill.models import fine_tunes
 from tidemill.models.broker import embedded_worker
 from tidemill.models.cost import format_tokens, format_usd
-from tidemill.models.database import writing
+from tidemill.models.database import transact
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
 from tidemill.models.job_requests import read_train_request
 from tidemill.models.scope import Scope
@@ -133,11 +134,7 @@ def change(verb: str, name: str, as_json: bool) -> None:
         raise InputError(f"{row.id} has ended ({status_of(row)}); there is nothing to {verb}.")
     _check_server(row)
     last_event = max((each.number for each in events_of(row)), default=0)
-    with writing() as connection:
-        is_at_provider = fine_tunes.want(connection, row.job_id, verb)
-        if not is_at_provider:
-            control.CHANGES[verb].act(connection, row.id)
-    if is_at_provider:
+    if transact(lambda connection: _change(connection, row, verb)):
         _wait_for_provider(row, verb, last_event)
     row = find(row.id)
     if as_json:
@@ -151,6 +148,14 @@ def change(verb: str, name: str, as_json: bool) -> None:
     else:
         typer.echo(f"{row.id}: {_DONE[verb]}; status: {status_of(row)}.")
     return None
+
+
+def _change(connection: Connection, row: FineTuneRow, verb: str) -> bool:
+    """Change the job, or note what the provider is to be told; returns whether it is to be told."""
+    is_at_provider = fine_tunes.want(connection, row.job_id, verb)
+    if not is_at_provider:
+        control.CHANGES[verb].act(connection, row.id)
+    return is_at_provider
 
 
 def _check_server(row: FineTuneRow) -> None:

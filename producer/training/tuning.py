@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import typer
+from sqlalchemy import Connection
 
 from tidemill import migrations
 from tidemill.models import blobs
 from tidemill.models.bulk import insert_for
-from tidemill.models.database import writing
+from tidemill.models.database import transact
 from tidemill.models.errors import InputError
 from tidemill.models.fine_tunes import keep_dataset
 from tidemill.models.json_types import JsonObject
@@ -131,14 +132,17 @@ def _submit_job(dataset: Dataset, options: DatasetOptions, terms: Terms, name: s
     dataset_id = hashlib.sha256(dumps([options.method, *hashes]).encode()).hexdigest()[:24]
     name = (terms.name or terms.suffix or name)[:200]
     report = dataset.report.to_json()
-    with writing() as connection:
+    links = [{"dataset_id": dataset_id, "dialogue_id": each} for each in dataset.dialogues]
+
+    def keep(connection: Connection) -> None:
         keep_dataset(
             connection, id=dataset_id, name=name, source=source, method=options.method, report=report, **stored
         )
-        links = [{"dataset_id": dataset_id, "dialogue_id": each} for each in dataset.dialogues]
         for start in range(0, len(links), _LINKS_AT_ONCE):
             statement = insert_for(connection)(dataset_dialogues).on_conflict_do_nothing()
             connection.execute(statement, links[start : start + _LINKS_AT_ONCE])
+
+    transact(keep)
     asked = {"model": options.model, "params": _params(options, terms), "transport": terms.transport}
     row = DatasetRow(dataset_id, settings().provider, dataset.report)
     opened = open_batch(Order(make_options(asked), row, name=name, new=terms.new, on_bad_row=say))

@@ -2,16 +2,19 @@
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import Connection, insert, text
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_jobs, count
 from tests.servers import Postgres
 from tidemill.models.clock import now
-from tidemill.models.database import engine, open_engine, reading, writing
+from tidemill.models.database import engine, open_engine, reading, transact, writing
+from tidemill.models.database_errors import ConflictError
 from tidemill.models.errors import DatabaseError, SettingsError
 from tidemill.models.settings import settings
 from tidemill.models.tables import jobs, workers
@@ -160,3 +163,145 @@ def test_a_crashed_server_is_found_again(
     postgres_server.restart_at_once()
     add_jobs(3)
     assert count(jobs) == 3
+
+
+# --- whose fault ---
+
+
+@pytest.fixture
+def postgres(postgres_url: str, use_environment: UseEnvironment) -> str:
+    """A migrated Postgres database behind `models.database`; the value is its URL."""
+    use_environment({"TIDEMILL_DATABASE_URL": postgres_url})
+    return postgres_url
+
+
+READ_ONLY = "SET LOCAL default_transaction_read_only = on; SET LOCAL transaction_read_only = on"
+REFUSALS = {
+    "read only": (READ_ONLY, "read-only transaction. Wait until it takes writes again"),
+    "no rights": ("CREATE ROLE nobody; SET LOCAL ROLE nobody", "permission denied for table batches. Grant what"),
+    "no table": ("DROP TABLE batches CASCADE", 'relation "batches" does not exist. Run `tidemill db upgrade`'),
+    "no column": ("ALTER TABLE batches DROP COLUMN name CASCADE", "does not exist. Run `tidemill db upgrade`"),
+    "no schema": ("SET LOCAL search_path = nowhere", "does not exist. Run `tidemill db upgrade`"),
+    "too slow": ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(5)", "statement timeout. Try again in a moment"),
+    "locked": ("DO $$ BEGIN RAISE lock_not_available; END $$", "lock_not_available. Try again in a moment"),
+    "disk full": ("DO $$ BEGIN RAISE disk_full; END $$", "disk_full. Free space"),
+    "too many": ("DO $$ BEGIN RAISE too_many_connections; END $$", "too_many_connections. Raise its max_connections"),
+    "bad disk": ("DO $$ BEGIN RAISE io_error; END $$", "io_error. Look into the server's log"),
+    "stopped": ("SELECT pg_terminate_backend(pg_backend_pid())", "administrator command. Try again in a moment"),
+    "stopping": ("DO $$ BEGIN RAISE cannot_connect_now; END $$", "cannot_connect_now. Try again in a moment"),
+    "unheard of": ("DO $$ BEGIN RAISE SQLSTATE 'ZZ999'; END $$", "cannot be used: ZZ999"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.usefixtures("postgres")
+def test_what_postgres_refuses_everybody_is_the_database_s_fault(refusal: str) -> None:
+    before, sentence = REFUSALS[refusal]
+    with pytest.raises(DatabaseError) as raised, writing() as connection:
+        connection.exec_driver_sql(before)
+        connection.execute(text("UPDATE batches SET name = :prompt"), {"prompt": "my secret prompt"})
+    assert sentence in str(raised.value)
+    assert "secret" not in str(raised.value)
+    assert "UPDATE batches" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("postgres")
+def test_a_transaction_that_was_broken_off_stays_the_database_s_fault() -> None:
+    with pytest.raises(DatabaseError, match="Try again in a moment"), writing() as connection:
+        with pytest.raises(SQLAlchemyError):
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        connection.exec_driver_sql("SELECT 1")
+
+
+@pytest.mark.usefixtures("postgres")
+def test_a_pool_without_a_free_connection_is_the_database_s_fault() -> None:
+    pool = engine().pool
+    pool._timeout = 0.01  # type: ignore[attr-defined]  # else the test waits for half a minute
+    taken = [engine().connect() for _ in range(16)]
+    try:
+        with pytest.raises(DatabaseError, match="cannot be used: QueuePool limit"), reading():
+            pass
+    finally:
+        for connection in taken:
+            connection.close()
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    ("statement", "value", "kind"),
+    [
+        ("INSERT INTO workers (id) VALUES (:value)", "my secret prompt", IntegrityError),
+        ("UPDATE batches SET priority = :value", 2**80, (DataError, OverflowError)),
+        ("UPDATE batches SET name = :value", "my secret prompt\ud800", UnicodeEncodeError),
+    ],
+)
+def test_what_cannot_be_stored_is_the_row_s_own_fault(statement: str, value: object, kind: type[Exception]) -> None:
+    add_batch()
+    with pytest.raises(kind) as raised, writing() as connection:
+        connection.execute(text(statement), {"value": value})
+    if isinstance(raised.value, SQLAlchemyError):
+        assert "secret" not in str(raised.value)
+        assert "INSERT" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_value_that_a_column_cannot_write_is_the_row_s_own_fault() -> None:
+    with (
+        pytest.raises(SQLAlchemyError, match=r"^Out of range float values are not JSON compliant$") as raised,
+        writing() as connection,
+    ):
+        connection.execute(insert(jobs).values(request={"prompt": "my secret prompt", "n": float("nan")}))
+    assert not isinstance(raised.value, DatabaseError)
+
+
+# --- others in the way ---
+
+
+@pytest.mark.usefixtures("postgres")
+def test_a_deadlock_is_tried_again_until_both_have_written() -> None:
+    add_batch()
+    ids = add_jobs(2)
+    both_hold_one = threading.Barrier(2)
+    tries = []
+
+    def swap(order: list[int]) -> None:
+        def work(connection: Connection) -> None:
+            tries.append(order)
+            for n, job_id in enumerate(order):
+                connection.execute(text("UPDATE jobs SET attempts = attempts + 1 WHERE id = :id"), {"id": job_id})
+                if n == 0 and len(tries) <= 2:
+                    both_hold_one.wait(30)
+
+        transact(work)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(swap, [ids, ids[::-1]]))
+    assert count(jobs, jobs.c.attempts == 2) == 2
+    assert len(tries) == 3
+
+
+@pytest.mark.parametrize(("code", "tries"), [("40001", 5), ("40P01", 5), ("25006", 1)])
+@pytest.mark.usefixtures("postgres")
+def test_only_what_others_caused_is_tried_again_and_not_for_ever(code: str, tries: int) -> None:
+    counted = 0
+
+    def work(connection: Connection) -> None:
+        nonlocal counted
+        counted += 1
+        connection.exec_driver_sql(f"DO $$ BEGIN RAISE SQLSTATE '{code}'; END $$")
+
+    with pytest.raises(DatabaseError) as raised:
+        transact(work)
+    assert counted == tries
+    assert isinstance(raised.value, ConflictError) == (tries > 1)
+
+
+def test_threads_that_open_the_database_at_once_open_it_once(embedded_home: Path) -> None:
+    start = threading.Barrier(8)
+
+    def first_use(_n: int) -> int:
+        start.wait(30)
+        return id(engine())
+
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(first_use, range(8)))) == 1

@@ -140,7 +140,7 @@ class Maintenance:
         """End a process that can neither renew nor store, whatever it waits for: others have its jobs by now."""
         stuck_seconds, seen, looked_at = 0.0, (-1, -1), time.monotonic()
         while not self._closed.wait(_TICK_SECONDS):
-            state = (self._heartbeat.finished, self._runner.settler.rounds)
+            state = (self._heartbeat.finished, self._runner.settler.finished)
             # While the process itself was frozen, it was not stuck.
             passed = min(time.monotonic() - looked_at, 2 * _TICK_SECONDS)
             stuck_seconds = stuck_seconds + passed if state == seen else 0.0

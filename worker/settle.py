@@ -70,8 +70,8 @@ class Settler:
         self._judgements: queue.SimpleQueue[list[tuple[int, Judgement]]] = queue.SimpleQueue()
         self._judging = 0
         self._judging_lock = threading.Lock()  # replies come from the writer and from maintenance
-        self.rounds = 0
-        """Rises whenever the writer has tried to write, or found nothing to write: it is not stuck."""
+        self.finished = 0
+        """Writes done so far, failed ones too: while it rises, the writer is not stuck."""
         self.trouble: str | None = None
         """Why endings cannot be written at present, in a sentence; None when they can."""
         judge.submit([])  # starts the child, so that its models are loaded before the first reply
@@ -111,7 +111,6 @@ class Settler:
         while is_open or self._judging:
             endings, is_open = self._collect(is_open)
             judgements = self._collect_judgements()
-            self.rounds += 1
             if endings or judgements:
                 self._write_until_stored(endings, judgements)
 
@@ -146,7 +145,7 @@ class Settler:
                 break
             except DatabaseError as error:
                 # Writing the same rows twice is harmless, thanks to epoch, ledger and primary keys.
-                self.rounds += 1
+                self.finished += 1
                 self.trouble = str(error)
                 if time.monotonic() > self._give_up_at:
                     log.error("%d endings are not stored, their jobs will run again: %s", len(endings), error)
@@ -158,6 +157,7 @@ class Settler:
                 self._write_apart(endings, judgements, error)
                 return
         self.trouble = None
+        self.finished += 1
         self._on_written([ending.settlement for ending in endings])
         answers = [
             (ending.settlement.job_id, ending.settlement.answer.messages[-1].content)

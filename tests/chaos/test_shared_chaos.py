@@ -2,24 +2,15 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import psutil
-import pytest
 
 from tests.chaos.checker import check
-from tests.chaos.site import LEASE_SECONDS, WINDOW, Site, open_site
+from tests.chaos.site import LEASE_SECONDS, WINDOW, Site
 from tests.waiting import limit, wait_until
 
 PROMPTS = [f"shared chaos {number}" for number in range(2_000)]
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with open_site(tmp_path) as made:
-        made.provider.control(faults={"500": 0.01, "reset": 0.005, "cut": 0.005, "429ms": 0.005})
-        yield made
 
 
 def test_whatever_befalls_workers_and_servers_every_prompt_is_answered_once(site: Site) -> None:

@@ -4,10 +4,8 @@ import os
 import time
 from collections import Counter
 
-from tests.chaos.test_shared_chaos import Site, site
+from tests.chaos.site import Site
 from tests.waiting import wait_until
-
-__all__ = ["site"]
 
 FINE_TUNES = int(os.environ.get("TIDEMILL_TEST_FINE_TUNES", "40"))
 KILLS = 20 + FINE_TUNES // 4

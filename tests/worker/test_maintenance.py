@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from tests.rows import (
     take,
     take_one,
 )
+from tests.servers import Broker
 from tests.simulator import Simulator
 from tests.waiting import limit, wait_until
 from tidemill.models.clock import now, now_after
@@ -213,6 +215,56 @@ def test_a_worker_that_stops_feeds_no_more(runner: Runner, duties: Maintenance) 
     add_jobs(1)
     await_rounds(duties)
     assert count(jobs, jobs.c.sent_at.is_not(None)) == 0
+
+
+@pytest.mark.usefixtures("duties")
+def test_after_the_database_was_away_nobody_is_robbed_before_everybody_could_come_back(
+    runner: Runner, duties: Maintenance
+) -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    duties._beaten_at -= 100  # so long was the database away; the next beat finds it again
+    take_surely(job_id, "a neighbour", 0.01)
+    wait_until(lambda: is_past(job_row(job_id).lease_until), "its lease is over")
+    await_rounds(duties)
+    assert job_row(job_id).state == "running"
+    wait_until(lambda: job_row(job_id).epoch == 2, "it is rescued where its worker does not come back")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_while_the_broker_is_away_due_jobs_are_claimed_all_the_same(
+    provider: Simulator, broker_server: Broker, use_environment: UseEnvironment
+) -> None:
+    add_batch()
+    sent, due = add_jobs(1), add_jobs(70, prefix="due")
+    set_job(sent[0], sent_at=now_after(-60.0))
+    use_environment({"TIDEMILL_BROKER_URL": "redis://127.0.0.1:1/0"})
+    runner = Runner(8, Scope())
+    duties = Maintenance(runner)
+    wait_until(lambda: count(jobs, jobs.c.state == "succeeded") == 1 + len(due), "all are answered")
+    runner.drain(limit(5))
+    duties.close()
+    assert len(provider.paid()) == 1 + len(due)
+
+
+_STUCK = """
+import threading
+from tidemill.models import database
+from tidemill.models.scope import Scope
+from tidemill.worker.maintenance import Maintenance
+from tidemill.worker.runner import Runner
+database._opening.acquire()  # whatever it may be that no time-out ends
+Maintenance(Runner(1, Scope()))
+threading.Event().wait()
+"""
+
+
+def test_a_process_that_can_neither_renew_nor_store_ends_itself(embedded_home: Path) -> None:
+    lease = {"TIDEMILL_LEASE_SECONDS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", _STUCK], env=os.environ | lease, capture_output=True, timeout=limit(), check=False
+    )
+    assert (ran.returncode, b"nothing could be renewed" in ran.stderr) == (2, True), ran
 
 
 def await_rounds(duties: Maintenance) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import text
 
 from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import add_batch, add_jobs, add_worker, batch_row, calls, count, job_row, set_batch, set_job, take
@@ -14,7 +15,7 @@ from tidemill.models.database import engine, writing
 from tidemill.models.errors import DatabaseError
 from tidemill.models.scope import Scope
 from tidemill.models.tables import attempts, dialogues, jobs, workers
-from tidemill.models.transitions import cancel
+from tidemill.models.transitions import ALONE_AFTER, cancel
 from tidemill.worker.runner import AHEAD, Runner
 
 
@@ -112,7 +113,9 @@ def test_stopping_lets_calls_in_flight_end_and_gives_the_rest_back_unpaid(
     assert in_state("running") == 0
 
 
-def test_a_call_that_outlasts_the_drain_is_given_back(provider: Simulator, wait_until: WaitUntil) -> None:
+def test_a_call_that_outlasts_the_drain_is_given_back_and_said(
+    provider: Simulator, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
     provider.control(gate="shut")
     add_batch()
     (job_id,) = add_jobs(1)
@@ -120,6 +123,7 @@ def test_a_call_that_outlasts_the_drain_is_given_back(provider: Simulator, wait_
     runner.admit([job_id])
     wait_until(lambda: provider.counters()["in_flight"] == 1, "the call is under way")
     runner.drain(0.1)
+    assert "1 calls did not end in time and are broken off" in caplog.text
     assert (job_row(job_id).state, job_row(job_id).losses) == ("queued", 0)
     assert [call.outcome for call in calls(job_id)] == ["lost"]
 
@@ -222,6 +226,77 @@ def test_a_database_that_is_away_costs_a_message_not_the_worker(
         take(ids)
     runner.drain(0)
     assert "not given back" in caplog.text
+
+
+def test_a_message_with_more_ids_than_a_window_holds_is_worked_off(
+    runner: Runner, provider: Simulator, wait_until: WaitUntil
+) -> None:
+    add_batch()
+    runner.admit(add_jobs(8 + AHEAD + 50))
+    wait_until(lambda: in_state("succeeded") == 8 + AHEAD + 50, "all are answered")
+    assert len(provider.paid()) == 8 + AHEAD + 50
+
+
+def test_jobs_that_workers_vanished_with_run_one_by_one_beside_nothing_else(
+    runner: Runner, provider: Simulator, wait_until: WaitUntil
+) -> None:
+    provider.control(latency_ms=50, latency_shape="fixed")
+    add_batch()
+    ids = add_jobs(12)
+    for suspect in ids[3:5]:
+        set_job(suspect, losses=ALONE_AFTER)
+    threads = [threading.Thread(target=runner.admit, args=[part]) for part in (ids[:6], ids[6:])]
+    for thread in threads:
+        thread.start()
+    beside: dict[int, set[int]] = {}
+
+    def all_answered() -> bool:
+        running = set(owned) if (owned := runner.owned_jobs()) else set()
+        for suspect in ids[3:5]:
+            if suspect in running:
+                beside.setdefault(suspect, set()).update(running - {suspect})
+        return in_state("succeeded") == 12
+
+    wait_until(all_answered, "all are answered")
+    for thread in threads:
+        thread.join(limit())
+    assert beside == {suspect: set() for suspect in ids[3:5]}
+
+
+def test_a_stop_does_not_wait_for_a_job_that_waits_to_run_alone(
+    runner: Runner, provider: Simulator, wait_until: WaitUntil
+) -> None:
+    provider.control(gate="shut")
+    add_batch()
+    under_way, suspect = add_jobs(2)
+    set_job(suspect, losses=ALONE_AFTER)
+    runner.admit([under_way])
+    waiting = threading.Thread(target=runner.admit, args=[[suspect]])
+    waiting.start()
+    wait_until(lambda: runner.free == 0, "nothing else is admitted meanwhile")
+    runner.stop_admitting()
+    waiting.join(limit())
+    assert not waiting.is_alive()
+    assert job_row(suspect).state == "queued"
+    provider.control(gate="open")
+
+
+def test_no_more_calls_begin_than_answers_can_wait_to_be_stored(
+    provider: Simulator, postgres_url: str, use_environment: UseEnvironment, wait_until: WaitUntil
+) -> None:
+    use_environment({"TIDEMILL_DATABASE_URL": postgres_url})
+    runner = Runner(4, Scope())
+    add_batch()
+    ids = add_jobs(30)
+    with writing() as holder:  # as a slow disk does it: every store waits
+        runner.admit(ids)
+        holder.execute(text("LOCK TABLE attempts IN EXCLUSIVE MODE"))
+        wait_until(lambda: len(provider.paid()) == 2 * 4, "as many are paid as may wait")
+        wait_until(lambda: runner.in_flight == 0, "none is under way")
+        assert len(provider.paid()) == 2 * 4
+    wait_until(lambda: in_state("succeeded") == 30, "all are answered")
+    runner.drain(limit())
+    assert len(provider.paid()) == 30
 
 
 def test_two_runners_share_the_work(provider: Simulator, wait_until: WaitUntil) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import make_url, select, text
 
 from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import (
@@ -28,7 +28,7 @@ from tests.servers import Postgres
 from tests.waiting import limit
 from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now_after
-from tidemill.models.database import reading, writing
+from tidemill.models.database import close, reading, writing
 from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.transitions import Settlement
 from tidemill.worker.judge import Judge
@@ -125,6 +125,29 @@ def test_answers_wait_for_a_locked_database(embedded_home: Path, settler: Settle
     holder.close()
     wait_until(lambda: count(dialogues) == 3, "all are stored")
     wait_until(lambda: settler.trouble is None, "the trouble is over")
+
+
+def test_answers_wait_for_a_database_that_refuses_everybody(
+    postgres_server: Postgres,
+    postgres_url: str,
+    use_environment: UseEnvironment,
+    settler: Settler,
+    wait_until: WaitUntil,
+) -> None:
+    use_environment({"TIDEMILL_DATABASE_URL": postgres_url})
+    add_batch()
+    first, *others = take(add_jobs(30))
+    name = make_url(postgres_url).database
+    for only_reads in ("on", "off"):
+        postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {only_reads}")
+        close()  # its connections: new ones begin with what was set
+        if only_reads == "on":
+            settler.put(success(first), PROVIDER)  # alone, so that no other row could be to blame
+            wait_until(lambda: settler.trouble is not None, "the settler says what keeps it")
+            for job in others:
+                settler.put(success(job), PROVIDER)
+    wait_until(lambda: count(dialogues) == 30, "all are stored")
+    assert count(jobs, jobs.c.state == "succeeded") == 30
 
 
 def test_answers_outlive_a_crash_of_the_server(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.flows.tidemill import Tidemill
-from tests.simulator import prompt_hash, reply_tag
+from tidemill.simulator import prompt_hash, reply_tag
 
 _ROWS = """
 SELECT j.id, j.state, p.content AS prompt, a.content AS reply

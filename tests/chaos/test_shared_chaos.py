@@ -16,8 +16,8 @@ from tests.chaos.checker import a_seed, check
 from tests.conftest import _migrate
 from tests.flows.tidemill import Running, Tidemill
 from tests.servers import Broker, Postgres
-from tests.simulator import Simulator
 from tests.waiting import limit, patience, wait_until
+from tidemill.simulator import Simulator
 
 PROMPTS = [f"shared chaos {number}" for number in range(2_000)]
 LEASE_SECONDS = 3

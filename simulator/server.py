@@ -16,11 +16,11 @@ from urllib.parse import unquote
 import httptools
 import orjson
 
-from tests.simulator.calls import READERS, Call
-from tests.simulator.faults import Answer, rejection
-from tests.simulator.ledger import Ledger
-from tests.simulator.simulation import Simulation
-from tests.simulator.wheel import Wheel
+from tidemill.simulator.calls import READERS, Call
+from tidemill.simulator.faults import Answer, rejection
+from tidemill.simulator.ledger import Ledger
+from tidemill.simulator.simulation import Simulation
+from tidemill.simulator.wheel import Wheel
 
 BACKLOG = 4096
 DRIP_PIECES, DRIP_SECONDS = 10, 0.02

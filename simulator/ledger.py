@@ -7,8 +7,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from tests.simulator.calls import Call
-from tests.simulator.replies import Reply
+from tidemill.simulator.calls import Call
+from tidemill.simulator.replies import Reply
 
 PROMPT_CHARS_KEPT = 200
 

@@ -22,7 +22,7 @@ from tidemill.models import journal
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
-from tidemill.models.settings import settings
+from tidemill.models.settings import Settings, settings
 
 if TYPE_CHECKING:
     from celery.bootsteps import Blueprint
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUEUE = "tidemill"
 _CONSUMER_SECONDS = 5.0
 """How long Celery's consumer may take to start or to stop."""
 
@@ -58,12 +57,12 @@ def _configuration(broker_url: str) -> JsonObject:
     scheme = broker_url.split(":", 1)[0].removesuffix("+socket").replace("rediss", "redis")
     return {
         "broker_url": broker_url,
-        "broker_transport_options": _BROKER_OPTIONS.get(scheme, {}),
+        "broker_transport_options": {**_BROKER_OPTIONS.get(scheme, {}), **_own_keys(scheme)},
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_connection_timeout": 4,
         "broker_pool_limit": 8,
-        "task_default_queue": QUEUE,
+        "task_default_queue": settings().queue,
         "task_default_queue_type": "quorum" if scheme == "amqp" else "classic",
         "worker_detect_quorum_queues": scheme == "amqp",
         "task_ignore_result": True,
@@ -85,6 +84,12 @@ def _configuration(broker_url: str) -> JsonObject:
         "enable_utc": True,
         "timezone": "UTC",
     }
+
+
+def _own_keys(scheme: str) -> JsonObject:
+    """Redis keeps what was taken and not acknowledged under one name for all queues, unless each has its own prefix."""
+    is_own = scheme == "redis" and settings().queue != Settings.model_fields["queue"].default
+    return {"global_keyprefix": f"{settings().queue}:"} if is_own else {}
 
 
 class _Celery(Celery):
@@ -117,7 +122,7 @@ def send(messages: Iterable[Sequence[int]]) -> None:
     """
     with _channel() as channel:
         # A broker drops messages without a queue, and this may be its first use, before any worker.
-        maybe_declare(app().amqp.queues[QUEUE], channel)
+        maybe_declare(app().amqp.queues[settings().queue], channel)
         producer = app().amqp.Producer(channel, auto_declare=False)
         for ids in messages:
             app().send_task(TASK, args=(list(ids),), producer=producer, ignore_result=True, argsrepr="ids")
@@ -130,8 +135,22 @@ def queue_is_empty() -> bool:
         BrokerError: the broker does not answer.
     """
     with _channel() as channel:
-        declared: Any = app().amqp.queues[QUEUE](channel).queue_declare()  # the stubs take it for a name
+        declared: Any = app().amqp.queues[settings().queue](channel).queue_declare()  # the stubs take it for a name
         return int(declared.message_count) == 0
+
+
+def remove_queue() -> None:
+    """Remove the queue with all that Redis keeps beside it. Only for a queue of one's own, whose workers have ended.
+
+    Raises:
+        BrokerError: the broker does not answer.
+    """
+    with _channel() as channel:
+        queue: Any = app().amqp.queues[settings().queue](channel)
+        queue.declare()
+        queue.delete()
+        if hasattr(channel, "unacked_key"):
+            channel.client.delete(channel.unacked_key, channel.unacked_index_key, channel.unacked_mutex_key)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ way that real providers were seen to fail, and logs every call that would have b
 `tidemill rehearse` compare the database with that log, never with Tidemill's own opinion of itself.
 """
 
-from tidemill.simulator.calls import prompt_hash, reply_tag
+from tidemill.simulator.calls import caller_of, prompt_hash, reply_tag
 from tidemill.simulator.client import Simulator, SimulatorDownError
 
-__all__ = ["Simulator", "SimulatorDownError", "prompt_hash", "reply_tag"]
+__all__ = ["Simulator", "SimulatorDownError", "caller_of", "prompt_hash", "reply_tag"]

@@ -60,6 +60,7 @@ class Ledger:
         request_id: str,
         started_at: float,
         gone: bool,
+        caller: str,
     ) -> None:
         entry = {
             "prompt_hash": call.digest.hex(),
@@ -72,6 +73,7 @@ class Ledger:
             "status": status,
             "fault": fault,
             "gone": gone,
+            "caller": caller,
             "request_id": request_id,
             "input_tokens": reply.input_tokens,
             "output_tokens": reply.output_tokens,

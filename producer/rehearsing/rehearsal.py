@@ -32,10 +32,13 @@ from tidemill.producer.rehearsing import own_rows, proxy
 from tidemill.producer.rehearsing.books import Books, compare
 from tidemill.producer.rehearsing.faults import FAULTS, LEASE_SECONDS, Fault, Stage, part_of
 from tidemill.producer.rehearsing.fleet import Fleet, Member
-from tidemill.producer.rehearsing.timeline import WINDOW, WORKERS, Timeline
+from tidemill.producer.rehearsing.timeline import Timeline
 from tidemill.producer.screen.display import say
 from tidemill.producer.screen.printing import print_json, print_table
 from tidemill.simulator import Simulator
+
+WORKERS, WINDOW = 3, 8
+"""Commands that keep a worker each, and calls in flight in each."""
 
 _ALWAYS_FAILING = {"500": 0.01, "reset": 0.005, "cut": 0.005, "429ms": 0.01}
 """The share of calls that fail so at any time, when the provider has faults."""
@@ -84,7 +87,7 @@ class Outcome:
         }
 
 
-def command(prompts: int, minutes: float, seed: int | None, faults: str | None, keep: bool, as_json: bool) -> None:
+def command(*, prompts: int, minutes: float, seed: int | None, faults: str | None, keep: bool, as_json: bool) -> None:
     """Rehearse, and print the table; exits 1 unless all promises held.
 
     Raises:

@@ -42,7 +42,6 @@ class Proxy:
         self._mode: Mode = "open"
         self._silenced: set[asyncio.StreamWriter] = set()
         self._links: dict[asyncio.StreamWriter, asyncio.StreamWriter] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
@@ -79,9 +78,9 @@ class Proxy:
         if mode == "silent":
             self._silenced |= self._links.keys()
         if mode == "shut":
-            for client, server in list(self._links.items()):
+            for client in self._links.keys() - self._silenced:
                 _reset(client)
-                server.transport.abort()
+                self._links[client].transport.abort()
 
     # --- connections ---
 
@@ -97,9 +96,10 @@ class Proxy:
             self._silenced.add(writer)
         ways = (reader, server_writer), (server_reader, writer)
         tasks = {asyncio.ensure_future(self._pass_on(source, sink, writer)) for source, sink in ways}
-        self._tasks |= tasks
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        self._tasks -= tasks
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            pass  # the proxy is closed
         for task in tasks:
             task.cancel()
         del self._links[writer]

@@ -47,6 +47,7 @@ _LATENCY_SECONDS = 0.2, 2.0
 """Shortest and longest mean latency of a call."""
 
 _LAST_LINES = 15
+_PAID = "paid.jsonl"
 _SETTLED_SECONDS = 30.0
 
 
@@ -150,7 +151,7 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
     batch_name = f"rehearsal-{uuid4().hex[:12]}"
     chance = random.Random(plan.seed)  # noqa: S311  # a seed, not a secret
     began = time.monotonic()
-    with _own_folder() as folder, ExitStack() as stack:
+    with _own_folder(keep) as folder, ExitStack() as stack:
         stack.callback(_remove, batch_name, keep)
         provider = stack.enter_context(_provider(plan))
         database = _proxied(stack, "database", proxy.database(settings().effective_database_url))
@@ -183,10 +184,12 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
 
 
 @contextmanager
-def _own_folder() -> Iterator[Path]:
+def _own_folder(keep: bool) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="tidemill-rehearsal-"))
     yield folder
-    if not (folder / "explained").exists():
+    if keep or (folder / _PAID).exists():
+        say(f"The logs of what was killed are in {folder}.")
+    else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -273,6 +276,4 @@ def _explain(words: list[tuple[str, str]], paid: list[JsonObject], folder: Path)
     """Show what may explain a failure, and keep all of it."""
     for name, text in words:
         print(f"--- {name}\n{text}", file=sys.stderr)
-    (folder / "paid.jsonl").write_text("".join(json.dumps(call) + "\n" for call in paid), encoding="utf-8")
-    (folder / "explained").touch()
-    say(f"The logs and the list of paid calls are in {folder}.")
+    (folder / _PAID).write_text("".join(json.dumps(call) + "\n" for call in paid), encoding="utf-8")

@@ -1,6 +1,7 @@
 """One thing after another befalls a fleet, at random and again in the same order, until all prompts are answered."""
 
 import sys
+import threading
 import time
 from collections.abc import Mapping
 
@@ -45,12 +46,20 @@ class Timeline:
         self._under_way: dict[str, tuple[float, Trouble]] = {}
         self._next_at = self._began + stage.chance.uniform(1, 3)
         self._shown_at = self._began
-        self._counted_at = 0.0
         self._progress_at = self._began
         self._count = own_rows.Count(0, 0, 0)
+        self._ended = threading.Event()
 
     def run(self, asking: Member, prompts: int) -> None:
         """Until the command that follows the batch has ended well, or nothing goes on any more."""
+        threading.Thread(target=self._keep_counting, name="count", daemon=True).start()
+        try:
+            self._run(asking, prompts)
+        finally:
+            self._ended.set()
+            self._end_troubles(everything=True)
+
+    def _run(self, asking: Member, prompts: int) -> None:
         while not asking.has_succeeded:
             for sentence in self._stage.fleet.tend():
                 self.show(sentence)
@@ -59,16 +68,30 @@ class Timeline:
             if self._next_at <= at < self._until:
                 self._next_at = at + self._stage.chance.uniform(*_PAUSE_SECONDS)
                 self._begin_trouble()
-            self._look(at, prompts)
+            if at - self._shown_at > _QUIET_SECONDS:
+                self.show(f"{self._count.ended} of {prompts} answered")
             if at > self._until and at - self._progress_at > _GIVE_UP_SECONDS:
-                return self.show("nothing goes on any more; the run is given up")
+                self.show("nothing goes on any more; the run is given up")
+                return
             if self._count.ended == prompts and at - self._progress_at > _HANGS_SECONDS and asking.process is not None:
                 self.show(f"all is answered, and {asking.name} has not ended for {_HANGS_SECONDS:.0f} s: kill -9 of it")
                 self._progress_at = at
                 self._stage.fleet.kill(asking, asking.process.pid)
             time.sleep(_LOOK_SECONDS)
-        self._end_troubles(everything=True)
-        return None
+
+    def _keep_counting(self) -> None:
+        """On a thread of its own: a database that is frozen must not keep us from thawing it."""
+        while not self._ended.wait(_COUNT_SECONDS):
+            try:
+                count = own_rows.count(self._batch_name)
+            except DatabaseError:
+                continue  # it may be one of the faults
+            at = time.monotonic()
+            if count.open and self._count.ended:
+                self.standstill_seconds = max(self.standstill_seconds, at - self._progress_at)
+            if count.ended > self._count.ended or not count.ended:
+                self._progress_at = at
+            self._count = count
 
     def settle(self, seconds: float) -> None:
         """Wait until no call is under way in the ledger, but no longer than this: late answers are booked, too."""
@@ -106,18 +129,3 @@ class Timeline:
                 del self._under_way[part]
                 trouble.end()
                 self.show(f"{trouble.text}: over")
-
-    def _look(self, at: float, prompts: int) -> None:
-        """Count now and then, and say how far it is where nothing else was said."""
-        if at - self._counted_at >= _COUNT_SECONDS:
-            self._counted_at = at
-            try:
-                count = own_rows.count(self._batch_name)
-            except DatabaseError:
-                count = self._count  # it may be one of the faults
-            if count.ended > self._count.ended or not count.ended:
-                self._progress_at = at
-            self._count = count
-            self.standstill_seconds = max(self.standstill_seconds, at - self._progress_at if count.open else 0.0)
-        if at - self._shown_at > _QUIET_SECONDS:
-            self.show(f"{self._count.ended} of {prompts} answered")

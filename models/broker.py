@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import orjson
 from celery import Celery
 from celery.concurrency.thread import TaskPool
 from kombu.common import maybe_declare
@@ -22,7 +23,7 @@ from tidemill.models import journal
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
-from tidemill.models.settings import Settings, settings
+from tidemill.models.settings import settings
 
 if TYPE_CHECKING:
     from celery.bootsteps import Blueprint
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+QUEUE = "tidemill"
 _CONSUMER_SECONDS = 5.0
 """How long Celery's consumer may take to start or to stop."""
 
@@ -57,12 +59,12 @@ def _configuration(broker_url: str) -> JsonObject:
     scheme = broker_url.split(":", 1)[0].removesuffix("+socket").replace("rediss", "redis")
     return {
         "broker_url": broker_url,
-        "broker_transport_options": {**_BROKER_OPTIONS.get(scheme, {}), **_own_keys(scheme)},
+        "broker_transport_options": _BROKER_OPTIONS.get(scheme, {}),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_connection_timeout": 4,
         "broker_pool_limit": 8,
-        "task_default_queue": settings().queue,
+        "task_default_queue": QUEUE,
         "task_default_queue_type": "quorum" if scheme == "amqp" else "classic",
         "worker_detect_quorum_queues": scheme == "amqp",
         "task_ignore_result": True,
@@ -84,12 +86,6 @@ def _configuration(broker_url: str) -> JsonObject:
         "enable_utc": True,
         "timezone": "UTC",
     }
-
-
-def _own_keys(scheme: str) -> JsonObject:
-    """Redis keeps what was taken and not acknowledged under one name for all queues, unless each has its own prefix."""
-    is_own = scheme == "redis" and settings().queue != Settings.model_fields["queue"].default
-    return {"global_keyprefix": f"{settings().queue}:"} if is_own else {}
 
 
 class _Celery(Celery):
@@ -122,7 +118,7 @@ def send(messages: Iterable[Sequence[int]]) -> None:
     """
     with _channel() as channel:
         # A broker drops messages without a queue, and this may be its first use, before any worker.
-        maybe_declare(app().amqp.queues[settings().queue], channel)
+        maybe_declare(app().amqp.queues[QUEUE], channel)
         producer = app().amqp.Producer(channel, auto_declare=False)
         for ids in messages:
             app().send_task(TASK, args=(list(ids),), producer=producer, ignore_result=True, argsrepr="ids")
@@ -135,22 +131,26 @@ def queue_is_empty() -> bool:
         BrokerError: the broker does not answer.
     """
     with _channel() as channel:
-        declared: Any = app().amqp.queues[settings().queue](channel).queue_declare()  # the stubs take it for a name
+        declared: Any = app().amqp.queues[QUEUE](channel).queue_declare()  # the stubs take it for a name
         return int(declared.message_count) == 0
 
 
 def remove_queue() -> None:
-    """Remove the queue with all that Redis keeps beside it. Only for a queue of one's own, whose workers have ended.
+    """Remove our queue, and what of it nobody acknowledged, from the broker. Only when its workers have ended for ever.
 
     Raises:
         BrokerError: the broker does not answer.
     """
+    name = app().conf.task_default_queue
     with _channel() as channel:
-        queue: Any = app().amqp.queues[settings().queue](channel)
+        queue: Any = app().amqp.queues[name](channel)
         queue.declare()
         queue.delete()
-        if hasattr(channel, "unacked_key"):
-            channel.client.delete(channel.unacked_key, channel.unacked_index_key, channel.unacked_mutex_key)
+        if hasattr(channel, "unacked_key"):  # Redis: one table for all queues, which others would fill ours from again
+            for tag, message in channel.client.hscan_iter(channel.unacked_key):
+                if orjson.loads(message)[2] == name:
+                    channel.client.hdel(channel.unacked_key, tag)
+                    channel.client.zrem(channel.unacked_index_key, tag)
 
 
 @contextmanager

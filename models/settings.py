@@ -64,13 +64,6 @@ class Settings(BaseSettings):
         validation_alias="TIDEMILL_BROKER_URL",
         description="memory://: commands run a worker inside themselves; redis://... or amqp://... to share",
     )
-    queue: str = Field(
-        "tidemill",
-        min_length=1,
-        max_length=100,
-        validation_alias="TIDEMILL_QUEUE",
-        description="name of the queue at the broker; another one keeps two fleets on one broker apart",
-    )
     limits_url: str = Field(
         "",
         validation_alias="TIDEMILL_LIMITS_URL",

@@ -11,7 +11,6 @@ from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now
 from tidemill.models.database import reading, writing
 from tidemill.models.options import Options
-from tidemill.models.settings import settings
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages, workers
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimed, Enqueued, Settlement, claim, enqueue, settle
@@ -152,7 +151,7 @@ def add_worker(worker_id: str = "w1", window: int = 10, **values: Any) -> None:
 def arrived() -> list[list[int]]:
     """Take all messages out of the broker: the job ids of each."""
     found: list[list[int]] = []
-    queue: Any = broker.app().amqp.queues[settings().queue]
+    queue: Any = broker.app().amqp.queues[broker.QUEUE]
     with broker.app().connection_for_read() as connection:
         bound = queue(connection.default_channel)
         bound.declare()

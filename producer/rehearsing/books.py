@@ -41,23 +41,23 @@ class Casualty:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What a run came to. `in_flight` are calls that were under way in what was killed or frozen: the most that may be
-    paid again. `problems` are sentences; there is none if all promises held.
+    """What a run came to. `taken` are calls that were under way in what was killed or frozen: the most that may be paid
+    again. `problems` are sentences; there is none if all promises held.
     """
 
     prompts: int
     calls_paid: int
     lost: int
     recorded_twice: int
-    paid_again: int
-    in_flight: int
+    paid_more_than_once: int
+    taken: int
     problems: tuple[str, ...]
 
     def __str__(self) -> str:
         return (
             f"{self.prompts:,} prompts, {self.calls_paid:,} calls paid, {self.lost:,} lost, "
-            f"{self.recorded_twice:,} recorded twice, {self.paid_again:,} paid again, "
-            f"{self.in_flight:,} in flight in what was killed"
+            f"{self.recorded_twice:,} recorded twice, {self.paid_more_than_once:,} paid more than once, "
+            f"{self.taken:,} in flight in what was killed"
         )
 
 

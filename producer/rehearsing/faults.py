@@ -6,7 +6,6 @@ A fault does one thing to one part of the stage, says what, and says when and ho
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -104,14 +103,7 @@ def _disturbed(server: str, how: str, text: str, longest_seconds: float) -> Faul
         if proxy is None:
             return None
         getattr(proxy, how)()
-        since = time.time()
-
-        def end() -> None:
-            proxy.open()
-            if server == "database":
-                stage.fleet.note_outage(since)
-
-        return Trouble(text, stage.chance.uniform(0.1, longest_seconds), end)
+        return Trouble(text, stage.chance.uniform(0.1, longest_seconds), proxy.open)
 
     return disturb
 

@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -96,10 +97,8 @@ class Proxy:
             self._silenced.add(writer)
         ways = (reader, server_writer), (server_reader, writer)
         tasks = {asyncio.ensure_future(self._pass_on(source, sink, writer)) for source, sink in ways}
-        try:
+        with suppress(asyncio.CancelledError):  # the proxy is closed
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            pass  # the proxy is closed
         for task in tasks:
             task.cancel()
         del self._links[writer]

@@ -78,8 +78,8 @@ class Outcome:
             "calls_paid": self.books.calls_paid,
             "lost": self.books.lost,
             "recorded_twice": self.books.recorded_twice,
-            "paid_again": self.books.paid_again,
-            "in_flight_in_what_was_killed": self.books.in_flight,
+            "paid_again": self.books.paid_more_than_once,
+            "in_flight_in_what_was_killed": self.books.taken,
             "faults": {name: self.done.count(name) for name in sorted(set(self.done))},
             "longest_standstill_seconds": round(self.standstill_seconds, 1),
             "seed": self.plan.seed,
@@ -131,7 +131,7 @@ def rows_of(outcome: Outcome) -> list[tuple[str, str]]:
         ("calls paid", f"{books.calls_paid:,}"),
         ("lost", f"{books.lost:,}"),
         ("recorded twice", f"{books.recorded_twice:,}"),
-        ("paid again", f"{books.paid_again:,} ({books.in_flight:,} were in flight in what was killed)"),
+        ("paid again", f"{books.paid_more_than_once:,} ({books.taken:,} were in flight in what was killed)"),
         ("faults", f"{len(outcome.done):,}"),
         ("longest stand-still", f"{outcome.standstill_seconds:.0f} s"),
         ("duration", f"{outcome.seconds:.0f} s"),
@@ -156,7 +156,7 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
         provider = stack.enter_context(_provider(plan))
         database = _proxied(stack, "database", proxy.database(settings().effective_database_url))
         broker = None if settings().embedded else _proxied(stack, "broker", proxy.broker(settings().broker_url))
-        environment = _environment(provider, batch_name)
+        environment = _environment(provider)
         stack.callback(_remove_queue, environment)
         through = {"TIDEMILL_DATABASE_URL": database, "TIDEMILL_BROKER_URL": broker}
         fleet = Fleet(environment | {name: each[1] for name, each in through.items() if each is not None}, folder)
@@ -211,8 +211,8 @@ def _proxied(stack: ExitStack, server: str, route: proxy.Route | None) -> tuple[
     return opened, url(opened.port)
 
 
-def _environment(provider: Simulator, queue: str) -> dict[str, str]:
-    """The user's settings, but for the provider and its key, and for a queue of our own."""
+def _environment(provider: Simulator) -> dict[str, str]:
+    """The user's settings, but for the provider and its key: no worker of another provider sees our messages."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "TIDEMILL_"))}
     values = {field.validation_alias: getattr(settings(), name) for name, field in Settings.model_fields.items()}
     own = {
@@ -223,7 +223,6 @@ def _environment(provider: Simulator, queue: str) -> dict[str, str]:
     ours = {
         "OPENAI_BASE_URL": provider.url,
         "TIDEMILL_HOME": str(settings().home.resolve()),
-        "TIDEMILL_QUEUE": queue,
         "TIDEMILL_WINDOW": str(WINDOW),
         "TIDEMILL_LEASE_SECONDS": str(LEASE_SECONDS),
         "TIDEMILL_DRAIN_SECONDS": "5",
@@ -269,7 +268,7 @@ def _remove_queue(environment: Mapping[str, str]) -> None:
         interpreters.command("-c", code), env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        say(f"The queue {environment['TIDEMILL_QUEUE']} could not be removed: {done.stderr.strip()[-200:]}")
+        say(f"The queue for {environment['OPENAI_BASE_URL']} could not be removed: {done.stderr.strip()[-200:]}")
 
 
 def _explain(words: list[tuple[str, str]], paid: list[JsonObject], folder: Path) -> None:

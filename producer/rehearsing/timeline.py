@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 from tidemill.models.errors import DatabaseError
+from tidemill.models.text import one_line
 from tidemill.producer.rehearsing import own_rows
 from tidemill.producer.rehearsing.faults import LEASE_SECONDS, Fault, Stage, Trouble, part_of
 from tidemill.producer.rehearsing.fleet import Member
@@ -43,7 +44,7 @@ class Timeline:
         self._until = until
         self._began = time.monotonic()
         self._deck: list[str] = []
-        self._under_way: dict[str, tuple[float, Trouble]] = {}
+        self._under_way: dict[str, tuple[float, float, Trouble]] = {}
         self._next_at = self._began + stage.chance.uniform(1, 3)
         self._shown_at = self._began
         self._progress_at = self._began
@@ -103,7 +104,7 @@ class Timeline:
     def show(self, text: str) -> None:
         """Print a line on stderr, with the time since the beginning."""
         self._shown_at = time.monotonic()
-        print(f"{self._shown_at - self._began:4.0f} s: {text}", file=sys.stderr, flush=True)
+        print(f"{self._shown_at - self._began:4.0f} s: {one_line(text, 200)}", file=sys.stderr, flush=True)
 
     def _begin_trouble(self) -> None:
         """Do the next fault of the deck whose part is in no other trouble; kills come thrice as often as others."""
@@ -114,18 +115,26 @@ class Timeline:
         if name is None:
             return
         self._deck.remove(name)
+        since = time.time()
         trouble = self._faults[name](self._stage)
         if trouble is None:
             return
         self.done.append(name)
-        lasting = f" for {trouble.seconds:.1f} s" if trouble.end is not None else ""
-        self.show(f"{trouble.text}{lasting}")
-        if trouble.end is not None:
-            self._under_way[part_of(name)] = time.monotonic() + trouble.seconds, trouble
+        self.show(trouble.text if trouble.end is None else f"{trouble.text} for {trouble.seconds:.1f} s")
+        if trouble.end is None:
+            self._note(part_of(name), since)
+        else:
+            self._under_way[part_of(name)] = time.monotonic() + trouble.seconds, since, trouble
 
     def _end_troubles(self, *, everything: bool) -> None:
-        for part, (at, trouble) in list(self._under_way.items()):
+        for part, (at, since, trouble) in list(self._under_way.items()):
             if trouble.end is not None and (everything or time.monotonic() >= at):
                 del self._under_way[part]
                 trouble.end()
+                self._note(part, since)
                 self.show(f"{trouble.text}: over")
+
+    def _note(self, part: str, since: float) -> None:
+        """What dies soon after its database was away may have stored nothing meanwhile."""
+        if part == "database":
+            self._stage.fleet.note_outage(since)

@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,20 +30,20 @@ def _for_a_while(text: str, begin: Callable[[], object], end: Callable[[], objec
     """Something that is done to a server, and ended again."""
 
     def happen(stage: Stage) -> Trouble:
-        since = time.time()
         begin()
-
-        def stop() -> None:
-            end()
-            stage.fleet.note_outage(since)
-
-        return Trouble(text, stage.chance.uniform(0.1, longest_seconds), stop)
+        return Trouble(text, stage.chance.uniform(0.1, longest_seconds), end)
 
     return happen
 
 
-def _nothing() -> None:
-    """What has ended already."""
+def _at_once(text: str, do: Callable[[], object]) -> Fault:
+    """Something that is done to a server, and is over then."""
+
+    def happen(_stage: Stage) -> Trouble:
+        do()
+        return Trouble(text)
+
+    return happen
 
 
 def server_faults(postgres: Postgres, broker: Broker) -> dict[str, Fault]:
@@ -55,7 +54,7 @@ def server_faults(postgres: Postgres, broker: Broker) -> dict[str, Fault]:
         postgres.execute("SELECT pg_reload_conf()")
 
     return {
-        "database-crash": _for_a_while("Postgres has crashed and recovers", postgres.restart_at_once, _nothing, 0.2),
+        "database-crash": _at_once("Postgres crashes and recovers", postgres.restart_at_once),
         "database-freeze": _for_a_while(
             "Postgres is frozen",
             partial(_signal_all, postgres, signal.SIGSTOP),
@@ -65,7 +64,7 @@ def server_faults(postgres: Postgres, broker: Broker) -> dict[str, Fault]:
         "database-read-only": _for_a_while(
             "Postgres is read-only", partial(set_read_only, "on"), partial(set_read_only, "off"), 3 * LEASE_SECONDS
         ),
-        "broker-flush": _for_a_while("FLUSHALL of the broker", broker.flush, _nothing, 0.2),
+        "broker-flush": _at_once("FLUSHALL of the broker", broker.flush),
         "broker-kill": _for_a_while("kill -9 of the broker", broker.kill, broker.start, LEASE_SECONDS),
         "broker-freeze": _for_a_while("the broker is frozen", broker.freeze, broker.thaw, 2 * LEASE_SECONDS),
     }
@@ -129,10 +128,10 @@ def main(arguments: Sequence[str]) -> int:
     if parsed.mode:
         return min(1, run(parsed.mode, parsed.minutes, parsed.seed))
     print(f"seed {parsed.seed}", flush=True)
+    command = [sys.executable, "-m", "tests.chaos"]
     codes = [
         subprocess.run(
-            [sys.executable, "-m", "tests.chaos", f"--mode={mode}", f"--seed={parsed.seed}"]
-            + [f"--minutes={parsed.minutes / len(MODES)}"],
+            [*command, f"--mode={mode}", f"--seed={parsed.seed}", f"--minutes={parsed.minutes / len(MODES)}"],
             check=False,
         ).returncode
         for mode in MODES

@@ -1,9 +1,10 @@
 # Everything that a person or CI runs. `make` alone prints this list.
 PYTHON ?= python3
+MINUTES ?= 30
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test pytest lint bench bench-full lock clean
+.PHONY: help setup demo test pytest lint chaos bench bench-full lock clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +32,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: setup ## kill and cut everything at random for half an hour, on both databases; MINUTES=5 is shorter
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## measure speed, CPU and memory; at most five minutes
 	$(BIN)/python -m tests.benchmarks

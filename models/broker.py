@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import orjson
 from celery import Celery
 from celery.concurrency.thread import TaskPool
 from kombu.common import maybe_declare
@@ -139,6 +140,24 @@ def queue_is_empty() -> bool:
     with _channel() as channel:
         declared: Any = app().amqp.queues[queue_name()](channel).queue_declare()  # the stubs take it for a name
         return int(declared.message_count) == 0
+
+
+def remove_queue() -> None:
+    """Remove our queue, and what of it nobody acknowledged, from the broker. Only when its workers have ended for ever.
+
+    Raises:
+        BrokerError: the broker does not answer.
+    """
+    name = app().conf.task_default_queue
+    with _channel() as channel:
+        queue: Any = app().amqp.queues[name](channel)
+        queue.declare()
+        queue.delete()
+        if hasattr(channel, "unacked_key"):  # Redis: one table for all queues, which others would fill ours from again
+            for tag, message in channel.client.hscan_iter(channel.unacked_key):
+                if orjson.loads(message)[2] == name:
+                    channel.client.hdel(channel.unacked_key, tag)
+                    channel.client.zrem(channel.unacked_index_key, tag)
 
 
 @contextmanager

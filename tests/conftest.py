@@ -24,7 +24,6 @@ from sqlalchemy import make_url
 
 from tests.schedule import Schedule, turn
 from tests.servers import Broker, Postgres
-from tests.simulator import Simulator
 from tests.waiting import LIMIT_SECONDS, limit, measure, wait_until
 from tidemill import migrations
 from tidemill.models import broker as broker_desk
@@ -32,6 +31,7 @@ from tidemill.models import cost
 from tidemill.models import database as database_desk
 from tidemill.models.database import open_engine
 from tidemill.models.settings import settings
+from tidemill.simulator import Simulator
 
 __all__ = ["RunCli", "UseEnvironment", "WaitUntil", "wait_until"]
 

@@ -126,9 +126,14 @@ class Postgres:
         with psycopg.connect(self._uri, autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    @property
+    def pid(self) -> int:
+        """Of the server's first process."""
+        return int(self._server.get_pid())
+
     def restart_at_once(self) -> None:
         """Crash and come back: what a power cut does to the server's processes."""
-        pid = self._server.get_pid()
+        pid = self.pid
         os.kill(pid, signal.SIGQUIT)
         wait_until(lambda: not Path(f"/proc/{pid}").exists(), "Postgres is gone")
         self._server.ensure_postgres_running()

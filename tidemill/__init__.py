@@ -8,8 +8,8 @@
 
 `AskOptions` are the types of its options, for functions that pass them on: `**options: Unpack[AskOptions]`.
 
-Only these names are public; everything below is the project's own. In a checkout `models`, `producer`, `worker` and
-`migrations` are links to the folders beside this one; an installed copy has the folders themselves.
+Only these names are public; everything below is the project's own. In a checkout `models`, `producer`, `worker`,
+`migrations` and `simulator` are links to the folders beside this one; an installed copy has the folders themselves.
 """
 
 from typing import TYPE_CHECKING

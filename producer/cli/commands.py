@@ -365,6 +365,24 @@ def doctor_command(as_json: flags.Json = False) -> None:
     doctor.doctor(as_json)
 
 
+@app.command(epilog="Example: tidemill rehearse --minutes 2 --faults kill,database")
+def rehearse(
+    *,
+    prompts: Annotated[int, typer.Option(min=1, help="How many prompts are asked of the simulator.")] = 300,
+    minutes: Annotated[float, typer.Option(min=0, help="For how long faults happen.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Repeats the faults of a run.", show_default="another one")] = None,
+    faults: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Only these, such as kill,database.", show_default="all")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the rows of the rehearsal in the database.")] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Kill and cut workers on your own database and broker, with a simulated provider, and compare the books."""
+    from tidemill.producer.rehearsing import rehearsal
+
+    rehearsal.command(prompts=prompts, minutes=minutes, seed=seed, faults=faults, keep=keep, as_json=as_json)
+
+
 @app.command(epilog="Example: tidemill worker --processes 2 --window 200")
 def worker(
     processes: Annotated[int, typer.Option(min=1, max=64, help="Worker processes; each uses up to one core.")] = 1,

@@ -37,9 +37,9 @@ from tests.benchmarks.scenarios import (
     Training,
 )
 from tests.benchmarks.trees import RunError, Tree
-from tests.simulator import Simulator
 from tidemill.models.database import open_engine
 from tidemill.models.tables import attempts, dialogues, jobs, workers
+from tidemill.simulator import Simulator
 
 _START_SECONDS = 60.0
 _SECONDS_PER_ROW = 0.02

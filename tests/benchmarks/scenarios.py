@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tests.simulator.options import SimulatorOptions
+from tidemill.simulator.options import SimulatorOptions
 
 IN_FLIGHT = 200
 LATENCY_MS = 200

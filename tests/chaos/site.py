@@ -14,8 +14,8 @@ from tests.chaos.checker import a_seed
 from tests.conftest import _migrate
 from tests.flows.tidemill import Running, Tidemill
 from tests.servers import Broker, Postgres
-from tests.simulator import Simulator
 from tests.waiting import wait_until
+from tidemill.simulator import Simulator
 
 LEASE_SECONDS = 3
 WINDOW = 10

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.chaos.checker import a_seed, check
 from tests.flows.tidemill import Tidemill
-from tests.simulator import Simulator
+from tidemill.simulator import Simulator
 
 PROMPTS = [f"embedded chaos {number}" for number in range(2_000)]
 WINDOW = 64

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.chaos.checker import check
 from tests.chaos.site import LEASE_SECONDS, Site, open_site
-from tests.simulator import prompt_hash
 from tests.waiting import wait_until
+from tidemill.simulator import prompt_hash
 
 PROMPTS = [f"ground {number}" for number in range(300)]
 ASK = ("ask", "-i", "prompts.jsonl", "-o", "answers.jsonl", "--transport", "http")

@@ -7,8 +7,8 @@ import pytest
 
 from tests.flows.tidemill import Tidemill
 from tests.servers import Broker, Postgres
-from tests.simulator import Simulator
 from tests.waiting import wait_until
+from tidemill.simulator import Simulator
 
 
 @pytest.fixture

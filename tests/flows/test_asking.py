@@ -11,7 +11,7 @@ from jsonschema import validate
 
 from tests.flows.tidemill import Tidemill, answers, summary
 from tests.flows.wire import wire
-from tests.simulator import Simulator, prompt_hash, reply_tag
+from tidemill.simulator import Simulator, prompt_hash, reply_tag
 
 SKY = "Why is the sky blue?"
 TRANSPORTS = pytest.mark.parametrize("transport", ["sdk", "http"])

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.flows.tidemill import Ran, Tidemill, answers
-from tests.simulator import Simulator, prompt_hash
 from tests.waiting import limit
+from tidemill.simulator import Simulator, prompt_hash
 
 GOOD = '{"prompt": "never asked"}\n'
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.flows.tidemill import Ran, Tidemill
 from tests.flows.wire import wire
-from tests.simulator import Simulator, prompt_hash, reply_tag
+from tidemill.simulator import Simulator, prompt_hash, reply_tag
 
 HTTP = ("--transport", "http")
 SKY = "Why is the sky blue?"

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.flows.tidemill import Tidemill, summary
 from tests.flows.wire import wire
 from tests.pictures import SECRET, encoded, full_of_secrets, hostile, photo, write
-from tests.simulator import Simulator, prompt_hash, reply_tag
+from tidemill.simulator import Simulator, prompt_hash, reply_tag
 
 HTTP = ("--transport", "http")
 PROMPT = "What is in it?"

@@ -19,8 +19,8 @@ import pytest
 
 from tests.flows.tidemill import Tidemill
 from tests.house.sources import PACKAGES, ROOT
-from tests.simulator import Simulator, reply_tag
 from tests.waiting import limit
+from tidemill.simulator import Simulator, reply_tag
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.flows.tidemill import Tidemill, answers
 from tests.servers import Postgres
-from tests.simulator import Simulator
 from tidemill.migrations import HEAD
+from tidemill.simulator import Simulator
 
 HTTP = ("--transport", "http")
 ROWS = [

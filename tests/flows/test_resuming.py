@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from tests.flows.tidemill import Tidemill, answers, summary
-from tests.simulator import Simulator, prompt_hash
+from tidemill.simulator import Simulator, prompt_hash
 
 HTTP = ("--transport", "http")
 

@@ -3,8 +3,8 @@
 import re
 
 from tests.flows.tidemill import Tidemill, answers, summary
-from tests.simulator import Simulator, prompt_hash
 from tests.waiting import limit
+from tidemill.simulator import Simulator, prompt_hash
 
 HTTP = ("--transport", "http")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.flows.tidemill import Running, Tidemill, answers, summary
-from tests.simulator import Simulator, prompt_hash
 from tests.waiting import limit, wait_until
+from tidemill.simulator import Simulator, prompt_hash
 
 HTTP = ("--transport", "http")
 PROMPTS = [f"stopped {number}" for number in range(60)]

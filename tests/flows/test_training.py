@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.tidemill import Tidemill
-from tests.simulator import Simulator
+from tidemill.simulator import Simulator
 
 
 def table(tidemill: Tidemill, rows: int = 20) -> Path:

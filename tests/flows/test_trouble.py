@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.flows.tidemill import Tidemill, answers, summary
-from tests.simulator import Simulator, prompt_hash, reply_tag
 from tests.waiting import limit
+from tidemill.simulator import Simulator, prompt_hash, reply_tag
 
 HTTP = ("--transport", "http")
 PROBE_SECONDS = 5.0

@@ -20,8 +20,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
-from tests.simulator import reply_tag
 from tests.waiting import LIMIT_SECONDS, limit, wait_until
+from tidemill.simulator import reply_tag
 
 SUMMARY = (
     r"^{rows} rows?: {succeeded} succeeded, {failed} failed, {open} open · [\d,]+ tokens · "

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("models", "producer", "worker", "migrations")
+PACKAGES = ("models", "producer", "worker", "migrations", "simulator")
 """Our folders; each is imported as `tidemill.` and its name."""
 
 DOCUMENTS = (

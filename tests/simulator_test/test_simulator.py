@@ -17,12 +17,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.simulator import Simulator, SimulatorDownError, prompt_hash, reply_tag
-from tests.simulator.calls import Call
-from tests.simulator.faults import FAULTS
-from tests.simulator.limits import Bucket, Limits, go_duration
-from tests.simulator.options import FIELDS, Options, SimulatorOptions
 from tests.waiting import limit
+from tidemill.simulator import Simulator, SimulatorDownError, prompt_hash, reply_tag
+from tidemill.simulator.calls import Call
+from tidemill.simulator.faults import FAULTS
+from tidemill.simulator.limits import Bucket, Limits, go_duration
+from tidemill.simulator.options import FIELDS, Options, SimulatorOptions
 
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -276,7 +276,7 @@ def test_killed_and_back_on_the_same_port_with_its_paid_log(tmp_path: Path) -> N
 
 
 def test_a_simulator_never_outlives_its_starter() -> None:
-    command = [sys.executable, "-m", "tests.simulator", "--exit-with-stdin"]
+    command = [sys.executable, "-m", "tidemill.simulator", "--exit-with-stdin"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         assert json.loads(process.stdout.readline())["pid"] == process.pid

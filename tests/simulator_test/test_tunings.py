@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI, PermissionDeniedError
 
-from tests.simulator import Simulator
-from tests.simulator.client import ROOT
-from tests.simulator.shelf import Shelf
-from tests.simulator.training import file_error
-from tests.simulator.tunings import Tuning
 from tests.waiting import limit
+from tidemill.simulator import Simulator
+from tidemill.simulator.shelf import Shelf
+from tidemill.simulator.training import file_error
+from tidemill.simulator.tunings import Tuning
 
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 EXAMPLE = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
@@ -429,9 +428,9 @@ def test_commands_are_kept_with_their_times(tmp_path: Path) -> None:
 
 
 def test_its_switches_are_flags_too() -> None:
-    command = [sys.executable, "-m", "tests.simulator", "--exit-with-stdin", "--tuning-seconds=5", "--tuning-fails"]
+    command = [sys.executable, "-m", "tidemill.simulator", "--exit-with-stdin", "--tuning-seconds=5", "--tuning-fails"]
     command += ["--shutdown=gpt-old=2026-10-23", "--script=POST /v1/files=!!500*1", "--result-base64=false"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None and process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]
         with opener.open(f"{url.removesuffix('/v1')}/_log") as reply:

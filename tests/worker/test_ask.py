@@ -7,10 +7,10 @@ import pytest
 from pydantic import SecretStr
 
 from tests.rows import MODEL
-from tests.simulator import Simulator
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
 from tidemill.models.transitions import Claimed, Settlement
+from tidemill.simulator import Simulator
 from tidemill.worker.ask import ask
 from tidemill.worker.calling import Calling
 from tidemill.worker.limits import Limiter, limiter

@@ -9,11 +9,11 @@ import pytest
 from pydantic import SecretStr
 
 from tests.conftest import UseEnvironment
-from tests.simulator import Simulator, prompt_hash
 from tidemill.models import blobs
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
 from tidemill.models.transitions import Claimed, Settlement
+from tidemill.simulator import Simulator, prompt_hash
 from tidemill.worker.ask import ask
 from tidemill.worker.calling import Calling
 from tidemill.worker.limits import limiter

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import Connection, update
 
 from tests.conftest import UseEnvironment
-from tests.simulator import Simulator
 from tidemill.models.clock import now_after
 from tidemill.models.creations import Creation, LostError, Owner, Place, load
 from tidemill.models.database import reading, writing
@@ -19,6 +18,7 @@ from tidemill.models.json_types import RemoteObject
 from tidemill.models.provider import CallError, Provider
 from tidemill.models.settings import settings
 from tidemill.models.tables import creations as table
+from tidemill.simulator import Simulator
 from tidemill.worker import creations
 from tidemill.worker.creations import LookError, Recipe, Result
 

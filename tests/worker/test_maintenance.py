@@ -27,12 +27,12 @@ from tests.rows import (
     take_one,
 )
 from tests.servers import Broker
-from tests.simulator import Simulator
 from tests.waiting import limit, wait_until
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import engine, reading, writing
 from tidemill.models.scope import Scope
 from tidemill.models.tables import dialogues, jobs, workers
+from tidemill.simulator import Simulator
 from tidemill.worker import maintenance
 from tidemill.worker.maintenance import Maintenance, machine
 from tidemill.worker.runner import Runner

@@ -9,13 +9,13 @@ from sqlalchemy import text
 
 from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import add_batch, add_jobs, add_worker, batch_row, calls, count, job_row, set_batch, set_job, take
-from tests.simulator import Simulator
 from tests.waiting import limit
 from tidemill.models.database import engine, writing
 from tidemill.models.errors import DatabaseError
 from tidemill.models.scope import Scope
 from tidemill.models.tables import attempts, dialogues, jobs, workers
 from tidemill.models.transitions import ALONE_AFTER, cancel
+from tidemill.simulator import Simulator
 from tidemill.worker.runner import AHEAD, Runner
 
 

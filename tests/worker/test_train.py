@@ -14,7 +14,6 @@ from sqlalchemy import select, update
 
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, batch_row, calls, count, job_row, put, set_job, take_one
-from tests.simulator import Simulator
 from tidemill.models import blobs
 from tidemill.models.batches import revive
 from tidemill.models.clock import now_after
@@ -28,6 +27,7 @@ from tidemill.models.tables import fine_tune_checkpoints, fine_tune_events, fine
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue
 from tidemill.producer.training.fine_tune_lookup import points_of
+from tidemill.simulator import Simulator
 from tidemill.worker import creations
 from tidemill.worker.calling import Calling
 from tidemill.worker.limits import limiter

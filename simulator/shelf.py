@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from tests.simulator.tunings import Tuning
+from tidemill.simulator.tunings import Tuning
 
 
 @dataclass(slots=True)

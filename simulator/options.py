@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypedDict
 
-from tests.simulator.limits import POLICIES
+from tidemill.simulator.limits import POLICIES
 
 
 class SimulatorOptions(TypedDict, total=False):

@@ -17,9 +17,9 @@ from typing import Any
 
 import orjson
 
-from tests.simulator import routes
-from tests.simulator.calls import BadCallError, Call, read_call
-from tests.simulator.faults import (
+from tidemill.simulator import routes
+from tidemill.simulator.calls import BadCallError, Call, read_call
+from tidemill.simulator.faults import (
     FAULTS,
     MODES,
     WHOLE_SERVER,
@@ -31,11 +31,11 @@ from tests.simulator.faults import (
     scripted,
     unknown_in,
 )
-from tests.simulator.ledger import Ledger
-from tests.simulator.limits import Limits, Overrun
-from tests.simulator.options import Options, changed
-from tests.simulator.replies import model_card
-from tests.simulator.shelf import Shelf
+from tidemill.simulator.ledger import Ledger
+from tidemill.simulator.limits import Limits, Overrun
+from tidemill.simulator.options import Options, changed
+from tidemill.simulator.replies import model_card
+from tidemill.simulator.shelf import Shelf
 
 # A wide but believable tail: with 0.6 the 99th percentile is 3.4 times the mean.
 LATENCY_SIGMA = 0.6

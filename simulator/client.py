@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -15,10 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from tests.simulator.options import SimulatorOptions
-from tests.waiting import LIMIT_SECONDS, limit, wait_until
+from tidemill.simulator.options import SimulatorOptions
 
-ROOT = Path(__file__).resolve().parents[2]
+LIMIT_SECONDS = 300.0
+"""Ends what hangs; nothing that goes well waits for it."""
+
+_LOOK_SECONDS = 0.02
+_BESIDE_US = str(Path(__file__).parents[2])
+"""The folder that `tidemill` is imported from."""
+
 # Options that are tables -> the flag that gives one row, KEY=VALUE.
 PAIRS = {"faults": "fault", "scripts": "script", "shutdown": "shutdown"}
 # Local requests must not go through a proxy that the environment names for the internet.
@@ -79,11 +85,15 @@ class Simulator:
         """Returns once the port listens. Raises SimulatorDownError when it does not in time."""
         if self.running:
             return self
-        command = [sys.executable, "-m", "tests.simulator", "--exit-with-stdin", f"--port={self.port}"]
+        command = [sys.executable, "-P", "-m", "tidemill.simulator", "--exit-with-stdin", f"--port={self.port}"]
         if self._log is not None:
             command.append(f"--log={Path(self._log).resolve()}")
-        self._process = subprocess.Popen(
-            [*command, *_flags(self._options)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        self._process = subprocess.Popen(  # noqa: S603  # our own command
+            [*command, *_flags(self._options)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([_BESIDE_US, *filter(None, sys.path)])},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # the terminal's Ctrl-C is its starter's affair
         )
         line = self._first_line()
         if not line:
@@ -98,7 +108,7 @@ class Simulator:
         """One short write is one read; a line in pieces cannot happen below the pipe's atomic 4,096 bytes."""
         assert self._process is not None and self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        ready, _, _ = select.select([descriptor], [], [], limit())
+        ready, _, _ = select.select([descriptor], [], [], LIMIT_SECONDS)
         return os.read(descriptor, 4096) if ready else b""
 
     def stop(self) -> int | None:
@@ -115,7 +125,7 @@ class Simulator:
             return None
         getattr(process, how)()
         try:
-            status = process.wait(limit())
+            status = process.wait(LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             status = process.wait()
@@ -126,9 +136,9 @@ class Simulator:
 
     def _request(self, path: str, body: object = None) -> dict[str, Any]:
         content = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.root}{path}", data=content)
+        request = urllib.request.Request(f"{self.root}{path}", data=content)  # noqa: S310  # always http
         try:
-            with _opener.open(request, timeout=limit()) as reply:
+            with _opener.open(request, timeout=LIMIT_SECONDS) as reply:
                 answer: dict[str, Any] = json.load(reply)
                 return answer
         except urllib.error.HTTPError as error:
@@ -181,4 +191,8 @@ class Simulator:
 
     def wait_until_idle(self, seconds: float = LIMIT_SECONDS) -> None:
         """Until no call is in flight. Raises TimeoutError."""
-        wait_until(lambda: not self.counters()["in_flight"], "no call is in flight", seconds)
+        deadline = time.monotonic() + seconds
+        while self.counters()["in_flight"]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"calls are still in flight after {seconds:.0f} s")
+            time.sleep(_LOOK_SECONDS)

@@ -16,11 +16,11 @@ from urllib.parse import unquote
 import httptools
 import orjson
 
-from tests.simulator.calls import READERS, Call
-from tests.simulator.faults import Answer, rejection
-from tests.simulator.ledger import Ledger
-from tests.simulator.simulation import Simulation
-from tests.simulator.wheel import Wheel
+from tidemill.simulator.calls import READERS, Call, caller_of
+from tidemill.simulator.faults import Answer, rejection
+from tidemill.simulator.ledger import Ledger
+from tidemill.simulator.simulation import Simulation
+from tidemill.simulator.wheel import Wheel
 
 BACKLOG = 4096
 DRIP_PIECES, DRIP_SECONDS = 10, 0.02
@@ -90,7 +90,8 @@ class Connection(asyncio.Protocol):
             answer = refused
         else:
             call, fault, answer, seconds = simulation.answer(path, b"".join(self._body), identity)
-        finish = partial(self._finish, ledger, call, fault, answer, identity, started_at)
+        caller = caller_of(self._authorization.removeprefix(b"Bearer ").decode("latin-1"))
+        finish = partial(self._finish, ledger, call, fault, answer, identity, started_at, caller)
         if simulation.options.gate == "shut":
             simulation.finish(finish)
         elif seconds > 0:
@@ -106,6 +107,7 @@ class Connection(asyncio.Protocol):
         answer: Answer,
         identity: str,
         started_at: float,
+        caller: str,
     ) -> None:
         """Books first, bytes second: whoever has seen a reply finds it in the log."""
         gone = self._transport is None
@@ -113,7 +115,7 @@ class Connection(asyncio.Protocol):
         if answer.reply is not None and call is not None:
             ledger.bill(
                 call, answer.reply, status=status, fault=fault, request_id=f"req_{identity}", started_at=started_at,
-                gone=gone,
+                gone=gone, caller=caller,
             )  # fmt: skip
         ledger.end(status, gone)
         self._send(answer, identity, self._simulation.limit_headers())

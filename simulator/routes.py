@@ -17,12 +17,12 @@ from urllib.parse import parse_qsl, unquote
 
 import orjson
 
-from tests.simulator.calls import BadCallError
-from tests.simulator.faults import ERRORS, Answer, rejection
-from tests.simulator.options import Options
-from tests.simulator.shelf import Shelf, StoredFile
-from tests.simulator.training import file_error, read_creation, tokens_in
-from tests.simulator.tunings import COMMANDS, Tuning
+from tidemill.simulator.calls import BadCallError
+from tidemill.simulator.faults import ERRORS, Answer, rejection
+from tidemill.simulator.options import Options
+from tidemill.simulator.shelf import Shelf, StoredFile
+from tidemill.simulator.training import file_error, read_creation, tokens_in
+from tidemill.simulator.tunings import COMMANDS, Tuning
 
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
 ASSISTANTS_CREATED_AT = 1_700_000_000

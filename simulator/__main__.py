@@ -1,6 +1,6 @@
 """The provider must be able to die, hang and come back without the test doing so: it is a process of its own.
 
-`python -m tests.simulator --port 0 --latency-ms 200 --fault 429=0.1` prints one JSON line and serves until SIGTERM.
+`python -m tidemill.simulator --port 0 --latency-ms 200 --fault 429=0.1` prints one JSON line and serves until SIGTERM.
 """
 
 import argparse
@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.simulator.options import FIELDS, Options, changed, switch
-from tests.simulator.server import listen
-from tests.simulator.simulation import Simulation
+from tidemill.simulator.options import FIELDS, Options, changed, switch
+from tidemill.simulator.server import listen
+from tidemill.simulator.simulation import Simulation
 
 
 def _fault(text: str) -> tuple[str, float]:
@@ -38,7 +38,9 @@ REPEATED: dict[str, tuple[str, Any]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulator", description="A provider that keeps its books.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tidemill.simulator", description="A provider that keeps its books."
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument(
@@ -72,7 +74,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         loop.add_reader(sys.stdin.fileno(), stopped.set)
     server = await listen(simulation, arguments.host, arguments.port)
     port = server.sockets[0].getsockname()[1]
-    print(json.dumps({"url": f"http://{arguments.host}:{port}/v1", "pid": os.getpid()}), flush=True)
+    print(json.dumps({"url": f"http://{arguments.host}:{port}/v1", "pid": os.getpid()}), file=sys.stdout, flush=True)
     await stopped.wait()
     server.close()
     simulation.close()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from tests.simulator.training import AUTO_EPOCHS
+from tidemill.simulator.training import AUTO_EPOCHS
 
 # Shares of a job's duration at which each thing has happened.
 VALIDATED, STARTED, BROKE, LAST_STEP, FINISHED = 0.1, 0.2, 0.6, 0.98, 1.0

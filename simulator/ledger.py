@@ -7,8 +7,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from tests.simulator.calls import Call
-from tests.simulator.replies import Reply
+from tidemill.simulator.calls import Call
+from tidemill.simulator.replies import Reply
 
 PROMPT_CHARS_KEPT = 200
 
@@ -60,6 +60,7 @@ class Ledger:
         request_id: str,
         started_at: float,
         gone: bool,
+        caller: str,
     ) -> None:
         entry = {
             "prompt_hash": call.digest.hex(),
@@ -72,6 +73,7 @@ class Ledger:
             "status": status,
             "fault": fault,
             "gone": gone,
+            "caller": caller,
             "request_id": request_id,
             "input_tokens": reply.input_tokens,
             "output_tokens": reply.output_tokens,

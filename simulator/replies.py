@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from tests.simulator.calls import Call, estimated_tokens, tag_of
-from tests.simulator.schemas import example
+from tidemill.simulator.calls import Call, estimated_tokens, tag_of
+from tidemill.simulator.schemas import example
 
 SENTENCES = (
     "I love how clearly the question was put.",

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from tests.simulator.calls import Call
+from tidemill.simulator.calls import Call
 
 WINDOW_SECONDS = 60.0
 

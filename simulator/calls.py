@@ -45,6 +45,11 @@ def prompt_hash(text: str, *image_urls: str) -> str:
     return _digest(text, image_urls).hex()
 
 
+def caller_of(key: str) -> str:
+    """What the paid log calls `caller`: who has this API key, which itself is never written down."""
+    return hashlib.sha256(key.strip().encode()).hexdigest()[:8]
+
+
 def reply_tag(text: str, *image_urls: str) -> str:
     """The end of every uncut reply to this prompt, such as `[#1f0c9a2b]`."""
     return tag_of(_digest(text, image_urls))

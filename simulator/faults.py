@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from tests.simulator.calls import Call
-from tests.simulator.options import Options
-from tests.simulator.replies import LONE_SURROGATE, Reply, encode, error_body, generate
+from tidemill.simulator.calls import Call
+from tidemill.simulator.options import Options
+from tidemill.simulator.replies import LONE_SURROGATE, Reply, encode, error_body, generate
 
 HUGE_CHARS = 5_000_000
 

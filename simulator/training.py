@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from tests.simulator.calls import BadCallError, estimated_tokens
+from tidemill.simulator.calls import BadCallError, estimated_tokens
 
 LEAST_EXAMPLES = 10
 ROLES = {"system", "developer", "user", "assistant", "tool", "function"}

@@ -1,0 +1,278 @@
+"""`tidemill rehearse` shows on the user's own database and broker that nothing is lost, or recorded or paid twice.
+
+It asks the simulator some hundred prompts with real commands, does to them whatever the table of faults says, and
+compares the books.
+"""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import typer
+from pydantic import SecretStr
+
+from tidemill import migrations
+from tidemill.models import interpreters
+from tidemill.models.database import reading
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, DatabaseError, InputError
+from tidemill.models.json_types import JsonObject
+from tidemill.models.settings import Settings, settings
+from tidemill.producer.batches.run import stop_like_ctrl_c
+from tidemill.producer.rehearsing import own_rows, proxy
+from tidemill.producer.rehearsing.books import Books, compare
+from tidemill.producer.rehearsing.faults import FAULTS, LEASE_SECONDS, Fault, Stage, part_of
+from tidemill.producer.rehearsing.fleet import Fleet, Member
+from tidemill.producer.rehearsing.timeline import Timeline
+from tidemill.producer.screen.display import say
+from tidemill.producer.screen.printing import print_json, print_table
+from tidemill.simulator import Simulator
+
+WORKERS, WINDOW = 3, 8
+"""Commands that keep a worker each, and calls in flight in each."""
+
+_ALWAYS_FAILING = {"500": 0.01, "reset": 0.005, "cut": 0.005, "429ms": 0.01}
+"""The share of calls that fail so at any time, when the provider has faults."""
+
+_LATENCY_SECONDS = 0.2, 2.0
+"""Shortest and longest mean latency of a call."""
+
+_LAST_LINES = 15
+_PAID = "paid.jsonl"
+_SETTLED_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is rehearsed: how many prompts, for how long faults happen, and which. The seed repeats their order."""
+
+    prompts: int
+    seconds: float
+    seed: int
+    faults: Mapping[str, Fault]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a rehearsal came to. `done` are the names of the faults, each as often as it happened."""
+
+    plan: Plan
+    books: Books
+    done: tuple[str, ...]
+    standstill_seconds: float
+    seconds: float
+
+    def to_json(self) -> JsonObject:
+        """For scripts."""
+        return {
+            "prompts": self.books.prompts,
+            "calls_paid": self.books.calls_paid,
+            "lost": self.books.lost,
+            "recorded_twice": self.books.recorded_twice,
+            "paid_again": self.books.paid_more_than_once,
+            "in_flight_in_what_was_killed": self.books.taken,
+            "faults": {name: self.done.count(name) for name in sorted(set(self.done))},
+            "longest_standstill_seconds": round(self.standstill_seconds, 1),
+            "seed": self.plan.seed,
+            "seconds": round(self.seconds, 1),
+            "problems": list(self.books.problems),
+        }
+
+
+def command(*, prompts: int, minutes: float, seed: int | None, faults: str | None, keep: bool, as_json: bool) -> None:
+    """Rehearse, and print the table; exits 1 unless all promises held.
+
+    Raises:
+        InputError: there is no fault of that name.
+    """
+    migrations.ensure()
+    stop_like_ctrl_c()
+    number = random.randrange(10**6) if seed is None else seed  # noqa: S311  # a seed, not a secret
+    outcome = rehearse(Plan(prompts, minutes * 60, number, chosen(faults)), keep=keep)
+    if as_json:
+        print_json(outcome.to_json())
+    else:
+        for problem in outcome.books.problems:
+            say(problem)
+        print_table(("what", "came to"), rows_of(outcome))
+    if outcome.books.problems:
+        raise typer.Exit(NOT_ALL_SUCCEEDED)
+
+
+def chosen(names: str | None) -> dict[str, Fault]:
+    """The faults of these names, or of the parts that they are done to, separated by commas; None: all.
+
+    Raises:
+        InputError: there is no such fault.
+    """
+    if names is None:
+        return FAULTS
+    wanted = {name.strip() for name in names.split(",")}
+    known = {*FAULTS, *map(part_of, FAULTS)}
+    if unknown := wanted - known:
+        raise InputError(f"There is no fault {', '.join(sorted(unknown))}; there are {', '.join(FAULTS)}.")
+    return {name: fault for name, fault in FAULTS.items() if wanted & {name, part_of(name)}}
+
+
+def rows_of(outcome: Outcome) -> list[tuple[str, str]]:
+    """The table for people."""
+    books = outcome.books
+    return [
+        ("prompts", f"{books.prompts:,}"),
+        ("calls paid", f"{books.calls_paid:,}"),
+        ("lost", f"{books.lost:,}"),
+        ("recorded twice", f"{books.recorded_twice:,}"),
+        ("paid again", f"{books.paid_more_than_once:,} ({books.taken:,} were in flight in what was killed)"),
+        ("faults", f"{len(outcome.done):,}"),
+        ("longest stand-still", f"{outcome.standstill_seconds:.0f} s"),
+        ("duration", f"{outcome.seconds:.0f} s"),
+        ("seed", str(outcome.plan.seed)),
+    ]
+
+
+# --- the stage ---
+
+
+def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
+    """Rehearse on the configured database and broker; nothing of it is left there unless it is to be kept.
+
+    Raises:
+        DatabaseError: the database does not answer at the beginning or in the end.
+    """
+    batch_name = f"rehearsal-{uuid4().hex[:12]}"
+    chance = random.Random(plan.seed)  # noqa: S311  # a seed, not a secret
+    began = time.monotonic()
+    with _own_folder(keep) as folder, ExitStack() as stack:
+        stack.callback(_remove, batch_name, keep)
+        provider = stack.enter_context(_provider(plan))
+        database = _proxied(stack, "database", proxy.database(settings().effective_database_url))
+        broker = None if settings().embedded else _proxied(stack, "broker", proxy.broker(settings().broker_url))
+        environment = _environment(provider)
+        stack.callback(_remove_queue, environment)
+        through = {"TIDEMILL_DATABASE_URL": database, "TIDEMILL_BROKER_URL": broker}
+        fleet = Fleet(environment | {name: each[1] for name, each in through.items() if each is not None}, folder)
+        stack.callback(fleet.stop)
+        stage = Stage(fleet, provider, database and database[0], broker and broker[0], chance)
+        prompts = [f"{batch_name}: which number comes after {number}?" for number in range(plan.prompts)]
+        timeline = Timeline(stage, plan.faults, batch_name, began + plan.seconds)
+        timeline.run(_start(fleet, folder, prompts, batch_name), plan.prompts)
+        provider.wait_until_idle(_SETTLED_SECONDS)
+        timeline.settle(_SETTLED_SECONDS)
+        words = [(member.name, fleet.last_words(member, _LAST_LINES)) for member in fleet.members]
+        fleet.stop()
+        paid = provider.paid()
+        with reading() as connection:
+            books = compare(
+                connection,
+                prompts,
+                paid,
+                batch_name=batch_name,
+                casualties=fleet.casualties(2 * LEASE_SECONDS),
+            )
+        if books.problems:
+            _explain(words, paid, folder)
+    return Outcome(plan, books, tuple(timeline.done), timeline.standstill_seconds, time.monotonic() - began)
+
+
+@contextmanager
+def _own_folder(keep: bool) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-rehearsal-"))
+    yield folder
+    if keep or (folder / _PAID).exists():
+        say(f"The logs of what was killed are in {folder}.")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _provider(plan: Plan) -> Simulator:
+    slots = WINDOW * (1 if settings().embedded else WORKERS)
+    shortest, longest = _LATENCY_SECONDS
+    latency_seconds = min(longest, max(shortest, plan.seconds / 2 * slots / plan.prompts))
+    fails = any(part_of(name) == "provider" for name in plan.faults)
+    return Simulator(latency_ms=1000 * latency_seconds, seed=plan.seed, faults=_ALWAYS_FAILING if fails else {})
+
+
+def _proxied(stack: ExitStack, server: str, route: proxy.Route | None) -> tuple[proxy.Proxy, str] | None:
+    """A proxy and the URL that leads through it; None, with a sentence, where no proxy can stand."""
+    if route is None:
+        say(f"No proxy can stand before this {server}, so its connections are not cut; all other faults happen.")
+        return None
+    target, url = route
+    opened = stack.enter_context(proxy.Proxy(target))
+    return opened, url(opened.port)
+
+
+def _environment(provider: Simulator) -> dict[str, str]:
+    """The user's settings, but for the provider and its key: no worker of another provider sees our messages."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "TIDEMILL_"))}
+    values = {field.validation_alias: getattr(settings(), name) for name, field in Settings.model_fields.items()}
+    own = {
+        str(name): str(value)
+        for name, value in values.items()
+        if value is not None and not isinstance(value, SecretStr) and not str(name).startswith("OPENAI_")
+    }
+    ours = {
+        "OPENAI_BASE_URL": provider.url,
+        "TIDEMILL_HOME": str(settings().home.resolve()),
+        "TIDEMILL_WINDOW": str(WINDOW),
+        "TIDEMILL_LEASE_SECONDS": str(LEASE_SECONDS),
+        "TIDEMILL_DRAIN_SECONDS": "5",
+        # Faults of the provider are no reason to give a row up here.
+        "TIDEMILL_MAX_ATTEMPTS": "1000",
+        "TIDEMILL_RETRY_SECONDS": "86400",
+        "TIDEMILL_TIMEOUT_SECONDS": "60",
+        "NO_PROXY": proxy.HOST,
+    }
+    return {**outside, **own, **ours, "PYTHONPATH": interpreters.environment()["PYTHONPATH"]}
+
+
+def _start(fleet: Fleet, folder: Path, prompts: list[str], batch_name: str) -> Member:
+    """Start workers where there is a broker, and the command that submits the batch and follows it."""
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), encoding="utf-8")
+    if not settings().embedded:
+        for number in range(1, WORKERS + 1):
+            fleet.add(f"worker {number}", "worker", has_workers=True)
+    question = ("--model", "rehearsal", "--no-assistant", "--transport", "http", "--name", batch_name)
+    arguments = ("ask", "-i", str(path), "-o", str(folder / "answers.jsonl"), *question)
+    return fleet.add("tidemill ask", *arguments, has_workers=False, needs_success=True)
+
+
+# --- the end ---
+
+
+def _remove(batch_name: str, keep: bool) -> None:
+    if keep:
+        return say(f"The rows are kept as a batch called {batch_name}.")
+    try:
+        own_rows.remove(batch_name, own_rows.workers_of(batch_name))
+    except DatabaseError as error:
+        say(f"The rows of the batch {batch_name} could not be removed: {error}")
+    return None
+
+
+def _remove_queue(environment: Mapping[str, str]) -> None:
+    if settings().embedded:
+        return
+    code = "from tidemill.models.broker import remove_queue; remove_queue()"
+    done = subprocess.run(  # noqa: S603  # our own code
+        interpreters.command("-c", code), env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        say(f"The queue for {environment['OPENAI_BASE_URL']} could not be removed: {done.stderr.strip()[-200:]}")
+
+
+def _explain(words: list[tuple[str, str]], paid: list[JsonObject], folder: Path) -> None:
+    """Show what may explain a failure, and keep all of it."""
+    for name, text in words:
+        print(f"--- {name}\n{text}", file=sys.stderr)
+    (folder / _PAID).write_text("".join(json.dumps(call) + "\n" for call in paid), encoding="utf-8")

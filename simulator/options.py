@@ -31,6 +31,7 @@ class SimulatorOptions(TypedDict, total=False):
     retry_after_seconds: float
     retry_after_ms: int
     slow_seconds: float
+    drip_seconds: float
     scripts: dict[str, str]
     shutdown: dict[str, str]
     tuning_seconds: float
@@ -60,6 +61,7 @@ class Options:
     retry_after_seconds: float = 1.0
     retry_after_ms: int = 200
     slow_seconds: float = 5.0
+    drip_seconds: float = 0.2
     scripts: dict[str, str] = field(default_factory=dict)
     shutdown: dict[str, str] = field(default_factory=dict)
     tuning_seconds: float = 1.0
@@ -125,6 +127,7 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "retry_after_seconds": (float, "what the fault 429 asks for"),
     "retry_after_ms": (int, "what the fault 429ms asks for"),
     "slow_seconds": (float, "how late the headers of the fault slow are"),
+    "drip_seconds": (float, "how long the body of the fault drip takes"),
     "scripts": (_texts, "ROUTE=SCRIPT, repeatable: faults of one route, such as 'POST /v1/files=!!reset_after*1'"),
     "shutdown": (_dates, "NAME=YYYY-MM-DD, repeatable: the day a model ends"),
     "tuning_seconds": (float, "how long a fine-tune takes"),

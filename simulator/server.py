@@ -23,7 +23,7 @@ from tidemill.simulator.simulation import Simulation
 from tidemill.simulator.wheel import Wheel
 
 BACKLOG = 4096
-DRIP_PIECES, DRIP_SECONDS = 10, 0.02
+DRIP_PIECES = 10
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {529: b"Site is overloaded"}
 
 
@@ -184,9 +184,9 @@ class Connection(asyncio.Protocol):
 
     def deliver_drip(self, head: bytes, body: bytes) -> None:
         self._write(head)
-        size = len(body) // DRIP_PIECES + 1
+        size, pause = len(body) // DRIP_PIECES + 1, self._simulation.options.drip_seconds / DRIP_PIECES
         for turn, start in enumerate(range(0, len(body), size)):
-            self._loop.call_later(turn * DRIP_SECONDS, self._write, body[start : start + size])
+            self._loop.call_later(turn * pause, self._write, body[start : start + size])
 
 
 DELIVERIES: dict[str, Callable[[Connection, bytes, bytes], None]] = {

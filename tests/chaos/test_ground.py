@@ -72,9 +72,9 @@ def test_batches_are_cancelled_in_flight_without_a_deadlock(tmp_path: Path) -> N
 
 
 def test_a_row_that_kills_its_worker_takes_no_other_row_with_it(tmp_path: Path) -> None:
-    poison, innocent = "the reply to this ends its worker", PROMPTS[:8]
+    poison, innocent = "!!drip*9 the first bytes of this reply end its worker", PROMPTS[:8]
     with open_site(tmp_path, workers=(1,)) as site:
-        site.provider.control(latency_ms=400, latency_shape="fixed")
+        site.provider.control(latency_ms=400, latency_shape="fixed", drip_seconds=30)
         site.user.prompts("prompts.jsonl", [*innocent[:4], poison, *innocent[4:]])
         deaths = 0
 

@@ -126,6 +126,11 @@ class Postgres:
         with psycopg.connect(self._uri, autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    @property
+    def pid(self) -> int:
+        """The process that starts all others of the server."""
+        return int(self._server.get_pid())
+
     def restart_at_once(self) -> None:
         """Crash and come back: what a power cut does to the server's processes."""
         pid = self._server.get_pid()

@@ -105,7 +105,9 @@ class _Connection(psycopg.Connection):
 
 
 def _connect(_dialect: Dialect, _entry: ConnectionPoolEntry, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
-    connection = _Connection.connect(*arguments, **options, autocommit=True)
+    # Nothing is prepared: behind a pooler the next transaction's session would not know it, and the gain is too small
+    # to be measured.
+    connection = _Connection.connect(*arguments, **options, autocommit=True, prepare_threshold=None)
     try:
         _check_server(connection, shown_url(_url_of(options)))
         _set_up(connection)
@@ -142,9 +144,7 @@ def _set_up(connection: _Connection) -> None:
         "SELECT set_config('idle_in_transaction_session_timeout', %s, false) WHERE pg_backend_pid() = %s",
         [_idle_milliseconds(), connection.info.backend_pid],
     ).fetchone()
-    if own is None:
-        connection.is_pooled = True
-        connection.prepare_threshold = None  # the next transaction's session would not know what this one prepared
+    connection.is_pooled = own is None
 
 
 def _begin(connection: Connection) -> None:

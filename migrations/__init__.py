@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
-from tidemill.models.database import reading, writing
+from tidemill.models.database import LONG_SECONDS, reading, writing
 from tidemill.models.errors import DatabaseError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def upgrade() -> str:
     from alembic import command
     from alembic.util import CommandError
 
-    with writing() as connection:
+    with writing(LONG_SECONDS) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('tidemill migrations'))"))
         revision = current(connection)

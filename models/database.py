@@ -5,14 +5,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from tidemill.models.database_errors import ConflictError, explain_errors
@@ -26,8 +25,11 @@ _SQLITE_PRAGMAS = (
     "foreign_keys=ON",
 )
 
-_LONGEST_PAUSE_SECONDS = 10.0
-"""The longest pause between two statements of a transaction; ours are never idle for a tenth of it."""
+READ_SECONDS = 60.0
+"""How long a server may take over one statement that only reads."""
+
+LONG_SECONDS = 3600.0
+"""The same for statements over all rows of a batch or of the database."""
 
 
 _PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4)
@@ -68,24 +70,9 @@ def open_engine(url_text: str) -> Engine:
     url = _parse(url_text)
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url)
-    opened = create_engine(
-        url,
-        pool_size=8,
-        max_overflow=8,
-        pool_pre_ping=True,
-        hide_parameters=True,
-        connect_args={"connect_timeout": 10},
-    )
-    event.listen(opened, "connect", _limit_idle_transactions)
-    return opened
+    from tidemill.models.postgres import open_postgres  # the driver takes a fifth of a second to import
 
-
-def _limit_idle_transactions(connection: DBAPIConnection, _record: object) -> None:
-    """Keep a process that is frozen inside a transaction from locking its rows for longer than its lease."""
-    milliseconds = int(1000 * max(_LONGEST_PAUSE_SECONDS, settings().lease_seconds))
-    with closing(connection.cursor()) as cursor:
-        cursor.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, false)", [str(milliseconds)])
-    connection.commit()
+    return open_postgres(url)
 
 
 def _parse(url_text: str) -> URL:
@@ -126,28 +113,46 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
 
+def write_seconds() -> float:
+    """How long a server may take over one statement of a worker, which must notice in time to renew its leases."""
+    return max(10.0, settings().lease_seconds / 2)
+
+
 @contextmanager
-def writing() -> Iterator[Connection]:
-    """One transaction that may write; committed at the end, rolled back on an error. Errors as `transact`."""
-    opened = engine()
-    with explain_errors(opened.url), opened.begin() as connection:
+def writing(seconds: float | None = None) -> Iterator[Connection]:
+    """One transaction that may write; committed at the end, rolled back on an error.
+
+    Args:
+        seconds: how long a server may be silent over one statement; `write_seconds()` by default.
+
+    Raises:
+        DatabaseError: as `transact`.
+    """
+    with _connection(answer_seconds=seconds or write_seconds()) as connection, connection.begin():
         yield connection
 
 
 @contextmanager
-def reading() -> Iterator[Connection]:
-    """One transaction that only reads; takes no write lock."""
-    opened = engine()
-    with explain_errors(opened.url), opened.connect().execution_options(reading=True) as connection:
+def reading(seconds: float = READ_SECONDS) -> Iterator[Connection]:
+    """One transaction that only reads; takes no write lock. `seconds` and errors as for `writing`."""
+    with _connection(answer_seconds=seconds, reading=True) as connection:
         yield connection
 
 
-def transact(work: Callable[[Connection], T]) -> T:
+@contextmanager
+def _connection(**options: object) -> Iterator[Connection]:
+    opened = engine()
+    with explain_errors(opened.url), opened.connect() as connection:
+        yield connection.execution_options(**options)
+
+
+def transact(work: Callable[[Connection], T], seconds: float | None = None) -> T:
     """Run `work` in one transaction that may write; the database may break it off and have it start anew.
 
     Args:
         work: is called with the connection, more than once if other transactions are in its way. Only what it wrote
             through the connection is undone then.
+        seconds: as for `writing`.
 
     Raises:
         ConflictError: others were in its way each time.
@@ -156,9 +161,9 @@ def transact(work: Callable[[Connection], T]) -> T:
     """
     for longest_pause in _PAUSES_SECONDS:
         try:
-            with writing() as connection:
+            with writing(seconds) as connection:
                 return work(connection)
         except ConflictError:
             time.sleep(random.uniform(0.2, 1) * longest_pause)  # noqa: S311  # so that two do not meet again
-    with writing() as connection:
+    with writing(seconds) as connection:
         return work(connection)

@@ -131,6 +131,7 @@ _BY_CODE = {
 """SQLSTATE, or its class -> what to do."""
 
 _BY_WORDS = {
+    "no answer for": "Is it stopped, overloaded or cut off? What was stored is safe.",
     "disk is full": _FREE_SPACE,
     "No space left": _FREE_SPACE,
     "unable to open": _WRITABLE_HOME,

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select
 from tidemill import migrations
 from tidemill.models import pictures, turns
 from tidemill.models.cost import format_usd
-from tidemill.models.database import reading
+from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.errors import InputError
 from tidemill.models.files import replacing
 from tidemill.models.json_types import JsonObject
@@ -76,7 +76,7 @@ def _has_message(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 def show_list(words: str | None, filters: Filters, limit: int, as_json: bool) -> None:
     """Print turns, the newest first, each with its question and its answer."""
     migrations.ensure()
-    with reading() as connection:
+    with reading(LONG_SECONDS) as connection:
         rows = connection.execute(fitting(words, filters).order_by(dialogues.c.id.desc()).limit(limit)).all()
         messages_by_turn = {row.id: _messages_of_turn(connection, row.id) for row in rows}
     if as_json:
@@ -172,7 +172,7 @@ def _whole_dialogues(statement: Select[Any]) -> Iterator[JsonObject]:
     roots = select(dialogues).where(or_(dialogues.c.id.in_(own), dialogues.c.id.in_(later)))
     after = 0
     while True:
-        with reading() as connection:
+        with reading(LONG_SECONDS) as connection:
             rows = connection.execute(roots.where(dialogues.c.id > after).order_by(dialogues.c.id).limit(_PAGE)).all()
             page = [_as_json(row, [_message(each) for each in turns.messages_of(connection, row.id)]) for row in rows]
         if not page:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from tidemill import migrations
 from tidemill.models import batches, holds
 from tidemill.models.cost import format_tokens
-from tidemill.models.database import reading, transact
+from tidemill.models.database import LONG_SECONDS, reading, transact
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
@@ -47,7 +47,7 @@ def change(verb: str, batch_name: str, as_json: bool) -> None:
     migrations.ensure()
     act, done, not_done = CHANGES[verb]
     batch_id = resolve(batch_name).id
-    changed = transact(lambda connection: act(connection, batch_id))
+    changed = transact(lambda connection: act(connection, batch_id), LONG_SECONDS)
     if as_json:
         return print_json({"batch": batch_id, verb: changed})
     typer.echo(f"{batch_id}: {(done if changed else not_done).format(rows=counted(changed, 'row'), batch=batch_id)}")

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from tidemill.models import batches, provider, shutdown
 from tidemill.models.broker import BrokerError
-from tidemill.models.database import transact
+from tidemill.models.database import LONG_SECONDS, transact
 from tidemill.models.feed import feed
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
@@ -72,7 +72,7 @@ def open_batch(order: Order) -> OpenBatch:
             batches.come_back(connection, batch_id, submission.provider)
         return OpenBatch(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
 
-    return transact(find_or_make)
+    return transact(find_or_make, LONG_SECONDS)
 
 
 def _submission(order: Order, first: Iterable[Row]) -> batches.Submission:
@@ -122,7 +122,8 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
     transact(
         lambda connection: batches.end_submission(
             connection, opened.batch_id, opened.submission, list(columns), is_whole=is_whole
-        )
+        ),
+        LONG_SECONDS,
     )
     _feed(opened)
     return position
@@ -181,7 +182,7 @@ def _store(opened: OpenBatch, chunk: Sequence[Prepared], position: int, repeated
             batches.revive(connection, opened.batch_id, keys)
         return came_before
 
-    while came_before := transact(store):
+    while came_before := transact(store, LONG_SECONDS):
         for digest in came_before:
             repeated[digest] += 1  # contents of an earlier chunk have come again: number them after those
     count_stored(digests, repeated)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Select, func, or_, select
 
 from tidemill.models import pictures, turns
-from tidemill.models.database import reading
+from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.errors import InputError
 from tidemill.models.replies import CUT
 from tidemill.models.tables import dialogues, messages
@@ -86,7 +86,7 @@ def _page(
 ) -> list[tuple[int, list[Turn]]]:
     """The dialogues of `roots` with their turns."""
     of = func.coalesce(dialogues.c.root_id, dialogues.c.id).label("root")
-    with reading() as connection:
+    with reading(LONG_SECONDS) as connection:
         chosen = list(connection.scalars(roots))
         fits = set(connection.scalars(fitting_ids.where(root.in_(chosen))))
         statement = (

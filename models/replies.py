@@ -23,10 +23,12 @@ ErrorKind = Literal[
     "status",  # the server reported an error: HTTP status >= 300, or a 200 whose body is an error
     "failed",  # Responses API: 200 with status "failed"; `code` is response.error.code
     "connect",  # the server was never reached (nothing listens, DNS, TLS, proxy): certainly not billed
+    "local",  # this machine has no file descriptor or port left for a connection: nothing was sent
     "timeout",  # no complete reply within the time limit: maybe billed
     "reset",  # the connection was lost after sending, before the reply's headers: maybe billed
     "cut",  # the connection was lost, or the body was damaged, after the reply's headers: maybe billed
     "malformed",  # a success status whose body is not a reply: maybe billed
+    "too_large",  # a success status with a body that is not read to its end: billed
     "empty",  # a reply without choices, text or tool calls: billed
     "length",  # cut off at the token limit before the first word of the answer (all reasoning): billed
     "refused",  # the model declined; `text` is its words: billed

@@ -42,6 +42,8 @@ CUT = "length"
 """Finish reason of an answer that was cut at the token limit, for both endpoints."""
 
 MESSAGE_CHARACTERS = 500
+MOST_PARTS = 4_000_000
+"""Of a JSON body: each takes some 70 bytes of memory, and only 3 on the wire."""
 MOST_TOKENS = 100_000_000
 _KEY_LIKE = re.compile(r"\bsk-[\w*.\-]{6,}|\b(bearer|basic)\s+[\w.~+/*\-]{8,}=*", re.IGNORECASE)
 _MARKUP = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
@@ -107,6 +109,10 @@ class RawReply(NamedTuple):
 
 class _MalformedError(ValueError):
     """The body is not a JSON object."""
+
+
+class _TooManyPartsError(_MalformedError):
+    """The body would take gigabytes of memory."""
 
 
 def parse_chat(raw: RawReply, *, secret: str = "") -> Reply:
@@ -246,6 +252,8 @@ def load_json(body: bytes) -> Any:
 
     Lone surrogates stay as they are, broken UTF-8 becomes U+FFFD. NaN and Infinity are errors, as they are not JSON.
     """
+    if len(body) > MOST_PARTS and sum(body.count(sign) for sign in (b"{", b"[", b",")) > MOST_PARTS:
+        raise _TooManyPartsError
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -274,6 +282,8 @@ class _SuccessBody:
         self.payload: JsonObject = {}
         try:
             payload = load_json(raw.body)
+        except _TooManyPartsError:
+            self.fail("too_large", f"The reply has more than {MOST_PARTS:,} parts", code="reply_too_large")
         except _MalformedError:
             self.fail("malformed", f"The reply is not JSON: {_prose(raw.body) or 'its body is empty'}")
         if not isinstance(payload, dict):

@@ -11,6 +11,7 @@ import pytest
 
 from tests.models.test_provider import TRANSPORTS, chat, open_provider, outcome, reply_bytes
 from tidemill.models.bodies import MB, MOST_ERROR_BYTES, MOST_REPLY_BYTES
+from tidemill.models.endpoints import ENDPOINTS
 from tidemill.models.provider import CallError, Provider, Reply, Transport
 
 HEAD = "HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{more}\r\n\r\n"
@@ -150,3 +151,13 @@ async def test_headers_have_limits_too(transport: Transport, header: str) -> Non
         error = await outcome(transport, server.url)
     assert isinstance(error, CallError)
     assert error.kind == "malformed"
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS.names())
+async def test_a_body_of_millions_of_parts_is_too_large_though_it_is_short(endpoint: str) -> None:
+    body = gzip.compress(b'{"choices": [' + b"{}," * 4_000_001 + b"{}]}", 1)
+    more = f"Content-Encoding: gzip\r\nContent-Length: {len(body)}"
+    async with wire("200 OK", more, lambda: iter([body])) as server:
+        error = await outcome("http", server.url, endpoint)
+    assert isinstance(error, CallError)
+    assert (error.kind, error.code) == ("too_large", "reply_too_large")

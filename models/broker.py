@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -205,6 +205,13 @@ def check() -> None:
         _try(settings().broker, shown_url(), "TIDEMILL_BROKER_URL")
 
 
+def refuse_unsupported() -> None:
+    """Raise SettingsError for a server that can never be a broker. One that does not answer may answer later."""
+    if not settings().embedded:
+        with suppress(BrokerError):
+            check()
+
+
 def check_limits() -> None:
     """Try the Redis of the shared limits, if there is one. Errors as for `check`."""
     url = settings().effective_limits_url
@@ -225,7 +232,7 @@ def _try(server: Server, shown: str, variable: str) -> None:
         return
     url, tls = server.celery_url, server.celery_tls
     with app().connection_for_write(url, ssl=tls, transport_options=_BROKER_OPTIONS[server.kind]) as connection:
-        connection.ensure_connection(max_retries=1, timeout=4)
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=4)
         if server.kind != "redis":
             return
         channel: Any = connection.default_channel  # the stubs do not know Redis' own

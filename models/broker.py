@@ -5,10 +5,11 @@ start a worker inside this process. No prompt, no picture and no key is ever in 
 """
 
 import logging
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -19,10 +20,11 @@ from celery.concurrency.thread import TaskPool
 from kombu.common import maybe_declare
 from kombu.exceptions import OperationalError as BrokerLost
 
-from tidemill.models import journal
-from tidemill.models.errors import TidemillError
+from tidemill.models import journal, urls
+from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
+from tidemill.models.servers import Server, read_url
 from tidemill.models.settings import settings
 
 if TYPE_CHECKING:
@@ -62,18 +64,19 @@ def queue_name() -> str:
     return QUEUE + settings().provider
 
 
-def _configuration(broker_url: str) -> JsonObject:
-    scheme = broker_url.split(":", 1)[0].removesuffix("+socket").replace("rediss", "redis")
+def _configuration(server: Server) -> dict[str, Any]:
+    is_amqp = server.kind == "amqp"
     return {
-        "broker_url": broker_url,
-        "broker_transport_options": _BROKER_OPTIONS.get(scheme, {}),
+        "broker_url": server.celery_url,
+        "broker_use_ssl": server.celery_tls,
+        "broker_transport_options": _BROKER_OPTIONS[server.kind],
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_connection_timeout": 4,
         "broker_pool_limit": 8,
         "task_default_queue": queue_name(),
-        "task_default_queue_type": "quorum" if scheme == "amqp" else "classic",
-        "worker_detect_quorum_queues": scheme == "amqp",
+        "task_default_queue_type": "quorum" if is_amqp else "classic",
+        "worker_detect_quorum_queues": is_amqp,
         "task_ignore_result": True,
         "task_store_errors_even_if_ignored": False,
         # The database is the truth: a message may be lost, a claim may not.
@@ -102,18 +105,18 @@ class _Celery(Celery):
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
         """As Celery's, on our broker."""
-        return super().connection_for_read(url or settings().broker_url, **options)
+        return super().connection_for_read(url or settings().broker.celery_url, **options)
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
         """As Celery's, on our broker."""
-        return super().connection_for_write(url or settings().broker_url, **options)
+        return super().connection_for_write(url or settings().broker.celery_url, **options)
 
 
 @cache
 def app() -> Celery:
     """The process's Celery app, configured from the settings."""
     celery = _Celery("tidemill", set_as_current=False, loader="app", fixups=[])
-    celery.config_from_object(_configuration(settings().broker_url))  # and so no CELERY_CONFIG_MODULE is looked for
+    celery.config_from_object(_configuration(settings().broker))  # and so no CELERY_CONFIG_MODULE is looked for
     return celery
 
 
@@ -164,9 +167,15 @@ def remove_queue() -> None:
 def _channel() -> Iterator[Any]:
     """A channel of a pooled connection; errors of the broker's client become a sentence."""
     pooled: Any = app().pool
+    with _sentences(), pooled.acquire(block=True) as connection:
+        yield connection.default_channel
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Errors of the broker's client become a sentence."""
     try:
-        with pooled.acquire(block=True) as connection:
-            yield connection.default_channel
+        yield
     except Exception as error:
         if not _is_transport_error(error):
             raise
@@ -182,27 +191,91 @@ def _is_transport_error(error: Exception) -> bool:
     return isinstance(error, (BrokerLost, OSError, *connection.connection_errors, *connection.channel_errors))
 
 
+_REASONS = (
+    (r"certificate verify failed: ([^(]*)", "its certificate is not trusted: {}"),
+    (r"certificate is not valid for '([^']*)'", "its certificate is for another host than {}"),
+    (r"WRONG_VERSION_NUMBER|record layer failure", "it does not speak TLS"),
+    (r"Authentication required|NOAUTH", "it asks for a password"),
+    (r"invalid username-password|WRONGPASS|ACCESS_REFUSED|[Ii]nvalid password", "it refuses the user name or password"),
+    (r"NOT_ALLOWED - vhost (\S+) not found", "it has no virtual host {}"),
+    (r"NOT_ALLOWED - access to vhost '([^']*)' refused", "the user may not use the virtual host {}"),
+    (r"DB index is out of range", "it has no database of that number"),
+    (r"Connection refused", "connection refused"),
+    (r"Name or service not known|nodename nor servname|No address associated", "the host's name is not known"),
+    (r"\b(?:MOVED|CLUSTERDOWN|CROSSSLOT)\b", "it belongs to Redis Cluster, which is not supported"),
+)
+"""What a client's error says -> what that means; {} is what the brackets hold."""
+
+
 def _reason(error: BaseException) -> str:
+    """The first line of an error in our words, where we have some. The client's own could be anything but secret."""
+    for pattern, words in _REASONS:
+        if match := re.search(pattern, str(error)):
+            return words.format(*(group.strip() for group in match.groups()))
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def shown_url() -> str:
     """The broker's address without its password."""
-    url = settings().broker_url
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+    return urls.shown_url(settings().broker_url)
 
 
-def is_reachable() -> bool:
-    """True when the broker takes a connection now."""
+def check() -> None:
+    """Try the broker.
+
+    Raises:
+        BrokerError: it does not answer, or not to us; the text says why.
+        SettingsError: it is no server that can be a broker.
+    """
+    with _sentences():
+        _try(settings().broker, shown_url(), "TIDEMILL_BROKER_URL")
+
+
+def refuse_unsupported() -> None:
+    """Raise SettingsError for a server that can never be a broker. One that does not answer may answer later."""
+    if not settings().embedded:
+        with suppress(BrokerError):
+            check()
+
+
+def check_limits() -> None:
+    """Try the Redis of the shared limits, if there is one. Errors as for `check`."""
+    url = settings().effective_limits_url
+    if url is None:
+        return
+    shown = urls.shown_url(url)
     try:
-        with app().connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=4)
-    except Exception as error:
-        if not _is_transport_error(error):
-            raise
-        return False
-    return True
+        _try(read_url(url, "limits"), shown, "TIDEMILL_LIMITS_URL")
+    except BrokerLost as error:
+        raise BrokerError(
+            f"The Redis of the shared limits {shown} does not answer ({_reason(error)}). "
+            "Start it or fix TIDEMILL_LIMITS_URL; until then each worker process keeps limits of its own."
+        ) from None
+
+
+def _try(server: Server, shown: str, variable: str) -> None:
+    if server.kind == "memory":
+        return
+    url, tls = server.celery_url, server.celery_tls
+    with app().connection_for_write(url, ssl=tls, transport_options=_BROKER_OPTIONS[server.kind]) as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=4)
+        if server.kind != "redis":
+            return
+        channel: Any = connection.default_channel  # the stubs do not know Redis' own
+        mode = _mode(channel.client)
+    if mode not in {"", "standalone"}:
+        raise SettingsError(
+            f"{variable}: {shown} belongs to Redis {mode.capitalize()}, which is not supported. Name one Redis server."
+        )
+
+
+def _mode(client: Any) -> str:
+    """standalone, cluster or sentinel; "" where the server does not tell, since a user may lack the right."""
+    try:
+        told = client.info("server")
+    except Exception:  # noqa: BLE001  # whatever the client raises; the connection itself is tried already
+        return ""
+    return str(told.get("redis_mode") or told.get("server_mode") or "")  # Valkey has another name for it
 
 
 class EmbeddedRunner(Protocol):

@@ -2,21 +2,25 @@
 
 `sdk` goes through the official client, `http` through plain aiohttp at a quarter of the CPU. A transport only carries
 bytes: it returns (status, headers, body), which `models.replies` reads, or raises what the libraries raise, which
-`_call_error` reads. Nothing here retries; `worker.retries` decides whether a call is repeated.
+`_call_error` reads. How much of a body is read is decided in `models.bodies`. Nothing here retries; `worker.retries`
+decides whether a call is repeated.
 Importing openai takes 1-2 s, so both libraries are imported when a transport is built.
 """
 
 import asyncio
+import errno
 import json
+import os
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import orjson
 from pydantic import SecretStr
 
+from tidemill.models import bodies
 from tidemill.models.endpoints import Endpoint
 from tidemill.models.errors import SettingsError
 from tidemill.models.json_types import JsonObject
@@ -35,6 +39,7 @@ from tidemill.models.replies import (
 from tidemill.models.settings import Settings, checked_url
 
 if TYPE_CHECKING:
+    import httpx2
     from aiohttp import FormData
 
 __all__ = [
@@ -54,6 +59,8 @@ CONNECT_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 4.0
 DNS_CACHE_SECONDS = 60
 LIST_PAGES = 100
+_NOTHING_LEFT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+"""What the system says when this machine, and not the provider, is why no connection can be opened."""
 
 
 class Provider:
@@ -122,9 +129,12 @@ class Provider:
     async def pages(self, path: str, **query: str | int) -> AsyncIterator[list[JsonObject]]:
         """What the server lists under `path`, page by page, as the server orders it. Errors as for `call`."""
         known_ids: set[str] = set()
+        left_bytes = bodies.MOST_REPLY_BYTES  # for all pages, since callers keep them all
         for _ in range(LIST_PAGES):
             suffix = f"?{urlencode(query)}" if query else ""
-            page, more = parse_page(await self._send("GET", path + suffix), secret=self._secret)
+            raw = await self._send("GET", path + suffix, most_bytes=left_bytes)
+            left_bytes -= len(raw.body)
+            page, more = parse_page(raw, secret=self._secret)
             fresh = [each for each in page if str(each.get("id")) not in known_ids]
             if fresh:
                 yield fresh
@@ -138,18 +148,26 @@ class Provider:
         return parse_object(await self._send("POST", "/files", File(name, content)), secret=self._secret)
 
     async def content(self, file_id: str) -> bytes:
-        """A file's bytes. Errors as for `call`."""
-        return (await self._send("GET", f"/files/{quote(file_id, safe='')}/content")).body
+        """A file's bytes, at most `bodies.MOST_FILE_BYTES`. Errors as for `call`."""
+        path = f"/files/{quote(file_id, safe='')}/content"
+        return (await self._send("GET", path, most_bytes=bodies.MOST_FILE_BYTES)).body
 
     async def aclose(self) -> None:
         """Close all connections; calls still in flight fail."""
         await self._transport.aclose()
 
-    async def _send(self, method: str, path: str, content: "bytes | File | None" = None) -> RawReply:
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        content: "bytes | File | None" = None,
+        *,
+        most_bytes: int = bodies.MOST_REPLY_BYTES,
+    ) -> RawReply:
         """The server's reply if its status is a success."""
         try:
             async with asyncio.timeout(self._timeout_seconds) as limit:
-                raw = await self._transport.send(method, path, content)
+                raw = await self._transport.send(method, path, content, most_bytes)
         except Exception as failure:  # noqa: BLE001 - two libraries raise some thirty types, each is a failed call
             # from None: the libraries' errors hold the request's headers, and with them the key
             raise self._call_error(failure, expired=limit.expired()) from None
@@ -164,10 +182,12 @@ class Provider:
         kind, code, reason = _reason(_root(failure))
         lead = {
             "connect": f"cannot connect to {self._base_url}",
+            "local": "this machine can open no more connections at present",
             "timeout": f"no complete reply from {self._base_url}",
             "reset": f"the connection to {self._base_url} was lost before the reply",
             "cut": f"the reply of {self._base_url} was cut off",
-            "malformed": f"the reply of {self._base_url} is not HTTP",
+            "malformed": f"the reply of {self._base_url} cannot be read",
+            "too_large": f"the reply of {self._base_url} is too large",
         }[kind]
         return CallError(kind, safe_line(f"{lead}: {reason}", self._secret), code=code)
 
@@ -233,7 +253,7 @@ class _Transport(Protocol):
 
     def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int) -> None: ...
 
-    async def send(self, method: str, path: str, content: bytes | File | None) -> RawReply: ...
+    async def send(self, method: str, path: str, content: bytes | File | None, most_bytes: int) -> RawReply: ...
 
     async def aclose(self) -> None: ...
 
@@ -246,7 +266,12 @@ class _HttpTransport:
 
         self._base_url = base_url
         self._proxy = _environment_proxy(base_url)
-        headers = {"User-Agent": "tidemill", "Accept": "application/json", **headers}
+        headers = {
+            "User-Agent": "tidemill",
+            "Accept": "application/json",
+            "Accept-Encoding": bodies.ACCEPT_ENCODING,
+            **headers,
+        }
         if secret:
             headers["Authorization"] = f"Bearer {secret}"
         connector = aiohttp.TCPConnector(
@@ -260,15 +285,17 @@ class _HttpTransport:
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),  # the total is Provider's
+            auto_decompress=False,  # `bodies` does, within bounds
         )
 
-    async def send(self, method: str, path: str, content: bytes | File | None) -> RawReply:
+    async def send(self, method: str, path: str, content: bytes | File | None, most_bytes: int) -> RawReply:
         headers = {"Content-Type": "application/json"} if isinstance(content, bytes) else None
         data = self._form(content) if isinstance(content, File) else content
         async with self._session.request(
             method, self._base_url + path, data=data, headers=headers, allow_redirects=False, proxy=self._proxy
         ) as response:
-            return _raw_reply(response.status, response.raw_headers, await response.read())
+            pieces = response.content.iter_any()
+            return await _raw_reply(response.status, response.raw_headers, pieces, most_bytes)
 
     def _form(self, file: File) -> "FormData":
         import aiohttp
@@ -292,45 +319,80 @@ class _SdkTransport:
             max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_ALIVE_SECONDS
         )
         timeout = httpx2.Timeout(None, connect=CONNECT_SECONDS)  # the total is Provider's
+
+        class Client(openai.DefaultAioHttpClient):
+            """Leaves every body unread, of which the official client would read all there is."""
+
+            async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+                response = await super().send(request, **options | {"stream": True})
+                if response.is_success:
+                    return response  # nothing reads it before our own `send`
+                try:
+                    raw = await _raw_reply(response.status_code, response.headers.raw, response.aiter_raw(), 0)
+                finally:
+                    await response.aclose()
+                headers = raw.headers | {"content-encoding": "identity"}
+                return httpx2.Response(raw.status, headers=headers, content=raw.body, request=request)
+
         # follow_redirects=False: the client's default follows, and repeats a paid POST on the way
-        http_client = openai.DefaultAioHttpClient(limits=limits, timeout=timeout, follow_redirects=False)
+        http_client = Client(limits=limits, timeout=timeout, follow_redirects=False)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=secret or "no-key",  # the client insists on one; a server that needs a key answers 401
             max_retries=0,
             timeout=timeout,
             http_client=http_client,
-            default_headers=headers,
+            default_headers={"Accept-Encoding": bodies.ACCEPT_ENCODING, **headers},
         )
         # Otherwise the client would take both from the environment, which only our settings may do.
         self._client.organization = self._client.project = None
         self._raw = httpx2.Response
         self._status_error = openai.APIStatusError
 
-    async def send(self, method: str, path: str, content: bytes | File | None) -> RawReply:
+    async def send(self, method: str, path: str, content: bytes | File | None, most_bytes: int) -> RawReply:
         try:
-            if content is None:
-                response = await self._client.get(path, cast_to=self._raw)
-            elif isinstance(content, File):
-                response = await self._client.post(
-                    path,
-                    body={"purpose": content.purpose},
-                    files=[("file", (content.name, content.content))],
-                    cast_to=self._raw,
-                    options={"headers": {"Content-Type": "multipart/form-data"}},
-                )
-            else:
-                response = await self._client.post(path, content=content, cast_to=self._raw)
+            response = await self._response(path, content)
         except self._status_error as error:
             response = error.response
-        return _raw_reply(response.status_code, response.headers.raw, response.content)
+            return RawReply(response.status_code, _named(response.headers.raw), response.content)
+        try:
+            return await _raw_reply(response.status_code, response.headers.raw, response.aiter_raw(), most_bytes)
+        finally:
+            await response.aclose()
+
+    async def _response(self, path: str, content: bytes | File | None) -> "httpx2.Response":
+        """The reply to a success, its body unread."""
+        if content is None:
+            return await self._client.get(path, cast_to=self._raw)
+        if isinstance(content, File):
+            return await self._client.post(
+                path,
+                body={"purpose": content.purpose},
+                files=[("file", (content.name, content.content))],
+                cast_to=self._raw,
+                options={"headers": {"Content-Type": "multipart/form-data"}},
+            )
+        return await self._client.post(path, content=content, cast_to=self._raw)
 
     async def aclose(self) -> None:
         await self._client.close()
 
 
-def _raw_reply(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> RawReply:
-    return RawReply(status, {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}, body)
+async def _raw_reply(
+    status: int, headers: Iterable[tuple[bytes, bytes]], pieces: AsyncIterable[bytes], most_bytes: int
+) -> RawReply:
+    """Read a reply: the whole body of a success, and the beginning of any other."""
+    named = _named(headers)
+    encoding = named.get("content-encoding", "")
+    if 200 <= status < 300:
+        body = await bodies.read_whole(pieces, encoding, named.get("content-length", ""), most_bytes)
+    else:
+        body = await bodies.read_beginning(pieces, encoding)
+    return RawReply(status, named, body)
+
+
+def _named(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
 
 
 def _encode(body: Mapping[str, object]) -> bytes:
@@ -354,18 +416,9 @@ def _encode(body: Mapping[str, object]) -> bytes:
 
 def _root(failure: BaseException) -> BaseException:
     """The socket's or aiohttp's own error: the SDK's layers wrap it and call a lost connection a timeout."""
-    while failure.__cause__ is not None and not (_is_aiohttp(failure) or _is_decoding(failure)):
+    while failure.__cause__ is not None and type(failure).__module__.partition(".")[0] != "aiohttp":
         failure = failure.__cause__
     return failure
-
-
-def _is_aiohttp(failure: BaseException) -> bool:
-    return type(failure).__module__.partition(".")[0] == "aiohttp"
-
-
-def _is_decoding(failure: BaseException) -> bool:
-    """True for httpx2's error of a broken gzip stream; by name, since the http transport never imports httpx2."""
-    return type(failure).__name__ == "DecodingError"
 
 
 def _reason(root: BaseException) -> tuple[ErrorKind, str | None, str]:
@@ -374,7 +427,12 @@ def _reason(root: BaseException) -> tuple[ErrorKind, str | None, str]:
 
     cause = root.__cause__ or root
     words = str(root) or type(root).__name__
+    if isinstance(root, OSError) and _is_ours(cause):
+        return "local", "too_many_open_files", _os_words(cause)
     table: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], ErrorKind, str | None, str], ...] = (
+        (bodies.TooLargeError, "too_large", "reply_too_large", words),
+        (bodies.EncodingError, "malformed", "unsupported_encoding", words),
+        (bodies.DamagedError, "cut", None, "the body is incomplete or damaged"),
         (aiohttp.ClientHttpProxyError, "connect", "proxy_failure", f"the proxy answered {getattr(root, 'status', '')}"),
         (aiohttp.ClientProxyConnectionError, "connect", "proxy_failure", f"the proxy is not reached ({words})"),
         (aiohttp.ClientConnectorDNSError, "connect", "dns_failure", "the host's name is not known to DNS"),
@@ -391,7 +449,21 @@ def _reason(root: BaseException) -> tuple[ErrorKind, str | None, str]:
     for types, kind, code, reason in table:
         if isinstance(root, types):
             return kind, code, reason
-    return ("cut", None, "the body is incomplete or damaged") if _is_decoding(root) else ("reset", None, words)
+    return "reset", None, words
+
+
+def _is_ours(cause: BaseException) -> bool:
+    """Whether this machine is why a connection could not be opened, and the provider has nothing to do with it.
+
+    A name that cannot be looked up is the same thing where no file can be opened: the resolver needs some, too.
+    """
+    if getattr(cause, "errno", None) in _NOTHING_LEFT:
+        return True
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return True
+    return False
 
 
 def _connect_code(cause: BaseException) -> str:

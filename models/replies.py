@@ -23,10 +23,12 @@ ErrorKind = Literal[
     "status",  # the server reported an error: HTTP status >= 300, or a 200 whose body is an error
     "failed",  # Responses API: 200 with status "failed"; `code` is response.error.code
     "connect",  # the server was never reached (nothing listens, DNS, TLS, proxy): certainly not billed
+    "local",  # this machine has no file descriptor or port left for a connection: nothing was sent
     "timeout",  # no complete reply within the time limit: maybe billed
     "reset",  # the connection was lost after sending, before the reply's headers: maybe billed
     "cut",  # the connection was lost, or the body was damaged, after the reply's headers: maybe billed
     "malformed",  # a success status whose body is not a reply: maybe billed
+    "too_large",  # a success status with a body that is not read to its end: billed
     "empty",  # a reply without choices, text or tool calls: billed
     "length",  # cut off at the token limit before the first word of the answer (all reasoning): billed
     "refused",  # the model declined; `text` is its words: billed
@@ -40,6 +42,8 @@ CUT = "length"
 """Finish reason of an answer that was cut at the token limit, for both endpoints."""
 
 MESSAGE_CHARACTERS = 500
+MOST_PARTS = 4_000_000
+"""Of a JSON body: each takes some 70 bytes of memory, and only 3 on the wire."""
 MOST_TOKENS = 100_000_000
 _KEY_LIKE = re.compile(r"\bsk-[\w*.\-]{6,}|\b(bearer|basic)\s+[\w.~+/*\-]{8,}=*", re.IGNORECASE)
 _MARKUP = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
@@ -105,6 +109,10 @@ class RawReply(NamedTuple):
 
 class _MalformedError(ValueError):
     """The body is not a JSON object."""
+
+
+class _TooManyPartsError(_MalformedError):
+    """The body would take gigabytes of memory."""
 
 
 def parse_chat(raw: RawReply, *, secret: str = "") -> Reply:
@@ -244,6 +252,8 @@ def load_json(body: bytes) -> Any:
 
     Lone surrogates stay as they are, broken UTF-8 becomes U+FFFD. NaN and Infinity are errors, as they are not JSON.
     """
+    if len(body) > MOST_PARTS and sum(body.count(sign) for sign in (b"{", b"[", b",")) > MOST_PARTS:
+        raise _TooManyPartsError
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -272,6 +282,8 @@ class _SuccessBody:
         self.payload: JsonObject = {}
         try:
             payload = load_json(raw.body)
+        except _TooManyPartsError:
+            self.fail("too_large", f"The reply has more than {MOST_PARTS:,} parts", code="reply_too_large")
         except _MalformedError:
             self.fail("malformed", f"The reply is not JSON: {_prose(raw.body) or 'its body is empty'}")
         if not isinstance(payload, dict):

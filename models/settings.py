@@ -1,21 +1,23 @@
 """Every setting has one name and one default, and is read once.
 
-Settings come from the environment and from a `.env` file in the working folder; `tidemill doctor` lists them.
-Secrets are `SecretStr`, so that printing or logging the settings never shows them.
+Settings come from the environment and from a `.env` file in the working folder, of which `models.dotenv` says what it
+may decide; `tidemill doctor` lists them. Secrets are `SecretStr`, so that printing or logging the settings never shows
+them.
 """
 
+import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tidemill.models import dotenv
 from tidemill.models.errors import SettingsError
-
-_BROKER_SCHEMES = ("memory", "redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
+from tidemill.models.servers import Server, read_url
 
 
 def checked_url(url: str) -> str:
@@ -35,7 +37,7 @@ def checked_url(url: str) -> str:
 class Settings(BaseSettings):
     """All settings of producer and worker; the environment's name of each is its `validation_alias`."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     openai_api_key: SecretStr | None = Field(
         None, validation_alias="OPENAI_API_KEY", description="key of the provider; never stored, never logged"
@@ -125,8 +127,14 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _is_broker_url(cls, url: str) -> str:
-        if urlsplit(url).scheme not in _BROKER_SCHEMES:
-            raise ValueError("is not the URL of a broker; an example is redis://localhost:6379/0")
+        read_url(url, "broker")
+        return url
+
+    @field_validator("limits_url")
+    @classmethod
+    def _is_limits_url(cls, url: str) -> str:
+        if url:
+            read_url(url, "limits")
         return url
 
     @property
@@ -142,7 +150,12 @@ class Settings(BaseSettings):
     @property
     def embedded(self) -> bool:
         """True when a waiting command runs a worker inside itself."""
-        return self.broker_url.startswith("memory:")
+        return self.broker.kind == "memory"
+
+    @property
+    def broker(self) -> Server:
+        """The broker that TIDEMILL_BROKER_URL names."""
+        return read_url(self.broker_url, "broker")
 
     @property
     def provider(self) -> str:
@@ -152,21 +165,38 @@ class Settings(BaseSettings):
     @property
     def effective_limits_url(self) -> str | None:
         """The Redis of the shared limits; None for limits inside the process."""
-        url = self.limits_url or self.broker_url
-        return url if url.startswith(("redis://", "rediss://", "redis+socket://", "unix://")) else None
+        return self.limits_url or (self.broker_url if self.broker.kind == "redis" else None)
 
 
 @cache
 def settings() -> Settings:
     """The process's settings, read on first use.
 
+    What `.env` decides about places is said on stderr, once a process.
+
     Raises:
-        SettingsError: a variable has a value that cannot work; the text names it.
+        SettingsError: a variable has a value that cannot work, or `.env` names a server that must not get a key; the
+            text names it.
     """
+    from_file: dict[str, Any] = _from_file()
+    dotenv.say_places(from_file)
     try:
-        return Settings()  # type: ignore[call-arg]  # values come from the environment
+        return Settings(**from_file)  # the other values come from the environment
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"{name}: {reason}. Change the variable, then try again.") from None
+
+
+def export_file() -> None:
+    """Put what `.env` decides into the environment, so that processes that this one starts decide nothing anew."""
+    for name, value in _from_file().items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _from_file() -> dict[str, str | None]:
+    return dotenv.read([str(field.validation_alias) for field in Settings.model_fields.values()])

@@ -4,6 +4,7 @@ FAULTS maps each name to a function that turns a call into the Answer which the 
 Error shapes: reference/openai.md 1.4, 2.5 and 3.
 """
 
+import gzip
 import math
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tidemill.simulator.options import Options
 from tidemill.simulator.replies import LONE_SURROGATE, Reply, encode, error_body, generate
 
 HUGE_CHARS = 5_000_000
+BOMB = gzip.compress(b" " * 10_000_000) * 100  # 1 MB that is a gigabyte
 
 
 @dataclass(slots=True)
@@ -146,6 +148,10 @@ def _huge(call: Call, options: Options, identity: str) -> Answer:
     return good(call, replace(options, reply_chars=HUGE_CHARS), identity)
 
 
+def _bomb(call: Call, options: Options, identity: str) -> Answer:
+    return replace(good(call, options, identity), body=BOMB, headers=b"content-encoding: gzip\r\n")
+
+
 def _context(call: Call, _options: Options, _identity: str) -> Answer:
     message = (
         "This model's maximum context length is 128000 tokens. However, your messages resulted in "
@@ -184,6 +190,7 @@ FAULTS: dict[str, FaultFunction] = {
     "length": _length,
     "nul": _nul,
     "huge": _huge,
+    "bomb": _bomb,
     "nousage": _changed(sends_usage=False),
     "context": _context,
     "notfound": model_not_found,

@@ -19,9 +19,11 @@ from tests.waiting import limit, wait_until
 
 
 class Broker:
-    """A Valkey (or Redis) server on a free loopback port; a context manager."""
+    """A Valkey (or Redis) server on a free loopback port, with more options of its own; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str, configuration: Path | None = None) -> None:
+        self._command = [_broker_binary(), *([str(configuration)] if configuration else [])]
+        self._options = options
         self._folder = tempfile.mkdtemp(prefix="tidemill-broker-")
         self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -40,11 +42,10 @@ class Broker:
             "",
             "--appendonly",
             "no",
+            *self._options,
         )
-        self._process = subprocess.Popen(
-            [_broker_binary(), *options], stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        wait_until(lambda: self._answers(b"PING") == b"+PONG", "the broker answers")
+        self._process = subprocess.Popen([*self._command, *options], stdout=subprocess.DEVNULL, start_new_session=True)
+        wait_until(lambda: self._answers(b"PING").startswith((b"+PONG", b"-NOAUTH")), "the broker answers")
 
     def flush(self) -> None:
         """Forget everything: FLUSHALL."""

@@ -13,7 +13,7 @@ from types import FrameType
 from tidemill.migrations import ensure
 from tidemill.models import interpreters
 from tidemill.models.errors import TidemillError
-from tidemill.models.settings import settings
+from tidemill.models.settings import export_file, settings
 
 RESTART_SECONDS = 2.0
 
@@ -69,6 +69,7 @@ def main() -> int:
     try:
         ensure()
         window = settings().window
+        export_file()
     except TidemillError as error:
         print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

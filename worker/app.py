@@ -8,7 +8,7 @@ from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # th
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from tidemill.migrations import ensure
-from tidemill.models import blobs, journal
+from tidemill.models import blobs, broker, journal
 from tidemill.models.broker import app as make_app
 from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.provider import check
@@ -50,17 +50,28 @@ def _check(sender: _Controller, **_: object) -> None:
             raise SettingsError("A tidemill worker needs Celery's thread pool: leave out -P, or say -P threads.")
         check(settings())
         ensure()
+        _say_what_is_missing()
     except TidemillError as error:
         _print(error)
         sys.exit(error.exit_code)
-    try:
-        blobs.check()
-    except blobs.BlobError as error:
-        _print(error)  # prompts can be asked without it
 
 
-def _print(error: TidemillError) -> None:
-    print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
+def _say_what_is_missing() -> None:
+    """Say what the worker can do without, or wait for. Raises SettingsError for a server that cannot be a broker."""
+    for attempt in (broker.check, broker.check_limits, blobs.check):
+        try:
+            attempt()
+        except (broker.BrokerError, blobs.BlobError) as error:
+            _print(error)
+    if settings().effective_limits_url is None:
+        _print(
+            "Each worker process keeps limits of its own, so that together they may call faster than --rpm and --tpm "
+            "say. Set TIDEMILL_LIMITS_URL to a Redis, and they share them."
+        )
+
+
+def _print(sentence: object) -> None:
+    print(f"tidemill: {sentence}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
 
 
 @worker_ready.connect(weak=False)

@@ -24,7 +24,7 @@ DUPLICATE_SECONDS = 1_800.0
 """How long after a second request the creation of the first one may turn up."""
 
 NO_SUCH_ENDPOINT = (404, 405, 501)
-_CERTAIN = ("connect", "request", "store")
+_CERTAIN = ("connect", "local", "request", "store")
 """Kinds of errors after which nothing can have been created; a rejection is certain, too."""
 
 Send = Callable[[str], Awaitable[RemoteObject]]

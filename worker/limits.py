@@ -12,9 +12,9 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode
 
 from tidemill.models.errors import SettingsError
+from tidemill.models.servers import read_url
 from tidemill.worker.bucket import DAY_SECONDS, REFUND_SECONDS, Bucket
 from tidemill.worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, admit, apply, microseconds
 
@@ -288,7 +288,7 @@ class Limiter:
 
 
 def limiter(url: str | None) -> Limiter:
-    """The limiter of this process: over the Redis at `url` (redis, rediss, unix or redis+socket); None: in memory.
+    """The limiter of this process: over the Redis at `url` (see `models.servers`); None: in memory.
 
     Raises:
         SettingsError: the URL cannot be read. A Redis that is away raises nothing, here or later.
@@ -300,23 +300,14 @@ def limiter(url: str | None) -> Limiter:
     from redis.backoff import NoBackoff
 
     try:
-        client = Redis.from_url(
-            _redis_url(url),
-            socket_timeout=REDIS_SECONDS,
-            socket_connect_timeout=REDIS_SECONDS,
-            retry=Retry(NoBackoff(), 1),  # one retry, for a connection that a restart has cut
-        )
-    except ValueError:
-        raise SettingsError("TIDEMILL_LIMITS_URL is not a Redis URL; an example is redis://localhost:6379/0.") from None
+        server = read_url(url, "limits")
+    except ValueError as error:
+        raise SettingsError(f"TIDEMILL_LIMITS_URL {error}.") from None
+    client = Redis.from_url(
+        server.redis_url,
+        socket_timeout=REDIS_SECONDS,
+        socket_connect_timeout=REDIS_SECONDS,
+        retry=Retry(NoBackoff(), 1),  # one retry, for a connection that a restart has cut
+        **server.redis_tls,
+    )
     return Limiter(client.register_script(LUA))
-
-
-def _redis_url(url: str) -> str:
-    """Celery's spelling of a Redis URL in redis-py's: redis+socket://, ?virtual_host=, ?ssl_cert_reqs=CERT_..."""
-    address, _, query = url.replace("redis+socket://", "unix://", 1).partition("?")
-    options = dict(parse_qsl(query))
-    if "virtual_host" in options:
-        options["db"] = options.pop("virtual_host").strip("/")
-    if "ssl_cert_reqs" in options:
-        options["ssl_cert_reqs"] = options["ssl_cert_reqs"].lower().removeprefix("cert_")
-    return f"{address}?{urlencode(options)}" if options else address

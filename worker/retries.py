@@ -159,15 +159,26 @@ NAMED: frozenset[ErrorKind] = frozenset({"status", "failed"})  # the kinds with 
 RULES: tuple[Rule, ...] = (
     # The server was not reached
     Rule("hold", "connect_failed", kinds={"connect"}, sentence=UNREACHABLE),
+    # Nothing was sent, because this machine has too many files open
+    Rule(
+        "retry",
+        "too_many_open_files",
+        kinds={"local"},
+        sentence="{reason}; raise the limit of open files (ulimit -n), or lower TIDEMILL_WINDOW.",
+        base_seconds=OVERLOADED_BASE_SECONDS,
+        counted=False,
+    ),
     # Nothing was sent, because the store of pictures is out of reach
     Rule("retry", "picture_unreadable", kinds={"store"}, base_seconds=OVERLOADED_BASE_SECONDS),
     # The request was sent, and no usable answer came back; it may have been billed
     Rule("retry", "timeout", kinds={"timeout"}),
     Rule("retry", "connection_reset", kinds={"reset"}),
     Rule("retry", "connection_cut", kinds={"cut"}),
+    Rule("fail", "unsupported_encoding", kinds={"malformed"}, names=frozenset({"unsupported_encoding"})),
     Rule("retry", "malformed_reply", kinds={"malformed"}),
     Rule("retry", "empty_reply", kinds={"empty"}),
     # Answers, paid and final
+    Rule("fail", "reply_too_large", kinds={"too_large"}, sentence="{reason}; ask for less, or lower max_tokens."),
     Rule("fail", "refused", kinds={"refused"}),
     Rule("fail", "content_filter", kinds={"content_filter"}),
     Rule("fail", "length", kinds={"length"}, sentence="{reason}; raise max_tokens or lower the reasoning effort."),

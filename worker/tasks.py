@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tidemill.models.broker import TASK
 from tidemill.models.broker import app as make_app
+from tidemill.models.descriptors import window_that_fits
 from tidemill.models.feed import forget_sent
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
@@ -22,11 +23,11 @@ def start(window: int | None = None, scope: Scope | None = None) -> Runner:
     """Start this process's runner and its maintenance.
 
     Args:
-        window: calls in flight at most; by default TIDEMILL_WINDOW.
+        window: calls in flight at most; by default TIDEMILL_WINDOW. Fewer if the system allows too few open files.
         scope: whose jobs this process feeds; by default all of the configured provider.
     """
     global current, _maintenance
-    current = Runner(window or settings().window, scope or Scope())
+    current = Runner(window_that_fits(window or settings().window), scope or Scope())
     _maintenance = Maintenance(current)
     _started.set()
     return current

@@ -10,6 +10,7 @@ from typing import NoReturn, TypeAlias
 import typer
 
 from tidemill import migrations
+from tidemill.models import broker
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.settings import settings
@@ -54,6 +55,7 @@ def carry_out(
     migrations.ensure()
     if dry_run:
         return _print_estimate(order, as_json)
+    broker.refuse_unsupported()
     stop_like_ctrl_c()
     began = time.monotonic()
     opened = open_batch(order)

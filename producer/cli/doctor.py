@@ -16,6 +16,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.provider import CallError, list_models
 from tidemill.models.settings import Settings, settings
 from tidemill.models.text import one_line
+from tidemill.models.urls import shown_url
 from tidemill.producer.screen.printing import print_json, print_table
 
 _LITTLE_DISK_BYTES = 500_000_000
@@ -103,9 +104,16 @@ def _disk() -> str:
 def _broker() -> str:
     if settings().embedded:
         return "none: commands run a worker inside themselves"
-    if not broker.is_reachable():
-        raise TidemillError(f"{broker.shown_url()} does not answer. Start it or fix TIDEMILL_BROKER_URL.")
+    broker.check()
     return broker.shown_url()
+
+
+def _limits() -> str:
+    url = settings().effective_limits_url
+    if url is None:
+        return "kept in each worker process" + ("" if settings().embedded else "; TIDEMILL_LIMITS_URL would share them")
+    broker.check_limits()
+    return f"shared through {shown_url(url)}"
 
 
 def _key() -> str:
@@ -128,6 +136,7 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "disk": _disk,
     "pictures": blobs.check,
     "broker": _broker,
+    "limits": _limits,
     "key": _key,
     "provider": _provider,
 }
@@ -150,7 +159,6 @@ def _shown(name: str, value: object) -> str:
         return "set" if value.get_secret_value() else "not set"
     if name == "TIDEMILL_BLOBS_URL":
         return blobs.shown_url() if value else ""
-    if name.endswith("_URL") and "@" in str(value):
-        scheme, _, rest = str(value).partition("://")
-        return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    if name.endswith("_URL") and "://" in str(value):
+        return shown_url(str(value))
     return "" if value is None else str(value)

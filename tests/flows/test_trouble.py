@@ -87,6 +87,17 @@ def test_lasting_faults_fail_their_row_at_once_and_no_other(
     assert [row["output_tokens"] for row in ran.rows] == [billed.get(prompt, 0) for prompt in prompts]
 
 
+@pytest.mark.parametrize("transport", ["sdk", "http"])
+def test_a_reply_that_would_fill_the_memory_fails_its_row_after_one_call(
+    tidemill: Tidemill, simulator: Simulator, transport: str
+) -> None:
+    path = tidemill.prompts("bombs.jsonl", ["all is well", *(f"!!bomb number {n}" for n in range(10))])
+    ran = tidemill("ask", "-i", path, "-o", "-", "--transport", transport)
+    assert [row["error_code"] for row in ran.rows] == [None, *["reply_too_large"] * 10]
+    assert "larger than 64 MB" in ran.rows[1]["error"]
+    assert len(simulator.paid()) == 11
+
+
 def test_an_answer_that_is_cut_is_kept_and_marked(tidemill: Tidemill) -> None:
     path = tidemill.prompts("cut.jsonl", ["all is well", "!!length for ever"])
     ran = tidemill("ask", "-i", path, "-o", "-", *HTTP).ok()

@@ -326,6 +326,15 @@ def test_a_delay_never_reaches_beyond_the_retry_time() -> None:
     assert judge(http(500), failures=6, age=3590.0, random=1.0).delay_seconds == 10.0
 
 
+def test_a_reply_that_is_too_large_is_never_paid_again() -> None:
+    assert short(judge(CallError("too_large", code="reply_too_large"))) == ("fail", "reply_too_large", True, False)
+
+
+def test_a_machine_with_too_many_open_files_holds_nobody_and_counts_nothing() -> None:
+    verdict = judge(CallError("local", code="too_many_open_files"), failures=7)
+    assert short(verdict) == ("retry", "too_many_open_files", False, False)
+
+
 # --- the table itself -------------------------------------------------------------------------------------------------
 
 
@@ -349,7 +358,7 @@ def test_every_row_can_be_reached() -> None:
         for name in (
             None, "insufficient_quota", "invalid_api_key", "content_filter", "slow_down", "rate_limit_exceeded",
             "server_error", "server_is_overloaded", "failed_to_download_image", "exceed_context_size_error",
-            next(iter(PERMANENT_NAMES)),
+            "unsupported_encoding", next(iter(PERMANENT_NAMES)),
         )
     ]  # fmt: skip
     reached = {id(next(rule for rule in RULES if rule.fits(error))) for error in errors}

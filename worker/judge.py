@@ -16,7 +16,7 @@ from tidemill.worker.sentiment import UNJUDGEABLE, Judgement, judge, models
 log = logging.getLogger(__name__)
 
 CHILD = "from tidemill.worker.judge import serve; serve()"
-START_SECONDS = 60.0
+START_SECONDS = 30.0
 TEXT_SECONDS = 5.0
 """A child that takes longer over the texts that it is sent at once is killed; it needs no tenth of that."""
 
@@ -130,9 +130,9 @@ def _cut(text: str) -> str:
 def serve() -> None:
     """Be the child: read lists of texts, and send their judgements, until the parent is gone."""
     parent = Parent(2 * TEXT_SECONDS)
+    models()  # in time for the first replies
     if hasattr(os, "nice"):
         os.nice(5)  # calls and their settling go first
-    models()  # in time for the first replies
     parent.send(None)
     while True:
         texts, _ = parent.receive()

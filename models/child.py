@@ -11,6 +11,7 @@ end runs anything that the other sends, so hostile input that takes a child over
 import json
 import os
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -23,9 +24,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tidemill.models import interpreters
+from tidemill.models.errors import TidemillError
 
 LARGEST_FRAME_BYTES = 256 * 2**20
 """A frame that claims to be longer is not read."""
+
+START_SECONDS = 60.0
 
 _LENGTHS = struct.Struct("!II")
 _PIECE_BYTES = 2**16
@@ -48,24 +52,43 @@ class Child:
         """Start it, in a process group of its own: Ctrl-C is for the parent.
 
         Raises:
-            OSError: it cannot be started.
+            TidemillError: it cannot be started.
         """
-        self._process = subprocess.Popen(  # noqa: S603  # our own interpreter, with code of our own
-            interpreters.command("-c", code),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # C libraries write their complaints about a file there
-            # One arena: each further thread's would take 64 MB of address space without using them.
-            env={**interpreters.bare_environment(), "MALLOC_ARENA_MAX": "1"},
-            process_group=0,
-            bufsize=0,
-        )
+        self._command = interpreters.command("-c", code)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  # our own interpreter, with code of our own
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # C libraries write their complaints about a file there
+                # One arena: each further thread's would take 64 MB of address space without using them.
+                env={**interpreters.bare_environment(), "MALLOC_ARENA_MAX": "1"},
+                process_group=0,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise self._no_start() from error
         assert self._process.stdin is not None and self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._to, False)
         os.set_blocking(self._from, False)
         self._received = bytearray()
         self.pid = self._process.pid
+
+    def wait_until_ready(self, settings: object = None, *, seconds: float = START_SECONDS) -> None:
+        """Send it its settings, a JSON value, and wait until it has loaded what it needs.
+
+        Raises:
+            TidemillError: it ended, or is not ready within so many seconds.
+        """
+        try:
+            self.send(settings, seconds=seconds)
+            self.receive(seconds)
+        except (TimeoutError, EOFError) as error:
+            raise self._no_start() from error
+
+    def _no_start(self) -> TidemillError:
+        return TidemillError(f"A child process does not start; this shows why: {shlex.join(self._command)}")
 
     def send(self, head: object, body: bytes = b"", *, seconds: float) -> None:
         """Send a frame; `head` is a JSON value.
@@ -153,14 +176,23 @@ class Parent:
     """
 
     def __init__(self, busy_seconds: float) -> None:
-        """`busy_seconds` is how long the child may be silent over one frame before it is dead."""
+        """`busy_seconds` is how long the child may be silent over one frame before it is dead.
+
+        Afterwards `settings` are there; call `say_ready` once all that they need is loaded.
+        """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for deadly in (signal.SIGHUP, signal.SIGALRM):
             signal.signal(deadly, signal.SIG_DFL)
-        self._alarm_seconds = int(busy_seconds) + 1
+        self._alarm_seconds = 0
         self._frames = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)  # so that no stray print, of Python or C, can spoil the frames
         when_parent_is_gone(_leave)
+        self.settings, _ = self.receive()
+        self._alarm_seconds = int(busy_seconds) + 1
+
+    def say_ready(self) -> None:
+        """Tell the parent that items can come."""
+        self.send(None)
 
     def receive(self) -> tuple[Any, bytes]:
         """The parent's next frame, as head and body. Ends the process when there is none."""

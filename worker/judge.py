@@ -11,6 +11,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tidemill.models.child import Child, Parent
+from tidemill.models.errors import TidemillError
 from tidemill.worker.sentiment import UNJUDGEABLE, Judgement, judge, models
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Judge:
                         log.warning("the reply of job %d cannot be judged; its sentiment stays unknown", some[0][0])
                         judged.append((some[0][0], UNJUDGEABLE))
                     alone_until = max(alone_until, place + len(some))
-        except ChildProcessError:
+        except TidemillError:
             if not self._is_over():
                 log.warning("no process that judges replies can be started; this one does it")
                 unsuspected = batch[max(len(judged), alone_until) :]
@@ -94,19 +95,14 @@ class Judge:
         return [(key, Judgement(*fields)) for (key, _), fields in zip(texts, judgements, strict=True)]
 
     def _living_child(self) -> Child:
-        """The child, ready. Raises ChildProcessError where none can be."""
+        """The child, ready. Raises TidemillError where none can start."""
         if self._child is not None and self._child.is_alive:
             return self._child
         self._end_child()
+        child = self._child = Child(CHILD)
         if self._is_over():
-            raise ChildProcessError
-        try:
-            child = self._child = Child(CHILD)
-            if self._is_over():
-                child.kill()  # `finish_within` came when there was no child to kill
-            child.receive(START_SECONDS)
-        except (OSError, EOFError) as error:  # TimeoutError is an OSError
-            raise ChildProcessError from error
+            child.kill()  # `finish_within` came when there was no child to kill
+        child.wait_until_ready(seconds=START_SECONDS)
         return child
 
     def _is_over(self) -> bool:
@@ -133,7 +129,7 @@ def serve() -> None:
     models()  # in time for the first replies
     if hasattr(os, "nice"):
         os.nice(5)  # calls and their settling go first
-    parent.send(None)
+    parent.say_ready()
     while True:
         texts, _ = parent.receive()
         parent.send(judge(texts))

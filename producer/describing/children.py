@@ -3,13 +3,11 @@
 What a child is, and how it is spoken to, is in models/child.py.
 """
 
-import shlex
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self, TypeAlias
 
-from tidemill.models import interpreters
 from tidemill.models.child import Child, Parent, limit_memory
 from tidemill.models.errors import TidemillError
 
@@ -18,7 +16,6 @@ Frame: TypeAlias = tuple[Any, bytes]
 
 ITEM_SECONDS = 5.0
 """A child that takes longer over one item is killed."""
-START_SECONDS = 60.0
 MEMORY_BYTES = 256 * 2**20
 """Address space that a child may use beyond what it has when it is ready."""
 
@@ -73,30 +70,27 @@ class Children:
             self._end(child)
             child = None
         child = child or self._start()
-        result = self._exchange(child, head, body, ITEM_SECONDS)
+        try:
+            child.send(head, body, seconds=ITEM_SECONDS)
+            result = child.receive(ITEM_SECONDS)
+        except (TimeoutError, EOFError):
+            self._end(child)
+            raise
         self._idle.append(child)
         return result
 
     def _start(self) -> Child:
+        with self._lock:
+            if self._closed:
+                raise EOFError
+            child = Child(self._code)
+            self._living.add(child)
         try:
-            with self._lock:
-                if self._closed:
-                    raise EOFError
-                child = Child(self._code)
-                self._living.add(child)
-            self._exchange(child, self._settings, b"", START_SECONDS)
-        except (OSError, EOFError):  # TimeoutError is an OSError
-            command = shlex.join(interpreters.command("-c", self._code))
-            raise TidemillError(f"A child process does not start; this shows why: {command}") from None
-        return child
-
-    def _exchange(self, child: Child, head: object, body: bytes, seconds: float) -> Frame:
-        try:
-            child.send(head, body, seconds=seconds)
-            return child.receive(seconds)
-        except (TimeoutError, EOFError):
+            child.wait_until_ready(self._settings)
+        except TidemillError:
             self._end(child)
             raise
+        return child
 
     def _end(self, child: Child) -> None:
         child.end()
@@ -107,9 +101,8 @@ class Children:
 def serve(make: Callable[..., Callable[[Any, bytes], Frame]]) -> None:
     """Be the child: receive settings and then items, and send a result for each."""
     parent = Parent(2 * ITEM_SECONDS)
-    settings, _ = parent.receive()
-    work = make(*settings)
+    work = make(*parent.settings)
     limit_memory(MEMORY_BYTES)
-    parent.send(None)
+    parent.say_ready()
     while True:
         parent.send(*work(*parent.receive()))

@@ -11,10 +11,12 @@ import pytest
 
 from tests.waiting import limit
 from tidemill.models.child import Child
+from tidemill.models.errors import TidemillError
 
 ECHO = """
 from tidemill.models.child import Parent, limit_memory
 parent = Parent(600)
+parent.say_ready()
 while True:
     head, body = parent.receive()
     parent.send(head, body)
@@ -24,6 +26,7 @@ while True:
 @pytest.fixture
 def echo() -> Iterator[Child]:
     child = Child(ECHO)
+    child.wait_until_ready()
     yield child
     child.end()
 
@@ -43,6 +46,7 @@ def test_values_and_bytes_come_back_as_they_were(echo: Child) -> None:
 @pytest.mark.parametrize("stray", ["print('noise', flush=True)", "import os; os.write(1, b'noise')"])
 def test_what_a_library_prints_spoils_nothing(stray: str) -> None:
     child = Child(ECHO.replace("while", f"{stray}\nwhile", 1))
+    child.wait_until_ready()
     assert exchanged(child, [1]) == ([1], b"")
     child.end()
 
@@ -103,7 +107,10 @@ def test_killed_by_another_thread_it_lets_go_of_who_waits(echo: Child) -> None:
         exchanged(echo, None)
 
 
-def test_a_child_that_cannot_be_started_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_does_not_start_says_how_to_see_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    for code, seconds in (("1/0", limit()), ("import time; time.sleep(600)", 0.5)):
+        with pytest.raises(TidemillError, match="this shows why: /"):
+            Child(code).wait_until_ready(seconds=seconds)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(TidemillError, match="this shows why: /nowhere/python"):
         Child(ECHO)

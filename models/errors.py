@@ -34,7 +34,7 @@ class OptionError(SettingsError):
     """
 
     def __init__(self, option: str, value: object, why: str) -> None:
-        from tidemill.models.text import one_line  # slow to import, and needed only when something is wrong
+        from tidemill.models.text import one_line  # needed only when something is wrong
 
         self.option = option
         self.shown = one_line(repr(value), 60)

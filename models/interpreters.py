@@ -17,6 +17,19 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", *arguments]
 
 
-def environment() -> dict[str, str]:
-    """The environment of a child that can import what this process can, even if a notebook has changed its path."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([_BESIDE_US, *filter(None, sys.path)])}
+def bare_environment() -> dict[str, str]:
+    """The environment of a child that imports what this process can, even if a notebook has changed its path.
+
+    No key, password or URL is in it: what a child reads may be hostile.
+    """
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("LC_")}
+    return {**kept, "PYTHONPATH": os.pathsep.join([_BESIDE_US, *filter(None, sys.path)])}
+
+
+_KEPT = {
+    *("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP", "SYSTEMROOT", "XDG_CACHE_HOME"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "NIX_LD", "NIX_LD_LIBRARY_PATH"),
+    *("PYTHONHOME", "PYTHONUTF8", "PYTHONHASHSEED", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"),
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+}
+"""What an interpreter and the libraries under it need: where things are, and how text is written."""

@@ -27,7 +27,8 @@ from sqlalchemy import (
     text,
 )
 
-from tidemill.models.text import Json, SafeText, encode
+from tidemill.models.column_types import Json, SafeText
+from tidemill.models.text import encode
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -10,8 +10,6 @@ import re
 from typing import Any, NoReturn
 
 import orjson
-from sqlalchemy import Dialect, Text
-from sqlalchemy.types import TypeDecorator
 
 _INTRODUCER = "\ufdd0"  # a Unicode noncharacter: storable everywhere, reserved for use inside a program
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff\ufdd0]")
@@ -98,36 +96,6 @@ def printable(text: str) -> str:
     return _CONTROL.sub(
         lambda match: match[0] if match[0] in "\n\t" else match[0].encode("unicode_escape").decode(), text
     )
-
-
-class SafeText(TypeDecorator[str]):
-    """TEXT for any Python string, NUL and lone surrogates included."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Escape what the database cannot store."""
-        return None if value is None else encode(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Return the string as it was."""
-        return None if value is None else decode(value)
-
-
-class Json(TypeDecorator[object]):
-    """A JSON value in a TEXT column, the same on every database; None is NULL."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:
-        """Write the value as JSON; errors as `dumps`."""
-        return None if value is None else dumps(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> object:
-        """Read the value from JSON."""
-        return None if value is None else loads(value)
 
 
 def _dumps_slowly(value: object) -> str:

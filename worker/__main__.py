@@ -1,6 +1,7 @@
 """`tidemill worker --processes N` runs N Celery workers and restarts those that die.
 
-Each is a process of its own. A signal to stop goes to all of them, and they drain.
+Each is a process of its own. A signal to stop goes to all of them, and they drain. They do so, too, when this process
+is gone and has said nothing: it holds the other end of their standard input.
 """
 
 import argparse
@@ -33,7 +34,9 @@ class Supervisor:
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         # In a session of its own: the terminal's Ctrl-C reaches only us, and each worker gets exactly one signal.
-        return subprocess.Popen(command(number), start_new_session=True)  # noqa: S603  # our own command
+        return subprocess.Popen(  # noqa: S603  # our own command
+            command(number), stdin=subprocess.PIPE, start_new_session=True
+        )
 
     def stop(self, *_: int | FrameType | None) -> None:
         """Tell every worker to drain; the second time, to stop at once."""

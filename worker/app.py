@@ -1,6 +1,10 @@
 """A worker starts and stops here; `celery -A tidemill.worker.app worker` finds its app here, too."""
 
+import logging
+import os
+import signal
 import sys
+import threading
 import warnings
 from typing import Protocol
 
@@ -10,6 +14,7 @@ from celery.signals import setup_logging, worker_init, worker_ready, worker_shut
 from tidemill.migrations import ensure
 from tidemill.models import blobs, broker, journal
 from tidemill.models.broker import app as make_app
+from tidemill.models.child import when_parent_is_gone
 from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.provider import check
 from tidemill.models.settings import settings
@@ -17,6 +22,11 @@ from tidemill.worker import tasks
 
 # Celery warns root because messages may contain code; ours contain numbers, and must be JSON.
 warnings.simplefilter("ignore", SecurityWarning)
+
+log = logging.getLogger(__name__)
+
+AFTER_DRAIN_SECONDS = 45.0
+"""What a stop may take beyond `TIDEMILL_DRAIN_SECONDS`: with a database that is away, storing is tried for a while."""
 
 app = make_app()
 
@@ -28,10 +38,11 @@ class _Controller(Protocol):
 
 
 def run() -> None:
-    """Run one Celery worker, named by the last argument, as `celery -A tidemill.worker.app worker` does.
+    """Run one Celery worker, named by the last argument, until it is stopped or the process that started it is gone.
 
-    That command would also import from the working folder.
+    `celery -A tidemill.worker.app worker` would also import from the working folder.
     """
+    when_parent_is_gone(lambda: os.kill(os.getpid(), signal.SIGTERM))
     ours = ("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat")
     app.worker_main(["--quiet", "worker", *ours, "--hostname", sys.argv[-1]])
 
@@ -81,6 +92,9 @@ def _start(**_: object) -> None:
 
 @worker_shutting_down.connect(weak=False)
 def _stop_admitting(**_: object) -> None:
+    end = threading.Timer(settings().drain_seconds + AFTER_DRAIN_SECONDS, _end)
+    end.daemon = True
+    end.start()
     if tasks.current is not None:
         tasks.current.stop_admitting()
 
@@ -88,3 +102,11 @@ def _stop_admitting(**_: object) -> None:
 @worker_shutdown.connect(weak=False)
 def _stop(**_: object) -> None:
     tasks.stop()
+
+
+def _end() -> None:
+    log.error(
+        "not stopped %.0f s after its calls had to end; what is not stored runs again after its lease",
+        AFTER_DRAIN_SECONDS,
+    )
+    os._exit(1)

@@ -1,100 +1,135 @@
-"""Judging a reply costs more CPU than its call, so a child process does it.
+"""Judging a reply costs more CPU than its call, so a child process does it, and a reply can cost no more than that.
 
-Of our modules a child imports only this one and worker/sentiment.py, so it starts fast and stays small.
+Of our modules a child imports only this one, worker/sentiment.py and what they stand on, so it starts fast and stays
+small.
 """
 
+import logging
 import os
-import pickle
-import signal
-import subprocess
-import sys
+import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from tidemill.models import interpreters
-from tidemill.worker.sentiment import Judgement, judge, models
+from tidemill.models.child import Child, Parent
+from tidemill.models.errors import TidemillError
+from tidemill.worker.sentiment import UNJUDGEABLE, Judgement, judge, models
+
+log = logging.getLogger(__name__)
+
+CHILD = "from tidemill.worker.judge import serve; serve()"
+START_SECONDS = 30.0
+TEXT_SECONDS = 5.0
+"""A child that takes longer over the texts that it is sent at once is killed; it needs no tenth of that."""
+
+_TEXTS_SENT = 32
+_LONGEST_HEAD, _LONGEST_TAIL = 120_000, 60_000
+"""Characters that are sent of a reply that is a book; of its prose, half as many are looked at."""
+
+Text = tuple[int, str]
+"""What a text is known by, and the text."""
 
 
 class Judge:
     """Judges in one child process, which starts with the first batch and takes one batch after another.
 
-    The child is a fresh interpreter behind two pipes, not a `multiprocessing` one, which would import its
-    parent's program again (all of Celery, or a script with no `__main__` guard) and keep a tracker process. It ends
-    when its input does, so even if this process is killed. A child that dies is replaced once a batch; if that one
-    dies, too, the batch is judged in this process. Do not fork while one is open.
+    A child that dies, hangs or is stopped is replaced, and its texts are asked one by one: the one that takes the next
+    child with it cannot be judged. Where no child can start, this process judges. Do not fork while one is open.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
+        self._end_at = float("inf")
 
-    def submit(self, batch: list[tuple[int, str]]) -> Future[list[tuple[int, Judgement]]]:
+    def submit(self, batch: list[Text]) -> Future[list[tuple[int, Judgement]]]:
         """Judge `(id, text)` pairs; the future holds `(id, judgement)` in the same order. Never blocks.
+
+        After `finish_within`, the last ones may be left out.
 
         Raises:
             RuntimeError: `close` was called.
         """
         return self._thread.submit(self._judge, batch)
 
+    def finish_within(self, seconds: float) -> None:
+        """Leave out what is not judged by then: another worker's maintenance will find it."""
+        self._end_at = time.monotonic() + seconds
+        timer = threading.Timer(seconds, self._kill_child)
+        timer.daemon = True
+        timer.start()
+
     def close(self) -> None:
-        """End the child after its present batch; waiting batches are cancelled. May be called again."""
-        self._thread.shutdown(cancel_futures=True)
+        """End the child, whatever it is doing; waiting batches are cancelled. May be called again."""
+        self._end_at = 0.0
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._kill_child()
+        self._thread.shutdown()
         self._end_child()
 
-    def _judge(self, batch: list[tuple[int, str]]) -> list[tuple[int, Judgement]]:
-        texts = [text for _, text in batch]
-        judgements: list[Judgement] | None = None
-        for _ in range(2):
-            try:
-                judgements = self._ask(texts)
-                break
-            except (OSError, EOFError, pickle.UnpicklingError):  # the child is dead, or could not start
-                self._end_child()
-        return list(zip((key for key, _ in batch), judge(texts) if judgements is None else judgements, strict=True))
+    def _judge(self, batch: list[Text]) -> list[tuple[int, Judgement]]:
+        judged: list[tuple[int, Judgement]] = []
+        alone_until = 0  # texts before this one are asked one by one: a child was lost to one of them
+        try:
+            self._living_child()
+            while (place := len(judged)) < len(batch) and not self._is_over():
+                some = batch[place : place + (1 if place < alone_until else _TEXTS_SENT)]
+                try:
+                    judged += self._ask(some)
+                except (TimeoutError, EOFError):
+                    self._end_child()
+                    if place < alone_until and not self._is_over():
+                        log.warning("the reply of job %d cannot be judged; its sentiment stays unknown", some[0][0])
+                        judged.append((some[0][0], UNJUDGEABLE))
+                    alone_until = max(alone_until, place + len(some))
+        except TidemillError:
+            if not self._is_over():
+                log.warning("no process that judges replies can be started; this one does it")
+                unsuspected = batch[max(len(judged), alone_until) :]
+                judged += [(key, judge([text])[0]) for key, text in unsuspected]
+        return judged
 
-    def _ask(self, texts: list[str]) -> list[Judgement]:
-        child = self._child = self._child or _start()
-        assert child.stdin is not None and child.stdout is not None
-        pickle.dump(texts, child.stdin)
-        child.stdin.flush()
-        judgements: list[Judgement] = pickle.load(child.stdout)  # noqa: S301  # our own child wrote it
-        return judgements
+    def _ask(self, texts: list[Text]) -> list[tuple[int, Judgement]]:
+        child = self._living_child()
+        child.send([_cut(text) for _, text in texts], seconds=TEXT_SECONDS)
+        judgements, _ = child.receive(TEXT_SECONDS)
+        return [(key, Judgement(*fields)) for (key, _), fields in zip(texts, judgements, strict=True)]
+
+    def _living_child(self) -> Child:
+        """The child, ready. Raises TidemillError where none can start."""
+        if self._child is not None and self._child.is_alive:
+            return self._child
+        self._end_child()
+        child = self._child = Child(CHILD)
+        if self._is_over():
+            child.kill()  # `finish_within` came when there was no child to kill
+        child.wait_until_ready(seconds=START_SECONDS)
+        return child
+
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self._end_at
+
+    def _kill_child(self) -> None:
+        if (child := self._child) is not None:
+            child.kill()  # whoever waits for it goes on
 
     def _end_child(self) -> None:
         child, self._child = self._child, None
-        if child is None:
-            return
-        child.kill()  # it has nothing that could be lost
-        for pipe in (child.stdin, child.stdout):
-            try:
-                if pipe is not None:
-                    pipe.close()
-            except OSError:
-                pass  # the child is dead, so what was not sent is lost anyway
-        child.wait()
+        if child is not None:
+            child.end()  # it has nothing that could be lost
 
 
-def _start() -> subprocess.Popen[bytes]:
-    """Start the child, in a process group of its own: Ctrl-C is for the parent."""
-    return subprocess.Popen(  # noqa: S603  # our own interpreter, with code of our own
-        interpreters.command("-c", "from tidemill.worker.judge import serve; serve()"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=interpreters.environment(),
-        process_group=0,
-    )
+def _cut(text: str) -> str:
+    whole = len(text) <= _LONGEST_HEAD + _LONGEST_TAIL
+    return text if whole else f"{text[:_LONGEST_HEAD]}\n{text[-_LONGEST_TAIL:]}"
 
 
 def serve() -> None:
-    """The child: pickled lists of texts on stdin, their judgements on stdout, until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Be the child: read lists of texts, and send their judgements, until the parent is gone."""
+    parent = Parent(2 * TEXT_SECONDS)
+    models()  # in time for the first replies
     if hasattr(os, "nice"):
         os.nice(5)  # calls and their settling go first
-    models()  # in time for the first replies
-    replies, sys.stdout = sys.stdout.buffer, sys.stderr  # so that a stray print cannot damage the stream
+    parent.say_ready()
     while True:
-        try:
-            texts = pickle.load(sys.stdin.buffer)  # noqa: S301  # our own parent wrote it
-            pickle.dump(judge(texts), replies)
-            replies.flush()
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            os._exit(0)  # the parent is gone, maybe in the middle of a batch
+        texts, _ = parent.receive()
+        parent.send(judge(texts))

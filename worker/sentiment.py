@@ -61,6 +61,9 @@ class Judgement(NamedTuple):
     language: str | None
 
 
+UNJUDGEABLE = Judgement("unknown", None, None)
+
+
 class Models(NamedTuple):
     """VADER's analyser, the words that can make it score a sentence, and py3langid's identifier."""
 

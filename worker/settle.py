@@ -99,6 +99,7 @@ class Settler:
         It waits this long for a database that does not answer; jobs that are not written then run again.
         """
         self._give_up_at = time.monotonic() + patience_seconds
+        self._judge.finish_within(patience_seconds)
         self._endings.put(None)
         self._thread.join()
         self._judge.close()

@@ -19,7 +19,8 @@ from tidemill.producer.batches.progress import counted
 from tidemill.producer.batches.results import rows_of
 from tidemill.producer.batches.run import After
 from tidemill.producer.describing import gallery, sidecars
-from tidemill.producer.describing.images import thumbnail
+from tidemill.producer.describing.children import Children
+from tidemill.producer.describing.images import thumbnails
 from tidemill.producer.describing.picture_files import MAX_SIDE, Pictures, find
 from tidemill.producer.describing.picture_rows import PictureRows
 from tidemill.producer.describing.sidecars import Existing
@@ -45,6 +46,8 @@ def _object(**properties: JsonObject) -> JsonObject:
 
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}
+
+THUMBNAIL_PIXELS = 320
 
 PRESETS = {
     "caption": Preset("Describe this picture in one or two plain sentences. Say only what can be seen."),
@@ -176,14 +179,16 @@ def gallery_writer(path: str) -> After:
 
 def _write_gallery(path: str, batch: Batch) -> None:
     rows = rows_of(batch.id, batch.submission, pictures=True)
-    count = gallery.write(path, batch.id, batch.progress().summary(), rows, _thumbnail)
+    with Children(1, thumbnails) as children:
+        thumbnail = partial(_thumbnail, children)
+        count = gallery.write(path, batch.id, batch.progress().summary(), rows, thumbnail)
     say(f"{path}: {counted(count, 'picture')} with their captions.")
 
 
-def _thumbnail(row: JsonObject) -> bytes | None:
+def _thumbnail(children: Children, row: JsonObject) -> bytes | None:
     if row.get("sha256") is None:
         return None
     try:
-        return thumbnail(blobs.get(row["sha256"]))
-    except blobs.BlobError:
+        return children.submit(THUMBNAIL_PIXELS, blobs.get(row["sha256"])).result()[1]
+    except (blobs.BlobError, TimeoutError, EOFError):
         return None  # the gallery shows a plain tile

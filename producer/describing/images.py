@@ -20,14 +20,14 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
-from typing import BinaryIO, Self, TypeVar, cast
+from typing import Any, BinaryIO, Self, TypeVar, cast
 
 from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
 
 from tidemill.models.errors import InputError
 from tidemill.models.options import Detail
 from tidemill.models.vision import usable_size
-from tidemill.producer.describing.children import ITEM_SECONDS, MEMORY_BYTES, Children
+from tidemill.producer.describing.children import ITEM_SECONDS, MEMORY_BYTES, Children, Frame
 
 T = TypeVar("T")
 SizeFor = Callable[[int, int], tuple[int, int]]
@@ -80,6 +80,14 @@ _NEAR = 15 / 16
 """A JPEG decodes several times faster at a half, a quarter or an eighth; a size this near is not shrunk further."""
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedPicture:
     """A picture ready to be sent. The same file and settings give the same bytes.
@@ -129,10 +137,7 @@ class Preparer:
         if likeness and find_spec("imagehash") is None:
             raise InputError("Finding pictures that look alike needs a package: pip install 'tidemill[dedupe]'.")
         self._count = processes or os.cpu_count() or 1
-        size_for = partial(usable_size, model, detail=detail, max_side=max_side)
-        self._children: Children[str | bytes, PreparedPicture | RefusedPicture] = Children(
-            self._count, decoder, size_for, likeness
-        )
+        self._children = Children(self._count, decoder, model, detail, max_side, likeness)
 
     def __enter__(self) -> Self:
         return self
@@ -148,17 +153,23 @@ class Preparer:
         Raises:
             TidemillError: no child process can be started.
         """
-        waiting: deque[tuple[T, str | bytes, Future[PreparedPicture | RefusedPicture]]] = deque()
+        waiting: deque[tuple[T, str | bytes, Future[Frame]]] = deque()
         for key, source in items:
-            waiting.append((key, source, self._children.submit(source)))
+            frame = (source, b"") if isinstance(source, str) else (None, source)
+            waiting.append((key, source, self._children.submit(*frame)))
             while len(waiting) > 2 * self._count or (waiting and waiting[0][2].done()):
                 yield _outcome(*waiting.popleft())
         while waiting:
             yield _outcome(*waiting.popleft())
 
 
-def thumbnail(content: bytes, side: int = 320) -> bytes:
-    """A JPEG of at most `side` pixels a side, on white. Only for `PreparedPicture.content`, never for foreign files."""
+def thumbnails() -> Callable[[int, bytes], Frame]:
+    """What makes thumbnails of prepared pictures. Called in a child: whoever wrote the store may be hostile."""
+    return lambda side, content: (None, thumbnail(content, side))
+
+
+def thumbnail(content: bytes, side: int) -> bytes:
+    """A JPEG of at most `side` pixels a side, on white, of `PreparedPicture.content`."""
     with Image.open(BytesIO(content), formats=("JPEG", "PNG")) as image:
         image.thumbnail((side, side))
         canvas = Image.new("RGB", image.size, "white")
@@ -166,8 +177,8 @@ def thumbnail(content: bytes, side: int = 320) -> bytes:
         return _saved(canvas, "JPEG")
 
 
-def decoder(size_for: SizeFor, likeness: bool) -> Callable[[str | bytes], PreparedPicture | RefusedPicture]:
-    """What prepares one file or its bytes. Called in the child; loads what decoding needs."""
+def decoder(model: str, detail: Detail, max_side: int, likeness: bool) -> Callable[[str | None, bytes], Frame]:
+    """What prepares the file of a path, or bytes where that is None. Called in the child; loads what decoding needs."""
     from PIL import AvifImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # they register themselves
 
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the other cores have children of their own
@@ -178,19 +189,49 @@ def decoder(size_for: SizeFor, likeness: bool) -> Callable[[str | bytes], Prepar
     if find_spec("pillow_heif") is not None:
         import_module("pillow_heif").register_heif_opener(decode_threads=1)
         formats = (*_FORMATS, _HEIF)
-    return _Decoder(formats, size_for, import_module("imagehash").phash if likeness else None)
+    size_for = partial(usable_size, model, detail=detail, max_side=max_side)
+    prepare = _Decoder(formats, size_for, import_module("imagehash").phash if likeness else None)
+
+    def work(path: str | None, content: bytes) -> Frame:
+        result = prepare(content if path is None else path)
+        if isinstance(result, RefusedPicture):
+            return (result.code, result.reason), b""
+        about = {each: getattr(result, each) for each in _FIELDS}
+        return about, result.content
+
+    return work
 
 
-def _outcome(
-    key: T, source: str | bytes, future: "Future[PreparedPicture | RefusedPicture]"
-) -> tuple[T, PreparedPicture | RefusedPicture]:
+def _outcome(key: T, source: str | bytes, future: "Future[Frame]") -> tuple[T, PreparedPicture | RefusedPicture]:
     try:
-        return key, future.result()
+        return key, _received(*future.result())
     except TimeoutError:
         code, reason = "too_slow", f"takes longer than {ITEM_SECONDS:g} seconds to decode; save it smaller, as JPEG."
     except EOFError:
         code, reason = "decoder_crashed", "the decoder died of it; save it again, as JPEG or PNG."
     return key, RefusedPicture(code, f"{_name(source)}: {reason}")
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "format": MEDIA_TYPES.__contains__,
+    **dict.fromkeys(("width", "height", "source_width", "source_height", "source_bytes"), _is_count),
+    "source_format": _is_text,
+    "notes": lambda value: isinstance(value, list | tuple) and all(map(_is_text, value)),
+    "likeness": lambda value: value is None or (_is_text(value) and re.fullmatch("[0-9a-f]{16}", value) is not None),
+}
+"""What a child says of a picture, and what it must look like: a hostile file may have taken the child over."""
+
+
+def _received(head: Any, content: bytes) -> PreparedPicture | RefusedPicture:
+    """What a child has sent; EOFError if it is not what our own code would send."""
+    if isinstance(head, list) and len(head) == 2 and all(map(_is_text, head)):
+        return RefusedPicture(*head)
+    if not isinstance(head, dict) or head.keys() != _FIELDS.keys():
+        raise EOFError
+    if not all(is_right(head[name]) for name, is_right in _FIELDS.items()):
+        raise EOFError
+    about = head | {"notes": tuple(head["notes"])}
+    return PreparedPicture(sha256=hashlib.sha256(content).hexdigest(), content=content, **about)
 
 
 def _name(source: str | bytes) -> str:

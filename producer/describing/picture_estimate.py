@@ -19,8 +19,8 @@ from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.describing.images import PreparedPicture, RefusedPicture
 from tidemill.producer.describing.picture_files import Pictures, PreparedFile, prepare, row_of
+from tidemill.producer.intake.cells import CHUNK_ROWS
 from tidemill.producer.intake.requests import parse_template
-from tidemill.producer.intake.tables import CHUNK_ROWS
 
 COMPARED_DETAILS: tuple[Detail, ...] = ("low", "high", "auto")
 COMPARED_SIDES = (512, 1024, 2048)

@@ -2,14 +2,13 @@
 
 Three steps. A reader of `_READERS` turns a source into records: pairs of a number and a dict of the source's columns.
 `intake.requests` turns a record into a request. `_rows` joins the two and decides what becomes of a bad row. All of it
-streams, except Excel and `.json`, which can only be read whole. Lines are read in `intake.lines`, tables here.
+streams, except Excel and `.json`, which can only be read whole. Lines are read in `intake.lines`, binary tables in
+`intake.packed`, other tables here.
 
-pandas takes a second to import, so only CSV, Excel and DataFrames do it.
+pandas takes a second to import, so only CSV and DataFrames do it.
 """
 
-import base64
 import csv
-import datetime
 import io
 import math
 import re
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
+from tidemill.producer.intake.cells import CHUNK_ROWS, cells_of, frame_records, plain, unique
 from tidemill.producer.intake.lines import (
     ByteStream,
     decoded,
@@ -35,13 +35,13 @@ from tidemill.producer.intake.lines import (
     text_lines,
     undecodable_file,
 )
+from tidemill.producer.intake.packed import parquet_records, workbook_records
 from tidemill.producer.intake.records import BadRowError, Input, Records
 from tidemill.producer.intake.requests import Asker, Request, custom_id
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CHUNK_ROWS = 1_000
 FIRST_CHUNK_ROWS = 32  # small, so that workers start at once
 CHUNK_SECONDS = 1.0  # a slow pipe does not keep workers waiting for a full chunk
 
@@ -106,7 +106,7 @@ def open_source(source: Source, skip_bad_rows: bool, on_bad_row: Callable[[str],
         input_ = Input("standard input" if source == "-" else str(source), skip_bad_rows, on_bad_row)
         return input_, standard_input(input_) if source == "-" else file_records(Path(source), input_)
     input_ = Input("the DataFrame" if _is_frame(source) else "the input", skip_bad_rows, on_bad_row, unit="row")
-    return input_, _frame_records(source) if _is_frame(source) else _item_records(source, input_)
+    return input_, frame_records(source) if _is_frame(source) else _item_records(source, input_)
 
 
 def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -186,7 +186,7 @@ def _csv_records(file: ByteStream, input_: Input, delimiter: str = ",") -> Recor
         header, header_row, delimiter = _csv_header(text, input_, delimiter)
         numbers = range(len(header) + _SPARE_CELLS)
         stream = _Headed(delimiter.join(map(str, numbers)) + "\n", text)
-        names, first = _unique(header), header_row + 1
+        names, first = unique(header), header_row + 1
         for columns in _csv_chunks(stream, numbers, delimiter, input_, header_row) if names else ():
             for number, cells in enumerate(zip(*columns, strict=True), first):
                 if any(cells[len(names) :]):
@@ -207,7 +207,7 @@ def _csv_chunks(
     options: dict[str, Any] = {"dtype": object, "na_filter": False, "skip_blank_lines": False, "index_col": False}
     try:
         for frame in pd.read_csv(stream, sep=delimiter, usecols=numbers, chunksize=CHUNK_ROWS, **options):
-            yield _cells(frame)
+            yield cells_of(frame)
     except pd.errors.ParserError as error:
         unclosed = re.search(r"EOF inside string starting at row (\d+)", str(error))
         if unclosed is None:
@@ -231,52 +231,6 @@ def _csv_header(text: io.TextIOWrapper, input_: Input, delimiter: str) -> tuple[
     return header, number, delimiter
 
 
-def _excel_records(file: ByteStream, input_: Input) -> Records:
-    """The first sheet; its first row is the header."""
-    import pandas as pd
-
-    if not file.peek(1):
-        return
-    try:
-        frame = pd.read_excel(file, engine="calamine", dtype=object, keep_default_na=False)
-    except Exception as error:  # the reader of a hostile file may raise anything
-        raise input_.fault(f"cannot be read as a workbook: {error}") from error
-    for number, record in _frame_records(frame, first=2):
-        row = {name: None if value == "" else value for name, value in record.items()}
-        if any(value is not None for value in row.values()):  # rows that are only formatted are no rows
-            yield number, row
-
-
-def _parquet_records(file: ByteStream, input_: Input) -> Records:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise input_.fault("needs pyarrow to be read: pip install 'tidemill[parquet]'") from error
-    if not file.peek(1):
-        return
-    first = 1
-    try:
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=CHUNK_ROWS):
-            yield from _table(batch.schema.names, [column.to_pylist() for column in batch.columns], first)
-            first += batch.num_rows
-    except (InputError, GeneratorExit):
-        raise
-    except Exception as error:
-        raise input_.fault(f"cannot be read as Parquet: {error}") from error
-
-
-def _frame_records(frame: "pd.DataFrame", first: int = 1) -> Records:
-    names = [str(name) for name in frame.columns]
-    for start in range(0, len(frame), CHUNK_ROWS):
-        yield from _table(names, _cells(frame.iloc[start : start + CHUNK_ROWS]), first + start)
-
-
-def _table(names: list[str], columns: list[list[object]], first: int) -> Records:
-    unique = _unique(names)
-    plain = [[_plain(value) for value in column] for column in columns]
-    yield from enumerate((dict(zip(unique, cells, strict=True)) for cells in zip(*plain, strict=True)), first)
-
-
 def _item_records(items: Iterable[object], input_: Input) -> Records:
     if isinstance(items, bytes | Mapping) or not isinstance(items, Iterable):
         raise InputError(
@@ -286,7 +240,7 @@ def _item_records(items: Iterable[object], input_: Input) -> Records:
         if isinstance(item, str):
             yield number, {"prompt": item}
         elif isinstance(item, Mapping):
-            yield number, {str(name): _plain(value) for name, value in item.items()}
+            yield number, {str(name): plain(value) for name, value in item.items()}
         else:
             input_.report_bad_row(number, f"is of type {type(item).__name__}, neither text nor a mapping")
 
@@ -294,44 +248,6 @@ def _item_records(items: Iterable[object], input_: Input) -> Records:
 def _is_frame(source: object) -> "TypeGuard[pd.DataFrame]":
     pandas = sys.modules.get("pandas")  # a frame exists only where pandas was imported
     return pandas is not None and isinstance(source, pandas.DataFrame)
-
-
-def _cells(frame: "pd.DataFrame") -> list[list[Any]]:
-    return [frame.iloc[:, place].tolist() for place in range(frame.shape[1])]
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Name columns as `pandas.read_csv` does: `Unnamed: 2` for a blank one, `a.1` for a second `a`."""
-    own, taken = set(names), set[str]()
-    copies: dict[str, int] = {}
-    unique = []
-    for place, header in enumerate(names):
-        base = name = header or f"Unnamed: {place}"
-        while name in taken or (name != base and name in own):
-            copies[base] = copies.get(base, 0) + 1
-            name = f"{base}.{copies[base]}"
-        taken.add(name)
-        unique.append(name)
-    return unique
-
-
-def _plain(value: object) -> object:  # noqa: PLR0911
-    """A cell as JSON can hold it: NaN, NaT and NA become None, times ISO 8601, bytes base64, numpy's types Python's."""
-    if value is None or type(value) in (str, int, bool):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None if math.isnan(value) else str(value)
-    if type(value).__name__ in ("NaTType", "NAType"):
-        return None
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 _READERS: dict[str, tuple[str, Callable[[ByteStream, Input], Records]]] = {
@@ -342,8 +258,8 @@ _READERS: dict[str, tuple[str, Callable[[ByteStream, Input], Records]]] = {
     ".ndjson": ("line", json_lines),
     ".txt": ("line", text_lines),
     ".md": ("line", text_lines),
-    ".parquet": ("row", _parquet_records),
-    ".xlsx": ("row", _excel_records),
-    ".xls": ("row", _excel_records),
-    ".ods": ("row", _excel_records),
+    ".parquet": ("row", parquet_records),
+    ".xlsx": ("row", workbook_records),
+    ".xls": ("row", workbook_records),
+    ".ods": ("row", workbook_records),
 }

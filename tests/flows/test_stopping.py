@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.flows.tidemill import Running, Tidemill, answers, summary
@@ -86,7 +88,7 @@ def test_a_worker_that_is_told_to_stop_ends_its_calls_and_pays_nothing_twice(
     path = alone.prompts("drained.jsonl", prompts)
     alone("ask", "-i", path, "--detach", *HTTP).ok()
     with alone.started("worker", "--processes", "2", "--window", "20") as worker:
-        worker.until(_in_flight(simulator, 40), "40 calls are in flight")
+        worker.until(_in_flight(simulator, 8), "8 calls are in flight")
         os.kill(worker.process.pid, signal.SIGTERM)
         simulator.control(gate="open", latency_ms=limit(1000), latency_shape="fixed")  # it hears within a second
         assert worker.ended().code == 0
@@ -193,3 +195,55 @@ def test_a_pipe_that_stays_open_keeps_nobody_from_stopping(
             assert b"Traceback" not in asking.stderr.read()
         finally:
             asking.kill()
+
+
+@pytest.mark.parametrize("judges", ["working", "stopped"])
+def test_a_fleet_whose_supervisor_is_killed_drains_and_leaves_nothing_behind(
+    alone: Tidemill, simulator: Simulator, judges: str
+) -> None:
+    simulator.control(gate="shut")
+    with alone.started("worker", "--processes", "2", "--window", "20") as running, _fleet_of(running) as fleet:
+        alone("ask", "-i", alone.prompts("p.jsonl", PROMPTS), "--detach", *HTTP).ok()
+        running.until(_in_flight(simulator, 8), "8 calls are in flight")
+        if judges == "stopped":
+            for each in fleet:
+                if "worker.judge" in " ".join(each.cmdline()):
+                    each.suspend()
+        running.process.kill()
+        running.process.wait()
+        simulator.control(gate="open")
+        psutil.wait_procs(fleet, timeout=limit())
+        assert [each for each in fleet if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
+    assert alone.query("SELECT count(*) FROM dialogues") == [(simulator.counters()["paid"],)]
+    assert alone.query("SELECT count(*) FROM jobs WHERE state = 'running'") == [(0,)]
+    assert alone.query("SELECT count(*) FROM workers") == [(0,)]
+    assert simulator.counters()["paid"] == 8
+
+
+@contextmanager
+def _fleet_of(running: Running) -> Iterator[list[psutil.Process]]:
+    """Two workers and their judges; none of them is left when the block ends."""
+    supervisor = psutil.Process(running.process.pid)
+    fleet: list[psutil.Process] = []
+    try:
+        running.until(lambda: len(supervisor.children(recursive=True)) == 4, "two workers with judges are up")
+        fleet += supervisor.children(recursive=True)
+        yield fleet
+    finally:
+        for process in fleet:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@pytest.mark.parametrize("anywhere", ["embedded"], indirect=True)
+def test_a_judge_that_is_stopped_keeps_nobody_waiting(anywhere: Tidemill, simulator: Simulator) -> None:
+    simulator.control(gate="shut")
+    path = anywhere.prompts("judged.jsonl", PROMPTS)
+    with anywhere.started("ask", "-i", path, "-o", "-", *HTTP) as running:
+        running.until(_in_flight(simulator, 8), "8 calls are in flight")
+        (judge,) = psutil.Process(running.process.pid).children()
+        running.until(lambda: judge.nice() > os.nice(0), "the judge is ready")
+        judge.suspend()
+        simulator.control(gate="open")
+        assert answers(running.ended().ok().rows)
+    assert anywhere.query("SELECT count(*) FROM dialogues WHERE sentiment IS NULL") == [(0,)]

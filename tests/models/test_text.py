@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert, select
 
-from tidemill.models.text import Json, SafeText, decode, dumps, encode, loads, one_line
+from tidemill.models.column_types import Json, SafeText
+from tidemill.models.text import decode, dumps, encode, loads, one_line
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 AWKWARD_TEXT = st.text(st.sampled_from("a0F\x00\ud800\udfff\ufdd0\ufdd1é😀"))

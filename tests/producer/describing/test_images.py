@@ -1,14 +1,16 @@
 """A file becomes a small, bare, right picture, or one reason why not, whatever it does to its decoder."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -296,7 +298,7 @@ def test_a_thumbnail_is_a_small_jpeg_on_white(preparer: Preparer) -> None:
     shown = Image.open(BytesIO(thumbnail(prepared(preparer, encoded(hole, "PNG")).content, 200)))
     assert (shown.format, shown.size) == ("JPEG", (200, 100))
     assert ImageStat.Stat(shown.convert("L").crop((0, 0, 90, 100))).mean[0] > 250
-    assert Image.open(BytesIO(thumbnail(encoded(photo(640, 480, mode="L"), "JPEG")))).size == (320, 240)
+    assert Image.open(BytesIO(thumbnail(encoded(photo(640, 480, mode="L"), "JPEG"), 320))).size == (320, 240)
 
 
 # --- hostile files ---
@@ -456,7 +458,7 @@ def test_a_child_that_died_while_idle_costs_nothing() -> None:
         prepared(preparer, good)
         child = preparer._children._idle[0]
         child.kill()
-        child.wait()
+        child._process.wait()
         assert prepared(preparer, good)
 
 
@@ -467,6 +469,43 @@ def test_a_child_may_use_256_mb_more_than_at_rest_and_leaves_no_core(preparer: P
     limit, _ = child.rlimit(psutil.RLIMIT_AS)
     assert 200 * 2**20 < limit - child.memory_info().vms <= 256 * 2**20
     assert child.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+
+
+def test_a_child_has_no_key_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    with Preparer("gpt-6-luna", "auto", 2048, processes=1) as preparer:
+        prepared(preparer, encoded(photo(32, 32), "JPEG"))
+        environment = child_of(preparer).environ()
+    assert not [name for name in environment if name.startswith(("OPENAI_", "TIDEMILL_", "PG", "AWS_"))]
+
+
+def taken_over() -> Callable[[Any, bytes], tuple[Any, bytes]]:
+    """What a hostile picture might make of its decoder: it sends what it was given."""
+    return lambda item, content: (json.loads(content), b"\xff\xd8")
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        None,
+        [],
+        ["too_large"],
+        [1, 2],
+        {"format": "exe"},
+        {"format": "jpeg", "width": "1"},
+        {"content": "x", "sha256": "0" * 64},
+        [["a"], "b"],
+    ],
+)
+def test_nothing_that_a_decoder_says_is_taken_for_granted(claim: object) -> None:
+    good: dict[str, object] = dict.fromkeys(("width", "height", "source_width", "source_height", "source_bytes"), 1)
+    good |= {"format": "jpeg", "source_format": "gif", "notes": ["a"], "likeness": None}
+    with Preparer("gpt-6-luna", "auto", 2048, processes=1) as preparer:
+        preparer._children.close()
+        preparer._children = children.Children(1, taken_over)
+        assert prepared(preparer, json.dumps(good).encode()).sha256 == hashlib.sha256(b"\xff\xd8").hexdigest()
+        wrong = good | claim if isinstance(claim, dict) else claim
+        assert refused(preparer, json.dumps(wrong).encode()).code == "decoder_crashed"
 
 
 def test_ctrl_c_is_for_the_parent(preparer: Preparer) -> None:
@@ -486,7 +525,7 @@ def test_stopping_early_leaves_no_child_behind() -> None:
             living = list(preparer._children._living)
             raise KeyboardInterrupt
     assert living
-    assert [child.poll() for child in living] == [-signal.SIGKILL] * len(living)
+    assert [child._process.poll() for child in living] == [-signal.SIGKILL] * len(living)
     assert not preparer._children._living
     with pytest.raises(RuntimeError):
         next(preparer.prepare([(0, good)]))
@@ -528,7 +567,7 @@ def test_where_no_child_can_start_the_sentence_says_how_to_see_why(monkeypatch: 
 def test_the_child_imports_nothing_heavy() -> None:
     heavy = "{'sqlalchemy', 'celery', 'openai', 'aiohttp', 'pydantic', 'numpy', 'pandas', 'scipy', 'multiprocessing'}"
     code = (
-        "import sys; from tidemill.producer.describing import images; images.decoder(None, False)(b''); "
+        "import sys; from tidemill.producer.describing import images; images.decoder('m', 'auto', 9, 0)(None, b''); "
         f"print(sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

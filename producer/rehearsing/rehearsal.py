@@ -232,7 +232,7 @@ def _environment(provider: Simulator) -> dict[str, str]:
         "TIDEMILL_TIMEOUT_SECONDS": "60",
         "NO_PROXY": proxy.HOST,
     }
-    return {**outside, **own, **ours, "PYTHONPATH": interpreters.environment()["PYTHONPATH"]}
+    return {**outside, **own, **ours, "PYTHONPATH": interpreters.bare_environment()["PYTHONPATH"]}
 
 
 def _start(fleet: Fleet, folder: Path, prompts: list[str], batch_name: str) -> Member:

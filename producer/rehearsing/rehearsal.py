@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,8 +154,8 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
     with _own_folder(keep) as folder, ExitStack() as stack:
         stack.callback(_remove, batch_name, keep)
         provider = stack.enter_context(_provider(plan))
-        database = _proxied(stack, "database", proxy.database(settings().effective_database_url))
-        broker = None if settings().embedded else _proxied(stack, "broker", proxy.broker(settings().broker_url))
+        database = _proxied(stack, "database", settings().database_url, proxy.database)
+        broker = _proxied(stack, "broker", "" if settings().embedded else settings().broker_url, proxy.broker)
         environment = _environment(provider)
         stack.callback(_remove_queue, environment)
         through = {"TIDEMILL_DATABASE_URL": database, "TIDEMILL_BROKER_URL": broker}
@@ -201,9 +201,15 @@ def _provider(plan: Plan) -> Simulator:
     return Simulator(latency_ms=1000 * latency_seconds, seed=plan.seed, faults=_ALWAYS_FAILING if fails else {})
 
 
-def _proxied(stack: ExitStack, server: str, route: proxy.Route | None) -> tuple[proxy.Proxy, str] | None:
-    """A proxy and the URL that leads through it; None, with a sentence, where no proxy can stand."""
-    if route is None:
+def _proxied(
+    stack: ExitStack, server: str, configured_url: str, route_to: Callable[[str], proxy.Route | None]
+) -> tuple[proxy.Proxy, str] | None:
+    """A proxy and the URL that leads through it; None where there is no server, and with a sentence where no proxy can
+    stand before it.
+    """
+    if not configured_url or configured_url.startswith("sqlite"):
+        return None
+    if (route := route_to(configured_url)) is None:
         say(f"No proxy can stand before this {server}, so its connections are not cut; all other faults happen.")
         return None
     target, url = route

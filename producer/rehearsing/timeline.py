@@ -16,7 +16,7 @@ _COUNT_SECONDS = 0.5
 _QUIET_SECONDS = 9.0
 """How long nothing may be shown."""
 
-_PAUSE_SECONDS = 0.3, 0.8 * LEASE_SECONDS
+_PAUSE_SECONDS = 0.3, LEASE_SECONDS
 """Shortest and longest pause between two faults."""
 
 _GIVE_UP_SECONDS = 120.0

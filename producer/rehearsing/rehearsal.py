@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -47,7 +47,7 @@ _LATENCY_SECONDS = 0.2, 2.0
 """Shortest and longest mean latency of a call."""
 
 _LAST_LINES = 15
-_PAID = "paid.jsonl"
+_BOOKS = "books.json"
 _SETTLED_SECONDS = 30.0
 
 
@@ -169,17 +169,11 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
         timeline.settle(_SETTLED_SECONDS)
         words = [(member.name, fleet.last_words(member, _LAST_LINES)) for member in fleet.members]
         fleet.stop()
-        paid = provider.paid()
+        paid, casualties = provider.paid(), fleet.casualties(2 * LEASE_SECONDS)
         with reading() as connection:
-            books = compare(
-                connection,
-                prompts,
-                paid,
-                batch_name=batch_name,
-                casualties=fleet.casualties(2 * LEASE_SECONDS),
-            )
+            books = compare(connection, prompts, paid, batch_name=batch_name, casualties=casualties)
         if books.problems:
-            _explain(words, paid, folder)
+            _explain(words, {"paid": paid, "casualties": [asdict(each) for each in casualties]}, folder)
     return Outcome(plan, books, tuple(timeline.done), timeline.standstill_seconds, time.monotonic() - began)
 
 
@@ -187,7 +181,7 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
 def _own_folder(keep: bool) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="tidemill-rehearsal-"))
     yield folder
-    if keep or (folder / _PAID).exists():
+    if keep or (folder / _BOOKS).exists():
         say(f"The logs of what was killed are in {folder}.")
     else:
         shutil.rmtree(folder, ignore_errors=True)
@@ -277,8 +271,8 @@ def _remove_queue(environment: Mapping[str, str]) -> None:
         say(f"The queue for {environment['OPENAI_BASE_URL']} could not be removed: {done.stderr.strip()[-200:]}")
 
 
-def _explain(words: list[tuple[str, str]], paid: list[JsonObject], folder: Path) -> None:
+def _explain(words: list[tuple[str, str]], books: JsonObject, folder: Path) -> None:
     """Show what may explain a failure, and keep all of it."""
     for name, text in words:
         print(f"--- {name}\n{text}", file=sys.stderr)
-    (folder / _PAID).write_text("".join(json.dumps(call) + "\n" for call in paid), encoding="utf-8")
+    (folder / _BOOKS).write_text(json.dumps(books, indent=1), encoding="utf-8")

@@ -51,6 +51,13 @@ class Broker:
         """Forget everything: FLUSHALL."""
         assert self._answers(b"FLUSHALL") == b"+OK"
 
+    def keys(self) -> set[bytes]:
+        """Names of all that it keeps."""
+        from redis import Redis
+
+        with Redis(port=self.port) as client:
+            return set(client.keys())
+
     def kill(self) -> None:
         """Kill with -9."""
         assert self._process is not None

@@ -6,14 +6,14 @@ In the manner of Jepsen's total-queue: it reads the tables with queries of its o
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Select, func, select
 
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages
 from tidemill.simulator import prompt_hash, reply_tag
 
-PaidCall = Mapping[str, Any]
+PaidCall: TypeAlias = Mapping[str, Any]
 """A line of the simulator's paid log."""
 
 _NOT_STORED_SECONDS = 2.0

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from tidemill.producer.rehearsing.fleet import Fleet, children_of
 from tidemill.producer.rehearsing.proxy import Proxy
@@ -43,7 +43,7 @@ class Stage:
     chance: random.Random
 
 
-Fault = Callable[[Stage], Trouble | None]
+Fault: TypeAlias = Callable[[Stage], Trouble | None]
 """Does it; None where there is nothing at present that it could be done to."""
 
 

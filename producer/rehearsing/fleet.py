@@ -148,12 +148,11 @@ class Fleet:
         """Who could store nothing, and when. What dies in an outage, or so soon after it, has stored nothing since."""
 
         def since(each: Casualty) -> float:
-            missed = [
-                began
-                for began, ended in self._outages
-                if began <= each.until and each.since <= ended + patience_seconds
-            ]
-            return min([each.since, *missed])
+            earliest = each.since
+            for began, ended in reversed(self._outages):
+                if began <= each.until and earliest <= ended + patience_seconds:
+                    earliest = min(earliest, began)
+            return earliest
 
         return [replace(each, since=since(each)) for each in self._casualties]
 

@@ -10,7 +10,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from sqlalchemy import make_url
@@ -18,10 +18,10 @@ from sqlalchemy.engine import URL
 
 HOST = "127.0.0.1"
 
-Target = str | tuple[str, int]
+Target: TypeAlias = str | tuple[str, int]
 """The path of a Unix socket, or host and port."""
 
-Mode = Literal["open", "shut", "silent", "slow"]
+Mode: TypeAlias = Literal["open", "shut", "silent", "slow"]
 
 _CHUNK_BYTES = 16_384
 _SLOW_SECONDS = 0.25
@@ -44,17 +44,34 @@ class Proxy:
         self._silenced: set[asyncio.StreamWriter] = set()
         self._links: dict[asyncio.StreamWriter, asyncio.StreamWriter] = {}
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._listening, self._stopped = threading.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
-        server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, HOST, 0), self._loop).result()
-        self.port = server.sockets[0].getsockname()[1]
+        self._listening.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._close)
+        self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join(5)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._listen())
+        finally:
+            self._loop.close()
+
+    async def _listen(self) -> None:
+        server = await asyncio.start_server(self._serve, HOST, 0)
+        self.port = server.sockets[0].getsockname()[1]
+        self._listening.set()
+        await self._stopped.wait()
+        server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     # --- what can be done to it ---
 
@@ -129,11 +146,6 @@ class Proxy:
         if client in self._silenced:
             await asyncio.Event().wait()
 
-    def _close(self) -> None:
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.call_later(0.2, self._loop.stop)
-
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     connection = writer.get_extra_info("socket")
@@ -144,7 +156,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 # --- URLs ---
 
-Route = tuple[Target, Callable[[int], str]]
+Route: TypeAlias = tuple[Target, Callable[[int], str]]
 """A server, and the URL that reaches it through a proxy on a port of this machine."""
 
 
@@ -161,10 +173,8 @@ def database(url_text: str) -> Route | None:
 
 def _with_address(url: URL, port: int) -> str:
     """The same host, so that its certificate still fits, at an address of ours."""
-    changed = url.set(host=None, port=None).update_query_dict({"hostaddr": HOST, "port": str(port)})
-    if url.host:
-        changed = changed.update_query_dict({"host": url.host})
-    return changed.render_as_string(hide_password=False)
+    changed = url.set(port=port) if url.host else url.update_query_dict({"port": str(port)})
+    return changed.update_query_dict({"hostaddr": HOST}).render_as_string(hide_password=False)
 
 
 def broker(url: str) -> Route | None:

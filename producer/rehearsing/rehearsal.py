@@ -12,9 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -47,7 +47,7 @@ _LATENCY_SECONDS = 0.2, 2.0
 """Shortest and longest mean latency of a call."""
 
 _LAST_LINES = 15
-_PAID = "paid.jsonl"
+_BOOKS = "books.json"
 _SETTLED_SECONDS = 30.0
 
 
@@ -154,8 +154,8 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
     with _own_folder(keep) as folder, ExitStack() as stack:
         stack.callback(_remove, batch_name, keep)
         provider = stack.enter_context(_provider(plan))
-        database = _proxied(stack, "database", proxy.database(settings().effective_database_url))
-        broker = None if settings().embedded else _proxied(stack, "broker", proxy.broker(settings().broker_url))
+        database = _proxied(stack, "database", settings().database_url, proxy.database)
+        broker = _proxied(stack, "broker", "" if settings().embedded else settings().broker_url, proxy.broker)
         environment = _environment(provider)
         stack.callback(_remove_queue, environment)
         through = {"TIDEMILL_DATABASE_URL": database, "TIDEMILL_BROKER_URL": broker}
@@ -169,17 +169,11 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
         timeline.settle(_SETTLED_SECONDS)
         words = [(member.name, fleet.last_words(member, _LAST_LINES)) for member in fleet.members]
         fleet.stop()
-        paid = provider.paid()
+        paid, casualties = provider.paid(), fleet.casualties(2 * LEASE_SECONDS)
         with reading() as connection:
-            books = compare(
-                connection,
-                prompts,
-                paid,
-                batch_name=batch_name,
-                casualties=fleet.casualties(2 * LEASE_SECONDS),
-            )
+            books = compare(connection, prompts, paid, batch_name=batch_name, casualties=casualties)
         if books.problems:
-            _explain(words, paid, folder)
+            _explain(words, {"paid": paid, "casualties": [asdict(each) for each in casualties]}, folder)
     return Outcome(plan, books, tuple(timeline.done), timeline.standstill_seconds, time.monotonic() - began)
 
 
@@ -187,7 +181,7 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
 def _own_folder(keep: bool) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="tidemill-rehearsal-"))
     yield folder
-    if keep or (folder / _PAID).exists():
+    if keep or (folder / _BOOKS).exists():
         say(f"The logs of what was killed are in {folder}.")
     else:
         shutil.rmtree(folder, ignore_errors=True)
@@ -201,9 +195,15 @@ def _provider(plan: Plan) -> Simulator:
     return Simulator(latency_ms=1000 * latency_seconds, seed=plan.seed, faults=_ALWAYS_FAILING if fails else {})
 
 
-def _proxied(stack: ExitStack, server: str, route: proxy.Route | None) -> tuple[proxy.Proxy, str] | None:
-    """A proxy and the URL that leads through it; None, with a sentence, where no proxy can stand."""
-    if route is None:
+def _proxied(
+    stack: ExitStack, server: str, configured_url: str, route_to: Callable[[str], proxy.Route | None]
+) -> tuple[proxy.Proxy, str] | None:
+    """A proxy and the URL that leads through it; None where there is no server, and with a sentence where no proxy can
+    stand before it.
+    """
+    if not configured_url or configured_url.startswith("sqlite"):
+        return None
+    if (route := route_to(configured_url)) is None:
         say(f"No proxy can stand before this {server}, so its connections are not cut; all other faults happen.")
         return None
     target, url = route
@@ -271,8 +271,8 @@ def _remove_queue(environment: Mapping[str, str]) -> None:
         say(f"The queue for {environment['OPENAI_BASE_URL']} could not be removed: {done.stderr.strip()[-200:]}")
 
 
-def _explain(words: list[tuple[str, str]], paid: list[JsonObject], folder: Path) -> None:
+def _explain(words: list[tuple[str, str]], books: JsonObject, folder: Path) -> None:
     """Show what may explain a failure, and keep all of it."""
     for name, text in words:
         print(f"--- {name}\n{text}", file=sys.stderr)
-    (folder / _PAID).write_text("".join(json.dumps(call) + "\n" for call in paid), encoding="utf-8")
+    (folder / _BOOKS).write_text(json.dumps(books, indent=1), encoding="utf-8")

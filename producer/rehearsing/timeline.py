@@ -16,8 +16,11 @@ _COUNT_SECONDS = 0.5
 _QUIET_SECONDS = 9.0
 """How long nothing may be shown."""
 
-_PAUSE_SECONDS = 0.3, 0.8 * LEASE_SECONDS
+_PAUSE_SECONDS = 0.3, LEASE_SECONDS
 """Shortest and longest pause between two faults."""
+
+_RECOVERY_SECONDS = 2 * LEASE_SECONDS
+"""For how long nothing is done to a part after a trouble: what is always broken shows nothing."""
 
 _GIVE_UP_SECONDS = 120.0
 """How long a run may stand still once nothing is done to it any more."""
@@ -45,6 +48,7 @@ class Timeline:
         self._began = time.monotonic()
         self._deck: list[str] = []
         self._under_way: dict[str, tuple[float, float, Trouble]] = {}
+        self._recovered_at: dict[str, float] = {}
         self._next_at = self._began + stage.chance.uniform(1, 3)
         self._shown_at = self._began
         self._progress_at = self._began
@@ -111,7 +115,7 @@ class Timeline:
         if not self._deck:
             self._deck = [*self._faults, *(name for name in self._faults if name == "kill")]
             self._stage.chance.shuffle(self._deck)
-        name = next((each for each in self._deck if part_of(each) not in self._under_way), None)
+        name = next((each for each in self._deck if self._is_free(part_of(each))), None)
         if name is None:
             return
         self._deck.remove(name)
@@ -126,11 +130,15 @@ class Timeline:
         else:
             self._under_way[part_of(name)] = time.monotonic() + trouble.seconds, since, trouble
 
+    def _is_free(self, part: str) -> bool:
+        return part not in self._under_way and time.monotonic() >= self._recovered_at.get(part, 0.0)
+
     def _end_troubles(self, *, everything: bool) -> None:
         for part, (at, since, trouble) in list(self._under_way.items()):
             if trouble.end is not None and (everything or time.monotonic() >= at):
                 del self._under_way[part]
                 trouble.end()
+                self._recovered_at[part] = time.monotonic() + _RECOVERY_SECONDS
                 self._note(part, since)
                 self.show(f"{trouble.text}: over")
 

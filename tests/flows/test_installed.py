@@ -111,8 +111,15 @@ raise ImportError(f"{__file__} is no part of Tidemill")
 """A file of the user's that must not be run by us; it says so, even where its error is caught."""
 
 NAMES_OF_OURS = {
-    "modules": ("models.py", "worker.py", "producer.py", "migrations/__init__.py"),
-    "packages": ("models/user.py", "worker/__init__.py", "worker/tasks.py", "producer/cli.py", "migrations/env.py"),
+    "modules": ("models.py", "worker.py", "producer.py", "migrations/__init__.py", "simulator.py"),
+    "packages": (
+        "models/user.py",
+        "worker/__init__.py",
+        "worker/tasks.py",
+        "producer/cli.py",
+        "migrations/env.py",
+        "simulator/__main__.py",
+    ),
 }
 OTHERS = ("tidemill.py", "redis.py", "celery.py", "celeryconfig.py", "openai.py", "sqlalchemy/__init__.py", "numpy.py")
 
@@ -186,6 +193,15 @@ def test_a_script_beside_files_of_our_names_imports_tidemill_alone(
     reply, file = ran.out.splitlines()
     assert reply.endswith(reply_tag("Is it you?"))
     assert Path(file).is_relative_to(installed.python.parents[1])
+
+
+def test_a_rehearsal_needs_nothing_but_the_wheel(
+    installed: Installed, embedded_environment: dict[str, str], folder: Path, markers: Path
+) -> None:
+    plant(folder, *NAMES_OF_OURS["modules"], *OTHERS)
+    user = user_of(installed, embedded_environment, folder, markers)
+    ran = user("rehearse", "--prompts", "5", "--minutes", "0", "--json").ok()
+    assert (ran.json["lost"], ran.json["calls_paid"] >= 5, ran.json["problems"]) == (0, True, [])
 
 
 def test_a_user_s_own_folder_models_is_importable_beside_it(

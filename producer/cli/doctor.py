@@ -7,15 +7,18 @@ from pathlib import Path
 
 import typer
 from pydantic import SecretStr
+from sqlalchemy import Connection, false, func, select
 
 from tidemill import migrations
 from tidemill.models import blobs, broker, cost, shutdown
-from tidemill.models.database import reading
+from tidemill.models.database import writing
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.provider import CallError, list_models
 from tidemill.models.settings import Settings, settings
+from tidemill.models.tables import metadata
 from tidemill.models.text import one_line
+from tidemill.models.urls import shown_url
 from tidemill.producer.screen.printing import print_json, print_table
 
 _LITTLE_DISK_BYTES = 500_000_000
@@ -82,13 +85,27 @@ def _check(name: str, check: Callable[[], str]) -> JsonObject:
         return {"name": name, "ok": True, "says": check()}
     except (TidemillError, CallError) as error:
         return {"name": name, "ok": False, "says": one_line(getattr(error, "message", None) or str(error), 500)}
+    except OSError as error:
+        return {"name": name, "ok": False, "says": one_line(f"{error.filename}: {error.strerror or error}", 500)}
 
 
 def _database() -> str:
     migrations.ensure()
-    with reading() as connection:
+    with writing() as connection:
+        _write_nothing(connection)
         kind = "SQLite, embedded" if connection.dialect.name == "sqlite" else "PostgreSQL, shared"
         return f"{kind}, schema {migrations.current(connection)}"
+
+
+def _write_nothing(connection: Connection) -> None:
+    """Do to no row what a run does to rows, so that missing rights and a database that takes no writes show."""
+    for table in metadata.sorted_tables:
+        connection.execute(table.insert().from_select(list(table.c), select(table).where(false())))
+        connection.execute(table.update().where(false()).values({table.c[0]: table.c[0]}))
+        connection.execute(table.delete().where(false()))
+        numbers = table.autoincrement_column
+        if numbers is not None and connection.dialect.name == "postgresql":
+            connection.execute(select(func.nextval(func.pg_get_serial_sequence(table.name, numbers.name))))
 
 
 def _disk() -> str:
@@ -150,7 +167,6 @@ def _shown(name: str, value: object) -> str:
         return "set" if value.get_secret_value() else "not set"
     if name == "TIDEMILL_BLOBS_URL":
         return blobs.shown_url() if value else ""
-    if name.endswith("_URL") and "@" in str(value):
-        scheme, _, rest = str(value).partition("://")
-        return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    if name.endswith("_URL") and value:
+        return shown_url(str(value))
     return "" if value is None else str(value)

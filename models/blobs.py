@@ -5,16 +5,16 @@ fsspec opens. Every call blocks, so the worker's loop calls from a thread.
 """
 
 import hashlib
-import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tidemill.models import urls
 from tidemill.models.errors import TidemillError
-from tidemill.models.files import replacing
+from tidemill.models.files import replacing, take_after
 from tidemill.models.settings import settings
 from tidemill.models.text import one_line
 
@@ -38,7 +38,7 @@ def put(content: bytes, sha256: str) -> None:
     with _open_store() as (files, root):
         path = _path(root, sha256)
         if _size(files, path) != len(content):
-            _write(files, path, content)
+            _write(files, root, path, content)
 
 
 def get(sha256: str) -> bytes:
@@ -71,7 +71,7 @@ def check() -> str:
     probe = secrets.token_bytes(16)
     with _open_store() as (files, root):
         path = f"{root}/.tidemill-{probe.hex()}.probe"
-        _write(files, path, probe)
+        _write(files, root, path, probe)
         try:
             read_back = files.cat_file(path)
         finally:
@@ -82,16 +82,19 @@ def check() -> str:
 
 
 def shown_url() -> str:
-    """TIDEMILL_BLOBS_URL for messages, without what is before an @ or in a query."""
+    """TIDEMILL_BLOBS_URL for messages: a folder as it is, and nothing secret of a URL."""
     url = settings().effective_blobs_url
-    return re.sub(r"(?<=://).*@", "***@", re.sub(r"[?#].*", "", url)) if "://" in url else url
+    return urls.shown_url(url) if "://" in url else url
 
 
 @cache
 def _open(url: str) -> tuple["AbstractFileSystem", str]:
     """fsspec's filesystem and the root in it. This makes a relative folder absolute, once a process."""
     from fsspec.core import url_to_fs
+    from fsspec.implementations.local import LocalFileSystem
 
+    if "://" not in url:  # a path may hold what has a meaning in URLs
+        return LocalFileSystem(), str(Path(url).expanduser().absolute())
     files, root = url_to_fs(url)
     return files, root.rstrip("/")
 
@@ -115,16 +118,27 @@ def _size(files: "AbstractFileSystem", path: str) -> int | None:
         return None
 
 
-def _write(files: "AbstractFileSystem", path: str, content: bytes) -> None:
+def _write(files: "AbstractFileSystem", root: str, path: str, content: bytes) -> None:
     """Write a file whole or not at all. Object stores do so by themselves; a folder needs a temporary name."""
     from fsspec.implementations.local import LocalFileSystem
 
     if not isinstance(files, LocalFileSystem):
         files.pipe_file(path, content)
         return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(Path(path)) as file:
+    folder = _make_folder(Path(root), Path(path).parent)
+    with replacing(Path(path), like=folder) as file:
         file.write(content)
+
+
+def _make_folder(root: Path, folder: Path) -> Path:
+    """Make a folder of the store, with the rights and the group of its root; a root that we make is ours alone."""
+    with suppress(FileExistsError):
+        root.mkdir(mode=0o700, parents=True)
+    if folder != root:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            take_after(root, folder, 0o7777)
+    return root
 
 
 def _sentence(error: Exception) -> str:

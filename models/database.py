@@ -1,36 +1,27 @@
 """There is one way to open either database, and a plain sentence when that fails."""
 
 import random
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from tidemill.models.database_errors import ConflictError, explain_errors
-from tidemill.models.errors import DatabaseError, SettingsError
-from tidemill.models.settings import settings
+from tidemill.models.errors import SettingsError
+from tidemill.models.settings import Settings, settings
+from tidemill.models.sqlite import open_sqlite
 
-_SQLITE_PRAGMAS = (
-    "journal_mode=WAL",
-    "synchronous=NORMAL",
-    "busy_timeout=30000",
-    "foreign_keys=ON",
-)
-
-READ_SECONDS = 60.0
+READ_SECONDS = 30.0
 """How long a server may take over one statement that only reads."""
 
 LONG_SECONDS = 3600.0
 """The same for statements over all rows of a batch or of the database."""
-
 
 _PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4)
 """The longest pauses before work that others broke off starts anew."""
@@ -47,7 +38,7 @@ def engine() -> Engine:
 
 @cache
 def _engine() -> Engine:
-    return open_engine(settings().effective_database_url)
+    return open_engine(_configured_url())
 
 
 def close() -> None:
@@ -61,56 +52,51 @@ def close() -> None:
             _engine.cache_clear()
 
 
-def open_engine(url_text: str) -> Engine:
+def open_engine(database: str | URL) -> Engine:
     """An engine on SQLite or Postgres, set up as the state machine needs it.
 
     Raises:
         SettingsError: the URL cannot be read or names another kind of database.
     """
-    url = _parse(url_text)
+    url = _parse(database) if isinstance(database, str) else database
     if url.get_backend_name() == "sqlite":
-        return _open_sqlite(url)
+        return open_sqlite(url, Settings.model_fields["home"].get_default(call_default_factory=True))
     from tidemill.models.postgres import open_postgres  # the driver takes a fifth of a second to import
 
     return open_postgres(url)
 
 
-def _parse(url_text: str) -> URL:
+def _configured_url() -> URL:
+    if settings().database_url:
+        return _parse(settings().database_url)
+    return URL.create("sqlite", database=str(settings().home / "tidemill.db"))
+
+
+def _parse(text: str) -> URL:
     try:
-        url = make_url(url_text.replace("postgres://", "postgresql://", 1))
+        url = make_url(text.strip().replace("postgres://", "postgresql://", 1))
         backend = url.get_backend_name()
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, NoSuchModuleError, ValueError):
         raise SettingsError(
             "TIDEMILL_DATABASE_URL is not a database URL; an example is postgresql://user@host/tidemill."
         ) from None
     if backend not in ("sqlite", "postgresql"):
         raise SettingsError(f"TIDEMILL_DATABASE_URL names {backend}; tidemill keeps its rows in sqlite or postgresql.")
-    return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
+    if backend == "sqlite":
+        return url
+    if not _is_certain(text):
+        raise SettingsError(
+            "TIDEMILL_DATABASE_URL can be read in two ways; in user and password, write @ as %40, # as %23, / as %2F, "
+            "? as %3F and % as %25."
+        )
+    return url.set(drivername="postgresql+psycopg")
 
 
-def _open_sqlite(url: URL) -> Engine:
-    if url.database and url.database != ":memory:":
-        folder = Path(url.database).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DatabaseError(f"The folder {folder} cannot be made: {error.strerror}. Set TIDEMILL_HOME.") from None
-    opened = create_engine(url, hide_parameters=True, connect_args={"timeout": 30})
-    event.listen(opened, "connect", _set_pragmas)
-    event.listen(opened, "begin", _begin)
-    return opened
-
-
-def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves
-    for pragma in _SQLITE_PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: Connection) -> None:
-    # A transaction that reads and then writes needs the lock from the start: upgrading fails at once when busy.
-    only_reads = connection.get_execution_options().get("reading", False)
-    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
+def _is_certain(text: str) -> bool:
+    """Whether it is plain where the password ends; else a part of it would be taken for the host, and shown."""
+    before, _, query = text.partition("?")
+    host = before.rpartition("@")[2]
+    return before.count("@") <= 1 and "#" not in host and all("=" in each for each in query.split("&") if each)
 
 
 def write_seconds() -> float:

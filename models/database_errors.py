@@ -67,6 +67,7 @@ def reason_of(error: BaseException) -> str:
     """Why the database or its driver refuses, in its own words: one line, without the row, SQL or passwords."""
     cause = getattr(error, "orig", None) or error
     words = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause).strip().partition("\n")[0]
+    words = words.removeprefix("connection is bad: ").removeprefix("connection failed: ")
     return one_line(words.partition(" (Background on this error")[0]).rstrip(".") or type(cause).__name__
 
 
@@ -108,6 +109,7 @@ _CREATE = "Create the database, then run `tidemill db upgrade`."
 _UPGRADE = "Run `tidemill db upgrade` with TIDEMILL_DATABASE_URL as it is now."
 _AGAIN = "Try again in a moment; what was stored is safe."
 _PRIMARY = "Wait until it takes writes again, or let TIDEMILL_DATABASE_URL name the primary; what was stored is safe."
+_OPTIONS = "Fix the port, or what is behind the ?, in TIDEMILL_DATABASE_URL; its names and values are libpq's."
 _GRANT = 'Grant what the manual lists under "The rights that Postgres must grant" (docs/operating.md).'
 
 _BY_CODE = {
@@ -115,7 +117,7 @@ _BY_CODE = {
     "25006": _PRIMARY,
     "28": _AUTHENTICATE,
     "3D000": _CREATE,
-    "3F000": _UPGRADE,
+    "3F000": "Create the schema that its search_path names, then run `tidemill db upgrade`.",
     "40": _AGAIN,
     "42501": _GRANT,
     "42703": _UPGRADE,
@@ -144,11 +146,21 @@ _BY_WORDS = {
     "resolve host": _START,
     "No such file": _START,
     "authentication failed": _AUTHENTICATE,
+    'role "': _AUTHENTICATE,
     "no password supplied": _AUTHENTICATE,
     "pg_hba.conf": "Let its pg_hba.conf allow this user from this machine, or use TLS (`?sslmode=require`).",
     "does not exist": _CREATE,
+    "invalid port": _OPTIONS,
+    "invalid integer value": _OPTIONS,
+    "bad value": _OPTIONS,
+    " value: ": _OPTIONS,
+    "of service": _OPTIONS,
+    "certificate": "Fix TLS: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` behind the ? in TIDEMILL_DATABASE_URL.",
+    "SSL": "Fix TLS: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` behind the ? in TIDEMILL_DATABASE_URL.",
+    "session is": _PRIMARY,
     "starting up": _AGAIN,
     "shutting down": _AGAIN,
+    "connection slots": "Raise its max_connections, run fewer workers, or put pgbouncer between.",
     "too many clients": "Raise its max_connections, run fewer workers, or put pgbouncer between.",
     "server closed": _AGAIN,
     "invalid transaction": _AGAIN,

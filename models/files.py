@@ -14,15 +14,25 @@ def temporary(target: Path) -> Path:
     return target.with_name(f".tidemill-{secrets.token_hex(6)}.tmp")
 
 
+def take_after(folder: Path, new: Path, rights: int) -> None:
+    """Give a new file or folder the group of `folder`, and of its rights those in the mask `rights`."""
+    model = folder.stat()
+    if hasattr(os, "chown"):
+        with suppress(PermissionError):  # we are not in that group; then our own has to do
+            os.chown(new, -1, model.st_gid)
+    new.chmod(stat.S_IMODE(model.st_mode) & rights)
+
+
 @contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
+def replacing(target: Path, like: Path | None = None) -> Iterator[BinaryIO]:
     """A file that takes `target`'s place when the block ends well, and is removed when it does not.
 
-    It is on disk by then, with the mode of an older `target`. Raises OSError.
+    It is on disk by then, with the mode of an older `target`; else with the group and the rights of the folder `like`,
+    or as the umask lets any new file be. Raises OSError.
     """
     unfinished = temporary(target)
-    # Not tempfile: its files are private (0600), while ours are as readable as the umask lets any new file be.
-    descriptor = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+    mode = 0o666 if like is None else 0o600
+    descriptor = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), mode)
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123
             yield file
@@ -30,6 +40,8 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         if target.exists():
             unfinished.chmod(stat.S_IMODE(target.stat().st_mode))
+        elif like is not None:
+            take_after(like, unfinished, 0o666)
         unfinished.replace(target)
     except BaseException:
         unfinished.unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def _check_options(url: URL) -> None:
         make_conninfo("", **{name: str(value) for name, value in url.query.items()})
     except psycopg.Error as error:
         raise SettingsError(
-            f"TIDEMILL_DATABASE_URL: {error}. The names after the ? are libpq's; for TLS it is ?sslmode=require."
+            f"TIDEMILL_DATABASE_URL: {str(error).strip()}. The names behind the ? are libpq's; TLS is ?sslmode=require."
         ) from None
 
 

@@ -138,11 +138,6 @@ class Settings(BaseSettings):
         return url
 
     @property
-    def effective_database_url(self) -> str:
-        """The database's URL: as set, or the embedded SQLite file."""
-        return self.database_url or f"sqlite:///{self.home / 'tidemill.db'}"
-
-    @property
     def effective_blobs_url(self) -> str:
         """The store of prepared pictures: as set, or a folder beside the embedded database."""
         return self.blobs_url or str(self.home / "blobs")

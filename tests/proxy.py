@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import threading
 from types import TracebackType
@@ -10,6 +11,8 @@ from typing import Self
 from sqlalchemy import URL, make_url
 
 _AT_ONCE = 65_536
+_OWN_ID = re.compile(rb"(K\0\0\0\x0c)....", re.DOTALL)
+"""In what a server says once to a new client: the message with its process id."""
 
 
 class Proxy:
@@ -17,7 +20,7 @@ class Proxy:
 
     def __init__(self, url: str) -> None:
         self._to = make_url(url)
-        self._is_silent = threading.Event()
+        self._is_silent, self._is_pooler = threading.Event(), threading.Event()
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.connections = 0
@@ -30,6 +33,10 @@ class Proxy:
         port = self._listener.getsockname()[1]
         through = URL.create("postgresql", self._to.username, self._to.password, "127.0.0.1", port, self._to.database)
         return through.render_as_string(hide_password=False)
+
+    def be_a_pooler(self) -> None:
+        """Hand out process ids of its own, by which a client can tell pgbouncer from Postgres."""
+        self._is_pooler.set()
 
     def silence(self) -> None:
         """Take connections and bytes, acknowledge them, and pass nothing on."""
@@ -61,6 +68,8 @@ class Proxy:
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(_AT_ONCE):
+                if self._is_pooler.is_set():
+                    data = _OWN_ID.sub(lambda match: match[1] + b"\x7f" * 4, data)
                 if not self._is_silent.is_set():
                     target.sendall(data)
         with contextlib.suppress(OSError):

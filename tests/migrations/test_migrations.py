@@ -221,3 +221,9 @@ def test_a_command_says_what_to_do_about_a_new_shared_database_and_then_works(
     assert "tidemill db upgrade" in refused.stderr and "Traceback" not in refused.stderr
     assert run_cli(["db", "upgrade"], env=environment).returncode == 0
     assert run_cli(["status"], env=environment).returncode == 0
+
+
+def test_a_path_with_a_percent_sign_is_a_path(monkeypatch: pytest.MonkeyPatch, embedded_home: Path) -> None:
+    monkeypatch.setattr(migrations, "__file__", "/srv/100%/migrations/__init__.py")
+    with reading() as connection:
+        assert migrations.configuration(connection).get_main_option("script_location") == "/srv/100%/migrations"

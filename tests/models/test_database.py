@@ -16,7 +16,6 @@ from tidemill.models.clock import now
 from tidemill.models.database import engine, open_engine, reading, transact, writing
 from tidemill.models.database_errors import ConflictError
 from tidemill.models.errors import DatabaseError, SettingsError
-from tidemill.models.settings import settings
 from tidemill.models.tables import jobs, workers
 
 
@@ -67,7 +66,7 @@ def test_sqlite_is_opened_the_way_that_many_processes_need(embedded_home: Path) 
             name: connection.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "busy_timeout", "foreign_keys")
         }
     assert pragmas == {"journal_mode": "wal", "busy_timeout": 30_000, "foreign_keys": 1}
-    assert settings().effective_database_url == f"sqlite:///{embedded_home}/tidemill.db"
+    assert engine().url.database == f"{embedded_home}/tidemill.db"
 
 
 def test_the_folder_of_an_embedded_database_is_made(tmp_path: Path, use_environment: UseEnvironment) -> None:
@@ -181,7 +180,10 @@ REFUSALS = {
     "no rights": ("CREATE ROLE nobody; SET LOCAL ROLE nobody", "permission denied for table batches. Grant what"),
     "no table": ("DROP TABLE batches CASCADE", 'relation "batches" does not exist. Run `tidemill db upgrade`'),
     "no column": ("ALTER TABLE batches DROP COLUMN name CASCADE", "does not exist. Run `tidemill db upgrade`"),
-    "no schema": ("SET LOCAL search_path = nowhere", "does not exist. Run `tidemill db upgrade`"),
+    "no schema": (
+        "SET LOCAL search_path = nowhere; CREATE TABLE x (y int)",
+        "to create in. Create the schema",
+    ),
     "too slow": ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(5)", "statement timeout. Try again in a moment"),
     "locked": ("DO $$ BEGIN RAISE lock_not_available; END $$", "lock_not_available. Try again in a moment"),
     "disk full": ("DO $$ BEGIN RAISE disk_full; END $$", "disk_full. Free space"),

@@ -1,0 +1,67 @@
+"""An SQLite file is opened the way that many threads and processes need, and is readable by its owner alone."""
+
+import os
+import sqlite3
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+
+from tidemill.models.errors import DatabaseError, SettingsError
+
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "busy_timeout=30000",
+    "foreign_keys=ON",
+)
+
+
+def open_sqlite(url: URL, own_home: Path) -> Engine:
+    """An engine on SQLite. With the execution option `reading`, a transaction takes no write lock.
+
+    Args:
+        url: names the file.
+        own_home: a folder that is nobody's but ours; if older versions left it readable by others, that ends.
+
+    Raises:
+        SettingsError: the URL names no file, or has options.
+        DatabaseError: the file's folder cannot be made.
+    """
+    if not url.database or url.database == ":memory:" or url.query:
+        raise SettingsError(
+            "TIDEMILL_DATABASE_URL: sqlite takes the path of a file and no options, as in sqlite:////folder/tidemill.db."
+        )
+    _make_private(Path(url.database), own_home)
+    opened = create_engine(url, hide_parameters=True, connect_args={"timeout": 30})
+    event.listen(opened, "connect", _set_pragmas)
+    event.listen(opened, "begin", _begin)
+    return opened
+
+
+def _make_private(file: Path, own_home: Path) -> None:
+    """Make the file and its folder, if they are not there, with rights for their owner only; -wal and -shm follow."""
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseError(f"The folder {file.parent} cannot be made: {error.strerror}. Set TIDEMILL_HOME.") from None
+    with suppress(OSError):  # what cannot be made is said when it is opened
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    if file.parent == own_home:
+        for each in (own_home, file, *(file.with_name(f"{file.name}-{end}") for end in ("wal", "shm"))):
+            with suppress(OSError):  # not there, or somebody else's
+                each.chmod(stat.S_IMODE(each.stat().st_mode) & 0o700)
+
+
+def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    for pragma in _PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads and then writes needs the lock from the start: upgrading fails at once when busy.
+    only_reads = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")

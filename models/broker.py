@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError as BrokerLost
 from tidemill.models import journal, urls
 from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.messages import RedisTransport
 from tidemill.models.scope import Scope
 from tidemill.models.servers import Server, read_url
 from tidemill.models.settings import settings
@@ -76,6 +77,7 @@ def _configuration(server: Server) -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_publish_retry": False,
+        "worker_consumer": "tidemill.models.messages:Consumer",
         "worker_prefetch_multiplier": 1,
         "worker_pool": "threads",
         "worker_concurrency": 2,
@@ -97,7 +99,10 @@ class _Celery(Celery):
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
         """As Celery's, on our broker."""
-        return super().connection_for_read(url or settings().broker.celery_url, **options)
+        connection: Any = super().connection_for_read(url or settings().broker.celery_url, **options)
+        if settings().broker.kind == "redis":
+            connection.transport_cls = RedisTransport
+        return connection
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
         """As Celery's, on our broker."""

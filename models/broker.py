@@ -22,7 +22,7 @@ from kombu.exceptions import OperationalError as BrokerLost
 from tidemill.models import journal, urls
 from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.json_types import JsonObject
-from tidemill.models.messages import RedisTransport
+from tidemill.models.messages import Connection
 from tidemill.models.scope import Scope
 from tidemill.models.servers import Server, read_url
 from tidemill.models.settings import settings
@@ -99,10 +99,7 @@ class _Celery(Celery):
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
         """As Celery's, on our broker."""
-        connection: Any = super().connection_for_read(url or settings().broker.celery_url, **options)
-        if settings().broker.kind == "redis":
-            connection.transport_cls = RedisTransport
-        return connection
+        return super().connection_for_read(url or settings().broker.celery_url, **options)
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
         """As Celery's, on our broker."""
@@ -113,6 +110,7 @@ class _Celery(Celery):
 def app() -> Celery:
     """The process's Celery app, configured from the settings."""
     celery = _Celery("tidemill", set_as_current=False, loader="app", fixups=[])
+    celery.amqp.Connection = Connection
     celery.config_from_object(_configuration(settings().broker))  # and so no CELERY_CONFIG_MODULE is looked for
     return celery
 
@@ -218,9 +216,9 @@ def refuse_unsupported() -> None:
 
 
 def check_limits() -> None:
-    """Try the Redis of the shared limits, if there is one. Errors as for `check`."""
-    url = settings().effective_limits_url
-    if url is None:
+    """Try the Redis of the shared limits, if it is another one than the broker. Errors as for `check`."""
+    url = settings().limits_url
+    if not url:
         return
     shown = urls.shown_url(url)
     try:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import kombu
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.transport import redis
 
@@ -69,7 +70,14 @@ class _Channel(redis.Channel):
             return True
 
 
-class RedisTransport(redis.Transport):
-    """Kombu's, which would end the worker for an entry of the queue that is not JSON of its own."""
-
+class _Transport(redis.Transport):
     Channel = _Channel
+
+
+class Connection(kombu.Connection):
+    """kombu's, but over Redis an entry of the queue that is not JSON of kombu's own does not end the worker."""
+
+    def get_transport_cls(self) -> Any:
+        """The class that speaks to the broker."""
+        transport = super().get_transport_cls()
+        return _Transport if transport is redis.Transport else transport

@@ -23,6 +23,7 @@ from kombu.exceptions import OperationalError as BrokerLost
 from tidemill.models import journal, urls
 from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.messages import Connection
 from tidemill.models.scope import Scope
 from tidemill.models.servers import Server, read_url
 from tidemill.models.settings import settings
@@ -84,6 +85,7 @@ def _configuration(server: Server) -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_publish_retry": False,
+        "worker_consumer": "tidemill.models.messages:Consumer",
         "worker_prefetch_multiplier": 1,
         "worker_pool": "threads",
         "worker_concurrency": 2,
@@ -116,6 +118,7 @@ class _Celery(Celery):
 def app() -> Celery:
     """The process's Celery app, configured from the settings."""
     celery = _Celery("tidemill", set_as_current=False, loader="app", fixups=[])
+    celery.amqp.Connection = Connection
     celery.config_from_object(_configuration(settings().broker))  # and so no CELERY_CONFIG_MODULE is looked for
     return celery
 
@@ -239,9 +242,9 @@ def refuse_unsupported() -> None:
 
 
 def check_limits() -> None:
-    """Try the Redis of the shared limits, if there is one. Errors as for `check`."""
-    url = settings().effective_limits_url
-    if url is None:
+    """Try the Redis of the shared limits, if it is another one than the broker. Errors as for `check`."""
+    url = settings().limits_url
+    if not url:
         return
     shown = urls.shown_url(url)
     try:

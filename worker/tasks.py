@@ -1,12 +1,12 @@
 """The one Celery task passes the job ids of a message to this process's runner."""
 
 import threading
-from collections.abc import Sequence
 
 from tidemill.models.broker import TASK
 from tidemill.models.broker import app as make_app
 from tidemill.models.descriptors import window_that_fits
 from tidemill.models.feed import forget_sent
+from tidemill.models.messages import log_dropped
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.worker.maintenance import Maintenance
@@ -47,8 +47,12 @@ def stop(drain_seconds: float | None = None) -> None:
 
 
 @app.task(name=TASK)
-def run(ids: Sequence[int]) -> None:
-    """Run the jobs with these ids: see `Runner.admit`."""
+def run(*arguments: object, **options: object) -> None:
+    """Run the jobs with the ids in the one argument: see `Runner.admit`."""
+    ids = arguments[0] if len(arguments) == 1 and not options else None
+    if not isinstance(ids, list) or not all(type(each) is int and 0 < each < 2**63 for each in ids):
+        log_dropped("it is no list of job ids")
+        return
     _started.wait()
     if current is not None:
         current.admit(ids)

@@ -109,11 +109,11 @@ def _broker() -> str:
 
 
 def _limits() -> str:
-    url = settings().effective_limits_url
-    if url is None:
+    if settings().effective_limits_url is None:
         return "kept in each worker process" + ("" if settings().embedded else "; TIDEMILL_LIMITS_URL would share them")
     broker.check_limits()
-    return f"shared through {shown_url(url)}"
+    url = settings().limits_url
+    return f"shared through {shown_url(url) if url else 'the broker'}"
 
 
 def _key() -> str:

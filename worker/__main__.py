@@ -15,6 +15,7 @@ from tidemill.migrations import ensure
 from tidemill.models import interpreters
 from tidemill.models.errors import TidemillError
 from tidemill.models.settings import settings
+from tidemill.models.text import printable
 
 RESTART_SECONDS = 2.0
 
@@ -73,7 +74,7 @@ def main() -> int:
         ensure()
         window = settings().window
     except TidemillError as error:
-        print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201
+        print(f"tidemill: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     supervisor = Supervisor(processes)
     signal.signal(signal.SIGTERM, supervisor.stop)

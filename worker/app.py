@@ -18,6 +18,7 @@ from tidemill.models.child import when_parent_is_gone
 from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.provider import check
 from tidemill.models.settings import settings
+from tidemill.models.text import printable
 from tidemill.worker import tasks
 
 # Celery warns root because messages may contain code; ours contain numbers, and must be JSON.
@@ -71,7 +72,7 @@ def _check(sender: _Controller, **_: object) -> None:
 
 
 def _print(error: TidemillError) -> None:
-    print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
+    print(f"tidemill: {printable(str(error))}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
 
 
 @worker_ready.connect(weak=False)

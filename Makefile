@@ -42,9 +42,12 @@ bench: setup ## measure speed, CPU and memory; at most five minutes
 bench-full: setup ## the same with 100,000 prompts and everything that takes long
 	$(BIN)/python -m tests.benchmarks --full
 
-lock: setup ## write requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--no-annotate --extra parquet --extra heif --extra dedupe --extra plots --extra demo --group dev pyproject.toml -o requirements.lock
+COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	--extra parquet --extra heif --extra dedupe --extra plots
+
+lock: setup ## write both locks anew from pyproject.toml: for a checkout, and for the image
+	$(BIN)/$(COMPILE) --python-version 3.11 --extra demo --group dev pyproject.toml -o requirements.lock
+	$(BIN)/$(COMPILE) --python-version 3.13 --extra s3 --extra gcs -c requirements.lock pyproject.toml -o requirements-image.lock
 
 clean: ## remove the environment and what the demo left
 	rm -rf .venv .demo

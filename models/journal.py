@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Collection, Iterable, Sequence
 
+from tidemill.models.lines import Lines
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Claimed, Settlement
 
@@ -19,7 +20,9 @@ _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 def show_in_worker() -> None:
     """Write our log, and the warnings of libraries, to stderr with time and level."""
-    logging.basicConfig(format=_FORMAT, level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines(_FORMAT))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     set_level("info")
 
 

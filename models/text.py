@@ -87,15 +87,22 @@ def one_line(text: str, limit: int = 300) -> str:
     shown as escapes such as \\x1b; an ellipsis marks what is cut off.
     """
     head = " ".join(text.split(None, limit))[: limit + 1]  # no more than `limit` words have room
-    line = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), head)
+    line = _CONTROL.sub(_escape, head)
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def printable(text: str) -> str:
     """`text` for a terminal, with its lines and tabs; characters that could act or hide become escapes."""
-    return _CONTROL.sub(
-        lambda match: match[0] if match[0] in "\n\t" else match[0].encode("unicode_escape").decode(), text
-    )
+    return _CONTROL.sub(lambda match: match[0] if match[0] in "\n\t" else _escape(match), text.replace("\r\n", "\n"))
+
+
+def printable_json(text: str) -> str:
+    """A JSON text, on one line, with the same value and without characters that could act or hide on a terminal."""
+    return _CONTROL.sub(lambda match: json.dumps(match[0])[1:-1], text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def _dumps_slowly(value: object) -> str:

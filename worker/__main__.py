@@ -15,6 +15,7 @@ from tidemill.migrations import ensure
 from tidemill.models import interpreters
 from tidemill.models.errors import TidemillError
 from tidemill.models.settings import export_file, settings
+from tidemill.models.text import printable
 
 RESTART_SECONDS = 2.0
 
@@ -74,7 +75,7 @@ def main() -> int:
         window = settings().window
         export_file()
     except TidemillError as error:
-        print(f"tidemill: {error}", file=sys.stderr)  # noqa: T201
+        print(f"tidemill: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     supervisor = Supervisor(processes)
     signal.signal(signal.SIGTERM, supervisor.stop)

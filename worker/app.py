@@ -18,6 +18,7 @@ from tidemill.models.child import when_parent_is_gone
 from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.provider import check
 from tidemill.models.settings import settings
+from tidemill.models.text import printable
 from tidemill.worker import tasks
 
 # Celery warns root because messages may contain code; ours contain numbers, and must be JSON.
@@ -82,7 +83,7 @@ def _say_what_is_missing() -> None:
 
 
 def _print(sentence: object) -> None:
-    print(f"tidemill: {sentence}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
+    print(f"tidemill: {printable(str(sentence))}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
 
 
 @worker_ready.connect(weak=False)

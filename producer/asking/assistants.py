@@ -14,7 +14,6 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import typer
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from tidemill import migrations
@@ -30,7 +29,7 @@ from tidemill.models.tables import assistants, batches, dialogues
 from tidemill.models.text import loads, one_line
 from tidemill.producer.intake.records import json_kind
 from tidemill.producer.screen.display import say
-from tidemill.producer.screen.printing import print_json, print_table, print_text
+from tidemill.producer.screen.printing import print_json, print_line, print_table, print_text
 
 _NO_SUCH_ENDPOINT = (400, 404, 405, 410, 501)
 """Statuses that servers without the endpoint answer with."""
@@ -139,7 +138,7 @@ def import_file(path: str) -> None:
     for place, each in enumerate(entries, start=1):
         if each.name in {other.name for other in entries[: place - 1]}:
             raise InputError(f"{path} entry {place}: the name {each.name!r} is there twice; give one another name.")
-    typer.echo(f"{path}: {save(entries)}")
+    print_line(f"{path}: {save(entries)}")
     for each in entries:
         if each.unused:
             say(f"{each.name}: Tidemill has no use for {', '.join(each.unused)}; it is left out.")
@@ -156,7 +155,7 @@ def add(name: str, instructions: str | None, model: str | None, options: ReplyOp
     entry = {"name": name, "instructions": instructions, "model": model, **options}
     set_options = {option: value for option, value in options.items() if value is not None}
     assistant = replace(_read(entry, where), options=set_options)
-    typer.echo(f"{assistant.name}: {save([assistant])}")
+    print_line(f"{assistant.name}: {save([assistant])}")
 
 
 def _entries(path: str) -> Sequence[object]:
@@ -293,7 +292,7 @@ def use(name: str | None) -> None:
             connection.execute(update(assistants).where(assistants.c.id == assistant_id).values(is_default=1))
 
     transact(make_default)
-    typer.echo("There is no default assistant now." if name is None else f"{name} is the default assistant now.")
+    print_line("There is no default assistant now." if name is None else f"{name} is the default assistant now.")
 
 
 def remove(name: str) -> None:
@@ -308,7 +307,7 @@ def remove(name: str) -> None:
         connection.execute(delete(assistants).where(assistants.c.id == assistant_id))
 
     transact(forget)
-    typer.echo(f"{name} is removed; what was asked with it stays.")
+    print_line(f"{name} is removed; what was asked with it stays.")
 
 
 # --- show ---
@@ -334,7 +333,7 @@ def show(name: str, as_json: bool) -> None:
         return print_json(shown)
     for key, value in shown.items():
         if key != "instructions" and value not in (None, {}, False):
-            typer.echo(f"{key}: {value}")
+            print_line(f"{key}: {value}")
     return print_text(f"\n{shown['instructions'] or 'no instructions'}")
 
 

@@ -1,12 +1,10 @@
 """Every dialogue is kept: it can be listed, shown, searched and exported."""
 
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import typer
 from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select
 
 from tidemill import migrations
@@ -21,7 +19,7 @@ from tidemill.models.text import dumps, one_line
 from tidemill.producer.asking import assistants
 from tidemill.producer.asking.continuing import unknown
 from tidemill.producer.batches.progress import counted, resolve
-from tidemill.producer.screen.printing import print_json, print_table, print_text
+from tidemill.producer.screen.printing import JsonLines, print_json, print_line, print_table, print_text
 
 JUDGEMENTS = ("positive", "negative", "neutral", "unknown")
 _PAGE = 500
@@ -82,7 +80,7 @@ def show_list(words: str | None, filters: Filters, limit: int, as_json: bool) ->
     if as_json:
         return print_json([_as_json(row, messages_by_turn[row.id]) for row in rows])
     if not rows:
-        typer.echo("No dialogue fits." if words or any(filters) else "No dialogues yet.", err=True)
+        print_line("No dialogue fits." if words or any(filters) else "No dialogues yet.", err=True)
         return None
     of = ("of",) if any(row.root_id for row in rows) else ()
     cells = [
@@ -129,18 +127,18 @@ def show(turn_id: int, as_json: bool) -> None:
     costs = [row.cost_usd for row in rows if row.cost_usd is not None]
     price = format_usd(sum(costs) if costs else None)
     used = f"{sum(row.input_tokens for row in rows):,} + {sum(row.output_tokens for row in rows):,} tokens"
-    typer.echo(f"\n{used} · {price} · {len(calls)} call(s):")
+    print_line(f"\n{used} · {price} · {len(calls)} call(s):")
     for call in calls:
         took = "" if call.seconds is None else f" in {call.seconds:.2f} s"
         why = f": {one_line(call.error, 160)}" if call.error else ""
-        typer.echo(f"  {call.started_at:%Y-%m-%d %H:%M:%S} {call.outcome or 'under way'}{took}{why}")
+        print_line(f"  {call.started_at:%Y-%m-%d %H:%M:%S} {call.outcome or 'under way'}{took}{why}")
     return None
 
 
 def _show_turn(turn: Row[Any], root_id: int, turn_messages: list[MessageJson]) -> None:
     score = "" if turn.sentiment_score is None else f" ({turn.sentiment_score:+.2f})"
     name = f"dialogue {turn.id}" if turn.id == root_id else f"\nturn {turn.id}"
-    typer.echo(f"{name} · batch {turn.batch_id} · {turn.model} · {turn.sentiment or 'not judged yet'}{score}")
+    print_line(f"{name} · batch {turn.batch_id} · {turn.model} · {turn.sentiment or 'not judged yet'}{score}")
     for message in turn_messages:
         print_text(f"\n{message['role']}:\n{_readable(message['content'])}")
 
@@ -153,15 +151,17 @@ def export(output: str, filters: Filters) -> None:
     migrations.ensure()
     lines = (f"{dumps(each)}\n".encode() for each in _whole_dialogues(fitting(None, filters)))
     if output == "-":
-        sys.stdout.buffer.writelines(lines)
-        sys.stdout.buffer.flush()
+        out = JsonLines()
+        for line in lines:
+            out.write(line)
+        out.flush()
         return
     try:
         with replacing(Path(output).resolve()) as file:
             count = sum(1 for line in lines if file.write(line))
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror}. Choose another place with -o.") from None
-    typer.echo(f"{output}: {counted(count, 'dialogue')} written", err=True)
+    print_line(f"{output}: {counted(count, 'dialogue')} written", err=True)
 
 
 def _whole_dialogues(statement: Select[Any]) -> Iterator[JsonObject]:

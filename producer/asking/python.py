@@ -1,7 +1,6 @@
 """Scripts and notebooks submit the same batches as the command line, with the same ids: `from tidemill import ask`."""
 
 import inspect
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
@@ -15,6 +14,7 @@ from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.submit import open_batch, submit
 from tidemill.producer.intake.tables import ReadOptions, Source
+from tidemill.producer.screen.display import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ def ask(
         priority=priority,
         new=new,
         assistant_id=complete.assistant_id,
-        on_bad_row=lambda sentence: print(f"tidemill: {sentence}", file=sys.stderr),
+        on_bad_row=say,
     )
     if dialogue is not None:
         order = as_turns(order, name)

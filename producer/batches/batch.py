@@ -44,6 +44,10 @@ class Batch:
         frame = to_frame(rows_of(self.id, self.submission))
         return frame if len(frame) else frame.reindex(columns=columns_of(self.id))
 
-    def save(self, path: str | Path) -> int:
-        """Write the rows to a .jsonl, .csv or .parquet file; returns how many there are."""
-        return write(rows_of(self.id, self.submission), str(path), columns_of(self.id))
+    def save(self, path: str | Path, *, escape_formulas: bool = False) -> int:
+        """Write the rows to a .jsonl, .csv or .parquet file; returns how many there are.
+
+        With `escape_formulas`, text in CSV that a spreadsheet would run as a formula gets a `'` before it.
+        """
+        rows = rows_of(self.id, self.submission)
+        return write(rows, str(path), columns_of(self.id), escape_formulas=escape_formulas)

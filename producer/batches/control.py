@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import typer
 from sqlalchemy import Connection
 
 from tidemill import migrations
@@ -14,7 +13,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
 from tidemill.producer.batches.progress import BatchSummary, Progress, counted, list_batches, progress, resolve
-from tidemill.producer.screen.printing import print_json, print_table
+from tidemill.producer.screen.printing import print_json, print_line, print_table
 
 
 class Change(NamedTuple):
@@ -50,7 +49,7 @@ def change(verb: str, batch_name: str, as_json: bool) -> None:
     changed = transact(lambda connection: act(connection, batch_id), LONG_SECONDS)
     if as_json:
         return print_json({"batch": batch_id, verb: changed})
-    typer.echo(f"{batch_id}: {(done if changed else not_done).format(rows=counted(changed, 'row'), batch=batch_id)}")
+    print_line(f"{batch_id}: {(done if changed else not_done).format(rows=counted(changed, 'row'), batch=batch_id)}")
     return None
 
 
@@ -68,7 +67,7 @@ def status(batch_name: str | None, limit: int, as_json: bool) -> None:
     if as_json:
         return print_json([_summary_json(each) for each in summaries])
     if not summaries:
-        typer.echo("No batches yet. `tidemill ask -i prompts.csv -o answers.jsonl` makes one.", err=True)
+        print_line("No batches yet. `tidemill ask -i prompts.csv -o answers.jsonl` makes one.", err=True)
         return None
     columns = ("batch", "model", "created", "rows", "succeeded", "failed", "open", "tokens", "cost", "state")
     return print_table(columns, [_summary_cells(each) for each in summaries])
@@ -83,14 +82,14 @@ def _show(batch_name: str, as_json: bool) -> None:
         head = {"batch": batch.id, "kind": batch.kind, "model": batch.options["model"], "created_at": batch.created_at}
         return print_json({**head, **so_far.to_json(), "failures": failed})
     state = _state(so_far)
-    typer.echo(
+    print_line(
         f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {state}"
     )
-    typer.echo(so_far.summary())
+    print_line(so_far.summary())
     if so_far.hold_reason and so_far.open:
-        typer.echo(f"on hold: {so_far.hold_reason}")
+        print_line(f"on hold: {so_far.hold_reason}")
     for each in reasons:
-        typer.echo(f"  {each.rows:,} × {each.code}: {one_line(each.example, 160)}")
+        print_line(f"  {each.rows:,} × {each.code}: {one_line(each.example, 160)}")
     return None
 
 

@@ -7,10 +7,11 @@ import csv
 import importlib.util
 import io
 import os
-import sys
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -24,6 +25,7 @@ from tidemill.models.files import replacing, temporary
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import batches, dialogues, jobs, messages
+from tidemill.producer.screen.printing import JsonLines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +48,10 @@ PARQUET_GROUP_ROWS = 8_192  # rows held in memory at most, besides the chunk tha
 
 _WHOLE = ("input_tokens", "output_tokens", "attempts")
 _FRACTION = ("sentiment_score", "cost_usd")
+
+_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
+"""How cells begin that Excel, LibreOffice or Google Sheets may run (OWASP, CSV Injection)."""
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)*(e[+-]?[0-9]+)?%?", re.IGNORECASE)
 
 Chunks: TypeAlias = Iterable[list[JsonObject]]
 
@@ -98,23 +104,27 @@ def _check_place(path: str, target: Path) -> None:
     probe.unlink()
 
 
-def write(chunks: Chunks, path: str, columns: Sequence[str]) -> int:
+def write(chunks: Chunks, path: str, columns: Sequence[str], *, escape_formulas: bool = False) -> int:
     """Write the rows' `columns`, in that order, and return how many rows there were.
 
-    A row without a column gets null (an empty cell in CSV); what is not in `columns` is left out. A file appears under
-    its name only when it is complete and on disk; until then an older one stays as it was. A symlink is written
-    through to its target. Memory is constant.
+    A row without a column gets null (an empty cell in CSV); what is not in `columns` is left out. With
+    `escape_formulas`, text in CSV that a spreadsheet would run gets a `'` before it. A file appears under its name only
+    when it is complete and on disk; until then an older one stays as it was. A symlink is written through to its
+    target. Memory is constant.
 
     Raises InputError when the destination fails; BrokenPipeError when the reader of stdout has gone.
     """
     check_destination(path)
     try:
         if path == "-":
-            rows = _write_jsonl(sys.stdout.buffer, chunks, columns)
-            sys.stdout.buffer.flush()
+            out = JsonLines()
+            rows = _write_jsonl(out, chunks, columns)
+            out.flush()
             return rows
+        ending = Path(path).suffix.lower()
+        writer = _WRITERS["escaped" if escape_formulas and ending == ".csv" else ending]
         with replacing(Path(path).resolve()) as file:
-            return _WRITERS[Path(path).suffix.lower()](file, chunks, columns)
+            return writer(file, chunks, columns)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -135,7 +145,7 @@ def to_frame(chunks: Chunks) -> "pd.DataFrame":
     return frame.astype({name: kind for name, kind in types.items() if name in frame})
 
 
-def _write_jsonl(file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
+def _write_jsonl(file: BinaryIO | JsonLines, chunks: Chunks, columns: Sequence[str]) -> int:
     rows = 0
     for chunk in chunks:
         file.write(b"".join(_json({name: row.get(name) for name in columns}) + b"\n" for row in chunk))
@@ -157,15 +167,15 @@ class _Lines:
         self._text.write(record.removesuffix("\r\n") + "\n")
 
 
-def _write_csv(file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
+def _write_csv(cell_of: Callable[[object], object], file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
     """UTF-8, quoted where needed. Lone surrogates, which UTF-8 cannot hold, become text such as `\\ud800`."""
     text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
     try:
         writer = csv.writer(_Lines(text), lineterminator="\r\n")
-        writer.writerow(columns)
+        writer.writerow(map(cell_of, columns))
         rows = 0
         for chunk in chunks:
-            writer.writerows([_cell(row.get(name)) for name in columns] for row in chunk)
+            writer.writerows([cell_of(row.get(name)) for name in columns] for row in chunk)
             rows += len(chunk)
         text.flush()
         return rows
@@ -227,9 +237,16 @@ def _cell(value: object) -> object:
     return value if value is None or type(value) in (str, int, float, Decimal) else _json(value).decode()
 
 
+def _inert_cell(value: object) -> object:
+    """A CSV cell that no spreadsheet runs as a formula: `'` stands before text that could be one."""
+    cell = _cell(value)
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
 _WRITERS: dict[str, Callable[[BinaryIO, Chunks, Sequence[str]], int]] = {
     ".jsonl": _write_jsonl,
-    ".csv": _write_csv,
+    ".csv": partial(_write_csv, _cell),
+    "escaped": partial(_write_csv, _inert_cell),
     ".parquet": _write_parquet,
 }
 

@@ -22,7 +22,7 @@ from tidemill.producer.batches.progress import Progress, counted, cut_short, res
 from tidemill.producer.batches.results import check_destination, latest_turn, rows_of
 from tidemill.producer.batches.submit import OpenBatch, check_model, open_batch, submit
 from tidemill.producer.screen.display import Display, display, say
-from tidemill.producer.screen.printing import print_json, print_text
+from tidemill.producer.screen.printing import print_json, print_line, print_text
 
 _REASONS = 3
 """How many kinds of failure the end of a run names."""
@@ -39,6 +39,7 @@ def carry_out(
     detach: bool,
     dry_run: bool,
     as_json: bool,
+    escape_formulas: bool = False,
     after: Sequence[After] = (),
 ) -> None:
     """Submit an order, follow the work, write the rows, and sum up.
@@ -72,9 +73,9 @@ def carry_out(
     if printer is not None:
         return printer.end()
     if output is not None:
-        batch.save(output)
+        batch.save(output, escape_formulas=escape_formulas)
     elif not (as_json or after):
-        typer.echo(f"{batch.id}: `tidemill results {batch.id} -o answers.jsonl` writes the answers", err=True)
+        print_line(f"{batch.id}: `tidemill results {batch.id} -o answers.jsonl` writes the answers", err=True)
     return _sum_up(batch, progress, as_json, time.monotonic() - began, err=output == "-")
 
 
@@ -90,7 +91,7 @@ def _print_estimate(order: Order, as_json: bool) -> None:
     estimate = order.rows.estimate(order)
     if as_json:
         return print_json(estimate.to_json())
-    typer.echo(estimate.text())
+    print_line(estimate.text())
     return None
 
 
@@ -98,7 +99,7 @@ def _print_detached(batch: Batch, rows: int, as_json: bool) -> None:
     if as_json:
         return print_json({"batch": batch.id, "rows": rows})
     then = "`tidemill watch` runs it here" if settings().embedded else "workers run it"
-    typer.echo(
+    print_line(
         f"{batch.id}: {counted(rows, 'row')} submitted; {then}, "
         f"`tidemill results {batch.id} -o answers.jsonl` writes the answers."
     )
@@ -181,7 +182,7 @@ def _sum_up(batch: Batch, progress: Progress, as_json: bool, seconds: float, *, 
             say(f"{counted(cut, 'answer')} cut at the limit of tokens; a higher --max-tokens asks all rows again.")
         for reason in failures(batch.id)[:_REASONS] if progress.states["failed"] else ():
             say(f"{reason.rows:,} × {reason.code}: {reason.example}")
-        typer.echo(progress.summary(seconds), err=True)
+        print_line(progress.summary(seconds), err=True)
     if not progress.all_succeeded:
         raise typer.Exit(NOT_ALL_SUCCEEDED)
 
@@ -203,10 +204,10 @@ def watch(batch_name: str, as_json: bool) -> None:
     return _sum_up(batch, progress, as_json, time.monotonic() - began)
 
 
-def results(batch_name: str, output: str) -> None:
+def results(batch_name: str, output: str, escape_formulas: bool) -> None:
     """Write a batch's rows as they are now."""
     check_destination(output)
     migrations.ensure()
     batch = Batch(resolve(batch_name).id)
-    written = batch.save(output)
-    typer.echo(f"{counted(written, 'row')} written · {batch.progress().summary()}", err=True)
+    written = batch.save(output, escape_formulas=escape_formulas)
+    print_line(f"{counted(written, 'row')} written · {batch.progress().summary()}", err=True)

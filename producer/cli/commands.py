@@ -43,6 +43,7 @@ def ask(
         ),
     ] = None,
     output: flags.Output = None,
+    escape_formulas: flags.EscapeFormulas = False,
     column: Annotated[str | None, typer.Option(help="The column that holds the prompt.")] = None,
     template: Annotated[
         str | None, typer.Option("--template", "-t", help="A prompt with {column} placeholders, filled from each row.")
@@ -84,6 +85,7 @@ def ask(
     carry_out(
         order,
         output=output,
+        escape_formulas=escape_formulas,
         window=calls.window,
         detach=run.detach,
         dry_run=run.dry_run,
@@ -104,6 +106,7 @@ def describe(
         str | None, typer.Option("--input", "-i", metavar="FILE", help="A table of paths or URLs; - is stdin.")
     ] = None,
     output: flags.Output = None,
+    escape_formulas: flags.EscapeFormulas = False,
     column: Annotated[str | None, typer.Option(help="The table's column that holds the paths.")] = None,
     prompt: Annotated[
         str | None,
@@ -160,6 +163,7 @@ def describe(
     carry_out(
         order,
         output=output,
+        escape_formulas=escape_formulas,
         window=calls.window,
         detach=run.detach,
         dry_run=run.dry_run,
@@ -305,12 +309,12 @@ def watch(batch: flags.BatchId, as_json: flags.Json = False) -> None:
 
 
 @app.command(epilog="Example: tidemill results prompts-3f9a1c -o answers.parquet")
-def results(batch: flags.BatchId, output: flags.Output = "-") -> None:
+def results(batch: flags.BatchId, output: flags.Output = "-", escape_formulas: flags.EscapeFormulas = False) -> None:
     """Write the rows of a batch with their answers, in input order."""
     from tidemill.producer.cli.kinds import verbs_for
 
     verbs, batch_id = verbs_for(batch)
-    verbs.results(batch_id, output or "-")
+    verbs.results(batch_id, output or "-", escape_formulas)
 
 
 @app.command(epilog="Example: tidemill retry latest")

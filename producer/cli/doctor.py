@@ -17,7 +17,7 @@ from tidemill.models.provider import CallError, list_models
 from tidemill.models.settings import Settings, settings
 from tidemill.models.text import one_line
 from tidemill.models.urls import shown_url
-from tidemill.producer.screen.printing import print_json, print_table
+from tidemill.producer.screen.printing import print_json, print_line, print_table
 
 _LITTLE_DISK_BYTES = 500_000_000
 
@@ -69,8 +69,8 @@ def doctor(as_json: bool) -> None:
         print_json({"checks": checks, "settings": listed})
     else:
         for check in checks:
-            typer.echo(f"{'ok  ' if check['ok'] else 'FIX '} {check['name']}: {check['says']}")
-        typer.echo("")
+            print_line(f"{'ok  ' if check['ok'] else 'FIX '} {check['name']}: {check['says']}")
+        print_line("")
         print_table(
             ("setting", "value", "meaning"), [(each["name"], each["value"], each["meaning"]) for each in listed]
         )

@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-import typer
-
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, OptionError, TidemillError
+from tidemill.models.lines import Lines
+from tidemill.models.text import printable
+from tidemill.producer.screen.printing import print_line
 
 INTERRUPTED = 130
 UNEXPECTED = 70
@@ -35,7 +36,7 @@ def code_of(command: Callable[[], object]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing stdout does not fail again
         code = NOT_ALL_SUCCEEDED
     except TidemillError as error:
-        typer.echo(f"tidemill: {_sentence(error)}", err=True)
+        print_line(f"tidemill: {_sentence(error)}", err=True)
         code = error.exit_code
     except OSError as error:
         code = _cannot_write(error)
@@ -70,14 +71,15 @@ def _cannot_write(error: OSError) -> int:
         raise error
     where = error.filename or "the output"
     with suppress(OSError):
-        typer.echo(f"tidemill: {where} cannot be written or read: {error.strerror or error}.", err=True)
+        print_line(f"tidemill: {where} cannot be written or read: {error.strerror or error}.", err=True)
     return TidemillError.exit_code
 
 
 def _show_logs_as_sentences() -> None:
     """Show what a worker inside this command logs in the form of the command's own sentences."""
-    logging.basicConfig(format="tidemill: %(message)s", level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:
+        handler.setFormatter(Lines("tidemill: %(message)s"))
         handler.addFilter(_OnceInAWhile())
     for talkative in ("amqp", "celery", "kombu"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
@@ -104,13 +106,14 @@ class _OnceInAWhile(logging.Filter):
 def _unexpected(error: Exception) -> int:
     show = getattr(error, "show", None)  # how the parser's own errors print themselves
     if show is not None:
+        error.message = printable(str(getattr(error, "message", "")))  # type: ignore[attr-defined]
         show()
         return int(getattr(error, "exit_code", 2))
     if type(error).__name__ in ("Abort", "Exit"):
         return int(getattr(error, "exit_code", INTERRUPTED))
     if os.environ.get("TIDEMILL_DEBUG"):
         raise error
-    typer.echo(
+    print_line(
         f"tidemill: unexpected {type(error).__name__}: {error}. This is a defect; nothing that was stored is lost. "
         "TIDEMILL_DEBUG=1 shows where it happened; please report it.",
         err=True,

@@ -39,6 +39,10 @@ Output = Annotated[
         "--output", "-o", metavar="FILE", help="Write all rows to a .jsonl, .csv or .parquet file; - is stdout."
     ),
 ]
+EscapeFormulas = Annotated[
+    bool,
+    typer.Option("--escape-formulas", help="In CSV, put ' before text that a spreadsheet would run as a formula."),
+]
 Newest = Annotated[int, typer.Option(min=1, help="How many, the newest first.")]
 BatchId = Annotated[str, typer.Argument(help="Id of a batch, the beginning of one, or `latest`.", metavar="BATCH")]
 AssistantName = Annotated[str, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")]

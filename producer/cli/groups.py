@@ -207,5 +207,6 @@ def fine_tunes_plot(
 def db_upgrade() -> None:
     """Bring the database to the schema of this version."""
     from tidemill import migrations
+    from tidemill.producer.screen.printing import print_line
 
-    typer.echo(f"The database has schema {migrations.upgrade()}.")
+    print_line(f"The database has schema {migrations.upgrade()}.")

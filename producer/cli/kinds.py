@@ -18,10 +18,10 @@ def _watch(batch_id: str, as_json: bool) -> None:
     run.watch(batch_id, as_json)
 
 
-def _results(batch_id: str, output: str) -> None:
+def _results(batch_id: str, output: str, escape_formulas: bool) -> None:
     from tidemill.producer.batches import run
 
-    run.results(batch_id, output)
+    run.results(batch_id, output, escape_formulas)
 
 
 class Verbs(NamedTuple):
@@ -31,8 +31,8 @@ class Verbs(NamedTuple):
     """
 
     watch: Callable[[str, bool], None] = _watch
-    results: Callable[[str, str], None] = _results
-    """Its second argument is where the rows go."""
+    results: Callable[[str, str, bool], None] = _results
+    """Its further arguments are where the rows go, and whether formulas are escaped in CSV."""
     retry: Callable[[str, bool], None] = partial(control.change, "retry")
     pause: Callable[[str, bool], None] = partial(control.change, "pause")
     resume: Callable[[str, bool], None] = partial(control.change, "resume")

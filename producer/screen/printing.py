@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 import typer
 
-from tidemill.models.text import one_line, printable
+from tidemill.models.text import one_line, printable, printable_json
 
 PIPED_WIDTH = 200
 LONGEST_CELL = 90
 SHORTEST_COLUMN = 12
+
+
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print a line or lines of ours; names and errors in them may be a stranger's, and act on no terminal."""
+    typer.echo(printable(text), err=err)
 
 
 def print_text(text: str, *, err: bool = False) -> None:
@@ -19,8 +24,22 @@ def print_text(text: str, *, err: bool = False) -> None:
 
 
 def print_json(value: object, *, err: bool = False) -> None:
-    """Print one JSON value on one line."""
-    typer.echo(json.dumps(value, ensure_ascii=False, default=str), err=err)
+    """Print one JSON value on one line; what could act on a terminal is escaped, which leaves the value as it is."""
+    typer.echo(printable_json(json.dumps(value, ensure_ascii=False, default=str)), err=err)
+
+
+class JsonLines:
+    """stdout for lines of JSON, which are written as `print_json` would."""
+
+    def write(self, lines: bytes) -> int:
+        """Write whole lines."""
+        text = lines.decode()
+        shown = "\n".join(map(printable_json, text.split("\n"))) if not text.isascii() or "\x7f" in text else text
+        return sys.stdout.buffer.write(shown.encode())
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        sys.stdout.buffer.flush()
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import NoReturn
 
-import typer
 from sqlalchemy import Connection
 
 from tidemill import migrations
@@ -23,7 +22,7 @@ from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.progress import Progress, resolve
 from tidemill.producer.batches.run import follow_batch, stop_like_ctrl_c
 from tidemill.producer.screen.display import Quiet, say
-from tidemill.producer.screen.printing import print_json
+from tidemill.producer.screen.printing import print_json, print_line
 from tidemill.producer.training.fine_tune_lookup import FineTuneRow, events_of, find, status_of, to_json
 from tidemill.producer.training.fine_tune_pages import event_line
 
@@ -37,7 +36,7 @@ class NotTrainedError(TidemillError):
     exit_code = NOT_ALL_SUCCEEDED
 
 
-def results(batch_name: str, _output: str) -> NoReturn:
+def results(batch_name: str, _output: str, _escape_formulas: bool) -> NoReturn:
     """Raise InputError: a fine-tune has no rows to write."""
     batch_id = resolve(batch_name).id
     raise InputError(f"{batch_id} is a fine-tune and has no rows; `tidemill fine-tunes show {batch_id}` shows it.")
@@ -66,11 +65,11 @@ class EventPrinter:
 
     def _print(self, row: FineTuneRow) -> None:
         if (status := status_of(row)) != self._status:
-            typer.echo(f"{row.id}: {status}{f' · {row.remote_id}' if row.remote_id else ''}", err=True)
+            print_line(f"{row.id}: {status}{f' · {row.remote_id}' if row.remote_id else ''}", err=True)
             self._status = status
         for event in events_of(row, after=self._number):
             self._number = event.number
-            typer.echo(event_line(event), err=True)
+            print_line(event_line(event), err=True)
 
 
 class EnoughError(Exception):
@@ -111,10 +110,10 @@ def _print_end(row: FineTuneRow, as_json: bool) -> None:
     check_trained(row)
     if not as_json:
         tokens = "an unknown number of" if row.trained_tokens is None else format_tokens(row.trained_tokens)
-        typer.echo(f"{row.id}: {row.status} · {tokens} trained tokens · {format_usd(row.cost_usd)}", err=True)
+        print_line(f"{row.id}: {row.status} · {tokens} trained tokens · {format_usd(row.cost_usd)}", err=True)
         if row.note:
             say(f"{row.id}: {row.note}")
-        typer.echo(row.fine_tuned_model or "")
+        print_line(row.fine_tuned_model or "")
 
 
 # --- change ---
@@ -146,7 +145,7 @@ def change(verb: str, name: str, as_json: bool) -> None:
     elif (objection := _objection(row, last_event)) is not None:
         raise InputError(f"{row.id}: {objection}")
     else:
-        typer.echo(f"{row.id}: {_DONE[verb]}; status: {status_of(row)}.")
+        print_line(f"{row.id}: {_DONE[verb]}; status: {status_of(row)}.")
     return None
 
 

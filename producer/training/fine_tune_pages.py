@@ -1,13 +1,11 @@
 """Fine-tunes take days, so users want to see how they are: in a list, each on a page of its own, as curves."""
 
-import typer
-
 from tidemill import migrations
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.errors import InputError
 from tidemill.models.tables import OPEN_STATES
 from tidemill.models.text import one_line
-from tidemill.producer.screen.printing import print_json, print_table
+from tidemill.producer.screen.printing import print_json, print_line, print_table
 from tidemill.producer.training import curves
 from tidemill.producer.training.fine_tune_lookup import (
     EventRow,
@@ -34,7 +32,7 @@ def show_list(limit: int, as_json: bool) -> None:
     if as_json:
         return print_json([to_json(row) for row in rows])
     if not rows:
-        typer.echo("No fine-tunes yet. `tidemill train data.csv --dry-run` checks examples for one.", err=True)
+        print_line("No fine-tunes yet. `tidemill train data.csv --dry-run` checks examples for one.", err=True)
         return None
     cells = [
         (
@@ -68,17 +66,17 @@ def show(name: str, as_json: bool) -> None:
             "note": row.note,
         }
         return print_json(to_json(row) | more)
-    typer.echo(f"{row.id} · {row.name} · {row.options['model']} · {status_of(row)}")
+    print_line(f"{row.id} · {row.name} · {row.options['model']} · {status_of(row)}")
     for label, value in _facts(row, len(dialogues)):
-        typer.echo(f"  {label:<18}{value}")
+        print_line(f"  {label:<18}{value}")
     for each in checkpoints:
-        typer.echo(f"  checkpoint        {each.model} (step {each.step:,})")
+        print_line(f"  checkpoint        {each.model} (step {each.step:,})")
     if points:
-        typer.echo(curves.draw_terminal(points, CURVE_WIDTH, ""))
+        print_line(curves.draw_terminal(points, CURVE_WIDTH, ""))
     if len(events) > EVENTS_SHOWN:
-        typer.echo(f"  … {len(events) - EVENTS_SHOWN:,} earlier events, all with --json")
+        print_line(f"  … {len(events) - EVENTS_SHOWN:,} earlier events, all with --json")
     for each in events[-EVENTS_SHOWN:]:
-        typer.echo(event_line(each))
+        print_line(event_line(each))
     return None
 
 
@@ -121,7 +119,7 @@ def plot(name: str, output: str | None) -> None:
     if not points:
         raise InputError(f"{row.id} has no curves yet: it is {status_of(row)}, and no step has been reported.")
     if output is None:
-        typer.echo(curves.draw_terminal(points, CURVE_WIDTH, title))
+        print_line(curves.draw_terminal(points, CURVE_WIDTH, title))
         return
     curves.save(points, output, title)
-    typer.echo(f"{output}: {len(points):,} steps drawn", err=True)
+    print_line(f"{output}: {len(points):,} steps drawn", err=True)

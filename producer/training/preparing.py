@@ -1,15 +1,12 @@
 """A run of `tidemill train` is put together here: from options to the report, the exported files or the job."""
 
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-
-import typer
 
 from tidemill import migrations
 from tidemill.models import shutdown
@@ -18,7 +15,7 @@ from tidemill.models.files import replacing
 from tidemill.models.settings import settings
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.screen.display import say
-from tidemill.producer.screen.printing import print_json, print_text
+from tidemill.producer.screen.printing import JsonLines, print_json, print_line, print_text
 from tidemill.producer.training.columns import Columns
 from tidemill.producer.training.dataset_report import Report
 from tidemill.producer.training.datasets import Dataset, DatasetOptions, build
@@ -81,7 +78,7 @@ def train(
         elif not dry_run:
             send_off(dataset, options, terms, *_names_of(source), as_json=as_json)
         elif not as_json:
-            typer.echo(f"\n{_next(dataset)}")
+            print_line(f"\n{_next(dataset)}")
 
 
 def _check_shutdowns(model: str, *, sends: bool) -> None:
@@ -167,15 +164,17 @@ def _export(dataset: Dataset, targets: Sequence[str]) -> None:
     for part, target in zip(parts, targets, strict=True):
         with part.path.open("rb") as source:
             if target == "-":
-                shutil.copyfileobj(source, sys.stdout.buffer)
-                sys.stdout.buffer.flush()
+                out = JsonLines()
+                for line in source:
+                    out.write(line)
+                out.flush()
                 continue
             try:
                 with replacing(Path(target).resolve()) as file:
                     shutil.copyfileobj(source, file)
             except OSError as error:
                 raise InputError(f"{target} cannot be written: {error.strerror}; choose another --export.") from None
-            typer.echo(f"{target}: {counted(part.examples, 'example')}, sha256 {part.sha256[:12]}", err=True)
+            print_line(f"{target}: {counted(part.examples, 'example')}, sha256 {part.sha256[:12]}", err=True)
 
 
 def _why_stopped(report: Report) -> str:

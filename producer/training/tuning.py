@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import typer
 from sqlalchemy import Connection
 
 from tidemill import migrations
@@ -30,7 +29,7 @@ from tidemill.producer.batches.run import stop_like_ctrl_c
 from tidemill.producer.batches.submit import open_batch, submit
 from tidemill.producer.intake.tables import Row
 from tidemill.producer.screen.display import say
-from tidemill.producer.screen.printing import print_json
+from tidemill.producer.screen.printing import print_json, print_line
 from tidemill.producer.training.datasets import Dataset, DatasetOptions, Part
 from tidemill.producer.training.fine_tune_control import check_trained, follow_until_created, watch
 from tidemill.producer.training.fine_tune_lookup import FineTuneRow, find, status_of, to_json
@@ -120,7 +119,7 @@ def send_off(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str,
         print_json(to_json(row) | {"report": dataset.report.to_json()})
     check_trained(row)
     if not as_json:
-        typer.echo(batch.id)
+        print_line(batch.id)
         say(_next_step(row))
     return None
 

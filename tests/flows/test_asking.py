@@ -318,3 +318,30 @@ def test_a_name_finds_the_batch_again_wherever_the_rows_come_from(tidemill: Tide
     (line,) = tidemill("status", "--json").ok().json
     assert line["batch"].startswith("june-review-")
     assert simulator.counters()["paid"] == 1
+
+
+HOSTILE = "\x1b]0;pwned\x07\x9b2J\u202egpj"
+
+
+def test_a_strangers_text_does_nothing_on_a_terminal(tidemill: Tidemill, simulator: Simulator) -> None:
+    path = tidemill.folder / f"a{HOSTILE}.jsonl"
+    path.write_text(json.dumps({"prompt": f"say {HOSTILE}"}) + "\n", encoding="utf-8")
+    commands = [
+        ["ask", f"say {HOSTILE}"],
+        ["ask", "-i", path.name, "-o", "-"],
+        ["ask", "-i", f"{HOSTILE}.csv", "-o", "x.jsonl"],
+        ["ask", "--endpoint", HOSTILE, "x"],
+        ["ask", f"--{HOSTILE}"],
+        [HOSTILE],
+        ["status"],
+        ["status", HOSTILE],
+        ["dialogues", "list"],
+        ["dialogues", "show", "1"],
+        ["dialogues", "export"],
+    ]
+    for command in commands:
+        shown = tidemill.on_a_terminal(*command)
+        assert shown, command
+        assert not [each for each in ("\x1b]0;", "\x07", "\x9b", "\u202e") if each in shown], (command, shown)
+    exported = tidemill("dialogues", "export").ok().rows
+    assert exported[0]["messages"][0]["content"] == f"say {HOSTILE}"

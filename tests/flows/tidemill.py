@@ -6,6 +6,7 @@ promise is about the database, the tables.
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -160,6 +161,26 @@ class Tidemill:
             check=False,
         )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def on_a_terminal(self, *args: str) -> str:
+        """What a terminal gets of both streams while `tidemill` runs with these arguments to its end."""
+        leader, terminal = pty.openpty()
+        process = subprocess.Popen(
+            [*self._command, *args],
+            env=self._environment({"TERM": "xterm", "PYTHONIOENCODING": "utf-8"}),
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # so a terminal says that nobody is there any more
+            while piece := os.read(leader, 65_536):
+                shown += piece
+        os.close(leader)
+        process.wait(limit())
+        return shown.decode()
 
     @contextmanager
     def started(self, *args: str | Path, **env: str) -> Iterator[Running]:

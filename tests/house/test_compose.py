@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -23,16 +25,33 @@ from tidemill.models.clock import now_after
 from tidemill.models.database import writing
 from tidemill.models.settings import Settings
 from tidemill.models.tables import workers
+from tidemill.worker.app import AFTER_DRAIN_SECONDS
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 COMPOSE = (ROOT / "docker-compose.yml").read_text("utf-8")
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
 OURS = [name for name, service in SERVICES.items() if "build" in service]
+NOT_PASSED_ON = {"TIDEMILL_HOME": "the image sets it"}
+"""Settings that the containers do not take from outside."""
+OF_OTHERS = ("PGPASSWORD", "AWS_", "GOOGLE_APPLICATION_CREDENTIALS")
 PINNED = re.compile(r"[a-z/]+:\d+(\.\d+)*(-[a-z]+)*")
 
 
+def interpolated(text: str, variables: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Text with its variables filled in as compose does it: `${NAME:-default}` and `${NAME:+replacement}`."""
+
+    def value(match: re.Match[str]) -> str:
+        name, sign, other = match.groups()
+        return (variables.get(name) or other) if sign == ":-" else (other if variables.get(name) else "")
+
+    return re.sub(r"\$\{(\w+)(:[-+])([^}]*)\}", value, text)
+
+
 def seconds(duration: str) -> float:
-    return float(duration.removesuffix("s"))
+    """A duration as Go reads it: numbers with units, added up."""
+    parts = re.findall(r"([0-9.]+)(h|m|s)", duration)
+    assert "".join(map("".join, parts)) == duration
+    return sum(float(number) * {"h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
 
 
 # --- the image ---
@@ -63,8 +82,30 @@ def test_everything_that_is_installed_comes_from_the_lock() -> None:
     installs = re.findall(r"pip install (?:[^&\n]|\\\n)*", DOCKERFILE)
     assert len(installs) == 3
     for install in installs:
-        assert "--require-hashes" in install or "-c requirements.lock" in install or "--build-constraints" in install
-    assert re.search(r"^uv==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
+        assert "--require-hashes" in install or "--build-constraints" in install
+    assert "uv" in pins("requirements.lock")
+
+
+def pins(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / lock).read_text("utf-8"), re.MULTILINE))
+
+
+def test_the_image_has_every_extra_but_the_demo_in_the_versions_that_are_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [*project["dependencies"]]
+    wanted += [each for extra, those in project["optional-dependencies"].items() if extra != "demo" for each in those]
+    image, tested = pins("requirements-image.lock"), pins("requirements.lock")
+    assert {re.split(r"[\[<>=]", each)[0] for each in wanted} <= image.keys()
+    assert {name: image[name] for name in image.keys() & tested.keys()} == {
+        name: tested[name] for name in image.keys() & tested.keys()
+    }
+    assert not {"pytest", "mypy", "hypothesis"} & image.keys()
+
+
+def test_what_an_embedded_run_stores_outlives_its_container() -> None:
+    assert re.search(r"^VOLUME /data$", DOCKERFILE, re.MULTILINE)
+    for name in OURS:
+        assert "data:/data" in SERVICES[name]["volumes"]
 
 
 def test_the_build_sees_the_packages_and_nothing_that_is_not_named() -> None:
@@ -75,6 +116,7 @@ def test_the_build_sees_the_packages_and_nothing_that_is_not_named() -> None:
         *(path.partition("/")[0] for path in packages),
         "pyproject.toml",
         "requirements.lock",
+        "requirements-image.lock",
         project["project"]["readme"],
         "LICENSE",
     }
@@ -120,9 +162,24 @@ def test_the_worker_starts_on_a_migrated_database_and_can_be_many() -> None:
     assert not {"container_name", "ports", "hostname"} & SERVICES["worker"].keys(), "there can be only one of each"
 
 
-def test_a_stopped_worker_has_time_to_drain() -> None:
-    drain_seconds = Settings.model_fields["drain_seconds"].default
-    assert seconds(SERVICES["worker"]["stop_grace_period"]) >= drain_seconds + 10
+@pytest.mark.parametrize("drain_seconds", [None, "0", "180", "2.5"])
+def test_a_stopped_worker_has_time_to_drain_and_to_end_by_itself(drain_seconds: str | None) -> None:
+    variables = {} if drain_seconds is None else {"TIDEMILL_DRAIN_SECONDS": drain_seconds}
+    drain = interpolated(SERVICES["worker"]["environment"]["TIDEMILL_DRAIN_SECONDS"], variables)
+    assert float(drain) == float(drain_seconds or Settings.model_fields["drain_seconds"].default)
+    grace = seconds(interpolated(SERVICES["worker"]["stop_grace_period"], variables))
+    assert grace >= float(drain) + AFTER_DRAIN_SECONDS + 10
+
+
+def test_every_log_is_rotated() -> None:
+    for service in SERVICES.values():
+        assert service["logging"]["driver"] == "local"
+        assert {"max-size", "max-file"} <= service["logging"]["options"].keys()
+
+
+def test_a_server_on_this_machine_can_be_reached() -> None:
+    for name in OURS:
+        assert "host.docker.internal:host-gateway" in SERVICES[name]["extra_hosts"]
 
 
 def test_the_broker_keeps_what_it_was_given() -> None:
@@ -141,12 +198,32 @@ def test_nothing_listens_beyond_this_machine() -> None:
 def test_settings_are_real_ones_and_secrets_come_from_outside(name: str) -> None:
     environment = SERVICES[name]["environment"]
     known = {field.validation_alias for field in Settings.model_fields.values()}
-    assert environment.keys() <= known | {"PGPASSWORD"}
+    assert known - environment.keys() == NOT_PASSED_ON.keys()
+    assert {each for each in environment.keys() - known if not each.startswith(OF_OTHERS)} == set()
     assert environment["OPENAI_API_KEY"] is None
     assert environment["PGPASSWORD"].startswith("${POSTGRES_PASSWORD:-")
     assert make_url(environment["TIDEMILL_DATABASE_URL"]).host in SERVICES
     assert make_url(environment["TIDEMILL_BROKER_URL"]).host in SERVICES
     assert "sk-" not in COMPOSE
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("variable", ["TIDEMILL_PRICES", "GOOGLE_APPLICATION_CREDENTIALS"])
+def test_a_file_that_a_variable_names_is_there_in_the_container(name: str, variable: str) -> None:
+    inside = SERVICES[name]["environment"][variable]
+    assert interpolated(inside) == "", "without the variable, none is set"
+    mounts = {each["target"]: each for each in SERVICES[name]["volumes"] if isinstance(each, dict)}
+    mount = mounts[interpolated(inside, {variable: "prices.toml"})]
+    assert (mount["type"], mount["read_only"]) == ("bind", True)
+    assert interpolated(mount["source"]) == "/dev/null"
+    assert interpolated(mount["source"], {variable: "prices.toml"}) == "prices.toml"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_pictures_are_in_a_volume_or_where_a_variable_says(name: str) -> None:
+    where = SERVICES[name]["environment"]["TIDEMILL_BLOBS_URL"]
+    assert f"blobs:{interpolated(where)}" in SERVICES[name]["volumes"]
+    assert interpolated(where, {"TIDEMILL_BLOBS_URL": "s3://b/f"}) == "s3://b/f"
 
 
 # --- the worker's health check ---
@@ -164,12 +241,34 @@ def test_a_worker_is_healthy_while_its_own_heartbeat_is_fresh(
     seen = {"started_at": now_after(-900), "seen_at": now_after(-age_seconds)}
     with writing() as connection:
         connection.execute(insert(workers).values(id="w", host=host, machine="m", pid=1, window=1, version="0", **seen))
+    assert is_healthy(postgres_url) is healthy
+
+
+def is_healthy(database_url: str, **variables: str) -> bool:
     kind, python, flag, script = SERVICES["worker"]["healthcheck"]["test"]
     assert (kind, python, flag) == ("CMD", "python", "-c")
-    checked = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"TIDEMILL_DATABASE_URL": postgres_url},
-        timeout=limit(),
-        check=False,
-    )
-    assert (checked.returncode == 0) is healthy
+    variables["TIDEMILL_DATABASE_URL"] = database_url
+    checked = subprocess.run([sys.executable, "-c", script], env=os.environ | variables, timeout=limit(), check=False)
+    return checked.returncode == 0
+
+
+def test_a_worker_with_a_long_lease_is_healthy_between_two_beats(
+    postgres_url: str, use_environment: UseEnvironment
+) -> None:
+    use_environment({"TIDEMILL_DATABASE_URL": postgres_url})
+    seen = {"started_at": now_after(-900), "seen_at": now_after(-400)}
+    with writing() as connection:
+        row = {"id": "w", "host": socket.gethostname(), "machine": "m", "pid": 1, "window": 1, "version": "0"}
+        connection.execute(insert(workers).values(**row, **seen))
+    assert not is_healthy(postgres_url)
+    assert is_healthy(postgres_url, TIDEMILL_LEASE_SECONDS="900")
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_container() -> None:
+    assert is_healthy("postgresql://tidemill@127.0.0.1:1/tidemill")
+
+
+def test_the_health_check_has_time_on_a_busy_machine() -> None:
+    check = SERVICES["worker"]["healthcheck"]
+    assert seconds(check["timeout"]) >= 30
+    assert seconds(check["timeout"]) < seconds(check["interval"])

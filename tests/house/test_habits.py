@@ -15,6 +15,8 @@ SETS_SENT = {"models/transitions.py", "models/feed.py"}
 """Who may say that a job's message is out or used up; of a fine-tune, somebody's wish is due at once."""
 
 SHOWS_TRACEBACK = {"exception", "print_exc", "print_exception", "print_tb", "format_exc"}
+PRINTS_SENTENCES = {"worker/__main__.py", "worker/app.py"}
+"""Before there is a log."""
 CELERY_DELAYS = {"countdown", "eta", "expires"}
 
 
@@ -109,6 +111,24 @@ def test_stdout_carries_data_only_so_print_names_its_stream() -> None:
         and "file" not in {key.arg for key in call.keywords}
     }
     assert bare == set()
+
+
+def test_text_of_strangers_goes_through_one_door_to_the_terminal() -> None:
+    """`print` is left to what prints sentences of ours, by way of `one_line` or `printable`."""
+    doors = {"echo": {"producer/screen/printing.py"}, "print": {"producer/screen/display.py", *PRINTS_SENTENCES}}
+    found = {
+        f"{name}:{call.lineno}"
+        for name, _, call in calls()
+        for door, modules_of_door in doors.items()
+        if name_of(call) in {door, "secho"} and name not in modules_of_door and _owner(call) in {"", "typer", "click"}
+    }
+    assert found == set()
+    raw = {module.name for module in modules() if "stdout.buffer" in module.text or "stderr.buffer" in module.text}
+    assert raw == {"producer/screen/printing.py"}
+
+
+def _owner(call: ast.Call) -> str:
+    return getattr(getattr(call.func, "value", None), "id", "")
 
 
 def test_no_traceback_is_shown_to_users() -> None:

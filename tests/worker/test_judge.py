@@ -175,6 +175,7 @@ time.sleep(600)
         child = psutil.Process(int(parent.stdout.readline()))
         if state == "stopped":
             child.suspend()
+            wait_until(lambda: child.status() == psutil.STATUS_STOPPED, "it is stopped")
         parent.kill()
     psutil.wait_procs([child], timeout=limit())
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE

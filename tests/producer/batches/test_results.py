@@ -225,3 +225,20 @@ def test_a_frame_has_the_rows_and_nullable_counts() -> None:
     assert str(frame["input_tokens"].dtype) == "Int64"
     assert frame["input_tokens"].isna().tolist() == [False, True]
     assert list(to_frame([]).columns) == list(RESULT_COLUMNS)
+
+
+def test_formulas_are_escaped_in_csv_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    formulas = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "＠x", "-"]
+    plain = ["-5", "+3.5", "-1,000.5", "1e-5", "-12%", "a=b", "'=1", "", "ü"]
+    rows = [row(number, prompt=text) | {"=id": 1} for number, text in enumerate([*formulas, *plain])]
+    columns = [*names(prompt=0), "=id"]
+    assert write([rows], str(path), columns, escape_formulas=True) == len(rows)
+    header, *cells = read_csv(path)
+    assert header[-1] == "'=id"
+    assert [each[0] for each in cells] == [*(f"'{text}" for text in formulas), *plain]
+    assert cells[0][header.index("sentiment_score")] == "0.5"
+    write([rows], str(path), columns)
+    assert [each[0] for each in read_csv(path)[1:]] == [*formulas, *plain]
+    write([rows], str(tmp_path / "out.jsonl"), columns, escape_formulas=True)
+    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["prompt"] == "=1+1"

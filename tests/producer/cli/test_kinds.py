@@ -33,7 +33,7 @@ def test_a_kind_that_is_not_named_has_plain_rows(kind: str, tmp_path: Path, caps
     put(*map(success, take(ids[1:])))
     verbs.watch(batch_id, True)
     assert json.loads(capsys.readouterr().out)["succeeded"] == 2
-    verbs.results(batch_id, str(tmp_path / "out.jsonl"))
+    verbs.results(batch_id, str(tmp_path / "out.jsonl"), False)
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
 
 
@@ -43,7 +43,7 @@ def test_a_fine_tune_is_a_batch_without_rows_of_its_own() -> None:
     assert batch_id == "tune-1"
     assert verbs.watch is not Verbs().watch
     with pytest.raises(InputError, match="tune-1 is a fine-tune and has no rows; `tidemill fine-tunes show tune-1`"):
-        verbs.results(batch_id, "-")
+        verbs.results(batch_id, "-", False)
 
 
 def test_retrying_is_the_same_for_all() -> None:

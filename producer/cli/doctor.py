@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from tidemill import migrations
 from tidemill.models import blobs, broker, cost, shutdown
-from tidemill.models.database import reading
+from tidemill.models.bulk import BulkRows
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.provider import CallError, list_models
@@ -90,6 +90,18 @@ def _database() -> str:
     with reading() as connection:
         kind = "SQLite, embedded" if connection.dialect.name == "sqlite" else "PostgreSQL, shared"
         return f"{kind}, schema {migrations.current(connection)}"
+
+
+def _write_nothing(connection: Connection) -> None:
+    """Do to no row what a run does to rows, so that missing rights and a database that takes no writes show."""
+    BulkRows(id="int").staged(connection, [])
+    for table in metadata.sorted_tables:
+        connection.execute(table.insert().from_select(list(table.c), select(table).where(false())))
+        connection.execute(table.update().where(false()).values({table.c[0]: table.c[0]}))
+        connection.execute(table.delete().where(false()))
+        numbers = table.autoincrement_column
+        if numbers is not None and connection.dialect.name == "postgresql":
+            connection.execute(select(func.nextval(func.pg_get_serial_sequence(table.name, numbers.name))))
 
 
 def _disk() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tests.house.sources import modules
 
 RUNS_SQL = {"text", "execute", "executemany", "exec_driver_sql", "scalar", "scalars"}
-CONSTANT_SQL = {("models/database.py", "_set_pragmas")}
+CONSTANT_SQL = {("models/sqlite.py", "_set_pragmas")}
 """Functions whose SQL is put together from constants of ours: a PRAGMA takes no parameters."""
 
 STATE_COLUMNS = {"state", "epoch", "lease_until", "failures", "losses"}

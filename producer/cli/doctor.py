@@ -7,14 +7,17 @@ from pathlib import Path
 
 import typer
 from pydantic import SecretStr
+from sqlalchemy import Connection, false, func, select
 
 from tidemill import migrations
 from tidemill.models import blobs, broker, cost, shutdown
 from tidemill.models.bulk import BulkRows
+from tidemill.models.database import writing
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.provider import CallError, list_models
 from tidemill.models.settings import Settings, settings
+from tidemill.models.tables import metadata
 from tidemill.models.text import one_line
 from tidemill.models.urls import shown_url
 from tidemill.producer.screen.printing import print_json, print_line, print_table
@@ -87,7 +90,8 @@ def _check(name: str, check: Callable[[], str]) -> JsonObject:
 
 def _database() -> str:
     migrations.ensure()
-    with reading() as connection:
+    with writing() as connection:
+        _write_nothing(connection)
         kind = "SQLite, embedded" if connection.dialect.name == "sqlite" else "PostgreSQL, shared"
         return f"{kind}, schema {migrations.current(connection)}"
 

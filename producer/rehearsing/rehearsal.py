@@ -20,7 +20,9 @@ from uuid import uuid4
 
 import typer
 from pydantic import SecretStr
+from sqlalchemy import make_url
 
+import tidemill
 from tidemill import migrations
 from tidemill.models import interpreters
 from tidemill.models.database import reading
@@ -232,7 +234,11 @@ def _environment(provider: Simulator) -> dict[str, str]:
         "TIDEMILL_TIMEOUT_SECONDS": "60",
         "NO_PROXY": proxy.HOST,
     }
-    return {**outside, **own, **ours, "PYTHONPATH": interpreters.environment()["PYTHONPATH"]}
+    if settings().database_url.startswith("sqlite"):  # its path may be relative to our folder
+        file = make_url(settings().database_url)
+        ours["TIDEMILL_DATABASE_URL"] = str(file.set(database=str(Path(file.database or "").resolve())))
+    imports = os.pathsep.join([str(Path(tidemill.__file__).parents[1]), *filter(None, sys.path)])
+    return {**outside, **own, **ours, "PYTHONPATH": imports}
 
 
 def _start(fleet: Fleet, folder: Path, prompts: list[str], batch_name: str) -> Member:

@@ -22,7 +22,6 @@ import typer
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
-import tidemill
 from tidemill import migrations
 from tidemill.models import interpreters
 from tidemill.models.database import reading
@@ -222,6 +221,9 @@ def _environment(provider: Simulator) -> dict[str, str]:
         for name, value in values.items()
         if value is not None and not isinstance(value, SecretStr) and not str(name).startswith("OPENAI_")
     }
+    if settings().database_url.startswith("sqlite"):  # its path may be relative to the folder that we are called in
+        file = make_url(settings().database_url)
+        own["TIDEMILL_DATABASE_URL"] = str(file.set(database=str(Path(file.database or "").resolve())))
     ours = {
         "OPENAI_BASE_URL": provider.url,
         "TIDEMILL_HOME": str(settings().home.resolve()),
@@ -234,11 +236,7 @@ def _environment(provider: Simulator) -> dict[str, str]:
         "TIDEMILL_TIMEOUT_SECONDS": "60",
         "NO_PROXY": proxy.HOST,
     }
-    if settings().database_url.startswith("sqlite"):  # its path may be relative to our folder
-        file = make_url(settings().database_url)
-        ours["TIDEMILL_DATABASE_URL"] = str(file.set(database=str(Path(file.database or "").resolve())))
-    imports = os.pathsep.join([str(Path(tidemill.__file__).parents[1]), *filter(None, sys.path)])
-    return {**outside, **own, **ours, "PYTHONPATH": imports}
+    return {**outside, **own, **ours, "PYTHONPATH": interpreters.environment()["PYTHONPATH"]}
 
 
 def _start(fleet: Fleet, folder: Path, prompts: list[str], batch_name: str) -> Member:

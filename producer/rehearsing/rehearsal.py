@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import typer
 from pydantic import SecretStr
+from sqlalchemy import make_url
 
 from tidemill import migrations
 from tidemill.models import interpreters
@@ -220,6 +221,9 @@ def _environment(provider: Simulator) -> dict[str, str]:
         for name, value in values.items()
         if value is not None and not isinstance(value, SecretStr) and not str(name).startswith("OPENAI_")
     }
+    if settings().database_url.startswith("sqlite"):  # its path may be relative to the folder that we are called in
+        file = make_url(settings().database_url)
+        own["TIDEMILL_DATABASE_URL"] = str(file.set(database=str(Path(file.database or "").resolve())))
     ours = {
         "OPENAI_BASE_URL": provider.url,
         "TIDEMILL_HOME": str(settings().home.resolve()),

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunCli, UseEnvironment
-from tests.simulator import Simulator
 from tests.waiting import limit, wait_until
 from tidemill.models.errors import SettingsError
 from tidemill.models.settings import Settings, settings
+from tidemill.simulator import Simulator
 
 SERVER = "http://127.0.0.1:9/v1"
 ASK = ["ask", "Hello?", "--transport", "http"]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 from typing import NamedTuple, TypeAlias
 
 from tidemill.producer.rehearsing.fleet import Fleet, children_of
@@ -99,7 +98,7 @@ def _disturbed(server: str, how: str, text: str, longest_seconds: float) -> Faul
     """What a proxy does to the connections with a server, for a while."""
 
     def disturb(stage: Stage) -> Trouble | None:
-        proxy: Proxy | None = attrgetter(server)(stage)
+        proxy: Proxy | None = getattr(stage, server)
         if proxy is None:
             return None
         getattr(proxy, how)()

@@ -18,7 +18,6 @@ from tidemill.producer.rehearsing.books import Casualty
 from tidemill.simulator import caller_of
 
 _STOP_SECONDS = 20.0
-_LAST_LINES = 15
 _COMMAND = ("-m", "tidemill.producer.cli.commands")
 
 
@@ -85,7 +84,7 @@ class Fleet:
         self._folder = folder
         self._starts = 0
         self._frozen: dict[int, tuple[str, float]] = {}
-        self._orphans: dict[int, str] = {}
+        self._orphans: dict[int, tuple[str, float]] = {}
 
     def add(self, name: str, *arguments: str, has_workers: bool, needs_success: bool = False) -> Member:
         """Start another member."""
@@ -171,19 +170,16 @@ class Fleet:
     def kill_command(self, member: Member) -> None:
         """kill -9 of the command alone; its children are to end by themselves."""
         assert member.process is not None
-        self._orphans |= dict.fromkeys(children_of([member.process.pid]), member.caller)
+        self._orphans |= dict.fromkeys(children_of([member.process.pid]), (member.caller, time.time()))
         self.kill(member, member.process.pid)
 
-    def end_orphans(self) -> int:
-        """Kill what still runs of commands that were killed; returns how many there were."""
-        at, alive = time.time(), 0
-        for pid, caller in self._orphans.items():
+    def end_orphans(self) -> None:
+        """Kill what still runs of commands that were killed."""
+        for pid, (caller, since) in self._orphans.items():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                alive += 1
-            self._note(caller, at, at)
+            self._note(caller, since, time.time())
         self._orphans.clear()
-        return alive
 
     def freeze(self, member: Member, pid: int) -> None:
         """SIGSTOP."""

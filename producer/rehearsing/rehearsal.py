@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -166,8 +166,11 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
         prompts = [f"{batch_name}: which number comes after {number}?" for number in range(plan.prompts)]
         timeline = Timeline(stage, plan.faults, batch_name, began + plan.seconds)
         timeline.run(_start(fleet, folder, prompts, batch_name), plan.prompts)
-        provider.wait_until_idle(_SETTLED_SECONDS)
+        timeline.show("waiting for what is still under way")
+        with suppress(TimeoutError):  # of a run that was given up
+            provider.wait_until_idle(_SETTLED_SECONDS)
         timeline.settle(_SETTLED_SECONDS)
+        timeline.show("stopping the workers, then comparing the books")
         words = [(member.name, fleet.last_words(member, _LAST_LINES)) for member in fleet.members]
         fleet.stop()
         paid, casualties = provider.paid(), fleet.casualties(2 * LEASE_SECONDS)
@@ -180,12 +183,15 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
 
 @contextmanager
 def _own_folder(keep: bool) -> Iterator[Path]:
+    """Where the commands run and write their logs; kept where these may explain something."""
     folder = Path(tempfile.mkdtemp(prefix="tidemill-rehearsal-"))
-    yield folder
-    if keep or (folder / _BOOKS).exists():
-        say(f"The logs of what was killed are in {folder}.")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        if keep or (folder / _BOOKS).exists():
+            say(f"The logs of what was killed are in {folder}.")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _provider(plan: Plan) -> Simulator:

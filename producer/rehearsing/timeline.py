@@ -111,7 +111,7 @@ class Timeline:
         print(f"{self._shown_at - self._began:4.0f} s: {one_line(text, 200)}", file=sys.stderr, flush=True)
 
     def _begin_trouble(self) -> None:
-        """Do the next fault of the deck whose part is in no other trouble; kills come thrice as often as others."""
+        """Do the next fault of the deck whose part is in no other trouble; kills come twice as often as others."""
         if not self._deck:
             self._deck = [*self._faults, *(name for name in self._faults if name == "kill")]
             self._stage.chance.shuffle(self._deck)

@@ -6,15 +6,16 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from tests.servers import Broker, Postgres
-from tests.waiting import limit
+from tests.waiting import limit, wait_until
 
 HANGS = """
 import time
 from tidemill.worker import app
-app.AFTER_DRAIN_SECONDS = 0.5
+app.stopping.AFTER_DRAIN_SECONDS = 0.5
 app.tasks.stop = lambda: time.sleep(600)
 app.worker_ready.connect(lambda **_: print("up", flush=True), weak=False)
 app.run()
@@ -41,10 +42,30 @@ def test_a_worker_that_cannot_stop_is_ended_in_time(shared_environment: dict[str
         assert "what is not stored runs again" in worker.stderr.read()
 
 
+SUPERVISOR = """
+import sys
+from tidemill.worker import __main__ as supervisor
+supervisor.stopping.AFTER_DRAIN_SECONDS = supervisor.stopping.FROZEN_SECONDS = 0.5
+sys.exit(supervisor.main())
+"""
+
+
+def test_a_frozen_worker_does_not_keep_its_supervisor_from_stopping(shared_environment: dict[str, str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", SUPERVISOR], env=shared_environment | {"TIDEMILL_DRAIN_SECONDS": "0"}
+    ) as supervisor:
+        wait_until(lambda: len(psutil.Process(supervisor.pid).children(recursive=True)) == 2, "worker and judge are up")
+        (worker,) = psutil.Process(supervisor.pid).children()
+        worker.suspend()
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(limit()) == -signal.SIGKILL % 256
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
 STORES_AWAY = """
 import sys
 from tidemill.worker import app
-app.AFTER_DRAIN_SECONDS = 3.0
+app.stopping.AFTER_DRAIN_SECONDS = 3.0
 app.worker_ready.connect(lambda **_: print("up", flush=True), weak=False)
 app.run()
 """

@@ -66,7 +66,8 @@ class Supervisor:
                     self._restarted.add(number)
                     print(f"worker {number} ended with {process.returncode}; starting it again", file=sys.stderr)  # noqa: T201
                     time.sleep(RESTART_SECONDS)
-                    self._processes[number] = self._start(number)
+                    if not self._stopping:  # a signal to stop may have come meanwhile
+                        self._processes[number] = self._start(number)
             if self._stopping and all(process.poll() is not None for process in self._processes):
                 return next((process.returncode for process in self._processes if process.returncode), 0)
             time.sleep(0.1)

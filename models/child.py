@@ -238,7 +238,9 @@ def limit_memory(spare_bytes: int) -> None:
     with suppress(OSError):  # only Linux has /proc and obeys the limit
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
         limit = pages * resource.getpagesize() + spare_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        if most == resource.RLIM_INFINITY or limit < most:  # else it has less already
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _leave() -> NoReturn:

@@ -10,10 +10,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
+
+import psutil
 
 from tests.waiting import limit, wait_until
 
@@ -145,6 +149,19 @@ class Postgres:
         os.kill(pid, signal.SIGQUIT)
         wait_until(lambda: not Path(f"/proc/{pid}").exists(), "Postgres is gone")
         self._server.ensure_postgres_running()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """While the block runs it takes connections and answers nobody."""
+        server = psutil.Process(self._server.get_pid())
+        processes = [server, *server.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def stop(self) -> None:
         """Stop, and remove the cluster."""

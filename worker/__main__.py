@@ -16,6 +16,7 @@ from tidemill.models import interpreters
 from tidemill.models.errors import TidemillError
 from tidemill.models.settings import export_file, settings
 from tidemill.models.text import printable
+from tidemill.worker import stopping
 
 RESTART_SECONDS = 2.0
 
@@ -30,6 +31,7 @@ class Supervisor:
 
     def __init__(self, processes: int) -> None:
         self._stopping = False
+        self._kill_at = float("inf")
         self._restarted: set[int] = set()
         self._processes = [self._start(number) for number in range(processes)]
 
@@ -42,6 +44,8 @@ class Supervisor:
     def stop(self, *_: int | FrameType | None) -> None:
         """Tell every worker to drain; the second time, to stop at once."""
         signal_number = signal.SIGQUIT if self._stopping else signal.SIGTERM
+        if not self._stopping:
+            self._kill_at = time.monotonic() + stopping.longest_seconds() + stopping.FROZEN_SECONDS
         self._stopping = True
         for process in self._processes:
             if process.poll() is None:
@@ -50,6 +54,9 @@ class Supervisor:
     def run(self) -> int:
         """Watch until all have stopped; returns the first exit code that is not 0."""
         while True:
+            if time.monotonic() > self._kill_at:
+                for process in self._processes:
+                    process.kill()  # it is frozen: others would have ended by themselves
             for number, process in enumerate(self._processes):
                 if process.poll() is not None and not self._stopping:
                     if process.returncode == TidemillError.exit_code and number not in self._restarted:
@@ -59,7 +66,8 @@ class Supervisor:
                     self._restarted.add(number)
                     print(f"worker {number} ended with {process.returncode}; starting it again", file=sys.stderr)  # noqa: T201
                     time.sleep(RESTART_SECONDS)
-                    self._processes[number] = self._start(number)
+                    if not self._stopping:  # a signal to stop may have come meanwhile
+                        self._processes[number] = self._start(number)
             if self._stopping and all(process.poll() is not None for process in self._processes):
                 return next((process.returncode for process in self._processes if process.returncode), 0)
             time.sleep(0.1)

@@ -1,10 +1,8 @@
 """A worker starts and stops here; `celery -A tidemill.worker.app worker` finds its app here, too."""
 
-import logging
 import os
 import signal
 import sys
-import threading
 import warnings
 from typing import Protocol
 
@@ -19,15 +17,10 @@ from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.provider import check
 from tidemill.models.settings import settings
 from tidemill.models.text import printable
-from tidemill.worker import tasks
+from tidemill.worker import stopping, tasks
 
 # Celery warns root because messages may contain code; ours contain numbers, and must be JSON.
 warnings.simplefilter("ignore", SecurityWarning)
-
-log = logging.getLogger(__name__)
-
-AFTER_DRAIN_SECONDS = 45.0
-"""What a stop may take beyond `TIDEMILL_DRAIN_SECONDS`: with a database that is away, storing is tried for a while."""
 
 app = make_app()
 
@@ -93,9 +86,7 @@ def _start(**_: object) -> None:
 
 @worker_shutting_down.connect(weak=False)
 def _stop_admitting(**_: object) -> None:
-    end = threading.Timer(settings().drain_seconds + AFTER_DRAIN_SECONDS, _end)
-    end.daemon = True
-    end.start()
+    stopping.end_in_time()
     if tasks.current is not None:
         tasks.current.stop_admitting()
 
@@ -103,11 +94,3 @@ def _stop_admitting(**_: object) -> None:
 @worker_shutdown.connect(weak=False)
 def _stop(**_: object) -> None:
     tasks.stop()
-
-
-def _end() -> None:
-    log.error(
-        "not stopped %.0f s after its calls had to end; what is not stored runs again after its lease",
-        AFTER_DRAIN_SECONDS,
-    )
-    os._exit(1)

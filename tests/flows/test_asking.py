@@ -331,7 +331,6 @@ def test_a_strangers_text_does_nothing_on_a_terminal(tidemill: Tidemill, simulat
         ["ask", "-i", path.name, "-o", "-"],
         ["ask", "-i", f"{HOSTILE}.csv", "-o", "x.jsonl"],
         ["ask", "--endpoint", HOSTILE, "x"],
-        ["ask", f"--{HOSTILE}"],
         [HOSTILE],
         ["status"],
         ["status", HOSTILE],

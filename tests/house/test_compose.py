@@ -25,7 +25,7 @@ from tidemill.models.clock import now_after
 from tidemill.models.database import writing
 from tidemill.models.settings import Settings
 from tidemill.models.tables import workers
-from tidemill.worker.app import AFTER_DRAIN_SECONDS
+from tidemill.worker.stopping import AFTER_DRAIN_SECONDS, FROZEN_SECONDS
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 COMPOSE = (ROOT / "docker-compose.yml").read_text("utf-8")
@@ -163,7 +163,7 @@ def test_a_stopped_worker_has_time_to_drain_and_to_end_by_itself(drain_seconds: 
     drain = interpolated(SERVICES["worker"]["environment"]["TIDEMILL_DRAIN_SECONDS"], variables)
     assert float(drain) == float(drain_seconds or Settings.model_fields["drain_seconds"].default)
     grace = seconds(interpolated(SERVICES["worker"]["stop_grace_period"], variables))
-    assert grace >= float(drain) + AFTER_DRAIN_SECONDS + 10
+    assert grace >= float(drain) + AFTER_DRAIN_SECONDS + FROZEN_SECONDS + 5
 
 
 def test_every_log_is_rotated() -> None:

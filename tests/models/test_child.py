@@ -114,3 +114,16 @@ def test_a_child_that_does_not_start_says_how_to_see_why(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(TidemillError, match="this shows why: /nowhere/python"):
         Child(ECHO)
+
+
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+@pytest.mark.parametrize(("before", "spare"), [("", 2**26), (LIMITED, 2**34)], ids=["unlimited", "limited"])
+def test_memory_is_limited_also_where_it_is_already(before: str, spare: int) -> None:
+    child = Child(before + ECHO.replace("parent.say", f"limit_memory({spare}); parent.say"))
+    child.wait_until_ready()
+    assert psutil.Process(child.pid).rlimit(psutil.RLIMIT_AS)[1] <= 2**31
+    assert exchanged(child, [1]) == ([1], b"")
+    child.end()

@@ -1,17 +1,21 @@
 """A worker stops when it is told to, or when nobody is left to tell it, and takes no longer than it may."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
-from tests.waiting import limit
+from tests.servers import Broker, Postgres
+from tests.waiting import limit, wait_until
 
 HANGS = """
 import time
 from tidemill.worker import app
-app.AFTER_DRAIN_SECONDS = 0.5
+app.stopping.AFTER_DRAIN_SECONDS = 0.5
 app.tasks.stop = lambda: time.sleep(600)
 app.worker_ready.connect(lambda **_: print("up", flush=True), weak=False)
 app.run()
@@ -36,3 +40,59 @@ def test_a_worker_that_cannot_stop_is_ended_in_time(shared_environment: dict[str
             worker.stdin.close()
         assert worker.wait(limit()) == 1
         assert "what is not stored runs again" in worker.stderr.read()
+
+
+SUPERVISOR = """
+import sys
+from tidemill.worker import __main__ as supervisor
+supervisor.stopping.AFTER_DRAIN_SECONDS = supervisor.stopping.FROZEN_SECONDS = 0.5
+sys.exit(supervisor.main())
+"""
+
+
+def test_a_frozen_worker_does_not_keep_its_supervisor_from_stopping(shared_environment: dict[str, str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", SUPERVISOR], env=shared_environment | {"TIDEMILL_DRAIN_SECONDS": "0"}
+    ) as supervisor:
+        wait_until(lambda: len(psutil.Process(supervisor.pid).children(recursive=True)) == 2, "worker and judge are up")
+        (worker,) = psutil.Process(supervisor.pid).children()
+        worker.suspend()
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(limit()) == -signal.SIGKILL % 256
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+STORES_AWAY = """
+import sys
+from tidemill.worker import app
+app.stopping.AFTER_DRAIN_SECONDS = 3.0
+app.worker_ready.connect(lambda **_: print("up", flush=True), weak=False)
+app.run()
+"""
+
+
+@pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")  # the wheel of Postgres says that
+def test_with_both_stores_silent_a_worker_stops_in_time() -> None:
+    """What takes connections and never answers is worse than what refuses them."""
+    with Postgres() as postgres, Broker() as broker:
+        stores = {"TIDEMILL_DATABASE_URL": postgres.database(), "TIDEMILL_BROKER_URL": broker.url}
+        environment = os.environ | stores | {"TIDEMILL_DRAIN_SECONDS": "0", "OPENAI_API_KEY": "test-key"}
+        migrate = [sys.executable, "-P", "-m", "tidemill.producer.cli.commands", "db", "upgrade"]
+        subprocess.run(migrate, env=environment, check=True, capture_output=True, timeout=limit())
+        with subprocess.Popen(
+            [sys.executable, "-P", "-c", STORES_AWAY, "silent@%h"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        ) as worker:
+            assert worker.stdout
+            assert worker.stdout.readline() == "up\n"
+            with postgres.frozen():
+                broker.freeze()
+                began = time.monotonic()
+                worker.send_signal(signal.SIGTERM)
+                worker.wait(limit())
+                broker.thaw()
+            assert time.monotonic() - began < limit(10)

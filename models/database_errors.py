@@ -79,21 +79,18 @@ def _code(error: BaseException) -> str:
 
 
 def _sentence(error: Exception, url: URL) -> str:
-    shown = (
-        str(url.database)
-        if url.get_backend_name() == "sqlite"
-        else shown_url(url.set(drivername="postgresql").render_as_string())
-    )
+    is_file = url.get_backend_name() == "sqlite"
+    shown = str(url.database) if is_file else shown_url(url.set(drivername="postgresql").render_as_string())
     reason = _without_passwords(reason_of(error), url)
-    code = _code(error)
-    way_out = (
-        _BY_CODE.get(code)
-        or _BY_CODE.get(code[:2])
-        or next((way_out for sign, way_out in _BY_WORDS.items() if sign in reason), None)
-    )
+    way_out = _way_out(_code(error), reason)
     if way_out is None:
         return f"The database {shown} cannot be used: {reason}. `tidemill doctor` checks the settings."
     return f"The database {shown}: {reason}. {way_out}"
+
+
+def _way_out(code: str, reason: str) -> str | None:
+    by_code = _BY_CODE.get(code) or _BY_CODE.get(code[:2])
+    return by_code or next((way_out for sign, way_out in _BY_WORDS.items() if sign in reason), None)
 
 
 def _without_passwords(reason: str, url: URL) -> str:

@@ -125,12 +125,12 @@ def _write(files: "AbstractFileSystem", root: str, path: str, content: bytes) ->
     if not isinstance(files, LocalFileSystem):
         files.pipe_file(path, content)
         return
-    folder = _make_folder(Path(root), Path(path).parent)
-    with replacing(Path(path), like=folder) as file:
+    _make_folder(Path(root), Path(path).parent)
+    with replacing(Path(path), like=Path(root)) as file:
         file.write(content)
 
 
-def _make_folder(root: Path, folder: Path) -> Path:
+def _make_folder(root: Path, folder: Path) -> None:
     """Make a folder of the store, with the rights and the group of its root; a root that we make is ours alone."""
     with suppress(FileExistsError):
         root.mkdir(mode=0o700, parents=True)
@@ -138,7 +138,6 @@ def _make_folder(root: Path, folder: Path) -> Path:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             take_after(root, folder, 0o7777)
-    return root
 
 
 def _sentence(error: Exception) -> str:

@@ -84,7 +84,7 @@ def _parse(text: str) -> URL:
         raise SettingsError(f"TIDEMILL_DATABASE_URL names {backend}; tidemill keeps its rows in sqlite or postgresql.")
     if backend == "sqlite":
         return url
-    if not _is_certain(text):
+    if "#" in (url.host or "") or not _is_certain(text):
         raise SettingsError(
             "TIDEMILL_DATABASE_URL can be read in two ways; in user and password, write @ as %40, # as %23, / as %2F, "
             "? as %3F and % as %25."
@@ -95,8 +95,8 @@ def _parse(text: str) -> URL:
 def _is_certain(text: str) -> bool:
     """Whether it is plain where the password ends; else a part of it would be taken for the host, and shown."""
     before, _, query = text.partition("?")
-    host = before.rpartition("@")[2]
-    return before.count("@") <= 1 and "#" not in host and all("=" in each for each in query.split("&") if each)
+    is_query = all("=" in each for each in query.split("&") if each)
+    return text.count("@") <= 1 or (before.count("@") <= 1 and is_query)
 
 
 def write_seconds() -> float:

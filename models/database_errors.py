@@ -58,9 +58,11 @@ def _is_fault_of_row(error: Exception) -> bool:
 
 def _forget_row(error: Exception) -> None:
     """Leave the reason alone in an error's text: no statement, no parameters, no line with the row's values."""
+    error.args = (reason_of(error),)
     if isinstance(error, StatementError):
         error.statement = error.params = error.code = None
-        error.args = (reason_of(error),)
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error.orig.args = error.args
 
 
 def reason_of(error: BaseException) -> str:
@@ -77,21 +79,18 @@ def _code(error: BaseException) -> str:
 
 
 def _sentence(error: Exception, url: URL) -> str:
-    shown = (
-        str(url.database)
-        if url.get_backend_name() == "sqlite"
-        else shown_url(url.set(drivername="postgresql").render_as_string())
-    )
+    is_file = url.get_backend_name() == "sqlite"
+    shown = str(url.database) if is_file else shown_url(url.set(drivername="postgresql").render_as_string())
     reason = _without_passwords(reason_of(error), url)
-    code = _code(error)
-    way_out = (
-        _BY_CODE.get(code)
-        or _BY_CODE.get(code[:2])
-        or next((way_out for sign, way_out in _BY_WORDS.items() if sign in reason), None)
-    )
+    way_out = _way_out(_code(error), reason)
     if way_out is None:
         return f"The database {shown} cannot be used: {reason}. `tidemill doctor` checks the settings."
     return f"The database {shown}: {reason}. {way_out}"
+
+
+def _way_out(code: str, reason: str) -> str | None:
+    by_code = _BY_CODE.get(code) or _BY_CODE.get(code[:2])
+    return by_code or next((way_out for sign, way_out in _BY_WORDS.items() if sign in reason), None)
 
 
 def _without_passwords(reason: str, url: URL) -> str:
@@ -115,6 +114,8 @@ _GRANT = 'Grant what the manual lists under "The rights that Postgres must grant
 _BY_CODE = {
     "08": _START,
     "25006": _PRIMARY,
+    "25P03": _AGAIN,
+    "25P04": _AGAIN,
     "28": _AUTHENTICATE,
     "3D000": _CREATE,
     "3F000": "Create the schema that its search_path names, then run `tidemill db upgrade`.",
@@ -127,6 +128,7 @@ _BY_CODE = {
     "53300": "Raise its max_connections, run fewer workers, or put pgbouncer between.",
     "55P03": _AGAIN,
     "57": _AGAIN,
+    "57014": "Raise statement_timeout for this user, or try again; what was stored is safe.",
     "58": "Look into the server's log.",
     "XX": "Look into the server's log.",
 }
@@ -163,6 +165,7 @@ _BY_WORDS = {
     "connection slots": "Raise its max_connections, run fewer workers, or put pgbouncer between.",
     "too many clients": "Raise its max_connections, run fewer workers, or put pgbouncer between.",
     "server closed": _AGAIN,
+    "connection is": _AGAIN,  # closed, or lost
     "invalid transaction": _AGAIN,
 }
 """What a driver says, where there is no SQLSTATE: SQLite, and Postgres before a connection is made -> what to do."""

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import waiting
 from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event
@@ -80,7 +81,11 @@ class _Connection(psycopg.Connection):
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Run the driver's generator to its end; OperationalError where no byte came or went for too long."""
-        return super().wait(self._until_silent(gen), interval, timeout)
+        try:
+            return waiting.wait(self._until_silent(gen), self.pgconn.socket, interval, timeout)
+        except (KeyboardInterrupt, SystemExit):
+            self._cut()  # the driver's own way asks for up to ten seconds
+            raise
 
     def _until_silent(self, gen: PQGen[T]) -> PQGen[T]:
         moved_at = time.monotonic()

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from tidemill import migrations
 from tidemill.models.allowed import ALLOWED, OBJECT, TEXT, WORD, number, schema_fault
 from tidemill.models.clock import now
-from tidemill.models.database import reading, transact
+from tidemill.models.database import LONG_SECONDS, reading, transact
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, OptionError, TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import ReplyOptions
@@ -306,7 +306,7 @@ def remove(name: str) -> None:
         connection.execute(update(dialogues).where(dialogues.c.assistant_id == assistant_id).values(assistant_id=None))
         connection.execute(delete(assistants).where(assistants.c.id == assistant_id))
 
-    transact(forget)
+    transact(forget, LONG_SECONDS)
     print_line(f"{name} is removed; what was asked with it stays.")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -102,6 +103,16 @@ def test_a_statement_that_took_too_long_keeps_no_row_locked(postgres_url: str, u
     seconds_until_refused(write, SILENT)
     with writing() as connection:
         connection.execute(text("UPDATE batches SET name = 'y'"))
+
+
+def test_ctrl_c_ends_a_patient_wait_for_a_silent_server(proxy: Proxy) -> None:
+    with pytest.raises(KeyboardInterrupt), reading(seconds=600) as connection:
+        connection.execute(text("SELECT 1"))
+        proxy.silence()
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        began = time.monotonic()
+        connection.execute(text("SELECT 2"))
+    assert time.monotonic() - began < limit(4)
 
 
 def test_a_server_that_is_stopped_ends_waits_and_is_used_again(

@@ -1,5 +1,6 @@
 """The list of models says when each ends: the server's own word first, then what is known of OpenAI's."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,3 +25,12 @@ def test_a_model_is_listed_with_the_day_of_its_end(
 ) -> None:
     use_environment({"OPENAI_BASE_URL": server})
     assert doctor._model(model)["shutdown_date"] == date
+
+
+def test_a_home_that_cannot_be_is_told_by_every_check(tmp_path: Path, use_environment: UseEnvironment) -> None:
+    (tmp_path / "file").touch()
+    use_environment({"TIDEMILL_HOME": str(tmp_path / "file" / "home")})
+    for name in ("database", "disk", "pictures"):
+        check = doctor._check(name, doctor._CHECKS[name])
+        assert not check["ok"]
+        assert str(tmp_path / "file") in str(check["says"])

@@ -37,6 +37,9 @@ QUEUE = "tidemill"
 _CONSUMER_SECONDS = 5.0
 """How long Celery's consumer may take to start or to stop."""
 
+_TRY_SECONDS = 4
+"""How long a check waits for one reply."""
+
 TASK = "tidemill.run"
 """The one task: it gets job ids, and looks up the kind of the jobs itself."""
 
@@ -234,8 +237,9 @@ def _try(server: Server, shown: str, variable: str) -> None:
     if server.kind == "memory":
         return
     url, tls = server.celery_url, server.celery_tls
-    with app().connection_for_write(url, ssl=tls, transport_options=_BROKER_OPTIONS[server.kind]) as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=4)
+    options = _BROKER_OPTIONS[server.kind] | ({"socket_timeout": _TRY_SECONDS} if server.kind == "redis" else {})
+    with app().connection_for_write(url, ssl=tls, transport_options=options) as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=_TRY_SECONDS)
         if server.kind != "redis":
             return
         channel: Any = connection.default_channel  # the stubs do not know Redis' own

@@ -90,6 +90,8 @@ async def test_job_ids_and_limits_go_over_tls(
         use_environment({"TIDEMILL_BROKER_URL": url})
         broker.send([[1, 2, 3]])
         assert not broker.queue_is_empty()
+        use_environment({"TIDEMILL_LIMITS_URL": broker_server.url})
+        broker.check_limits()  # without TLS beside a broker with it
         worker = limiter(url)
         with caplog.at_level(logging.WARNING):
             assert (await worker.reserve("b", 1, Limits(60, 60_000), 60)).granted

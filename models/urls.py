@@ -9,13 +9,14 @@ _READABLE = re.compile(rf"(?:[^@]*@)?(?P<hosts>{_HOST}(?:,{_HOST})*)(?P<path>/[^
 def shown_url(text: str) -> str:
     """`text` as scheme://host:port/path, for messages and logs; of what cannot be read for certain, only the scheme.
 
-    User, password, query and fragment are left out. An @ anywhere but before the host makes the whole doubtful, since
-    it may be part of a password that was not written as %40.
+    User, password, query and fragment are left out. A second @, or one behind a ? or #, makes the whole doubtful: it
+    may be part of a password that was not written as %40.
     """
     scheme, separator, rest = text.strip().partition("://")
-    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.:-]*", scheme):
         return "***"
     before, *after = re.split("[?#]", rest, maxsplit=1)
     parts = _READABLE.fullmatch(before)
-    is_doubtful = parts is None or ("/" in before.partition("@")[0] and "@" in before) or any("@" in x for x in after)
-    return f"{scheme}://***" if parts is None or is_doubtful else f"{scheme}://{parts['hosts']}{parts['path'] or ''}"
+    if parts is None or any("@" in each for each in after):
+        return f"{scheme}://***"
+    return f"{scheme}://{parts['hosts']}{parts['path'] or ''}"

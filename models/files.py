@@ -40,8 +40,8 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if older := status(target):
-            unfinished.chmod(stat.S_IMODE(older.st_mode))
+        if target.exists():
+            unfinished.chmod(stat.S_IMODE(target.stat().st_mode))
         unfinished.replace(target)
     except BaseException:
         unfinished.unlink(missing_ok=True)

@@ -1,19 +1,20 @@
 # Everything that a person or CI runs. `make` alone prints this list.
 PYTHON ?= python3
 MINUTES ?= 30
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test pytest lint chaos bench bench-full lock clean
+.PHONY: help setup demo test test-pythons pytest lint chaos bench bench-full lock clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: .venv/.ready ## make .venv with everything that the other targets need
+setup: $(VENV)/.ready ## make .venv with everything that the other targets need
 
-.venv/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tidemill needs Python 3.11 or newer: make PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
@@ -23,6 +24,12 @@ demo: setup ## ask a real small model 24 prompts on this machine, no key needed
 
 test: setup ## lint, type-check, check the import rules, run every test
 	$(MAKE) -j 2 lint pytest
+
+test-pythons: ## the same on each Python from 3.11 to 3.14 that is installed
+	@for version in 3.11 3.12 3.13 3.14; do \
+		command -v python$$version >/dev/null && python$$version -c "" 2>/dev/null || continue; \
+		$(MAKE) VENV=.venv-$$version PYTHON=python$$version test || exit 1; \
+	done
 
 pytest: setup
 	$(BIN)/python -m pytest -n 4
@@ -50,4 +57,4 @@ lock: setup ## write both locks anew from pyproject.toml: for a checkout, and fo
 	$(BIN)/$(COMPILE) --python-version 3.13 --extra s3 --extra gcs -c requirements.lock pyproject.toml -o requirements-image.lock
 
 clean: ## remove the environment and what the demo left
-	rm -rf .venv .demo
+	rm -rf .venv .venv-* .demo

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, case, func, insert, select, update
 from tidemill.models import fine_tunes, holds, transitions
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now
+from tidemill.models.files import status
 from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import batches, jobs
 
@@ -95,7 +96,10 @@ def _may_be_one(stored: str | None, source: str | None) -> bool:
     """Whether two sources with the same rows may be the same: one has no name, or is a file that has been moved."""
     if stored is None or source is None:
         return True
-    return Path(stored).is_absolute() and Path(source).is_absolute() and not Path(stored).exists()
+    try:
+        return Path(stored).is_absolute() and Path(source).is_absolute() and status(Path(stored)) is None
+    except (OSError, ValueError):  # it is where nobody may look, and so it was not moved
+        return False
 
 
 def answered_keys(connection: Connection, batch_id: str, keys: Sequence[str]) -> set[str]:

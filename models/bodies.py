@@ -11,8 +11,8 @@ from typing import Final
 MB: Final = 2**20
 MOST_REPLY_BYTES = 64 * MB
 """Of an answer, and of a whole list."""
-MOST_FILE_BYTES = 256 * MB
-"""Of a file that is downloaded, such as the curve of a fine-tune."""
+MOST_FILE_BYTES = 32 * MB
+"""Of a file that is downloaded: the curve of a fine-tune, of which this would be some 300,000 steps."""
 MOST_ERROR_BYTES = 64 * 1024
 """Of an error: nobody reads more of it."""
 ACCEPT_ENCODING = "gzip"

@@ -5,7 +5,6 @@ start a worker inside this process. No prompt, no picture and no key is ever in 
 """
 
 import logging
-import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.messages import Connection
 from tidemill.models.scope import Scope
-from tidemill.models.servers import Server, read_url
+from tidemill.models.servers import Server, read_url, reason_of
 from tidemill.models.settings import settings
 
 if TYPE_CHECKING:
@@ -39,6 +38,9 @@ QUEUE = "tidemill."
 
 _CONSUMER_SECONDS = 5.0
 """How long Celery's consumer may take to start or to stop."""
+
+_TRY_SECONDS = 4
+"""How long a check waits for one reply."""
 
 TASK = "tidemill.run"
 """The one task: it gets job ids, and looks up the kind of the jobs itself."""
@@ -183,7 +185,7 @@ def _sentences() -> Iterator[None]:
         if not _is_transport_error(error):
             raise
         raise BrokerError(
-            f"The broker {shown_url()} does not answer ({_reason(error)}). "
+            f"The broker {shown_url()} does not answer ({reason_of(error)}). "
             "Start it or fix TIDEMILL_BROKER_URL; the jobs are stored and run once it answers."
         ) from error
 
@@ -192,30 +194,6 @@ def _is_transport_error(error: Exception) -> bool:
     """Whether the broker is the cause; which exceptions mean that depends on the transport."""
     connection = app().connection_for_write()
     return isinstance(error, (BrokerLost, OSError, *connection.connection_errors, *connection.channel_errors))
-
-
-_REASONS = (
-    (r"certificate verify failed: ([^(]*)", "its certificate is not trusted: {}"),
-    (r"certificate is not valid for '([^']*)'", "its certificate is for another host than {}"),
-    (r"WRONG_VERSION_NUMBER|record layer failure", "it does not speak TLS"),
-    (r"Authentication required|NOAUTH", "it asks for a password"),
-    (r"invalid username-password|WRONGPASS|ACCESS_REFUSED|[Ii]nvalid password", "it refuses the user name or password"),
-    (r"NOT_ALLOWED - vhost (\S+) not found", "it has no virtual host {}"),
-    (r"NOT_ALLOWED - access to vhost '([^']*)' refused", "the user may not use the virtual host {}"),
-    (r"DB index is out of range", "it has no database of that number"),
-    (r"Connection refused", "connection refused"),
-    (r"Name or service not known|nodename nor servname|No address associated", "the host's name is not known"),
-    (r"\b(?:MOVED|CLUSTERDOWN|CROSSSLOT)\b", "it belongs to Redis Cluster, which is not supported"),
-)
-"""What a client's error says -> what that means; {} is what the brackets hold."""
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error in our words, where we have some. The client's own could be anything but secret."""
-    for pattern, words in _REASONS:
-        if match := re.search(pattern, str(error)):
-            return words.format(*(group.strip() for group in match.groups()))
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def shown_url() -> str:
@@ -251,7 +229,7 @@ def check_limits() -> None:
         _try(read_url(url, "limits"), shown, "TIDEMILL_LIMITS_URL")
     except BrokerLost as error:
         raise BrokerError(
-            f"The Redis of the shared limits {shown} does not answer ({_reason(error)}). "
+            f"The Redis of the shared limits {shown} does not answer ({reason_of(error)}). "
             "Start it or fix TIDEMILL_LIMITS_URL; until then each worker process keeps limits of its own."
         ) from None
 
@@ -260,8 +238,10 @@ def _try(server: Server, shown: str, variable: str) -> None:
     if server.kind == "memory":
         return
     url, tls = server.celery_url, server.celery_tls
-    with app().connection_for_write(url, ssl=tls, transport_options=_BROKER_OPTIONS[server.kind]) as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=4)
+    options = _BROKER_OPTIONS[server.kind] | ({"socket_timeout": _TRY_SECONDS} if server.kind == "redis" else {})
+    # False rather than None, which would mean the broker's TLS
+    with app().connection_for_write(url, ssl=tls or False, transport_options=options) as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=_TRY_SECONDS)
         if server.kind != "redis":
             return
         channel: Any = connection.default_channel  # the stubs do not know Redis' own

@@ -9,6 +9,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def status(path: Path) -> os.stat_result | None:
+    """What is at `path`; None where nothing is.
+
+    Raises OSError or ValueError where that cannot be known, e.g. for a name that is too long. `Path.exists`, `is_dir`
+    and `is_file` raise up to Python 3.13 and say False from 3.14 on.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def temporary(target: Path) -> Path:
     """A new name in `target`'s folder; short, since `target`'s may be of the full length."""
     return target.with_name(f".tidemill-{secrets.token_hex(6)}.tmp")

@@ -4,6 +4,7 @@ Each of them knows options that the other does not, and verifies certificates or
 the tables below; anything else is refused before somebody waits for it.
 """
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,22 @@ _EXAMPLES: Mapping[str, str] = {
 _SPELLING = "in a user name or password, write @ as %40, : as %3A, / as %2F, ? as %3F and # as %23"
 
 
+_REASONS = (
+    (r"certificate verify failed: ([^(]*)", "its certificate is not trusted: {}"),
+    (r"certificate is not valid for '([^']*)'", "its certificate is for another host than {}"),
+    (r"WRONG_VERSION_NUMBER|record layer failure", "it does not speak TLS"),
+    (r"Authentication required|NOAUTH", "it asks for a password"),
+    (r"invalid username-password|WRONGPASS|ACCESS_REFUSED|[Ii]nvalid password", "it refuses the user name or password"),
+    (r"NOT_ALLOWED - vhost (\S+) not found", "it has no virtual host {}"),
+    (r"NOT_ALLOWED - access to vhost '([^']*)' refused", "the user may not use the virtual host {}"),
+    (r"DB index is out of range", "it has no database of that number"),
+    (r"Connection refused", "connection refused"),
+    (r"Name or service not known|nodename nor servname|No address associated", "the host's name is not known"),
+    (r"\b(?:MOVED|CLUSTERDOWN|CROSSSLOT)\b", "it belongs to Redis Cluster, which is not supported"),
+)
+"""What a client's error says -> what that means; {} is what the brackets hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A broker or a Redis, as a URL names it."""
@@ -49,7 +66,7 @@ class Server:
     port: int | None = None
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
-    path: str = ""  # the number of a Redis' database, a virtual host of RabbitMQ, or a socket's path
+    path: str = ""  # a virtual host of RabbitMQ, or a socket's path
     db: int = 0
     tls: Mapping[str, str] = field(default_factory=dict)  # options as redis-py names them
 
@@ -138,6 +155,14 @@ def read_url(url: str, what: Literal["broker", "limits"]) -> Server:
         return Server(kind, ours, "", None, username, password, path, _number(chosen), options)
     number = _number(chosen or path.strip("/"))
     return Server(kind, ours, host or "localhost", port, username, password, "", number, options)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a server cannot be used, in a few words: ours, where the client's error is known, else its first line."""
+    for pattern, words in _REASONS:
+        if match := re.search(pattern, str(error)):
+            return words.format(*(group.strip() for group in match.groups()))
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _split(address: str) -> tuple[str, int | None, str, str, str, str]:

@@ -6,7 +6,7 @@ them.
 """
 
 import os
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
         """True when a waiting command runs a worker inside itself."""
         return self.broker.kind == "memory"
 
-    @property
+    @cached_property
     def broker(self) -> Server:
         """The broker that TIDEMILL_BROKER_URL names."""
         return read_url(self.broker_url, "broker")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tidemill.models.errors import SettingsError
-from tidemill.models.servers import read_url
+from tidemill.models.servers import read_url, reason_of
 from tidemill.worker.bucket import DAY_SECONDS, REFUND_SECONDS, Bucket
 from tidemill.worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, admit, apply, microseconds
 
@@ -280,7 +280,7 @@ class Limiter:
             log.warning(
                 "The Redis of the shared limits does not answer (%s); each worker keeps to its share of the last "
                 "known limits until it does.",
-                type(error).__name__,
+                reason_of(error),
             )
         self._retry_at = self._clock() + REDIS_RETRY
         for state in self._buckets.values():

@@ -1,6 +1,7 @@
 """Prompts are the rows of an order: one that was typed, those of a file, or the next turns of a dialogue."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,7 +51,7 @@ class Prompts:
             InputError: the input cannot be read, or a row of it cannot be used.
         """
         for file in self.files:
-            if file.is_file() and file.stat().st_size <= CHECKED_FIRST_BYTES:
+            if os.path.isfile(file) and file.stat().st_size <= CHECKED_FIRST_BYTES:  # noqa: PTH113  # Path's may raise
                 for _ in read(self.source, self.how, on_bad_row=lambda _sentence: None):
                     pass
         yield from read(self.source, self.how, on_bad_row=on_note)

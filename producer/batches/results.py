@@ -8,6 +8,7 @@ import importlib.util
 import io
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -21,7 +22,7 @@ from sqlalchemy import RowMapping, Select, and_, func, or_, select
 
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
-from tidemill.models.files import replacing, temporary
+from tidemill.models.files import replacing, status, temporary
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import batches, dialogues, jobs, messages
@@ -91,13 +92,14 @@ def check_destination(path: str) -> None:
 
 
 def _check_place(path: str, target: Path) -> None:
-    if target.is_dir():
+    there, folder = status(target), status(target.parent)
+    if there and stat.S_ISDIR(there.st_mode):
         raise InputError(f"{path} is a folder; name a file in it")
-    if not target.parent.is_dir():
+    if not folder or not stat.S_ISDIR(folder.st_mode):
         raise InputError(f"{path} cannot be written: the folder {target.parent} does not exist; create it first")
-    if target.exists() and not target.is_file():
+    if there and not stat.S_ISREG(there.st_mode):
         raise InputError(f"{path} is a device or a pipe, not a file; use -o - and redirect stdout")
-    if not os.access(target.parent, os.W_OK | os.X_OK) or (target.exists() and not os.access(target, os.W_OK)):
+    if not os.access(target.parent, os.W_OK | os.X_OK) or (there and not os.access(target, os.W_OK)):
         raise InputError(f"{path} cannot be written: permission denied; choose another destination with -o")
     probe = temporary(target)  # to root, and on some disks, everything seems writable until it is tried
     probe.touch(exist_ok=False)

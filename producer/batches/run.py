@@ -1,10 +1,10 @@
 """An order of any kind is carried out here, from its first row to the last line that a command prints."""
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 import typer
@@ -80,9 +80,9 @@ def carry_out(
 
 
 def _check_that_input_stays(order: Order, output: str) -> None:
-    if output == "-" or not Path(output).exists():
+    if output == "-" or not os.path.exists(output):  # noqa: PTH110  # Path's may raise
         return
-    if any(file.exists() and file.samefile(output) for file in order.rows.files):
+    if any(os.path.exists(file) and file.samefile(output) for file in order.rows.files):  # noqa: PTH110
         raise InputError(f"{output} is the input itself; name another file for the answers with -o.")
 
 

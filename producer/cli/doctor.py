@@ -175,6 +175,6 @@ def _shown(name: str, value: object) -> str:
         return "set" if value.get_secret_value() else "not set"
     if name == "TIDEMILL_BLOBS_URL":
         return blobs.shown_url() if value else ""
-    if name.endswith("_URL") and "://" in str(value):
+    if name.endswith("_URL") and value:
         return shown_url(str(value))
     return "" if value is None else str(value)

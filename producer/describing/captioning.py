@@ -1,5 +1,6 @@
 """A run of `tidemill describe` is put together here: what is asked of pictures, and where else captions go."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -115,7 +116,7 @@ def _check_paths(pictures: Pictures) -> None:
     if bool(pictures.paths) == (pictures.table is not None):
         raise InputError("Name pictures or a folder, or a table of paths with -i: tidemill describe photos/ -r")
     for path in pictures.paths:
-        if not Path(path).exists() and "://" not in path:
+        if "://" not in path and not os.path.exists(path):  # noqa: PTH110  # Path's may raise
             raise InputError(f"{path} does not exist; check the path.")
 
 
@@ -162,7 +163,7 @@ def with_sidecars(order: Order, ending: str, existing: str) -> tuple[Order, Afte
         say(f"{counted(written, 'caption file')} (.{ending.removeprefix('.')}) written beside the pictures.")
 
     if existing == "skip":
-        done = replace(pictures, is_done=lambda place: sidecars.sidecar_of(place, ending).exists())
+        done = replace(pictures, is_done=lambda place: os.path.exists(sidecars.sidecar_of(place, ending)))  # noqa: PTH110
         order = replace(order, rows=PictureRows(done))
     return order, write
 

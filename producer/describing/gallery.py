@@ -8,12 +8,13 @@ import base64
 import hashlib
 import html
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.errors import InputError
-from tidemill.models.files import replacing, temporary
+from tidemill.models.files import replacing, status, temporary
 from tidemill.models.json_types import JsonObject
 from tidemill.producer.describing.sidecars import caption_of
 
@@ -33,7 +34,8 @@ def check_destination(path: str) -> None:
         raise InputError(f"{path!r} is not the name of a web page; name the gallery .html.")
     try:
         target = target.resolve()  # through a symlink
-        if target.exists() and not target.is_file():
+        there = status(target)
+        if there and not stat.S_ISREG(there.st_mode):
             raise InputError(f"{path} is a folder or a device; give the gallery another name.")
         probe = temporary(target)
         probe.touch(exist_ok=False)

@@ -61,7 +61,7 @@ class Pictures:
     @property
     def is_one(self) -> bool:
         """Whether it is a single picture, whose answer alone is shown."""
-        return len(self.paths) == 1 and not Path(self.paths[0]).is_dir()
+        return len(self.paths) == 1 and not os.path.isdir(self.paths[0])  # noqa: PTH112  # Path's may raise
 
 
 class NothingLeftError(TidemillError):

@@ -4,6 +4,7 @@ producer/intake reads the rows, so a model can be trained on everything that it 
 to give wait, on disk, if they will be paired with good ones.
 """
 
+import os
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
@@ -107,7 +108,7 @@ def tables_in(paths: Iterable[str], inputs: InputSummary) -> list[str]:
     files: list[str] = []
     for path in paths:
         folder = Path(path)
-        if path == "-" or not folder.is_dir():
+        if path == "-" or not os.path.isdir(folder):  # noqa: PTH112  # Path's may raise
             files.append(path)
             continue
         try:

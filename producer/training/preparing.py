@@ -1,6 +1,7 @@
 """A run of `tidemill train` is put together here: from options to the report, the exported files or the job."""
 
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from tidemill import migrations
 from tidemill.models import shutdown
 from tidemill.models.errors import InputError, SettingsError
-from tidemill.models.files import replacing
+from tidemill.models.files import replacing, status
 from tidemill.models.settings import settings
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.screen.display import say
@@ -154,7 +155,12 @@ def _targets(export: str | None, source: Source, options: DatasetOptions) -> lis
     for target in targets:
         if Path(target).resolve() in files:
             raise InputError(f"{target} is read as input and would be overwritten; choose another place for --export.")
-        if Path(target).is_dir() or not Path(target).resolve().parent.is_dir():
+        try:
+            there, folder = status(Path(target)), status(Path(target).resolve().parent)
+        except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name too long, a loop of symlinks
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{target} cannot be written: {reason}; check --export.") from None
+        if (there and stat.S_ISDIR(there.st_mode)) or not folder or not stat.S_ISDIR(folder.st_mode):
             raise InputError(f"{target} cannot be written: there is no such folder, or it is one; check --export.")
     return targets
 

@@ -10,7 +10,7 @@ from itertools import repeat
 import pytest
 
 from tests.models.test_provider import TRANSPORTS, chat, open_provider, outcome, reply_bytes
-from tidemill.models.bodies import MB, MOST_ERROR_BYTES, MOST_REPLY_BYTES
+from tidemill.models.bodies import MB, MOST_ERROR_BYTES, MOST_FILE_BYTES, MOST_REPLY_BYTES
 from tidemill.models.endpoints import ENDPOINTS
 from tidemill.models.provider import CallError, Provider, Reply, Transport
 
@@ -141,6 +141,16 @@ async def test_a_list_is_limited_as_a_whole(transport: Transport) -> None:
         await provider.aclose()
     assert caught.value.kind == "too_large"
     assert server.calls == 4
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_file_has_a_limit_of_its_own(transport: Transport) -> None:
+    async with wire("200 OK", "Connection: close", lambda: repeat(b"1,2\n" * 2**18)) as server:
+        provider: Provider = open_provider(transport, server.url)
+        with pytest.raises(CallError, match="larger than 32 MB"):
+            await provider.content("file-1")
+        await provider.aclose()
+    assert server.sent <= MOST_FILE_BYTES + 16 * MB
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

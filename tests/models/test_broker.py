@@ -1,16 +1,25 @@
 """What a broker answers is told as it is: doctor, commands and workers say why it cannot be used."""
 
 import logging
+import os
+import signal
+import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from tests.conftest import RunCli, UseEnvironment
 from tests.servers import Broker, _free_port
 from tests.tls import tls_before
+from tests.waiting import limit, wait_until
 from tidemill.models import broker
 from tidemill.models.errors import SettingsError, TidemillError
+from tidemill.producer.cli import doctor
 from tidemill.worker.limits import limiter
 from tidemill.worker.pace import Limits
 
@@ -81,6 +90,8 @@ async def test_job_ids_and_limits_go_over_tls(
         use_environment({"TIDEMILL_BROKER_URL": url})
         broker.send([[1, 2, 3]])
         assert not broker.queue_is_empty()
+        use_environment({"TIDEMILL_LIMITS_URL": broker_server.url})
+        broker.check_limits()  # without TLS beside a broker with it
         worker = limiter(url)
         with caplog.at_level(logging.WARNING):
             assert (await worker.reserve("b", 1, Limits(60, 60_000), 60)).granted
@@ -116,3 +127,70 @@ def test_cluster_and_sentinel_are_refused_at_the_door(
             assert ran.returncode == 2, ran.stderr
             assert f"belongs to Redis {kind}" in ran.stderr
             assert ran.stderr.count("\n") <= 2  # a worker also says that it starts
+
+
+@pytest.mark.parametrize("scheme", ["redis+socket", "unix"])
+def test_a_redis_is_reached_through_its_socket(scheme: str, use_environment: UseEnvironment, tmp_path: Path) -> None:
+    with Broker("--unixsocket", str(tmp_path / "s")):
+        use_environment({"TIDEMILL_BROKER_URL": f"{scheme}://{tmp_path}/s?db=3"})
+        broker.check()
+        broker.send([[1]])
+        assert not broker.queue_is_empty()
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "pyamqp", "amqps"])
+def test_every_spelling_of_rabbitmq_has_quorum_queues_and_confirms(
+    scheme: str, use_environment: UseEnvironment
+) -> None:
+    use_environment({"TIDEMILL_BROKER_URL": f"{scheme}://u:p@h//"})
+    set_up = broker.app().conf
+    assert (set_up.task_default_queue_type, set_up.worker_detect_quorum_queues) == ("quorum", True)
+    assert set_up.broker_transport_options == {"confirm_publish": True}
+    connection: Any = broker.app().connection_for_write()
+    verified = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": "h"}
+    assert connection.ssl == (verified if scheme == "amqps" else None)
+    assert connection.transport.driver_type == "amqp"
+
+
+def test_doctor_says_of_broker_and_limits_what_a_command_would(
+    guarded: Broker, use_environment: UseEnvironment, embedded_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = f"127.0.0.1:{guarded.port}/0"
+    use_environment(
+        {
+            "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
+            "TIDEMILL_BROKER_URL": f"redis://:se-cret@{where}",
+            "TIDEMILL_LIMITS_URL": f"redis://{where}?password=se-cret",
+        }
+    )
+    with pytest.raises(broker.BrokerError) as raised:
+        broker.send([[1]])
+    with pytest.raises(typer.Exit):
+        doctor.doctor(as_json=False)
+    printed = capsys.readouterr().out
+    assert f"FIX  broker: {raised.value}" in printed
+    assert (
+        f"FIX  limits: The Redis of the shared limits redis://{where} does not answer (it refuses the user" in printed
+    )
+    assert "se-cret" not in printed + str(raised.value)
+    use_environment({"TIDEMILL_BROKER_URL": f"redis://:secret@{where}", "TIDEMILL_LIMITS_URL": ""})
+    with pytest.raises(typer.Exit):
+        doctor.doctor(as_json=False)
+    printed = capsys.readouterr().out
+    assert f"ok   broker: redis://{where}\nok   limits: shared through the broker\n" in printed
+
+
+def test_a_worker_without_a_redis_says_that_it_shares_no_limits(
+    shared_environment: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    environment = os.environ | shared_environment | {"TIDEMILL_BROKER_URL": "amqp://u:se-cret@127.0.0.1:9//"}
+    with log.open("wb") as file:
+        worker = subprocess.Popen([sys.executable, "-P", "-m", "tidemill.worker"], env=environment, stderr=file)
+    try:
+        wait_until(lambda: "Each worker process keeps limits of its own" in log.read_text("utf-8"), "it is said")
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(limit(30))
+    assert "The broker amqp://127.0.0.1:9// does not answer (connection refused)" in log.read_text("utf-8")
+    assert "se-cret" not in log.read_text("utf-8")

@@ -179,6 +179,7 @@ async def test_a_request_is_the_body_and_the_key_and_nothing_of_ours(
     assert json.loads(body) == BODY
     assert headers["authorization"] == f"Bearer {KEY}"
     assert headers["content-type"] == "application/json"
+    assert headers["accept-encoding"] == "gzip"
     assert headers["openai-organization"] == "org-1"
     assert headers["openai-project"] == "proj_1"
 

@@ -50,6 +50,7 @@ AHEAD = 2 * IDS_PER_MESSAGE
 """Jobs claimed beyond the window."""
 
 _CLAIM_RETRY_SECONDS = 1.0
+_CLOSE_SECONDS = 10.0
 _LAST_WRITE_SECONDS = 10.0
 _HOLD_SECONDS = PROBE_SECONDS[0] - 1.0
 _CACHE_SECONDS = 10.0
@@ -341,7 +342,8 @@ class Runner:
                 time.sleep(0.02)
         if self.in_flight:
             journal.log_broken_off(self.in_flight)
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+        with suppress(TimeoutError):  # what has ended must be stored, whatever keeps a connection from closing
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_CLOSE_SECONDS)
         self.settler.close(_LAST_WRITE_SECONDS)
         try:
             released = transact(lambda connection: release(connection, self.worker_id))

@@ -141,6 +141,9 @@ class Settler:
     def _write_until_stored(self, endings: list[Ending], judgements: list[tuple[int, Judgement]]) -> None:
         pause = _RETRY_SECONDS
         while True:
+            if self.trouble is not None and time.monotonic() > self._give_up_at:
+                log.error("%d endings are not stored, their jobs will run again: %s", len(endings), self.trouble)
+                return
             try:
                 written = write(endings, judgements)
                 break
@@ -148,11 +151,8 @@ class Settler:
                 # Writing the same rows twice is harmless, thanks to epoch, ledger and primary keys.
                 self.finished += 1
                 self.trouble = str(error)
-                if time.monotonic() > self._give_up_at:
-                    log.error("%d endings are not stored, their jobs will run again: %s", len(endings), error)
-                    return
                 log.warning("%d endings wait: %s", len(endings), error)
-                time.sleep(pause)
+                time.sleep(min(pause, max(0.0, self._give_up_at - time.monotonic())))
                 pause = min(pause * 2, 10.0)
             except Exception as error:  # noqa: BLE001  # whatever is raised, some row is the cause
                 self._write_apart(endings, judgements, error)

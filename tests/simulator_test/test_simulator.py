@@ -122,7 +122,7 @@ EXPECTED: dict[str, tuple[int | None, Any, bool]] = {
     "422": (422, "unprocessable_entity", False),
     "429": (429, "rate_limit_exceeded", False), "429ms": (429, "rate_limit_exceeded", False),
     "500": (500, None, False), "502html": (502, None, False), "503": (503, "server_is_overloaded", False),
-    "529": (529, None, False), "badkey": (401, "invalid_api_key", False),
+    "529": (529, None, False), "badkey": (401, "invalid_api_key", False), "bomb": (200, None, True),
     "content_filter": (200, None, True), "context": (400, "context_length_exceeded", False), "cut": (None, None, True),
     "drip": (200, None, True), "empty": (200, None, True), "error200": (200, 502, False), "failed": (200, 502, False),
     "flat": (400, None, False), "huge": (200, None, True), "length": (200, None, True),

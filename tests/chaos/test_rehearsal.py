@@ -10,7 +10,7 @@ from tests.flows.tidemill import Tidemill
 from tests.servers import Broker
 
 TABLES = ("jobs", "attempts", "batches", "dialogues", "messages", "workers")
-PROMPTS = "60"
+PROMPTS = "40"
 MINUTES = "0.15"
 
 
@@ -24,7 +24,7 @@ def rehearse(run_cli: RunCli, environment: dict[str, str], *more: str) -> dict[s
     assert "sk-of-the-user" not in done.stdout + done.stderr
     assert ": kill -9 of " in done.stderr, "it says what it does to whom"
     outcome: dict[str, object] = json.loads(done.stdout)
-    assert (outcome["seed"], outcome["prompts"], outcome["lost"], outcome["recorded_twice"]) == (seed, 60, 0, 0)
+    assert (outcome["seed"], outcome["prompts"], outcome["lost"], outcome["recorded_twice"]) == (seed, 40, 0, 0)
     return outcome
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from tidemill.models.errors import SettingsError
+from tidemill.models.text import one_line
 from tidemill.models.urls import shown_url
 
 FILE = ".env"
@@ -87,12 +88,8 @@ def _refusal(server: str, its_name: str, secret: str) -> SettingsError:
 
 
 def _file() -> str:
-    return _printable(str(Path(FILE).absolute()))
+    return one_line(str(Path(FILE).absolute()))
 
 
 def _shown(value: str | None) -> str:
-    return _printable(shown_url(value or "") if "://" in (value or "") else value or "")
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return one_line(shown_url(value or "") if "://" in (value or "") else value or "")

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +34,7 @@ from tidemill.producer.rehearsing.faults import FAULTS, LEASE_SECONDS, Fault, St
 from tidemill.producer.rehearsing.fleet import Fleet, Member
 from tidemill.producer.rehearsing.timeline import Timeline
 from tidemill.producer.screen.display import say
-from tidemill.producer.screen.printing import print_json, print_table
+from tidemill.producer.screen.printing import print_json, print_line, print_table
 from tidemill.simulator import Simulator
 
 WORKERS, WINDOW = 3, 8
@@ -284,5 +283,5 @@ def _remove_queue(environment: Mapping[str, str]) -> None:
 def _explain(words: list[tuple[str, str]], books: JsonObject, folder: Path) -> None:
     """Show what may explain a failure, and keep all of it."""
     for name, text in words:
-        print(f"--- {name}\n{text}", file=sys.stderr)
+        print_line(f"--- {name}\n{text}", err=True)
     (folder / _BOOKS).write_text(json.dumps(books, indent=1), encoding="utf-8")

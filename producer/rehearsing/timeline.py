@@ -1,6 +1,5 @@
 """One thing after another befalls a fleet, at random and again in the same order, until all prompts are answered."""
 
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from tidemill.models.text import one_line
 from tidemill.producer.rehearsing import own_rows
 from tidemill.producer.rehearsing.faults import LEASE_SECONDS, Fault, Stage, Trouble, part_of
 from tidemill.producer.rehearsing.fleet import Member
+from tidemill.producer.screen.printing import print_line
 
 _LOOK_SECONDS = 0.2
 _COUNT_SECONDS = 0.5
@@ -108,7 +108,7 @@ class Timeline:
     def show(self, text: str) -> None:
         """Print a line on stderr, with the time since the beginning."""
         self._shown_at = time.monotonic()
-        print(f"{self._shown_at - self._began:4.0f} s: {one_line(text, 200)}", file=sys.stderr, flush=True)
+        print_line(f"{self._shown_at - self._began:4.0f} s: {one_line(text, 200)}", err=True)
 
     def _begin_trouble(self) -> None:
         """Do the next fault of the deck whose part is in no other trouble; kills come twice as often as others."""

@@ -22,8 +22,8 @@ def rehearse(run_cli: RunCli, environment: dict[str, str], *more: str) -> dict[s
     done = run_cli(arguments, environment | key, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sk-of-the-user" not in done.stdout + done.stderr
-    assert ": kill -9 of " in done.stderr, "it says what it does to whom"
     outcome: dict[str, object] = json.loads(done.stdout)
+    assert outcome["faults"], "something was done"
     assert (outcome["seed"], outcome["prompts"], outcome["lost"], outcome["recorded_twice"]) == (seed, 40, 0, 0)
     return outcome
 
@@ -31,7 +31,7 @@ def rehearse(run_cli: RunCli, environment: dict[str, str], *more: str) -> dict[s
 def test_embedded_it_kills_the_command_and_leaves_no_row(
     run_cli: RunCli, embedded_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    outcome = rehearse(run_cli, embedded_environment, "--faults", "kill,freeze,provider")
+    outcome = rehearse(run_cli, embedded_environment, "--faults", "kill,provider-hangs")
     assert outcome["problems"] == []
     assert rows(embedded_environment, tmp_path) == dict.fromkeys(TABLES, 0)
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    false,
     func,
     insert,
     literal,
@@ -563,33 +564,44 @@ def _end_attempts(connection: Connection) -> Update:
 
 def release(connection: Connection, worker_id: str) -> int:
     """Queue again everything that a stopping worker still runs; its calls may have been paid for. Returns how many."""
-    return _take_back(connection, and_(jobs.c.worker_id == worker_id), losses=0)
+    return _take_back(connection, jobs.c.worker_id == worker_id, is_loss=false())
 
 
-def rescue(
-    connection: Connection, rescuer_id: str, dead_worker_ids: Sequence[str] = (), *, by_lease: bool = True
-) -> int:
-    """Queue again the jobs of other workers that are known to be dead or, `by_lease`, whose lease ran out.
+@dataclass(frozen=True, slots=True)
+class Rescuer:
+    """What a worker knows that looks for jobs whose workers vanished."""
 
-    A job that took MAX_LOSSES workers with it fails instead. Returns how many there were.
+    claimant: Claimant
+    own_ids: Sequence[int] = ()
+    """Jobs that it runs or is just claiming. Of others in its name it does not know: their claim's reply was lost."""
+    dead_worker_ids: Sequence[str] = ()
+    living_worker_ids: Sequence[str] = ()
+    """Workers that do live, although they may have been silent for longer than their lease."""
+    by_lease: bool = True
+    """Whether a lease that ran out means that its worker vanished."""
+
+
+def rescue(connection: Connection, rescuer: Rescuer) -> int:
+    """Queue again jobs of workers that are known to be dead, or whose lease ran out; of those, the provider's alone.
+
+    A job that MAX_LOSSES workers vanished with fails instead. Returns how many there were.
     """
-    is_lost: ColumnElement[bool] = jobs.c.worker_id.in_(dead_worker_ids)
-    if by_lease:
-        is_lost = or_(is_lost, jobs.c.lease_until < now())
-    lost = and_(is_lost, jobs.c.worker_id != rescuer_id)
-    failed = _take_back(connection, and_(lost, jobs.c.losses + 1 >= MAX_LOSSES), losses=1, failed=True)
-    return failed + _take_back(connection, lost, losses=1)
+    claimant = rescuer.claimant
+    its_own = and_(jobs.c.worker_id == claimant.worker_id, jobs.c.id.in_(rescuer.own_ids))
+    of_provider = select(batches.c.id).where(batches.c.provider == claimant.provider)
+    is_dead = jobs.c.worker_id.in_(rescuer.dead_worker_ids)
+    ran_out = and_(jobs.c.lease_until < now(), jobs.c.batch_id.in_(of_provider), ~its_own)
+    lives = jobs.c.worker_id.in_([claimant.worker_id, *rescuer.living_worker_ids])
+    return _take_back(connection, or_(is_dead, ran_out) if rescuer.by_lease else is_dead, is_loss=~lives)
 
 
-def _take_back(connection: Connection, condition: ColumnElement[bool], *, losses: int, failed: bool = False) -> int:
+def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_loss: ColumnElement[bool]) -> int:
     taken = select(jobs.c.id).where(jobs.c.state == "running", condition).with_for_update(skip_locked=True, of=jobs)
-    ended: JsonObject = {
-        "state": "failed",
-        "finished_at": now(),
-        "error_code": "worker_lost",
-        "error": f"{MAX_LOSSES} workers vanished while they ran this job, the last one with nothing else to do; "
-        "what became of its call is unknown.",
-    }
+    is_last = and_(is_loss, jobs.c.losses + 1 >= MAX_LOSSES)
+    reason = (
+        f"{MAX_LOSSES} workers vanished while they ran this job, the last one with nothing else to do; "
+        "what became of its call is unknown."
+    )
     rows = connection.execute(
         update(jobs)
         .where(jobs.c.id.in_(taken), jobs.c.state == "running")
@@ -598,8 +610,12 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, losses
             lease_until=None,
             sent_at=None,
             attempts=jobs.c.attempts + 1,
-            losses=jobs.c.losses + losses,
-            **(ended if failed else {"state": "queued", "available_at": now()}),
+            losses=jobs.c.losses + case((is_loss, 1), else_=0),
+            state=case((is_last, "failed"), else_="queued"),
+            available_at=case((is_last, jobs.c.available_at), else_=now()),
+            finished_at=case((is_last, now()), else_=null()),
+            error_code=case((is_last, "worker_lost"), else_=jobs.c.error_code),
+            error=case((is_last, reason), else_=jobs.c.error),
         )
         .returning(jobs.c.id, jobs.c.epoch)
     ).all()

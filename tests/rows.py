@@ -14,7 +14,7 @@ from tidemill.models.options import Options
 from tidemill.models.settings import settings
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages, workers
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Claimant, Claimed, Enqueued, Settlement, claim, enqueue, settle
+from tidemill.models.transitions import Claimant, Claimed, Enqueued, Rescuer, Settlement, claim, enqueue, settle
 
 PROVIDER = "api.openai.com"
 """The provider where no other is configured."""
@@ -54,6 +54,11 @@ def add_jobs(count: int, batch_id: str = "b", *, submission: int = 1, prefix: st
 def claimant(worker_id: str = "w1", lease_seconds: float = 30.0) -> Claimant:
     """A worker of the configured provider."""
     return Claimant(worker_id, settings().provider, lease_seconds)
+
+
+def rescuer(own: Sequence[int] = (), dead: Sequence[str] = (), living: Sequence[str] = ()) -> Rescuer:
+    """A worker that looks for jobs of vanished ones."""
+    return Rescuer(claimant("rescuer"), own, dead, living)
 
 
 def take(

@@ -9,6 +9,7 @@ A duty that fails logs one line and is tried again.
 
 import importlib.metadata
 import logging
+import math
 import os
 import socket
 import threading
@@ -20,12 +21,12 @@ from sqlalchemy import Connection, delete, func, or_, select, update
 
 from tidemill.models import broker, journal
 from tidemill.models.clock import now, now_after
-from tidemill.models.database import reading, transact
+from tidemill.models.database import reading, transact, write_seconds
 from tidemill.models.errors import TidemillError
 from tidemill.models.feed import IDS_PER_MESSAGE, RESEND_SECONDS, feed, resend_lost, take, unsend_older
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, dialogues, jobs, messages, workers
-from tidemill.models.transitions import correct_due_times, renew, rescue
+from tidemill.models.transitions import Rescuer, correct_due_times, renew, rescue
 from tidemill.worker.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,14 @@ LOOK_SECONDS = 0.25
 STUCK_LEASES = 2.0
 """A process that has neither renewed a lease nor stored an ending for so many leases is ended."""
 
+STUCK_WRITES = 3.0
+"""But it has so many times as long as a server may be silent: that it fails is an end, too."""
+
+_STUCK_EXIT_CODE = 70
 _AFTER_FAILURE_SECONDS = 2.0
+_LONGEST_GAP = 2 / 3
+"""Between two heartbeats, in leases, which are a third apart; a longer one means that the database was away."""
+_SAY_AGAIN_SECONDS = 10.0
 _BROKER_SECONDS = 5.0
 """A broker that takes longer to answer counts as away."""
 _TICK_SECONDS = 1.0
@@ -87,12 +95,19 @@ class Rounds:
             self._urgent.wait(max(0.01, min(due_at.values()) - time.monotonic()))
 
 
+_said_at: dict[str, float] = {}
+"""Sentence -> when it was logged: in an outage all duties fail alike."""
+
+
 def try_duty(duty: Duty) -> bool:
     """Do a duty; one that fails logs a line, and must not end the others."""
     try:
         duty()
     except TidemillError as error:
-        log.warning("%s", error)
+        sentence, at = str(error), time.monotonic()
+        if at - _said_at.get(sentence, -math.inf) > _SAY_AGAIN_SECONDS:
+            _said_at[sentence] = at
+            log.warning("%s", sentence)
         return False
     except Exception as error:  # whatever it is, the others must go on
         debug = log.isEnabledFor(logging.DEBUG)
@@ -125,8 +140,8 @@ class Maintenance:
         )
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def close(self) -> None:
-        """Stop, and remove the worker's row."""
+    def close(self, *, forget: bool = True) -> None:
+        """Stop; and forget this worker in the database, unless that is known to be away."""
         self._closed.set()
         rounds = (self._heartbeat, self._courier, self._rest)
         for each in rounds:
@@ -134,7 +149,8 @@ class Maintenance:
         until = time.monotonic() + 10
         for each in rounds:
             each.join(max(0.0, until - time.monotonic()))
-        try_duty(self._unregister)
+        if forget:
+            try_duty(self._unregister)
 
     def _watch(self) -> None:
         """End a process that can neither renew nor store, whatever it waits for: others have its jobs by now."""
@@ -145,10 +161,10 @@ class Maintenance:
             passed = min(time.monotonic() - looked_at, 2 * _TICK_SECONDS)
             stuck_seconds = stuck_seconds + passed if state == seen else 0.0
             seen, looked_at = state, time.monotonic()
-            if stuck_seconds > STUCK_LEASES * settings().lease_seconds:
+            if stuck_seconds > max(STUCK_LEASES * settings().lease_seconds, STUCK_WRITES * write_seconds()):
                 log.critical("nothing could be renewed or stored for %.0f s; this process ends itself", stuck_seconds)
                 logging.shutdown()
-                os._exit(TidemillError.exit_code)
+                os._exit(_STUCK_EXIT_CODE)  # and whoever keeps this worker starts another one
 
     # --- the heartbeat ---
 
@@ -160,7 +176,7 @@ class Maintenance:
         kept = transact(lambda connection: self._renew(connection, [*owned, *claiming]))
         self._runner.note_renewal(began, owned, kept)
         at = time.monotonic()
-        if at - self._beaten_at > settings().lease_seconds * 2 / 3:  # twice as long as usual
+        if at - self._beaten_at > _LONGEST_GAP * settings().lease_seconds:
             self._unbroken_since = at
         self._beaten_at = at
 
@@ -194,19 +210,28 @@ class Maintenance:
             self._runner.closed_batches = frozenset(connection.scalars(closed))
 
     def _rescue(self) -> None:
-        # Workers that were cut off with this one keep answers in memory, and need time to come back for their leases.
-        by_lease = time.monotonic() - self._unbroken_since > settings().lease_seconds
-        rescued = transact(lambda connection: self._take_from_the_dead(connection, by_lease))
+        claiming = self._runner.claiming_ids()  # read first, as in `_beat`
+        own_ids = [*self._runner.owned_jobs(), *claiming]
+        rescued = transact(lambda connection: self._take_from_the_dead(connection, own_ids))
         if rescued:
             journal.log_rescue(rescued)
             self._runner.hungry.set()
 
-    def _take_from_the_dead(self, connection: Connection, by_lease: bool) -> int:
-        dead = _dead_neighbours(connection)
-        rescued = rescue(connection, self._runner.worker_id, dead, by_lease=by_lease)
+    def _take_from_the_dead(self, connection: Connection, own_ids: list[int]) -> int:
+        living, dead = _neighbours(connection)
+        rescued = rescue(connection, Rescuer(self._runner.claimant, own_ids, dead, living, self._sees_everybody))
         connection.execute(delete(workers).where(workers.c.id.in_(dead)))
         correct_due_times(connection)
         return rescued
+
+    @property
+    def _sees_everybody(self) -> bool:
+        """Whether the database was there for the length of a lease.
+
+        Workers that were cut off with this one keep answers in memory, and need that time to come back.
+        """
+        at, lease = time.monotonic(), settings().lease_seconds
+        return at - self._beaten_at < _LONGEST_GAP * lease and at - self._unbroken_since > lease
 
     # --- the courier ---
 
@@ -241,10 +266,10 @@ class Maintenance:
         if not self._broker_is_away:
             return
         unsend_older(RESEND_SECONDS[True])
-        while self._broker_is_away and self._runner.free >= IDS_PER_MESSAGE:
-            ids = take(self._runner.scope, IDS_PER_MESSAGE)
+        while self._broker_is_away and (most := min(IDS_PER_MESSAGE, self._runner.free)):
+            ids = take(self._runner.scope, most)
             self._runner.admit(ids)
-            if len(ids) < IDS_PER_MESSAGE:
+            if len(ids) < most:
                 break
 
     def _judge_leftovers(self) -> None:
@@ -295,10 +320,11 @@ def machine() -> str:
         return socket.gethostname()
 
 
-def _dead_neighbours(connection: Connection) -> list[str]:
-    """Ids of workers of this machine whose process is gone: their jobs need not wait for the lease to end."""
+def _neighbours(connection: Connection) -> tuple[list[str], list[str]]:
+    """Ids of workers of this machine that live, and of those whose process is gone and whose jobs need not wait."""
     neighbours = connection.execute(select(workers.c.id, workers.c.pid).where(workers.c.machine == machine())).all()
-    return [worker_id for worker_id, pid in neighbours if not _is_alive(pid)]
+    alive = {worker_id: _is_alive(pid) for worker_id, pid in neighbours}
+    return [each for each in alive if alive[each]], [each for each in alive if not alive[each]]
 
 
 def _is_alive(pid: int) -> bool:

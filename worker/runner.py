@@ -7,6 +7,7 @@ paid for again, with this process.
 """
 
 import asyncio
+import errno
 import logging
 import threading
 import time
@@ -46,12 +47,13 @@ from tidemill.worker.settle import BULK_ROWS, Settler
 
 log = logging.getLogger(__name__)
 
-AHEAD = 2 * IDS_PER_MESSAGE
-"""Jobs claimed beyond the window."""
+MOST_AHEAD = 2 * IDS_PER_MESSAGE
+"""Jobs claimed beyond the window, but no more than the window: with this process they would be lost for nothing."""
 
 _CLAIM_RETRY_SECONDS = 1.0
 _CLOSE_SECONDS = 10.0
 _LAST_WRITE_SECONDS = 10.0
+_NO_FILE_SECONDS = 2.0
 _HOLD_SECONDS = PROBE_SECONDS[0] - 1.0
 _CACHE_SECONDS = 10.0
 
@@ -78,6 +80,7 @@ class Runner:
         self.worker_id = uuid4().hex
         self.claimant = Claimant(self.worker_id, settings().provider, settings().lease_seconds)
         self.window = window
+        self._most_claimed = window + min(window, MOST_AHEAD)
         self.scope = scope
         self.hungry = threading.Event()
         """Set when so much was claimed that the broker may run out of messages."""
@@ -112,14 +115,15 @@ class Runner:
 
     def admit(self, ids: Sequence[int]) -> None:
         """Claim and start these jobs as soon as there is room; returns once they are under way."""
-        for start in range(0, len(ids), IDS_PER_MESSAGE):  # a message longer than ours could wait for room for ever
-            for job_id in self._admit(ids[start : start + IDS_PER_MESSAGE]):
+        most = min(IDS_PER_MESSAGE, self.window)  # for more there might never be room
+        for start in range(0, len(ids), most):
+            for job_id in self._admit(ids[start : start + most]):
                 self._admit_alone(job_id)
 
     @property
     def free(self) -> int:
         """How many jobs `admit` takes at present without waiting."""
-        return 0 if self._is_alone or self._stopping else max(0, self.window + AHEAD - self._claimed)
+        return 0 if self._is_alone or self._stopping else max(0, self._most_claimed - self._claimed)
 
     def _admit(self, ids: Sequence[int]) -> list[int]:
         """Returns ids of jobs that may only run alone."""
@@ -174,13 +178,15 @@ class Runner:
 
         self._claiming.append(ids)
         try:
-            claimed, batch_of, suspects = transact(claim_them)
-        except DatabaseError as error:
-            # The message is used up, but the jobs are still in the table and will be sent again.
-            log.warning("%d jobs not claimed: %s", len(ids), error)
-            time.sleep(_CLAIM_RETRY_SECONDS)
-            return [], []
-        else:
+            while True:
+                try:
+                    claimed, batch_of, suspects = transact(claim_them)
+                    break
+                except DatabaseError as error:
+                    log.warning("%d jobs not claimed: %s", len(ids), error)
+                    with self._room:
+                        if self._room.wait_for(lambda: self._stopping, _CLAIM_RETRY_SECONDS):
+                            return [], []  # the message is used up, but its jobs are in the table
             self._owned.update((job.id, job) for job in claimed)
             journal.log_claim(claimed, self.worker_id)
         finally:
@@ -244,6 +250,8 @@ class Runner:
         except SettingsError as error:  # a kind or an endpoint of a package that is not installed here
             return settlements.of_defect(job, "not_supported", str(error))
         except Exception as error:  # a defect of ours must cost one row, not the process
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                return settlements.of_snooze(job, _NO_FILE_SECONDS)  # none was left for a pool of connections
             log.error("job %d: %s: %s", job.id, type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
             sentence = f"tidemill itself failed on this row ({type(error).__name__}); please report it."
             return settlements.of_defect(job, "internal_error", sentence)
@@ -331,8 +339,11 @@ class Runner:
             self._stopping = True
             self._room.notify_all()
 
-    def drain(self, seconds: float) -> None:
-        """Wait this long for calls in flight, settle what has ended, and give the rest back."""
+    def drain(self, seconds: float) -> bool:
+        """Wait this long for calls in flight, settle what has ended, and give the rest back.
+
+        Returns whether the database was there to the end.
+        """
         self.stop_admitting()
         deadline = time.monotonic() + seconds
         if self.in_flight:
@@ -348,12 +359,15 @@ class Runner:
         try:
             released = transact(lambda connection: release(connection, self.worker_id))
             journal.log_release(released, self.worker_id)
+            has_released = True
         except DatabaseError as error:
             log.warning("jobs not given back, their leases will end: %s", error)
+            has_released = False
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         if not self._thread.is_alive():
             self._loop.close()
+        return has_released
 
     async def _close(self) -> None:
         for task in self._tasks:

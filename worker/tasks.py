@@ -38,11 +38,12 @@ def stop(drain_seconds: float | None = None) -> None:
     global current, _maintenance
     runner, maintenance, current, _maintenance = current, _maintenance, None, None
     _started.clear()
-    if runner is not None:
-        runner.drain(settings().drain_seconds if drain_seconds is None else drain_seconds)
-    if maintenance is not None:
-        maintenance.close()
-    if runner is not None:
+    if runner is None or maintenance is None:
+        return
+    # Where the database is away, each further question would wait for it in vain.
+    is_there = runner.drain(settings().drain_seconds if drain_seconds is None else drain_seconds)
+    maintenance.close(forget=is_there)
+    if is_there:
         forget_sent(runner.scope)
 
 
@@ -56,7 +57,3 @@ def run(*arguments: object, **options: object) -> None:
     _started.wait()
     if current is not None:
         current.admit(ids)
-
-
-for _name in ("tidemill.ask", "tidemill.describe", "tidemill.train"):
-    app.task(name=_name)(run.run)  # a broker may still have messages of version 0.1.0

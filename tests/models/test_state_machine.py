@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, func, select
 
-from tests.rows import add_batch, add_jobs, claimant, failure, success, take
+from tests.rows import add_batch, add_jobs, claimant, failure, rescuer, success, take
 from tidemill.models.database import reading, writing
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages
 from tidemill.models.transitions import (
@@ -168,7 +168,7 @@ class StateMachine(RuleBasedStateMachine):
             if each.state == "running" and (each.lease == "out" or each.worker in dead)
         ]
         with writing() as connection:
-            assert rescue(connection, "rescuer", sorted(dead)) == len(lost)
+            assert rescue(connection, rescuer(dead=sorted(dead))) == len(lost)
         for each in lost:
             each.taken_back(losses=1)
 

@@ -5,6 +5,7 @@ The second half drives the same SQL at random, beside a model in memory that say
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -22,6 +23,7 @@ from tests.rows import (
     failure,
     job_row,
     put,
+    rescuer,
     set_batch,
     set_job,
     success,
@@ -305,7 +307,7 @@ def test_a_stale_epoch_writes_no_state_and_no_answer_but_its_money_is_counted_on
     job_id = one_job()
     old = take_one(job_id, "w1", lease_seconds=-1.0)
     with writing() as connection:
-        assert rescue(connection, "rescuer") == 1
+        assert rescue(connection, rescuer()) == 1
     new = take_one(job_id, "w2")
     for _ in range(2):  # a commit whose reply was lost is written again
         assert put(success(old, "the ghost's answer")) == set()
@@ -324,7 +326,7 @@ def test_a_ghost_cannot_change_a_job_that_has_been_answered_meanwhile() -> None:
     job_id = one_job()
     old = take_one(job_id, "w1", lease_seconds=-1.0)
     with writing() as connection:
-        rescue(connection, "rescuer")
+        rescue(connection, rescuer())
     put(success(take_one(job_id, "w2"), "first"))
     for late in (failure(old), failure(old, "retried"), success(old, "second")):
         assert put(late) == set()
@@ -389,8 +391,8 @@ def test_rescue_takes_only_jobs_whose_lease_has_run_out() -> None:
     take_one(out, lease_seconds=-1.0)
     take_one(valid, lease_seconds=30.0)
     with writing() as connection:
-        assert rescue(connection, "rescuer") == 1
-        assert rescue(connection, "rescuer") == 0
+        assert rescue(connection, rescuer()) == 1
+        assert rescue(connection, rescuer()) == 0
     job = job_row(out)
     assert (job.state, job.epoch, job.losses, job.failures, job.attempts) == ("queued", 2, 1, 0, 1)
     assert calls(out)[0].outcome == "lost" and calls(out)[0].ended_at is not None
@@ -403,7 +405,7 @@ def test_rescue_takes_the_jobs_of_workers_known_to_be_dead_before_their_lease_en
     take_one(dead, "dead")
     take_one(alive, "alive")
     with writing() as connection:
-        assert rescue(connection, "rescuer", ["dead"]) == 1
+        assert rescue(connection, rescuer(dead=["dead"])) == 1
     assert (job_row(dead).state, job_row(alive).state) == ("queued", "running")
 
 
@@ -411,7 +413,7 @@ def test_a_rescued_answer_that_comes_late_is_in_the_ledger_once() -> None:
     job_id = one_job()
     late = take_one(job_id, lease_seconds=-1.0)
     with writing() as connection:
-        rescue(connection, "rescuer")
+        rescue(connection, rescuer())
     owner = take_one(job_id)
     put(success(late))
     assert (calls(job_id)[0].outcome, calls(job_id)[0].input_tokens, calls(job_id)[0].cost_usd) == ("stale", 10, 0.25)
@@ -424,7 +426,7 @@ def test_a_paid_answer_that_comes_late_counts_as_long_as_nobody_has_the_job(outc
     job_id = one_job()
     late = take_one(job_id, lease_seconds=-1.0)
     with writing() as connection:
-        _ = rescue(connection, "rescuer") if take_back == "rescue" else release(connection, "w1")
+        _ = rescue(connection, rescuer()) if take_back == "rescue" else release(connection, "w1")
     ending = success(late, "late") if outcome == "succeeded" else failure(late, cost_usd=0.25)
     for _ in range(2):  # a commit whose reply was lost is written again
         put(ending)
@@ -441,18 +443,46 @@ def test_a_late_call_without_an_end_changes_nothing(outcome: str) -> None:
     job_id = one_job()
     late = take_one(job_id, lease_seconds=-1.0)
     with writing() as connection:
-        rescue(connection, "rescuer")
+        rescue(connection, rescuer())
     assert put(failure(late, outcome, counted=False)) == set()
     assert (job_row(job_id).state, job_row(job_id).epoch) == ("queued", 2)
 
 
-def test_nobody_rescues_own_jobs() -> None:
+def test_nobody_rescues_what_is_its_own_but_a_claim_that_it_never_heard_of() -> None:
+    add_batch()
+    own, unheard_of = add_jobs(2)
+    take([own, unheard_of], "rescuer", lease_seconds=-1.0)
+    with writing() as connection:
+        assert rescue(connection, rescuer(own=[own])) == 1
+    assert (job_row(own).state, job_row(unheard_of).state) == ("running", "queued")
+    assert job_row(unheard_of).losses == 0, "it lives"
+
+
+def test_a_lease_says_nothing_while_the_database_was_away() -> None:
     job_id = one_job()
     take_one(job_id, "w1", lease_seconds=-1.0)
     with writing() as connection:
-        assert rescue(connection, "w1", ["w1"]) == 0
-        assert rescue(connection, "w2", by_lease=False) == 0
-    assert job_row(job_id).state == "running"
+        assert rescue(connection, replace(rescuer(), by_lease=False)) == 0
+        assert rescue(connection, replace(rescuer(dead=["w1"]), by_lease=False)) == 1
+
+
+def test_a_worker_that_lives_but_was_silent_loses_its_jobs_and_no_job_is_to_blame() -> None:
+    add_batch()
+    frozen, vanished = add_jobs(2)
+    take_one(frozen, "frozen", lease_seconds=-1.0)
+    take_one(vanished, "vanished", lease_seconds=-1.0)
+    with writing() as connection:
+        assert rescue(connection, rescuer(living=["frozen"])) == 2
+    assert (job_row(frozen).losses, job_row(vanished).losses) == (0, 1)
+
+
+def test_leases_are_judged_by_workers_of_the_same_provider() -> None:
+    add_batch(provider="another.test")
+    (job_id,) = add_jobs(1)
+    set_job(job_id, state="running", lease_until=now_after(-1.0), worker_id="theirs")
+    with writing() as connection:
+        assert rescue(connection, rescuer()) == 0
+        assert rescue(connection, rescuer(dead=["theirs"])) == 1
 
 
 def test_a_job_that_two_workers_vanished_with_is_claimed_by_one_that_runs_nothing_else() -> None:
@@ -477,7 +507,7 @@ def test_a_job_that_takes_worker_after_worker_with_it_is_failed() -> None:
     for loss in range(1, MAX_LOSSES + 1):
         take([job_id], lease_seconds=-1.0, alone=loss > ALONE_AFTER)
         with writing() as connection:
-            assert rescue(connection, "rescuer") == 1
+            assert rescue(connection, rescuer()) == 1
         assert job_row(job_id).state == ("queued" if loss < MAX_LOSSES else "failed")
     job = job_row(job_id)
     assert (job.error_code, job.losses, job.attempts, job.failures) == ("worker_lost", MAX_LOSSES, MAX_LOSSES, 0)
@@ -606,7 +636,7 @@ def test_a_ghost_and_the_owner_of_the_same_job_settled_together_are_told_apart()
     job_id = one_job()
     old = take_one(job_id, lease_seconds=-1.0)
     with writing() as connection:
-        rescue(connection, "rescuer")
+        rescue(connection, rescuer())
     new = take_one(job_id)
     assert put(success(old, "the ghost's answer"), success(new, "the owner's answer")) == {job_id}
     assert dialogue(job_id) == [("user", "why?"), ("assistant", "the owner's answer")]
@@ -621,7 +651,7 @@ def test_two_ghosts_of_the_same_job_settled_together_are_both_paid_for() -> None
     for _ in range(2):
         ghosts.append(take_one(job_id, lease_seconds=-1.0))
         with writing() as connection:
-            rescue(connection, "rescuer")
+            rescue(connection, rescuer())
     assert put(*map(success, reversed(ghosts))) == {job_id}  # the second one's, for nobody has had the job since
     assert [call.outcome for call in calls(job_id)] == ["stale", "succeeded"]
     assert (job_row(job_id).input_tokens, job_row(job_id).cost_usd) == (20, 0.5)

@@ -5,18 +5,21 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import add_batch, add_jobs, add_worker, batch_row, calls, count, job_row, set_batch, set_job, take
+from tests.servers import Postgres
 from tests.waiting import limit
-from tidemill.models.database import engine, writing
+from tidemill.models.database import close, engine, writing
 from tidemill.models.errors import DatabaseError
 from tidemill.models.scope import Scope
 from tidemill.models.tables import attempts, dialogues, jobs, workers
 from tidemill.models.transitions import ALONE_AFTER, cancel
 from tidemill.simulator import Simulator
-from tidemill.worker.runner import AHEAD, Runner
+from tidemill.worker.runner import Runner
+
+MOST = 2 * 8  # jobs that a runner with this window claims
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ def test_the_window_is_never_overfilled_and_claims_stop_a_little_beyond_it(
 ) -> None:
     provider.control(latency_ms=100, latency_shape="fixed")
     add_batch()
-    ids = add_jobs(8 + AHEAD + 20)
+    ids = add_jobs(MOST + 20)
 
     def admit_all() -> None:
         for start in range(0, len(ids), 4):
@@ -78,13 +81,13 @@ def test_the_window_is_never_overfilled_and_claims_stop_a_little_beyond_it(
     admitting = threading.Thread(target=admit_all)
     admitting.start()
     wait_until(lambda: provider.counters()["in_flight"] == 8, "the window is full")
-    assert runner.in_flight <= 8 + AHEAD
-    assert in_state("running") <= 8 + AHEAD
+    assert runner.in_flight <= MOST
+    assert in_state("running") <= MOST
     in_flight = {8}
 
     def all_answered() -> bool:
         in_flight.add(provider.counters()["in_flight"])
-        assert runner.in_flight <= 8 + AHEAD
+        assert runner.in_flight <= MOST
         return in_state("succeeded") == len(ids)
 
     wait_until(all_answered, "all are answered")
@@ -99,11 +102,14 @@ def test_stopping_lets_calls_in_flight_end_and_gives_the_rest_back_unpaid(
     add_batch()
     ids = add_jobs(20)
     runner = Runner(5, Scope())
-    runner.admit(ids)
+    admitting = threading.Thread(target=runner.admit, args=[ids])
+    admitting.start()
     wait_until(lambda: provider.counters()["in_flight"] == 5, "the window is full")
+    wait_until(lambda: in_state("running") == 10, "as many wait for it")
     runner.stop_admitting()
     provider.control(gate="open")
     runner.drain(limit())
+    admitting.join(limit())
     done, given_back = in_state("succeeded"), in_state("queued")
     assert (done + given_back, in_state("running")) == (20, 0)
     assert given_back >= 5
@@ -212,29 +218,53 @@ def test_hunger_is_felt_before_the_broker_runs_dry(runner: Runner) -> None:
     assert runner.hungry.is_set()
 
 
-def test_a_database_that_is_away_costs_a_message_not_the_worker(
+def test_a_database_that_is_away_does_not_keep_a_worker_from_stopping(
     provider: Simulator, use_environment: UseEnvironment, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner = Runner(4, Scope())
     add_batch()
     ids = add_jobs(2)
     use_environment({"TIDEMILL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"})
-    runner.admit(ids)
-    assert "not claimed" in caplog.text
+    admitting = threading.Thread(target=runner.admit, args=[ids])
+    admitting.start()
+    wait_until(lambda: "not claimed" in caplog.text, "it says why it waits")
     assert runner.in_flight == 0
     with pytest.raises(DatabaseError):
         take(ids)
     runner.drain(0)
+    admitting.join(limit())
     assert "not given back" in caplog.text
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_a_message_is_claimed_once_the_database_is_back(
+    runner: Runner,
+    postgres_server: Postgres,
+    postgres_url: str,
+    wait_until: WaitUntil,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = make_url(postgres_url).database
+    add_batch()
+    ids = add_jobs(2)
+    postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    close()
+    admitting = threading.Thread(target=runner.admit, args=[ids])
+    admitting.start()
+    wait_until(lambda: "not claimed" in caplog.text, "it says why it waits")
+    postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
+    close()
+    wait_until(lambda: in_state("succeeded") == 2, "both are answered")
+    admitting.join(limit())
 
 
 def test_a_message_with_more_ids_than_a_window_holds_is_worked_off(
     runner: Runner, provider: Simulator, wait_until: WaitUntil
 ) -> None:
     add_batch()
-    runner.admit(add_jobs(8 + AHEAD + 50))
-    wait_until(lambda: in_state("succeeded") == 8 + AHEAD + 50, "all are answered")
-    assert len(provider.paid()) == 8 + AHEAD + 50
+    runner.admit(add_jobs(MOST + 50))
+    wait_until(lambda: in_state("succeeded") == MOST + 50, "all are answered")
+    assert len(provider.paid()) == MOST + 50
 
 
 def test_jobs_that_workers_vanished_with_run_one_by_one_beside_nothing_else(
@@ -288,13 +318,19 @@ def test_no_more_calls_begin_than_answers_can_wait_to_be_stored(
     runner = Runner(4, Scope())
     add_batch()
     ids = add_jobs(30)
+    admitting = threading.Thread(target=runner.admit, args=[ids])
+    provider.control(gate="shut")
+    admitting.start()
+    wait_until(lambda: provider.counters()["in_flight"] == 4, "the window is full")
+    wait_until(lambda: in_state("running") == 8, "as many wait for it")
     with writing() as holder:  # as a slow disk does it: every store waits
-        runner.admit(ids)
-        holder.execute(text("LOCK TABLE attempts IN EXCLUSIVE MODE"))
+        holder.execute(text("LOCK TABLE dialogues IN EXCLUSIVE MODE"))
+        provider.control(gate="open")
         wait_until(lambda: len(provider.paid()) == 2 * 4, "as many are paid as may wait")
         wait_until(lambda: runner.in_flight == 0, "none is under way")
         assert len(provider.paid()) == 2 * 4
     wait_until(lambda: in_state("succeeded") == 30, "all are answered")
+    admitting.join(limit())
     runner.drain(limit())
     assert len(provider.paid()) == 30
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select, update
 
 from tests.conftest import UseEnvironment
-from tests.rows import add_batch, batch_row, calls, count, job_row, put, set_job, take_one
+from tests.rows import add_batch, batch_row, calls, count, job_row, put, rescuer, set_job, take_one
 from tidemill.models import blobs
 from tidemill.models.batches import revive
 from tidemill.models.clock import now_after
@@ -122,7 +122,7 @@ def come_back(job_id: int) -> None:
     """Its worker has died, which somebody notices."""
     set_job(job_id, lease_until=now_after(-1.0))
     with writing() as connection:
-        assert rescue(connection, "rescuer") == 1
+        assert rescue(connection, rescuer()) == 1
 
 
 def tune() -> Any:

@@ -36,7 +36,7 @@ LOOK_SECONDS = 0.25
 STUCK_LEASES = 2.0
 """A process that has neither renewed a lease nor stored an ending for so many leases is ended."""
 
-STUCK_WRITES = 3.0
+STUCK_WRITES = 2.0
 """But it has so many times as long as a server may be silent: that it fails is an end, too."""
 
 _STUCK_EXIT_CODE = 70
@@ -91,7 +91,7 @@ class Rounds:
                 if time.monotonic() >= due_at[duty] and not self._stopping:
                     done = try_duty(duty)
                     self.finished += 1
-                    due_at[duty] = time.monotonic() + (every if done else max(every, _AFTER_FAILURE_SECONDS))
+                    due_at[duty] = time.monotonic() + (every if done else _AFTER_FAILURE_SECONDS)
             self._urgent.wait(max(0.01, min(due_at.values()) - time.monotonic()))
 
 

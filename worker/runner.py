@@ -346,8 +346,7 @@ class Runner:
         """
         self.stop_admitting()
         deadline = time.monotonic() + seconds
-        if self.in_flight:
-            journal.log_drain(self.in_flight, seconds)
+        journal.log_drain(self.in_flight, seconds)
         with suppress(KeyboardInterrupt):  # a second Ctrl-C: wait no longer
             while self._claimed and time.monotonic() < deadline:
                 time.sleep(0.02)

@@ -19,5 +19,5 @@ def check(user: Tidemill, paid: Sequence[PaidCall], prompts: Sequence[str]) -> B
     """Compare the books, and raise AssertionError where a promise did not hold."""
     with user.engine.connect() as connection:
         books = compare(connection, prompts, paid)
-    assert not books.problems, books
+    assert not books.problems, f"{books}: {'; '.join(books.problems)}"
     return books

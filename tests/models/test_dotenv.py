@@ -92,7 +92,7 @@ def test_every_place_that_the_file_names_is_said_once_and_nothing_else(
     settings()
     assert capsys.readouterr().err == (
         f"tidemill: {env_file} sets OPENAI_BASE_URL={SERVER}, TIDEMILL_BROKER_URL=redis://host/0, "
-        "TIDEMILL_BLOBS_URL=x?[2K?y, TIDEMILL_PRICES=p.toml\n"
+        "TIDEMILL_BLOBS_URL=x\\x1b[2K\\u202ey, TIDEMILL_PRICES=p.toml\n"
     )
 
 

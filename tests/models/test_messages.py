@@ -9,13 +9,14 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import redis
 
 from tests.conftest import RunCli
 from tests.servers import Broker
 from tests.waiting import limit, wait_until
-from tidemill.models.broker import QUEUE, TASK
+from tidemill.models.broker import TASK
 
 GOOD = [[[1]], {}, {}]
 BOMB = pickle.dumps(((), {}, {}))
@@ -26,7 +27,7 @@ def entry(body: object, content_type: str = "application/json", **headers: objec
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     properties = {
         "correlation_id": "x",
-        "delivery_info": {"exchange": "", "routing_key": QUEUE},
+        "delivery_info": {"exchange": "", "routing_key": "tidemill"},
         "delivery_tag": "x",
         "body_encoding": "base64",
     }
@@ -82,9 +83,10 @@ def test_what_is_not_ours_is_dropped_with_one_line_and_the_worker_goes_on(
             [sys.executable, "-P", "-m", "tidemill.worker"], env=environment, stderr=file, start_new_session=True
         )
     client = redis.Redis(port=broker_server.port)
+    queue = f"tidemill.{urlsplit(shared_environment['OPENAI_BASE_URL']).netloc}"
     try:
         for number, message in enumerate(STRANGE.values(), 1):
-            client.lpush(QUEUE, message)
+            client.lpush(queue, message)
             wait_until(partial(_is_dropped, log, number), f"{number} are dropped")
         answered = run_cli(["ask", "Hello?"], shared_environment)
         assert answered.returncode == 0, answered.stderr

@@ -278,19 +278,14 @@ def test_jobs_that_workers_vanished_with_run_one_by_one_beside_nothing_else(
     threads = [threading.Thread(target=runner.admit, args=[part]) for part in (ids[:6], ids[6:])]
     for thread in threads:
         thread.start()
-    beside: dict[int, set[int]] = {}
-
-    def all_answered() -> bool:
-        running = set(owned) if (owned := runner.owned_jobs()) else set()
-        for suspect in ids[3:5]:
-            if suspect in running:
-                beside.setdefault(suspect, set()).update(running - {suspect})
-        return in_state("succeeded") == 12
-
-    wait_until(all_answered, "all are answered")
+    wait_until(lambda: in_state("succeeded") == 12, "all are answered")
     for thread in threads:
         thread.join(limit())
-    assert beside == {suspect: set() for suspect in ids[3:5]}
+    ledger = {job_id: calls(job_id)[0] for job_id in ids}  # from its claim until it was stored
+    for suspect in ids[3:5]:
+        began, ended = ledger[suspect].started_at, ledger[suspect].ended_at
+        beside = [each for each in ids if ledger[each].started_at < ended and ledger[each].ended_at > began]
+        assert beside == [suspect]
 
 
 def test_a_stop_does_not_wait_for_a_job_that_waits_to_run_alone(

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from uuid import uuid4
 
 from sqlalchemy import Connection, select
@@ -51,6 +52,7 @@ MOST_AHEAD = 2 * IDS_PER_MESSAGE
 """Jobs claimed beyond the window, but no more than the window: with this process they would be lost for nothing."""
 
 _CLAIM_RETRY_SECONDS = 1.0
+_SAY_EVERY = 10
 _CLOSE_SECONDS = 10.0
 _LAST_WRITE_SECONDS = 10.0
 _NO_FILE_SECONDS = 2.0
@@ -178,12 +180,13 @@ class Runner:
 
         self._claiming.append(ids)
         try:
-            while True:
+            for attempt in count():
                 try:
                     claimed, batch_of, suspects = transact(claim_them)
                     break
                 except DatabaseError as error:
-                    log.warning("%d jobs not claimed: %s", len(ids), error)
+                    if attempt % _SAY_EVERY == 0:
+                        log.warning("%d jobs not claimed yet: %s", len(ids), error)
                     with self._room:
                         if self._room.wait_for(lambda: self._stopping, _CLAIM_RETRY_SECONDS):
                             return [], []  # the message is used up, but its jobs are in the table

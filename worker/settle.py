@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sqlalchemy import Connection, update
-from sqlalchemy.exc import DBAPIError
 
 from tidemill.models import holds, journal
 from tidemill.models.bulk import BulkRows
 from tidemill.models.database import transact
+from tidemill.models.database_errors import reason_of
 from tidemill.models.errors import DatabaseError
 from tidemill.models.tables import dialogues
-from tidemill.models.text import one_line
 from tidemill.models.transitions import Settlement, settle
 from tidemill.worker.judge import Judge
 from tidemill.worker.sentiment import Judgement
@@ -178,16 +177,11 @@ class Settler:
             self._write_until_stored(endings[:middle], [])
             self._write_until_stored(endings[middle:], [])
         elif endings and endings[0].settlement.error_code != NOT_STORABLE:
-            log.error("job %d cannot be stored: %s", endings[0].settlement.job_id, _reason(error))
+            log.error("job %d cannot be stored: %s", endings[0].settlement.job_id, reason_of(error))
             self._write_until_stored([_not_storable(endings[0], error)], [])
         else:
-            log.error("given up storing %d endings, %d judgements: %s", len(endings), len(judgements), _reason(error))
+            log.error("given up storing %d endings, %d judgements: %s", len(endings), len(judgements), reason_of(error))
             self._on_written([ending.settlement for ending in endings])  # their leases end
-
-
-def _reason(error: Exception) -> str:
-    """The database's reason for rejecting a row, without the row."""
-    return one_line(str(error.orig if isinstance(error, DBAPIError) else error), 200)
 
 
 def _not_storable(ending: Ending, error: Exception) -> Ending:
@@ -203,7 +197,7 @@ def _not_storable(ending: Ending, error: Exception) -> Ending:
         output_tokens=_storable(settlement.output_tokens),
         cost_usd=settlement.cost_usd,
         error_code=NOT_STORABLE,
-        error=f"The reply came, but the database refuses it: {_reason(error)}",
+        error=f"The reply came, but the database refuses it: {reason_of(error)}",
     )
     return Ending(failed, ending.provider)
 

@@ -207,12 +207,12 @@ class Obstacles:
 
 def _missing_worker(batch_id: str | None) -> str | None:
     """What to start, if no living worker serves the batch's provider."""
-    provider = select(batches.c.provider).where(batches.c.id == batch_id).scalar_subquery()
+    provider = select(batches.c.provider).where(batches.c.id == batch_id)
     alive = select(workers.c.provider).where(workers.c.seen_at > now_after(-ALIVE_SECONDS)).distinct()
     try:
         with reading() as connection:
-            others = sorted(str(each) for each in connection.scalars(alive))
-            wanted = connection.scalar(select(provider))
+            others = sorted(each or "an unknown server" for each in connection.scalars(alive))
+            wanted = connection.scalar(provider)
     except DatabaseError:
         return None  # unknown; that the database does not answer is said elsewhere
     if wanted in others:

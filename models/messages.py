@@ -6,11 +6,11 @@ some of them and print the others, with all that is in them.
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import kombu
 from celery.worker.consumer import Consumer as CeleryConsumer
-from kombu.transport import redis
 
 from tidemill.models.text import one_line
 
@@ -61,23 +61,25 @@ class Consumer(CeleryConsumer):
         message.reject_log_error(log, self.connection_errors)  # type: ignore[attr-defined]  # the stubs lack it
 
 
-class _Channel(redis.Channel):
-    def _brpop_read(self, **options: Any) -> bool | None:
-        try:
-            return bool(super()._brpop_read(**options))  # type: ignore[misc]  # the stubs lack it
-        except _UNREADABLE as error:
-            log_dropped(f"it cannot be read ({type(error).__name__})")
-            return True
-
-
-class _Transport(redis.Transport):
-    Channel = _Channel
-
-
 class Connection(kombu.Connection):
     """kombu's, but over Redis an entry of the queue that is not JSON of kombu's own does not end the worker."""
 
     def get_transport_cls(self) -> Any:
         """The class that speaks to the broker."""
         transport = super().get_transport_cls()
-        return _Transport if transport is redis.Transport else transport
+        return _redis_transport() if transport.__module__ == "kombu.transport.redis" else transport
+
+
+@cache
+def _redis_transport() -> Any:
+    from kombu.transport import redis  # imported here, because redis-py takes long, and an embedded worker has no Redis
+
+    class Channel(redis.Channel):
+        def _brpop_read(self, **options: Any) -> bool | None:
+            try:
+                return bool(super()._brpop_read(**options))  # type: ignore[misc]  # the stubs lack it
+            except _UNREADABLE as error:
+                log_dropped(f"it cannot be read ({type(error).__name__})")
+                return True
+
+    return type("Transport", (redis.Transport,), {"Channel": Channel})

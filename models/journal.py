@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from tidemill.models.lines import Lines
 from tidemill.models.settings import settings
-from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.transitions import WITHOUT_ATTEMPT, Claimed, Settlement
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +44,15 @@ def log_settlements(settlements: Iterable[Settlement], written: Collection[tuple
     if not log.isEnabledFor(logging.INFO):
         return
     for each in settlements:
-        level = logging.DEBUG if each.outcome == "snoozed" else logging.INFO
+        level = logging.DEBUG if each.outcome in WITHOUT_ATTEMPT else logging.INFO
         outcome = each.outcome if (each.job_id, each.epoch) in written else f"{each.outcome}, too late to be stored"
         log.log(level, "job %d epoch %d of %s %s%s", each.job_id, each.epoch, each.batch_id, outcome, _details(each))
 
 
 def _details(settlement: Settlement) -> str:
     parts = []
-    if settlement.outcome in ("retried", "snoozed") or (settlement.outcome == "held" and settlement.delay_seconds):
+    is_held = settlement.outcome == "held" and settlement.delay_seconds
+    if is_held or settlement.outcome in (*WITHOUT_ATTEMPT, "retried"):
         parts.append(f"again in {settlement.delay_seconds:.1f} s")
     if settlement.seconds is not None:
         parts.append(f"{settlement.http_status or 'no reply'} after {settlement.seconds:.2f} s")

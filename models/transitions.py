@@ -47,8 +47,11 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import ENDED_STATES, OPEN_STATES, attempts, batches, dialogues, fit, jobs
 from tidemill.models.text import encode
 
+WITHOUT_ATTEMPT = ("snoozed", "stepped")
+"""Outcomes of a claim that leave nothing in the ledger."""
+
 MAX_LOSSES = 3
-"""Workers that may vanish with a job; then the job counts as the cause and fails."""
+"""Workers that may vanish with a job one after the other; then the job counts as the cause and fails."""
 
 ALONE_AFTER = MAX_LOSSES - 1
 """After so many losses a job runs alone in its process: its next loss is its own, and hits no other job."""
@@ -59,11 +62,12 @@ LONGEST_DELAY_SECONDS = 360.0
 COST_PLACES = 10
 """Decimals of a dollar that are kept: a token costs at least a ten-millionth."""
 
-Outcome = Literal["succeeded", "retried", "snoozed", "held", "failed", "cancelled"]
+Outcome = Literal["succeeded", "retried", "snoozed", "stepped", "held", "failed", "cancelled"]
 _STATE_AFTER: dict[Outcome, str] = {
     "succeeded": "succeeded",
     "retried": "queued",
     "snoozed": "queued",
+    "stepped": "queued",
     "held": "queued",
     "failed": "failed",
     "cancelled": "cancelled",
@@ -109,8 +113,9 @@ class Claimed:
 class Settlement:
     """How one claimed job ended, for `settle`.
 
-    `snoozed` means that no call was made: nothing is counted and no attempt is kept. `held` means that the provider
-    serves nobody at present: the attempt is kept, nothing is counted.
+    `snoozed` means that no call was made: nothing is counted and no attempt is kept. `stepped` means the same for a job
+    of many steps that has made one. `held` means that the provider serves nobody at present: the attempt is kept,
+    nothing is counted.
     """
 
     job_id: int
@@ -409,7 +414,9 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
         ended_late = connection.scalars(_finish_late(connection), _settled_parameters(connection, list(late.values())))
         written |= {late[job_id].claim for job_id in ended_late}
     ledger = [
-        row if row.claim in written else row._replace(outcome="stale") for row in rows if row.outcome != "snoozed"
+        row if row.claim in written else row._replace(outcome="stale")
+        for row in rows
+        if row.outcome not in WITHOUT_ATTEMPT
     ]
     if ledger:
         # An attempt ends only once: if a commit's reply was lost and all this runs again, nothing counts twice.
@@ -419,7 +426,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
             once = {row.job_id: row for row in stale}
             connection.execute(_count_money(connection), _settled_parameters(connection, list(once.values())))
             stale = [row for row in stale if once[row.job_id] is not row]
-    uncalled = [row.claim for row in rows if row.outcome == "snoozed"]
+    uncalled = [row.claim for row in rows if row.outcome in WITHOUT_ATTEMPT]
     if uncalled:
         _forget_attempts(connection, uncalled)
     new_answers = [
@@ -461,7 +468,7 @@ def _settled_row(settlement: Settlement) -> _SettledRow:
         _STATE_AFTER[settlement.outcome],
         # A hold waits by itself.
         0.0 if settlement.outcome == "held" else min(settlement.delay_seconds, LONGEST_DELAY_SECONDS),
-        0 if settlement.outcome in ("snoozed", "held") else 1,
+        0 if settlement.outcome in (*WITHOUT_ATTEMPT, "held") else 1,
         int(settlement.counted),
         settlement.outcome,
         settlement.seconds,
@@ -522,6 +529,8 @@ def _ended(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject
         "error_code": row.error_code,
         "error": row.error,
         "failures": jobs.c.failures + row.failures,
+        # What came back from a run has not killed its worker; only losses in a row are the job's own.
+        "losses": case((and_(row.state == "queued", row.outcome != "snoozed"), 0), else_=jobs.c.losses),
         "first_attempt_at": case(
             (row.calls > 0, func.coalesce(jobs.c.first_attempt_at, now())), else_=jobs.c.first_attempt_at
         ),

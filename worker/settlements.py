@@ -33,6 +33,11 @@ def of_snooze(job: Claimed, delay_seconds: float = 0.0) -> Settlement:
     return Settlement(job.id, job.epoch, job.batch_id, "snoozed", delay_seconds)
 
 
+def of_step(job: Claimed, delay_seconds: float = 0.0) -> Settlement:
+    """One of the job's steps was made; the next one follows after the delay."""
+    return Settlement(job.id, job.epoch, job.batch_id, "stepped", delay_seconds)
+
+
 def of_defect(job: Claimed, code: str, error: str) -> Settlement:
     """No call can ever be made; `code` and a sentence say why."""
     return Settlement(job.id, job.epoch, job.batch_id, "failed", counted=True, error_code=code, error=error)

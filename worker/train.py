@@ -133,7 +133,7 @@ class Run:
             return await self._create(self._job())
         except CallError as error:
             if error.status == 400 and _NOT_READY.search(error.message):
-                return settlements.of_snooze(self.job, LOOK_AGAIN_SECONDS)
+                return settlements.of_step(self.job, LOOK_AGAIN_SECONDS)
             verdict = self._verdict(error)
             if error.status == 403 and verdict.code not in BAD_KEY_NAMES | OUT_OF_CREDIT_NAMES:
                 # The account may do everything else, so its batch need not wait.
@@ -148,8 +148,10 @@ class Run:
         if result == "unknown":
             return self._end("failed", "creation_unknown", _CREATION_UNKNOWN)
         if result == "in doubt":
-            return settlements.of_snooze(self.job, min(LOOK_AGAIN_SECONDS, settings().doubt_seconds))
-        return settlements.of_snooze(self.job)
+            return settlements.of_step(self.job, min(LOOK_AGAIN_SECONDS, settings().doubt_seconds))
+        if result == "not now":
+            return settlements.of_snooze(self.job)
+        return settlements.of_step(self.job)
 
     def _file(self, step: Step) -> Recipe:
         """How one of the dataset's files is created; its token is in its name."""
@@ -215,12 +217,12 @@ class Run:
         events = await self._new_events(path)
         await creations.write(fine_tunes.note_status, self.job, remote, events)
         if tunings.has_ended(remote):
-            return settlements.of_snooze(self.job)
+            return settlements.of_step(self.job)
         age_seconds = self.tune.age_seconds
         await creations.end_duplicates(
             self._job(), self.tune.creations, age_seconds=age_seconds, end=self._cancel_duplicate
         )
-        return settlements.of_snooze(self.job, min(settings().poll_seconds, max(1.0, age_seconds * _FOLLOW_SHARE)))
+        return settlements.of_step(self.job, min(settings().poll_seconds, max(1.0, age_seconds * _FOLLOW_SHARE)))
 
     async def _cancel_duplicate(self, duplicate: RemoteObject) -> None:
         if tunings.has_ended(duplicate):
@@ -322,7 +324,7 @@ class Run:
 
     async def _look_again(self, verdict: Verdict) -> Settlement:
         await creations.write(fine_tunes.note_trouble, self.job, verdict.message)
-        return settlements.of_snooze(self.job, max(verdict.delay_seconds, 1.0))
+        return settlements.of_step(self.job, max(verdict.delay_seconds, 1.0))
 
     def _verdict(self, error: CallError, is_look: bool = False) -> Verdict:
         return settlements.verdict_on(error, replace(self.job, failures=0, age_seconds=0.0) if is_look else self.job)

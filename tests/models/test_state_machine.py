@@ -38,8 +38,9 @@ from tidemill.models.transitions import (
 
 COST = 0.25
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
-OUTCOMES = st.sampled_from(["succeeded", "retried", "snoozed", "held", "failed"])
-AFTER = {"succeeded": "succeeded", "failed": "failed", "retried": "queued", "snoozed": "queued", "held": "queued"}
+OUTCOMES = st.sampled_from(["succeeded", "retried", "snoozed", "stepped", "held", "failed"])
+AFTER = {"succeeded": "succeeded", "failed": "failed"}  # the others: queued
+UNCOUNTED = ("snoozed", "stepped")
 LEASES = {"valid": 60.0, "out": -1.0}
 
 
@@ -148,12 +149,14 @@ class StateMachine(RuleBasedStateMachine):
         in_ledger = expected.ledger.get(settlement.epoch, "gone")
         if owner:
             expected.epoch += in_ledger == "lost"
-            expected.attempts += outcome not in ("snoozed", "held") and in_ledger != "lost"
-            expected.state, expected.lease = AFTER[outcome], None
+            expected.attempts += outcome not in (*UNCOUNTED, "held") and in_ledger != "lost"
+            expected.state, expected.lease = AFTER.get(outcome, "queued"), None
             expected.failures += settlement.counted
+            if expected.state == "queued" and outcome != "snoozed":
+                expected.losses = 0
             if outcome == "succeeded":
                 expected.answer = f"{settlement.job_id} at {settlement.epoch}"
-        if outcome == "snoozed":
+        if outcome in UNCOUNTED:
             expected.ledger.pop(settlement.epoch, None)
             expected.attempts -= in_ledger == "lost"
         elif in_ledger in (None, "lost"):

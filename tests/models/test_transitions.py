@@ -40,7 +40,9 @@ from tidemill.models.transitions import (
     ALONE_AFTER,
     LONGEST_DELAY_SECONDS,
     MAX_LOSSES,
+    WITHOUT_ATTEMPT,
     Enqueued,
+    Outcome,
     cancel,
     correct_due_times,
     enqueue,
@@ -255,9 +257,10 @@ def test_a_failure_ends_the_job_without_a_dialogue() -> None:
     assert dialogue(job_id) is None
 
 
-def test_a_snooze_leaves_no_attempt_and_counts_nothing() -> None:
+@pytest.mark.parametrize("outcome", WITHOUT_ATTEMPT)
+def test_a_snooze_leaves_no_attempt_and_counts_nothing(outcome: Outcome) -> None:
     job_id = one_job()
-    put(failure(take_one(job_id), "snoozed", counted=False, delay_seconds=30.0, http_status=None, error=None))
+    put(failure(take_one(job_id), outcome, counted=False, delay_seconds=30.0, http_status=None, error=None))
     job = job_row(job_id)
     assert (job.state, job.attempts, job.failures, job.first_attempt_at) == ("queued", 0, 0, None)
     assert calls(job_id) == []
@@ -513,6 +516,15 @@ def test_a_job_that_takes_worker_after_worker_with_it_is_failed() -> None:
     assert (job.error_code, job.losses, job.attempts, job.failures) == ("worker_lost", MAX_LOSSES, MAX_LOSSES, 0)
     assert job.finished_at is not None and job.lease_until is None
     assert {call.outcome for call in calls(job_id)} == {"lost"}
+
+
+@pytest.mark.parametrize(("outcome", "losses"), [("retried", 0), ("held", 0), ("stepped", 0), ("snoozed", 2)])
+def test_only_losses_in_a_row_are_a_jobs_own(outcome: Outcome, losses: int) -> None:
+    job_id = one_job()
+    set_job(job_id, losses=2)
+    (job,) = take([job_id], alone=True)
+    put(failure(job, outcome))
+    assert job_row(job_id).losses == losses
 
 
 # --- cancel, revive ---

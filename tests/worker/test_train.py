@@ -163,7 +163,7 @@ def test_a_running_fine_tune_is_looked_at_again_and_again_without_an_attempt(pro
     provider.control(tuning_seconds=60)
     job_id = add_train_job()
     for _ in range(6):
-        assert step(job_id).outcome == "snoozed"
+        assert step(job_id).outcome == "stepped"
     assert tune().status in ("validating_files", "queued", "running")
     assert (job_row(job_id).attempts, job_row(job_id).failures, calls(job_id)) == (0, 0, [])
 
@@ -215,7 +215,7 @@ def test_a_creation_in_doubt_is_not_repeated_before_its_time(
     step(job_id)
     assert step(job_id).outcome == "retried"
     for _ in range(3):
-        assert (step(job_id).outcome, len(provider.tunings())) == ("snoozed", 0)
+        assert (step(job_id).outcome, len(provider.tunings())) == ("stepped", 0)
     with writing() as connection:
         connection.execute(update(creations_table).values(sent_at=now_after(-61.0)))
     to_the_end(job_id)
@@ -270,7 +270,7 @@ def test_following_outlasts_any_trouble(provider: Simulator) -> None:
     step(job_id)
     provider.control(scripts={"GET /v1/fine_tuning/jobs/{id}": "!!500*4"})
     set_job(job_id, failures=7, first_attempt_at=now_after(-100_000.0))  # as many and as long ago as can be
-    assert [step(job_id).outcome for _ in range(4)] == ["snoozed"] * 4
+    assert [step(job_id).outcome for _ in range(4)] == ["stepped"] * 4
     assert "500" in tune().note or "server" in tune().note.lower()
     to_the_end(job_id)
     assert (job_row(job_id).state, tune().note) == ("succeeded", None)
@@ -319,7 +319,7 @@ def test_a_look_that_fails_ends_nothing(provider: Simulator) -> None:
     step(job_id)
     assert step(job_id).outcome == "retried"
     for _ in range(9):
-        assert step(job_id).outcome == "snoozed"
+        assert step(job_id).outcome == "stepped"
     to_the_end(job_id)
     assert job_row(job_id).state == "succeeded"
     assert created_once(provider)

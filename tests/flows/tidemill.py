@@ -21,6 +21,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
+from tests.flows import warm
 from tests.waiting import LIMIT_SECONDS, limit, wait_until
 from tidemill.simulator import reply_tag
 
@@ -144,7 +145,12 @@ class Tidemill:
         **env: str,
     ) -> Ran:
         """Run `tidemill` with these arguments to its end."""
-        return self._run([*self._command, *map(str, args)], input, timeout, env)
+        texts = [*map(str, args)]
+        environment = self._environment(env)
+        if self._command is not COMMAND or not warm.can_run(environment):
+            return self._run([*self._command, *texts], input, timeout, env)
+        code, out, err = warm.run(texts, environment, self.folder, _bytes(input), limit(timeout))
+        return Ran(code, out.decode(), err.decode())
 
     def python(self, script: str, input: str | None = None, timeout: float = LIMIT_SECONDS, **env: str) -> Ran:  # noqa: A002
         """Run a Python script where tidemill is installed."""
@@ -155,7 +161,7 @@ class Tidemill:
             args,
             env=self._environment(env),
             cwd=self.folder,
-            input=given.encode() if isinstance(given, str) else given if given is not None else b"",
+            input=_bytes(given),
             capture_output=True,
             timeout=limit(timeout),
             check=False,
@@ -233,6 +239,10 @@ class Tidemill:
         """The rows of a SELECT."""
         with self.engine.connect() as connection:
             return list(connection.execute(text(statement), parameters))
+
+
+def _bytes(given: str | bytes | None) -> bytes:
+    return given.encode() if isinstance(given, str) else given or b""
 
 
 def answers(rows: list[dict[str, Any]], column: str = "prompt") -> bool:

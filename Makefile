@@ -4,6 +4,9 @@ MINUTES ?= 30
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# uv takes seconds where pip takes minutes; pip alone knows a mirror that is set for pip.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-pythons pytest lint chaos bench bench-full lock clean
 
@@ -15,7 +18,10 @@ setup: $(VENV)/.ready ## make .venv with everything that the other targets need
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tidemill needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
+	$(PIP) -r $(VENV)/uv.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements.lock \
+		|| $(PIP) -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 

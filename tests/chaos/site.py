@@ -38,6 +38,7 @@ class Site:
     broker: Broker
     postgres: Postgres
     chance: random.Random
+    processes: int
     workers: list[Running] = field(default_factory=list)
     frozen: list[tuple[float, psutil.Process]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -50,6 +51,12 @@ class Site:
             if command.process.poll() is None
             for child in psutil.Process(command.process.pid).children()
         ]
+
+    def all_are_up(self) -> bool:
+        """Whether each process that was killed has been replaced, and the new one is at work."""
+        known = {row.pid for row in self.user.query("SELECT pid FROM workers")}
+        running = {process.pid for process in self.celery_processes()}
+        return len(running) == self.processes and running <= known
 
     def kill_a_worker(self) -> None:
         """kill -9; whoever keeps it starts another."""
@@ -122,12 +129,11 @@ def open_site(
             "OPENAI_BASE_URL": provider.url,
         }
         user = Tidemill(variables | environment, folder)
-        made = Site(user, provider, broker, postgres, random.Random(seed))
+        made = Site(user, provider, broker, postgres, random.Random(seed), sum(workers))
         for processes in workers:
             command = made.user.started("worker", "--processes", str(processes), "--window", str(window))
             made.workers.append(stack.enter_context(command))
         stack.callback(made.thaw, everything=True)
-        up = "SELECT count(*) FROM workers"
-        wait_until(lambda: made.user.query(up)[0][0] == sum(workers), "the workers are up")
+        wait_until(made.all_are_up, "the workers are up")
         yield made
         made.report()

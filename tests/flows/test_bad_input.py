@@ -104,7 +104,7 @@ def tried(_simulator_process: Simulator, tmp_path_factory: pytest.TempPathFactor
     for bad in BAD.values():
         for name, content in bad.files:
             user.write(name, content)
-    return {name: user(*bad.args, **bad.env) for name, bad in BAD.items()}
+    return {name: Tidemill(environment | dict(bad.env), folder)(*bad.args) for name, bad in BAD.items()}
 
 
 def _damaged() -> bytes:

@@ -90,7 +90,7 @@ _IMPORTED = (
     "tidemill.producer.cli.commands",
     "tidemill.worker.maintenance",
 )
-"""No more than most commands import anyway; nothing that starts a thread, which a fork would lose, or reads settings."""
+"""Most commands import these anyway. None starts a thread, which a fork would lose, or reads the settings."""
 
 
 def _serve(client: socket.socket) -> None:

@@ -147,8 +147,8 @@ def test_a_cell_of_10_mb_is_a_prompt_like_any_other(tidemill: Tidemill, simulato
     cell = 'wörds, "quotes" and\nlines; ' * 400_000
     with (tidemill.folder / "huge.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["prompt"], ["small"], [cell], ["last"]])
-    patient = {"TIDEMILL_LEASE_SECONDS": str(limit(30))}  # moving it takes seconds on a busy machine
-    ran = tidemill("ask", "-i", "huge.csv", "-o", "huge.jsonl", "--transport", "http", **patient).ok()
+    tidemill.environment["TIDEMILL_LEASE_SECONDS"] = str(limit(30))  # moving it takes seconds on a busy machine
+    ran = tidemill("ask", "-i", "huge.csv", "-o", "huge.jsonl", "--transport", "http").ok()
     assert "3 succeeded" in ran.last_line
     assert simulator.paid_by_prompt() == {prompt_hash(prompt): 1 for prompt in ("small", cell, "last")}
     with (tidemill.folder / "huge.jsonl").open(encoding="utf-8") as file:

@@ -61,8 +61,9 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # C libraries write their complaints about a file there
-                # One arena: each further thread's would take 64 MB of address space without using them.
-                env={**interpreters.bare_environment(), "MALLOC_ARENA_MAX": "1"},
+                # One arena: each further thread's would take 64 MB of address space without using them. One thread:
+                # those that NumPy starts for large matrices only cost a child its start.
+                env={**interpreters.bare_environment(), "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"},
                 process_group=0,
                 bufsize=0,
             )

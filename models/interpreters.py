@@ -30,6 +30,6 @@ _KEPT = {
     *("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP", "SYSTEMROOT", "XDG_CACHE_HOME"),
     *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "NIX_LD", "NIX_LD_LIBRARY_PATH"),
     *("PYTHONHOME", "PYTHONUTF8", "PYTHONHASHSEED", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE"),
-    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    "OMP_NUM_THREADS",
 }
 """What an interpreter and the libraries under it need: where things are, and how text is written."""

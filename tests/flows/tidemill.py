@@ -73,18 +73,23 @@ class Ran:
 class Running:
     """A command under way, in a process group of its own, as a terminal would start it."""
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], folder: Path, nth: int) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, nth: int) -> None:
         self._out, self._err = folder / f".out-{nth}", folder / f".err-{nth}"
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                command,
-                env=environment,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
+        self.process: subprocess.Popen[bytes] | warm.Command
+        with self._out.open("wb") as out, self._err.open("wb") as err, Path(os.devnull).open("rb") as nothing:
+            if _is_warm(command, environment):
+                streams = nothing.fileno(), out.fileno(), err.fileno()
+                self.process = warm.Command(command[len(COMMAND) :], environment, folder, streams)
+            else:
+                self.process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    cwd=folder,
+                    stdin=nothing,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
+                )
 
     @property
     def err(self) -> str:
@@ -145,23 +150,22 @@ class Tidemill:
         **env: str,
     ) -> Ran:
         """Run `tidemill` with these arguments to its end."""
-        texts = [*map(str, args)]
-        environment = self._environment(env)
-        if self._command is not COMMAND or not warm.can_run(environment):
-            return self._run([*self._command, *texts], input, timeout, env)
-        code, out, err = warm.run(texts, environment, self.folder, _bytes(input), limit(timeout))
-        return Ran(code, out.decode(), err.decode())
+        return self._run([*self._command, *map(str, args)], input, timeout, env)
 
     def python(self, script: str, input: str | None = None, timeout: float = LIMIT_SECONDS, **env: str) -> Ran:  # noqa: A002
         """Run a Python script where tidemill is installed."""
         return self._run([self._python, "-c", script], input, timeout, env)
 
-    def _run(self, args: list[str], given: str | bytes | None, timeout: float, env: Mapping[str, str]) -> Ran:
+    def _run(self, command: list[str], given: str | bytes | None, timeout: float, env: Mapping[str, str]) -> Ran:
+        environment = self._environment(env)
+        given = given.encode() if isinstance(given, str) else given or b""
+        if _is_warm(command, environment):
+            return Ran(*warm.run(command[len(COMMAND) :], environment, self.folder, given, limit(timeout)))
         done = subprocess.run(
-            args,
-            env=self._environment(env),
+            command,
+            env=environment,
             cwd=self.folder,
-            input=_bytes(given),
+            input=given,
             capture_output=True,
             timeout=limit(timeout),
             check=False,
@@ -241,8 +245,8 @@ class Tidemill:
             return list(connection.execute(text(statement), parameters))
 
 
-def _bytes(given: str | bytes | None) -> bytes:
-    return given.encode() if isinstance(given, str) else given or b""
+def _is_warm(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    return tuple(command[: len(COMMAND)]) == COMMAND and warm.can_run(environment)
 
 
 def answers(rows: list[dict[str, Any]], column: str = "prompt") -> bool:

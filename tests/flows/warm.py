@@ -1,7 +1,7 @@
 """Hundreds of commands run in tests, and most of what one costs is imports: here they fork off a process that has them.
 
 What runs is the command line itself, in a process of its own with its own variables, folder and streams. Where a test
-is about more than that (another interpreter, PYTHON* or locale variables, a terminal, a signal), commands start cold.
+is about more than that (another interpreter, PYTHON* or locale variables, a terminal), commands start cold.
 """
 
 import atexit
@@ -10,17 +10,19 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NoReturn
 
 _OURS = ("OPENAI_", "TIDEMILL_")
+_NUMBER = struct.Struct("i")
 
 
 def can_run(environment: Mapping[str, str]) -> bool:
@@ -32,35 +34,65 @@ def _of_others(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(_OURS)}
 
 
+class Command:
+    """`tidemill` with these arguments, in a session of its own; what a test uses of `subprocess.Popen`.
+
+    Args:
+        streams: file descriptors of its standard input, output and error.
+    """
+
+    def __init__(
+        self, args: Sequence[str], environment: Mapping[str, str], folder: Path, streams: Sequence[int]
+    ) -> None:
+        self._end, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(_server(), [b"+"], [*streams, theirs.fileno()])
+        self._end.sendall(json.dumps([list(args), dict(environment), str(folder)]).encode() + b"\n")
+        (self.pid,) = _NUMBER.unpack(self._end.recv(_NUMBER.size))
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, or minus the signal that ended it; raises subprocess.TimeoutExpired."""
+        if self.returncode is None:
+            self._end.settimeout(timeout)
+            try:
+                (self.returncode,) = _NUMBER.unpack(self._end.recv(_NUMBER.size))
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired("tidemill", timeout or 0) from None
+            self._end.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """The same, or None while it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
 def run(
     args: Sequence[str], environment: Mapping[str, str], folder: Path, given: bytes, seconds: float
-) -> tuple[int, bytes, bytes]:
+) -> tuple[int, str, str]:
     """Run `tidemill` with these arguments to its end; returns its exit code, standard output and standard error.
 
     Raises:
         subprocess.TimeoutExpired: it took longer, and was killed.
     """
-    with ExitStack() as stack:
-        streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
-        streams[0].write(given)
-        streams[0].seek(0)
-        ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
-        socket.send_fds(_server(), [b"+"], [*(stream.fileno() for stream in streams), theirs.fileno()])
-        ours.sendall(json.dumps([list(args), dict(environment), str(folder)]).encode() + b"\n")
-        ours.settimeout(seconds)
-        replies = stack.enter_context(ours.makefile())
-        pid = int(replies.readline())
+    with TemporaryFile() as in_, TemporaryFile() as out, TemporaryFile() as err:
+        in_.write(given)
+        in_.seek(0)
+        command = Command(args, environment, folder, [in_.fileno(), out.fileno(), err.fileno()])
         try:
-            code = int(replies.readline())
-        except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
-            raise subprocess.TimeoutExpired(list(args), seconds) from None
-        out, err = (_content(stream.fileno()) for stream in streams[1:])
-        return code, out, err
-
-
-def _content(file: int) -> bytes:
-    return os.pread(file, os.fstat(file).st_size, 0)
+            code = command.wait(seconds)
+        finally:
+            command.kill()
+        out.seek(0)
+        err.seek(0)
+        return code, out.read().decode(), err.read().decode()
 
 
 @cache
@@ -110,6 +142,8 @@ def _run_for(stdin: int, stdout: int, stderr: int, asker: int) -> NoReturn:
     with socket.socket(fileno=asker) as client, client.makefile() as request:
         args, environment, folder = json.loads(request.readline())
         if not (pid := os.fork()):
+            os.setsid()
+            client.sendall(_NUMBER.pack(os.getpid()))
             for number, stream in enumerate((stdin, stdout, stderr)):
                 os.dup2(stream, number)
             os.chdir(folder)
@@ -117,8 +151,9 @@ def _run_for(stdin: int, stdout: int, stderr: int, asker: int) -> NoReturn:
             os.environ.update(environment)
             sys.argv = ["tidemill", *args]
             sys.modules["tidemill.producer.cli.commands"].main()
-        client.sendall(b"%d\n" % pid)
-        client.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        with suppress(BrokenPipeError):  # nobody wants to know any more
+            client.sendall(_NUMBER.pack(code))
     os._exit(0)
 
 

@@ -403,8 +403,9 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     A worker that lost a job may still settle it for good as long as nobody has it: the late answer was paid for.
 
     Returns:
-        (job id, epoch) of those whose state was written. The others have been taken from this worker (cancelled, or
-        rescued and claimed again): what their calls cost is still counted, their answers are not recorded.
+        (job id, epoch) of those that are recorded, by this call or by an earlier one whose commit's reply was lost. The
+        others have been taken from this worker (cancelled, or rescued and claimed again): what their calls cost is
+        still counted, their answers are not recorded.
     """
     rows = [_settled_row(settlement) for settlement in settlements]
     _lock(connection, jobs.c.id.in_([row.job_id for row in rows]))
@@ -436,7 +437,16 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     ]
     if new_answers:
         answers.record(connection, new_answers)
-    return written
+    return written | _recorded_before(connection, [row.claim for row in unwritten if row.claim not in written])
+
+
+def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Those of these claims that have ended their job; the ledger calls the others stale."""
+    if not claims:
+        return set()
+    is_one = tuple_(attempts.c.job_id, attempts.c.epoch).in_(claims)
+    recorded = select(attempts.c.job_id, attempts.c.epoch).where(is_one, attempts.c.outcome.in_(ENDED_STATES))
+    return {(row.job_id, row.epoch) for row in connection.execute(recorded)}
 
 
 def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> None:

@@ -345,7 +345,7 @@ def test_a_commit_whose_reply_was_lost_changes_nothing_when_it_is_written_again(
     put(*ends)
     with reading() as connection:
         before = [connection.execute(select(table).order_by(*table.primary_key)).all() for table in (jobs, attempts)]
-    assert put(*ends) == set()
+    assert put(*ends) == {first.id, second.id}, "they are recorded, and their answers can be judged"
     with reading() as connection:
         after = [connection.execute(select(table).order_by(*table.primary_key)).all() for table in (jobs, attempts)]
     assert after == before
@@ -432,7 +432,7 @@ def test_a_paid_answer_that_comes_late_counts_as_long_as_nobody_has_the_job(outc
         _ = rescue(connection, rescuer()) if take_back == "rescue" else release(connection, "w1")
     ending = success(late, "late") if outcome == "succeeded" else failure(late, cost_usd=0.25)
     for _ in range(2):  # a commit whose reply was lost is written again
-        put(ending)
+        assert put(ending) == {job_id}
         (call,) = calls(job_id)
         job = job_row(job_id)
         assert (call.outcome, job.state, job.attempts, job.cost_usd) == (outcome, outcome, 1, 0.25)

@@ -19,6 +19,7 @@ from tests.rows import (
     dialogue,
     failure,
     job_row,
+    put,
     set_batch,
     success,
     take,
@@ -78,6 +79,15 @@ def test_outcomes_are_stored_told_and_judged(
     wait_until(lambda: None not in sentiments().values(), "all are judged")
     assert set(sentiments().values()) == {"positive", "negative"}
     assert settler.trouble is None
+
+
+@pytest.mark.usefixtures("embedded_home")
+def test_an_answer_whose_commit_went_through_unheard_is_judged(settler: Settler, wait_until: WaitUntil) -> None:
+    add_batch()
+    (job,) = take(add_jobs(1))
+    put(success(job, "What a great day."))
+    settler.put(success(job, "What a great day."), PROVIDER)
+    wait_until(lambda: list(sentiments().values()) == ["positive"], "it is judged")
 
 
 @pytest.mark.usefixtures("embedded_home")

@@ -69,9 +69,10 @@ class Command:
         return self.returncode
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL, and wait for its end."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
+            self.wait()
 
 
 def run(

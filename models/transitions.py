@@ -51,7 +51,7 @@ WITHOUT_ATTEMPT = ("snoozed", "stepped")
 """Outcomes of a claim that leave nothing in the ledger."""
 
 MAX_LOSSES = 3
-"""Workers that may vanish with a job one after the other; then the job counts as the cause and fails."""
+"""Workers that may vanish with a job, or with one of its steps; then the job counts as the cause and fails."""
 
 ALONE_AFTER = MAX_LOSSES - 1
 """After so many losses a job runs alone in its process: its next loss is its own, and hits no other job."""
@@ -539,8 +539,8 @@ def _ended(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject
         "error_code": row.error_code,
         "error": row.error,
         "failures": jobs.c.failures + row.failures,
-        # What came back from a run has not killed its worker; only losses in a row are the job's own.
-        "losses": case((and_(row.state == "queued", row.outcome != "snoozed"), 0), else_=jobs.c.losses),
+        # A job of many steps lives for days: only losses in one step are its own.
+        "losses": case((row.outcome == "stepped", 0), else_=jobs.c.losses),
         "first_attempt_at": case(
             (row.calls > 0, func.coalesce(jobs.c.first_attempt_at, now())), else_=jobs.c.first_attempt_at
         ),

@@ -55,9 +55,9 @@ def test_fine_tunes_are_created_once_however_often_their_workers_are_killed(site
     while kills < KILLS and _open(site):
         site.kill_a_worker()
         kills += 1
-        if kills % 10 == 0:
+        if kills % 3 == 0:
             site.chance.choice([site.flush_the_broker, site.crash_postgres])()
-        # Three losses in a row would be taken for the job's own doing.
+        # Three losses in one step would be taken for the job's own doing.
         wait_until(lambda: site.all_are_up() and not _suspects(site), "what was lost has made a step since")
         time.sleep(site.chance.uniform(0.1, 1.0))
     wait_until(lambda: not _open(site), "all have ended")

@@ -156,8 +156,7 @@ class StateMachine(RuleBasedStateMachine):
             expected.attempts += outcome not in (*UNCOUNTED, "held") and in_ledger != "lost"
             expected.state, expected.lease = AFTER.get(outcome, "queued"), None
             expected.failures += settlement.counted
-            if expected.state == "queued" and outcome != "snoozed":
-                expected.losses = 0
+            expected.losses = 0 if outcome == "stepped" else expected.losses
             if outcome == "succeeded":
                 expected.answer = f"{settlement.job_id} at {settlement.epoch}"
         if outcome in UNCOUNTED:

@@ -518,8 +518,8 @@ def test_a_job_that_takes_worker_after_worker_with_it_is_failed() -> None:
     assert {call.outcome for call in calls(job_id)} == {"lost"}
 
 
-@pytest.mark.parametrize(("outcome", "losses"), [("retried", 0), ("held", 0), ("stepped", 0), ("snoozed", 2)])
-def test_only_losses_in_a_row_are_a_jobs_own(outcome: Outcome, losses: int) -> None:
+@pytest.mark.parametrize(("outcome", "losses"), [("retried", 2), ("held", 2), ("stepped", 0), ("snoozed", 2)])
+def test_losses_are_counted_anew_for_each_step_of_a_job(outcome: Outcome, losses: int) -> None:
     job_id = one_job()
     set_job(job_id, losses=2)
     (job,) = take([job_id], alone=True)

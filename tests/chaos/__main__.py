@@ -80,12 +80,17 @@ def file_faults(path: Path) -> dict[str, Fault]:
     held: list[sqlite3.Connection] = []
 
     def lock() -> None:
-        connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-        connection.execute("BEGIN IMMEDIATE")
-        held.append(connection)
+        connection = sqlite3.connect(path, timeout=1, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:  # a frozen command has locked it, and is thawed only once this has returned
+            connection.close()
+        else:
+            held.append(connection)
 
     def unlock() -> None:
-        held.pop().close()
+        while held:
+            held.pop().close()
 
     return {"database-locked": _for_a_while("the database file is locked", lock, unlock, 2 * LEASE_SECONDS)}
 

@@ -99,9 +99,13 @@ def _is_certain(text: str) -> bool:
     return text.count("@") <= 1 or (before.count("@") <= 1 and is_query)
 
 
-def write_seconds() -> float:
-    """How long a server may take over one statement of a worker, which must notice in time to renew its leases."""
-    return max(10.0, settings().lease_seconds / 2)
+def write_seconds(lease_seconds: float | None = None) -> float:
+    """How long a server may take over one statement of a worker, which must notice in time to renew its leases.
+
+    Args:
+        lease_seconds: of that worker; by default the configured one.
+    """
+    return max(10.0, (lease_seconds or settings().lease_seconds) / 2)
 
 
 @contextmanager

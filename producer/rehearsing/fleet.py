@@ -143,15 +143,16 @@ class Fleet:
         """Note that from then until now, on the wall clock, answers could not be stored."""
         self._outages.append((since, time.time()))
 
-    def casualties(self, patience_seconds: float) -> list[Casualty]:
-        """Who could store nothing, and when. What dies in an outage, or so soon after it, has stored nothing since."""
+    def casualties(self, stuck_seconds: float) -> list[Casualty]:
+        """Who could store nothing, and when.
+
+        What dies in an outage, or so soon after it, may have stored nothing since it began. A worker that is stuck for
+        longer ends itself.
+        """
 
         def since(each: Casualty) -> float:
-            earliest = each.since
-            for began, ended in reversed(self._outages):
-                if began <= each.until and earliest <= ended + patience_seconds:
-                    earliest = min(earliest, began)
-            return earliest
+            outages = ((began, ended) for began, ended in self._outages if began <= each.until)
+            return min([each.since, *(began for began, ended in outages if each.since <= ended + stuck_seconds)])
 
         return [replace(each, since=since(each)) for each in self._casualties]
 

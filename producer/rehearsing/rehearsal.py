@@ -172,8 +172,7 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
         timeline.show("stopping the workers, then comparing the books")
         words = [(member.name, fleet.last_words(member, _LAST_LINES)) for member in fleet.members]
         fleet.stop()
-        # A worker learns that a silent database has forgotten it only when its statement's time is up.
-        casualties = fleet.casualties(write_seconds(LEASE_SECONDS) + 2 * LEASE_SECONDS)
+        casualties = fleet.casualties(2 * max(LEASE_SECONDS, write_seconds(LEASE_SECONDS)))
         paid = provider.paid()
         with reading() as connection:
             books = compare(connection, prompts, paid, batch_name=batch_name, casualties=casualties)

@@ -87,7 +87,8 @@ def _check(name: str, check: Callable[[], str]) -> JsonObject:
     except (TidemillError, CallError) as error:
         return {"name": name, "ok": False, "says": one_line(getattr(error, "message", None) or str(error), 500)}
     except OSError as error:
-        return {"name": name, "ok": False, "says": one_line(f"{error.filename}: {error.strerror or error}", 500)}
+        where = f"{error.filename}: " if error.filename else ""
+        return {"name": name, "ok": False, "says": one_line(f"{where}{error.strerror or error}", 500)}
 
 
 def _database() -> str:

@@ -108,6 +108,11 @@ def write_seconds(lease_seconds: float | None = None) -> float:
     return max(10.0, (lease_seconds or settings().lease_seconds) / 2)
 
 
+def stuck_seconds(lease_seconds: float | None = None) -> float:
+    """After so long without a renewal or a write a worker with such a lease ends itself; one that fails is one, too."""
+    return 2 * max(lease_seconds or settings().lease_seconds, write_seconds(lease_seconds))
+
+
 @contextmanager
 def writing(seconds: float | None = None) -> Iterator[Connection]:
     """One transaction that may write; committed at the end, rolled back on an error.

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, delete, func, or_, select, update
 
 from tidemill.models import broker, journal
 from tidemill.models.clock import now, now_after
-from tidemill.models.database import reading, transact, write_seconds
+from tidemill.models.database import reading, stuck_seconds, transact
 from tidemill.models.errors import TidemillError
 from tidemill.models.feed import IDS_PER_MESSAGE, RESEND_SECONDS, feed, resend_lost, take, unsend_older
 from tidemill.models.settings import settings
@@ -33,12 +33,6 @@ log = logging.getLogger(__name__)
 
 FEED_SECONDS = 0.5
 LOOK_SECONDS = 0.25
-STUCK_LEASES = 2.0
-"""A process that has neither renewed a lease nor stored an ending for so many leases is ended."""
-
-STUCK_WRITES = 2.0
-"""But it has so many times as long as a server may be silent: that it fails is an end, too."""
-
 _STUCK_EXIT_CODE = 70
 _AFTER_FAILURE_SECONDS = 2.0
 _LONGEST_GAP = 2 / 3
@@ -154,15 +148,15 @@ class Maintenance:
 
     def _watch(self) -> None:
         """End a process that can neither renew nor store, whatever it waits for: others have its jobs by now."""
-        stuck_seconds, seen, looked_at = 0.0, (-1, -1), time.monotonic()
+        stuck_for, seen, looked_at = 0.0, (-1, -1), time.monotonic()
         while not self._closed.wait(_TICK_SECONDS):
             state = (self._heartbeat.finished, self._runner.settler.finished)
             # While the process itself was frozen, it was not stuck.
             passed = min(time.monotonic() - looked_at, 2 * _TICK_SECONDS)
-            stuck_seconds = stuck_seconds + passed if state == seen else 0.0
+            stuck_for = stuck_for + passed if state == seen else 0.0
             seen, looked_at = state, time.monotonic()
-            if stuck_seconds > max(STUCK_LEASES * settings().lease_seconds, STUCK_WRITES * write_seconds()):
-                log.critical("nothing could be renewed or stored for %.0f s; this process ends itself", stuck_seconds)
+            if stuck_for > stuck_seconds():
+                log.critical("nothing could be renewed or stored for %.0f s; this process ends itself", stuck_for)
                 logging.shutdown()
                 os._exit(_STUCK_EXIT_CODE)  # and whoever keeps this worker starts another one
 

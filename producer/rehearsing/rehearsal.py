@@ -23,7 +23,7 @@ from sqlalchemy import make_url
 
 from tidemill import migrations
 from tidemill.models import interpreters
-from tidemill.models.database import reading, write_seconds
+from tidemill.models.database import reading, stuck_seconds
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, DatabaseError, InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.settings import Settings, settings
@@ -172,7 +172,7 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
         timeline.show("stopping the workers, then comparing the books")
         words = [(member.name, fleet.last_words(member, _LAST_LINES)) for member in fleet.members]
         fleet.stop()
-        casualties = fleet.casualties(2 * max(LEASE_SECONDS, write_seconds(LEASE_SECONDS)))
+        casualties = fleet.casualties(stuck_seconds(LEASE_SECONDS))
         paid = provider.paid()
         with reading() as connection:
             books = compare(connection, prompts, paid, batch_name=batch_name, casualties=casualties)

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from json import loads
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
-import orjson
-
+from tidemill.models.finish import CUT, Ending, read_finish
 from tidemill.models.json_types import JsonObject
+from tidemill.models.payloads import MOST_PARTS, MalformedError, TooManyPartsError, load_json, load_reply
+from tidemill.models.text import dumps
+from tidemill.models.thinking import split_thinking
+from tidemill.models.usage import Usage, read_usage, usage_in_fragment
 
 ErrorKind = Literal[
     "status",  # the server reported an error: HTTP status >= 300, or a 200 whose body is an error
@@ -30,33 +32,22 @@ ErrorKind = Literal[
     "malformed",  # a success status whose body is not a reply: maybe billed
     "too_large",  # a success status with a body that is not read to its end: billed
     "empty",  # a reply without choices, text or tool calls: billed
+    "broken",  # the server broke the answer off, and says so; `text` is what came before: billed
     "length",  # cut off at the token limit before the first word of the answer (all reasoning): billed
     "refused",  # the model declined; `text` is its words: billed
     "content_filter",  # the provider's filter stopped the answer; `text` is what came before: billed
-    "unfinished",  # Responses API: a status other than completed, incomplete or failed
+    "unfinished",  # a status or finish reason that is no end we know, and no answer: maybe billed
     "request",  # the body cannot be sent as one plain JSON request; nothing was sent
     "store",  # the picture cannot be read at present; nothing was sent
 ]
 
-CUT = "length"
-"""Finish reason of an answer that was cut at the token limit, for both endpoints."""
+Mark = Literal["length", "unknown_finish_reason", "no_finish_reason", "misplaced_answer"]
+"""What is not as it should be with an answer that is kept, since it was paid for."""
 
 MESSAGE_CHARACTERS = 500
-MOST_PARTS = 4_000_000
-"""Of a JSON body: each takes some 70 bytes of memory, and only 3 on the wire."""
-MOST_TOKENS = 100_000_000
 _KEY_LIKE = re.compile(r"\bsk-[\w*.\-]{6,}|\b(bearer|basic)\s+[\w.~+/*\-]{8,}=*", re.IGNORECASE)
 _MARKUP = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as the server counted them; `cached_input_tokens` is the part of `input_tokens` billed as cached."""
-
-    input_tokens: int
-    output_tokens: int
-    cached_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +62,8 @@ class Reply:
     headers: dict[str, str]  # x-ratelimit-*, retry-after, retry-after-ms; lower case
     status: int
     tool_calls: tuple[JsonObject, ...] = ()  # as the server wrote them
+    reasoning: str = ""  # what the model thought before it answered, as far as the server shows it
+    mark: Mark | None = None  # what makes the answer doubtful
 
 
 @dataclass(eq=False)
@@ -107,37 +100,13 @@ class RawReply(NamedTuple):
     body: bytes
 
 
-class _MalformedError(ValueError):
-    """The body is not a JSON object."""
-
-
-class _TooManyPartsError(_MalformedError):
-    """The body would take gigabytes of memory."""
-
-
 def parse_chat(raw: RawReply, *, secret: str = "") -> Reply:
     """Read a success status's body as a chat completion; the first choice counts.
 
     Raises:
         CallError: the body is an error or no usable answer.
     """
-    body = _SuccessBody(raw, secret, ("prompt_tokens", "completion_tokens", "prompt_tokens_details"))
-    choices = body.payload.get("choices")
-    if choices is None:
-        body.fail("malformed", "The reply has no choices")
-    if choices == []:
-        body.fail("empty", "The reply's list of choices is empty")
-    choice = choices[0] if isinstance(choices, list) else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
-        body.fail("malformed", "The reply's first choice has no message")
-    text, refusal = _content(message.get("content"))
-    calls = _dicts(message.get("tool_calls"))
-    if isinstance(message.get("function_call"), dict):
-        calls += ({"type": "function", "function": message["function_call"]},)
-    if _has_error(choice):
-        body.fail_with_error_in(choice, text)
-    return body.to_reply(text, _string(message.get("refusal")) or refusal, calls, _string(choice.get("finish_reason")))
+    return _parse(raw, secret, "choices")
 
 
 def parse_responses(raw: RawReply, *, secret: str = "") -> Reply:
@@ -148,24 +117,69 @@ def parse_responses(raw: RawReply, *, secret: str = "") -> Reply:
     Raises:
         CallError: the response failed, was cut off before its first word, or is no usable answer.
     """
-    body = _SuccessBody(raw, secret, ("input_tokens", "output_tokens", "input_tokens_details"))
+    return _parse(raw, secret, "output")
+
+
+def _parse(raw: RawReply, secret: str, expected: str) -> Reply:
+    """Read an answer by the shape that it has; gateways answer with the other endpoint's."""
+    body = _SuccessBody(raw, secret)
+    payload = body.payload
+    if payload.get("choices") is None and ("output" in payload or expected == "output"):
+        return _response(body)
+    choices = payload.get("choices")
+    if choices is None and not isinstance(payload.get("message"), dict):  # Ollama's own shape is one choice
+        body.fail_with_words_or(f"The reply has no {expected}")
+    if choices == []:
+        body.fail("empty", "The reply's list of choices is empty")
+    choice = payload if choices is None else _first(choices)
+    message = next((part for part in map(choice.get, ("message", "delta")) if isinstance(part, dict)), None)
+    if message is None:
+        message = {"content": choice.get("text")} if choice.get("text") is not None else None
+    if message is None:
+        body.fail_with_words_or("The reply's first choice has no message")
+    text = _spoken(message)
+    if _has_error(choice) and choice is not payload:
+        body.fail_with_error_in(choice, text.text)
+    return body.to_reply(text, *_finish_words(choice))
+
+
+def _finish_words(choice: JsonObject) -> tuple[object, object]:
+    """The finish reason and the native one of a choice; `_ABSENT` where the server has no such field."""
+    details, extra, filters = map(choice.get, ("finish_details", "provider_specific_fields", "content_filter_results"))
+    native = choice.get("native_finish_reason")
+    if native is None and isinstance(extra, dict):  # LiteLLM
+        native = extra.get("native_finish_reason")
+    if isinstance(filters, dict) and any(each.get("filtered") is True for each in _dicts([*filters.values()])):  # Azure
+        native = "content_filter"
+    for word in (choice.get("finish_reason"), choice.get("finishReason"), details, choice.get("done_reason")):
+        if word is not None:
+            return word, native
+    return (None if "finish_reason" in choice else _ABSENT), native
+
+
+def _response(body: "_SuccessBody") -> Reply:
     payload = body.payload
     output = payload.get("output")
-    text, refusal, calls = _output(output)
-    status = _string(payload.get("status")) or "completed"
+    spoken = _output(output)
+    if not spoken.text and not spoken.calls and isinstance(payload.get("output_text"), str):
+        spoken = spoken._replace(text=payload["output_text"])
+    items = [item for item in _dicts(output) if item.get("type") == "message"]
+    status = _string(payload.get("status")) or _string(items[-1].get("status") if items else None) or "completed"
+    end = read_finish(status)
     if status == "failed":
-        body.fail_with_error_in(payload, text, kind="failed")
-    if status not in {"completed", "incomplete"}:
+        body.fail_with_error_in(payload, spoken.text, kind="failed")
+    if end.ending == "broken" or (end.ending == "unknown" and not spoken.text):
         message = f"The response's status is {status!r}, and only finished responses are used"
-        body.fail("unfinished", message, text, f"response_{status}")
-    if not isinstance(output, list):
-        body.fail("malformed", "The reply has no output")
-    reason = "tool_calls" if calls else "stop"
+        body.fail("unfinished", message, spoken.text, f"response_{status}")
+    if not isinstance(output, list) and not spoken.text:
+        body.fail_with_words_or("The reply has no output")
+    word: object = "tool_calls" if spoken.calls else "stop"
     if status == "incomplete":
         details = payload.get("incomplete_details")
-        why = _string(details.get("reason")) if isinstance(details, dict) else ""
-        reason = CUT if why in {"", "max_output_tokens"} else why
-    return body.to_reply(text, refusal, calls, reason)
+        word = (details.get("reason") if isinstance(details, dict) else None) or "max_output_tokens"
+    elif end.ending != "complete":
+        word = status
+    return body.to_reply(spoken, word)
 
 
 def parse_page(raw: RawReply, *, secret: str = "") -> tuple[list[JsonObject], bool]:
@@ -174,7 +188,7 @@ def parse_page(raw: RawReply, *, secret: str = "") -> tuple[list[JsonObject], bo
     Raises:
         CallError: the body is an error or no list.
     """
-    body = _SuccessBody(raw, secret, ("", "", ""))
+    body = _SuccessBody(raw, secret)
     entries = body.payload.get("data")
     if entries is None and "data" in body.payload:  # Ollama without a model
         return [], False
@@ -191,18 +205,18 @@ def parse_object(raw: RawReply, *, secret: str = "") -> JsonObject:
     """
     try:
         payload = load_json(raw.body)
-    except _MalformedError:
+    except MalformedError:
         payload = None
     if isinstance(payload, dict) and _string(payload.get("id")):
         return payload
-    return _SuccessBody(raw, secret, ("", "", "")).fail("malformed", "The reply is not an object with an id")
+    return _SuccessBody(raw, secret).fail("malformed", "The reply is not an object with an id")
 
 
 def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
     """The error of a status >= 300; its body may be JSON of any server, HTML or empty."""
     try:
         payload = load_json(raw.body)
-    except _MalformedError:
+    except MalformedError:
         payload = _prose(raw.body)
     if isinstance(payload, list) and payload:  # Google wraps its error in a list
         payload = payload[0]
@@ -247,23 +261,6 @@ def safe_line(text: str, secret: str = "") -> str:
     return text if len(text) <= MESSAGE_CHARACTERS else text[: MESSAGE_CHARACTERS - 3] + "..."
 
 
-def load_json(body: bytes) -> Any:
-    """The value of a body. What orjson cannot read but a person could is kept, because the reply was paid for.
-
-    Lone surrogates stay as they are, broken UTF-8 becomes U+FFFD. NaN and Infinity are errors, as they are not JSON.
-    """
-    if len(body) > MOST_PARTS and sum(body.count(sign) for sign in (b"{", b"[", b",")) > MOST_PARTS:
-        raise _TooManyPartsError
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return loads(body.decode("utf-8-sig", "replace"), parse_constant=_reject_constant, strict=False)
-    except (ValueError, RecursionError) as error:
-        raise _MalformedError(str(error)) from None
-
-
 class _ErrorWords(NamedTuple):
     """An error in the server's words."""
 
@@ -273,25 +270,39 @@ class _ErrorWords(NamedTuple):
     param: str | None = None
 
 
+class _Spoken(NamedTuple):
+    """What the model said, in its parts."""
+
+    text: str = ""
+    refusal: str = ""
+    reasoning: str = ""
+    calls: tuple[JsonObject, ...] = ()
+
+
 class _SuccessBody:
     """The body of a success on its way to a `Reply`; every failure carries what was billed."""
 
-    def __init__(self, raw: RawReply, secret: str, usage_names: tuple[str, str, str]) -> None:
+    def __init__(self, raw: RawReply, secret: str) -> None:
         self.raw, self.secret = raw, secret
         self.usage: Usage | None = None
         self.payload: JsonObject = {}
         try:
-            payload = load_json(raw.body)
-        except _TooManyPartsError:
+            payload, is_whole = load_reply(raw.body)
+        except TooManyPartsError:
             self.fail("too_large", f"The reply has more than {MOST_PARTS:,} parts", code="reply_too_large")
-        except _MalformedError:
-            self.fail("malformed", f"The reply is not JSON: {_prose(raw.body) or 'its body is empty'}")
+        except MalformedError:
+            self.usage = usage_in_fragment(raw.body)
+            self.fail("malformed", _no_json(raw))
+        if isinstance(payload, list) and len(payload) == 1:
+            payload = payload[0]
         if not isinstance(payload, dict):
             self.fail("malformed", "The reply is JSON, but not an object")
-        self.payload = payload
-        self.usage = _usage(payload.get("usage"), *usage_names)
-        if payload.get("status") != "failed" and _has_error(payload):
-            self.fail_with_error_in(payload, _text_so_far(payload))
+        self.payload = _unwrapped(payload)
+        self.usage = read_usage(self.payload)
+        if self.payload.get("status") != "failed" and _has_error(self.payload):
+            self.fail_with_error_in(self.payload, _text_so_far(self.payload))
+        if not is_whole:
+            self.fail("cut", "The reply is an event stream that was cut off", _text_so_far(self.payload))
 
     def fail(self, kind: ErrorKind, message: str, text: str = "", code: str | None = None) -> NoReturn:
         """Raise a failure in our own words."""
@@ -309,27 +320,80 @@ class _SuccessBody:
         error.usage, error.text = self.usage, text
         raise error
 
-    def to_reply(self, text: str, refusal: str, calls: tuple[JsonObject, ...], reason: str) -> Reply:
-        """The `Reply` if this is an answer; a cut one with some text is, since the caller set the limit."""
-        if reason == "content_filter":
-            self.fail("content_filter", "The provider's content filter stopped the answer", text)
-        if refusal:
-            self.fail("refused", f"The model refused: {refusal}", text or refusal)
-        if not text and not calls:
-            if reason == CUT:
+    def fail_with_words_or(self, message: str) -> NoReturn:
+        """Raise the error that a body without an answer tells of in any shape, else one in our own words."""
+        base = self.payload.get("base_resp")  # MiniMax: choices are null, and the reason is here
+        if isinstance(base, dict) and base.get("status_code"):
+            self.fail_with_error_in({"message": base.get("status_msg"), "code": base["status_code"]}, "")
+        if _error_words(self.payload).message:
+            self.fail_with_error_in(self.payload, "")
+        self.fail("malformed", message)
+
+    def to_reply(self, spoken: _Spoken, word: object, native: object = None) -> Reply:
+        """The `Reply` if this is an answer; one that is not whole is kept with a mark, since it was paid for."""
+        finish = read_finish(None if word is _ABSENT else word, native)
+        if finish.ending == "filtered":
+            self.fail("content_filter", "The provider's content filter stopped the answer", spoken.text)
+        if spoken.refusal:
+            self.fail("refused", f"The model refused: {spoken.refusal}", spoken.text or spoken.refusal)
+        if finish.ending == "broken":
+            message = f"The server broke the answer off (finish reason {finish.reason!r})"
+            self.fail("broken", message, spoken.text or spoken.reasoning)
+        thought = split_thinking(spoken.text)
+        text, reasoning = thought.answer, "\n\n".join(filter(None, (spoken.reasoning, thought.reasoning)))
+        mark = None if word is _ABSENT and finish.ending == "unstated" else _MARKS.get(finish.ending)
+        if not (text.strip() if reasoning else text) and not spoken.calls:
+            if finish.ending == "cut":
                 self.fail("length", "The token limit was reached before the first word of the answer")
-            self.fail("empty", "The reply has neither text nor tool calls")
+            if not reasoning:
+                self._fail_empty(finish.reason if finish.ending == "unknown" else "")
+            text, reasoning, mark = reasoning, "", mark or "misplaced_answer"
         headers = self.raw.headers
+        model = self.payload.get("model")
         return Reply(
             text=text,
-            model=_string(self.payload.get("model")),
-            finish_reason=reason,
+            model="" if model is None or isinstance(model, dict | list) else str(model),
+            finish_reason=finish.reason,
             usage=self.usage,
             request_id=headers.get("x-request-id"),
             headers=kept_headers(headers),
             status=self.raw.status,
-            tool_calls=calls,
+            tool_calls=spoken.calls,
+            reasoning=reasoning,
+            mark=mark,
         )
+
+    def _fail_empty(self, reason: str) -> NoReturn:
+        if reason:  # nobody knows what it means, and each further call would be billed
+            self.fail("unfinished", f"The server ended the answer before its first word (finish reason {reason!r})")
+        self.fail("empty", "The reply has neither text nor tool calls")
+
+
+_ABSENT = object()
+"""In place of a finish reason that a server never sends; null is one that it left out this time."""
+
+_MARKS: dict[Ending, Mark] = {
+    "cut": CUT,
+    "unknown": "unknown_finish_reason",
+    "unstated": "no_finish_reason",
+}
+
+
+def _no_json(raw: RawReply) -> str:
+    words = _prose(raw.body) or "its body is empty"
+    if raw.body.lstrip()[:1] == b"<":
+        return f"The reply is a web page and not JSON, so OPENAI_BASE_URL may be wrong: {words}"
+    return f"The reply is not JSON: {words}"
+
+
+def _unwrapped(payload: JsonObject) -> JsonObject:
+    """The reply itself where a gateway put it into an envelope."""
+    if not payload.keys() & {"choices", "output", "error", "message"}:
+        for name in ("result", "data", "response", "body"):
+            inner = payload.get(name)
+            if isinstance(inner, dict) and inner.keys() & {"choices", "output"}:
+                return inner
+    return payload
 
 
 def _error(kind: ErrorKind, raw: RawReply, words: _ErrorWords, secret: str) -> CallError:
@@ -394,45 +458,84 @@ def _prose(body: bytes) -> str:
     return " ".join((title.group(1) if title else _MARKUP.sub(" ", page)).split())
 
 
-def _content(content: object) -> tuple[str, str]:
-    """Text and refusal of a chat message's content: a string, or a list of parts."""
-    parts = _dicts(content)
-    text = "".join(_string(part.get("text")) for part in parts if part.get("type") != "refusal")
-    return _string(content) or text, "".join(_string(part.get("refusal")) for part in parts)
+def _first(choices: object) -> JsonObject:
+    """The first choice that is one; some servers send it without a list."""
+    if isinstance(choices, dict):
+        return choices if choices.keys() & {"message", "delta", "text"} else _first(list(choices.values()))
+    return next(iter(_dicts(choices)), {})
 
 
-def _output(output: object) -> tuple[str, str, tuple[JsonObject, ...]]:
-    """Text, refusal and tool calls of a response's output items."""
-    items = _dicts(output)
-    contents = [_content(item.get("content")) for item in items if item.get("type") == "message"]
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thinking_blocks", "reasoning_details")
+
+
+def _spoken(message: JsonObject) -> _Spoken:
+    """What a chat message says, whichever shape its fields have."""
+    text, refusal, reasoning = _content(message.get("content"))
+    audio = message.get("audio")
+    if not text and isinstance(audio, dict):
+        text = _string(audio.get("transcript"))
+    own = (_words(message.get(name)) for name in _THOUGHTS)
+    calls = message.get("tool_calls")
+    tool_calls = _dicts([calls] if isinstance(calls, dict) else calls)
+    if isinstance(message.get("function_call"), dict):
+        tool_calls += ({"type": "function", "function": message["function_call"]},)
+    reasoning = reasoning or next(filter(None, own), "")
+    return _Spoken(text, _string(message.get("refusal")) or refusal, reasoning, tool_calls)
+
+
+def _content(content: object) -> tuple[str, str, str]:
+    """Text, refusal and reasoning of a message's content: a string, parts, or what a server has made of them."""
+    if isinstance(content, str):
+        return content, "", ""
+    if isinstance(content, dict):
+        parts = content.get("parts")
+        is_part = content.keys() & {"text", "type", "refusal", "value"}
+        content = parts if isinstance(parts, list) else [content] if is_part else dumps(content)  # parsed JSON
+        return _content(content)
+    if not isinstance(content, list):
+        return ("" if content is None or isinstance(content, bool) else str(content)), "", ""
+    texts, refusals, thoughts = [], [], []
+    for part in content:
+        kind = _string(part.get("type")) if isinstance(part, dict) else ""
+        if kind == "refusal":
+            refusals.append(_string(part.get("refusal")))
+        elif "think" in kind or "reason" in kind or (isinstance(part, dict) and part.get("thought") is True):
+            thoughts.append(_words(part))
+        else:
+            texts.append(_words(part))
+    return "".join(texts), "".join(refusals), "".join(thoughts)
+
+
+def _words(value: object) -> str:
+    """The text of a part, or of what a part holds."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(map(_words, value))
+    if not isinstance(value, dict):
+        return ""
+    return next(
+        filter(None, (_words(value.get(name)) for name in ("text", "thinking", "summary", "value", "content"))), ""
+    )
+
+
+def _output(output: object) -> _Spoken:
+    """Text, refusal, reasoning and tool calls of a response's output items."""
+    if isinstance(output, str):
+        return _Spoken(output)
+    items = _dicts([output] if isinstance(output, dict) else output)
+    contents = [_content(item.get("content")) for item in items if item.get("type") in ("message", None)]
+    thoughts = [_words(item.get("content")) or _words(item.get("summary"))
+                for item in items if item.get("type") == "reasoning"]  # fmt: skip
     calls = tuple(item for item in items if item.get("type") in {"function_call", "custom_tool_call"})
-    return "".join(text for text, _ in contents), "".join(refusal for _, refusal in contents), calls
+    texts, refusals, more = ("".join(parts) for parts in zip(*contents, strict=True)) if contents else ("", "", "")
+    return _Spoken(texts, refusals, "\n\n".join(filter(None, (*thoughts, more))), calls)
 
 
 def _text_so_far(payload: JsonObject) -> str:
     """The text beside an error: some servers send both when they break down halfway."""
-    for choice in _dicts(payload.get("choices")):
-        message = choice.get("message")
-        return _content(message.get("content"))[0] if isinstance(message, dict) else ""
-    return _output(payload.get("output"))[0]
-
-
-def _usage(usage: object, input_name: str, output_name: str, details_name: str) -> Usage | None:
-    if not isinstance(usage, dict):
-        return None
-    read, written = _count(usage.get(input_name)), _count(usage.get(output_name))
-    if read is None and written is None:
-        return None
-    details = usage.get(details_name)
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
-    return Usage(read or 0, written or 0, min(cached or 0, read or 0))
-
-
-def _count(value: object) -> int | None:
-    """A number of tokens; None for anything else, and for more than any model could have read."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
-        return None
-    return int(value)
+    message = _first(payload.get("choices")).get("message")
+    return _spoken(message).text if isinstance(message, dict) else _output(payload.get("output")).text
 
 
 def _number(value: str | None, unit: float) -> float | None:
@@ -461,7 +564,3 @@ def _list(value: object) -> list[object]:
 
 def _dicts(value: object) -> tuple[JsonObject, ...]:
     return tuple(item for item in _list(value) if isinstance(item, dict))
-
-
-def _reject_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")

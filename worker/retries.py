@@ -90,6 +90,16 @@ UNREACHABLE = (
 REDIRECTED = (
     f"{{reason}}, and redirects are not followed: start again with OPENAI_BASE_URL set to where the API is; {RESUMES}."
 )
+WRONG_PATH = (
+    "The server has no such path ({reason}): start again with OPENAI_BASE_URL set to where the API is, often with /v1 "
+    f"at its end; {RESUMES}."
+)
+_PATH_UNKNOWN = re.compile(
+    r"unexpected endpoint|\bcannot (get|post) /|^not found\b|page not found|method not allowed|\bno route\b|"
+    r"invalid url \(|\b(unknown|unrecogni[sz]ed|unsupported|invalid|no such) (request )?(endpoint|path|route|url)\b|"
+    r"\b(endpoint|route)\b.{0,60}\bnot (found|exist|supported)",
+    re.IGNORECASE,
+)
 
 OUT_OF_CREDIT_NAMES = frozenset(
     {
@@ -177,6 +187,7 @@ RULES: tuple[Rule, ...] = (
     Rule("fail", "unsupported_encoding", kinds={"malformed"}, names=frozenset({"unsupported_encoding"})),
     Rule("retry", "malformed_reply", kinds={"malformed"}),
     Rule("retry", "empty_reply", kinds={"empty"}),
+    Rule("retry", "broken_off", kinds={"broken"}),
     # Answers, paid and final
     Rule("fail", "reply_too_large", kinds={"too_large"}, sentence="{reason}; ask for less, or lower max_tokens."),
     Rule("fail", "refused", kinds={"refused"}),
@@ -235,6 +246,7 @@ RULES: tuple[Rule, ...] = (
     Rule("retry", "request_timeout", kinds=NAMED, statuses={408}),
     Rule("retry", "conflict", kinds=NAMED, statuses={409}),
     Rule("hold", "redirected", kinds=NAMED, statuses=range(300, 400), sentence=REDIRECTED),
+    Rule("hold", "wrong_path", kinds=NAMED, statuses=range(200, 300), pattern=_PATH_UNKNOWN, sentence=WRONG_PATH),
     # The request, by status
     Rule(
         "fail", "not_found", kinds=NAMED, statuses={404}, sentence="{reason} (are the model and OPENAI_BASE_URL right?)"

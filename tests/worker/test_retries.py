@@ -194,6 +194,10 @@ EMPTY_CHOICE = {"message": {"content": None}}
         (in_200(parse_chat, {"choices": [EMPTY_CHOICE | {"finish_reason": "content_filter"}]}),
          ("fail", "content_filter", True, False)),
         (in_200(parse_chat, {"choices": [{"message": {"refusal": "no"}}]}), ("fail", "refused", True, False)),
+        (in_200(parse_chat, {"choices": [{"message": {"content": "a"}, "finish_reason": "abort"}]}),
+         ("retry", "broken_off", True, False)),
+        (in_200(parse_chat, {"choices": [EMPTY_CHOICE | {"finish_reason": "odd"}]}),
+         ("fail", "unfinished_response", True, False)),
         (in_200(parse_chat, {"error": {"code": 429, "message": "m"}}), RATE),
         (in_200(parse_chat, {"error": {"code": 502, "message": "m"}}), ("retry", "server_error", True, False)),
         (in_200(parse_chat, {"error": {"code": 503, "message": "m"}}), ("retry", "overloaded", True, False)),
@@ -206,6 +210,24 @@ EMPTY_CHOICE = {"message": {"content": None}}
 )  # fmt: skip
 def test_a_reply_that_is_none_has_its_own_row(error: CallError, expected: tuple[str, str, bool, bool]) -> None:
     assert short(judge(error)) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "Unexpected endpoint or method. (POST /chat/completions). Returning 200 anyway"},
+        {"error": {"message": "Unknown request URL: POST /chat/completions"}},
+        {"error": {"message": "Invalid URL (POST /v1/v1/chat/completions)"}},
+        {"detail": "Not Found"},
+        {"error": "Cannot POST /chat/completions"},
+        {"message": "Route POST:/chat/completions not found", "error": "Not Found", "statusCode": 404},
+        {"message": "no Route matched with those values"},
+    ],
+)
+def test_a_success_that_knows_no_such_path_holds_the_batch_and_names_the_setting(body: object) -> None:
+    verdict = judge(in_200(parse_chat, body), failures=7)
+    assert short(verdict) == ("hold", "wrong_path", False, False)
+    assert "OPENAI_BASE_URL" in verdict.message
 
 
 # --- response.error.code, the whole list of the reference, section 1.4 ------------------------------------------------
@@ -354,7 +376,7 @@ def test_every_row_can_be_reached() -> None:
         CallError(kind, message, status, name)
         for kind in get_args(ErrorKind)
         for status in (None, 200, *range(300, 600))
-        for message in ("m", "was flagged", "Resource Unavailable")
+        for message in ("m", "was flagged", "Resource Unavailable", "Cannot POST /")
         for name in (
             None, "insufficient_quota", "invalid_api_key", "content_filter", "slow_down", "rate_limit_exceeded",
             "server_error", "server_is_overloaded", "failed_to_download_image", "exceed_context_size_error",

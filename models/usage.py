@@ -1,0 +1,130 @@
+"""Tokens are billed by what the server counted, under whatever names it counts them.
+
+Names: OpenAI (both endpoints), Azure, Anthropic, Bedrock, Gemini, DeepSeek, Moonshot, Qwen, xAI, Ollama, and what
+gateways make of them. `promptTokens`, `prompt-tokens` and `prompt_tokens` are one name.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+MOST_TOKENS = 100_000_000
+
+_READ = ("prompt_tokens", "input_tokens", "prompt_token_count", "input_token_count", "prompt_eval_count")
+_WRITTEN = ("completion_tokens", "output_tokens", "completion_token_count", "output_token_count",
+            "candidates_token_count", "eval_count", "generated_tokens")  # fmt: skip
+_TOTAL = ("total_tokens", "total_token_count")
+_CACHE_READS_APART = ("cache_read_input_tokens", "cache_read_input_token_count")
+_CACHE_WRITES_APART = ("cache_creation_input_tokens", "cache_write_input_tokens", "cache_write_input_token_count")
+"""Names of Anthropic and Bedrock, whose `input_tokens` do not include them."""
+_CACHE_READS = (*_CACHE_READS_APART, "cached_tokens", "cached_input_tokens", "cache_read_tokens",
+                "prompt_cache_hit_tokens", "cached_prompt_tokens", "cached_prompt_text_tokens",
+                "cached_content_token_count")  # fmt: skip
+_CACHE_WRITES = (*_CACHE_WRITES_APART, "cache_write_tokens", "cache_creation_tokens", "cached_creation_tokens")
+_SHORT_CACHE_WRITES = ("ttl_30m_tokens", "ephemeral_5m_input_tokens", "cache_write_5m_tokens")
+_LONG_CACHE_WRITES = ("ttl_12h_tokens", "ephemeral_1h_input_tokens", "cache_write_1h_tokens")
+_OF_THE_ANSWER = re.compile(r"completion|output|candidates|response")
+_NUMBER = re.compile(r'"(\w+)"\s*:\s*"?(\d+(?:\.\d+)?)\b')
+_TIER = re.compile(r'(?<!\\)"service_tier"\s*:\s*"(\w+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counted them, and the tier that they were served in.
+
+    `cached_input_tokens` and `cache_write_tokens` are parts of `input_tokens` with prices of their own: what was read
+    from the provider's cache, and what was written to it. `long_cache_write_tokens`, a part of the latter, is kept for
+    hours at another price. `tier` is the reply's `service_tier`; "" when it names none.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    long_cache_write_tokens: int = 0
+    tier: str = ""
+
+
+def read_usage(payload: Mapping[str, object]) -> Usage | None:
+    """The usage in a reply's object; None when it has none that can be read."""
+    gateway = payload.get("x_groq")
+    holders = [payload.get(name) for name in ("usage", "usage_metadata", "usageMetadata")]
+    holders += [gateway.get("usage") if isinstance(gateway, dict) else None]
+    holders += [payload if "prompt_eval_count" in payload else None]
+    for holder in holders:
+        if isinstance(holder, dict):
+            tier = payload.get("service_tier") or holder.get("service_tier")
+            usage = _usage(_counts(holder), tier.strip().lower() if isinstance(tier, str) else "")
+            if usage is not None:
+                return usage
+    return None
+
+
+def usage_in_fragment(body: bytes) -> Usage | None:
+    """The usage in what is left of a reply that cannot be read as a whole."""
+    text = body.decode("utf-8", "replace")
+    start = max(text.rfind('"usage"'), text.rfind('"usageMetadata"'))
+    if start < 0 or text[start - 1] == "\\":  # inside the answer
+        return None
+    tiers = _TIER.findall(text)
+    counts = {_key(name): int(float(number)) for name, number in reversed(_NUMBER.findall(text, start))}
+    return _usage(counts, tiers[-1].lower() if tiers else "")
+
+
+def _usage(counts: Mapping[str, int], tier: str) -> Usage | None:
+    read, written = _most(counts, _READ), _most(counts, _WRITTEN)
+    total = _most(counts, _TOTAL) or 0
+    if read is None and written is None:
+        return None
+    if read is None:
+        read = max(0, total - (written or 0))
+    cached, short, long = (
+        _most(counts, names) or 0 for names in (_CACHE_READS, _SHORT_CACHE_WRITES, _LONG_CACHE_WRITES)
+    )
+    stored = max(_most(counts, _CACHE_WRITES) or 0, short + long)
+    if "prompttokens" not in counts and _most(counts, _CACHE_READS_APART + _CACHE_WRITES_APART) is not None:
+        read += cached + stored
+    # Gemini and xAI leave what was thought out of the answer's tokens, and in the total; it is billed
+    written = max(written or 0, total - read)
+    cached = min(cached, read)
+    stored = min(stored, read - cached)
+    return Usage(read, written, cached, stored, min(long, stored), tier)
+
+
+def _counts(usage: Mapping[str, object]) -> dict[str, int]:
+    """All readable counts by name, also those in the details of the input, at whatever depth."""
+    counts: dict[str, int] = {}
+    for name, value in _items(usage):
+        if (count := _count(value)) is not None:
+            counts[name] = max(count, counts.get(name, 0))
+    return counts
+
+
+def _items(usage: Mapping[str, object], depth: int = 0) -> Iterator[tuple[str, object]]:
+    for name, value in usage.items():
+        if not isinstance(value, dict):
+            yield _key(name), value
+        elif depth < 4 and not _OF_THE_ANSWER.search(_key(name)):
+            yield from _items(value, depth + 1)
+
+
+def _most(counts: Mapping[str, int], names: tuple[str, ...]) -> int | None:
+    """The largest count under any of the names: gateways send several, and 0 in those that they do not use."""
+    return max((counts[key] for name in names if (key := _key(name)) in counts), default=None)
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens; None for anything else, and for more than any model could have read."""
+    if isinstance(value, str):
+        try:
+            value = float(value.replace(",", ""))
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value) if 0 <= value <= MOST_TOKENS else None

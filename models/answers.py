@@ -16,7 +16,7 @@ from tidemill.models.job_requests import read_ask_request
 from tidemill.models.tables import batches, dialogues, fit, jobs, messages
 from tidemill.models.text import encode
 
-_DIALOGUES = BulkRows(id="int", batch_id="text", model="text", finish_reason="text", root_id="int")
+_DIALOGUES = BulkRows(id="int", batch_id="text", model="text", finish_reason="text", root_id="int", reasoning="text")
 _MESSAGES = BulkRows(dialogue_id="int", position="int", role="text", content="text")
 
 
@@ -37,6 +37,8 @@ class Answer:
     messages: tuple[Message, ...]
     root_id: int | None = None
     """The dialogue that it continues."""
+    reasoning: str | None = None
+    """What the model thought before it answered."""
 
 
 def record(connection: Connection, answered: Sequence[tuple[int, str, Answer]]) -> None:
@@ -44,7 +46,8 @@ def record(connection: Connection, answered: Sequence[tuple[int, str, Answer]]) 
     dialogue_rows, message_rows = [], []
     for job_id, batch_id, answer in answered:
         model, reason = fit(answer.model, dialogues.c.model), fit(answer.finish_reason, dialogues.c.finish_reason)
-        dialogue_rows.append((job_id, batch_id, model, reason, answer.root_id))
+        reasoning = None if answer.reasoning is None else encode(answer.reasoning)
+        dialogue_rows.append((job_id, batch_id, model, reason, answer.root_id, reasoning))
         message_rows += [
             (job_id, position, fit(message.role, messages.c.role), encode(message.content))
             for position, message in enumerate(answer.messages)

@@ -30,13 +30,13 @@ from tidemill.models.replies import (
     ErrorKind,
     RawReply,
     Reply,
-    Usage,
     error_from_status,
     parse_object,
     parse_page,
     safe_line,
 )
 from tidemill.models.settings import Settings, checked_url
+from tidemill.models.usage import Usage
 
 if TYPE_CHECKING:
     import httpx2

@@ -227,6 +227,7 @@ dialogues = Table(
     Column("root_id", RowId, comment="the dialogue that this turn goes on; null: it is the first turn itself"),
     Column("model", String(200), nullable=False, comment="as the server says"),
     Column("finish_reason", String(40), nullable=False),
+    Column("reasoning", SafeText, comment="what the model thought before it answered; null: none was shown"),
     Column("sentiment", String(10), comment="null until judged; positive, negative, neutral or unknown"),
     Column("sentiment_score", Float, comment="-1 to 1; null when unknown"),
     Column("language", String(10)),

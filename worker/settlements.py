@@ -11,10 +11,10 @@ from tidemill.models import cost
 from tidemill.models.answers import Answer, Message
 from tidemill.models.json_types import JsonObject
 from tidemill.models.provider import CallError, Reply, Usage
-from tidemill.models.replies import CUT
 from tidemill.models.settings import settings
 from tidemill.models.text import dumps, loads, one_line
 from tidemill.models.transitions import Claimed, Outcome, Settlement
+from tidemill.worker.marks import mark_of
 from tidemill.worker.questions import Question
 from tidemill.worker.retries import Action, Verdict, classify
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _OUTCOME_OF: dict[Action, Outcome] = {"retry": "retried", "hold": "held", "fail": "failed"}
 """What follows from a failed call -> how the job ends this time."""
 
-_CUT_SENTENCE = "The answer was cut at the limit of tokens; a higher --max-tokens asks anew for all of it."
 _SCHEMA_TRIES = 3
 
 
@@ -48,12 +47,14 @@ def of_reply(job: Claimed, question: Question, reply: Reply, usage: Usage, secon
     complaint = _schema_complaint(question.schema, reply.text)
     again = complaint is not None and job.failures + 1 < _SCHEMA_TRIES
     outcome: Outcome = "succeeded" if complaint is None else "retried" if again else "failed"
-    # A cut answer was paid for, so it is kept and marked.
-    cut = (CUT, _CUT_SENTENCE) if reply.finish_reason == CUT else (None, None)
-    code, error = cut if complaint is None else ("schema_mismatch", complaint)
+    code, error = mark_of(reply, question, usage) if complaint is None else ("schema_mismatch", complaint)
     answer_message = Message("assistant", reply.text or dumps(reply.tool_calls))
     answer = Answer(
-        reply.model or question.model, reply.finish_reason, (*question.messages, answer_message), job.dialogue_id
+        reply.model or question.model,
+        reply.finish_reason,
+        (*question.messages, answer_message),
+        job.dialogue_id,
+        reply.reasoning or None,
     )
     return Settlement(
         job.id,
@@ -111,7 +112,7 @@ def usage_of(question: Question, reply: Reply) -> Usage:
         return reply.usage
     prompt = sum(cost.count_many(question.texts, question.model)) + question.picture_tokens
     overhead = cost.chat_overhead_tokens(len(question.texts))
-    return Usage(prompt + overhead, cost.count_tokens(reply.text, question.model))
+    return Usage(prompt + overhead, sum(cost.count_many([reply.text, reply.reasoning], question.model)))
 
 
 def _cost_usd(model: str, requested_model: str, usage: Usage | None) -> float | None:

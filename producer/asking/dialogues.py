@@ -139,7 +139,9 @@ def _show_turn(turn: Row[Any], root_id: int, turn_messages: list[MessageJson]) -
     score = "" if turn.sentiment_score is None else f" ({turn.sentiment_score:+.2f})"
     name = f"dialogue {turn.id}" if turn.id == root_id else f"\nturn {turn.id}"
     print_line(f"{name} · batch {turn.batch_id} · {turn.model} · {turn.sentiment or 'not judged yet'}{score}")
-    for message in turn_messages:
+    for number, message in enumerate(turn_messages, 1):
+        if turn.reasoning and number == len(turn_messages):
+            print_text(f"\nreasoning:\n{turn.reasoning}")
         print_text(f"\n{message['role']}:\n{_readable(message['content'])}")
 
 
@@ -217,6 +219,7 @@ def _as_json(row: Row[Any], turn_messages: list[MessageJson]) -> JsonObject:
         "sentiment_score": row.sentiment_score,
         "language": row.language,
         "finish_reason": row.finish_reason,
+        "reasoning": row.reasoning,
         "created_at": row.created_at.isoformat(),
         "messages": turn_messages,
     }

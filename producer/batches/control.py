@@ -12,7 +12,7 @@ from tidemill.models.database import LONG_SECONDS, reading, transact
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
-from tidemill.producer.batches.progress import BatchSummary, Progress, counted, list_batches, progress, resolve
+from tidemill.producer.batches.progress import BatchSummary, Progress, counted, list_batches, marked, progress, resolve
 from tidemill.producer.screen.printing import print_json, print_line, print_table
 
 
@@ -77,10 +77,12 @@ def _show(batch_name: str, as_json: bool) -> None:
     batch = resolve(batch_name)
     so_far = progress(Scope(batch_id=batch.id))
     reasons = failures(batch.id)
+    doubtful = marked(Scope(batch_id=batch.id))
     if as_json:
         failed = [{"rows": each.rows, "error_code": each.code, "example": each.example} for each in reasons]
         head = {"batch": batch.id, "kind": batch.kind, "model": batch.options["model"], "created_at": batch.created_at}
-        return print_json({**head, **so_far.to_json(), "failures": failed})
+        kept = [{"rows": rows, "error_code": code, "example": sentence} for code, rows, sentence in doubtful]
+        return print_json({**head, **so_far.to_json(), "failures": failed, "marked": kept})
     state = _state(so_far)
     print_line(
         f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {state}"
@@ -90,6 +92,8 @@ def _show(batch_name: str, as_json: bool) -> None:
         print_line(f"on hold: {so_far.hold_reason}")
     for each in reasons:
         print_line(f"  {each.rows:,} × {each.code}: {one_line(each.example, 160)}")
+    for code, rows, sentence in doubtful:
+        print_line(f"  {rows:,} answered × {code}: {one_line(sentence, 160)}")
     return None
 
 

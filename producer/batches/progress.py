@@ -123,11 +123,13 @@ def _count(connection: Connection, scope: Scope) -> Progress:
     )
 
 
-def cut_short(scope: Scope) -> int:
-    """How many answers were cut at the limit of tokens."""
-    cut = select(func.count()).where(_of(scope), jobs.c.state == "succeeded", jobs.c.error_code.is_not(None))
+def marked(scope: Scope) -> list[tuple[str, int, str]]:
+    """Why answers were kept although they may not be whole: code, how many, and the sentence of one; most first."""
+    of_code = select(jobs.c.error_code, func.count(), func.min(jobs.c.error)).group_by(jobs.c.error_code)
+    is_marked = _of(scope) & (jobs.c.state == "succeeded") & jobs.c.error_code.is_not(None)
     with reading() as connection:
-        return connection.scalar(cut) or 0
+        rows = connection.execute(of_code.where(is_marked).order_by(func.count().desc(), jobs.c.error_code)).all()
+    return [(code, number, sentence) for code, number, sentence in rows]
 
 
 def _of(scope: Scope) -> ColumnElement[bool]:

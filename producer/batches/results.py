@@ -45,6 +45,8 @@ RESULT_COLUMNS = (
     "error_code",
     "error",
 )
+REASONING = "reply_reasoning"
+"""What the model thought before it answered: a field of rows that have it, in JSON lines and in frames."""
 PARQUET_GROUP_ROWS = 8_192  # rows held in memory at most, besides the chunk that completes them
 
 _WHOLE = ("input_tokens", "output_tokens", "attempts")
@@ -150,9 +152,14 @@ def to_frame(chunks: Chunks) -> "pd.DataFrame":
 def _write_jsonl(file: BinaryIO | JsonLines, chunks: Chunks, columns: Sequence[str]) -> int:
     rows = 0
     for chunk in chunks:
-        file.write(b"".join(_json({name: row.get(name) for name in columns}) + b"\n" for row in chunk))
+        file.write(b"".join(_json(_line(row, columns)) + b"\n" for row in chunk))
         rows += len(chunk)
     return rows
+
+
+def _line(row: JsonObject, columns: Sequence[str]) -> JsonObject:
+    line = {name: row.get(name) for name in columns}
+    return line if REASONING not in row else {**line, REASONING: row[REASONING]}
 
 
 class _Lines:
@@ -302,6 +309,7 @@ def _rows_statement(batch_id: str, submission: int, *, pictures: bool) -> Select
             jobs.c.custom_id,
             jobs.c.state.label("status"),
             messages.c.content.label("reply"),
+            dialogues.c.reasoning,
             dialogues.c.sentiment,
             dialogues.c.sentiment_score,
             func.coalesce(dialogues.c.model, "").label("model"),
@@ -322,6 +330,8 @@ def _rows_statement(batch_id: str, submission: int, *, pictures: bool) -> Select
 
 def _row(stored: RowMapping, *, with_picture: bool) -> JsonObject:
     row = merge(stored["columns"], dict(stored) | {"model": stored["model"] or None})
+    if stored["reasoning"] is not None:
+        row.setdefault(REASONING, stored["reasoning"])
     if not with_picture:
         return row
     picture = read_ask_request(stored["request"]).picture or {}

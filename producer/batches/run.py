@@ -12,13 +12,14 @@ import typer
 from tidemill import migrations
 from tidemill.models import broker
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
+from tidemill.models.finish import CUT
 from tidemill.models.json_types import JsonObject
 from tidemill.models.settings import settings
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.control import failures, probe
 from tidemill.producer.batches.follow import Submitting, follow
 from tidemill.producer.batches.order import Order
-from tidemill.producer.batches.progress import Progress, counted, cut_short, resolve
+from tidemill.producer.batches.progress import Progress, counted, marked, resolve
 from tidemill.producer.batches.results import check_destination, latest_turn, rows_of
 from tidemill.producer.batches.submit import OpenBatch, check_model, open_batch, submit
 from tidemill.producer.screen.display import Display, display, say
@@ -178,8 +179,9 @@ def _sum_up(batch: Batch, progress: Progress, as_json: bool, seconds: float, *, 
     if as_json:
         print_json({"batch": batch.id, **progress.to_json(), "seconds": round(seconds, 3)}, err=err)
     else:
-        if cut := cut_short(batch.scope):
-            say(f"{counted(cut, 'answer')} cut at the limit of tokens; a higher --max-tokens asks all rows again.")
+        for code, rows, sentence in marked(batch.scope):
+            cut = "cut at the limit of tokens; a higher --max-tokens asks all rows again."
+            say(f"{counted(rows, 'answer')} {cut}" if code == CUT else f"{rows:,} × {code}: {sentence}")
         for reason in failures(batch.id)[:_REASONS] if progress.states["failed"] else ():
             say(f"{reason.rows:,} × {reason.code}: {reason.example}")
         print_line(progress.summary(seconds), err=True)

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, func, or_, select
 from tidemill.models import pictures, turns
 from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.errors import InputError
-from tidemill.models.replies import CUT
+from tidemill.models.finish import CUT
 from tidemill.models.tables import dialogues, messages
 from tidemill.producer.asking.dialogues import Filters, fitting
 from tidemill.producer.training.example_files import InputSummary

@@ -1,0 +1,75 @@
+"""A doubtful answer is kept, and says so; what the model thought is stored beside the answer and nowhere else."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from tests.rows import MODEL, add_batch, add_jobs, job_row, put, take
+from tidemill.models.database import reading
+from tidemill.models.options import Options
+from tidemill.models.replies import RawReply, parse_chat
+from tidemill.models.scope import Scope
+from tidemill.models.tables import dialogues, messages
+from tidemill.models.transitions import Claimed, Settlement
+from tidemill.producer.batches.progress import marked
+from tidemill.producer.batches.results import REASONING, columns_of, rows_of, write
+from tidemill.worker import settlements
+from tidemill.worker.questions import build
+
+
+def settled(message: dict[str, Any], options: Options | None = None, **choice: Any) -> Settlement:
+    body = {"choices": [{"message": message, **choice}], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}
+    reply = parse_chat(RawReply(200, {}, json.dumps(body).encode()))
+    question = build(options or Options(MODEL), {"prompt": "q"})
+    job = Claimed(1, 1, "b", {}, 0, 0.0)
+    return settlements.of_reply(job, question, reply, settlements.usage_of(question, reply), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("message", "choice", "max_tokens", "code", "words"),
+    [
+        ({"content": "Hi"}, {"finish_reason": "stop"}, 4, None, ""),
+        ({"content": "Hi"}, {"finish_reason": "MAX_TOKENS"}, 4, "length", "--max-tokens"),
+        ({"content": "Hi"}, {"finish_reason": "OTHER"}, 4, "unknown_finish_reason", "OTHER"),
+        ({"content": "Hi"}, {"finish_reason": None}, 40, "no_finish_reason", "does not say"),
+        ({"content": "Hi"}, {"finish_reason": None}, 4, "length", "--max-tokens"),
+        ({"content": "Hi"}, {}, 4, "length", "--max-tokens"),
+        ({"content": "Hi"}, {}, 40, None, ""),
+        ({"content": "Hi"}, {}, None, None, ""),
+        ({"content": "", "reasoning": "Hi"}, {"finish_reason": "stop"}, None, "misplaced_answer", "reasoning parser"),
+    ],
+)
+def test_a_doubtful_answer_is_kept_with_a_mark(
+    message: dict[str, Any], choice: dict[str, Any], max_tokens: int | None, code: str | None, words: str
+) -> None:
+    ended = settled(message, Options(MODEL, max_tokens=max_tokens), **choice)
+    assert (ended.outcome, ended.error_code, ended.counted) == ("succeeded", code, False)
+    assert words in (ended.error or "")
+    assert ended.answer is not None
+    assert ended.answer.messages[-1].content == "Hi"
+
+
+@pytest.mark.usefixtures("database")
+def test_what_the_model_thought_is_stored_beside_the_answer(tmp_path: Path) -> None:
+    add_batch()
+    ended = settled({"content": "<think>hm \0</think>Paris"}, finish_reason="weird")
+    plain = settled({"content": "Rome"}, finish_reason="stop")
+    first, second = take(add_jobs(2))
+    put(replace(ended, job_id=first.id, epoch=first.epoch), replace(plain, job_id=second.id, epoch=second.epoch))
+    assert job_row(first.id).error_code == "unknown_finish_reason"
+    assert marked(Scope(batch_id="b")) == [("unknown_finish_reason", 1, ended.error)]
+    with reading() as connection:
+        thoughts = list(connection.scalars(select(dialogues.c.reasoning).order_by(dialogues.c.id)))
+        contents = list(connection.scalars(select(messages.c.content)))
+    assert thoughts == ["hm \0", None]
+    assert not any("hm" in content for content in contents)
+    write(rows_of("b"), str(tmp_path / "a.jsonl"), columns_of("b"))
+    write(rows_of("b"), str(tmp_path / "a.csv"), columns_of("b"))
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [(line["reply"], line.get(REASONING)) for line in lines] == [("Paris", "hm \0"), ("Rome", None)]
+    assert REASONING not in lines[1]
+    assert "hm" not in (tmp_path / "a.csv").read_text()

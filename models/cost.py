@@ -5,6 +5,7 @@ imported when first needed. A price that is not known is None, never 0.
 """
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +25,17 @@ _O200K_MODELS = ("gpt-4o", "gpt-4.1", "gpt-4.5")  # begin like gpt-4, but are no
 _DATE = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2})$")
 _MILLION = 1_000_000
 _OPEN_WEIGHTS = "gpt-oss"  # in OpenAI's table, though OpenAI does not serve it: others and you do
-_OVERRIDE_KEYS = ("input", "output", "cached_input", "training")
+_OVERRIDE_KEYS = ("input", "output", "cached_input", "cache_write", "training")
+_TIERS: dict[str, dict[str, str]] = {
+    "batch": {"processing": "batch"},
+    "flex": {"service_tier": "flex"},
+    "priority": {"service_tier": "priority"},
+    "fast": {"service_tier": "fast"},
+}
+"""A tier as replies name it -> what genai-prices calls it; all others (default, auto, standard, scale) are standard."""
+_LONG_WRITES = 2
+"""OpenAI's cache writes that are kept for 12 hours cost 2.5 times the input; its usual ones cost 1.25 times."""
+_KEEPS_FOR_12_HOURS = re.compile(r"^genai-prices (openai|azure)/")
 
 TRAINING_PRICES_AS_OF = "2025-10"
 _TRAINING_USD = {"gpt-4.1": 25.0, "gpt-4.1-mini": 5.0, "gpt-4.1-nano": 1.5, "gpt-4o": 25.0, "gpt-4o-mini": 3.0}
@@ -36,6 +47,7 @@ class Price:
     """A model's rates in USD per token, and their source.
 
     `long` is the price of a whole request with more than `long_over_tokens` input tokens; None: there is no such tier.
+    Rates of what is written to the provider's cache are None where it costs the same as other input.
     `training_usd_per_token` comes only from the user's own prices; `training_price` knows the others.
     """
 
@@ -46,17 +58,39 @@ class Price:
     long_over_tokens: int = 0
     long: "Price | None" = None
     training_usd_per_token: float | None = None
+    cache_write_usd_per_token: float | None = None
+    long_cache_write_usd_per_token: float | None = None
+    usd_per_request: float = 0.0
 
-    def cost(self, input_tokens: int, output_tokens: int, cached: int = 0) -> float:
-        """USD for one request; `cached` of the `input_tokens` were read from the provider's cache."""
+    def cost(
+        self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0, written_long: int = 0
+    ) -> float:
+        """USD for one request.
+
+        Args:
+            input_tokens: all of them; the next ones are parts of it.
+            cached: read from the provider's cache.
+            written: written to the provider's cache.
+            written_long: the part of `written` that is kept for hours.
+        """
         if self.long is not None and input_tokens > self.long_over_tokens:
-            return self.long.cost(input_tokens, output_tokens, cached)
+            return self.long.cost(input_tokens, output_tokens, cached, written, written_long)
         cached = min(cached, input_tokens)
+        written = min(written, input_tokens - cached)
+        written_long = min(written_long, written)
+        write_rate = _or(self.cache_write_usd_per_token, self.input_usd_per_token)
         return (
-            (input_tokens - cached) * self.input_usd_per_token
+            self.usd_per_request
+            + (input_tokens - cached - written) * self.input_usd_per_token
             + cached * self.cached_input_usd_per_token
+            + (written - written_long) * write_rate
+            + written_long * _or(self.long_cache_write_usd_per_token, write_rate)
             + output_tokens * self.output_usd_per_token
         )
+
+
+def _or(rate: float | None, other: float) -> float:
+    return other if rate is None else rate
 
 
 def count_tokens(text: str, model: str) -> int:
@@ -91,27 +125,37 @@ def chat_overhead_tokens(messages: int) -> int:
     return 3 * messages + 3
 
 
-@lru_cache(maxsize=1024)
-def price(model: str, *, batch: bool = False) -> Price | None:
-    """The price of a model, or None when it is not known. It is looked up once a model and process.
+def price(model: str, tier: str = "") -> Price | None:
+    """The price of a model now, or None when it is not known.
 
     The user's file (`TIDEMILL_PRICES`) counts first, then the table of the provider that `OPENAI_BASE_URL` belongs to,
     then OpenAI's. Other providers' tables are not searched: a model served at home is not sold at their price.
 
     Args:
         model: as in a request or as in a reply: `gpt-6-luna`, dated, `openai/...` or `ft:...`.
-        batch: the price of the provider's Batch API, where it has one of its own. A price in the user's file is taken
-            for both.
+        tier: the service tier as a request or a reply names it, `batch` for the provider's Batch API. A tier without a
+            price of its own has the standard one; a price in the user's file is taken for all of them.
 
     Raises:
         SettingsError: the user's file cannot be read; the text names the file and the key.
     """
+    return price_at(model, tier.strip().lower(), int(time.time() // _HALF_HOUR_SECONDS))
+
+
+_HALF_HOUR_SECONDS = 1800
+"""Some providers are cheaper at night, from a full or half hour on."""
+
+
+@lru_cache(maxsize=1024)
+def price_at(model: str, tier: str, half_hour: int) -> Price | None:
+    """`price` in a half hour since 1970; it is looked up once a process."""
     own = overrides()
     names = _names(model)
     for name in names:
         if name in own:
             return own[name]
-    return next((price_ for name in names if (price_ := _list_price(name, batch)) is not None), None)
+    at = half_hour * _HALF_HOUR_SECONDS
+    return next((price_ for name in names if (price_ := _list_price(name, tier, at)) is not None), None)
 
 
 def training_price(model: str) -> float | None:
@@ -184,14 +228,14 @@ def _names(model: str) -> list[str]:
     return list(dict.fromkeys((model, bare, _DATE.sub("", bare))))
 
 
-def _list_price(model: str, batch: bool) -> Price | None:
+def _list_price(model: str, tier: str, at: int) -> Price | None:
     from datetime import UTC, datetime
 
     seller_id, entry = _entry(model)
     if entry is None:
         return None
-    rates = entry.get_prices(datetime.now(UTC), {"processing": "batch"} if batch else None)
-    return _from_rates(rates, f"genai-prices {seller_id}/{entry.id}")
+    rates = entry.get_prices(datetime.fromtimestamp(at, UTC), _TIERS.get(tier))
+    return from_rates(rates, f"genai-prices {seller_id}/{entry.id}")
 
 
 def _entry(model: str) -> "tuple[str, ModelInfo | None]":
@@ -208,17 +252,34 @@ def _entry(model: str) -> "tuple[str, ModelInfo | None]":
     return "", None
 
 
-def _from_rates(rates: "ModelPrice", source: str) -> Price | None:
+def from_rates(rates: "ModelPrice", source: str) -> Price | None:
     """A genai-prices `ModelPrice` (USD per million tokens) with its tiers unfolded from the highest down."""
-    full, cached, output = rates.input_mtok, rates.cache_read_mtok, rates.output_mtok
-    if full is None:
+    full, output = rates.input_mtok, rates.output_mtok
+    if full is None and output is None:
         return None
-    cached = full if cached is None else cached
+    cached = full if rates.cache_read_mtok is None else rates.cache_read_mtok
+    written, written_long = rates.cache_write_mtok, rates.cache_write_1h_mtok
+    all_rates = (full, cached, output, written, written_long)
+    starts = sorted({tier.start for rate in all_rates for tier in getattr(rate, "tiers", ())})
+    request = getattr(rates, "requests_kcount", None)
     result: Price | None = None
-    starts = sorted({tier.start for rate in (full, cached, output) for tier in getattr(rate, "tiers", ())})
     above = 0
     for start in (*reversed(starts), -1):
-        result = Price(_rate(full, start), _rate(cached, start), _rate(output, start), source, above, result)
+        write = None if written is None else _rate(written, start)
+        long = None if written_long is None else _rate(written_long, start)
+        if long is None and write is not None and _KEEPS_FOR_12_HOURS.search(source):
+            long = _LONG_WRITES * write
+        result = Price(
+            _rate(full, start),
+            _rate(cached, start),
+            _rate(output, start),
+            source,
+            above,
+            result,
+            cache_write_usd_per_token=write,
+            long_cache_write_usd_per_token=long,
+            usd_per_request=0.0 if request is None else float(request) / 1_000,
+        )
         above = start
     return result
 
@@ -248,5 +309,6 @@ def _override(where: str, table: object, source: str) -> Price:
         raise SettingsError(f"{where} {missing}: is missing; it is USD per million tokens.")
     rates: dict[str, float] = {"cached_input": table["input"], **table}
     training = rates["training"] / _MILLION if "training" in rates else None
+    written = rates["cache_write"] / _MILLION if "cache_write" in rates else None
     usual = (rates["input"] / _MILLION, rates["cached_input"] / _MILLION, rates["output"] / _MILLION)
-    return Price(*usual, source, training_usd_per_token=training)
+    return Price(*usual, source, training_usd_per_token=training, cache_write_usd_per_token=written)

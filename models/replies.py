@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Literal, NamedTuple, NoReturn
 
-from tidemill.models.finish import CUT, Ending, read_finish
+from tidemill.models.finish import Ending, read_finish
 from tidemill.models.json_types import JsonObject
 from tidemill.models.payloads import MOST_PARTS, MalformedError, TooManyPartsError, load_json, load_reply
 from tidemill.models.text import dumps
@@ -373,7 +373,7 @@ _ABSENT = object()
 """In place of a finish reason that a server never sends; null is one that it left out this time."""
 
 _MARKS: dict[Ending, Mark] = {
-    "cut": CUT,
+    "cut": "length",
     "unknown": "unknown_finish_reason",
     "unstated": "no_finish_reason",
 }

@@ -102,7 +102,7 @@ def forget() -> None:
             broker_desk.app().close()
     memory.Channel.queues.clear()
     memory.Transport.global_state.clear()
-    for cached in (settings, broker_desk.app, cost.price, cost.overrides, cost.context_tokens):
+    for cached in (settings, broker_desk.app, cost.price_at, cost.overrides, cost.context_tokens):
         cached.cache_clear()
 
 

@@ -69,7 +69,7 @@ def of_reply(job: Claimed, question: Question, reply: Reply, usage: Usage, secon
         error=error,
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
-        cost_usd=_cost_usd(reply.model, question.model, usage),
+        cost_usd=_cost_usd(reply.model, question.model, usage, str(question.body.get("service_tier") or "")),
         answer=answer if complaint is None else None,
     )
 
@@ -115,11 +115,16 @@ def usage_of(question: Question, reply: Reply) -> Usage:
     return Usage(prompt + overhead, sum(cost.count_many([reply.text, reply.reasoning], question.model)))
 
 
-def _cost_usd(model: str, requested_model: str, usage: Usage | None) -> float | None:
-    price = cost.price(model) or cost.price(requested_model) if usage else None
-    if price is None or usage is None:
+def _cost_usd(model: str, requested_model: str, usage: Usage | None, requested_tier: str = "") -> float | None:
+    """By the model and the tier that the reply names, else by those that were asked for."""
+    if usage is None:
         return None
-    return price.cost(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
+    tier = usage.tier or requested_tier
+    price = cost.price(model, tier) or cost.price(requested_model, tier)
+    if price is None:
+        return None
+    written, written_long = usage.cache_write_tokens, usage.long_cache_write_tokens
+    return price.cost(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, written, written_long)
 
 
 def _schema_complaint(schema: JsonObject | None, text: str) -> str | None:

@@ -34,6 +34,7 @@ class Estimate:
     output_tokens: int | None
     input_usd: float | None
     output_usd: float | None
+    tier: str = ""
 
     @property
     def total_usd(self) -> float | None:
@@ -134,7 +135,8 @@ def priced(
     batch_id: str | None, options: Options, rows: int, done: int, to_send: int, *, input_tokens: int
 ) -> Estimate:
     """The estimate for what was counted, with its price."""
-    price = cost.price(options.model)
+    tier = str(options.params.get("service_tier") or "")
+    price = cost.price(options.model, tier)
     most = None if options.max_tokens is None else options.max_tokens * to_send
     return Estimate(
         batch_id,
@@ -144,6 +146,7 @@ def priced(
         to_send,
         input_tokens,
         most,
-        price.input_usd_per_token * input_tokens if price else None,
+        price.input_usd_per_token * input_tokens + price.usd_per_request * to_send if price else None,
         price.output_usd_per_token * most if price and most is not None else None,
+        tier,
     )

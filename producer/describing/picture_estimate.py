@@ -85,7 +85,7 @@ class PictureEstimate:
         yield "Nothing was sent."
 
     def _usd(self, tokens: int) -> float | None:
-        price = cost.price(self.rows.model)
+        price = cost.price(self.rows.model, self.rows.tier)
         return None if price is None else price.input_usd_per_token * tokens
 
 

@@ -3,9 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import ModelInfo
+from genai_prices.types import Usage as TheirUsage
 
 from tidemill.models import cost
 from tidemill.models.cost import (
@@ -17,8 +21,10 @@ from tidemill.models.cost import (
     estimate_tokens,
     format_tokens,
     format_usd,
+    from_rates,
     overrides,
     price,
+    price_at,
     training_price,
 )
 from tidemill.models.errors import SettingsError
@@ -26,7 +32,7 @@ from tidemill.models.settings import settings
 
 
 def forget() -> None:
-    for cached in (settings, price, overrides, context_tokens):
+    for cached in (settings, price_at, overrides, context_tokens):
         cached.cache_clear()
 
 
@@ -114,10 +120,83 @@ def test_a_long_prompt_costs_more_for_the_whole_request() -> None:
 
 
 def test_the_batch_api_is_half_the_price() -> None:
-    live, batch = price("gpt-6-luna"), price("gpt-6-luna", batch=True)
+    live, batch = price("gpt-6-luna"), price("gpt-6-luna", "batch")
     assert live is not None
     assert batch is not None
     assert batch.cost(300_000, 1000) == pytest.approx(live.cost(300_000, 1000) / 2)
+
+
+def known_models() -> Iterator[tuple[str, ModelInfo]]:
+    for seller in get_snapshot().providers:
+        yield from ((f"{seller.id}/{entry.id}", entry) for entry in seller.models)
+
+
+def test_a_cost_is_what_genai_prices_says_for_every_model_it_knows_in_every_tier() -> None:
+    now, compared, differing = datetime.now(UTC), 0, []
+    for name, entry in known_models():
+        tiers = {key: value for each in entry.price_variants or () for key, value in each.when.items()}
+        contexts = (
+            [None, *(each.when for each in entry.price_variants or () if len(each.when) == 1)] if tiers else [None]
+        )
+        for context in contexts:
+            rates = entry.get_prices(now, context)
+            ours = from_rates(rates, name)
+            has_long = rates.cache_write_1h_mtok is not None
+            for read, said, cached, written in ((1_000, 100, 0, 0), (10_000, 700, 3_000, 5_000), (300_001, 9, 7, 11)):
+                long = written // 2 if has_long else 0
+                usage = {"input_tokens": read, "output_tokens": said, "cache_read_tokens": cached}
+                usage |= {"cache_write_tokens": written, **({"cache_write_1h_tokens": long} if has_long else {})}
+                try:
+                    theirs = float(rates.calc_price(TheirUsage(**usage))["total_price"])
+                except ValueError:  # sold by the hour, the page or the picture
+                    continue
+                if ours is None:
+                    assert theirs == 0 or rates.requests_kcount is not None, name
+                    continue
+                compared += 1
+                if ours.cost(read, said, cached, written, long) != pytest.approx(theirs, rel=1e-9):
+                    differing.append((name, context, usage))
+    assert differing == []
+    assert compared > 5_000
+
+
+@pytest.mark.parametrize(
+    ("tier", "share"),
+    [
+        ("", 1),
+        ("default", 1),
+        ("auto", 1),
+        ("scale", 1),
+        ("a new one", 1),
+        ("flex", 0.5),
+        ("Batch", 0.5),
+        ("priority", 2),
+    ],
+)
+def test_a_tier_has_the_price_that_the_provider_asks_for_it(tier: str, share: float) -> None:
+    standard, own = price("gpt-6-luna"), price("gpt-6-luna", tier)
+    assert standard is not None
+    assert own is not None
+    assert own.cost(10_000, 1_000, 500, 4_000) == pytest.approx(standard.cost(10_000, 1_000, 500, 4_000) * share)
+
+
+def test_what_is_written_to_the_cache_costs_more_than_other_input() -> None:
+    luna, base = price("gpt-6-luna"), price("gpt-4o-mini")
+    assert luna is not None
+    assert base is not None
+    assert luna.cost(10_050, 1, written=10_000) == pytest.approx(0.001255, abs=1e-6)
+    assert luna.cost(10_000, 0, written=10_000, written_long=10_000) == pytest.approx(10_000 * 0.1e-6 * 2.5)
+    assert base.cost(10_000, 0, written=10_000) == pytest.approx(base.cost(10_000, 0))
+
+
+def test_a_price_of_the_night_is_looked_up_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.deepseek.com")
+    forget()
+    midnight = int(datetime(2025, 3, 1, tzinfo=UTC).timestamp() // 1800)
+    night, day = price_at("deepseek-chat", "", midnight), price_at("deepseek-chat", "", midnight + 4)
+    assert night is not None
+    assert day is not None
+    assert day.cost(1_000, 1_000) == pytest.approx(2 * night.cost(1_000, 1_000))
 
 
 def test_fine_tunes_have_prices_of_their_own() -> None:
@@ -156,6 +235,13 @@ def write_prices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> 
     path.write_text(text)
     monkeypatch.setenv("TIDEMILL_PRICES", str(path))
     return path
+
+
+def test_the_user_s_price_of_cache_writes_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_prices(monkeypatch, tmp_path, '["m"]\ninput = 1\noutput = 2\ncache_write = 1.25\n')
+    model_price = price("m", "flex")
+    assert model_price is not None
+    assert model_price.cost(1_000_000, 0, written=400_000) == pytest.approx(0.6 + 0.5)
 
 
 def test_the_user_s_prices_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

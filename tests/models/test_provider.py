@@ -310,7 +310,11 @@ async def test_compressed_and_chunked_replies_are_read(start: Start) -> None:
 
 
 async def test_an_event_stream_that_nobody_asked_for_is_read(start: Start) -> None:
-    choices = [{"delta": {"content": "Hel"}}], [{"delta": {"content": "lo"}, "finish_reason": "stop"}], []
+    choices: tuple[list[dict[str, Any]], ...] = (
+        [{"delta": {"content": "Hel"}}],
+        [{"delta": {"content": "lo"}, "finish_reason": "stop"}],
+        [],
+    )
     chunks = [{"model": "m-1", "choices": each, "usage": None if each else USAGE} for each in choices]
     body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
     reply = await both(start, reply_bytes(body.encode(), headers={"Content-Type": "text/event-stream"}))

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from tests.rows import MODEL, add_batch, add_jobs, job_row, put, take
 from tidemill.models.database import reading
 from tidemill.models.options import Options
-from tidemill.models.replies import RawReply, parse_chat
+from tidemill.models.replies import CallError, RawReply, parse_chat
 from tidemill.models.scope import Scope
 from tidemill.models.tables import dialogues, messages
 from tidemill.models.transitions import Claimed, Settlement
@@ -51,6 +51,40 @@ def test_a_doubtful_answer_is_kept_with_a_mark(
     assert words in (ended.error or "")
     assert ended.answer is not None
     assert ended.answer.messages[-1].content == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("body", "asked_tier", "usd"),
+    [
+        ({}, None, 0.0012),
+        ({"service_tier": "default"}, "flex", 0.0012),
+        ({"service_tier": "flex"}, None, 0.0006),
+        ({"service_tier": "priority"}, "auto", 0.0024),
+        ({}, "flex", 0.0006),
+        ({"usage": {"prompt_tokens_details": {"cache_write_tokens": 4_000}}}, None, 0.0013),
+    ],
+)
+def test_money_is_booked_by_what_the_reply_names(body: dict[str, Any], asked_tier: str | None, usd: float) -> None:
+    usage = {"prompt_tokens": 10_000, "completion_tokens": 400} | body.get("usage", {})
+    choice = {"message": {"content": "Hi"}, "finish_reason": "stop"}
+    payload = {"model": MODEL, "choices": [choice], **body, "usage": usage}
+    question = build(Options(MODEL, params={"service_tier": asked_tier} if asked_tier else {}), {"prompt": "q"})
+    reply = parse_chat(RawReply(200, {}, json.dumps(payload).encode()))
+    ended = settlements.of_reply(
+        Claimed(1, 1, "b", {}, 0, 0.0), question, reply, settlements.usage_of(question, reply), 0.1
+    )
+    assert ended.cost_usd == pytest.approx(usd)
+
+
+def test_a_malformed_reply_books_what_was_billed() -> None:
+    usage = b'"usage": {"prompt_tokens": 10000, "completion_tokens": 400}, "service_tier": "flex"'
+    body = b'{"choices": [{"message": {"cont, ' + usage
+    with pytest.raises(CallError) as caught:
+        parse_chat(RawReply(200, {}, body))
+    job = Claimed(1, 1, "b", {}, 0, 0.0)
+    ended = settlements.of_error(job, caught.value, settlements.verdict_on(caught.value, job), 0.1, MODEL)
+    assert (ended.outcome, ended.input_tokens, ended.output_tokens) == ("retried", 10_000, 400)
+    assert ended.cost_usd == pytest.approx(0.0006)
 
 
 @pytest.mark.usefixtures("database")

@@ -190,8 +190,9 @@ def body_of(record: Record, shape: Shape, columns: Columns) -> Body:
 def _refuse_marks(record: Record, shape: Shape) -> None:
     """A row that says whether its reply is good (KTO) must not be learned as if all were."""
     if _is_marked(record, shape):
+        kind = "good" if _IS_MARK[record[shape.mark]] else "bad"
         raise BadRowError(
-            f"{shape.mark!r} marks it as {'good' if _IS_MARK[record[shape.mark]] else 'bad'} (KTO), which no method here takes: "
+            f"{shape.mark!r} marks it as {kind} (KTO), which no method here takes: "
             "put the bad rows into a file of their own for --negative, and leave the column out"
         )
 

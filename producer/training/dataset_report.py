@@ -254,7 +254,7 @@ _MEANINGS = {
     "warning": "A warning is allowed, but the model may learn what was not meant.",
     "note": "A note is only for you to know.",
 }
-_OF_ALL = ("too_few", "no_split")  # errors of all examples together: dropping rows does not fix them
+_OF_ALL = ("too_few", "too_large", "no_split")  # errors of all examples together: dropping rows does not fix them
 
 
 def lengths(tokens: "array[int]") -> Lengths | None:

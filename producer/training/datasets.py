@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import orjson
 
 from tidemill.models import cost
+from tidemill.models.text import unbroken
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.training import dataset_report
 from tidemill.producer.training.dataset_report import PartCounts, Report
@@ -53,6 +54,8 @@ _LONG = 1.5  # a reply that is so many times as long as the middle one may have 
 _OFTENER = 3  # long replies must lack the full stop so many times as often as others to look cut; else it is a style
 _SHORT_TOKENS, _LONG_TOKENS = 2, 20
 _TRAINING_CONTEXT = (("gpt-4.1", 65_536), ("gpt-4o", 65_536), ("gpt-3.5-turbo", 16_385))  # as of 2026-07
+_LARGEST_FILE_BYTES = 512 * 2**20
+_MOST_WITH_IMAGES = 50_000
 _IS_NEGATIVE, _MAY_BE_CUT, _IS_VALIDATION = 1, 2, 4
 
 
@@ -163,6 +166,7 @@ def build(
     whole.unlink()
     teaching = _teaching(rows, kept_aside == 0)
     _add_few(findings, teaching, train.examples - teaching)
+    _add_too_large(findings, [each for each in (train, check) if each])
     report = Report(
         method=options.method,
         model=options.model,
@@ -223,7 +227,7 @@ class _Sieve:
         errors = faults(body, method)
         if not errors:
             try:
-                line = orjson.dumps(body) + b"\n"
+                line = unbroken(orjson.dumps(body)) + b"\n"
             except TypeError as error:  # lone surrogates, integers beyond 64 bits, nesting beyond 254
                 errors = [Fault("bad_text", str(error))]
         for code, what in errors or (*left_out, *remarks(body, method)):
@@ -257,7 +261,7 @@ class _Sieve:
             rows.sample = rows.sample or (each.place, each.body)
             prompt = prompt_of(each.body, method)
             rows.openings.append(key_of(opening_of(prompt), folded=True))
-            rows.prompts.append(key_of(prompt))
+            rows.prompts.append(key_of(prompt, tools=tools_of(each.body)))
             rows.replies.append(key_of(replies_of(each.body, method)))
             rows.tokens.append(tokens)
             rows.reply_tokens.append(text_tokens[-each.replies])
@@ -285,6 +289,17 @@ def _add_few(findings: Findings, teaching: int, others: int) -> None:
     if others:
         what += f"; {counted(others, 'more example')} {'teaches' if others == 1 else 'teach'} nothing (weight 0)"
     findings.add("too_few" if teaching < FEWEST_EXAMPLES else "few", None, what)
+
+
+def _add_too_large(findings: Findings, parts: Iterable[Part]) -> None:
+    """Add a finding for what no upload takes. Source: OpenAI's guides on files and on vision fine-tuning."""
+    for part in parts:
+        if (size := part.path.stat().st_size) > _LARGEST_FILE_BYTES:
+            most = f"the provider takes {_LARGEST_FILE_BYTES >> 20}"
+            findings.add("too_large", None, f"{part.path.name} would have {size >> 20:,} MB; {most}")
+    if (images := findings.counts["images"]) > _MOST_WITH_IMAGES:
+        what = f"{images:,} examples have pictures; the provider takes {_MOST_WITH_IMAGES:,}"
+        findings.add("too_large", None, what)
 
 
 def _kept_aside(rows: _Rows, options: DatasetOptions, findings: Findings) -> "NDArray[np.uint8]":

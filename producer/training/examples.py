@@ -75,6 +75,7 @@ class Fault(NamedTuple):
 _ROLES = (*INSTRUCTIONS, "user", "assistant", "tool")
 _WORDS = ("name", "refusal", "tool_call_id")
 _CALLS = ("tool_calls", "function_call")
+_MARKS_SHOWN = 3
 _MOST_IMAGES = 10
 _LARGEST_IMAGE_BYTES = 10 * 2**20
 _IMAGE_URL = re.compile(r"https://|data:image/(?:jpeg|png|webp);base64,")
@@ -117,8 +118,8 @@ def opening_of(prompt: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
     return prompt[:end]
 
 
-def key_of(messages: Iterable[ChatMessage], *, folded: bool = False) -> int:
-    """64 bits that are the same for the same messages; white space at the ends does not count.
+def key_of(messages: Iterable[ChatMessage], *, tools: Sequence[object] = (), folded: bool = False) -> int:
+    """64 bits that are the same for the same messages and tools; white space at the ends does not count.
 
     With `folded`, neither other white space nor upper and lower case count.
     """
@@ -129,6 +130,8 @@ def key_of(messages: Iterable[ChatMessage], *, folded: bool = False) -> int:
             content = " ".join(content.split()).casefold() if folded else content.strip()
         more = [message[key] for key in ("tool_calls", "tool_call_id") if key in message]
         digest.update(f"{message['role']}\x1f{content}\x1f{more or ''}\x1e".encode(errors="surrogatepass"))
+    if tools:
+        digest.update(as_json(tools).encode(errors="surrogatepass"))
     return int.from_bytes(digest.digest(), "big")
 
 
@@ -190,7 +193,8 @@ def remarks(body: Body, method: str) -> list[Fault]:
     if _BREAKS_OFF.search(end[-4:]) and not (_TRAILS_OFF.search(end[-4:]) and _has_other_script(end[-_TAIL:])):
         flaws.append(Fault("cut_off", f"the reply ends with {end[-3:]!r}"))
     marks = {mark for message in chain(prompt, replies) for mark in template_marks(text_of(message))}
-    flaws += [Fault("template", f"a message has the text {mark}") for mark in sorted(marks)]
+    if marks:
+        flaws.append(Fault("template", f"a message has the text {', '.join(sorted(marks)[:_MARKS_SHOWN])}"))
     kinds = {kind for message in chain(prompt, replies) for kind in personal(text_of(message))}
     flaws += [Fault("personal", f"holds what looks like {kind}") for kind in sorted(kinds)]
     return flaws

@@ -198,11 +198,11 @@ def _rows(
         if tuple(record) != names:
             names = tuple(record)
             shape = shape_of(names, columns, method)
-            if isinstance(shape, str) and source.unit == "row":
-                if is_named or ending_of(Path(file)) != ".json":
-                    raise source.fault(shape)
+            if isinstance(shape, str) and not is_named and summary.rows == 1 and ending_of(Path(file)) == ".json":
                 yield BadRow(place, f"the file is left out: it {shape}", "unused")
                 return
+            if isinstance(shape, str) and source.unit == "row":
+                raise source.fault(shape)
         if isinstance(shape, str):
             yield BadRow(place, shape)
             continue

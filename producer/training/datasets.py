@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import orjson
 
 from tidemill.models import cost
+from tidemill.models.example_places import Origin, runs_of
+from tidemill.models.json_types import JsonObject
 from tidemill.models.text import unbroken
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.training import dataset_report
@@ -95,6 +97,8 @@ class Dataset:
     report: Report
     dialogues: Sequence[int] = ()
     """Numbers of the stored dialogues among the examples."""
+    places: JsonObject = field(default_factory=dict)
+    """`training` and `validation` -> where each line of that file is from; see `models.example_places`."""
 
 
 @dataclass(slots=True)
@@ -115,6 +119,13 @@ class _Rows:
     def place(self, row: int) -> Place:
         file, unit = list(self.names)[self.files[row]]
         return Place(file, self.lines[row], unit)
+
+    def origins(self, part: "NDArray[np.bool_]") -> Iterator[Origin]:
+        """Where the rows of a part are from, in their order."""
+        names = list(self.names)
+        for row, is_in in enumerate(part.tolist()):
+            if is_in:
+                yield *names[self.files[row]], self.lines[row]
 
     def of_unit(self, unit: str) -> list[int]:
         """The numbers of the rows that are counted in this unit."""
@@ -181,7 +192,9 @@ def build(
         inputs=inputs or InputSummary(),
         findings=findings,
     )
-    return Dataset(options.method, train, check, report, rows.of_unit("dialogue"))
+    parts = {"training": kept_aside == 0, "validation": kept_aside != 0}
+    places = {name: runs_of(rows.origins(part)) for name, part in parts.items()}
+    return Dataset(options.method, train, check, report, rows.of_unit("dialogue"), places)
 
 
 def training_context(model: str) -> int | None:

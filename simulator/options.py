@@ -37,6 +37,8 @@ class SimulatorOptions(TypedDict, total=False):
     tuning_seconds: float
     tuning_steps: int
     tuning_fails: bool
+    tuning_nameless: bool
+    file_refusal: str
     training_not_available: bool
     result_base64: bool
     assistants: int

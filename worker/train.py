@@ -339,8 +339,12 @@ class Run:
     # --- whose row it is ---
 
     async def _about_files(self, error: CallError) -> list[str]:
-        """Sentences about the files of a job whose creation was refused with this error."""
-        file: Step = "validation" if "validation" in f"{error.param} {error.message}".lower() else "training"
+        """Sentences about the files of a job, one of which was refused, or its creation, with this error."""
+        if self.tune.remote_id is not None:
+            return []
+        missing = [each for each in FILES if each in self.tune.files and self.tune.created_id(each) is None]
+        is_about = "validation" in f"{error.param} {error.message}".lower()
+        file = missing[0] if missing else FILES[is_about]  # what is missing could not be uploaded
         return await self._places(file, error.message) or await self._refused_files()
 
     async def _refused_files(self) -> list[str]:

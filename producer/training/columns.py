@@ -7,7 +7,6 @@ function, `body_of`, makes the example of a row of any shape, with all that the 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
 from typing import NamedTuple
 
 from tidemill.models.json_types import JsonObject
@@ -293,7 +292,10 @@ def _system(record: Record, shape: Shape, beside: JsonObject) -> str:
     texts = [text_in(record, shape.system) if shape.system else "", *(text_in(beside, name) for name in SYSTEMS)]
     for name in SYSTEMS:
         beside.pop(name, None)
-    return str(reduce(partial(_either, name="system"), texts) or "")
+    system: object = ""
+    for text in texts:
+        system = _either(system, text, "system")
+    return str(system or "")
 
 
 def _either(one: object, other: object, name: str) -> object:

@@ -125,7 +125,8 @@ def _call(value: object) -> JsonObject | None:
     function = value.get("function") if isinstance(value.get("function"), dict) else value
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         return None
-    first = next((function[key] for key in ("arguments", "parameters", "args") if function.get(key) is not None), {})
+    keys = [key for key in ("arguments", "parameters", "args") if function.get(key) is not None]
+    first = function[keys[0]] if keys else {}
     more = {key: each for key, each in value.items() if function is not value and key not in ("type", "function")}
     own_id = {"id": value["id"]} if value.get("id") is not None else {}
     kind = value.get("type") or "function"

@@ -172,7 +172,7 @@ def _check_server(row: FineTuneRow) -> None:
 
 def _may_have_model(row: FineTuneRow) -> bool:
     """Whether it ended only because its provider had named no model, which it may have done by now."""
-    return row.state == "failed" and row.error_code == fine_tunes.NO_MODEL
+    return bool(row.state == "failed" and row.error_code == fine_tunes.NO_MODEL)
 
 
 def _wait_for_provider(row: FineTuneRow, verb: str, last_event: int) -> None:

@@ -56,7 +56,7 @@ def _keys(body: JsonObject, keys: tuple[str, ...], lost: _Lost) -> JsonObject:
 
 
 def _message(message: JsonObject, lost: _Lost) -> JsonObject:
-    kept = {}
+    kept: JsonObject = {}
     for key, value in message.items():
         if value is None or (key == "tool_calls" and value == []):
             continue

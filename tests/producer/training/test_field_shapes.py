@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,8 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_json_is_read_whatever_its_layout_and_ending(layout: str, ending: str, tmp_path: Path) -> None:
     text, unit = LAYOUTS[layout]
-    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(Path(ending).suffix, bytes)
+    packers: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+    pack = packers.get(Path(ending).suffix, bytes)
     path = tmp_path / f"rows{ending}"
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         path.write_bytes(pack(text.encode(encoding)))

@@ -133,19 +133,22 @@ def namesakes(names: Iterable[str], shape: Shape) -> str:
     return f"more than one column is called {listed(shared)}; the first is used" if shared else ""
 
 
-def unused(record: Record, shape: Shape) -> list[str]:
-    """The columns of a row that hold something and are no part of the example."""
-    used = set(shape if _is_marked(record, shape) else shape._replace(mark=""))
-    return [name for name, cell in record.items() if name not in used and not is_empty(cell)]
+def unused(record: Record, shape: Shape, known: Sequence[str] = ()) -> list[str]:
+    """The columns of a row that hold something and are no part of the example; without those known already."""
+    names = [name for name in record if name not in shape and name not in known and not is_empty(record[name])]
+    is_mark = shape.mark and shape.mark not in known and not is_empty(record[shape.mark])
+    return [*names, shape.mark] if is_mark and not _is_marked(record, shape) else names
 
 
-def cells_of(record: Record, shape: Shape) -> Iterator[tuple[str, str]]:
-    """The texts of a row that its example is made of, each with its column."""
-    for name in shape:
-        cell = record.get(name) if name else None
-        for text in [cell] if not isinstance(cell, list) else [_content(each) for each in cell]:
-            if isinstance(text, str):
-                yield name, text
+def cells_of(record: Record, shape: Shape, least: int) -> Iterator[tuple[str, str]]:
+    """The texts of at least so many characters that an example is made of, each with its column."""
+    for name in filter(None, shape):
+        cell = record.get(name)
+        if isinstance(cell, str):
+            if len(cell) >= least:
+                yield name, cell
+        elif isinstance(cell, list):
+            yield from ((name, text) for text in map(_content, cell) if isinstance(text, str) and len(text) >= least)
 
 
 def _content(message: object) -> object:
@@ -264,6 +267,8 @@ def _reply(record: Record, name: str, prompt: Sequence[object]) -> list[object]:
 
 def _offered(record: Record, shape: Shape, beside: JsonObject) -> JsonObject:
     """The tools that an example offers, in the API's form, whatever the column is called."""
+    if not (shape.tools or shape.functions or shape.parallel_tool_calls or beside):
+        return {}
     columns = {name: beside.pop(name, None) for name in ("tools", "functions", "parallel_tool_calls")}
     cells = {name: _either(record.get(getattr(shape, name)), cell, name) for name, cell in columns.items()}
     tools = [*_tools(cells["tools"], "tools"), *_tools(cells["functions"], "functions")]
@@ -289,12 +294,10 @@ def _tools(cell: object, name: str) -> list[object]:
 
 
 def _system(record: Record, shape: Shape, beside: JsonObject) -> str:
-    texts = [text_in(record, shape.system) if shape.system else "", *(text_in(beside, name) for name in SYSTEMS)]
-    for name in SYSTEMS:
+    system: object = text_in(record, shape.system) if shape.system else ""
+    for name in SYSTEMS if beside else ():
+        system = _either(system, text_in(beside, name), name)
         beside.pop(name, None)
-    system: object = ""
-    for text in texts:
-        system = _either(system, text, "system")
     return str(system or "")
 
 

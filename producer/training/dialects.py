@@ -26,6 +26,7 @@ SPEAKERS = {
 _LEARNED = ("loss", "train", "training")
 """What other trainers call the weight of a message."""
 
+_PLAIN_ROLES = ("user", "assistant", "system", "developer")
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _RESULT = re.compile(r"<tool_response>\s*(.*?)\s*</tool_response>", re.DOTALL)
 
@@ -36,6 +37,8 @@ def in_api_form(messages: Sequence[object]) -> list[object]:
     Raises:
         BadRowError: a message that is a call of a tool cannot be read as one.
     """
+    if all(map(_is_plain, messages)):
+        return [*messages]
     turned: list[object] = []
     for each in messages:
         for message in _turned(each) if isinstance(each, dict) else (each,):
@@ -87,6 +90,14 @@ def _turned(message: JsonObject) -> Iterator[JsonObject]:
         yield from ({"role": role, "content": result, **rest} for result in _RESULT.findall(content))
     else:
         yield {"role": role, **own, **rest}
+
+
+def _is_plain(message: object) -> bool:
+    """Whether a message is text in the API's own form, as most are."""
+    if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+        return False
+    content = message["content"]
+    return message["role"] in _PLAIN_ROLES and isinstance(content, str) and "<tool_call>" not in content
 
 
 def _is_call(message: Any) -> bool:

@@ -42,7 +42,7 @@ _LIMITS = {
 }
 """Characters (of UTF-16) or bytes at which programs cut a text -> what holds no more."""
 _LEAST_LIMIT = min(_LIMITS) // 3  # a character has at most so many bytes that count here
-_UNUSED_SHOWN = 100
+_UNUSED_KEPT = 100
 
 
 @dataclass(slots=True)
@@ -221,13 +221,14 @@ def _remarks(place: Place, record: Record, shape: Shape, summary: FileSummary) -
         summary.columns = str(shape)
         if sentence := namesakes(record, shape):
             yield BadRow(place, sentence, "same_columns")
-    for name in unused(record, shape):
-        if name not in summary.unused and len(summary.unused) < _UNUSED_SHOWN:
-            summary.unused.append(name)
-            if is_telling(name):
-                yield BadRow(place, f"the column {name!r} is not used", "unused")
-    for name, text in cells_of(record, shape):
-        if len(text) > _LEAST_LIMIT and (holder := _cut_by(text)):
+    for name in unused(record, shape, summary.unused):
+        if is_telling(name):
+            yield BadRow(place, f"the column {name!r} is not used", "unused")
+        elif len(summary.unused) >= _UNUSED_KEPT:
+            continue
+        summary.unused.append(name)
+    for name, text in cells_of(record, shape, _LEAST_LIMIT):
+        if holder := _cut_by(text):
             yield BadRow(place, f"the column {name!r} has as many characters as {holder} can hold", "cut_cell")
 
 

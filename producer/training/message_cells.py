@@ -32,7 +32,7 @@ def spoken(cell: object) -> object:
     """The messages in a cell that may also be text, as a list; as text they must be whole messages, beyond doubt."""
     if isinstance(cell, dict) and speaks(cell):
         return [cell]
-    if not isinstance(cell, str):
+    if not isinstance(cell, str) or not cell.lstrip().startswith(("[", "{")):
         return cell
     value = parsed(cell)
     messages = value.get("messages") if isinstance(value, dict) else value

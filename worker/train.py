@@ -300,7 +300,9 @@ class Run:
         await creations.write(fine_tunes.keep_results, self.job, checkpoints, curve, note)
         if tunings.is_nameless(tune.remote):
             sentence = _NO_MODEL.format(status=tune.status, remote_id=tune.remote_id)
-            return self._booked(self._end("failed", fine_tunes.NO_MODEL, sentence))
+            names = _strings([each.get("fine_tuned_model_checkpoint") for each in checkpoints])
+            checkpoint = f" Its checkpoints are models, too: {', '.join(names[:3])}." if names else ""
+            return self._booked(self._end("failed", fine_tunes.NO_MODEL, sentence + checkpoint))
         if tunings.is_trained(tune.remote):
             return self._booked(self._end("succeeded"))
         return await self._fail_or_cancel()

@@ -29,6 +29,10 @@ ByteStream: TypeAlias = io.BufferedReader
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson turns integers beyond 64 bits into floats, silently
 _MAGIC = {
     b"\x1f\x8b": "is a gzip archive: unpack it with gunzip, or let its name end in .gz",
+    b"BZh": "is a bzip2 archive: unpack it with bunzip2, or let its name end in .bz2",
+    b"\xfd7zXZ": "is an xz archive: unpack it with unxz, or let its name end in .xz",
+    b"\x28\xb5\x2f\xfd": "is a zstd archive: unpack it with unzstd",
+    b"7z\xbc\xaf": "is a 7z archive: unpack it",
     b"PK\x03\x04": "is a ZIP archive or an Office file: unpack it, or give a workbook its own ending, .xlsx or .ods",
     b"\xd0\xcf\x11\xe0": "is an old Office file: give a workbook its own ending, .xls",
     b"PAR1": "is a Parquet file: give it the ending .parquet",

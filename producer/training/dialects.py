@@ -7,6 +7,7 @@ so that the check of the example reports it.
 
 import re
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import orjson
@@ -83,7 +84,7 @@ def _turned(message: JsonObject) -> Iterator[JsonObject]:
     if role == "call":
         if not (calls := _calls_in(content)):
             raise BadRowError(f"a message of {speaker} is no call of a tool: write JSON with a name and arguments")
-        yield {"role": "assistant", "tool_calls": calls, **rest, "is_call": True}
+        yield {**rest, "role": "assistant", "tool_calls": calls, "is_call": True}
     elif role == "assistant":
         yield {"role": role, **own, **rest, **_spoken_calls(content, message)}
     elif role == "tool" and isinstance(content, str) and not _RESULT.sub("", content).strip() and content.strip():
@@ -110,7 +111,7 @@ def _spoken_calls(content: object, message: JsonObject) -> JsonObject:
     if isinstance(calls, str):
         calls = _json_or_none(calls) or calls
     if isinstance(calls, list) and calls:
-        return {"tool_calls": [_call(each) or each for each in calls]}
+        return {"tool_calls": [_call(each) or copy(each) for each in calls]}
     if isinstance(old, dict) and (call := _call(old)):
         return {"tool_calls": [call], "function_call": None}
     if isinstance(content, str) and (texts := _CALL.findall(content)):
@@ -170,7 +171,7 @@ def _with_ids(messages: list[object]) -> list[object]:
 
 def _calls_of(message: JsonObject) -> list[JsonObject]:
     calls = message.get("tool_calls")
-    if not isinstance(calls, list):
+    if message.get("role") != "assistant" or not isinstance(calls, list):
         return []
     return [each for each in calls if isinstance(each, dict) and isinstance(each.get("function"), dict)]
 

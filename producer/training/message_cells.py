@@ -16,6 +16,8 @@ _EMPTY = {"", "null", "None", "nan", "NaN", "<NA>"}  # what programs write for n
 def messages_in(cell: object, name: str) -> list[object]:
     if cell is None or isinstance(cell, list):
         return cell or []
+    if isinstance(cell, str) and cell.lstrip().startswith("[{'"):
+        raise BadRowError(f"the column {name!r} is Python's own form, not JSON: write it with json.dumps")
     if isinstance(cell, str):
         raise BadRowError(f"the column {name!r} is not valid JSON")
     raise BadRowError(f"the column {name!r} holds {json_kind(cell)}, not a list of messages")

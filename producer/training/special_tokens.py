@@ -11,7 +11,7 @@ _SPECIAL = re.compile(
 
 _FRAMES = re.compile(
     r"<\|[A-Za-z][\w ]{0,40}\|>|<｜[^｜<>]{1,40}｜>"  # <|eot_id|> of Llama, <|user|> of Phi; DeepSeek's
-    r"|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"
+    r"|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</?think>"
 )
 """Special tokens of other models, which are text to the API."""
 

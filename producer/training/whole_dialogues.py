@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tidemill.models.turns import INSTRUCTIONS
 from tidemill.producer.intake.records import BadRowError
 from tidemill.producer.training.message_cells import instructions_of
 
@@ -22,7 +23,7 @@ def split_dialogues(
         BadRowError: the dialogues do not begin alike, or not as the prompt does.
     """
     names, outputs = [*replies], [*replies.values()]
-    wholes = {name: each[:-1] for name, each in replies.items() if _has_user(each)}
+    wholes = {name: each[:-1] for name, each in replies.items() if _is_whole(each)}
     if not has_prompt:
         for name, each in replies.items():
             if name not in wholes or len(each) < _FEWEST_TURNS:
@@ -45,8 +46,10 @@ def split_dialogues(
     return whole, [each[-1:] if name in wholes else each for name, each in replies.items()]
 
 
-def _has_user(messages: Sequence[object]) -> bool:
-    return any(isinstance(each, dict) and each.get("role") == "user" for each in messages)
+def _is_whole(messages: Sequence[object]) -> bool:
+    """Whether messages begin with what a user asks; a reply may also be several messages."""
+    roles = [each.get("role") for each in messages if isinstance(each, dict)]
+    return next((role for role in roles if role not in INSTRUCTIONS), None) == "user"
 
 
 def _is_in(prompt: Sequence[object], whole: Sequence[object]) -> bool:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
@@ -81,20 +83,25 @@ DIALECTS: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_call_of_a_tool_is_the_same_in_every_dialect(dialect: str, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"conversations": DIALECTS[dialect], "tools": TOOLS, "system": "S"}))
-    ((example,), bad) = read(path)
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])  # Arrow gives each message the keys of all
+def test_a_call_of_a_tool_is_the_same_in_every_dialect(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows{ending}"
+    rows = [{"conversations": turns, "tools": TOOLS, "system": "S"} for turns in DIALECTS.values()]
+    if ending == ".jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    examples, bad = read(path)
     assert bad == []
-    body, notes = normalised(example.body, "supervised")
-    assert [*notes, *faults(body, "supervised")] == []
-    system, user, call, result, reply = body["messages"]
-    assert (system["content"], user, reply) == ("S", U, A)
-    (only,) = call["tool_calls"]
-    assert (only["type"], only["function"]["name"]) == ("function", "look")
-    assert json.loads(only["function"]["arguments"]) == {"q": "é"}
-    assert result == {"role": "tool", "tool_call_id": only["id"], "content": RESULT}
+    for dialect, example in zip(DIALECTS, examples, strict=True):
+        body, notes = normalised(example.body, "supervised")
+        assert [*notes, *faults(body, "supervised")] == [], dialect
+        system, user, call, result, reply = body["messages"]
+        assert (system["content"], user, reply) == ("S", U, A), dialect
+        (only,) = call["tool_calls"]
+        assert (only["type"], only["function"]["name"]) == ("function", "look"), dialect
+        assert json.loads(only["function"]["arguments"]) == {"q": "é"}, dialect
+        assert result == {"role": "tool", "tool_call_id": only["id"], "content": RESULT}, dialect
 
 
 def test_several_calls_at_once_keep_their_results(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tidemill.models import creations, holds, tunings
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now, seconds_since
 from tidemill.models.creations import Creations, LostError, Owner, Place
+from tidemill.models.example_places import origin_of
 from tidemill.models.json_types import JsonObject, RemoteObject
 from tidemill.models.metrics import Point
 from tidemill.models.tables import (
@@ -35,6 +36,12 @@ FILES: tuple[Step, ...] = ("training", "validation")
 
 OWN_EVENT = "tidemill-"
 """The beginning of the ids of events that are ours, not the provider's."""
+
+NO_MODEL = "no_model"
+"""Error code of a fine-tune whose provider has named no model."""
+
+_NAMELESS_EVENT = f"{OWN_EVENT}no-model"
+"""The event that says since when a fine-tune that ended well has no model."""
 
 _FILES_ROUND = 0
 """All rounds of a fine-tune use the same files; each has a job of its own."""
@@ -57,6 +64,10 @@ class FineTune:
     age_seconds: float
     """Since its job at the provider was created."""
     creations: Creations
+    nameless_seconds: float | None = None
+    """Since it ended well without the name of a model; None if nobody has noticed that."""
+    is_booked: bool = False
+    """Whether its trained tokens are in the job's row."""
 
     def place(self, step: Step) -> Place:
         """The place of this step's present creation."""
@@ -74,9 +85,21 @@ def owner(job: Claimed) -> Owner:
 
 
 def keep_dataset(connection: Connection, **columns: object) -> None:
-    """Store a dataset (the table's columns without the time); the same examples are stored once."""
+    """Store a dataset (the table's columns without the time); the same examples are stored once.
+
+    Where they are from is what the last one says, since that is where its owner looks.
+    """
     dataset = insert_for(connection)(datasets).values(created_at=now(), **columns)
-    connection.execute(dataset.on_conflict_do_nothing())
+    origin = {name: columns[name] for name in ("source", "report") if name in columns}
+    connection.execute(dataset.on_conflict_do_update(index_elements=[datasets.c.id], set_=origin))
+
+
+def places_of(connection: Connection, dataset_id: str, file: Step, lines: Iterable[int]) -> dict[int, str]:
+    """Where lines of one of a dataset's files are from, for sentences; empty for what is not known."""
+    report = connection.scalar(select(datasets.c.report).where(datasets.c.id == dataset_id))
+    places = report.get("places", {}).get(file) if isinstance(report, dict) else None
+    origins = {line: origin_of(line, places) for line in lines} if places else {}
+    return {line: origin for line, origin in origins.items() if origin is not None}
 
 
 def load(connection: Connection, job: Claimed, dataset_id: str) -> FineTune:
@@ -89,7 +112,25 @@ def load(connection: Connection, job: Claimed, dataset_id: str) -> FineTune:
     dataset = connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one()
     files = {step: getattr(dataset, step) for step in FILES if getattr(dataset, step) is not None}
     known = creations.load(connection, _key(job.id))
-    return FineTune(files, row.round, row.remote_id, row.status, row.wanted, row.remote or {}, float(row.age), known)
+    nameless_seconds = connection.scalar(
+        select(seconds_since(connection, fine_tune_events.c.created_at)).where(
+            fine_tune_events.c.job_id == job.id,
+            fine_tune_events.c.round == row.round,
+            fine_tune_events.c.event_id == _NAMELESS_EVENT,
+        )
+    )
+    return FineTune(
+        files,
+        row.round,
+        row.remote_id,
+        row.status,
+        row.wanted,
+        row.remote or {},
+        float(row.age),
+        known,
+        None if nameless_seconds is None else float(nameless_seconds),
+        bool(connection.scalar(select(jobs.c.input_tokens).where(jobs.c.id == job.id))),
+    )
 
 
 def note_creation(connection: Connection, job: Claimed, step: Step, remote: RemoteObject) -> None:
@@ -136,12 +177,25 @@ def clear_control(connection: Connection, job: Claimed, control: str, objection:
         warn(connection, job, objection)
 
 
-def warn(connection: Connection, job: Claimed, message: str) -> None:
-    """Add an event of our own. Raises LostError."""
+def warn(connection: Connection, job: Claimed, message: str, event_id: str | None = None) -> None:
+    """Add an event of our own; with `event_id`, once. Raises LostError."""
     _check_owned(connection, job)
     at = datetime.now(UTC).timestamp()
-    own = {"id": f"{OWN_EVENT}{secrets.token_hex(8)}", "level": "warn", "message": message, "created_at": at}
-    _add_events(connection, job, [own])
+    own_id = event_id or f"{OWN_EVENT}{secrets.token_hex(8)}"
+    _add_events(connection, job, [{"id": own_id, "level": "warn", "message": message, "created_at": at}])
+
+
+def note_nameless(connection: Connection, job: Claimed) -> None:
+    """Note that a fine-tune has ended well and has no model; only the first time counts. Raises LostError."""
+    warn(connection, job, "It has ended, and the provider names no model yet; looking again.", _NAMELESS_EVENT)
+
+
+def last_error(connection: Connection, job: Claimed, tune: FineTune) -> str | None:
+    """What the provider's last event of an error says."""
+    own = (fine_tune_events.c.job_id == job.id) & (fine_tune_events.c.round == tune.round)
+    errors = select(fine_tune_events.c.message).where(own, func.lower(fine_tune_events.c.level) == "error")
+    message: str | None = connection.scalar(errors.order_by(fine_tune_events.c.number.desc()).limit(1))
+    return message
 
 
 def note_trouble(connection: Connection, job: Claimed, note: str) -> None:
@@ -186,8 +240,13 @@ def want(connection: Connection, job_id: int, control: str) -> bool:
 
 
 def begin_rounds(connection: Connection, job_ids: Sequence[int]) -> None:
-    """Have jobs that ended without a model at the provider created anew; the others are followed again."""
+    """Have jobs that failed at the provider created anew; the others are followed again, as from their end."""
     ids = _JOB_IDS.table(connection)
+    nameless = fine_tune_events.c.event_id == _NAMELESS_EVENT
+    connection.execute(
+        delete(fine_tune_events).where(fine_tune_events.c.job_id.in_(select(ids.c.job_id)), nameless),
+        _JOB_IDS.parameters(connection, [(job_id,) for job_id in job_ids]),
+    )
     has_no_model = func.lower(fine_tunes.c.status).in_(ENDED_WITHOUT_MODEL)
     of_last_round = ("remote_id", "status", "wanted", "model", "trained_tokens", "remote", "curve", "note")
     connection.execute(

@@ -47,8 +47,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 # SQLite makes only a plain INTEGER PRIMARY KEY an alias of the row's number.
 RowId = BigInteger().with_variant(Integer(), "sqlite")
 
-TRAINED = ("succeeded", "completed")
-ENDED_WITHOUT_MODEL = ("failed", "cancelled", "canceled", "expired", "error")
+TRAINED = ("succeeded", "completed", "success", "complete", "finished", "done")
+ENDED_WITHOUT_MODEL = (
+    *("failed", "cancelled", "canceled", "expired", "error", "user_error", "failed_validation", "aborted"),
+)
 """Statuses, in lower case, with which a provider's fine-tuning job ends; with any other it continues."""
 
 OPEN_STATES = ("queued", "running")

@@ -15,6 +15,7 @@ _INTRODUCER = "\ufdd0"  # a Unicode noncharacter: storable everywhere, reserved 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff\ufdd0]")
 _ESCAPED = re.compile("\ufdd0([0-9A-F]{4})")
 _LONG_INTEGER = re.compile(r"[0-9]{19}")  # orjson would read an integer beyond 64 bits as a float
+_LINE_ENDS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")  # NEL, LINE SEPARATOR, PARAGRAPH SEPARATOR in UTF-8
 _TWO_DIGITS = re.compile(r"[0-9]{2}")
 # Characters that move the cursor, reorder or hide text, or cannot be printed: C0, C1, bidi, invisible, surrogates
 _CONTROL = re.compile(
@@ -78,6 +79,13 @@ def loads(text: str) -> Any:
         return json.loads(text, parse_constant=_reject_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("the JSON text is nested too deeply") from None
+
+
+def unbroken(line: bytes) -> bytes:
+    """A line of JSON with the same value that `str.splitlines` leaves whole; JSON has escaped all other line ends."""
+    if not _LINE_ENDS.search(line):
+        return line
+    return _LINE_ENDS.sub(lambda match: f"\\u{ord(match[0].decode()):04x}".encode(), line)
 
 
 def one_line(text: str, limit: int = 300) -> str:

@@ -25,6 +25,11 @@ def has_ended(remote: RemoteObject) -> bool:
     return is_trained(remote) or _status(remote) in ENDED_WITHOUT_MODEL
 
 
+def is_nameless(remote: RemoteObject) -> bool:
+    """Whether the provider's job has ended well, and names no model."""
+    return _status(remote) in TRAINED and not _names_model(remote)
+
+
 def reason_of(remote: RemoteObject) -> tuple[str | None, str | None]:
     """Why the provider's job has failed: code and message, each None if the server says nothing."""
     error = remote.get("error")
@@ -32,6 +37,14 @@ def reason_of(remote: RemoteObject) -> tuple[str | None, str | None]:
         return None, str(error) if error else None
     code, message = error.get("code"), error.get("message")
     return str(code) if code else None, str(message) if message else None
+
+
+def is_about_validation(remote: RemoteObject) -> bool:
+    """Whether the error of a job is about its validation file, not about its training file."""
+    error = remote.get("error")
+    param = str(error.get("param") or "") if isinstance(error, dict) else ""
+    text = param if "file" in param else f"{error}"
+    return "validation" in text.lower() and "training" not in text.lower()
 
 
 def event_id(event: RemoteObject) -> str:
@@ -78,4 +91,9 @@ def _status(remote: RemoteObject) -> str:
 
 def _has_finished(remote: RemoteObject) -> bool:
     """Whether it has ended with a model: some servers use another status for that."""
-    return bool(remote.get("fine_tuned_model") and remote.get("finished_at"))
+    return bool(_names_model(remote) and remote.get("finished_at"))
+
+
+def _names_model(remote: RemoteObject) -> bool:
+    name = remote.get("fine_tuned_model")
+    return isinstance(name, str) and bool(name.strip())

@@ -37,6 +37,8 @@ class SimulatorOptions(TypedDict, total=False):
     tuning_seconds: float
     tuning_steps: int
     tuning_fails: bool
+    tuning_nameless: bool
+    file_refusal: str
     training_not_available: bool
     result_base64: bool
     assistants: int
@@ -67,6 +69,8 @@ class Options:
     tuning_seconds: float = 1.0
     tuning_steps: int = 20
     tuning_fails: bool = False
+    tuning_nameless: bool = False
+    file_refusal: str = ""
     training_not_available: bool = False
     result_base64: bool = False
     assistants: int = 0
@@ -133,6 +137,8 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "tuning_seconds": (float, "how long a fine-tune takes"),
     "tuning_steps": (int, "how many training steps it has"),
     "tuning_fails": (switch, "a fine-tune breaks off half-way"),
+    "tuning_nameless": (switch, "a fine-tune that succeeds names no model"),
+    "file_refusal": (str, "files for a fine-tune are refused after their upload, with these status_details"),
     "training_not_available": (switch, "creating a fine-tune is refused with 403"),
     "result_base64": (switch, "result files are sent base64-encoded"),
     "assistants": (int, "how many assistants there are; without any the endpoint is gone"),

@@ -161,7 +161,10 @@ def _list_files(request: Request) -> Answer:
 
 
 def _show_file(request: Request) -> Answer:
-    return _json(_file(request).card())
+    card = _file(request).card()
+    if request.options.file_refusal and card["purpose"] == "fine-tune":
+        card |= {"status": "error", "status_details": request.options.file_refusal}
+    return _json(card)
 
 
 def _send_content(request: Request) -> Answer:
@@ -197,12 +200,18 @@ def _check_model(model: str, options: Options) -> None:
         raise BadCallError(message, "model", "model_not_available")
 
 
+def _card(request: Request, tuning: Tuning) -> dict[str, Any]:
+    return tuning.card(request.now) | ({"fine_tuned_model": None} if request.options.tuning_nameless else {})
+
+
 def _create(request: Request) -> Answer:
     options = request.options
     if options.training_not_available:
         message = "Training is not available for this organization."
         return rejection(403, "invalid_request_error", message, None, "training_not_available")
     _check_model(request.posted["model"], options)
+    if options.file_refusal:
+        raise BadCallError(f"File '{request.posted['training_file']}' is not ready.", "training_file")
     contents = {param: _training_content(request, param) for param in ("training_file", "validation_file")}
     method = request.posted["method"]
     errors = [file_error(content, method, param) for param, content in contents.items() if content is not None]
@@ -216,7 +225,7 @@ def _create(request: Request) -> Answer:
         breaks=options.tuning_fails,
         file_error=next(filter(None, errors), None),
     )
-    return _json(tuning.card(request.now))
+    return _json(_card(request, tuning))
 
 
 def _list_tunings(request: Request) -> Answer:
@@ -224,15 +233,13 @@ def _list_tunings(request: Request) -> Answer:
         found[1]: value for name, value in request.query.items() if (found := re.fullmatch(r"metadata\[(.*)\]", name))
     }
     tunings = [
-        tuning.card(request.now)
-        for tuning in request.shelf.tunings.values()
-        if wanted.items() <= tuning.metadata.items()
+        _card(request, tuning) for tuning in request.shelf.tunings.values() if wanted.items() <= tuning.metadata.items()
     ]
     return _page(request, tunings[::-1], 20, 100)
 
 
 def _show_tuning(request: Request) -> Answer:
-    return _json(_tuning(request).card(request.now))
+    return _json(_card(request, _tuning(request)))
 
 
 def _command(request: Request) -> Answer:
@@ -241,7 +248,7 @@ def _command(request: Request) -> Answer:
     if status not in COMMANDS[command][0]:
         raise BadCallError(f"Cannot {command} fine-tuning job {tuning.id}: its status is {status}.")
     request.shelf.command(tuning, command, request.now)
-    return _json(tuning.card(request.now))
+    return _json(_card(request, tuning))
 
 
 def _list_events(request: Request) -> Answer:

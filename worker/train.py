@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ from tidemill.models.blobs import BlobError, BlobMissingError
 from tidemill.models.creations import LostError
 from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
+from tidemill.models.example_places import lines_in
 from tidemill.models.fine_tunes import FILES, FineTune, Step
 from tidemill.models.job_requests import read_train_request
 from tidemill.models.json_types import RemoteObject
@@ -54,10 +56,21 @@ _DATABASE_SECONDS = 5.0
 _NEW_SECONDS = 60.0
 """How long a new job may be unknown: a server's copies take a while to agree."""
 
+_NAME_SECONDS = 20.0
+"""How long a job that has ended well may go without naming its model; what comes later is looked for on demand."""
+_NAME_LOOK_SECONDS = 2.0
+
+_REFUSED_FILE = ("error", "failed", "invalid")
+"""Statuses of a file that cannot be trained on."""
+
 _NOT_READY = re.compile(r"not ready|still being processed|not (yet )?(been )?processed", re.IGNORECASE)
 _CREATION_UNKNOWN = (
     "The reply to the job's creation was lost, and the server lists no jobs in which it could be found. Look there "
     "whether it runs; if it does not, the same command with --new asks again."
+)
+_NO_MODEL = (
+    "The provider says {status}, but names no model. `tidemill fine-tunes watch {remote_id}` looks whether it has one "
+    "by now, and trains nothing again."
 )
 _WAYS_OUT = {
     "training_not_available": (
@@ -117,7 +130,7 @@ class Run:
             note = f"It is of {at}; start a worker whose OPENAI_BASE_URL is that."
             await creations.write(fine_tunes.note_trouble, self.job, note)
             return settlements.of_snooze(self.job, settings().poll_seconds)
-        if tune.status is not None and tunings.has_ended(tune.remote):
+        if tune.status is not None and tunings.has_ended(tune.remote) and not self._may_get_name():
             return await self._collect()
         if tune.remote_id is not None:
             return await self._follow()
@@ -132,13 +145,14 @@ class Run:
         try:
             return await self._create(self._job())
         except CallError as error:
-            if error.status == 400 and _NOT_READY.search(error.message):
+            is_waited_for = error.status == 400 and _NOT_READY.search(error.message)
+            if is_waited_for and not await self._refused_files():
                 return settlements.of_step(self.job, LOOK_AGAIN_SECONDS)
             verdict = self._verdict(error)
             if error.status == 403 and verdict.code not in BAD_KEY_NAMES | OUT_OF_CREDIT_NAMES:
                 # The account may do everything else, so its batch need not wait.
                 verdict = replace(verdict, action="fail", code="training_not_available")
-            return self._end_by_error(error, verdict)
+            return await self._end_by_error(error, verdict)
 
     async def _create(self, recipe: Recipe) -> Settlement:
         is_wanted = self.tune.control != "cancel"
@@ -216,6 +230,9 @@ class Run:
         remote = await self.provider.fetch(path)
         events = await self._new_events(path)
         await creations.write(fine_tunes.note_status, self.job, remote, events)
+        if tunings.is_nameless(remote) and self._may_get_name():
+            await creations.write(fine_tunes.note_nameless, self.job)
+            return settlements.of_step(self.job, min(settings().poll_seconds, _NAME_LOOK_SECONDS))
         if tunings.has_ended(remote):
             return settlements.of_step(self.job)
         age_seconds = self.tune.age_seconds
@@ -281,21 +298,82 @@ class Run:
                 raise
             note = f"What it left behind cannot be read: {error.message}"
         await creations.write(fine_tunes.keep_results, self.job, checkpoints, curve, note)
-        return self._succeed() if tunings.is_trained(tune.remote) else self._fail_or_cancel()
+        if tunings.is_nameless(tune.remote):
+            sentence = _NO_MODEL.format(status=tune.status, remote_id=tune.remote_id)
+            names = _strings([each.get("fine_tuned_model_checkpoint") for each in checkpoints])
+            checkpoint = f" Its checkpoints are models, too: {', '.join(names[:3])}." if names else ""
+            return self._booked(self._end("failed", fine_tunes.NO_MODEL, sentence + checkpoint))
+        if tunings.is_trained(tune.remote):
+            return self._booked(self._end("succeeded"))
+        return await self._fail_or_cancel()
 
-    def _succeed(self) -> Settlement:
+    def _may_get_name(self) -> bool:
+        """Whether it has ended well without a model, and not for long."""
+        return tunings.is_nameless(self.tune.remote) and (self.tune.nameless_seconds or 0.0) < _NAME_SECONDS
+
+    def _booked(self, settlement: Settlement) -> Settlement:
+        """The settlement of a job that was trained: with its tokens and cost, unless they are in its row already."""
         tokens = self.tune.remote.get("trained_tokens")
         trained = tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else None
+        if self.tune.is_booked:
+            return replace(settlement, http_status=200)
         price = cost.training_price(self.options.model)
         paid = None if price is None or trained is None else price * trained
-        return replace(self._end("succeeded"), http_status=200, input_tokens=trained, cost_usd=paid)
+        return replace(settlement, http_status=200, input_tokens=trained, cost_usd=paid)
 
-    def _fail_or_cancel(self) -> Settlement:
+    async def _fail_or_cancel(self) -> Settlement:
         status = str(self.tune.status)
         code, reason = tunings.reason_of(self.tune.remote)
         if status.lower() in ("cancelled", "canceled"):
             return self._end("cancelled", "cancelled", reason or "Cancelled at the provider.")
-        return self._end("failed", code or "training_failed", reason or f"The provider says: {status}.")
+        if reason is None:
+            reason = await asyncio.to_thread(self._last_error)
+        file: Step = "validation" if tunings.is_about_validation(self.tune.remote) else "training"
+        sentences = [reason or f"The provider says: {status}.", *await self._places(file, reason or "")]
+        if len(sentences) == 1:
+            sentences += await self._refused_files()
+        return self._end("failed", code or "training_failed", " ".join(sentences))
+
+    def _last_error(self) -> str | None:
+        with reading() as connection:
+            return fine_tunes.last_error(connection, self.job, self.tune)
+
+    # --- whose row it is ---
+
+    async def _about_files(self, error: CallError) -> list[str]:
+        """Sentences about the files of a job, one of which was refused, or its creation, with this error."""
+        if self.tune.remote_id is not None:
+            return []
+        missing = [each for each in FILES if each in self.tune.files and self.tune.created_id(each) is None]
+        is_about = "validation" in f"{error.param} {error.message}".lower()
+        file = missing[0] if missing else FILES[is_about]  # what is missing could not be uploaded
+        return await self._places(file, error.message) or await self._refused_files()
+
+    async def _refused_files(self) -> list[str]:
+        """Sentences about those of its files that the provider refuses, and the user's own rows that they name."""
+        sentences: list[str] = []
+        for file in FILES:
+            if (file_id := self.tune.created_id(file)) is None:
+                continue
+            with suppress(CallError):  # it is only to say more
+                remote = await self.provider.fetch(f"/files/{quote(file_id, safe='')}")
+                details = str(remote.get("status_details") or "no details").rstrip(" .")
+                if str(remote.get("status")).lower() in _REFUSED_FILE:
+                    sentences.append(f"The provider refuses the {file} file: {details}.")
+                    sentences += await self._places(file, details)
+        return sentences
+
+    async def _places(self, file: Step, message: str) -> list[str]:
+        """Sentences that lead from the lines of a file in the provider's message to the user's own rows."""
+        if not (lines := lines_in(message)):
+            return []
+        dataset_id = read_train_request(self.job.request).dataset
+        places = await asyncio.to_thread(self._read_places, dataset_id, file, lines)
+        return [f"Example {line} of the {file} file is {place}." for line, place in places.items()]
+
+    def _read_places(self, dataset_id: str, file: Step, lines: list[int]) -> dict[int, str]:
+        with reading() as connection:
+            return fine_tunes.places_of(connection, dataset_id, file, lines)
 
     def _end(self, outcome: Outcome, code: str | None = None, error: str | None = None) -> Settlement:
         job, counted = self.job, outcome == "failed"
@@ -306,12 +384,12 @@ class Run:
     async def _settle_error(self, error: CallError) -> Settlement:
         """A creation is retried like any call; a look at the provider's job is retried for ever."""
         if self.tune.remote_id is None:
-            return self._end_by_error(error, self._verdict(error))
+            return await self._end_by_error(error, self._verdict(error))
         verdict = self._verdict(error, is_look=True)
         is_new = error.status == 404 and self.tune.age_seconds < _NEW_SECONDS
         if verdict.action == "retry" or is_new:
             return await self._look_again(verdict)
-        return self._end_by_error(error, verdict)
+        return await self._end_by_error(error, verdict)
 
     async def _settle_look_error(self, error: CallError) -> Settlement:
         """A look for a creation in doubt is retried for ever, too, unless it can never succeed."""
@@ -320,7 +398,7 @@ class Run:
             return await self._look_again(verdict)
         if verdict.action == "fail":
             return self._end("failed", "creation_unknown", _CREATION_UNKNOWN)
-        return self._end_by_error(error, verdict)
+        return await self._end_by_error(error, verdict)
 
     async def _look_again(self, verdict: Verdict) -> Settlement:
         await creations.write(fine_tunes.note_trouble, self.job, verdict.message)
@@ -329,7 +407,7 @@ class Run:
     def _verdict(self, error: CallError, is_look: bool = False) -> Verdict:
         return settlements.verdict_on(error, replace(self.job, failures=0, age_seconds=0.0) if is_look else self.job)
 
-    def _end_by_error(self, error: CallError, verdict: Verdict) -> Settlement:
+    async def _end_by_error(self, error: CallError, verdict: Verdict) -> Settlement:
         """The settlement of a call that failed; if the job fails with it, its sentence names a way out."""
         if verdict.action == "fail":
             code = verdict.code
@@ -338,7 +416,8 @@ class Run:
             reason = error.message.rstrip(" .")
             way_out = _WAYS_OUT.get(code, "{message}")
             message = way_out.format(reason=reason, message=verdict.message, model=self.options.model)
-            verdict = replace(verdict, code=code, message=message, counted=True)
+            more = [] if code in _WAYS_OUT else await self._about_files(error)
+            verdict = replace(verdict, code=code, message=" ".join([message, *more]), counted=True)
         return settlements.of_error(self.job, error, verdict, time.monotonic() - self.began)
 
 

@@ -15,7 +15,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.files import replacing
 from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import attempts, dialogues, jobs, messages
-from tidemill.models.text import dumps, one_line
+from tidemill.models.text import dumps, one_line, unbroken
 from tidemill.producer.asking import assistants
 from tidemill.producer.asking.continuing import unknown
 from tidemill.producer.batches.progress import counted, resolve
@@ -151,7 +151,7 @@ def export(output: str, filters: Filters) -> None:
     A dialogue of several turns is one line, and is there when any of its turns fits.
     """
     migrations.ensure()
-    lines = (f"{dumps(each)}\n".encode() for each in _whole_dialogues(fitting(None, filters)))
+    lines = (unbroken(f"{dumps(each)}\n".encode()) for each in _whole_dialogues(fitting(None, filters)))
     if output == "-":
         out = JsonLines()
         for line in lines:

@@ -26,6 +26,7 @@ from tidemill.models.files import replacing, status, temporary
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import batches, dialogues, jobs, messages
+from tidemill.models.text import unbroken
 from tidemill.producer.screen.printing import JsonLines
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def to_frame(chunks: Chunks) -> "pd.DataFrame":
 def _write_jsonl(file: BinaryIO | JsonLines, chunks: Chunks, columns: Sequence[str]) -> int:
     rows = 0
     for chunk in chunks:
-        file.write(b"".join(_json(_line(row, columns)) + b"\n" for row in chunk))
+        file.write(b"".join(unbroken(_json(_line(row, columns))) + b"\n" for row in chunk))
         rows += len(chunk)
     return rows
 

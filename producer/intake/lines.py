@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from tidemill.models.errors import InputError
+from tidemill.producer.intake.compressed import opened
 from tidemill.producer.intake.records import Input, Records, json_kind
 
 LONGEST_LINE_BYTES = 256 * 2**20  # a line beyond it is no prompt but a wrong or hostile file
@@ -27,7 +28,11 @@ ByteStream: TypeAlias = io.BufferedReader
 
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson turns integers beyond 64 bits into floats, silently
 _MAGIC = {
-    b"\x1f\x8b": "is a gzip archive: unpack it with gunzip",
+    b"\x1f\x8b": "is a gzip archive: unpack it with gunzip, or let its name end in .gz",
+    b"BZh": "is a bzip2 archive: unpack it with bunzip2, or let its name end in .bz2",
+    b"\xfd7zXZ": "is an xz archive: unpack it with unxz, or let its name end in .xz",
+    b"\x28\xb5\x2f\xfd": "is a zstd archive: unpack it with unzstd",
+    b"7z\xbc\xaf": "is a 7z archive: unpack it",
     b"PK\x03\x04": "is a ZIP archive or an Office file: unpack it, or give a workbook its own ending, .xlsx or .ods",
     b"\xd0\xcf\x11\xe0": "is an old Office file: give a workbook its own ending, .xls",
     b"PAR1": "is a Parquet file: give it the ending .parquet",
@@ -51,11 +56,11 @@ def standard_objects(input_: Input) -> Records:
     """JSON objects, one a line; raises InputError at once when the first line is none."""
     lines = _lines(_stdin(), input_)
     first = next(lines, None)
-    if first is not None and not first[1].lstrip().startswith(b"{"):
+    if first is not None and not first[1].lstrip().startswith((b"{", b"[")):
         raise input_.fault(
             "does not begin with a JSON object; for CSV and other formats give the file's name instead of -"
         )
-    yield from _objects(_parsed(chain([first] if first else [], lines), input_), input_)
+    yield from _any_layout(chain([first] if first else [], lines), input_)
 
 
 def _stdin() -> ByteStream:
@@ -70,10 +75,7 @@ def sniffed_lines(file: ByteStream, input_: Input) -> Records:
     if first is None:
         return iter(())
     start = first[1].strip()
-    try:
-        is_object = isinstance(_json(start), dict)
-    except (ValueError, RecursionError):
-        is_object = False
+    is_object = _is_object(start)
     if start in (b"[", b"{") or start.startswith(b"[{"):  # as plain text, each line would be paid for
         raise input_.fault("is JSON over several lines; save it as a .json file, or write one object a line")
     lines = chain([first], lines)
@@ -105,6 +107,35 @@ def json_file(file: ByteStream, input_: Input) -> Records:
     if not isinstance(rows, list):
         raise input_.fault(f"holds {json_kind(rows)}; write a list of objects, or one object a line in a .jsonl file")
     yield from _objects(enumerate(rows, 1), input_)
+
+
+def any_json(file: ByteStream, input_: Input) -> Records:
+    """JSON as people save it, whatever its ending: one object a line, a list of objects, or a single object."""
+    return _any_layout(_lines(file, input_), input_)
+
+
+def _any_layout(lines: Iterator[tuple[int, bytes]], input_: Input) -> Records:
+    """Objects, one a line; if the first line is none, all lines together may be a list of objects, or one."""
+    first = next(lines, None)
+    if first is None:
+        return iter(())
+    input_.unit = "line"
+    if _is_object(first[1]):
+        return _objects(_parsed(chain([first], lines), input_), input_)
+    all_lines = [first, *lines]
+    try:
+        whole = _json(b"\n".join(line for _, line in all_lines))
+    except (ValueError, RecursionError):
+        return _objects(_parsed(all_lines, input_), input_)
+    input_.unit = "row"
+    return _objects(enumerate(whole if isinstance(whole, list) else [whole], 1), input_)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(_json(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def encoding(file: ByteStream, input_: Input) -> str:
@@ -154,7 +185,7 @@ def _first_undecodable_line(path: Path, error: UnicodeDecodeError) -> int | None
     """Read the file again: the parser knows the byte's place in its buffer only."""
     if not path.is_file() or error.encoding.startswith("utf-16"):
         return None
-    with path.open("rb") as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode()

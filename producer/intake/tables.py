@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.producer.intake.cells import CHUNK_ROWS, cells_of, frame_records, plain, unique
+from tidemill.producer.intake.compressed import UnpackError, ending_of, is_compressed, opened
 from tidemill.producer.intake.lines import (
     ByteStream,
+    any_json,
     decoded,
     encoding,
     json_file,
@@ -47,6 +49,7 @@ CHUNK_SECONDS = 1.0  # a slow pipe does not keep workers waiting for a full chun
 
 Source: TypeAlias = "str | Path | pd.DataFrame | Iterable[str] | Iterable[Mapping[str, object]]"
 
+_NAMED_DELIMITER = re.compile(r'"?sep=(.)"?[,;\t]*\s*', re.IGNORECASE)
 _SPARE_CELLS = 4  # cells looked at beyond the header's last, to tell a row that is too long
 
 
@@ -143,14 +146,22 @@ def _rows(records: Records, asker: Asker, input_: Input) -> Iterator[Row]:
         raise input_.fault("is empty: it holds no prompt")
 
 
-def file_records(path: Path, input_: Input) -> Records:
-    """A file's records, by its ending; says in `input_` what its numbers count, and reports bad rows there."""
-    unit, reader = _READERS.get(path.suffix.lower(), ("line", sniffed_lines))
+def file_records(path: Path, input_: Input, *, any_layout: bool = False) -> Records:
+    """A file's records, by its ending; says in `input_` what its numbers count, and reports bad rows there.
+
+    With `any_layout`, JSON may hold its objects as a list, one a line, or a single one, whatever the ending says.
+    """
+    ending = ending_of(path)
+    unit, reader = _READERS.get(ending, ("line", sniffed_lines))
+    if any_layout and ending in (".json", ".jsonl", ".ndjson"):
+        reader = any_json
     input_.unit = unit
     try:
         if path.is_dir():
             raise input_.fault("is a folder; name a file in it")
-        with path.open("rb") as file:
+        if is_compressed(path) and reader in (parquet_records, workbook_records):
+            raise input_.fault("is compressed: unpack it first")
+        with opened(path) as file:
             yield from reader(file, input_)
     except UnicodeDecodeError as error:
         raise undecodable_file(path, error, input_) from error
@@ -158,6 +169,8 @@ def file_records(path: Path, input_: Input) -> Records:
         raise  # the caller's own, from on_bad_row
     except FileNotFoundError as error:
         raise input_.fault("does not exist; check the path") from error
+    except UnpackError as error:
+        raise input_.fault(f"is no whole archive ({error}): get it anew, or unpack it with gunzip or 7-Zip") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise input_.fault(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
@@ -218,13 +231,17 @@ def _csv_chunks(
 def _csv_header(text: io.TextIOWrapper, input_: Input, delimiter: str) -> tuple[list[str], int, str]:
     """The first row that is not blank, its number, and the delimiter: Excel writes `;` in half of Europe."""
     number, header = 0, list[str]()
+    first = text.readline()
+    if named := _NAMED_DELIMITER.fullmatch(first):  # Excel's own first line, which it does not count as a row
+        delimiter, first = named[1], ""
+    lines = chain([first] if first else [], text)
     try:
-        for number, header in enumerate(csv.reader(text, delimiter=delimiter), 1):  # noqa: B007
+        for number, header in enumerate(csv.reader(lines, delimiter=delimiter), 1):  # noqa: B007
             if header:
                 break
     except csv.Error as error:
         raise input_.fault(f"has a header that cannot be read ({error}); is a quote in it never closed?") from error
-    if len(header) == 1 and "\n" not in header[0]:
+    if len(header) == 1 and "\n" not in header[0] and named is None:
         for other in (";", "\t"):
             if len(cells := next(csv.reader(header, delimiter=other), [])) > 1:
                 return cells, number, other

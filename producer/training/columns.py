@@ -1,30 +1,55 @@
 """Tables name their columns in many ways; each must become a training example or a sentence.
 
-A row's shape is how its columns make an example; it is found by the columns' names, upper and lower case alike.
+A row's shape is how its columns make an example; it is found by the columns' names, upper and lower case alike. One
+function, `body_of`, makes the example of a row of any shape, with all that the row carries beside its messages.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-import orjson
-
-from tidemill.models.turns import INSTRUCTIONS
+from tidemill.models.json_types import JsonObject
 from tidemill.producer.intake.records import BadRowError, Record, json_kind
-from tidemill.producer.intake.requests import as_text, listed
-from tidemill.producer.training.examples import DIALOGUE_KEYS, Body
-
-T = TypeVar("T")
+from tidemill.producer.intake.requests import listed
+from tidemill.producer.training.dialects import SPEAKERS, in_api_form, in_tool_form
+from tidemill.producer.training.examples import Body
+from tidemill.producer.training.message_cells import (
+    instructions_of,
+    is_empty,
+    messages_in,
+    parsed,
+    speaks,
+    spoken,
+    text_in,
+)
+from tidemill.producer.training.whole_dialogues import split_dialogues
 
 PROMPTS = ("prompt", "question", "instruction", "input")  # tried in this order
 REPLIES = ("completion", "answer", "response", "reply", "output")
-SYSTEMS = ("system", "system_prompt")
+SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction")
 PREFERRED = ("preferred", "preferred_output", "preferred_completion", "chosen")
 NON_PREFERRED = ("non_preferred", "non_preferred_output", "non_preferred_completion", "rejected")
-_SPEAKERS = {"human": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+MESSAGES = ("messages", "conversations")
+CARRIED = {
+    "history": ("history",),
+    "tools": ("tools",),
+    "functions": ("functions",),
+    "parallel_tool_calls": ("parallel_tool_calls",),
+}
+"""What a row may carry beside its prompt and its replies, in any shape."""
+TELLING = frozenset(
+    (
+        *(*SYSTEMS, *CARRIED, "instruction", "instructions", "input", "context", "contexts", "passage", "document"),
+        *("documents", "image", "images", "video", "videos", "audio", "audios", "tool_calls", "examples", "weight"),
+        *("label", "kto_tag"),
+    )
+)
+"""Columns whose absence from the example changes what is learned."""
+_MARKS = ("label", "kto_tag")
+_IS_MARK = {True: True, False: False, "true": True, "false": False, "True": True, "False": False}
 _SPOKEN = re.compile(r"\n\n(Human|Assistant):")
-_FEWEST_TURNS = 2
+_PAIR = 2
 _NUMBERED = re.compile(r"\.[0-9]+$")  # the reader of tables names a second `a` `a.1`
 
 
@@ -41,7 +66,10 @@ class Columns:
 
 
 class Shape(NamedTuple):
-    """Which columns of a row make the example; `more` is Alpaca's input, which goes below the instruction."""
+    """Which columns of a row make the example; `more` is Alpaca's input, which goes below the instruction.
+
+    `mark` says of each row whether its reply is a good one.
+    """
 
     prompt: str = ""
     reply: str = ""
@@ -50,14 +78,18 @@ class Shape(NamedTuple):
     non_preferred: str = ""
     messages: str = ""
     more: str = ""
+    history: str = ""
+    tools: str = ""
+    functions: str = ""
+    parallel_tool_calls: str = ""
+    mark: str = ""
 
     def __str__(self) -> str:
         """For the report: "question → answer"."""
-        if self.messages:
-            return self.messages
-        prompts = " + ".join(name for name in (self.system, self.prompt, self.more) if name)
+        before = (self.system, self.history, self.messages or self.prompt, self.more, self.tools, self.functions)
+        prompts = " + ".join(name for name in before if name)
         replies = (self.preferred, f"not {self.non_preferred}") if self.preferred else (self.reply,)
-        return f"{prompts} → {', '.join(replies)}" if prompts else ", ".join(replies)
+        return " → ".join(part for part in (prompts, ", ".join(replies)) if part)
 
 
 def shape_of(names: Iterable[str], columns: Columns, method: str) -> Shape | str:
@@ -69,21 +101,27 @@ def shape_of(names: Iterable[str], columns: Columns, method: str) -> Shape | str
             return f"has no column {name!r}, which {_OPTIONS[key]} names; its columns are: {listed(names)}"
     by_name = {_plain(name): name for name in reversed(names)}  # of equal names the first counts
     used = {key: chosen.get(key) or _first(usual, by_name) for key, usual in _USUAL.items()}
-    messages = "" if {"prompt", "reply"} & set(chosen) else by_name.get("messages") or by_name.get("conversations", "")
+    messages = "" if {"prompt", "reply"} & set(chosen) else _first(MESSAGES, by_name)
     if method == "dpo" and used["preferred"] and used["non_preferred"]:  # no prompt: two whole dialogues
-        return Shape(**(used | {"reply": "", "messages": "" if used["prompt"] else messages}))
+        used |= {"reply": "", "messages": "" if used["prompt"] else messages}
+        return Shape(**used, more=_more(used, by_name))
     used |= {"preferred": "", "non_preferred": ""}
+    mark = "" if "reply" in chosen else _first(_MARKS, by_name)
     if messages:
-        return Shape(messages=messages, system=chosen.get("system", ""))
+        return Shape(**(used | {"prompt": "", "reply": "", "history": ""}), messages=messages, mark=mark)
     if used["prompt"] and used["reply"] and used["prompt"] != used["reply"]:
-        more = by_name.get("input", "") if _plain(used["prompt"]) == "instruction" else ""
-        return Shape(**used, more="" if more == used["reply"] else more)
+        return Shape(**used, more=_more(used, by_name), mark=mark)
     if method == "supervised" and _first(PREFERRED, by_name):
         return f"seems to hold preferences: use --method dpo for it; its columns are: {listed(names)}"
     flags = "--prompt-column and --reply-column"
     if method == "dpo":
         flags = "--prompt-column, --preferred-column and --non-preferred-column"
     return f"has no columns with usual names; say which to use with {flags}; its columns are: {listed(names)}"
+
+
+def _more(used: dict[str, str], by_name: dict[str, str]) -> str:
+    more = by_name.get("input", "") if _plain(used["prompt"]) == "instruction" else ""
+    return "" if more == used["reply"] else more
 
 
 def namesakes(names: Iterable[str], shape: Shape) -> str:
@@ -95,128 +133,193 @@ def namesakes(names: Iterable[str], shape: Shape) -> str:
     return f"more than one column is called {listed(shared)}; the first is used" if shared else ""
 
 
+def unused(record: Record, shape: Shape, known: Sequence[str] = ()) -> list[str]:
+    """The columns of a row that hold something and are no part of the example; without those known already."""
+    names = [name for name in record if name not in shape and name not in known and not is_empty(record[name])]
+    is_mark = shape.mark and shape.mark not in known and not is_empty(record[shape.mark])
+    return [*names, shape.mark] if is_mark and not _is_marked(record, shape) else names
+
+
+def cells_of(record: Record, shape: Shape, least: int) -> Iterator[tuple[str, str]]:
+    """The texts of at least so many characters that an example is made of, each with its column."""
+    for name in filter(None, shape):
+        cell = record.get(name)
+        if isinstance(cell, str):
+            if len(cell) >= least:
+                yield name, cell
+        elif isinstance(cell, list):
+            yield from ((name, text) for text in map(_content, cell) if isinstance(text, str) and len(text) >= least)
+
+
+def _content(message: object) -> object:
+    return (message.get("content") or message.get("value")) if isinstance(message, dict) else message
+
+
+def is_telling(name: str) -> bool:
+    """Whether a column has a name that promises something to learn from."""
+    return _plain(name) in TELLING
+
+
 def body_of(record: Record, shape: Shape, columns: Columns) -> Body:
     """A row as an example: `{"messages": ..}`, or a preference if it has two replies.
 
     Raises:
         BadRowError: a cell is not what its column needs.
     """
+    _refuse_marks(record, shape)
+    prompt, beside = _prompt(record, shape)
+    offered = _offered(record, shape, beside)
+    system = _system(record, shape, beside)
+    if lost := [name for name in beside if is_telling(name) and not is_empty(beside[name])]:
+        raise BadRowError(f"the prompt holds {listed(lost)} beside its messages, which an example cannot hold")
     if not shape.preferred:
-        return _dialogue(record, shape, columns)
-    if not (shape.prompt or shape.messages):
-        return _preference(record, shape, columns)
-    prompt = record[shape.prompt] if shape.prompt else None
-    if isinstance(prompt, dict):  # a line in OpenAI's own form
-        prompt = prompt | {"messages": _with_system(prompt.get("messages"), columns.system_text)}
-    elif shape.messages:
-        prompt = _dialogue(record, shape, columns)
+        reply = _reply(record, shape.reply, prompt) if shape.reply else []
+        return {"messages": _with_system(in_api_form([*prompt, *reply]), system, columns.system_text)} | offered
+    outputs = [_reply(record, name, prompt) for name in (shape.preferred, shape.non_preferred)]
+    prompt, outputs = split_dialogues(
+        in_api_form(prompt),
+        dict(zip((shape.preferred, shape.non_preferred), map(in_api_form, outputs), strict=True)),
+        has_prompt=bool(shape.prompt or shape.messages),
+    )
+    messages = _with_system(prompt, system, columns.system_text)
+    return {
+        "input": beside | {"messages": messages} | offered,
+        "preferred_output": outputs[0],
+        "non_preferred_output": outputs[1],
+    }
+
+
+def _refuse_marks(record: Record, shape: Shape) -> None:
+    """A row that says whether its reply is good (KTO) must not be learned as if all were."""
+    if _is_marked(record, shape):
+        kind = "good" if _IS_MARK[record[shape.mark]] else "bad"
+        raise BadRowError(
+            f"{shape.mark!r} marks it as {kind} (KTO), which no method here takes: "
+            "put the bad rows into a file of their own for --negative, and leave the column out"
+        )
+
+
+def _is_marked(record: Record, shape: Shape) -> bool:
+    mark = record.get(shape.mark) if shape.mark else None
+    return isinstance(mark, str | bool) and mark in _IS_MARK
+
+
+# --- the prompt and the replies ---
+
+
+def _prompt(record: Record, shape: Shape) -> tuple[list[object], JsonObject]:
+    """All messages before the replies, and what stands beside them in OpenAI's own form, `{"messages": .., ..}`."""
+    name = shape.messages or shape.prompt
+    cell = parsed(record.get(name)) if shape.messages else spoken(record.get(name))
+    beside: JsonObject = {}
+    if isinstance(cell, dict) and "messages" in cell:
+        beside = {key: value for key, value in cell.items() if key != "messages"}
+        cell = cell["messages"]
+    if isinstance(cell, list) or beside or shape.messages:
+        messages = messages_in(cell, name)
     else:
-        prompt = {"messages": _prompt(record, shape, columns)}
-    return {
-        "input": prompt,
-        "preferred_output": _output(record, shape.preferred),
-        "non_preferred_output": _output(record, shape.non_preferred),
-    }
+        messages = [{"role": "user", "content": text_in(record, name)}] if name else []
+    if shape.more and (more := text_in(record, shape.more)).strip():
+        messages = _with_more(messages, more, shape)
+    return [*_history(record, shape), *messages], beside
 
 
-def _preference(record: Record, shape: Shape, columns: Columns) -> Body:
-    """A preference from two whole dialogues. The prompt is all before their last messages, and is the same in both."""
-    preferred, other = (_whole(record, name) for name in (shape.preferred, shape.non_preferred))
-    if preferred[:-1] != other[:-1]:
-        raise BadRowError(f"{shape.preferred!r} and {shape.non_preferred!r} differ before their last message")
-    system = _text(record, shape.system) if shape.system else ""
-    return {
-        "input": {"messages": _with_system(preferred[:-1], system if system.strip() else columns.system_text)},
-        "preferred_output": preferred[-1:],
-        "non_preferred_output": other[-1:],
-    }
+def _with_more(messages: list[object], more: str, shape: Shape) -> list[object]:
+    last = messages[-1] if messages else None
+    if not isinstance(last, dict) or not isinstance(last.get("content"), str):
+        raise BadRowError(f"the column {shape.more!r} cannot be put below messages: write it into the last of them")
+    return [*messages[:-1], last | {"content": f"{last['content']}\n\n{more}"}]
 
 
-def _whole(record: Record, name: str) -> list[object]:
-    """A whole dialogue in one cell: messages, or text in which each turn begins with "Human:" or "Assistant:"."""
+def _history(record: Record, shape: Shape) -> list[object]:
+    """Earlier turns: messages, or pairs of what was asked and answered, as Alpaca's history has them."""
+    cell = record.get(shape.history) if shape.history else None
+    if is_empty(cell):
+        return []
+    turns = parsed(cell)
+    if isinstance(turns, list) and all(isinstance(each, dict) and speaks(each) for each in turns):
+        return turns
+    if not isinstance(turns, list) or not all(
+        isinstance(each, list) and len(each) == _PAIR and all(isinstance(text, str) for text in each) for each in turns
+    ):
+        raise BadRowError(f"the column {shape.history!r} is no list of pairs, each a question and its reply")
+    roles = ("user", "assistant")
+    return [{"role": role, "content": text} for pair in turns for role, text in zip(roles, pair, strict=True)]
+
+
+def _reply(record: Record, name: str, prompt: Sequence[object]) -> list[object]:
+    """A reply: text, a message or messages, also behind the prompt again; or a whole dialogue, as text too."""
     cell = record.get(name)
     if isinstance(cell, str) and cell.lstrip().startswith("Human:"):
         _, *turns = _SPOKEN.split(f"\n\n{cell.lstrip()}")
         return [
-            {"role": _SPEAKERS[speaker.lower()], "content": text.strip()}
+            {"role": SPEAKERS.get(speaker.lower(), speaker), "content": text.strip()}
             for speaker, text in zip(turns[::2], turns[1::2], strict=True)
         ]
-    try:
-        messages = _json(record, name)
-    except BadRowError:
-        messages = None
-    if not isinstance(messages, list) or len(messages) < _FEWEST_TURNS:
-        raise BadRowError(
-            f"there is no prompt, and {name!r} is no list of messages that begins with one; "
-            "add a column of prompts (--prompt-column), or write whole dialogues"
-        )
-    return [_turn(each) for each in messages]
+    messages = spoken(cell)
+    if not isinstance(messages, list):
+        return [{"role": "assistant", "content": text_in(record, name)}]
+    return messages[len(prompt) :] if prompt and messages[: len(prompt)] == prompt else messages
 
 
-def _dialogue(record: Record, shape: Shape, columns: Columns) -> Body:
-    if not shape.messages:
-        reply = {"role": "assistant", "content": _text(record, shape.reply)}
-        return {"messages": [*_prompt(record, shape, columns), reply]}
-    system = _text(record, shape.system) if shape.system else ""
-    messages = _json(record, shape.messages)
-    if isinstance(messages, list):
-        messages = [_turn(each) for each in messages]
-    more = {key: _json(record, key) for key in DIALOGUE_KEYS[1:] if record.get(key) is not None}
-    return {"messages": _with_system(messages, system or columns.system_text), **more}
+# --- what is carried beside them ---
 
 
-def _prompt(record: Record, shape: Shape, columns: Columns) -> list[object]:
-    cell = record[shape.prompt]
-    if isinstance(cell, list):
-        return _with_system([_turn(each) for each in cell], columns.system_text)
-    prompt = _text(record, shape.prompt)
-    if shape.more and (more := _text(record, shape.more)).strip():
-        prompt = f"{prompt}\n\n{more}"
-    system = _text(record, shape.system) if shape.system else ""
-    return _with_system([{"role": "user", "content": prompt}], system if system.strip() else columns.system_text)
+def _offered(record: Record, shape: Shape, beside: JsonObject) -> JsonObject:
+    """The tools that an example offers, in the API's form, whatever the column is called."""
+    if not (shape.tools or shape.functions or shape.parallel_tool_calls or beside):
+        return {}
+    columns = {name: beside.pop(name, None) for name in ("tools", "functions", "parallel_tool_calls")}
+    cells = {name: _either(record.get(getattr(shape, name)), cell, name) for name, cell in columns.items()}
+    tools = [*_tools(cells["tools"], "tools"), *_tools(cells["functions"], "functions")]
+    offered: JsonObject = {}
+    if tools or parsed(cells["tools"]) == []:
+        offered["tools"] = [tool for place, tool in enumerate(tools) if tool not in tools[:place]]
+    if not is_empty(is_parallel := cells["parallel_tool_calls"]):
+        offered["parallel_tool_calls"] = {"true": True, "false": False}.get(str(is_parallel).lower(), is_parallel)
+    return offered
 
 
-def _output(record: Record, name: str) -> list[object]:
-    cell = record[name]
-    if isinstance(cell, list):  # messages; some write the whole dialogue, whose last turn is the reply
-        has_prompt = any(isinstance(each, dict) and each.get("role") == "user" for each in cell)
-        return cell[-1:] if has_prompt else cell
-    return [{"role": "assistant", "content": _text(record, name)}]
+def _tools(cell: object, name: str) -> list[object]:
+    if is_empty(cell):
+        return []
+    tools = parsed(cell)
+    if isinstance(tools, str):
+        raise BadRowError(f"its {name!r} are not valid JSON")
+    if isinstance(tools, dict):
+        tools = [tools]
+    if not isinstance(tools, list):
+        raise BadRowError(f"its {name!r} are {json_kind(tools)}, not a list of tools")
+    return [in_tool_form(tool) for tool in tools]
 
 
-def _with_system(messages: T, system: str | None) -> T | list[object]:
-    """The system text before the messages, unless they begin with instructions of their own or are no list."""
-    if not system or not isinstance(messages, list):
-        return messages
-    first = messages[0] if messages and isinstance(messages[0], dict) else {}
-    return messages if first.get("role") in INSTRUCTIONS else [{"role": "system", "content": system}, *messages]
+def _system(record: Record, shape: Shape, beside: JsonObject) -> str:
+    system: object = text_in(record, shape.system) if shape.system else ""
+    for name in SYSTEMS if beside else ():
+        system = _either(system, text_in(beside, name), name)
+        beside.pop(name, None)
+    return str(system or "")
 
 
-def _turn(message: object) -> object:
-    """A message in OpenAI's form; ShareGPT writes {"from": "human", "value": ".."}."""
-    if not isinstance(message, dict) or "from" not in message or "role" in message:
-        return message
-    speaker = message["from"]
-    role = _SPEAKERS.get(speaker, speaker) if isinstance(speaker, str) else speaker
-    return {"role": role, "content": message.get("value")}
+def _either(one: object, other: object, name: str) -> object:
+    """What a row says in its column, or beside its messages in the prompt."""
+    if is_empty(one) or is_empty(other) or one == other:
+        return other if is_empty(one) else one
+    raise BadRowError(f"it has {name!r} twice, and the two differ; keep one of them")
 
 
-def _text(record: Record, name: str) -> str:
-    value = record.get(name)
-    if isinstance(value, dict | list | bool):
-        raise BadRowError(f"the column {name!r} holds {json_kind(value)}, not text")
-    return as_text(value)
+def _with_system(messages: list[object], own: str, usual: str | None) -> list[object]:
+    """The system text before the messages; `usual` is for rows that have none of their own.
 
-
-def _json(record: Record, name: str) -> Any:
-    """A cell that should hold JSON: from JSON and Parquet as it is, from a CSV parsed."""
-    value = record.get(name)
-    if not isinstance(value, str):
-        return value
-    try:
-        return orjson.loads(value)
-    except ValueError:
-        raise BadRowError(f"the column {name!r} is not valid JSON") from None
+    Raises:
+        BadRowError: the messages begin with other instructions.
+    """
+    present = instructions_of(messages)
+    own = "" if is_empty(own) else own
+    if own and present is not None and present.strip() != own.strip():
+        raise BadRowError("the system text in its column is another one than in its messages; keep one of them")
+    text = own or usual
+    return messages if present is not None or not text else [{"role": "system", "content": text}, *messages]
 
 
 def _first(usual: tuple[str, ...], by_name: dict[str, str]) -> str:
@@ -240,4 +343,5 @@ _USUAL = {
     "system": SYSTEMS,
     "preferred": PREFERRED,
     "non_preferred": NON_PREFERRED,
+    **CARRIED,
 }

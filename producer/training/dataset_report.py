@@ -107,7 +107,13 @@ class Report:
             "method": self.method,
             "model": self.model,
             "files": [
-                {"file": each.file, "use": each.use, "rows": each.rows, "columns": each.columns or None}
+                {
+                    "file": each.file,
+                    "use": each.use,
+                    "rows": each.rows,
+                    "columns": each.columns or None,
+                    "unused": each.unused,
+                }
                 for each in self.inputs.files
             ],
             "files_left_out": self.inputs.left_out,
@@ -141,7 +147,8 @@ class Report:
         for each in self.inputs.files:
             use = "" if each.use == "examples" else f" · {each.use}"
             columns = f" · columns: {each.columns}" if each.columns else ""
-            lines.append(f"  {each.file}: {counted(each.rows, 'row')}{columns}{use}")
+            unused = f" · not used: {_some(each.unused)}" if each.unused else ""
+            lines.append(f"  {each.file}: {counted(each.rows, 'row')}{columns}{unused}{use}")
         if self.inputs.left_out:
             lines.append(f"  left out, as they are no tables: {_some(self.inputs.left_out)}")
         lines += self._negatives()
@@ -247,7 +254,7 @@ _MEANINGS = {
     "warning": "A warning is allowed, but the model may learn what was not meant.",
     "note": "A note is only for you to know.",
 }
-_OF_ALL = ("too_few", "no_split")  # errors of all examples together: dropping rows does not fix them
+_OF_ALL = ("too_few", "too_large", "no_split")  # errors of all examples together: dropping rows does not fix them
 
 
 def lengths(tokens: "array[int]") -> Lengths | None:

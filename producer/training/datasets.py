@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import orjson
 
 from tidemill.models import cost
+from tidemill.models.example_places import Origin, runs_of
+from tidemill.models.json_types import JsonObject
+from tidemill.models.text import unbroken
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.training import dataset_report
 from tidemill.producer.training.dataset_report import PartCounts, Report
@@ -53,6 +56,8 @@ _LONG = 1.5  # a reply that is so many times as long as the middle one may have 
 _OFTENER = 3  # long replies must lack the full stop so many times as often as others to look cut; else it is a style
 _SHORT_TOKENS, _LONG_TOKENS = 2, 20
 _TRAINING_CONTEXT = (("gpt-4.1", 65_536), ("gpt-4o", 65_536), ("gpt-3.5-turbo", 16_385))  # as of 2026-07
+_LARGEST_FILE_BYTES = 512 * 2**20
+_MOST_WITH_IMAGES = 50_000
 _IS_NEGATIVE, _MAY_BE_CUT, _IS_VALIDATION = 1, 2, 4
 
 
@@ -92,6 +97,8 @@ class Dataset:
     report: Report
     dialogues: Sequence[int] = ()
     """Numbers of the stored dialogues among the examples."""
+    places: JsonObject = field(default_factory=dict)
+    """`training` and `validation` -> where each line of that file is from; see `models.example_places`."""
 
 
 @dataclass(slots=True)
@@ -112,6 +119,13 @@ class _Rows:
     def place(self, row: int) -> Place:
         file, unit = list(self.names)[self.files[row]]
         return Place(file, self.lines[row], unit)
+
+    def origins(self, part: "NDArray[np.bool_]") -> Iterator[Origin]:
+        """Where the rows of a part are from, in their order."""
+        names = list(self.names)
+        for row, is_in in enumerate(part.tolist()):
+            if is_in:
+                yield *names[self.files[row]], self.lines[row]
 
     def of_unit(self, unit: str) -> list[int]:
         """The numbers of the rows that are counted in this unit."""
@@ -163,6 +177,7 @@ def build(
     whole.unlink()
     teaching = _teaching(rows, kept_aside == 0)
     _add_few(findings, teaching, train.examples - teaching)
+    _add_too_large(findings, [each for each in (train, check) if each])
     report = Report(
         method=options.method,
         model=options.model,
@@ -177,7 +192,9 @@ def build(
         inputs=inputs or InputSummary(),
         findings=findings,
     )
-    return Dataset(options.method, train, check, report, rows.of_unit("dialogue"))
+    parts = {"training": kept_aside == 0, "validation": kept_aside != 0}
+    places = {name: runs_of(rows.origins(part)) for name, part in parts.items()}
+    return Dataset(options.method, train, check, report, rows.of_unit("dialogue"), places)
 
 
 def training_context(model: str) -> int | None:
@@ -223,7 +240,7 @@ class _Sieve:
         errors = faults(body, method)
         if not errors:
             try:
-                line = orjson.dumps(body) + b"\n"
+                line = unbroken(orjson.dumps(body)) + b"\n"
             except TypeError as error:  # lone surrogates, integers beyond 64 bits, nesting beyond 254
                 errors = [Fault("bad_text", str(error))]
         for code, what in errors or (*left_out, *remarks(body, method)):
@@ -257,7 +274,7 @@ class _Sieve:
             rows.sample = rows.sample or (each.place, each.body)
             prompt = prompt_of(each.body, method)
             rows.openings.append(key_of(opening_of(prompt), folded=True))
-            rows.prompts.append(key_of(prompt))
+            rows.prompts.append(key_of(prompt, tools=tools_of(each.body)))
             rows.replies.append(key_of(replies_of(each.body, method)))
             rows.tokens.append(tokens)
             rows.reply_tokens.append(text_tokens[-each.replies])
@@ -285,6 +302,17 @@ def _add_few(findings: Findings, teaching: int, others: int) -> None:
     if others:
         what += f"; {counted(others, 'more example')} {'teaches' if others == 1 else 'teach'} nothing (weight 0)"
     findings.add("too_few" if teaching < FEWEST_EXAMPLES else "few", None, what)
+
+
+def _add_too_large(findings: Findings, parts: Iterable[Part]) -> None:
+    """Add a finding for what no upload takes. Source: OpenAI's guides on files and on vision fine-tuning."""
+    for part in parts:
+        if (size := part.path.stat().st_size) > _LARGEST_FILE_BYTES:
+            most = f"the provider takes {_LARGEST_FILE_BYTES >> 20}"
+            findings.add("too_large", None, f"{part.path.name} would have {size >> 20:,} MB; {most}")
+    if (images := findings.counts["images"]) > _MOST_WITH_IMAGES:
+        what = f"{images:,} examples have pictures; the provider takes {_MOST_WITH_IMAGES:,}"
+        findings.add("too_large", None, what)
 
 
 def _kept_aside(rows: _Rows, options: DatasetOptions, findings: Findings) -> "NDArray[np.uint8]":

@@ -16,24 +16,44 @@ from typing import IO
 
 from tidemill.models.errors import InputError
 from tidemill.models.text import dumps, loads
+from tidemill.producer.intake.compressed import ending_of
 from tidemill.producer.intake.lines import standard_objects
 from tidemill.producer.intake.records import BadRowError, Input, Record
 from tidemill.producer.intake.tables import file_records
-from tidemill.producer.training.columns import Columns, Shape, body_of, namesakes, shape_of
+from tidemill.producer.training.columns import (
+    Columns,
+    Shape,
+    body_of,
+    cells_of,
+    is_telling,
+    namesakes,
+    shape_of,
+    unused,
+)
 from tidemill.producer.training.examples import BadRow, Body, ChatMessage, Example, Place, faults, key_of, normalised
 from tidemill.producer.training.findings import KEPT
 
-TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".parquet", ".jsonl", ".ndjson")  # what is taken from a folder
+# What is taken from a folder, also compressed
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".ndjson")
+_LIMITS = {
+    32_767: "Excel's cells",
+    50_000: "the cells of Google Sheets",
+    65_535: "the columns and result grids of SQL databases",
+}
+"""Characters (of UTF-16) or bytes at which programs cut a text -> what holds no more."""
+_LEAST_LIMIT = min(_LIMITS) // 3  # a character has at most so many bytes that count here
+_UNUSED_KEPT = 100
 
 
 @dataclass(slots=True)
 class FileSummary:
-    """What one file was read for, its rows, and the columns that made examples; filled while it is read."""
+    """What one file was read for, its rows, and which columns made examples or did not; filled while it is read."""
 
     file: str
     use: str
     rows: int = 0
     columns: str = ""
+    unused: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -73,7 +93,10 @@ def examples_of(
     """
     elsewhere = _elsewhere(paths, {"--negative": negatives, "--validation": without})
     files = [each for each in tables_in(paths, inputs) if each == "-" or Path(each).resolve() not in elsewhere]
-    good_rows = chain.from_iterable(_rows(file, columns, method, inputs.add(file, use)) for file in files)
+    named = set(paths)
+    good_rows = chain.from_iterable(
+        _rows(file, columns, method, inputs.add(file, use), is_named=file in named) for file in files
+    )
     negative_rows = chain.from_iterable(
         _rows(file, columns, method, inputs.add(file, "what not to say")) for file in tables_in(negatives, inputs)
     )
@@ -124,7 +147,7 @@ def tables_in(paths: Iterable[str], inputs: InputSummary) -> list[str]:
 
 
 def _is_table(path: Path) -> bool:
-    return path.suffix.lower() in TABLES and not path.name.startswith((".", "~$"))  # ~$: Excel's lock
+    return ending_of(path) in TABLES and not path.name.startswith((".", "~$"))  # ~$: Excel's lock
 
 
 def _ignore(_sentence: str) -> None:
@@ -154,27 +177,37 @@ def _append(waiting: MutableSequence[BadRow], bad: BadRow) -> None:
         waiting.append(BadRow(last.place, last.why, last.code, last.times + bad.times))
 
 
-def _rows(file: str, columns: Columns, method: str, summary: FileSummary) -> Iterator[Example | BadRow]:
-    """The rows of one file. A table whose columns do not fit is an error; each JSON line has columns of its own."""
+def _rows(
+    file: str, columns: Columns, method: str, summary: FileSummary, *, is_named: bool = True
+) -> Iterator[Example | BadRow]:
+    """The rows of one file. A table whose columns do not fit is an error; each JSON line has columns of its own.
+
+    JSON that nobody named, in a folder, may be about something else: it is left out, with a warning.
+    """
     source = _Collecting("standard input" if file == "-" else file, skip_bad_rows=True, on_bad_row=_ignore)
     source.waiting = deque()
     names: tuple[str, ...] | None = None
     shape: Shape | str = ""
-    for number, record in standard_objects(source) if file == "-" else file_records(Path(file), source):
+    records = standard_objects(source) if file == "-" else file_records(Path(file), source, any_layout=True)
+    for number, record in records:
         for bad in source.drain():
             summary.rows += bad.times
             yield bad
         summary.rows += 1
+        place = Place(source.name, number, source.unit)
         if tuple(record) != names:
             names = tuple(record)
             shape = shape_of(names, columns, method)
+            if isinstance(shape, str) and not is_named and summary.rows == 1 and ending_of(Path(file)) == ".json":
+                yield BadRow(place, f"the file is left out: it {shape}", "unused")
+                return
             if isinstance(shape, str) and source.unit == "row":
                 raise source.fault(shape)
-        if not isinstance(shape, str) and not summary.columns:
-            summary.columns = str(shape)
-            if sentence := namesakes(record, shape):
-                yield BadRow(Place(source.name, number, source.unit), sentence, "same_columns")
-        yield _example(Place(source.name, number, source.unit), record, shape, columns)
+        if isinstance(shape, str):
+            yield BadRow(place, shape)
+            continue
+        yield from _remarks(place, record, shape, summary)
+        yield _example(place, record, shape, columns)
     for bad in source.drain():
         summary.rows += bad.times
         yield bad
@@ -182,9 +215,30 @@ def _rows(file: str, columns: Columns, method: str, summary: FileSummary) -> Ite
         raise source.fault(shape)
 
 
-def _example(place: Place, record: Record, shape: Shape | str, columns: Columns) -> Example | BadRow:
-    if isinstance(shape, str):
-        return BadRow(place, shape)
+def _remarks(place: Place, record: Record, shape: Shape, summary: FileSummary) -> Iterator[BadRow]:
+    """What is to be said of a row besides its example: columns that are not used, each once, and cells that are cut."""
+    if not summary.columns:
+        summary.columns = str(shape)
+        if sentence := namesakes(record, shape):
+            yield BadRow(place, sentence, "same_columns")
+    for name in unused(record, shape, summary.unused):
+        if is_telling(name):
+            yield BadRow(place, f"the column {name!r} is not used", "unused")
+        elif len(summary.unused) >= _UNUSED_KEPT:
+            continue
+        summary.unused.append(name)
+    for name, text in cells_of(record, shape, _LEAST_LIMIT):
+        if holder := _cut_by(text):
+            yield BadRow(place, f"the column {name!r} has as many characters as {holder} can hold", "cut_cell")
+
+
+def _cut_by(text: str) -> str | None:
+    """What may have cut a text, because it holds no more."""
+    units = len(text.encode("utf-16-le", "surrogatepass")) // 2
+    return _LIMITS.get(units) or _LIMITS.get(len(text.encode(errors="surrogatepass")))
+
+
+def _example(place: Place, record: Record, shape: Shape, columns: Columns) -> Example | BadRow:
     try:
         return Example(place, body_of(record, shape, columns))
     except BadRowError as error:

@@ -11,6 +11,7 @@ A supervised body is `{"messages": [..], "tools"?: [..], "parallel_tool_calls"?:
 import base64
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -21,11 +22,12 @@ import orjson
 from tidemill.models.json_types import JsonObject
 from tidemill.models.turns import INSTRUCTIONS
 from tidemill.producer.intake.records import json_kind
+from tidemill.producer.training.normal_form import OUTPUTS, tidied
 from tidemill.producer.training.personal import personal
+from tidemill.producer.training.special_tokens import special_tokens, template_marks
+from tidemill.producer.training.tool_schemas import as_json, parameters_fault
 
 METHODS = ("supervised", "dpo")
-DIALOGUE_KEYS = ("messages", "tools", "parallel_tool_calls")
-OUTPUTS = ("preferred_output", "non_preferred_output")
 
 ChatMessage: TypeAlias = JsonObject
 """One message of an example, in the API's form once it is checked."""
@@ -71,17 +73,19 @@ class Fault(NamedTuple):
 
 
 _ROLES = (*INSTRUCTIONS, "user", "assistant", "tool")
-_MESSAGE_KEYS = {"role", "content", "name", "weight", "tool_calls", "tool_call_id", "refusal", "function_call"}
 _WORDS = ("name", "refusal", "tool_call_id")
 _CALLS = ("tool_calls", "function_call")
+_MARKS_SHOWN = 3
 _MOST_IMAGES = 10
 _LARGEST_IMAGE_BYTES = 10 * 2**20
 _IMAGE_URL = re.compile(r"https://|data:image/(?:jpeg|png|webp);base64,")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PICTURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP", re.DOTALL)
 _NOTHING = {"NaN", "nan", "<NA>", "NA", "N/A", "#N/A", "null", "NULL", "None"}  # what programs write for an empty cell
-_BREAKS_OFF = re.compile(r"(?:\.\.\.|…|[^\W\d_]-|,)$")  # "and so...", "exam-", "first,"
-_ENDS_IN_A_WORD = re.compile(r"[^\W\d_]$")
+_BREAKS_OFF = re.compile(r"(?:\.\.\.|…|[^\W\d_]-|[,，、،])$")  # "and so...", "exam-", "first,"
+_TRAILS_OFF = re.compile(r"(?:\.\.\.|…)$")
+_TAIL = 60  # characters that show in which script a reply ends
+_ENDS_IN_A_WORD = re.compile(r"[^\W\d_\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]$")  # Thai and others have no full stop
 
 
 # --- one form for all ---
@@ -90,38 +94,11 @@ _ENDS_IN_A_WORD = re.compile(r"[^\W\d_]$")
 def normalised(body: Body, method: str) -> tuple[Body, list[Fault]]:
     """The body with the API's keys only, in the API's order and types, and what had to be left out of it.
 
-    Tables hold null for nothing and 1.0 for 1. Faults stay, so that `faults` reports them.
+    Tables hold null for nothing and 1.0 for 1, and Arrow gives to each object the keys of all others, as null. Faults
+    stay, so that `faults` reports them.
     """
-    left_out: dict[str, None] = {}
-    if method == "dpo":
-        prompt = body.get("input")
-        if isinstance(prompt, dict):
-            prompt = _keys(prompt, DIALOGUE_KEYS, left_out)
-        result = {"input": prompt, **_keys(body, OUTPUTS, left_out)}
-    else:
-        result = _keys(body, DIALOGUE_KEYS, left_out)
-    names = ", ".join(repr(name) for name in left_out)
-    return result, [Fault("left_out", f"{names} was left out")] if names else []
-
-
-def _keys(body: Body, keys: tuple[str, ...], left_out: dict[str, None]) -> Body:
-    kept = {key: body[key] for key in keys if body.get(key) is not None}
-    for key in ("messages", *OUTPUTS):
-        if isinstance(kept.get(key), list):
-            kept[key] = [_message(each, left_out) if isinstance(each, dict) else each for each in kept[key]]
-    return kept
-
-
-def _message(message: ChatMessage, left_out: dict[str, None]) -> ChatMessage:
-    kept = {}
-    for key, value in message.items():
-        if value is None or (key == "tool_calls" and value == []):
-            continue
-        if key in _MESSAGE_KEYS:
-            kept[key] = int(value) if key == "weight" and value in (0.0, 1.0) and not isinstance(value, bool) else value
-        else:
-            left_out[key] = None
-    return kept
+    tidy, notes = tidied(body, method)
+    return tidy, [Fault(code, what) for code, what in notes]
 
 
 def prompt_of(body: Body, method: str) -> list[ChatMessage]:
@@ -141,8 +118,8 @@ def opening_of(prompt: Sequence[ChatMessage]) -> Sequence[ChatMessage]:
     return prompt[:end]
 
 
-def key_of(messages: Iterable[ChatMessage], *, folded: bool = False) -> int:
-    """64 bits that are the same for the same messages; white space at the ends does not count.
+def key_of(messages: Iterable[ChatMessage], *, tools: Sequence[object] = (), folded: bool = False) -> int:
+    """64 bits that are the same for the same messages and tools; white space at the ends does not count.
 
     With `folded`, neither other white space nor upper and lower case count.
     """
@@ -153,6 +130,8 @@ def key_of(messages: Iterable[ChatMessage], *, folded: bool = False) -> int:
             content = " ".join(content.split()).casefold() if folded else content.strip()
         more = [message[key] for key in ("tool_calls", "tool_call_id") if key in message]
         digest.update(f"{message['role']}\x1f{content}\x1f{more or ''}\x1e".encode(errors="surrogatepass"))
+    if tools:
+        digest.update(as_json(tools).encode(errors="surrogatepass"))
     return int.from_bytes(digest.digest(), "big")
 
 
@@ -211,11 +190,21 @@ def remarks(body: Body, method: str) -> list[Fault]:
     empty = {text for each in own if (text := text_of(each).strip()) in _NOTHING}
     flaws += [Fault("says_nothing", f"a message is {text!r}") for text in sorted(empty)]
     end = text_of(replies[0]).rstrip()
-    if _BREAKS_OFF.search(end[-4:]):
+    if _BREAKS_OFF.search(end[-4:]) and not (_TRAILS_OFF.search(end[-4:]) and _has_other_script(end[-_TAIL:])):
         flaws.append(Fault("cut_off", f"the reply ends with {end[-3:]!r}"))
+    marks = {mark for message in chain(prompt, replies) for mark in template_marks(text_of(message))}
+    if marks:
+        flaws.append(Fault("template", f"a message has the text {', '.join(sorted(marks)[:_MARKS_SHOWN])}"))
     kinds = {kind for message in chain(prompt, replies) for kind in personal(text_of(message))}
     flaws += [Fault("personal", f"holds what looks like {kind}") for kind in sorted(kinds)]
     return flaws
+
+
+def _has_other_script(text: str) -> bool:
+    """Whether there is a letter beyond the Latin ones: where they are written, a sentence may end in an ellipsis."""
+    if text.isascii():
+        return False
+    return any(each.isalpha() and not unicodedata.name(each, "LATIN").startswith("LATIN") for each in text)
 
 
 def may_be_cut(body: Body, method: str) -> bool:
@@ -318,6 +307,12 @@ def _texts(messages: list[ChatMessage], _offered: Body) -> Iterator[Fault]:
             yield Fault("empty_text", f"message {number} ({message['role']}) is empty")
 
 
+def _tokens(messages: list[ChatMessage], _offered: Body) -> Iterator[Fault]:
+    for number, message in enumerate(messages, 1):
+        for token in special_tokens(f"{text_of(message)}\n{message.get('tool_call_id', '')}"):
+            yield Fault("special_token", f"message {number} ({message['role']}) has the text {token}")
+
+
 def _names(messages: list[ChatMessage], _offered: Body) -> Iterator[Fault]:
     for number, message in enumerate(messages, 1):
         if "name" in message and not _NAME.fullmatch(message["name"]):
@@ -380,8 +375,10 @@ def _tools(offered: Body) -> Iterator[Fault]:
             yield Fault("bad_tools", f'tool {number} is not {{"type": "function", "function": {{..}}}}')
         elif not isinstance(function.get("name"), str) or not _NAME.fullmatch(function["name"]):
             yield Fault("bad_tools", f"tool {number} has no usable name (letters, digits, _ and -, at most 64)")
-        elif not isinstance(function.get("parameters", {}), dict):
-            yield Fault("bad_tools", f"the parameters of tool {number} are no JSON schema")
+        elif (why := parameters_fault(function.get("parameters"))) is not None:
+            yield Fault("bad_tools", f"the parameters of tool {number} ({function['name']}) {why}")
+    for token in special_tokens(as_json(tools)):
+        yield Fault("special_token", f"the tools have the text {token}")
     if not isinstance(offered.get("parallel_tool_calls", True), bool):
         yield Fault("bad_tools", "'parallel_tool_calls' is not true or false")
 
@@ -394,7 +391,11 @@ def _calls(messages: list[ChatMessage], offered: Body) -> Iterator[Fault]:
             yield Fault("bad_tool_call", f"message {number} ({message['role']}) calls a tool; only the assistant may")
         if "function_call" in message:
             yield Fault("function_call", f"message {number} ({message['role']}) has a 'function_call'")
-        for call in message.get("tool_calls", ()):
+        calls = message.get("tool_calls", ())
+        ids = [call["id"] for call in calls if isinstance(call.get("id"), str)]
+        if len(ids) != len(set(ids)):
+            yield Fault("bad_tool_call", f"message {number} has two calls with the same id")
+        for call in calls:
             why = _unusable(call, names)
             if why is not None:
                 yield Fault("bad_tool_call", f"message {number} has a call {why}")
@@ -406,6 +407,8 @@ def _unusable(call: JsonObject, names: set[str | None]) -> str | None:
         return "without an id"
     if call.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
         return "that is not of the type function, with a name"
+    if not _NAME.fullmatch(function["name"]):
+        return f"of {_shown(function['name'])}, which is no name of a tool (letters, digits, _ and -, at most 64)"
     if names and function["name"] not in names:
         return f"of {_shown(function['name'])}, which 'tools' does not offer"
     try:
@@ -430,6 +433,7 @@ def _shown(value: object) -> str:
 _CHECKS: tuple[Callable[[list[ChatMessage], Body], Iterator[Fault]], ...] = (
     _order,
     _texts,
+    _tokens,
     _names,
     _weights,
     _calls,

@@ -53,11 +53,17 @@ RULES: dict[str, Rule] = {
         "error", "picture that cannot be used", "use JPEG, PNG or WEBP up to 10 MB, in the user's message"
     ),
     "too_many_images": Rule("error", "example with more than 10 pictures", "split it"),
+    "special_token": Rule(
+        "error",
+        "text that the model reads as a command",
+        "take it out, or write it in another way, such as with a space in it",
+    ),
     "bad_text": Rule("error", "text that cannot be written as UTF-8", "remove the broken character"),
     "too_long": Rule("error", "example longer than the model can be trained on", "shorten it, or split the dialogue"),
     "too_few": Rule(
         "error", "too few examples", "collect at least 10 to learn from; 50 to 100 is where it begins to help"
     ),
+    "too_large": Rule("error", "more than the provider takes", "take examples out, or train in several steps"),
     "no_split": Rule("error", "nothing to split", "leave out --val, or add examples with other questions"),
     # what costs quality
     "duplicate": Rule("warning", "example that is there already", "take it out, unless it is to count twice"),
@@ -76,6 +82,17 @@ RULES: dict[str, Rule] = {
         "example with what may be personal data",
         "replace it with a placeholder: a model may repeat what it read",
     ),
+    "unused": Rule(
+        "warning",
+        "something beside the messages that is not used",
+        "write it into the prompt, or name its column; take it out if it is not to be learned",
+    ),
+    "cut_cell": Rule("warning", "cell that a spreadsheet may have cut", "export it again from where it is from"),
+    "template": Rule(
+        "warning",
+        "text that looks like the frame of another model's messages",
+        "take it out: the API puts its own frame around each message",
+    ),
     "short_reply": Rule("warning", "very short reply among long ones", "check that nothing is missing"),
     "same_replies": Rule("warning", "every reply is the same", "check the column of the replies"),
     "same_outputs": Rule("warning", "preference for the same reply", "take it out: there is nothing to prefer"),
@@ -90,6 +107,11 @@ RULES: dict[str, Rule] = {
     "cut_answer": Rule("note", "dialogue with a cut answer, left out", "ask again with a higher --max-tokens"),
     "no_pair": Rule("note", "row without a pair, left out", "give both a good and a bad reply to the same prompt"),
     "left_out": Rule("note", "example with fields that the API does not know", "nothing: the fields were left out"),
+    "nulls": Rule(
+        "note",
+        "null where other tools have a key",
+        "nothing: it was left out, as Arrow and Parquet put it there",
+    ),
     "same_columns": Rule("note", "columns with the same name", "rename them, if another one is meant"),
     "few": Rule("note", "few examples", "50 to 100 good ones are where training usually begins to show"),
     "images": Rule("note", "example with pictures", "their tokens are not counted here and come on top of the price"),

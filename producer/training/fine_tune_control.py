@@ -86,6 +86,8 @@ def watch(name: str, as_json: bool) -> None:
     stop_like_ctrl_c()
     row = find(name)
     _check_server(row)
+    if _may_have_model(row):
+        transact(lambda connection: control.CHANGES["retry"].act(connection, row.id))
     follow_batch(Batch(row.id), None, 1, Quiet(), EventPrinter(row.id, quiet=as_json))
     _print_end(find(row.id), as_json)
 
@@ -102,6 +104,10 @@ def check_trained(row: FineTuneRow) -> None:
     """Raise NotTrainedError if a fine-tune has ended without a model; the text says why."""
     if row.state not in (*OPEN_STATES, "succeeded"):
         raise NotTrainedError(f"{row.id}: {row.error or row.state} ({row.error_code or row.state})")
+    if row.state == "succeeded" and not row.fine_tuned_model:
+        raise NotTrainedError(
+            f"{row.id}: it has ended ({status_of(row)}), but its provider has named no model; look there."
+        )
 
 
 def _print_end(row: FineTuneRow, as_json: bool) -> None:
@@ -160,8 +166,13 @@ def _change(connection: Connection, row: FineTuneRow, verb: str) -> bool:
 def _check_server(row: FineTuneRow) -> None:
     """Raise InputError if `settings` name another server than the one that has the fine-tune."""
     provider, own = read_train_request(row.request).provider, settings().provider
-    if row.state in OPEN_STATES and provider != own:
+    if (row.state in OPEN_STATES or _may_have_model(row)) and provider != own:
         raise InputError(f"{row.id} is at {provider}, and OPENAI_BASE_URL names {own}; let it name {provider}.")
+
+
+def _may_have_model(row: FineTuneRow) -> bool:
+    """Whether it ended only because its provider had named no model, which it may have done by now."""
+    return bool(row.state == "failed" and row.error_code == fine_tunes.NO_MODEL)
 
 
 def _wait_for_provider(row: FineTuneRow, verb: str, last_event: int) -> None:

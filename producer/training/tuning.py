@@ -130,7 +130,7 @@ def _submit_job(dataset: Dataset, options: DatasetOptions, terms: Terms, name: s
     hashes = [None if each is None else each["sha256"] for each in stored.values()]
     dataset_id = hashlib.sha256(dumps([options.method, *hashes]).encode()).hexdigest()[:24]
     name = (terms.name or terms.suffix or name)[:200]
-    report = dataset.report.to_json()
+    report = dataset.report.to_json() | {"places": dataset.places}
     links = [{"dataset_id": dataset_id, "dialogue_id": each} for each in dataset.dialogues]
 
     def keep(connection: Connection) -> None:

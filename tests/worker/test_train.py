@@ -23,12 +23,13 @@ from tidemill.models.options import Options, Transport
 from tidemill.models.provider import Provider
 from tidemill.models.settings import settings
 from tidemill.models.tables import creations as creations_table
-from tidemill.models.tables import fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
+from tidemill.models.tables import datasets, fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue
 from tidemill.producer.training.fine_tune_lookup import points_of
 from tidemill.simulator import Simulator
 from tidemill.worker import creations
+from tidemill.worker import train as train_module
 from tidemill.worker.calling import Calling
 from tidemill.worker.limits import limiter
 from tidemill.worker.train import METADATA, train
@@ -123,6 +124,14 @@ def come_back(job_id: int) -> None:
     set_job(job_id, lease_until=now_after(-1.0))
     with writing() as connection:
         assert rescue(connection, rescuer()) == 1
+
+
+def add_places(job_id: int, **runs: Any) -> None:
+    """Say of the job's dataset where its lines are from."""
+    files = [["qa.csv", "row"], ["", "dialogue"]]
+    places = {file: {"files": files, "runs": its_runs} for file, its_runs in runs.items()}
+    with writing() as connection:
+        connection.execute(update(datasets).values(report={"places": places}))
 
 
 def tune() -> Any:
@@ -390,3 +399,67 @@ def test_a_403_for_the_creation_is_final_whatever_its_code(provider: Simulator) 
     job_id = add_train_job()
     to_the_end(job_id, most=2)
     assert (job_row(job_id).state, job_row(job_id).error_code) == ("failed", "training_not_available")
+
+
+def test_a_name_that_comes_late_is_taken_up(provider: Simulator) -> None:
+    provider.control(tuning_nameless=True)
+    job_id = add_train_job()
+    while (remote := tune().remote if count(fine_tunes) else None) is None or remote["status"] != "succeeded":
+        assert step(job_id).outcome == "stepped"
+    for _ in range(3):
+        assert step(job_id).outcome == "stepped"  # it is looked for
+    with reading() as connection:
+        messages = connection.scalars(select(fine_tune_events.c.message)).all()
+    assert sum("names no model yet" in message for message in messages) == 1
+    provider.control(tuning_nameless=False)
+    assert to_the_end(job_id).outcome == "succeeded"
+    assert tune().model == provider.tunings()[0]["fine_tuned_model"]
+
+
+def test_without_a_name_it_fails_booked_once_and_a_retry_trains_nothing_again(
+    provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "_NAME_SECONDS", 0.2)
+    provider.control(tuning_nameless=True)
+    job_id = add_train_job()
+    settlement = to_the_end(job_id)
+    assert (settlement.outcome, settlement.error_code) == ("failed", "no_model")
+    assert "names no model" in (settlement.error or "")
+    trained = provider.tunings()[0]["trained_tokens"]
+    paid = job_row(job_id).cost_usd
+    assert (job_row(job_id).input_tokens, paid) == (trained, pytest.approx(trained * 5e-6))
+    with writing() as connection:
+        assert revive(connection, "b") == 1
+    assert to_the_end(job_id).error_code == "no_model"  # it was looked for again, and is still not there
+    provider.control(tuning_nameless=False)
+    with writing() as connection:
+        assert revive(connection, "b") == 1
+    assert to_the_end(job_id).outcome == "succeeded"
+    assert tune().model == provider.tunings()[0]["fine_tuned_model"]
+    assert (job_row(job_id).cost_usd, created_once(provider)) == (paid, True)
+
+
+def test_a_line_that_the_provider_refuses_leads_to_the_row_of_its_owner(provider: Simulator) -> None:
+    job_id = add_train_job(lines=9)  # the next line is no example
+    add_places(job_id, training=[[0, 2, 3], [0, 17, 6]])
+    content = "".join(LINE % (n, n) for n in range(3)) + '{"messages": []}\n' + LINE % (1, 1) * 9
+    blobs.put(content.encode(), sha256 := hashlib.sha256(content.encode()).hexdigest())
+    with writing() as connection:
+        connection.execute(update(datasets).values(training={"sha256": sha256}))
+    settlement = to_the_end(job_id)
+    assert settlement.error_code == "invalid_training_file"
+    assert "Example 4 of the training file is qa.csv row 17." in (settlement.error or "")
+
+
+def test_what_is_wrong_with_an_uploaded_file_is_said_with_the_row(provider: Simulator) -> None:
+    details = (
+        "Invalid file format. Example 2 cannot be parsed. Error: line contains invalid json: line 1 column 3 (line 2)"
+    )
+    provider.control(file_refusal=details)
+    job_id = add_train_job(validation=3)
+    add_places(job_id, training=[[0, 40, 12]], validation=[[1, 7, 3]])
+    settlement = to_the_end(job_id)
+    assert settlement.outcome == "failed"
+    for said in (details, "Example 2 of the training file is qa.csv row 41.", "the validation file is dialogue 8."):
+        assert said in (settlement.error or "")
+    assert "Example 1 " not in (settlement.error or "")

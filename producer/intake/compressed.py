@@ -1,0 +1,37 @@
+"""A file may come compressed, and is read as what is in it: `data.csv.gz` is a CSV.
+
+Ending by ending; it streams, so a small file that unpacks to a huge one takes no more memory than the huge one would.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+"""Ending -> what opens it for reading bytes."""
+
+UnpackError = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file's ending says that it is compressed."""
+    return path.suffix.lower() in COMPRESSED
+
+
+def ending_of(path: Path) -> str:
+    """The ending that says a file's format: `.csv` of data.csv and of data.csv.gz."""
+    return (Path(path.stem) if is_compressed(path) else path).suffix.lower()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """A file's bytes, unpacked. While it is open, `UnpackError` and OSError may be raised by each read."""
+    opener = COMPRESSED.get(path.suffix.lower())
+    with path.open("rb") if opener is None else io.BufferedReader(opener(path)) as file:
+        yield file

@@ -56,6 +56,7 @@ _SAY_EVERY = 10
 _CLOSE_SECONDS = 10.0
 _LAST_WRITE_SECONDS = 10.0
 _NO_FILE_SECONDS = 2.0
+_NO_CLIENT_SECONDS = 5.0
 _HOLD_SECONDS = PROBE_SECONDS[0] - 1.0
 _CACHE_SECONDS = 10.0
 
@@ -101,6 +102,7 @@ class Runner:
         self._renewed_at = time.monotonic()
         self._cached: dict[str, CachedBatch] = {}
         self._providers: dict[Transport, Provider] = {}
+        self._client_trouble: str | None = None
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(window)
         self._storable = asyncio.Semaphore(2 * window)
@@ -247,7 +249,9 @@ class Runner:
         try:
             if not may_call():
                 return settlements.of_snooze(job)
-            provider = self._provider(batch.options.transport)
+            provider = self._usable_provider(batch.options.transport)
+            if provider is None:
+                return settlements.of_snooze(job, _NO_CLIENT_SECONDS)
             calling = Calling(provider, self._limiter, settings().provider, may_call)
             return await KINDS[batch.kind](job, batch.options, calling)
         except SettingsError as error:  # a kind or an endpoint of a package that is not installed here
@@ -258,6 +262,17 @@ class Runner:
             log.error("job %d: %s: %s", job.id, type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
             sentence = f"tidemill itself failed on this row ({type(error).__name__}); please report it."
             return settlements.of_defect(job, "internal_error", sentence)
+
+    def _usable_provider(self, transport: Transport) -> Provider | None:
+        """The client; None where none can be made, for which this machine is to blame and no row."""
+        try:
+            provider = self._provider(transport)
+        except SettingsError as error:
+            self._client_trouble = str(error)
+            log.error("%s", error)
+            return None
+        self._client_trouble = None
+        return provider
 
     def _provider(self, transport: Transport) -> Provider:
         if transport not in self._providers:
@@ -326,8 +341,8 @@ class Runner:
 
     @property
     def trouble(self) -> str | None:
-        """Why outcomes cannot be stored at present, in a sentence; None when they can."""
-        return self.settler.trouble
+        """Why no call can be made or stored at present, in a sentence; None when they can."""
+        return self.settler.trouble or self._client_trouble
 
     @property
     def is_admitting(self) -> bool:

@@ -10,12 +10,12 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, false, func, select
 
 from tidemill import migrations
-from tidemill.models import blobs, broker, cost, shutdown
+from tidemill.models import blobs, broker, cost, outbound, shutdown
 from tidemill.models.bulk import BulkRows
 from tidemill.models.database import writing
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
-from tidemill.models.provider import CallError, list_models
+from tidemill.models.provider import CallError, check_headers, list_models
 from tidemill.models.settings import Settings, settings
 from tidemill.models.tables import metadata
 from tidemill.models.text import one_line
@@ -136,9 +136,19 @@ def _limits() -> str:
 
 
 def _key() -> str:
+    check_headers(settings())
     if settings().openai_api_key is None:
         return "OPENAI_API_KEY is not set; fine for a server that needs none"
     return "OPENAI_API_KEY is set"
+
+
+def _proxy() -> str:
+    proxy = outbound.proxy_for(settings().openai_base_url)
+    return str(proxy or "none: calls go straight to the server")
+
+
+def _certificates() -> str:
+    return str(outbound.certificates())
 
 
 def _provider() -> str:
@@ -157,6 +167,8 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "broker": _broker,
     "limits": _limits,
     "key": _key,
+    "proxy": _proxy,
+    "certificates": _certificates,
     "provider": _provider,
 }
 

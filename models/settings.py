@@ -182,8 +182,13 @@ def settings() -> Settings:
         SettingsError: a variable has a value that cannot work, or `.env` names a server that must not get a key; the
             text names it.
     """
+    dotenv.say_places(_from_file())
+    return read_settings()
+
+
+def read_settings() -> Settings:
+    """What the environment and `.env` say now. Errors as for `settings`."""
     from_file: dict[str, Any] = _from_file()
-    dotenv.say_places(from_file)
     try:
         return Settings(**from_file)  # the other values come from the environment
     except ValidationError as error:

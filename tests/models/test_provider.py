@@ -33,7 +33,7 @@ from tidemill.models.provider import (
     list_models,
 )
 from tidemill.models.replies import RawReply, error_from_status, parse_chat, retry_after_seconds, safe_line
-from tidemill.models.settings import Settings, checked_url
+from tidemill.models.settings import Settings, checked_url, settings
 
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
 KEY = "sk-test-4f7a9c2e8b"
@@ -707,10 +707,10 @@ async def test_a_header_that_can_never_work_is_refused_at_once(
 @pytest.mark.parametrize("lines", ["X-A: é", "no colon", "bad name: x", ": x", "X-A: 1\nX-B\x00: 2", "X-A: 1\r"])
 def test_custom_headers_that_can_never_be_sent_are_refused(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: tide\n\nX-Empty:")
-    check_headers(Settings())
+    check_headers(settings())
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", lines.replace("\x00", "\x01"))
     with pytest.raises(SettingsError, match="OPENAI_CUSTOM_HEADERS"):
-        check_headers(Settings())
+        check_headers(settings())
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -99,8 +99,7 @@ def test_a_fork_waits_with_a_worker_of_its_own(provider: Simulator, monkeypatch:
 def test_what_a_notebook_changes_is_taken_up_by_the_next_call(
     provider: Simulator, monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil, tmp_path: Path
 ) -> None:
-    provider.control(key="second-key")
-    refused = submit("refused")
+    before = submit("before")
     for name, value, why in (
         ("OPENAI_API_KEY", '"second-key"', "begins or ends with a quote"),
         ("TIDEMILL_WINDOW", "many", "Input should be a valid integer"),
@@ -110,19 +109,24 @@ def test_what_a_notebook_changes_is_taken_up_by_the_next_call(
         with monkeypatch.context() as cell:
             cell.setenv(name, value)
             with pytest.raises(TidemillError, match=f"{name}.*{re.escape(why)}"):
-                refused.wait()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(refused.wait)
-        wait_until(lambda: refused.progress().hold_reason, "the key is refused")
+                before.wait()
+    provider.control(gate="shut")
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(before.wait)]
+        wait_until(lambda: provider.counters()["in_flight"] == 3, "it is under way")
         with monkeypatch.context() as cell:
             cell.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
             with pytest.raises(SettingsError, match=r"^OPENAI_BASE_URL cannot change while a wait\(\) runs"):
                 submit("nowhere")
         monkeypatch.setenv("OPENAI_API_KEY", "second-key")
-        assert submit("with the new key").wait().all_succeeded
-        assert waiting.result(limit()).all_succeeded
+        waiting.append(pool.submit(submit("after").wait))
+        provider.control(gate="open")
+        assert all(each.result(limit()).all_succeeded for each in waiting)
+    keys = {(call["prompt"].split()[0], call["caller"]) for call in provider.paid()}
+    assert len(keys) == len({caller for _, caller in keys}) == 2
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("TIDEMILL_MODEL", "another-model")
-    assert submit("there") and [each.model for each in list_batches(9)] == ["another-model"]
+    submit("there")
+    assert [each.model for each in list_batches(9)] == ["another-model"]
     with pytest.raises(InputError, match="There is no batch"):
-        refused.wait()
+        before.wait()

@@ -80,19 +80,19 @@ def test_several_waits_share_one_worker_and_end_each_for_itself(provider: Simula
     assert (len(paid), set(paid.values())) == (48, {1})
 
 
-def _wait_in_a_fork(batch: Batch) -> None:
-    os._exit(0 if batch.wait().all_succeeded else 1)
+def _ask_in_a_fork() -> None:
+    os._exit(0 if submit("in the fork").wait().all_succeeded else 1)
 
 
-def test_a_fork_waits_with_a_worker_of_its_own(provider: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = submit("asked before the fork")
+def test_a_fork_has_a_worker_of_its_own(provider: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit("before the fork")
     with monkeypatch.context() as parent:
         parent.setattr(embedded._shared, "runner", object())  # as if somebody waited here
-        fork = multiprocessing.get_context("fork").Process(target=_wait_in_a_fork, args=[batch])
+        fork = multiprocessing.get_context("fork").Process(target=_ask_in_a_fork)
         fork.start()
     fork.join(limit())
     assert fork.exitcode == 0
-    assert batch.wait().all_succeeded
+    assert [each.progress.states["succeeded"] for each in list_batches(9)] == [3, 0]
     assert len(provider.paid()) == 3
 
 

@@ -241,7 +241,7 @@ def list_models(settings: Settings) -> list[JsonObject]:
         CallError: as for `Provider.list_all`.
         SettingsError: as for `Provider`.
     """
-    return _list_all(settings, "models", transport=Options.transport)
+    return _list_all(settings, "models", transport=Options(settings.model).transport)
 
 
 def list_assistants(settings: Settings) -> list[JsonObject]:

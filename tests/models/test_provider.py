@@ -624,6 +624,7 @@ async def test_the_command_line_lists_models_without_a_loop(start: Start) -> Non
     script = await start(reply_bytes({"data": [{"id": "a"}]}))
     configured = Settings(OPENAI_BASE_URL=script.url, OPENAI_API_KEY=KEY)  # type: ignore[call-arg]
     assert await asyncio.to_thread(list_models, configured) == [{"id": "a"}]
+    assert "OpenAI" in script.requests[0][1]["user-agent"]  # the client that runs use, if they name none
 
 
 # --- what needs no server -------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -13,7 +14,6 @@ from tidemill.producer.batches import control
 from tidemill.producer.batches.progress import Progress
 from tidemill.producer.cli import doctor
 from tidemill.producer.rehearsing import rehearsal
-from tidemill.producer.screen import display
 from tidemill.producer.screen.display import LONGEST_BAR, SHORTEST_BAR, Part, ProgressBar, Rate, fit, parts_of
 from tidemill.producer.screen.printing import is_lively, print_table, terminal_width
 from tidemill.producer.screen.tables import Column, lay_out
@@ -170,7 +170,7 @@ def rate(monkeypatch: pytest.MonkeyPatch, counts: Progress, seconds: float = 10.
     """As it is after so many seconds in which a fifth of the rows ended."""
     sampled = Rate()
     at = iter((0.0, seconds))
-    monkeypatch.setattr(display.time, "monotonic", lambda: next(at))
+    monkeypatch.setattr(time, "monotonic", lambda: next(at))
     before = Progress({**counts.states, "succeeded": counts.states["succeeded"] * 4 // 5, "queued": 0})
     for each in (before, counts):
         sampled.count(each)

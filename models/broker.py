@@ -1,43 +1,30 @@
 """The broker carries job ids and nothing else, and all dealings with it are here.
 
-This module has the Celery app (below both sides, so that app and tasks never form a circle), sends job ids, and can
-start a worker inside this process. No prompt, no picture and no key is ever in a message.
+This module has the Celery app (below both sides, so that app and tasks never form a circle) and sends job ids. No
+prompt, no picture and no key is ever in a message.
 """
 
-import logging
-import threading
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any
 
 import orjson
 from celery import Celery
-from celery.concurrency.thread import TaskPool
 from kombu.common import maybe_declare
 from kombu.exceptions import OperationalError as BrokerLost
+from kombu.transport import memory
 
-from tidemill.models import journal, urls
+from tidemill.models import urls
 from tidemill.models.errors import SettingsError, TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.messages import Connection
-from tidemill.models.scope import Scope
 from tidemill.models.servers import Server, read_url, reason_of
 from tidemill.models.settings import settings
 
-if TYPE_CHECKING:
-    from celery.bootsteps import Blueprint
-    from celery.worker import WorkController
-
-log = logging.getLogger(__name__)
-
 QUEUE = "tidemill."
 """Begins the queue's name; its rest is the provider, since no worker may call another one's."""
-
-_CONSUMER_SECONDS = 5.0
-"""How long Celery's consumer may take to start or to stop."""
 
 _TRY_SECONDS = 4
 """How long a check waits for one reply."""
@@ -123,6 +110,23 @@ def app() -> Celery:
     celery.amqp.Connection = Connection
     celery.config_from_object(_configuration(settings().broker))  # and so no CELERY_CONFIG_MODULE is looked for
     return celery
+
+
+def forget_app() -> None:
+    """Have the next use make a new app: the settings name another broker or provider."""
+    if app.cache_info().currsize:
+        app().close()
+        app.cache_clear()
+
+
+def _begin_anew() -> None:
+    """A fork shares no connection with its parent, and takes no message out of its memory."""
+    app.cache_clear()
+    memory.Channel.queues.clear()
+    memory.Transport.global_state.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def send(messages: Iterable[Sequence[int]]) -> None:
@@ -259,86 +263,3 @@ def _mode(client: Any) -> str:
     except Exception:  # noqa: BLE001  # whatever the client raises; the connection itself is tried already
         return ""
     return str(told.get("redis_mode") or told.get("server_mode") or "")  # Valkey has another name for it
-
-
-class EmbeddedRunner(Protocol):
-    """What a command may know of the worker inside it: a `worker.runner.Runner`, which `models` may not import."""
-
-    @property
-    def in_flight(self) -> int:
-        """Calls that are under way."""
-        ...
-
-    @property
-    def trouble(self) -> str | None:
-        """Why outcomes cannot be stored at present, in a sentence; None when they can."""
-        ...
-
-    def stop_admitting(self) -> None:
-        """Start no more calls."""
-        ...
-
-
-class _OurThreads(TaskPool):
-    """Celery's threads, but ours is their app. They would make one as CELERY_LOADER says, and run nothing without it;
-    and the whole process's is not ours to set.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.executor = ThreadPoolExecutor(max_workers=self.limit, initializer=app().set_current)
-
-
-@contextmanager
-def embedded_worker(window: int, scope: Scope) -> Iterator[EmbeddedRunner]:
-    """Run a worker inside this process while the block runs; yields its runner.
-
-    The worker is loaded by name, so that neither `models` nor `producer` imports it. When the block ends, calls in
-    flight may finish: see `Runner.drain`.
-
-    Args:
-        window: calls in flight at most.
-        scope: whose jobs the worker feeds.
-    """
-    journal.set_level()
-    tasks = cast("_Tasks", import_module("tidemill.worker.tasks"))
-    runner = tasks.start(window, scope)
-    ready = threading.Event()
-    consumer = app().WorkController(
-        hostname="embedded",
-        pool_cls=_OurThreads,
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        loglevel="ERROR",
-        ready_callback=lambda _consumer: ready.set(),
-    )
-    stopping = threading.Event()
-    thread = threading.Thread(target=_consume, args=(consumer, stopping), name="consumer", daemon=True)
-    thread.start()
-    try:
-        yield runner
-    finally:
-        runner.stop_admitting()
-        ready.wait(_CONSUMER_SECONDS)  # a consumer that has not started yet ignores a stop
-        stopping.set()
-        consumer.stop()
-        tasks.stop()
-        thread.join(_CONSUMER_SECONDS)
-
-
-def _consume(consumer: "WorkController", stopping: threading.Event) -> None:
-    """As Celery's own `start`, without its long report of what fails when another thread stops it."""
-    try:
-        cast("Blueprint", consumer.blueprint).start(consumer)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever Celery raises ends it, and so does our stop
-        if not stopping.is_set():
-            log.error("messages are no longer received: %s: %s", type(error).__name__, error)
-
-
-class _Tasks(Protocol):
-    """The module `worker.tasks`."""
-
-    def start(self, window: int, scope: Scope) -> EmbeddedRunner: ...
-
-    def stop(self) -> None: ...

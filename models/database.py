@@ -1,5 +1,6 @@
 """There is one way to open either database, and a plain sentence when that fails."""
 
+import os
 import random
 import threading
 import time
@@ -31,7 +32,7 @@ _opening = threading.Lock()
 
 
 def engine() -> Engine:
-    """This process's engine on the configured database, opened on first use; never share it across a fork."""
+    """This process's engine on the configured database, opened on first use; a fork opens its own."""
     with _opening:
         return _engine()
 
@@ -50,6 +51,21 @@ def close() -> None:
         if _engine.cache_info().currsize:
             _engine().dispose()
             _engine.cache_clear()
+
+
+_inherited: list[Engine] = []
+
+
+def _begin_anew() -> None:
+    """A fork uses none of its parent's connections, and does not close them either: it would close them for both."""
+    global _opening
+    _opening = threading.Lock()
+    if _engine.cache_info().currsize:
+        _inherited.append(_engine())
+        _engine.cache_clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def open_engine(database: str | URL) -> Engine:

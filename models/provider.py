@@ -8,14 +8,13 @@ Importing openai takes 1-2 s, so both libraries are imported when a transport is
 """
 
 import asyncio
-import errno
 import json
 import os
+import re
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import quote, urlencode
 
 import orjson
 from pydantic import SecretStr
@@ -24,7 +23,8 @@ from tidemill.models import bodies
 from tidemill.models.endpoints import Endpoint
 from tidemill.models.errors import SettingsError
 from tidemill.models.json_types import JsonObject
-from tidemill.models.options import Transport
+from tidemill.models.options import Options, Transport
+from tidemill.models.outbound import NOTHING_LEFT, Outbound, Proxy, outbound
 from tidemill.models.replies import (
     CallError,
     ErrorKind,
@@ -59,8 +59,8 @@ CONNECT_SECONDS = 10.0
 KEEP_ALIVE_SECONDS = 4.0
 DNS_CACHE_SECONDS = 60
 LIST_PAGES = 100
-_NOTHING_LEFT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
-"""What the system says when this machine, and not the provider, is why no connection can be opened."""
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A header's name, by RFC 9110."""
 
 
 class Provider:
@@ -73,7 +73,7 @@ class Provider:
         connections: calls that can be in flight at once; others wait for a connection, within their timeout.
 
     Raises:
-        SettingsError: the URL, the key, the organization or the project can never work.
+        SettingsError: the URL, the key or something else of the environment can never work; the text names it.
     """
 
     def __init__(
@@ -97,9 +97,19 @@ class Provider:
             "OpenAI-Beta": beta,
         }
         build = _SdkTransport if transport == "sdk" else _HttpTransport
-        self._transport: _Transport = build(
-            self._base_url, self._secret, {name: value for name, value in headers.items() if value}, connections
-        )
+        self._way = outbound(self._base_url)
+        headers |= _proxy_headers(self._way.proxy) if self._base_url.startswith("http:") else {}
+        named = {name: value for name, value in headers.items() if value}
+        try:
+            self._transport: _Transport = build(self._base_url, self._secret, named, connections, self._way)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NOTHING_LEFT:
+                raise
+            reason = safe_line(f"{type(error).__name__}: {error}", self._secret)
+            raise SettingsError(
+                f"The client for the provider cannot be set up ({reason}). "
+                "`tidemill doctor` tries it; install tidemill anew if nothing else helps."
+            ) from None
 
     async def call(self, endpoint: Endpoint, body: Mapping[str, object]) -> Reply:
         """Send one request, once, and read the reply.
@@ -180,8 +190,10 @@ class Provider:
             message = f"no complete reply from {self._base_url} within {self._timeout_seconds:g} s"
             return CallError("timeout", message)
         kind, code, reason = _reason(_root(failure))
+        proxy = self._way.proxy
+        through = f" through the proxy {proxy}" if proxy else ""
         lead = {
-            "connect": f"cannot connect to {self._base_url}",
+            "connect": f"cannot connect to {self._base_url}{through}",
             "local": "this machine can open no more connections at present",
             "timeout": f"no complete reply from {self._base_url}",
             "reset": f"the connection to {self._base_url} was lost before the reply",
@@ -199,33 +211,50 @@ def check(settings: Settings) -> None:
         SettingsError: the URL, the key, the organization or the project can never work.
     """
     _checked_url(settings.openai_base_url)
+    check_headers(settings)
+
+
+def check_client(settings: Settings) -> Outbound:
+    """As `check`, where this process will make the calls: proxy and certificates count, too. Returns the way out."""
+    check(settings)
+    return outbound(settings.openai_base_url)
+
+
+def check_headers(settings: Settings) -> None:
+    """Raise SettingsError if the key, the organization, the project or other headers cannot be sent."""
     key = settings.openai_api_key
     _checked_header("OPENAI_API_KEY", key.get_secret_value() if key else None)
     _checked_header("OPENAI_ORG_ID", settings.openai_org_id)
     _checked_header("OPENAI_PROJECT_ID", settings.openai_project_id)
+    for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n"):  # the official client sends them along
+        name, _, value = line.partition(":")
+        if line.strip() and not (_TOKEN.fullmatch(name.strip()) and value.strip().isascii() and value.isprintable()):
+            raise SettingsError("OPENAI_CUSTOM_HEADERS: takes lines of `Name: value` in ASCII. Correct or unset it.")
 
 
 def list_models(settings: Settings) -> list[JsonObject]:
     """Every model that the server lists, for callers without an event loop, i.e. the command line.
 
+    The client is the one that runs use, so that what keeps them from the server shows here, too.
+
     Raises:
         CallError: as for `Provider.list_all`.
         SettingsError: as for `Provider`.
     """
-    return _list_all(settings, "models")
+    return _list_all(settings, "models", transport=Options(settings.model).transport)
 
 
 def list_assistants(settings: Settings) -> list[JsonObject]:
     """Every assistant that the server keeps; most servers have none and answer 404. Errors as for `list_models`."""
-    return _list_all(settings, "assistants", beta="assistants=v2")
+    return _list_all(settings, "assistants", transport="http", beta="assistants=v2")
 
 
-def _list_all(settings: Settings, what: str, beta: str | None = None) -> list[JsonObject]:
+def _list_all(settings: Settings, what: str, *, transport: Transport, beta: str | None = None) -> list[JsonObject]:
     async def list_once() -> list[JsonObject]:
         provider = Provider(
             base_url=settings.openai_base_url,
             api_key=settings.openai_api_key,
-            transport="http",
+            transport=transport,
             timeout_seconds=min(settings.timeout_seconds, 60.0),
             connections=1,
             organization=settings.openai_org_id,
@@ -251,7 +280,9 @@ class File(NamedTuple):
 class _Transport(Protocol):
     """Carries bytes. Follows no redirect: the key must never reach another host."""
 
-    def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int) -> None: ...
+    def __init__(
+        self, base_url: str, secret: str, headers: dict[str, str], connections: int, way: Outbound
+    ) -> None: ...
 
     async def send(self, method: str, path: str, content: bytes | File | None, most_bytes: int) -> RawReply: ...
 
@@ -261,20 +292,22 @@ class _Transport(Protocol):
 class _HttpTransport:
     """One aiohttp session, with nothing between it and the call."""
 
-    def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int) -> None:
+    def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int, way: Outbound) -> None:
         import aiohttp
 
         self._base_url = base_url
-        self._proxy = _environment_proxy(base_url)
-        headers = {
+        self._proxy = way.proxy.url if way.proxy else None
+        self._proxy_headers = _proxy_headers(way.proxy)
+        self._headers = {  # not the session's own, which aiohttp shows to the proxy, the key among them
             "User-Agent": "tidemill",
             "Accept": "application/json",
             "Accept-Encoding": bodies.ACCEPT_ENCODING,
             **headers,
         }
         if secret:
-            headers["Authorization"] = f"Bearer {secret}"
+            self._headers["Authorization"] = f"Bearer {secret}"
         connector = aiohttp.TCPConnector(
+            ssl=way.certificates.context or True,
             limit=connections,
             limit_per_host=0,
             ttl_dns_cache=DNS_CACHE_SECONDS,
@@ -282,17 +315,22 @@ class _HttpTransport:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),  # the total is Provider's
             auto_decompress=False,  # `bodies` does, within bounds
         )
 
     async def send(self, method: str, path: str, content: bytes | File | None, most_bytes: int) -> RawReply:
-        headers = {"Content-Type": "application/json"} if isinstance(content, bytes) else None
+        headers = self._headers | ({"Content-Type": "application/json"} if isinstance(content, bytes) else {})
         data = self._form(content) if isinstance(content, File) else content
         async with self._session.request(
-            method, self._base_url + path, data=data, headers=headers, allow_redirects=False, proxy=self._proxy
+            method,
+            self._base_url + path,
+            data=data,
+            headers=headers,
+            allow_redirects=False,
+            proxy=self._proxy,
+            proxy_headers=self._proxy_headers,
         ) as response:
             pieces = response.content.iter_any()
             return await _raw_reply(response.status, response.raw_headers, pieces, most_bytes)
@@ -311,7 +349,7 @@ class _HttpTransport:
 class _SdkTransport:
     """The official client with raw replies: its typed ones cost over twice the CPU and hide what was sent."""
 
-    def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int) -> None:
+    def __init__(self, base_url: str, secret: str, headers: dict[str, str], connections: int, way: Outbound) -> None:
         import httpx2
         import openai
 
@@ -335,7 +373,14 @@ class _SdkTransport:
                 return httpx2.Response(raw.status, headers=headers, content=raw.body, request=request)
 
         # follow_redirects=False: the client's default follows, and repeats a paid POST on the way
-        http_client = Client(limits=limits, timeout=timeout, follow_redirects=False)
+        http_client = Client(
+            limits=limits,
+            timeout=timeout,
+            follow_redirects=False,
+            trust_env=False,
+            verify=way.certificates.context or True,
+            proxy=httpx2.Proxy(way.proxy.url, headers=_proxy_headers(way.proxy)) if way.proxy else None,
+        )
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=secret or "no-key",  # the client insists on one; a server that needs a key answers 401
@@ -457,7 +502,7 @@ def _is_ours(cause: BaseException) -> bool:
 
     A name that cannot be looked up is the same thing where no file can be opened: the resolver needs some, too.
     """
-    if getattr(cause, "errno", None) in _NOTHING_LEFT:
+    if getattr(cause, "errno", None) in NOTHING_LEFT:
         return True
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
@@ -482,10 +527,10 @@ def _tls_words(cause: BaseException) -> str:
     return _os_words(cause)
 
 
-def _environment_proxy(url: str) -> str | None:
-    """HTTP(S)_PROXY for `url`, read once; aiohttp's trust_env reads it, and ~/.netrc for a key, on every call."""
-    host = urlsplit(url).hostname or ""
-    return None if proxy_bypass(host) else getproxies().get(urlsplit(url).scheme)
+def _proxy_headers(proxy: Proxy | None) -> dict[str, str]:
+    """What only the proxy may see. With TLS it goes out with CONNECT; without, beside the request's own headers."""
+    secret = proxy.authorization if proxy else None
+    return {"Proxy-Authorization": secret.get_secret_value()} if secret else {}
 
 
 def _checked_url(url: str) -> str:
@@ -497,6 +542,17 @@ def _checked_url(url: str) -> str:
 
 def _checked_header(name: str, value: str | None) -> str | None:
     value = (value or "").strip()
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise SettingsError(f"{name}: holds characters that no HTTP header can carry. Copy it again, without quotes.")
+    for pattern, why in _NO_HEADER:
+        if re.search(pattern, value, re.IGNORECASE):
+            raise SettingsError(f"{name}: {why}")
+    if value.upper().startswith((f"{name}=", f"EXPORT {name}=")):
+        raise SettingsError(f"{name}: begins with its own name. Leave that out.")
     return value or None
+
+
+_NO_HEADER = (
+    (r"^(authorization:\s*)?bearer\s", "begins with `Bearer`, which is added to it. Leave that out."),
+    (r"^[\"'`]|[\"'`]$", "begins or ends with a quote. Copy it again, without quotes."),
+    (r"[^!-~]", "holds characters that no HTTP header can carry. Copy it again, without quotes."),
+)
+"""What people paste with a key, and what to do. White space around it does no harm."""

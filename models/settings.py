@@ -18,26 +18,35 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tidemill.models import dotenv
 from tidemill.models.errors import SettingsError
 from tidemill.models.servers import Server, read_url
+from tidemill.models.urls import is_host
 
 
 def checked_url(url: str) -> str:
     """The base URL of an API, without blanks around it or a slash at its end; ValueError says what is wrong."""
+    url = url.strip()
     try:
-        parts = urlsplit(url.strip())
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and is_host(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    if not usable:
+    if not usable or any(each.isspace() or not each.isprintable() for each in url):
         raise ValueError("is not an http(s) URL; an example is http://localhost:8000/v1")
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if "@" in parts.netloc or "?" in url or "#" in url:
         raise ValueError("takes only host, port and path; put the key into OPENAI_API_KEY")
-    return url.strip().rstrip("/")
+    url = url.rstrip("/")
+    if ending := next((each for each in _CALLED if url.lower().endswith(each)), None):
+        raise ValueError(f"ends in {ending}, which is added to it for each call; leave that out")
+    return url
+
+
+_CALLED = ("/chat/completions", "/completions", "/responses")
+"""What people copy with the URL from an example of a call."""
 
 
 class Settings(BaseSettings):
     """All settings of producer and worker; the environment's name of each is its `validation_alias`."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
     openai_api_key: SecretStr | None = Field(
         None, validation_alias="OPENAI_API_KEY", description="key of the provider; never stored, never logged"
@@ -173,8 +182,13 @@ def settings() -> Settings:
         SettingsError: a variable has a value that cannot work, or `.env` names a server that must not get a key; the
             text names it.
     """
+    dotenv.say_places(_from_file())
+    return read_settings()
+
+
+def read_settings() -> Settings:
+    """What the environment and `.env` say now. Errors as for `settings`."""
     from_file: dict[str, Any] = _from_file()
-    dotenv.say_places(from_file)
     try:
         return Settings(**from_file)  # the other values come from the environment
     except ValidationError as error:

@@ -20,3 +20,13 @@ def shown_url(text: str) -> str:
     if parts is None or any("@" in each for each in after):
         return f"{scheme}://***"
     return f"{scheme}://{parts['hosts']}{parts['path'] or ''}"
+
+
+def is_host(name: str | None) -> bool:
+    """Whether it can be a host's name or address."""
+    if not name or not name.isprintable() or set(name) & set(" \"'\\<>^`{|}"):
+        return False
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:  # a label that is empty or too long
+        return False

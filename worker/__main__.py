@@ -14,6 +14,7 @@ from types import FrameType
 from tidemill.migrations import ensure
 from tidemill.models import interpreters
 from tidemill.models.errors import TidemillError
+from tidemill.models.provider import check_client
 from tidemill.models.settings import export_file, settings
 from tidemill.models.text import printable
 from tidemill.worker import stopping
@@ -79,6 +80,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1)
     processes = parser.parse_args().processes
     try:
+        check_client(settings())
         ensure()
         window = settings().window
         export_file()

@@ -14,7 +14,7 @@ from tidemill.models import blobs, broker, journal
 from tidemill.models.broker import app as make_app
 from tidemill.models.child import when_parent_is_gone
 from tidemill.models.errors import SettingsError, TidemillError
-from tidemill.models.provider import check
+from tidemill.models.provider import check_client
 from tidemill.models.settings import settings
 from tidemill.models.text import printable
 from tidemill.worker import stopping, tasks
@@ -53,7 +53,7 @@ def _check(sender: _Controller, **_: object) -> None:
     try:
         if sender.pool_cls.__module__ != "celery.concurrency.thread":
             raise SettingsError("A tidemill worker needs Celery's thread pool: leave out -P, or say -P threads.")
-        check(settings())
+        check_client(settings())
         ensure()
         _say_what_is_missing()
     except TidemillError as error:

@@ -231,7 +231,7 @@ class Maintenance:
 
     def _feed(self) -> None:
         if self._runner.is_admitting:
-            self._ask_broker(lambda: feed(self._runner.scope))
+            self._ask_broker(lambda: [feed(scope) for scope in tuple(self._runner.scopes)])
 
     def _resend(self) -> None:
         self._ask_broker(resend_lost)
@@ -261,7 +261,7 @@ class Maintenance:
             return
         unsend_older(RESEND_SECONDS[True])
         while self._broker_is_away and (most := min(IDS_PER_MESSAGE, self._runner.free)):
-            ids = take(self._runner.scope, most)
+            ids = take(self._runner.scopes[0], most)  # with a broker there is one: everything
             self._runner.admit(ids)
             if len(ids) < most:
                 break

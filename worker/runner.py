@@ -28,7 +28,7 @@ from tidemill.models.holds import PROBE_SECONDS
 from tidemill.models.options import Options, Transport
 from tidemill.models.provider import Provider
 from tidemill.models.scope import Scope
-from tidemill.models.settings import settings
+from tidemill.models.settings import Settings, settings
 from tidemill.models.tables import batches
 from tidemill.models.transitions import (
     ALONE_AFTER,
@@ -56,6 +56,7 @@ _SAY_EVERY = 10
 _CLOSE_SECONDS = 10.0
 _LAST_WRITE_SECONDS = 10.0
 _NO_FILE_SECONDS = 2.0
+_NO_CLIENT_SECONDS = 5.0
 _HOLD_SECONDS = PROBE_SECONDS[0] - 1.0
 _CACHE_SECONDS = 10.0
 
@@ -75,7 +76,7 @@ class Runner:
 
     Args:
         window: calls in flight at most.
-        scope: whose jobs this process sends to the broker by itself.
+        scope: whose jobs this process sends to the broker by itself, and calls.
     """
 
     def __init__(self, window: int, scope: Scope) -> None:
@@ -83,7 +84,8 @@ class Runner:
         self.claimant = Claimant(self.worker_id, settings().provider, settings().lease_seconds)
         self.window = window
         self._most_claimed = window + min(window, MOST_AHEAD)
-        self.scope = scope
+        self.scopes = [scope]
+        """Whose jobs are sent and called: one for each who waits in this process."""
         self.hungry = threading.Event()
         """Set when so much was claimed that the broker may run out of messages."""
         self.in_flight = 0
@@ -100,7 +102,8 @@ class Runner:
         self._stopping = False
         self._renewed_at = time.monotonic()
         self._cached: dict[str, CachedBatch] = {}
-        self._providers: dict[Transport, Provider] = {}
+        self._providers: dict[tuple[Transport, Settings], Provider] = {}
+        self._client_trouble: str | None = None
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(window)
         self._storable = asyncio.Semaphore(2 * window)
@@ -247,7 +250,9 @@ class Runner:
         try:
             if not may_call():
                 return settlements.of_snooze(job)
-            provider = self._provider(batch.options.transport)
+            provider = self._usable_provider(batch.options.transport)
+            if provider is None:
+                return settlements.of_snooze(job, _NO_CLIENT_SECONDS)
             calling = Calling(provider, self._limiter, settings().provider, may_call)
             return await KINDS[batch.kind](job, batch.options, calling)
         except SettingsError as error:  # a kind or an endpoint of a package that is not installed here
@@ -259,10 +264,21 @@ class Runner:
             sentence = f"tidemill itself failed on this row ({type(error).__name__}); please report it."
             return settlements.of_defect(job, "internal_error", sentence)
 
+    def _usable_provider(self, transport: Transport) -> Provider | None:
+        """The client; None where none can be made, for which this machine is to blame and no row."""
+        try:
+            provider = self._provider(transport)
+        except SettingsError as error:
+            self._client_trouble = str(error)
+            log.error("%s", error)
+            return None
+        self._client_trouble = None
+        return provider
+
     def _provider(self, transport: Transport) -> Provider:
-        if transport not in self._providers:
-            configured = settings()
-            self._providers[transport] = Provider(
+        configured = settings()  # a notebook may have another key since
+        if (transport, configured) not in self._providers:
+            self._providers[transport, configured] = Provider(
                 base_url=configured.openai_base_url,
                 api_key=configured.openai_api_key,
                 transport=transport,
@@ -271,7 +287,7 @@ class Runner:
                 organization=configured.openai_org_id,
                 project=configured.openai_project_id,
             )
-        return self._providers[transport]
+        return self._providers[transport, configured]
 
     # --- the lease ---
 
@@ -316,18 +332,22 @@ class Runner:
     def _may_call(self, job: Claimed, provider: str) -> bool:
         """Whether a call may begin now.
 
-        Not when the worker stops, when the batch is paused or cancelled, when its provider was just put on hold, when
-        answers cannot be stored, or when this process was frozen for longer than its lease and others have the job.
+        Not when the worker stops, when nobody waits for the job any more, when the batch is paused or cancelled, when
+        its provider was just put on hold, when answers cannot be stored, or when this process was frozen for longer
+        than its lease and others have the job.
         """
         at = time.monotonic()
         leased = at - self._renewed_at < settings().lease_seconds and self._owned.get(job.id) is job
-        is_wanted = not self._stopping and job.batch_id not in self.closed_batches
+        is_wanted = not self._stopping and job.batch_id not in self.closed_batches and self._covers(job)
         return leased and is_wanted and self.settler.trouble is None and at >= self._held_until.get(provider, 0.0)
+
+    def _covers(self, job: Claimed) -> bool:
+        return any(scope.covers(job.batch_id, job.dialogue_id) for scope in self.scopes)
 
     @property
     def trouble(self) -> str | None:
-        """Why outcomes cannot be stored at present, in a sentence; None when they can."""
-        return self.settler.trouble
+        """Why no call can be made or stored at present, in a sentence; None when they can."""
+        return self.settler.trouble or self._client_trouble
 
     @property
     def is_admitting(self) -> bool:

@@ -1,5 +1,6 @@
 """The one Celery task passes the job ids of a message to this process's runner."""
 
+import os
 import threading
 
 from tidemill.models.broker import TASK
@@ -11,8 +12,6 @@ from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.worker.maintenance import Maintenance
 from tidemill.worker.runner import Runner
-
-app = make_app()
 
 current: Runner | None = None
 _maintenance: Maintenance | None = None
@@ -27,6 +26,7 @@ def start(window: int | None = None, scope: Scope | None = None) -> Runner:
         scope: whose jobs this process feeds; by default all of the configured provider.
     """
     global current, _maintenance
+    _register()
     current = Runner(window_that_fits(window or settings().window), scope or Scope())
     _maintenance = Maintenance(current)
     _started.set()
@@ -43,11 +43,20 @@ def stop(drain_seconds: float | None = None) -> None:
     # Where the database is away, each further question would wait for it in vain.
     is_there = runner.drain(settings().drain_seconds if drain_seconds is None else drain_seconds)
     maintenance.close(forget=is_there)
-    if is_there:
-        forget_sent(runner.scope)
+    for scope in runner.scopes if is_there else ():
+        forget_sent(scope)
 
 
-@app.task(name=TASK)
+def _begin_anew() -> None:
+    """A fork has none of its parent's threads."""
+    global current, _maintenance, _started
+    current = _maintenance = None
+    _started = threading.Event()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
 def run(*arguments: object, **options: object) -> None:
     """Run the jobs with the ids in the one argument: see `Runner.admit`."""
     ids = arguments[0] if len(arguments) == 1 and not options else None
@@ -57,3 +66,12 @@ def run(*arguments: object, **options: object) -> None:
     _started.wait()
     if current is not None:
         current.admit(ids)
+
+
+def _register() -> None:
+    """Tell the app of the task; a process that lives long may have another app than at its beginning."""
+    if TASK not in make_app().tasks:
+        make_app().task(name=TASK)(run)
+
+
+_register()

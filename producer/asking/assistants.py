@@ -30,6 +30,7 @@ from tidemill.models.text import loads, one_line
 from tidemill.producer.intake.records import json_kind
 from tidemill.producer.screen.display import say
 from tidemill.producer.screen.printing import print_json, print_line, print_table, print_text
+from tidemill.producer.screen.tables import Column
 
 _NO_SUCH_ENDPOINT = (400, 404, 405, 410, 501)
 """Statuses that servers without the endpoint answer with."""
@@ -349,6 +350,15 @@ def _as_json(row: Row[Any]) -> JsonObject:
     }
 
 
+COLUMNS = (
+    Column("name", 1),
+    Column("", 3),
+    Column("model", 4),
+    Column("id", 2),
+    Column("instructions", 5, is_text=True),
+)
+
+
 def _print(shown: list[JsonObject], as_json: bool, if_none: str) -> None:
     if as_json:
         return print_json(shown)
@@ -364,7 +374,7 @@ def _print(shown: list[JsonObject], as_json: bool, if_none: str) -> None:
         )
         for each in shown
     ]
-    return print_table(("name", "", "model", "id", "instructions"), cells)
+    return print_table(COLUMNS, cells)
 
 
 class NoAssistantsError(TidemillError):

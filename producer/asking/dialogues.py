@@ -20,6 +20,7 @@ from tidemill.producer.asking import assistants
 from tidemill.producer.asking.continuing import unknown
 from tidemill.producer.batches.progress import counted, resolve
 from tidemill.producer.screen.printing import JsonLines, print_json, print_line, print_table, print_text
+from tidemill.producer.screen.tables import Column
 
 JUDGEMENTS = ("positive", "negative", "neutral", "unknown")
 _PAGE = 500
@@ -71,6 +72,15 @@ def _has_message(condition: ColumnElement[bool]) -> ColumnElement[bool]:
     return select(messages.c.position).where(messages.c.dialogue_id == dialogues.c.id, condition).exists()
 
 
+COLUMNS = (
+    Column("id", 1),
+    Column("of", 2),
+    Column("sentiment", 5),
+    Column("prompt", 4, is_text=True),
+    Column("reply", 3, is_text=True),
+)
+
+
 def show_list(words: str | None, filters: Filters, limit: int, as_json: bool) -> None:
     """Print turns, the newest first, each with its question and its answer."""
     migrations.ensure()
@@ -93,7 +103,7 @@ def show_list(words: str | None, filters: Filters, limit: int, as_json: bool) ->
         )
         for row in rows
     ]
-    return print_table(("id", *of, "sentiment", "prompt", "reply"), cells)
+    return print_table([column for column in COLUMNS if of or column.name != "of"], cells)
 
 
 def show(turn_id: int, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Unpack, cast
 from tidemill import migrations
 from tidemill.models.allowed import check_names, check_values
 from tidemill.models.options import AskOptions
+from tidemill.models.rereading import reread_settings
 from tidemill.producer.asking.prompts import Prompts, as_turns
 from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.batch import Batch
@@ -57,6 +58,7 @@ def ask(
         OptionError: there is no such option, or not with that value; nothing has been read or stored.
         InputError, SettingsError, DatabaseError: one sentence that says what to fix; nothing is lost.
     """
+    reread_settings()
     check_names(options, (*AskOptions.__annotations__, *_PARAMETERS))
     check_values({**options, "limit": limit, "priority": priority})
     migrations.ensure()

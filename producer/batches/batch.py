@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tidemill.models.rereading import reread_settings
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.producer.batches.follow import follow
-from tidemill.producer.batches.progress import Progress, progress
+from tidemill.producer.batches.progress import Progress, progress, resolve
 from tidemill.producer.batches.results import columns_of, rows_of, to_frame, write
 from tidemill.producer.screen.display import Display, Quiet
 
@@ -31,7 +32,18 @@ class Batch:
         return Scope(self.id, self.submission, self.dialogue_id)
 
     def wait(self, *, window: int | None = None, display: Display | None = None) -> Progress:
-        """Return once every row has ended; without a broker, the worker runs inside this call."""
+        """Return once every row has ended; without a broker, a worker runs inside this call.
+
+        It takes up what the environment says now. Several waits in one process, on threads, share one worker; the
+        window of the first one counts for all.
+
+        Raises:
+            SettingsError: the environment has changed so that no call can be made, or while others wait.
+            InputError: the database has no such batch, or OPENAI_BASE_URL names another server than the batch's.
+            DatabaseError: the database could not be used for half a minute; nothing is lost.
+        """
+        reread_settings()
+        resolve(self.id)
         with display or Quiet() as shown:
             return follow(self.scope, window or settings().window, shown)
 

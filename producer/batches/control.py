@@ -14,6 +14,7 @@ from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
 from tidemill.producer.batches.progress import BatchSummary, Progress, counted, list_batches, marked, progress, resolve
 from tidemill.producer.screen.printing import print_json, print_line, print_table
+from tidemill.producer.screen.tables import Column
 
 
 class Change(NamedTuple):
@@ -39,6 +40,20 @@ CHANGES = {
     "cancel": Change(batches.cancel, "cancelled: {rows} that had not ended.", "no row was open."),
 }
 """Command -> what it does."""
+
+
+COLUMNS = (
+    Column("batch", 1),
+    Column("model", 9),
+    Column("created", 10),
+    Column("rows", 6),
+    Column("succeeded", 7),
+    Column("failed", 4),
+    Column("open", 5),
+    Column("tokens", 8),
+    Column("cost", 3),
+    Column("state", 2),
+)
 
 
 def change(verb: str, batch_name: str, as_json: bool) -> None:
@@ -69,8 +84,7 @@ def status(batch_name: str | None, limit: int, as_json: bool) -> None:
     if not summaries:
         print_line("No batches yet. `tidemill ask -i prompts.csv -o answers.jsonl` makes one.", err=True)
         return None
-    columns = ("batch", "model", "created", "rows", "succeeded", "failed", "open", "tokens", "cost", "state")
-    return print_table(columns, [_summary_cells(each) for each in summaries])
+    return print_table(COLUMNS, [_summary_cells(each) for each in summaries])
 
 
 def _show(batch_name: str, as_json: bool) -> None:

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 from sqlalchemy import select
 
-from tidemill.models.broker import EmbeddedRunner, embedded_worker
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading
-from tidemill.models.errors import DatabaseError
+from tidemill.models.embedded import EmbeddedRunner, embedded_worker
+from tidemill.models.errors import DatabaseError, InputError
 from tidemill.models.feed import ALIVE_SECONDS
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
@@ -104,12 +104,25 @@ def follow(
         if on_progress is not None:
             on_progress(so_far)
         return so_far
+    check_server(scope.batch_id)
     with _worker(window, scope, display) as runner:
         try:
             return _watch(scope, Obstacles(display, runner, scope.batch_id), display, submitting, on_progress)
         finally:
             if submitting is not None:
                 submitting.stop()
+
+
+def check_server(batch_id: str | None) -> None:
+    """Raise InputError if the worker would be inside this command, and is not for the batch's server."""
+    own = settings().provider
+    with reading() as connection:
+        provider = connection.scalar(select(batches.c.provider).where(batches.c.id == batch_id))
+    if settings().embedded and provider not in (None, own):
+        raise InputError(
+            f"{batch_id} is for {provider}, and OPENAI_BASE_URL names {own}; "
+            f"let it name {provider} to run the batch here."
+        )
 
 
 @contextmanager
@@ -122,6 +135,9 @@ def _worker(window: int, scope: Scope, display: Display) -> Iterator[EmbeddedRun
         try:
             yield runner
         except KeyboardInterrupt:
+            if len(runner.scopes) > 1:
+                display.say("Stopped waiting. Others wait in this process, so calls in flight end. Nothing is lost.")
+                raise
             runner.stop_admitting()
             display.say(
                 f"Stopping. {runner.in_flight} calls in flight may end (at most {settings().drain_seconds:.0f} s; "

@@ -17,7 +17,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.settings import settings
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.control import failures, probe
-from tidemill.producer.batches.follow import Submitting, follow
+from tidemill.producer.batches.follow import Submitting, check_server, follow
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import Progress, counted, marked, resolve
 from tidemill.producer.batches.results import check_destination, latest_turn, rows_of
@@ -196,11 +196,8 @@ def watch(batch_name: str, as_json: bool) -> None:
     began = time.monotonic()
     row = resolve(batch_name)
     batch = Batch(row.id, dialogue_id=row.options.get("dialogue"))
-    if settings().embedded and row.provider != settings().provider and batch.progress().open:
-        raise InputError(
-            f"{row.id} is for {row.provider}, and OPENAI_BASE_URL names {settings().provider}; "
-            f"let it name {row.provider} to run the batch here."
-        )
+    if batch.progress().open:
+        check_server(row.id)
     probe(row.provider)
     progress = follow_batch(batch, None, None, display(quiet=as_json))
     return _sum_up(batch, progress, as_json, time.monotonic() - began)

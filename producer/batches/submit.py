@@ -53,7 +53,7 @@ def open_batch(order: Order) -> OpenBatch:
         InputError: the input cannot be read; nothing has been stored.
         DatabaseError: the database cannot be used.
     """
-    provider.check(settings())
+    (provider.check_client if settings().embedded else provider.check)(settings())
     check_model(order)
     chunks = order.rows.chunks(order.options, order.on_bad_row)
     first = next(chunks)

@@ -10,19 +10,23 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, false, func, select
 
 from tidemill import migrations
-from tidemill.models import blobs, broker, cost, shutdown
+from tidemill.models import blobs, broker, cost, outbound, shutdown
 from tidemill.models.bulk import BulkRows
 from tidemill.models.database import writing
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
-from tidemill.models.provider import CallError, list_models
+from tidemill.models.provider import CallError, check_headers, list_models
 from tidemill.models.settings import Settings, settings
 from tidemill.models.tables import metadata
 from tidemill.models.text import one_line
 from tidemill.models.urls import shown_url
 from tidemill.producer.screen.printing import print_json, print_line, print_table
+from tidemill.producer.screen.tables import Column
 
 _LITTLE_DISK_BYTES = 500_000_000
+
+MODEL_COLUMNS = (Column("model", 1), Column("$/M in", 3), Column("$/M out", 4), Column("shuts down", 2))
+SETTING_COLUMNS = (Column("setting", 1), Column("value", 2), Column("meaning", 3))
 
 
 def show_models(as_json: bool) -> None:
@@ -38,7 +42,7 @@ def show_models(as_json: bool) -> None:
         (x["id"], _price(x["input_usd_per_million"]), _price(x["output_usd_per_million"]), x["shutdown_date"] or "")
         for x in rows
     ]
-    return print_table(("model", "$/M in", "$/M out", "shuts down"), cells)
+    return print_table(MODEL_COLUMNS, cells)
 
 
 class ProviderError(TidemillError):
@@ -74,9 +78,7 @@ def doctor(as_json: bool) -> None:
         for check in checks:
             print_line(f"{'ok  ' if check['ok'] else 'FIX '} {check['name']}: {check['says']}")
         print_line("")
-        print_table(
-            ("setting", "value", "meaning"), [(each["name"], each["value"], each["meaning"]) for each in listed]
-        )
+        print_table(SETTING_COLUMNS, [(each["name"], each["value"], each["meaning"]) for each in listed])
     if not all(check["ok"] for check in checks):
         raise typer.Exit(1)
 
@@ -136,9 +138,19 @@ def _limits() -> str:
 
 
 def _key() -> str:
+    check_headers(settings())
     if settings().openai_api_key is None:
         return "OPENAI_API_KEY is not set; fine for a server that needs none"
     return "OPENAI_API_KEY is set"
+
+
+def _proxy() -> str:
+    proxy = outbound.proxy_for(settings().openai_base_url)
+    return str(proxy or "none: calls go straight to the server")
+
+
+def _certificates() -> str:
+    return str(outbound.certificates())
 
 
 def _provider() -> str:
@@ -157,6 +169,8 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "broker": _broker,
     "limits": _limits,
     "key": _key,
+    "proxy": _proxy,
+    "certificates": _certificates,
     "provider": _provider,
 }
 

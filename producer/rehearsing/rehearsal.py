@@ -35,6 +35,7 @@ from tidemill.producer.rehearsing.fleet import Fleet, Member
 from tidemill.producer.rehearsing.timeline import Timeline
 from tidemill.producer.screen.display import say
 from tidemill.producer.screen.printing import print_json, print_line, print_table
+from tidemill.producer.screen.tables import Column
 from tidemill.simulator import Simulator
 
 WORKERS, WINDOW = 3, 8
@@ -103,9 +104,12 @@ def command(*, prompts: int, minutes: float, seed: int | None, faults: str | Non
     else:
         for problem in outcome.books.problems:
             say(problem)
-        print_table(("what", "came to"), rows_of(outcome))
+        print_table(COLUMNS, rows_of(outcome))
     if outcome.books.problems:
         raise typer.Exit(NOT_ALL_SUCCEEDED)
+
+
+COLUMNS = (Column("what", 1), Column("came to", 2))
 
 
 def chosen(names: str | None) -> dict[str, Fault]:

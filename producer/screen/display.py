@@ -2,12 +2,16 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
+
+from rich.cells import cell_len
 
 from tidemill.models.cost import format_tokens
 from tidemill.models.text import one_line
+from tidemill.producer.screen.printing import USUAL_WIDTH, is_lively, terminal_width
 
 PLAIN_SECONDS = 10.0
 
@@ -108,26 +112,25 @@ class Plain(Quiet):
         self._rate.count(counts)
         if time.monotonic() - self._shown_at >= PLAIN_SECONDS:
             self._shown_at = time.monotonic()
-            print(f"{_counts(counts, reading)} · {self._rate.text(counts)}", file=sys.stderr, flush=True)
+            parts = parts_of(counts, reading, self._rate)
+            print(_BETWEEN.join(part.text for part in parts), file=sys.stderr, flush=True)
 
 
 class ProgressBar(Quiet):
-    """A progress bar: for terminals."""
+    """A progress bar: for terminals. It is one line at any width."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+        from rich.table import Column
 
         self._rate = Rate()
-        self._progress = Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=30),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._bar = self._progress.add_task("reading the input", total=None)
+        self._began_at = time.monotonic()
+        self._console = Console(stderr=True, width=terminal_width(sys.stderr))
+        self._spinner, self._bar = SpinnerColumn(), BarColumn(bar_width=SHORTEST_BAR)
+        self._text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+        self._progress = Progress(self._spinner, self._text, console=self._console, transient=True)
+        self._task = self._progress.add_task("reading the input", total=None)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -141,16 +144,53 @@ class ProgressBar(Quiet):
     def update(self, counts: Counts, *, reading: bool) -> None:
         """Move the bar."""
         self._rate.count(counts)
-        self._progress.update(
-            self._bar,
-            total=None if reading else counts.rows,
-            completed=counts.ended,
-            description=f"{_counts(counts, reading)} · {self._rate.text(counts)}",
-        )
+        self._console.width = terminal_width(sys.stderr) or USUAL_WIDTH  # it may have changed
+        elapsed = Part(str(timedelta(seconds=int(time.monotonic() - self._began_at))), 8)
+        parts = [*parts_of(counts, reading, self._rate), elapsed]
+        self._bar.bar_width, text = fit(parts, self._console.width - _SPINNER_CELLS)
+        self._progress.columns = (self._spinner, *([self._bar] if self._bar.bar_width else []), self._text)
+        total = None if reading else counts.rows
+        self._progress.update(self._task, total=total, completed=counts.ended, description=text)
 
     def say(self, sentence: str) -> None:
         """Print the sentence above the bar."""
-        self._progress.console.print(f"tidemill: {one_line(sentence, 600)}", markup=False, highlight=False)
+        line = f"tidemill: {one_line(sentence, 600)}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Part(NamedTuple):
+    """A part of the progress line, and its rank: the most important one is 1."""
+
+    text: str
+    rank: int
+
+
+SHORTEST_BAR, LONGEST_BAR = 8, 30
+_BAR = Part("━" * SHORTEST_BAR, 6)
+_BETWEEN = " · "
+_SPINNER_CELLS = 2
+
+
+def fit(parts: Sequence[Part], width: int) -> tuple[int, str]:
+    """What has room in a line: the length of the bar (0: none), and the parts behind it, each as a whole."""
+    chosen: list[Part] = []
+    for part in sorted((*parts, _BAR), key=lambda part: part.rank):
+        if not chosen or cell_len(_BETWEEN.join(each.text for each in (*chosen, part))) <= width:
+            chosen.append(part)
+    text = _BETWEEN.join(part.text for part in parts if part in chosen)
+    return min(LONGEST_BAR, width - cell_len(text) - 1) if _BAR in chosen else 0, text
+
+
+def parts_of(counts: Counts, reading: bool, rate: "Rate") -> list[Part]:
+    """A run for people: `675/1,000 done, 2 failed`, `40,284 tokens`, `$0.017`, `61 rows/s`, `ETA 7 s`."""
+    total = f"{counts.rows:,}{'+' if reading else ''}"
+    failed = f", {counts.states['failed']:,} failed" if counts.states["failed"] else ""
+    return [
+        Part(f"{counts.ended:,}/{total} done{failed}", 1),
+        Part(f"{format_tokens(counts.tokens)} tokens", 7),
+        Part(counts.cost(), 3),
+        *rate.parts(counts),
+    ]
 
 
 class Rate:
@@ -165,21 +205,16 @@ class Rate:
         self._samples = [sample for sample in self._samples if at - sample[0] < 30.0]
         self._samples.append((at, counts.ended))
 
-    def text(self, counts: Counts) -> str:
-        """For people: `61 rows/s · ETA 7 s`."""
+    def parts(self, counts: Counts) -> list[Part]:
+        """For people: `61 rows/s` and `ETA 7 s`, or what the run waits for."""
         if counts.open and (counts.hold_reason or counts.state != "open"):
-            return "on hold" if counts.hold_reason else counts.state
+            return [Part("on hold" if counts.hold_reason else counts.state, 2)]
         (began, first), (ended, last) = self._samples[0], self._samples[-1]
         if ended == began or last == first:
-            return "0 rows/s"
+            return [Part("0 rows/s", 5)]
         rate = (last - first) / (ended - began)
-        return f"{rate:,.3g} rows/s · ETA {_duration(counts.open / rate)}"
-
-
-def _counts(counts: Counts, reading: bool) -> str:
-    total = f"{counts.rows:,}{'+' if reading else ''}"
-    failed = f", {counts.states['failed']:,} failed" if counts.states["failed"] else ""
-    return f"{counts.ended:,}/{total} done{failed} · {format_tokens(counts.tokens)} tokens · {counts.cost()}"
+        shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        return [Part(f"{shown} rows/s", 5), Part(f"ETA {_duration(counts.open / rate)}", 4)]
 
 
 def _duration(seconds: float) -> str:
@@ -192,4 +227,4 @@ def display(quiet: bool = False) -> Display:
     """The display that fits where stderr goes."""
     if quiet:
         return Quiet()
-    return ProgressBar() if sys.stderr.isatty() else Plain()
+    return ProgressBar() if is_lively(sys.stderr) else Plain()

@@ -1,16 +1,17 @@
 """Everything that commands print has one look: tables for people, JSON for scripts."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import typer
 
-from tidemill.models.text import one_line, printable, printable_json
+from tidemill.models.text import printable, printable_json
+from tidemill.producer.screen.tables import Column, lay_out
 
-PIPED_WIDTH = 200
-LONGEST_CELL = 90
-SHORTEST_COLUMN = 12
+USUAL_WIDTH = 80
 
 
 def print_line(text: str, *, err: bool = False) -> None:
@@ -42,18 +43,28 @@ class JsonLines:
         sys.stdout.buffer.flush()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table that fits the terminal; the first column is never cut. Piped, it is wide and has no colours."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table that fits the terminal; piped, each row is one line."""
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        widest = max((len(str(row[number])) for row in rows), default=0)
-        short = max(len(column), min(widest, SHORTEST_COLUMN)) if number else max(len(column), widest)
-        table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=short)
-    for row in rows:
-        table.add_row(*(Text(one_line(str(cell), LONGEST_CELL)) for cell in row))
-    console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
-    console.print(table)
+    head, *lines = lay_out(columns, rows, terminal_width(sys.stdout)) or [""]
+    typer.echo(typer.style(head, bold=True) if is_lively(sys.stdout) else head)
+    for line in lines:
+        typer.echo(line)
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """How many cells a line has, as COLUMNS or the terminal itself says; None for a pipe or a file."""
+    if not stream.isatty():
+        return None
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or USUAL_WIDTH
+    except (OSError, ValueError):
+        return USUAL_WIDTH
+
+
+def is_lively(stream: TextIO) -> bool:
+    """Whether it is a terminal that can do more than print lines."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")

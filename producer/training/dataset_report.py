@@ -17,7 +17,7 @@ ASSUMED_EPOCHS = 3
 _EXAMPLE_EPOCHS = (100, 25_000)  # the fewest and the most examples that an assumed run reads in all its epochs
 _MOST_EPOCHS = 25
 _SHOWN_PLACES = 5
-_BARS, _BAR_WIDTH = 10, 40
+_BARS, _BAR_WIDTH = 10, 20
 _SAMPLE_WIDTH = 90
 
 

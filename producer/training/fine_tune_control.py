@@ -9,9 +9,9 @@ from sqlalchemy import Connection
 
 from tidemill import migrations
 from tidemill.models import fine_tunes
-from tidemill.models.broker import embedded_worker
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import transact
+from tidemill.models.embedded import embedded_worker
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
 from tidemill.models.job_requests import read_train_request
 from tidemill.models.scope import Scope

@@ -1,11 +1,14 @@
 """Fine-tunes take days, so users want to see how they are: in a list, each on a page of its own, as curves."""
 
+import sys
+
 from tidemill import migrations
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.errors import InputError
 from tidemill.models.tables import OPEN_STATES
 from tidemill.models.text import one_line
-from tidemill.producer.screen.printing import print_json, print_line, print_table
+from tidemill.producer.screen.printing import print_json, print_line, print_table, terminal_width
+from tidemill.producer.screen.tables import Column
 from tidemill.producer.training import curves
 from tidemill.producer.training.fine_tune_lookup import (
     EventRow,
@@ -23,6 +26,15 @@ from tidemill.producer.training.fine_tune_lookup import (
 EVENTS_SHOWN = 20
 EVENT_CHARACTERS = 400
 CURVE_WIDTH = 100
+COLUMNS = (
+    Column("id", 1),
+    Column("description", 5),
+    Column("created", 7),
+    Column("model", 6),
+    Column("status", 2),
+    Column("provider's id", 4),
+    Column("fine-tuned model", 3),
+)
 
 
 def show_list(limit: int, as_json: bool) -> None:
@@ -46,7 +58,7 @@ def show_list(limit: int, as_json: bool) -> None:
         )
         for row in rows
     ]
-    return print_table(("id", "description", "created", "model", "status", "provider's id", "fine-tuned model"), cells)
+    return print_table(COLUMNS, cells)
 
 
 def show(name: str, as_json: bool) -> None:
@@ -72,12 +84,16 @@ def show(name: str, as_json: bool) -> None:
     for each in checkpoints:
         print_line(f"  checkpoint        {each.model} (step {each.step:,})")
     if points:
-        print_line(curves.draw_terminal(points, CURVE_WIDTH, ""))
+        print_line(curves.draw_terminal(points, _curve_width(), ""))
     if len(events) > EVENTS_SHOWN:
         print_line(f"  … {len(events) - EVENTS_SHOWN:,} earlier events, all with --json")
     for each in events[-EVENTS_SHOWN:]:
         print_line(event_line(each))
     return None
+
+
+def _curve_width() -> int:
+    return min(CURVE_WIDTH, terminal_width(sys.stdout) or CURVE_WIDTH)
 
 
 def _facts(row: FineTuneRow, dialogues: int) -> list[tuple[str, str]]:
@@ -119,7 +135,7 @@ def plot(name: str, output: str | None) -> None:
     if not points:
         raise InputError(f"{row.id} has no curves yet: it is {status_of(row)}, and no step has been reported.")
     if output is None:
-        print_line(curves.draw_terminal(points, CURVE_WIDTH, title))
+        print_line(curves.draw_terminal(points, _curve_width(), title))
         return
     curves.save(points, output, title)
     print_line(f"{output}: {len(points):,} steps drawn", err=True)

@@ -12,17 +12,28 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import SecretStr
 
+from tests.tls import tls_before
 from tidemill.models import provider as door
 from tidemill.models.endpoints import CHAT, ENDPOINTS
 from tidemill.models.errors import SettingsError
-from tidemill.models.provider import CallError, ErrorKind, Provider, Reply, Transport, Usage, list_models
+from tidemill.models.provider import (
+    CallError,
+    ErrorKind,
+    Provider,
+    Reply,
+    Transport,
+    Usage,
+    check_headers,
+    list_models,
+)
 from tidemill.models.replies import RawReply, error_from_status, parse_chat, retry_after_seconds, safe_line
-from tidemill.models.settings import Settings
+from tidemill.models.settings import Settings, checked_url, settings
 
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
 KEY = "sk-test-4f7a9c2e8b"
@@ -539,10 +550,43 @@ async def test_a_proxy_of_the_environment_is_used(
     start: Start, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = await start(reply_bytes(chat()))
-    monkeypatch.setenv("http_proxy", script.url.removesuffix("/v1"))
+    monkeypatch.setenv("http_proxy", script.url.removesuffix("/v1").replace("//", "//wonder:l%C3%A4nd@"))
     monkeypatch.setenv("no_proxy", "")
     assert isinstance(await outcome(transport, "http://model.invalid/v1"), Reply)
-    assert script.requests[0][0] == "POST http://model.invalid/v1/chat/completions HTTP/1.1"
+    line, headers, _ = script.requests[0]
+    assert line == "POST http://model.invalid/v1/chat/completions HTTP/1.1"
+    assert headers["proxy-authorization"] == "Basic d29uZGVyOmzDpG5k"
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_proxy_that_refuses_is_named_and_alone_gets_its_password(
+    start: Start, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = await start(reply_bytes("", "407 Proxy Authentication Required"), close=True)
+    proxy = script.url.removesuffix("/v1")
+    monkeypatch.setenv("HTTPS_PROXY", proxy.replace("//", "//wonder:land@"))
+    error = await outcome(transport, "https://model.invalid/v1")
+    assert isinstance(error, CallError)
+    assert (error.kind, error.code) == ("connect", "proxy_failure")
+    named = f"through the proxy {proxy}, which HTTPS_PROXY names: the proxy answered 407"
+    assert error.message == f"cannot connect to https://model.invalid/v1 {named}"
+    [(line, headers, _)] = script.requests
+    assert line == "CONNECT model.invalid:443 HTTP/1.1"
+    assert headers["proxy-authorization"] == "Basic d29uZGVyOmxhbmQ="
+    assert KEY not in str(headers)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+async def test_certificates_of_the_environment_are_trusted(
+    start: Start, transport: Transport, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = await start(reply_bytes(chat()))
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    with tls_before(int(script.url.rpartition(":")[2].partition("/")[0]), tmp_path) as port:
+        monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
+        assert isinstance(await outcome(transport, f"https://localhost:{port}/v1"), Reply)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -591,28 +635,104 @@ async def test_the_command_line_lists_models_without_a_loop(start: Start) -> Non
     script = await start(reply_bytes({"data": [{"id": "a"}]}))
     configured = Settings(OPENAI_BASE_URL=script.url, OPENAI_API_KEY=KEY)  # type: ignore[call-arg]
     assert await asyncio.to_thread(list_models, configured) == [{"id": "a"}]
+    assert "OpenAI" in script.requests[0][1]["user-agent"]  # the client that runs use, if they name none
 
 
 # --- what needs no server -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "url",
     [
-        {"url": "localhost:8000/v1"},
-        {"url": "http://"},
-        {"url": "http://h:99999/v1"},
-        {"url": "http://user:pass@h/v1"},
-        {"key": "sk-two\nlines"},
-        {"key": "schlüssel"},
-        {"organization": "a b"},
+        *(
+            "localhost:8000/v1",
+            "http://",
+            "http:///v1",
+            "http://:8000/v1",
+            "http:/h/v1",
+            "ftp://h/v1",
+            "ws://h/v1",
+            "//h/v1",
+        ),
+        *("http://h:99999/v1", "http://h:0/v1", "http://h:80x/v1", "http://h h/v1", "http://h/v 1", "http://h/v1\n/x"),
+        *("http://a..b/v1", f"http://{'x' * 64}/v1", "http://[::1/v1", '"http://h/v1"', "http://h\u200b/v1", "<URL>"),
+        *(
+            "http://user:pass@h/v1",
+            "http://user@h/v1",
+            "http://@h/v1",
+            "http://h/v1?",
+            "http://h/v1?k=1",
+            "http://h/v1#x",
+        ),
+        *("http://h/v1/chat/completions", "https://h/v1/Responses/", "http://h/v1/completions"),
     ],
-    ids=str,
+    ids=ascii,
 )
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_settings_that_can_never_work_are_refused_at_once(transport: Transport, wrong: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="OPENAI_"):
-        open_provider(transport, **{"url": "http://h/v1", **wrong})
+async def test_a_url_that_can_never_work_is_refused_at_once(transport: Transport, url: str) -> None:
+    with pytest.raises(SettingsError, match=r"^OPENAI_BASE_URL: ") as caught:
+        open_provider(transport, url)
+    assert "user" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h", " https://H:443/v1/ ", "http://[::1]:8000/v1", "http://my_host./", "https://h/models"]
+)
+def test_other_urls_are_taken(url: str) -> None:
+    assert checked_url(url) == url.strip().rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("sk-two\nlines", "no HTTP header"),
+        ("sk-\r\nHost: evil", "no HTTP header"),
+        ("schlüssel", "no HTTP header"),
+        ("sk-a b", "no HTTP header"),
+        ("sk-a\tb", "no HTTP header"),
+        ("\ufeffsk-a", "no HTTP header"),
+        ("sk-a\x7f", "no HTTP header"),
+        ("“sk-a”", "no HTTP header"),
+        ("Bearer sk-a", "`Bearer`"),
+        ("bearer\tsk-a", "`Bearer`"),
+        ("Authorization: Bearer sk-a", "`Bearer`"),
+        ('"sk-a"', "a quote"),
+        ("'sk-a", "a quote"),
+        ("sk-a`", "a quote"),
+        ("NAME=sk-a", "its own name"),
+    ],
+    ids=ascii,
+)
+@pytest.mark.parametrize(
+    ("option", "variable"),
+    [("key", "OPENAI_API_KEY"), ("organization", "OPENAI_ORG_ID"), ("project", "OPENAI_PROJECT_ID")],
+)
+async def test_a_header_that_can_never_work_is_refused_at_once(
+    option: str, variable: str, value: str, why: str
+) -> None:
+    wrong: dict[str, Any] = {option: value.replace("NAME", variable)}
+    with pytest.raises(SettingsError, match=f"^{variable}: .*{why}") as caught:
+        open_provider("http", "http://h/v1", **wrong)
+    assert "sk-" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lines", ["X-A: é", "no colon", "bad name: x", ": x", "X-A: 1\nX-B\x00: 2", "X-A: 1\r"])
+def test_custom_headers_that_can_never_be_sent_are_refused(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: tide\n\nX-Empty:")
+    check_headers(settings())
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", lines.replace("\x00", "\x01"))
+    with pytest.raises(SettingsError, match="OPENAI_CUSTOM_HEADERS"):
+        check_headers(settings())
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_whatever_fails_while_a_client_is_built_is_a_sentence(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(SettingsError, match=r"^The client for the provider cannot be set up \(ModuleNotFoundError"):
+        open_provider(transport, "http://h/v1")
 
 
 def test_neither_library_is_imported_before_it_is_needed() -> None:

@@ -53,6 +53,26 @@ def test_jobs_are_claimed_asked_and_stored(runner: Runner, provider: Simulator, 
     wait_until(lambda: not runner.owned_jobs() and runner.in_flight == 0, "nothing is owned any more")
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_client_that_cannot_be_made_fails_no_row(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/gone.pem")
+    add_batch()
+    (job_id,) = add_jobs(1)
+    runner.admit([job_id])
+    wait_until(lambda: job_row(job_id).state == "queued" and job_row(job_id).epoch == 1, "it is given back")
+    assert (count(attempts), job_row(job_id).failures) == (0, 0)
+    assert runner.trouble is not None
+    assert runner.trouble.startswith("SSL_CERT_FILE names /gone.pem, which is not there.")
+    assert runner.trouble in caplog.text
+    monkeypatch.delenv("SSL_CERT_FILE")
+    set_job(job_id, available_at=batch_row().created_at)
+    runner.admit([job_id])
+    wait_until(lambda: job_row(job_id).state == "succeeded", "it is answered")
+    assert runner.trouble is None
+
+
 def test_a_message_that_comes_twice_is_paid_for_once(
     runner: Runner, provider: Simulator, wait_until: WaitUntil
 ) -> None:

@@ -14,6 +14,7 @@ from tidemill.models.lines import Lines
 from tidemill.models.text import printable, printable_json
 from tidemill.producer.screen.display import say
 from tidemill.producer.screen.printing import JsonLines, print_json, print_line, print_table, print_text
+from tidemill.producer.screen.tables import Column
 
 ACTS = "\x1b]0;pwned\x07\x9b31m\u202egpj.exe\u2066\x7f\r\x08\u200b\ufeff\U000e0041\ud800\u2028"
 HARMFUL = set(ACTS) - set("]0;pwned31mgpj.exe")
@@ -54,7 +55,7 @@ def test_nothing_that_is_printed_acts(capsys: pytest.CaptureFixture[str], err: b
 
 
 def test_tables_and_sentences_do_not_act(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(("id", "prompt"), [(ACTS, ACTS)])
+    print_table((Column("id", 1), Column("prompt", 2, is_text=True)), [(ACTS, ACTS)])
     say(f"photo{ACTS}.jpg is damaged")
     captured = capsys.readouterr()
     assert harmless(captured.out) and harmless(captured.err)

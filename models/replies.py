@@ -209,7 +209,15 @@ def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
     words = _error_words(payload) if isinstance(payload, dict) else _ErrorWords(_string(payload))
     if 300 <= raw.status < 400:
         words = words._replace(message=f"The server redirects to {raw.headers.get('location', 'nowhere')}")
-    return _error("status", raw, words, secret)
+    error = _error("status", raw, words, secret)
+    error.text = _failed_generation(payload)
+    return error
+
+
+def _failed_generation(payload: object) -> str:
+    """What the model wrote, where the server refuses it: Groq bills it and shows it beside its error."""
+    error = payload.get("error") if isinstance(payload, dict) else None
+    return _string(error.get("failed_generation")) if isinstance(error, dict) else ""
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 import orjson
 
 from tidemill.models.json_types import JsonObject
+from tidemill.models.message_shapes import reply_message
 
 ErrorKind = Literal[
     "status",  # the server reported an error: HTTP status >= 300, or a 200 whose body is an error
@@ -71,6 +72,8 @@ class Reply:
     headers: dict[str, str]  # x-ratelimit-*, retry-after, retry-after-ms; lower case
     status: int
     tool_calls: tuple[JsonObject, ...] = ()  # as the server wrote them
+    message: JsonObject = field(default_factory=dict, compare=False)
+    """The same whole, with all that the server wrote, as `models.message_shapes.reply_message` makes it."""
 
 
 @dataclass(eq=False)
@@ -337,6 +340,7 @@ class _SuccessBody:
             headers=kept_headers(headers),
             status=self.raw.status,
             tool_calls=calls,
+            message=reply_message(self.payload),
         )
 
 

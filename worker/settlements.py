@@ -6,11 +6,12 @@ another route may use them hours later.
 
 from tidemill.models import cost
 from tidemill.models.answers import Answer, Message
+from tidemill.models.message_shapes import NOT_KEPT, THOUGHTS, calls_of
 from tidemill.models.provider import CallError, Reply, Usage
 from tidemill.models.replies import CUT
 from tidemill.models.schemas import Complaint, json_text
 from tidemill.models.settings import settings
-from tidemill.models.text import dumps, one_line
+from tidemill.models.text import one_line
 from tidemill.models.transitions import Claimed, Outcome, Settlement
 from tidemill.worker.questions import Question
 from tidemill.worker.retries import Action, Verdict, classify
@@ -58,11 +59,8 @@ def of_reply(
     if complaint is not None:
         code = CUT if is_cut else "schema_mismatch"
         error = _with_text(f"{_CUT_SENTENCE} {complaint.sentence}" if is_cut else complaint.sentence, reply.text)
-    text = text_to_check(question, reply) or reply.text
-    answer_message = Message("assistant", text or dumps(reply.tool_calls))
-    answer = Answer(
-        reply.model or question.model, reply.finish_reason, (*question.messages, answer_message), job.dialogue_id
-    )
+    spoken = (*question.messages, _answer_message(question, reply))
+    answer = Answer(reply.model or question.model, reply.finish_reason, spoken, job.dialogue_id)
     return Settlement(
         job.id,
         job.epoch,
@@ -79,6 +77,17 @@ def of_reply(
         cost_usd=_cost_usd(reply.model, question.model, usage),
         answer=answer if complaint is None else None,
     )
+
+
+def _answer_message(question: Question, reply: Reply) -> Message:
+    """The reply as the dialogue keeps it. What the model thought is part of it only where servers must have it back."""
+    text = text_to_check(question, reply) or reply.text
+    in_loop = bool(reply.tool_calls) or any(message.role == "tool" for message in question.messages[-1:])
+    dropped = {"role", "content", *NOT_KEPT, *(() if in_loop else THOUGHTS)}
+    rest = {name: value for name, value in reply.message.items() if name not in dropped}
+    if reply.tool_calls and not calls_of(rest):
+        rest["tool_calls"] = list(reply.tool_calls)
+    return Message.of({"role": "assistant", "content": text or None, **rest})
 
 
 def of_error(job: Claimed, error: CallError, verdict: Verdict, seconds: float, model: str = "") -> Settlement:

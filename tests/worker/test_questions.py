@@ -109,10 +109,10 @@ def test_a_batch_line_without_a_model_takes_the_batchs() -> None:
     assert build(CHAT, {"url": "/v1/responses", "body": {"input": "q"}}).model == MODEL
 
 
-def test_content_in_parts_is_kept_as_json() -> None:
+def test_content_in_parts_is_kept_in_parts() -> None:
     parts = [{"type": "text", "text": "q"}]
     question = build(CHAT, {"messages": [{"role": "user", "content": parts}]})
-    assert question.messages == (Message("user", '[{"type":"text","text":"q"}]'),)
+    assert question.messages == (Message("user", "q", {"content": parts}),)
     assert question.body["messages"][0]["content"] == parts
 
 

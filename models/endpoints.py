@@ -154,7 +154,7 @@ CHAT = Endpoint(
 def _responses_body(options: Options, turns: Sequence[Turn]) -> JsonObject:
     schema = {"type": "json_schema", "name": "reply", "schema": options.schema, "strict": True}
     return _without_none(
-        input=list(turns),
+        input=message_shapes.to_items(turns),
         instructions=options.system,
         temperature=options.temperature,
         max_output_tokens=options.max_tokens,

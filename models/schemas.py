@@ -28,8 +28,21 @@ _Draft: TypeAlias = Any
 
 LATEST = "https://json-schema.org/draft/2020-12/schema"
 
-_IN_PLACE = ("$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "not", "if", "then", "else")
-_IN_PLACE_BY_NAME = ("dependentSchemas", "dependencies", "extends")
+_IN_PLACE = (
+    "$ref",
+    "$dynamicRef",
+    "$recursiveRef",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "if",
+    "then",
+    "else",
+    "extends",
+    "type",
+)
+_IN_PLACE_BY_NAME = ("dependentSchemas", "dependencies")
 """Keywords that apply to the same value again: a cycle of them never ends."""
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _TOO_DEEP = "is nested too deeply."
@@ -90,9 +103,10 @@ class _Walk:
                 if isinstance(target, str):
                     return target
                 targets.append(target)
-            self._in_place[id(schema)] = [*_same_value(schema), *(contents for contents, _ in targets)]
+            same_value = [*_same_value(schema)]
+            self._in_place[id(schema)] = [*same_value, *(contents for contents, _ in targets)]
             subresources = [specification.create_resource(each) for each in specification.subresources_of(schema)]
-            waiting += targets
+            waiting += [*targets, *((each, resolver) for each in same_value)]
             waiting += [(each.contents, resolver.in_subresource(each)) for each in subresources]
         return self._endless()
 

@@ -26,9 +26,11 @@ def fit_history(options: Options, question: Question) -> tuple[Message, ...]:
     fixed = needed + prompt + cost.chat_overhead_tokens(0)
     while fixed + sum(tokens for _, tokens in kept) > most:
         trimmable = [number for number, (message, _) in enumerate(kept) if message.role not in turns.INSTRUCTIONS]
-        if options.trim is None or not trimmable:
-            raise CallError("request", turns.too_long(question.model, most, sum(before), prompt, needed), code=TOO_LONG)
         questions = [number for number in trimmable[1:] if kept[number][0].role == "user"]
+        # A tool's result is nothing without the call that it answers
+        is_bound = not questions and any(message.role in {"tool", "function"} for message in question.messages[:1])
+        if options.trim is None or not trimmable or is_bound:
+            raise CallError("request", turns.too_long(question.model, most, sum(before), prompt, needed), code=TOO_LONG)
         trimmed = trimmable[: trimmable.index(questions[0])] if questions else trimmable
         kept = [each for number, each in enumerate(kept) if number not in trimmed]
     return tuple(message for message, _ in kept)

@@ -27,7 +27,7 @@ from tidemill.producer.training.examples import BadRow, ChatMessage, Example, Pl
 SOURCE = "stored dialogues"
 UNIT = "dialogue"
 _PAGE = 500
-_LEARNT = ("role", "content", "name", "tool_calls", "tool_call_id", "function_call")
+_LEARNT = ("role", "content", "name", "tool_calls", "tool_call_id", "function_call", "weight")
 _CALL = ("id", "type", "function")
 _OFFERED = ("tools", "parallel_tool_calls")
 _OPTIONS = {"words": "search", "model": "answered by", "least_characters": "min length"}
@@ -146,8 +146,14 @@ def _learnable(message: Message) -> ChatMessage:
     """A message with those of its fields that an example may have."""
     whole = message.as_json
     if isinstance(calls := whole.get("tool_calls"), list):  # without what only the server that made them understands
-        whole["tool_calls"] = [{key: call[key] for key in _CALL if key in call} for call in calls]
-    return {name: whole[name] for name in whole if name in _LEARNT and (name == "content" or whole[name])}
+        whole["tool_calls"] = [
+            {key: call[key] for key in _CALL if key in call} for call in calls if isinstance(call, dict)
+        ]
+    return {
+        name: whole[name]
+        for name in whole
+        if name in _LEARNT and (name == "content" or whole[name] not in (None, [], ""))
+    }
 
 
 def _offered(connection: Connection, turn_ids: set[int]) -> dict[int, JsonObject]:
@@ -156,7 +162,10 @@ def _offered(connection: Connection, turn_ids: set[int]) -> dict[int, JsonObject
     offered = {}
     for job_id, request, options in connection.execute(statement.where(jobs.c.id.in_(turn_ids))):
         sent = {**(options.get("params") or {}), **(request.get("body") or {})}
-        chat_tools = [each for each in sent.get("tools") or () if isinstance(each, dict) and "function" in each]
+        tools = sent.get("tools")
+        chat_tools = (
+            [each for each in tools if isinstance(each, dict) and "function" in each] if isinstance(tools, list) else []
+        )
         if chat_tools:  # of the Responses API, tools have another shape
             offered[job_id] = {name: sent[name] for name in _OFFERED if name in sent} | {"tools": chat_tools}
     return offered

@@ -16,7 +16,7 @@ from tidemill.models.errors import DatabaseError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0007"
+HEAD = "0008"
 """The revision that this version needs; a house test compares it with the newest file in versions/."""
 
 

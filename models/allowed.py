@@ -77,6 +77,8 @@ class _Schema(Allowed):
     __slots__ = ()
 
     def why_not(self, value: object) -> str | None:
+        from tidemill.models.schemas import schema_fault
+
         fault = Allowed.why_not(self, value)
         if fault is None and isinstance(value, dict) and (fault := schema_fault(value)) is not None:
             fault = f"it {fault}"
@@ -137,17 +139,3 @@ def check_names(options: Mapping[str, object], known: Collection[str]) -> None:
         close = get_close_matches(option, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
         raise OptionError(option, options[option], f"there is no such option; {hint}")
-
-
-def schema_fault(schema: Any) -> str | None:
-    """What is wrong with a JSON schema: the rest of a sentence that begins with its name; None when it is sound."""
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-
-    from tidemill.models.text import one_line
-
-    try:
-        validator_for(schema).check_schema(schema)
-    except SchemaError as error:
-        return f"is no JSON schema: {one_line(f'{error.message} at {error.json_path}', 200)}."
-    return None

@@ -5,7 +5,7 @@ whose answer may be recorded; the primary key is the second wall.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Insert, Select, Table, literal, select
 
@@ -13,19 +13,101 @@ from tidemill.models import pictures
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now
 from tidemill.models.job_requests import read_ask_request
+from tidemill.models.json_types import JsonObject
+from tidemill.models.message_shapes import ITEMS, calls_of
+from tidemill.models.pictures import PictureMessage
 from tidemill.models.tables import batches, dialogues, fit, jobs, messages
-from tidemill.models.text import encode
+from tidemill.models.text import dumps, encode, loads
 
-_DIALOGUES = BulkRows(id="int", batch_id="text", model="text", finish_reason="text", root_id="int", reasoning="text")
-_MESSAGES = BulkRows(dialogue_id="int", position="int", role="text", content="text")
+_DIALOGUES = BulkRows(
+    id="int", batch_id="text", model="text", finish_reason="text", root_id="int", sentiment="text", reasoning="text"
+)
+_MESSAGES = BulkRows(dialogue_id="int", position="int", role="text", content="text", rest="text")
+_PARTS = ("text", "image_url", "input_text", "input_image", "input_audio", "input_file", "file")
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What somebody said in a dialogue."""
+    """What somebody said in a dialogue, in the words of Chat Completions.
+
+    `content` is its text. `rest` is all else that the message has, by field; where the content is no text, but null or
+    a list of parts, it is there too. Without it, a content that looks like parts is parts: older versions stored them
+    so, and pictures still are.
+    """
 
     role: str
     content: str
+    rest: JsonObject = field(default_factory=dict)
+
+    @staticmethod
+    def of(turn: JsonObject) -> "Message":
+        """The message that a body or a reply has in the shape of Chat Completions."""
+        content = turn.get("content")
+        rest = {name: value for name, value in turn.items() if name not in ("role", "content")}
+        role, text = str(turn.get("role") or "user"), content if isinstance(content, str) else _words(content)
+        looks_like_parts = _parts(role, text) is not None or pictures.load_message(text) is not None
+        if not isinstance(content, str) or looks_like_parts:
+            rest["content"] = content
+        return Message(role, text, rest)
+
+    @property
+    def whole(self) -> JsonObject:
+        """All of it, also what only the endpoint understands that it came from."""
+        return {"role": self.role, "content": self.parts or self.content, **self.rest}
+
+    @property
+    def as_json(self) -> JsonObject:
+        """The message for people and files: what a chat's body could hold."""
+        return {name: value for name, value in self.whole.items() if name != ITEMS}
+
+    @property
+    def parts(self) -> list[JsonObject] | None:
+        """The parts of its content; None for plain text, and for null."""
+        if "content" in self.rest:
+            content = self.rest["content"]
+            return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else None
+        return _parts(self.role, self.content)
+
+    @property
+    def picture(self) -> PictureMessage | None:
+        """Its picture and the words about it, if Tidemill made it ready."""
+        return None if "content" in self.rest or self.role != "user" else pictures.load_message(self.content)
+
+    @property
+    def calls(self) -> list[JsonObject]:
+        """The tools that it calls."""
+        return calls_of(self.rest)
+
+    @property
+    def words(self) -> str:
+        """Its text, without pictures."""
+        if "content" in self.rest:
+            return self.content
+        if (picture := self.picture) is not None:
+            return picture.text
+        return self.content if (parts := self.parts) is None else _words(parts)
+
+    @property
+    def read(self) -> str:
+        """All that a model reads of it as text, tool calls included: what its tokens are counted of."""
+        return f"{self.words}{dumps(self.calls)}" if self.calls else self.words
+
+
+def _words(content: object) -> str:
+    if not isinstance(content, list):
+        return "" if content is None else str(content)
+    return "\n".join(str(part["text"]) for part in content if isinstance(part, dict) and "text" in part)
+
+
+def _parts(role: str, content: str) -> list[JsonObject] | None:
+    """The parts of a content that was stored as JSON; None for plain text, which every model's answer is."""
+    if role == "assistant" or not content.startswith("[{"):
+        return None
+    try:
+        parts = loads(content)
+    except ValueError:
+        return None
+    return parts if all(isinstance(part, dict) and part.get("type") in _PARTS for part in parts) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +128,11 @@ def record(connection: Connection, answered: Sequence[tuple[int, str, Answer]]) 
     dialogue_rows, message_rows = [], []
     for job_id, batch_id, answer in answered:
         model, reason = fit(answer.model, dialogues.c.model), fit(answer.finish_reason, dialogues.c.finish_reason)
+        sentiment = None if answer.messages[-1].content else "unknown"  # only tool calls: nothing to judge
         reasoning = None if answer.reasoning is None else encode(answer.reasoning)
-        dialogue_rows.append((job_id, batch_id, model, reason, answer.root_id, reasoning))
+        dialogue_rows.append((job_id, batch_id, model, reason, answer.root_id, sentiment, reasoning))
         message_rows += [
-            (job_id, position, fit(message.role, messages.c.role), encode(message.content))
+            (job_id, position, fit(message.role, messages.c.role), encode(message.content), _rest(message))
             for position, message in enumerate(answer.messages)
         ]
     connection.execute(_add_dialogues(connection), _DIALOGUES.parameters(connection, dialogue_rows))
@@ -64,13 +147,37 @@ def copy(connection: Connection, twin_id: int, job_id: int) -> None:
     connection.execute(_add_once(connection, dialogues, names, twin_dialogue))
     request = connection.execute(select(jobs.c.request).where(jobs.c.id == job_id)).scalar_one()
     picture = read_ask_request(request).picture
-    columns = [messages.c.position, messages.c.role, messages.c.content]
+    columns = [messages.c.position, messages.c.role, messages.c.content, messages.c.rest]
     message_rows = []
-    for position, role, content in connection.execute(select(*columns).where(messages.c.dialogue_id == twin_id)):
-        parts = pictures.load_message(content)
-        own_content = content if parts is None or picture is None else pictures.dump_message(parts.text, picture)
-        message_rows.append((job_id, position, role, encode(own_content)))
+    for position, *fields in connection.execute(select(*columns).where(messages.c.dialogue_id == twin_id)):
+        message = stored_message(*fields)
+        shown = message.picture
+        own = message.content if shown is None or picture is None else pictures.dump_message(shown.text, picture)
+        message_rows.append((job_id, position, message.role, encode(own), _rest(message)))
     connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, message_rows))
+
+
+def stored_message(role: str, content: str, rest: JsonObject | None) -> Message:
+    """A row of `messages`."""
+    return Message(role, content, rest or {})
+
+
+def _rest(message: Message) -> str | None:
+    """The column `rest`. A field that JSON has no form for must not cost the answer."""
+    if not message.rest:
+        return None
+    try:
+        return dumps(message.rest)
+    except (TypeError, ValueError):
+        return dumps({name: value for name, value in message.rest.items() if _is_json(value)}) or None
+
+
+def _is_json(value: object) -> bool:
+    try:
+        dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _add_dialogues(connection: Connection) -> Insert:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tidemill.models import message_shapes
+from tidemill.models.allowed import ALLOWED
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.registry import Registry
@@ -37,6 +39,7 @@ class Endpoint:
         turns_field: the body's field for the turns, a list or one prompt as text.
         instructions_field: the body's field for the instructions, where they are no turn.
         room_fields: fields of the body that limit the answer's tokens; the first one present counts.
+        to_messages, of_messages: make messages, in the shape of Chat Completions, of turns, and turns of messages.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Endpoint:
     turns_field: str
     instructions_field: str | None
     room_fields: tuple[str, ...]
+    to_messages: Callable[[Sequence[Turn]], list[Turn]] = list
+    of_messages: Callable[[Sequence[Turn]], list[Turn]] = message_shapes.to_chat
 
     @property
     def url(self) -> str:
@@ -69,6 +74,38 @@ class Endpoint:
         """Tokens that a body leaves for the answer; 0 when it sets no limit."""
         return next((body[name] for name in self.room_fields if isinstance(body.get(name), int)), 0)
 
+    def options(self, body: JsonObject) -> JsonObject:
+        """How a body asks: our options where its fields say the same, and `params` for all else, such as tools."""
+        same = {
+            **{name: (name, body.get(name)) for name in ("model", "temperature", "reasoning_effort")},
+            **{name: ("max_tokens", body.get(name)) for name in self.room_fields},
+            "reasoning": ("reasoning_effort", _only(body.get("reasoning"), "effort")),
+            "response_format": ("schema", _schema_in(body.get("response_format"))),
+            "text": ("schema", _schema_in(_only(body.get("text"), "format"))),
+        }
+        known = {field: each for field, each in same.items() if each[1] is not None}
+        known = {field: each for field, each in known.items() if ALLOWED[each[0]].why_not(each[1]) is None}
+        left_out = {self.turns_field, self.instructions_field, *_OF_ITS_CALL, *known}
+        params = {field: value for field, value in body.items() if field not in left_out}
+        return {**dict(known.values()), "params": params}
+
+
+_OF_ITS_CALL = ("previous_response_id", "conversation", "stream", "stream_options")
+"""Fields of a body that say what comes before it, or how its one answer comes."""
+
+
+def _only(value: object, name: str) -> object:
+    """A field of an object that has no other; None where it has."""
+    return value[name] if isinstance(value, dict) and [*value] == [name] else None
+
+
+def _schema_in(shape: object) -> object:
+    """The JSON schema in a `response_format`, or in the flat form of the Responses API; None where there is none."""
+    if not isinstance(shape, dict) or shape.get("type") != "json_schema":
+        return None
+    inner = shape.get("json_schema", shape)
+    return inner.get("schema") if isinstance(inner, dict) else None
+
 
 def _without_none(**fields: object) -> JsonObject:
     return {name: value for name, value in fields.items() if value is not None}
@@ -81,7 +118,7 @@ _TAKES_COMPLETION_TOKENS = re.compile(r"(.*/)?(gpt-[5-9]|o\d)")
 
 
 def _chat_body(options: Options, turns: Sequence[Turn]) -> JsonObject:
-    if options.system is not None and all(turn.get("role") != "system" for turn in turns):
+    if options.system is not None and all(turn.get("role") not in ("system", "developer") for turn in turns):
         turns = [{"role": "system", "content": options.system}, *turns]
     name = "max_completion_tokens" if _TAKES_COMPLETION_TOKENS.match(options.model) else "max_tokens"
     schema = {"name": "reply", "schema": options.schema, "strict": True}
@@ -117,7 +154,7 @@ CHAT = Endpoint(
 def _responses_body(options: Options, turns: Sequence[Turn]) -> JsonObject:
     schema = {"type": "json_schema", "name": "reply", "schema": options.schema, "strict": True}
     return _without_none(
-        input=list(turns),
+        input=message_shapes.to_items(turns),
         instructions=options.system,
         temperature=options.temperature,
         max_output_tokens=options.max_tokens,
@@ -140,6 +177,8 @@ RESPONSES = Endpoint(
     turns_field="input",
     instructions_field="instructions",
     room_fields=("max_output_tokens",),
+    to_messages=message_shapes.of_items,
+    of_messages=message_shapes.to_items,
 )
 
 

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, NoReturn
 
 from tidemill.models.finish import Ending, read_finish
 from tidemill.models.json_types import JsonObject
+from tidemill.models.message_shapes import reply_message
 from tidemill.models.payloads import MOST_PARTS, MalformedError, TooManyPartsError, load_json, load_reply
 from tidemill.models.text import dumps
 from tidemill.models.thinking import split_thinking
@@ -64,6 +65,8 @@ class Reply:
     tool_calls: tuple[JsonObject, ...] = ()  # as the server wrote them
     reasoning: str = ""  # what the model thought before it answered, as far as the server shows it
     mark: Mark | None = None  # what makes the answer doubtful
+    message: JsonObject = field(default_factory=dict, compare=False)
+    """The same whole, with all that the server wrote, as `models.message_shapes.reply_message` makes it."""
 
 
 @dataclass(eq=False)
@@ -223,7 +226,15 @@ def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
     words = _error_words(payload) if isinstance(payload, dict) else _ErrorWords(_string(payload))
     if 300 <= raw.status < 400:
         words = words._replace(message=f"The server redirects to {raw.headers.get('location', 'nowhere')}")
-    return _error("status", raw, words, secret)
+    error = _error("status", raw, words, secret)
+    error.text = _failed_generation(payload)
+    return error
+
+
+def _failed_generation(payload: object) -> str:
+    """What the model wrote, where the server refuses it: Groq bills it and shows it beside its error."""
+    error = payload.get("error") if isinstance(payload, dict) else None
+    return _string(error.get("failed_generation")) if isinstance(error, dict) else ""
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -361,6 +372,7 @@ class _SuccessBody:
             tool_calls=spoken.calls,
             reasoning=reasoning,
             mark=mark,
+            message=reply_message(self.payload),
         )
 
     def _fail_empty(self, reason: str) -> NoReturn:

@@ -25,7 +25,7 @@ def reread_settings() -> None:
             "Wait for its end, or use another process for the other batch."
         )
     settings.cache_clear()
-    for cached in (cost.price, cost.context_tokens, cost.overrides):
+    for cached in (cost.price_at, cost.context_tokens, cost.overrides):
         cached.cache_clear()
     if moved:
         database.close()

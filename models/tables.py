@@ -257,7 +257,10 @@ messages = Table(
     Column("dialogue_id", RowId, nullable=False),
     Column("position", Integer, nullable=False),
     Column("role", String(20), nullable=False),
-    Column("content", SafeText, nullable=False, comment="text; content in parts is stored as JSON"),
+    Column(
+        "content", SafeText, nullable=False, comment="its text; of one with a picture, and of old ones, JSON of parts"
+    ),
+    Column("rest", Json, comment="all else of it, as JSON: tool calls, a name, content that is no text; null: nothing"),
     PrimaryKeyConstraint("dialogue_id", "position"),
     comment="the turns of a dialogue, system first, reply last",
 )

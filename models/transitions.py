@@ -322,7 +322,7 @@ def goes_before() -> ColumnElement[bool]:
 def _history(connection: Connection, job: Claimed) -> tuple[Message, ...]:
     assert job.dialogue_id is not None
     before = turns.history(connection, job.dialogue_id, before=job.id)
-    return tuple(Message(each.role, each.content) for each in before)
+    return tuple(each.message for each in before)
 
 
 def left_to_run_alone(connection: Connection, ids: Sequence[int]) -> list[int]:

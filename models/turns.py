@@ -9,15 +9,12 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select
 
-from tidemill.models import pictures
+from tidemill.models.answers import Message, stored_message
 from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import dialogues, messages
-from tidemill.models.text import loads
 
 INSTRUCTIONS = ("system", "developer")
 """Roles of the instructions of a dialogue."""
-
-_PARTS = ("text", "image_url", "input_text", "input_image", "input_audio", "input_file", "file")
 
 _LAST_ID = 2**63 - 1
 """The largest id that a database takes in a query."""
@@ -29,6 +26,12 @@ class TurnMessage(NamedTuple):
     turn_id: int
     role: str
     content: str
+    rest: JsonObject | None
+
+    @property
+    def message(self) -> Message:
+        """What was said, whole."""
+        return stored_message(self.role, self.content, self.rest)
 
 
 def root_of(connection: Connection, turn_id: int) -> int | None:
@@ -53,7 +56,7 @@ def count_turns(connection: Connection, root_id: int) -> int:
 def messages_of(connection: Connection, root_id: int, before: int | None = None) -> list[TurnMessage]:
     """All messages of a dialogue in order; with `before`, only those of turns before this one."""
     statement = (
-        select(messages.c.dialogue_id, messages.c.role, messages.c.content)
+        select(messages.c.dialogue_id, messages.c.role, messages.c.content, messages.c.rest)
         .join(dialogues, dialogues.c.id == messages.c.dialogue_id)
         .where(of_dialogue(root_id))
         .order_by(messages.c.dialogue_id, messages.c.position)
@@ -72,26 +75,6 @@ def history(connection: Connection, root_id: int, before: int | None = None) -> 
     instructions = [each for each in messages_before if each.role in INSTRUCTIONS]
     in_force = [each for each in instructions if each.turn_id == instructions[-1].turn_id]
     return in_force + [each for each in messages_before if each.role not in INSTRUCTIONS]
-
-
-def parts(role: str, content: str) -> list[JsonObject] | None:
-    """The parts of a content; None for plain text, which every model's answer is."""
-    if role == "assistant" or not content.startswith("[{"):
-        return None
-    try:
-        parts_ = loads(content)
-    except ValueError:
-        return None
-    return parts_ if all(isinstance(part, dict) and part.get("type") in _PARTS for part in parts_) else None
-
-
-def words(role: str, content: str) -> str:
-    """The text of a stored message, without its pictures."""
-    with_picture = pictures.load_message(content)
-    if with_picture is not None:
-        return with_picture.text
-    parts_ = parts(role, content)
-    return content if parts_ is None else "\n".join(str(part["text"]) for part in parts_ if "text" in part)
 
 
 def too_long(model: str, most: int, before: int, prompt: int, needed: int) -> str:

@@ -20,6 +20,7 @@ from tidemill.worker.limits import Limiter
 from tidemill.worker.pace import Limits
 from tidemill.worker.questions import Question, build
 from tidemill.worker.retries import Verdict
+from tidemill.worker.schema_check import checker
 
 MAX_WAIT_SECONDS = 20.0
 """A job that may not call for longer than this goes back to the table and makes room for others."""
@@ -58,9 +59,11 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
         return settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began
+    text = settlements.text_to_check(question, reply)
+    complaint = None if text is None else await checker().complaint(question.schema or {}, text)
     usage = settlements.usage_of(question, reply)
     await limiter.refund(bucket, reserved - usage.input_tokens - usage.output_tokens)
-    return settlements.of_reply(job, question, reply, usage, seconds)
+    return settlements.of_reply(job, question, reply, usage, seconds, complaint=complaint)
 
 
 async def _whole_body(job: Claimed, options: Options, question: Question) -> JsonObject:

@@ -1,10 +1,10 @@
 """A later turn is sent with all messages before it, as far as the model can take them."""
 
-from tidemill.models import cost, pictures, turns
+from tidemill.models import cost, turns
 from tidemill.models.answers import Message
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError
-from tidemill.worker.questions import URL_TOKENS, Question, tokens_of
+from tidemill.worker.questions import Question, part_tokens, tokens_of
 
 TOO_LONG = "context_length_exceeded"
 
@@ -26,18 +26,18 @@ def fit_history(options: Options, question: Question) -> tuple[Message, ...]:
     fixed = needed + prompt + cost.chat_overhead_tokens(0)
     while fixed + sum(tokens for _, tokens in kept) > most:
         trimmable = [number for number, (message, _) in enumerate(kept) if message.role not in turns.INSTRUCTIONS]
-        if options.trim is None or not trimmable:
-            raise CallError("request", turns.too_long(question.model, most, sum(before), prompt, needed), code=TOO_LONG)
         questions = [number for number in trimmable[1:] if kept[number][0].role == "user"]
+        # A tool's result is nothing without the call that it answers
+        is_bound = not questions and any(message.role in {"tool", "function"} for message in question.messages[:1])
+        if options.trim is None or not trimmable or is_bound:
+            raise CallError("request", turns.too_long(question.model, most, sum(before), prompt, needed), code=TOO_LONG)
         trimmed = trimmable[: trimmable.index(questions[0])] if questions else trimmable
         kept = [each for number, each in enumerate(kept) if number not in trimmed]
     return tuple(message for message, _ in kept)
 
 
 def _tokens(message: Message, options: Options, model: str) -> int:
-    with_picture = pictures.load_message(message.content)
-    picture_tokens = 0 if with_picture is None else tokens_of(options, with_picture.picture)
-    parts = turns.parts(message.role, message.content) or ()
-    picture_tokens += URL_TOKENS * sum("text" not in part for part in parts)
-    text_tokens = cost.count_tokens(turns.words(message.role, message.content), model)
+    shown = message.picture
+    picture_tokens = part_tokens(message) if shown is None else tokens_of(options, shown.picture)
+    text_tokens = cost.count_tokens(message.read, model)
     return text_tokens + picture_tokens + cost.chat_overhead_tokens(1) - cost.chat_overhead_tokens(0)

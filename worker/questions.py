@@ -15,11 +15,10 @@ from tidemill.models.job_requests import AskRequest, BatchLine, read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
-from tidemill.models.text import dumps
 from tidemill.models.vision import picture_tokens
 
 URL_TOKENS = 1_000
-"""The tokens reserved for a picture that only the provider will see."""
+"""The tokens reserved for a picture, or another part that is no text, that only the provider will see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,8 @@ class Question:
 
     @property
     def texts(self) -> list[str]:
-        """The text of all messages, those of the history first."""
-        own = ((message.content, pictures.load_message(message.content)) for message in self.messages)
-        before = [turns.words(message.role, message.content) for message in self.history]
-        return before + [content if with_picture is None else with_picture.text for content, with_picture in own]
+        """What the model reads of all messages as text, those of the history first."""
+        return [message.read for message in (*self.history, *self.messages)]
 
     @property
     def model(self) -> str:
@@ -79,9 +76,9 @@ def _first_turn(options: Options, own: AskRequest, picture_url: str) -> Question
         parts = endpoint.picture_parts(own.prompt, picture_url, options.detail) if own.picture else own.prompt
         asking = [{"role": "user", "content": parts}]
     body = {"model": options.model, **endpoint.make_body(options, asking), **options.params}
-    kept = tuple(map(_message, endpoint.turns(body)))
+    kept = _kept(endpoint, body)
     if own.picture is None:
-        return Question(endpoint, body, kept, schema=options.schema)
+        return Question(endpoint, body, kept, picture_tokens=sum(map(part_tokens, kept)), schema=options.schema)
     kept = (*kept[:-1], Message("user", pictures.dump_message(own.prompt or "", own.picture)))
     return Question(endpoint, body, kept, own.picture, tokens_of(options, own.picture), schema=options.schema)
 
@@ -92,7 +89,8 @@ def _of_line(options: Options, line: BatchLine) -> Question:
     if endpoint is None:
         raise SettingsError(f"This worker knows no endpoint {line.url}; install the package that has it.")
     body = {"model": options.model, **line.body}
-    return Question(endpoint, body, tuple(map(_message, endpoint.turns(body))), schema=options.schema)
+    kept = _kept(endpoint, body)
+    return Question(endpoint, body, kept, picture_tokens=sum(map(part_tokens, kept)), schema=options.schema)
 
 
 def _later_turn(question: Question, options: Options, history: tuple[Message, ...], picture_url: str) -> Question:
@@ -108,7 +106,7 @@ def _later_turn(question: Question, options: Options, history: tuple[Message, ..
         before, own = history, ()
     endpoint = question.endpoint
     asking = [turn for turn in endpoint.turns(question.body) if turn.get("role") not in turns.INSTRUCTIONS]
-    earlier = [_as_sent(each, endpoint, options, picture_url) for each in (*own, *before)]
+    earlier = endpoint.of_messages([_with_pixels(each, endpoint, options, picture_url) for each in (*own, *before)])
     body = endpoint.with_turns(question.body, [*earlier, *asking])
     about = _picture_of(before)
     tokens = question.picture_tokens + (0 if about is None else tokens_of(options, about))
@@ -128,21 +126,25 @@ def tokens_of(options: Options, picture: Picture) -> int:
     return picture_tokens(options.model, picture["width"], picture["height"], options.detail or "auto").tokens
 
 
-def _as_sent(message: Message, endpoint: Endpoint, options: Options, picture_url: str) -> Turn:
-    """A stored message as the endpoint takes it."""
-    with_picture = pictures.load_message(message.content)
-    if with_picture is not None:
-        return {"role": "user", "content": endpoint.picture_parts(with_picture.text, picture_url, options.detail)}
-    return {"role": message.role, "content": turns.parts(message.role, message.content) or message.content}
+def part_tokens(message: Message) -> int:
+    """Our guess at the tokens of those parts of a message that are no text."""
+    return URL_TOKENS * sum("text" not in part for part in message.parts or ())
+
+
+def _with_pixels(message: Message, endpoint: Endpoint, options: Options, picture_url: str) -> Turn:
+    """A stored message, whole, with its picture."""
+    shown = message.picture
+    if shown is None:
+        return message.whole
+    return {**message.whole, "content": endpoint.picture_parts(shown.text, picture_url, options.detail)}
 
 
 def _picture_of(messages: Sequence[Message]) -> Picture | None:
     """The picture of a dialogue, if it has one."""
-    with_pictures = (pictures.load_message(message.content) for message in messages)
+    with_pictures = (message.picture for message in messages)
     return next((each.picture for each in with_pictures if each is not None), None)
 
 
-def _message(turn: JsonObject) -> Message:
-    """A turn as the dialogue keeps it."""
-    content = turn.get("content")
-    return Message(str(turn.get("role", "user")), content if isinstance(content, str) else dumps(content))
+def _kept(endpoint: Endpoint, body: JsonObject) -> tuple[Message, ...]:
+    """The turns of a body as the dialogue keeps them."""
+    return tuple(map(Message.of, endpoint.to_messages(endpoint.turns(body))))

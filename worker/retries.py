@@ -125,6 +125,7 @@ PERMANENT_NAMES = frozenset(
     {
         "context_length_exceeded",
         "invalid_prompt",
+        "invalid_json_schema",
         "model_not_found",
         "training_not_available",
         "unsupported_parameter",
@@ -155,6 +156,8 @@ FILTER_NAMES = frozenset(
         "image_content_policy_violation",
     }
 )
+MISMATCH_NAMES = frozenset({"json_validate_failed", "json_decoding_error"})
+BAD_GENERATION_NAMES = frozenset({"tool_use_failed", "output_parse_failed"})
 RATE_NAMES = frozenset({"rate_limit_exceeded"})
 OVERLOAD_NAMES = frozenset(
     {
@@ -200,6 +203,32 @@ RULES: tuple[Rule, ...] = (
     Rule("hold", "insufficient_credits", kinds=NAMED, statuses={402}, sentence=OUT_OF_CREDIT),
     Rule("hold", "invalid_api_key", kinds=NAMED, statuses={401}, sentence=BAD_KEY),
     Rule("hold", "invalid_api_key", kinds=NAMED, names=BAD_KEY_NAMES, sentence=BAD_KEY),
+    # What the model wrote breaks the schema or is no tool call, as the server itself has found: billed, like our own
+    Rule("retry", "schema_mismatch", kinds=NAMED, names=MISMATCH_NAMES, own_code=False, most_retries=2),
+    Rule(
+        "retry",
+        "schema_mismatch",
+        kinds=NAMED,
+        statuses={400, 422},
+        pattern=re.compile(
+            r"failed to (generate|validate) json|generated json does not match|could not decode the generated json",
+            re.IGNORECASE,
+        ),
+        own_code=False,
+        most_retries=2,
+    ),
+    Rule("retry", "tool_use_failed", kinds=NAMED, names=BAD_GENERATION_NAMES, most_retries=2),
+    # A schema that the server cannot use; llama.cpp and Ollama say so with 500
+    Rule(
+        "fail",
+        "invalid_json_schema",
+        kinds=NAMED,
+        pattern=re.compile(
+            r"json schema conversion failed|failed to (parse|compile|initialize) (the )?(grammar|json schema)"
+            r"|features not supported by xgrammar|invalid schema for response_format|invalid json schema",
+            re.IGNORECASE,
+        ),
+    ),
     # The request, whatever the status
     Rule("fail", "content_filter", kinds=NAMED, names=FILTER_NAMES),
     Rule("fail", "invalid_request", kinds=NAMED, names=PERMANENT_NAMES),

@@ -162,7 +162,9 @@ class Settler:
         answers = [
             (ending.settlement.job_id, ending.settlement.answer.messages[-1].content)
             for ending in endings
-            if ending.settlement.answer is not None and (ending.settlement.job_id, ending.settlement.epoch) in written
+            if ending.settlement.answer is not None
+            and ending.settlement.answer.messages[-1].content
+            and (ending.settlement.job_id, ending.settlement.epoch) in written
         ]
         if answers:
             self.judge(answers)

@@ -4,27 +4,25 @@ Pure functions from a question and its result to a `Settlement`. The live call u
 another route may use them hours later.
 """
 
-from functools import lru_cache
-from typing import TYPE_CHECKING
-
 from tidemill.models import cost
 from tidemill.models.answers import Answer, Message
-from tidemill.models.json_types import JsonObject
+from tidemill.models.finish import CUT
+from tidemill.models.message_shapes import NOT_KEPT, THOUGHTS, calls_of
 from tidemill.models.provider import CallError, Reply, Usage
+from tidemill.models.schemas import Complaint, json_text
 from tidemill.models.settings import settings
-from tidemill.models.text import dumps, loads, one_line
+from tidemill.models.text import one_line
 from tidemill.models.transitions import Claimed, Outcome, Settlement
 from tidemill.worker.marks import mark_of
 from tidemill.worker.questions import Question
 from tidemill.worker.retries import Action, Verdict, classify
 
-if TYPE_CHECKING:
-    from jsonschema.protocols import Validator
-
 _OUTCOME_OF: dict[Action, Outcome] = {"retry": "retried", "hold": "held", "fail": "failed"}
 """What follows from a failed call -> how the job ends this time."""
 
 _SCHEMA_TRIES = 3
+_KEPT_CHARACTERS = 1_000
+"""Of a text that was paid for and cannot be used: its beginning stays in the error."""
 
 
 def of_snooze(job: Claimed, delay_seconds: float = 0.0) -> Settlement:
@@ -42,20 +40,29 @@ def of_defect(job: Claimed, code: str, error: str) -> Settlement:
     return Settlement(job.id, job.epoch, job.batch_id, "failed", counted=True, error_code=code, error=error)
 
 
-def of_reply(job: Claimed, question: Question, reply: Reply, usage: Usage, seconds: float) -> Settlement:
+def text_to_check(question: Question, reply: Reply) -> str | None:
+    """The JSON in an answer that must match a schema; None where there is nothing to match.
+
+    A reply that calls a tool is no answer yet: the one after the tool's result is.
+    """
+    return None if question.schema is None or reply.tool_calls else json_text(reply.text)
+
+
+def of_reply(
+    job: Claimed, question: Question, reply: Reply, usage: Usage, seconds: float, *, complaint: Complaint | None = None
+) -> Settlement:
     """The question was answered. If the answer breaks its schema, it is asked again, or fails."""
-    complaint = _schema_complaint(question.schema, reply.text)
-    again = complaint is not None and job.failures + 1 < _SCHEMA_TRIES
+    code: str | None
+    code, error = mark_of(reply, question, usage)
+    is_cut = code == CUT  # a cut answer was paid for, so it is kept and marked
+    again = complaint is not None and not (complaint.is_final or is_cut) and job.failures + 1 < _SCHEMA_TRIES
     outcome: Outcome = "succeeded" if complaint is None else "retried" if again else "failed"
-    code, error = mark_of(reply, question, usage) if complaint is None else ("schema_mismatch", complaint)
-    answer_message = Message("assistant", reply.text or dumps(reply.tool_calls))
-    answer = Answer(
-        reply.model or question.model,
-        reply.finish_reason,
-        (*question.messages, answer_message),
-        job.dialogue_id,
-        reply.reasoning or None,
-    )
+    if complaint is not None:
+        sentence = f"{error} {complaint.sentence}" if is_cut else complaint.sentence
+        code, error = CUT if is_cut else "schema_mismatch", _with_text(sentence, reply.text)
+    spoken = (*question.messages, _answer_message(question, reply))
+    model = reply.model or question.model
+    answer = Answer(model, reply.finish_reason, spoken, job.dialogue_id, reply.reasoning or None)
     return Settlement(
         job.id,
         job.epoch,
@@ -74,6 +81,17 @@ def of_reply(job: Claimed, question: Question, reply: Reply, usage: Usage, secon
     )
 
 
+def _answer_message(question: Question, reply: Reply) -> Message:
+    """The reply as the dialogue keeps it. What the model thought is part of it only where servers must have it back."""
+    text = text_to_check(question, reply) or reply.text
+    in_loop = bool(reply.tool_calls) or any(message.role == "tool" for message in question.messages[-1:])
+    dropped = {"role", "content", *NOT_KEPT, *(() if in_loop else THOUGHTS)}
+    rest = {name: value for name, value in reply.message.items() if name not in dropped}
+    if reply.tool_calls and not calls_of(rest):
+        rest["tool_calls"] = list(reply.tool_calls)
+    return Message.of({"role": "assistant", "content": text or None, **rest})
+
+
 def of_error(job: Claimed, error: CallError, verdict: Verdict, seconds: float, model: str = "") -> Settlement:
     """A call failed after `seconds`; the verdict says what follows. `model` gives the price if it was billed."""
     usage = error.usage
@@ -88,11 +106,16 @@ def of_error(job: Claimed, error: CallError, verdict: Verdict, seconds: float, m
         http_status=error.status,
         request_id=error.request_id,
         error_code=verdict.code,
-        error=verdict.message,
+        error=_with_text(verdict.message, error.text) if error.kind == "status" else verdict.message,
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
         cost_usd=_cost_usd(model, model, usage),
     )
+
+
+def _with_text(sentence: str, text: str) -> str:
+    """A sentence and the beginning of the text that was paid for."""
+    return f"{sentence.rstrip('.')}: {one_line(text, _KEPT_CHARACTERS)}" if text.strip() else sentence
 
 
 def verdict_on(error: CallError, job: Claimed) -> Verdict:
@@ -125,25 +148,3 @@ def _cost_usd(model: str, requested_model: str, usage: Usage | None, requested_t
         return None
     written, written_long = usage.cache_write_tokens, usage.long_cache_write_tokens
     return price.cost(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, written, written_long)
-
-
-def _schema_complaint(schema: JsonObject | None, text: str) -> str | None:
-    """Why the reply breaks the schema; None if it does not."""
-    if schema is None:
-        return None
-    try:
-        value = loads(text)
-    except ValueError:
-        return f"the reply is not JSON: {one_line(text, 1_000)}"
-    worst = next(iter(_validator(dumps(schema)).iter_errors(value)), None)
-    return (
-        None if worst is None else f"the reply breaks the schema at {worst.json_path}: {one_line(worst.message, 200)}"
-    )
-
-
-@lru_cache(maxsize=64)
-def _validator(schema: str) -> "Validator":
-    from jsonschema.validators import validator_for  # imported here, because most batches have no schema
-
-    parsed = loads(schema)
-    return validator_for(parsed)(parsed)

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from tidemill import migrations
-from tidemill.models.allowed import ALLOWED, OBJECT, TEXT, WORD, number, schema_fault
+from tidemill.models.allowed import ALLOWED, OBJECT, TEXT, WORD, number
 from tidemill.models.clock import now
 from tidemill.models.database import LONG_SECONDS, reading, transact
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, OptionError, TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import ReplyOptions
 from tidemill.models.provider import CallError, list_assistants
+from tidemill.models.schemas import schema_fault
 from tidemill.models.settings import settings
 from tidemill.models.tables import assistants, batches, dialogues
 from tidemill.models.text import loads, one_line
@@ -238,7 +239,8 @@ def _check(fields: Mapping[str, object], where: str) -> None:
                 f"{where}: {option} holds half a character (\\u{ord(half[0]):04x}) at character {half.start() + 1:,}; "
                 "write it whole, or leave it out."
             )
-    if fields.get("schema") is not None and (fault := schema_fault(fields["schema"])) is not None:
+    schema = fields.get("schema")
+    if isinstance(schema, dict) and (fault := schema_fault(schema)) is not None:
         raise InputError(f"{where}: schema {fault}")
 
 

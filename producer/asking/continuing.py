@@ -24,6 +24,7 @@ from tidemill.models.options import Options
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, batches, dialogues, jobs, messages
 from tidemill.models.text import dumps, one_line
+from tidemill.producer.screen.display import say
 
 _NOT_PASSED_ON = ("system", "dialogue", "trim", "prompt", "max_side")
 """Options of a dialogue's first turn that say nothing of its next ones: its instructions are in its messages."""
@@ -62,10 +63,11 @@ def root(turn_id: int) -> Root:
     left_out = _NOT_PASSED_ON if batch.options.get("prompt") is None else (*_NOT_PASSED_ON, "schema")
     options = {name: value for name, value in batch.options.items() if value is not None and name not in left_out}
     line = read_ask_request(batch.request).line
-    if line is not None:  # it brings its own model and endpoint
-        options["model"] = line.body.get("model", options["model"])
-        endpoint = by_url(line.url)
-        options["endpoint"] = options["endpoint"] if endpoint is None else endpoint.name
+    endpoint = None if line is None else by_url(line.url)
+    if line is not None and endpoint is not None:
+        params = options.get("params") or {}
+        options |= {"endpoint": endpoint.name, **endpoint.options(line.body)}
+        options["params"] = params | options["params"]
     return Root(root_id, options, batch.assistant_id if latest is None else latest.assistant_id)
 
 
@@ -135,8 +137,13 @@ def check(options: Options, prompts: Sequence[str]) -> None:
     root_id = options.dialogue
     assert root_id is not None
     with reading() as connection:
-        texts = _before(connection, options)
+        texts, waiting = _before(connection, options), _unanswered_calls(connection, root_id)
         _check_open_turns(connection, root_id)
+    if waiting and prompts:
+        say(
+            f"dialogue {root_id}: the model waits for what {', '.join(waiting)} gave, and some providers take nothing "
+            'else. A .jsonl file for -i holds it: {"messages": [{"role": "tool", "tool_call_id": .., "content": ..}]}'
+        )
     most = cost.context_tokens(options.model)
     if most is None or options.trim is not None:
         return
@@ -148,6 +155,13 @@ def check(options: Options, prompts: Sequence[str]) -> None:
     longest = max((cost.count_tokens(prompt, options.model) for prompt in prompts), default=0)
     if before + longest + room > most:
         raise InputError(turns.too_long(options.model, most, before, longest, room))
+
+
+def _unanswered_calls(connection: Connection, root_id: int) -> list[str]:
+    """The tool calls with which the last answer ended: `get_weather (call_1)`."""
+    last = turns.messages_of(connection, root_id)[-1:]
+    calls = last[0].message.calls if last else []
+    return [one_line(f"{(each.get('function') or {}).get('name')} ({each.get('id')})", 80) for each in calls]
 
 
 def _check_open_turns(connection: Connection, root_id: int) -> None:
@@ -167,7 +181,7 @@ def _before(connection: Connection, options: Options) -> list[str]:
     assert options.dialogue is not None
     history = turns.history(connection, options.dialogue)
     kept = [each for each in history if options.system is None or each.role not in turns.INSTRUCTIONS]
-    return [turns.words(each.role, each.content) for each in kept]
+    return [each.message.read for each in kept]
 
 
 def history_tokens(options: Options) -> int:

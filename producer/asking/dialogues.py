@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, func, or_, select, type_coerce
 
 from tidemill import migrations
-from tidemill.models import pictures, turns
+from tidemill.models import turns
+from tidemill.models.answers import Message, stored_message
 from tidemill.models.cost import format_usd
 from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.errors import InputError
@@ -24,9 +25,6 @@ from tidemill.producer.screen.tables import Column
 
 JUDGEMENTS = ("positive", "negative", "neutral", "unknown")
 _PAGE = 500
-
-MessageJson: TypeAlias = dict[str, str]
-"""`{"role": .., "content": ..}`."""
 
 
 class Filters(NamedTuple):
@@ -64,7 +62,8 @@ def fitting(words: str | None, filters: Filters) -> Select[Any]:
         answer = (messages.c.role == "assistant") & (func.length(messages.c.content) >= filters.least_characters)
         statement = statement.where(_has_message(answer))
     for word in (words or "").split():
-        statement = statement.where(_has_message(messages.c.content.icontains(word, autoescape=True)))
+        in_rest = type_coerce(messages.c.rest, Text).icontains(dumps(word)[1:-1], autoescape=True)
+        statement = statement.where(_has_message(messages.c.content.icontains(word, autoescape=True) | in_rest))
     return statement
 
 
@@ -130,10 +129,10 @@ def show(turn_id: int, as_json: bool) -> None:
         ledger = [
             {"turn" if name == "job_id" else name: value for name, value in call._mapping.items()} for call in calls
         ]
-        whole = _as_json(its_turns[0], [_message(each) for each in spoken])
+        whole = _as_json(its_turns[0], [each.message for each in spoken])
         return print_json(whole | {"turns": ids, "custom_id": rows[0].custom_id, "attempts": ledger})
     for turn in its_turns:
-        _show_turn(turn, root_id, [_message(each) for each in spoken if each.turn_id == turn.id])
+        _show_turn(turn, root_id, [each.message for each in spoken if each.turn_id == turn.id])
     costs = [row.cost_usd for row in rows if row.cost_usd is not None]
     price = format_usd(sum(costs) if costs else None)
     used = f"{sum(row.input_tokens for row in rows):,} + {sum(row.output_tokens for row in rows):,} tokens"
@@ -145,18 +144,20 @@ def show(turn_id: int, as_json: bool) -> None:
     return None
 
 
-def _show_turn(turn: Row[Any], root_id: int, turn_messages: list[MessageJson]) -> None:
+def _show_turn(turn: Row[Any], root_id: int, turn_messages: list[Message]) -> None:
     score = "" if turn.sentiment_score is None else f" ({turn.sentiment_score:+.2f})"
     name = f"dialogue {turn.id}" if turn.id == root_id else f"\nturn {turn.id}"
     print_line(f"{name} · batch {turn.batch_id} · {turn.model} · {turn.sentiment or 'not judged yet'}{score}")
     for number, message in enumerate(turn_messages, 1):
         if turn.reasoning and number == len(turn_messages):
             print_text(f"\nreasoning:\n{turn.reasoning}")
-        print_text(f"\n{message['role']}:\n{_readable(message['content'])}")
+        print_text(f"\n{message.role}:\n{_readable(message)}")
 
 
 def export(output: str, filters: Filters) -> None:
-    """Write dialogues as JSON lines: {"id", "batch", "model", "sentiment", .., "messages": [{"role", "content"}]}.
+    """Write dialogues as JSON lines: {"id", "batch", "model", "sentiment", .., "messages": [..]}.
+
+    A message is whole, in the shape of Chat Completions, so that it can be asked again.
 
     A dialogue of several turns is one line, and is there when any of its turns fits.
     """
@@ -186,40 +187,40 @@ def _whole_dialogues(statement: Select[Any]) -> Iterator[JsonObject]:
     while True:
         with reading(LONG_SECONDS) as connection:
             rows = connection.execute(roots.where(dialogues.c.id > after).order_by(dialogues.c.id).limit(_PAGE)).all()
-            page = [_as_json(row, [_message(each) for each in turns.messages_of(connection, row.id)]) for row in rows]
+            page = [_as_json(row, [each.message for each in turns.messages_of(connection, row.id)]) for row in rows]
         if not page:
             return
         yield from page
         after = page[-1]["id"]
 
 
-def _messages_of_turn(connection: Connection, turn_id: int) -> list[MessageJson]:
-    of_turn = select(messages.c.role, messages.c.content).where(messages.c.dialogue_id == turn_id)
-    return [
-        {"role": role, "content": content}
-        for role, content in connection.execute(of_turn.order_by(messages.c.position))
-    ]
+def _messages_of_turn(connection: Connection, turn_id: int) -> list[Message]:
+    of_turn = select(messages.c.role, messages.c.content, messages.c.rest).where(messages.c.dialogue_id == turn_id)
+    return [stored_message(*row) for row in connection.execute(of_turn.order_by(messages.c.position))]
 
 
-def _message(message: turns.TurnMessage) -> MessageJson:
-    return {"role": message.role, "content": message.content}
+def _last(turn_messages: list[Message], role: str) -> str:
+    return next((_readable(each) for each in reversed(turn_messages) if each.role == role), "")
 
 
-def _last(turn_messages: list[MessageJson], role: str) -> str:
-    return next((_readable(each["content"]) for each in reversed(turn_messages) if each["role"] == role), "")
+def _readable(message: Message) -> str:
+    """A message for people: the name of its picture, its words, the tools that it calls."""
+    shown = message.picture
+    if shown is not None:
+        picture = shown.picture
+        facts = f" ({picture['width']}×{picture['height']} {picture['format']}, {picture['sha256'][:12]})"
+        return f"[{picture['path']}{facts if 'sha256' in picture else ''}] {shown.text}"
+    return "\n".join(filter(None, (message.words, *map(_call, message.calls))))
 
 
-def _readable(content: str) -> str:
-    """A message for people; one with a picture as the picture's name and the words."""
-    shown = pictures.load_message(content)
-    if shown is None:
-        return content
-    picture = shown.picture
-    facts = f" ({picture['width']}×{picture['height']} {picture['format']}, {picture['sha256'][:12]})"
-    return f"[{picture['path']}{facts if 'sha256' in picture else ''}] {shown.text}"
+def _call(call: JsonObject) -> str:
+    """`get_weather({"city": "Oslo"})`."""
+    inner = call.get("function") or call.get("custom") or {}
+    given = inner.get("arguments", inner.get("input", ""))
+    return f"{inner.get('name')}({given if isinstance(given, str) else dumps(given)})"
 
 
-def _as_json(row: Row[Any], turn_messages: list[MessageJson]) -> JsonObject:
+def _as_json(row: Row[Any], turn_messages: list[Message]) -> JsonObject:
     return {
         "id": row.id,
         "dialogue": row.root_id or row.id,
@@ -231,5 +232,5 @@ def _as_json(row: Row[Any], turn_messages: list[MessageJson]) -> JsonObject:
         "finish_reason": row.finish_reason,
         "reasoning": row.reasoning,
         "created_at": row.created_at.isoformat(),
-        "messages": turn_messages,
+        "messages": [message.as_json for message in turn_messages],
     }

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import orjson
-from sqlalchemy import RowMapping, Select, and_, func, or_, select
+from sqlalchemy import RowMapping, ScalarSelect, Select, Table, Text, and_, func, or_, select, type_coerce
 
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.files import replacing, status, temporary
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
+from tidemill.models.message_shapes import CALLS, calls_of
 from tidemill.models.tables import batches, dialogues, jobs, messages
 from tidemill.models.text import unbroken
 from tidemill.producer.screen.printing import JsonLines
@@ -48,6 +49,9 @@ RESULT_COLUMNS = (
 )
 REASONING = "reply_reasoning"
 """What the model thought before it answered: a field of rows that have it, in JSON lines and in frames."""
+TOOL_CALLS = "tool_calls"
+"""One more column, of batches in which an answer calls tools; where it has no text, they are the reply, too."""
+
 PARQUET_GROUP_ROWS = 8_192  # rows held in memory at most, besides the chunk that completes them
 
 _WHOLE = ("input_tokens", "output_tokens", "attempts")
@@ -69,7 +73,7 @@ def merge(columns: JsonObject, result: JsonObject) -> JsonObject:
     row: JsonObject = {}
     for column, value in columns.items():
         name = column
-        while name in RESULT_COLUMNS or (name != column and name in columns):
+        while name in (*RESULT_COLUMNS, TOOL_CALLS) or (name != column and name in columns):
             name = f"input_{name}"
         row[name] = value
     return row | {name: result.get(name) for name in RESULT_COLUMNS}
@@ -274,10 +278,19 @@ def latest_turn(batch_id: str) -> int | None:
 
 
 def columns_of(batch_id: str) -> list[str]:
-    """Names of a batch's result columns: the input's, then `RESULT_COLUMNS`."""
+    """Names of a batch's result columns: the input's, then `RESULT_COLUMNS`, then `TOOL_CALLS` if any were made."""
+    rest = type_coerce(messages.c.rest, Text)
+    calling = (
+        select(dialogues.c.id)
+        .select_from(dialogues)
+        .join(messages, messages.c.dialogue_id == dialogues.c.id)
+        .where(messages.c.position == _last_position(dialogues))
+        .where(dialogues.c.batch_id == batch_id, or_(*(rest.contains(f'"{name}":') for name in CALLS)))
+    )
     with reading() as connection:
         names = connection.execute(select(batches.c.columns).where(batches.c.id == batch_id)).scalar_one()
-    return list(merge(dict.fromkeys(names), {}))
+        calls = [TOOL_CALLS] if connection.execute(calling.limit(1)).first() else []
+    return [*merge(dict.fromkeys(names), {}), *calls]
 
 
 def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> Iterator[list[JsonObject]]:
@@ -299,8 +312,6 @@ def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> It
 
 
 def _rows_statement(batch_id: str, submission: int, *, pictures: bool) -> Select[Any]:
-    turns = messages.alias()
-    last = select(func.max(turns.c.position)).where(turns.c.dialogue_id == jobs.c.id).scalar_subquery()
     return (
         select(
             jobs.c.id,
@@ -311,6 +322,7 @@ def _rows_statement(batch_id: str, submission: int, *, pictures: bool) -> Select
             jobs.c.state.label("status"),
             messages.c.content.label("reply"),
             dialogues.c.reasoning,
+            messages.c.rest,
             dialogues.c.sentiment,
             dialogues.c.sentiment_score,
             func.coalesce(dialogues.c.model, "").label("model"),
@@ -322,15 +334,25 @@ def _rows_statement(batch_id: str, submission: int, *, pictures: bool) -> Select
             jobs.c.error,
         )
         .outerjoin(dialogues, dialogues.c.id == jobs.c.id)
-        .outerjoin(messages, (messages.c.dialogue_id == dialogues.c.id) & (messages.c.position == last))
+        .outerjoin(messages, (messages.c.dialogue_id == dialogues.c.id) & (messages.c.position == _last_position(jobs)))
         .where(jobs.c.batch_id == batch_id, jobs.c.submission >= submission)
         .order_by(jobs.c.position, jobs.c.id)  # two pipes that went into one batch have rows of the same position
         .limit(READ_ROWS)
     )
 
 
+def _last_position(of: Table) -> ScalarSelect[int]:
+    """The position of the answer in a turn, whose id is the one of this table."""
+    turns = messages.alias()
+    return select(func.max(turns.c.position)).where(turns.c.dialogue_id == of.c.id).correlate(of).scalar_subquery()
+
+
 def _row(stored: RowMapping, *, with_picture: bool) -> JsonObject:
-    row = merge(stored["columns"], dict(stored) | {"model": stored["model"] or None})
+    calls = calls_of(stored["rest"] or {})
+    reply = stored["reply"] or (_json(calls).decode() if calls else stored["reply"])
+    row = merge(stored["columns"], dict(stored) | {"model": stored["model"] or None, "reply": reply})
+    if calls:
+        row[TOOL_CALLS] = calls
     if stored["reasoning"] is not None:
         row.setdefault(REASONING, stored["reasoning"])
     if not with_picture:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
-from tidemill.models.allowed import check_values, schema_fault
+from tidemill.models.allowed import check_values
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.schemas import schema_fault
 from tidemill.models.text import loads
 
 _Options = TypeVar("_Options")
@@ -49,10 +50,8 @@ def _schema(path: Path | None) -> JsonObject | None:
     """The JSON schema in a file."""
     if path is None:
         return None
-    import json
-
     try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
+        schema = loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"--schema {path}: {error.strerror}.") from None
     except ValueError as error:

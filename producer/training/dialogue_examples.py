@@ -11,13 +11,15 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
 
-from tidemill.models import pictures, turns
+from tidemill.models import turns
+from tidemill.models.answers import Message, stored_message
 from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.errors import InputError
 from tidemill.models.finish import CUT
-from tidemill.models.tables import dialogues, messages
+from tidemill.models.json_types import JsonObject
+from tidemill.models.tables import batches, dialogues, jobs, messages
 from tidemill.producer.asking.dialogues import Filters, fitting
 from tidemill.producer.training.example_files import InputSummary
 from tidemill.producer.training.examples import BadRow, ChatMessage, Example, Place
@@ -25,6 +27,9 @@ from tidemill.producer.training.examples import BadRow, ChatMessage, Example, Pl
 SOURCE = "stored dialogues"
 UNIT = "dialogue"
 _PAGE = 500
+_LEARNT = ("role", "content", "name", "tool_calls", "tool_call_id", "function_call", "weight")
+_CALL = ("id", "type", "function")
+_OFFERED = ("tools", "parallel_tool_calls")
 _OPTIONS = {"words": "search", "model": "answered by", "least_characters": "min length"}
 """What filters are called for people, where that differs."""
 
@@ -74,11 +79,13 @@ def examples_of_dialogues(stored: StoredDialogues, inputs: InputSummary) -> Iter
 
 
 class Turn(NamedTuple):
-    """A turn of a dialogue: roles and texts of its messages, whether it fits the filters, whether its reply was cut."""
+    """A turn of a dialogue: its messages, whether it fits the filters, whether its reply was cut, the tools it had."""
 
-    messages: list[tuple[str, str]]
+    messages: list[Message]
     fits: bool
     is_cut: bool
+    offered: JsonObject
+    """`tools` and `parallel_tool_calls`, as far as they were sent along."""
 
 
 def _page(
@@ -90,16 +97,22 @@ def _page(
         chosen = list(connection.scalars(roots))
         fits = set(connection.scalars(fitting_ids.where(root.in_(chosen))))
         statement = (
-            select(of, dialogues.c.id, dialogues.c.finish_reason, messages.c.role, messages.c.content)
+            select(of, dialogues.c.id, dialogues.c.finish_reason, messages.c.role, messages.c.content, messages.c.rest)
             .join(dialogues, dialogues.c.id == messages.c.dialogue_id)
             .where(or_(dialogues.c.id.in_(chosen), dialogues.c.root_id.in_(chosen)))
             .order_by(of, dialogues.c.id, messages.c.position)
         )
         rows = connection.execute(statement).all()
+        offered = _offered(connection, {row.id for row in rows})
     page = []
     for root_id, its_rows in groupby(rows, key=attrgetter("root")):
         turns_ = [
-            Turn([(row.role, row.content) for row in its], turn_id in fits, reason == CUT)
+            Turn(
+                [stored_message(row.role, row.content, row.rest) for row in its],
+                turn_id in fits,
+                reason == CUT,
+                offered.get(turn_id, {}),
+            )
             for (turn_id, reason), its in groupby(its_rows, key=attrgetter("id", "finish_reason"))
         ]
         page.append((root_id, turns_))
@@ -113,7 +126,7 @@ def _example(root_id: int, its_turns: list[Turn]) -> Example | BadRow:
     if not learnt:
         return BadRow(place, "its answer was cut at the limit of tokens", "cut_answer")
     used = its_turns[: learnt[-1] + 1]
-    if any(pictures.load_message(content) is not None for turn in used for _, content in turn.messages):
+    if any(message.picture is not None for turn in used for message in turn.messages):
         return BadRow(place, "is about a picture, which stays where it is", "picture")
     instructions = [_instructions(turn) for turn in used]
     last = next((each for each in reversed(instructions) if each is not None), None)
@@ -122,15 +135,44 @@ def _example(root_id: int, its_turns: list[Turn]) -> Example | BadRow:
     for turn, own in zip(used, instructions, strict=True):
         present = present if own is None else own
         is_learnt = turn.fits and not turn.is_cut and present == last
-        for role, content in turn.messages:
-            if role not in turns.INSTRUCTIONS:
-                weight = {"weight": 0} if role == "assistant" and not is_learnt else {}
-                body.append({"role": role, "content": turns.parts(role, content) or content, **weight})
-    return Example(place, {"messages": body})
+        for message in turn.messages:
+            if message.role not in turns.INSTRUCTIONS:
+                weight = {"weight": 0} if message.role == "assistant" and not is_learnt else {}
+                body.append(_learnable(message) | weight)
+    return Example(place, {"messages": body, **used[-1].offered})
+
+
+def _learnable(message: Message) -> ChatMessage:
+    """A message with those of its fields that an example may have."""
+    whole = message.as_json
+    if isinstance(calls := whole.get("tool_calls"), list):  # without what only the server that made them understands
+        whole["tool_calls"] = [
+            {key: call[key] for key in _CALL if key in call} for call in calls if isinstance(call, dict)
+        ]
+    return {
+        name: whole[name]
+        for name in whole
+        if name in _LEARNT and (name == "content" or whole[name] not in (None, [], ""))
+    }
+
+
+def _offered(connection: Connection, turn_ids: set[int]) -> dict[int, JsonObject]:
+    """The tools that were sent along with turns, in the batch's parameters or the row's own body."""
+    statement = select(jobs.c.id, jobs.c.request, batches.c.options).join(batches, batches.c.id == jobs.c.batch_id)
+    offered = {}
+    for job_id, request, options in connection.execute(statement.where(jobs.c.id.in_(turn_ids))):
+        sent = {**(options.get("params") or {}), **(request.get("body") or {})}
+        tools = sent.get("tools")
+        chat_tools = (
+            [each for each in tools if isinstance(each, dict) and "function" in each] if isinstance(tools, list) else []
+        )
+        if chat_tools:  # of the Responses API, tools have another shape
+            offered[job_id] = {name: sent[name] for name in _OFFERED if name in sent} | {"tools": chat_tools}
+    return offered
 
 
 def _instructions(turn: Turn) -> str | None:
-    return next((content for role, content in turn.messages if role in turns.INSTRUCTIONS), None)
+    return next((message.words for message in turn.messages if message.role in turns.INSTRUCTIONS), None)
 
 
 def _shown(value: object) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from tidemill.models.allowed import schema_fault
 from tidemill.models.json_types import JsonObject
+from tidemill.models.schemas import schema_fault
 from tidemill.models.text import dumps, one_line
 
 _VALUES = ("const", "default", "enum", "example", "examples")

@@ -78,6 +78,10 @@ BAD = {
     "a parameter without a value": _good("--param 'seed' is not KEY=VALUE", "--param", "seed"),
     "a schema that is not there": _good("--schema no.json: No such file", "--schema", "no.json"),
     "a schema that is none": _good("--schema bad.json is no JSON schema", "--schema", "bad.json"),
+    "a schema that refers to what is not there": _good(
+        "--schema refers.json refers at #/items/$ref to \"http://127.0.0.1:9/x\", which is not in this document",
+        *("--schema", "refers.json"),
+    ),
     "an endpoint that is none": _good("--endpoint is 'completions'", "--endpoint", "completions"),
     "a transport that is none": _good("--transport is 'pigeon'", "--transport", "pigeon"),
     "a batch that is not there": Bad(("results", "nothing"), "There is no batch 'nothing'"),
@@ -100,6 +104,7 @@ def tried(_simulator_process: Simulator, tmp_path_factory: pytest.TempPathFactor
     user = Tidemill(environment, folder)
     user.write("good.jsonl", GOOD)
     user.write("bad.json", '{"type": "no such type"}')
+    user.write("refers.json", '\ufeff{"items": {"$ref": "http://127.0.0.1:9/x"}}')
     user("status").ok()
     for bad in BAD.values():
         for name, content in bad.files:

@@ -139,6 +139,74 @@ def test_a_turn_that_has_become_too_long_fails_unpaid_and_trimming_lets_it_go_ou
     assert [row["error_code"] for row in tidemill(*command, "--trim", "oldest").ok().rows] == [None, None]
 
 
+# --- tools ---
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"at": "Oslo"}'},
+    "extra_content": {"google": {"thought_signature": "c2ln"}},
+}
+_MAY_HOLD = {
+    "system": {"role", "content", "name"},
+    "user": {"role", "content", "name"},
+    "assistant": {"role", "content", "name", "tool_calls"},
+    "tool": {"role", "content", "tool_call_id"},
+}
+
+
+def strict(body: dict[str, Any]) -> dict[str, Any]:
+    """Answer the first question with a call, all else with text, and refuse what OpenAI refuses."""
+    waiting: set[str] = set()
+    for message in body["messages"]:
+        allowed, calls = _MAY_HOLD[message["role"]], message.get("tool_calls")
+        is_empty = message["content"] is None and not calls
+        if message.keys() - allowed or is_empty or (waiting and message["role"] != "tool") or calls == []:
+            return {"error": {"message": f"not allowed: {message}", "code": "invalid_value"}}
+        if message["role"] == "tool" and message.get("tool_call_id") not in waiting:
+            return {"error": {"message": f"answers no call: {message}", "code": "invalid_value"}}
+        waiting -= {message.get("tool_call_id")}
+        waiting |= {call["id"] for call in calls or ()}
+    if waiting or not body.get("tools"):
+        return {"error": {"message": f"no result of {waiting}, or no tools", "code": "invalid_value"}}
+    more: dict[str, Any] = {
+        "refusal": None,
+        "annotations": [],
+        "audio": None,
+        "function_call": None,
+        "reasoning": "Hm.",
+    }
+    if len(body["messages"]) == 1:
+        return {"role": "assistant", "content": None, "tool_calls": [CALL], **more}
+    return {"role": "assistant", "content": "It is cold.", "tool_calls": [], "annotations": [{"type": "x"}], **more}
+
+
+def test_a_strict_server_takes_the_next_turn_of_a_dialogue_with_tools(tidemill: Tidemill) -> None:
+    question: dict[str, Any] = {"role": "user", "content": "Is it cold?", "name": "ann"}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "-3"}
+    body = {"model": "gpt-4o", "messages": [question], "tools": TOOLS, "temperature": 0.5, "parallel_tool_calls": False}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    tidemill.write("line.jsonl", json.dumps(line))
+    tidemill.write("result.jsonl", json.dumps({"messages": [result]}))
+    with wire(strict) as sent:
+        server: dict[str, Any] = {"OPENAI_BASE_URL": sent.url}
+        (row,) = tidemill("ask", "-i", "line.jsonl", "-o", "-", *HTTP, **server).ok().rows
+        assert (json.loads(row["reply"]), row["tool_calls"], row["sentiment"]) == ([CALL], [CALL], "unknown")
+        tidemill("ask", "-i", "result.jsonl", "--dialogue", "1", "-o", "-", *HTTP, **server).ok()
+        tidemill("ask", "--dialogue", "1", "and now?", "--temperature", "0", *HTTP, **server).ok()
+        exported = tidemill("dialogues", "export").ok()
+        tidemill.write("again.jsonl", json.dumps({"messages": exported.rows[0]["messages"][:-1]}))
+        again = ("ask", "-i", "again.jsonl", "-o", "-", "--param", f"tools={json.dumps(TOOLS)}", *HTTP)
+        tidemill(*again, **server).ok()
+    answer = {"role": "assistant", "content": "It is cold."}
+    turns = [question, {"role": "assistant", "content": None, "tool_calls": [CALL]}, result, answer]
+    turns.append({"role": "user", "content": "and now?"})
+    assert [sent.bodies[number]["messages"] for number in range(3)] == [turns[:1], turns[:3], turns]
+    as_asked = {"model": "gpt-4o", "tools": TOOLS, "temperature": 0, "parallel_tool_calls": False}
+    assert sent.bodies[2] == as_asked | {"messages": turns}
+
+
 # --- assistants ---
 
 ASSISTANTS = [

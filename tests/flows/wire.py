@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,9 +11,12 @@ from typing import Any
 
 @dataclass(slots=True)
 class Wire:
-    """A server that answers every call with `reply`, and keeps all that was sent."""
+    """A server that answers every call with `reply`, and keeps all that was sent.
 
-    reply: str = "Yes."
+    A function makes the answer's message of the body, or {"error": ..}, which is answered with 400.
+    """
+
+    reply: str | Callable[[dict[str, Any]], dict[str, Any]] = "Yes."
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
@@ -21,7 +24,7 @@ class Wire:
 
 
 @contextmanager
-def wire(reply: str = "Yes.") -> Iterator[Wire]:
+def wire(reply: str | Callable[[dict[str, Any]], dict[str, Any]] = "Yes.") -> Iterator[Wire]:
     """Serve on a free port of this machine while the block runs."""
     kept = Wire(reply)
 
@@ -33,8 +36,13 @@ def wire(reply: str = "Yes.") -> Iterator[Wire]:
             kept.bodies.append(body)
             kept.paths.append(self.path)
             kept.keys.append(self.headers["authorization"])
-            answer = json.dumps(_SHAPES[self.path.rpartition("/")[2]](body["model"], kept.reply)).encode()
-            self.send_response(200)
+            if isinstance(kept.reply, str):
+                reply = _SHAPES[self.path.rpartition("/")[2]](body["model"], kept.reply)
+            elif "error" not in (reply := kept.reply(body)):
+                shape = _chat(body["model"], "")
+                reply = shape | {"choices": [{"index": 0, "message": reply, "finish_reason": "stop"}]}
+            answer = json.dumps(reply).encode()
+            self.send_response(400 if "error" in reply else 200)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(answer)))
             self.end_headers()

@@ -288,4 +288,4 @@ def test_a_turn_names_its_dialogue_and_whose_instructions_it_was_asked_with() ->
 )
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_content_in_parts_is_told_from_text_that_looks_like_it(role: str, content: str, in_words: str) -> None:
-    assert turns.words(role, content) == in_words
+    assert Message(role, content).words == in_words

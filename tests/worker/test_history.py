@@ -139,6 +139,19 @@ def test_trimming_takes_the_oldest_turns_whole_and_keeps_the_instructions() -> N
     )
 
 
+def test_a_tools_result_keeps_the_call_that_it_answers() -> None:
+    trimming = Options(MODEL, trim="oldest")
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "word " * 3_000}}
+    called = Message.of({"role": "assistant", "content": None, "tool_calls": [call]})
+    result = {"messages": [{"role": "tool", "tool_call_id": "c", "content": "word " * 3_000}]}
+    history = (*long_dialogue(5), Message("user", "q"), called)
+    kept = fit_history(trimming, build(trimming, result, history=history))
+    assert kept[-2:] == history[-2:] and len(kept) < len(history)
+    too_long = {"messages": [{"role": "tool", "tool_call_id": "c", "content": "word " * 6_000}]}
+    with pytest.raises(CallError, match="gpt-4 takes 8,192"):
+        fit_history(trimming, build(trimming, too_long, history=history))
+
+
 def test_room_for_the_answer_counts() -> None:
     trimming = Options(MODEL, trim="oldest", max_tokens=4_000)
     kept = fit_history(trimming, question(trimming, long_dialogue(9)))

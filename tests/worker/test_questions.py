@@ -29,6 +29,22 @@ def test_responses_take_the_prompt_as_input() -> None:
     assert question.messages == (Message("user", "Why?"),)
 
 
+def test_messages_of_a_row_go_to_responses_in_its_words() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "q"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "12"},
+    ]
+    question = build(RESPONSES, {"messages": messages})
+    assert question.body["input"] == [
+        {"role": "user", "content": [{"type": "input_text", "text": "q"}]},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "12"},
+    ]
+    assert [message.whole for message in question.messages[1:]] == messages[1:]
+
+
 def test_a_system_prompt_goes_first_in_chat_and_into_instructions_in_responses() -> None:
     chat = build(Options(MODEL, system="Be brief."), {"prompt": "Why?"})
     assert chat.body["messages"][0] == {"role": "system", "content": "Be brief."}
@@ -109,10 +125,10 @@ def test_a_batch_line_without_a_model_takes_the_batchs() -> None:
     assert build(CHAT, {"url": "/v1/responses", "body": {"input": "q"}}).model == MODEL
 
 
-def test_content_in_parts_is_kept_as_json() -> None:
+def test_content_in_parts_is_kept_in_parts() -> None:
     parts = [{"type": "text", "text": "q"}]
     question = build(CHAT, {"messages": [{"role": "user", "content": parts}]})
-    assert question.messages == (Message("user", '[{"type":"text","text":"q"}]'),)
+    assert question.messages == (Message("user", "q", {"content": parts}),)
     assert question.body["messages"][0]["content"] == parts
 
 

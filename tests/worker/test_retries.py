@@ -376,11 +376,14 @@ def test_every_row_can_be_reached() -> None:
         CallError(kind, message, status, name)
         for kind in get_args(ErrorKind)
         for status in (None, 200, *range(300, 600))
-        for message in ("m", "was flagged", "Resource Unavailable", "Cannot POST /")
+        for message in (
+            "m", "was flagged", "Resource Unavailable", "Cannot POST /", "Failed to generate JSON",
+            "Invalid JSON schema",
+        )
         for name in (
             None, "insufficient_quota", "invalid_api_key", "content_filter", "slow_down", "rate_limit_exceeded",
             "server_error", "server_is_overloaded", "failed_to_download_image", "exceed_context_size_error",
-            "unsupported_encoding", next(iter(PERMANENT_NAMES)),
+            "unsupported_encoding", "json_validate_failed", "tool_use_failed", next(iter(PERMANENT_NAMES)),
         )
     ]  # fmt: skip
     reached = {id(next(rule for rule in RULES if rule.fits(error))) for error in errors}

@@ -39,6 +39,8 @@ from tidemill.producer.batches.results import latest_turn
 from tidemill.producer.batches.submit import open_batch, submit
 
 MODEL = "gpt-4"  # takes 8,192 tokens
+JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True}}
+FLAT = {"type": "json_schema", "name": "x", "schema": {"type": "object"}}
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +172,53 @@ def test_a_dialogue_that_a_batch_line_began_keeps_the_lines_model() -> None:
     put(success(take_one(job_id)))
     options = order(job_id).options
     assert (options.model, options.endpoint) == ("gpt-4o", "responses")
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "continued"),
+    [
+        (
+            "/v1/chat/completions",
+            {"temperature": 0.5, "max_completion_tokens": 9, "tools": [1], "n": 1, "response_format": JSON_SCHEMA},
+            {"temperature": 0.5, "max_tokens": 9, "schema": {"type": "object"}, "params": {"tools": [1], "n": 1}},
+        ),
+        (
+            "/v1/responses",
+            {"reasoning": {"effort": "low"}, "max_output_tokens": 9, "text": {"format": FLAT}, "instructions": "Hi."},
+            {"reasoning_effort": "low", "max_tokens": 9, "schema": {"type": "object"}},
+        ),
+        (
+            "/v1/responses",
+            {"reasoning": {"effort": "low", "summary": "auto"}, "previous_response_id": "r", "temperature": "hot"},
+            {"params": {"reasoning": {"effort": "low", "summary": "auto"}, "temperature": "hot"}},
+        ),
+    ],
+)
+def test_a_dialogue_that_a_batch_line_began_is_asked_with_the_lines_tools_and_options(
+    url: str, body: dict[str, Any], continued: dict[str, Any]
+) -> None:
+    add_batch("lines")
+    (job_id,) = add_jobs(1, "lines")
+    set_job(job_id, request={"url": url, "body": {"model": "gpt-4o", "messages": [], "input": "q"} | body})
+    put(success(take_one(job_id)))
+    endpoint = "responses" if "responses" in url else "chat"
+    unread: dict[str, Any] = (
+        {"input": "q"} if endpoint == "chat" else {"messages": []}
+    )  # no field of this endpoint: sent as it was
+    expected = {"params": {}, **continued}
+    expected["params"] = unread | expected["params"]
+    assert order(job_id).options == Options("gpt-4o", endpoint, dialogue=job_id, **expected)
+
+
+def test_a_prompt_after_a_tool_call_says_what_the_model_waits_for(
+    root: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    (turn,) = submitted(order(root))[1]
+    said = Message.of({"role": "assistant", "content": None, "tool_calls": [call]})
+    put(success(take_one(turn), answer=Answer(MODEL, "tool_calls", (Message("user", "q"), said), root)))
+    order(root)
+    assert "the model waits for what weather (call_1) gave" in capsys.readouterr().err
 
 
 def test_what_a_preset_asks_of_a_picture_is_not_asked_of_the_next_turns() -> None:

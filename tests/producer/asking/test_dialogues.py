@@ -7,11 +7,13 @@ import pytest
 from sqlalchemy import update
 
 from tests.conftest import RunCli
-from tests.rows import add_batch, add_jobs, answer, failure, put, success, take, take_one
+from tests.rows import MODEL, add_batch, add_jobs, answer, failure, put, success, take, take_one
+from tidemill.models.answers import Answer, Message
 from tidemill.models.database import writing
 from tidemill.models.errors import InputError
 from tidemill.models.tables import dialogues as dialogue_table
 from tidemill.producer.asking import dialogues
+from tidemill.producer.batches.results import columns_of, rows_of
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -46,6 +48,26 @@ def listed(
 ) -> list[int]:
     dialogues.show_list(words, dialogues.Filters(batch, sentiment), 50, as_json=True)
     return [each["id"] for each in json.loads(capsys.readouterr().out)]
+
+
+def test_a_message_is_shown_found_and_exported_whole(capsys: Captured) -> None:
+    call = {"id": "call_é", "type": "function", "function": {"name": "weather", "arguments": '{"at": "Oslo"}'}}
+    asked = {"role": "user", "content": [{"type": "text", "text": "Is it cold?"}], "name": "ann"}
+    called = {"role": "assistant", "content": None, "tool_calls": [call], "response_items": [1]}
+    add_batch()
+    (job,) = take(add_jobs(1))
+    put(success(job, answer=Answer(MODEL, "tool_calls", (Message.of(asked), Message.of(called)))))
+    assert listed(capsys, "weather Oslo") == listed(capsys, "COLD call_é") == [job.id]
+    dialogues.show(job.id, as_json=False)
+    shown = capsys.readouterr().out
+    assert "user:\nIs it cold?\n" in shown and 'assistant:\nweather({"at": "Oslo"})\n' in shown
+    assert " unknown" in shown  # there is nothing to judge, and nobody tries
+    dialogues.export("-", dialogues.Filters())
+    (exported,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert exported["messages"] == [asked, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert columns_of("b")[-1] == "tool_calls"
+    ((row,),) = rows_of("b")
+    assert (json.loads(row["reply"]), row["tool_calls"]) == ([call], [call])
 
 
 def test_dialogues_are_listed_newest_first_up_to_a_limit(capsys: Captured) -> None:

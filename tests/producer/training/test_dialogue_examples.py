@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
+from tests.rows import add_batch, add_jobs, put, set_job, success, take_one
+from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now
 from tidemill.models.database import writing
 from tidemill.models.errors import InputError
@@ -14,7 +16,7 @@ from tidemill.models.tables import dialogues, messages
 from tidemill.producer.asking.dialogues import Filters
 from tidemill.producer.training.dialogue_examples import StoredDialogues, day, examples_of_dialogues
 from tidemill.producer.training.example_files import InputSummary
-from tidemill.producer.training.examples import BadRow, Example
+from tidemill.producer.training.examples import BadRow, Example, faults
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -94,6 +96,28 @@ def test_cut_answers_and_pictures_are_left_out_and_said() -> None:
     assert shown(second) == ["user: b?", "(assistant: B wor)", "user: c?", "assistant: C."]
     assert isinstance(third, BadRow)
     assert third.code == "picture"
+
+
+def test_tools_and_their_calls_are_learnt_whole_without_what_only_a_server_understands() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    add_batch("b")
+    (job_id,) = add_jobs(1, "b")
+    set_job(job_id, request={"url": "/v1/chat/completions", "body": {"tools": tools, "messages": []}})
+    said = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [call | {"extra_content": {"x": 1}}],
+        "annotations": [1],
+    }
+    spoken: list[JsonObject] = [{"role": "user", "content": "a?", "name": "ann"}, said]
+    spoken += [{"role": "tool", "content": "12", "tool_call_id": "c1"}, {"role": "assistant", "content": "A."}]
+    put(success(take_one(job_id), answer=Answer("m", "stop", tuple(map(Message.of, spoken)))))
+    (only,) = examples()
+    assert isinstance(only, Example)
+    called = {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert only.body == {"messages": [spoken[0], called, *spoken[2:]], "tools": tools}
+    assert list(faults(only.body, "supervised")) == []
 
 
 def test_filters_by_model_time_words_and_length() -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Literal, NamedTuple, NoReturn
@@ -132,15 +133,13 @@ def _parse(raw: RawReply, secret: str, expected: str) -> Reply:
     if choices == []:
         body.fail("empty", "The reply's list of choices is empty")
     choice = payload if choices is None else _first(choices)
-    message = next((part for part in map(choice.get, ("message", "delta")) if isinstance(part, dict)), None)
-    if message is None:
-        message = {"content": choice.get("text")} if choice.get("text") is not None else None
+    message = _message(choice)
     if message is None:
         body.fail_with_words_or("The reply's first choice has no message")
-    text = _spoken(message)
+    spoken = _spoken(message)
     if _has_error(choice) and choice is not payload:
-        body.fail_with_error_in(choice, text.text)
-    return body.to_reply(text, *_finish_words(choice))
+        body.fail_with_error_in(choice, spoken.text)
+    return body.to_reply(spoken, *_finish_words(choice))
 
 
 def _finish_words(choice: JsonObject) -> tuple[object, object]:
@@ -287,7 +286,7 @@ class _SuccessBody:
         self.usage: Usage | None = None
         self.payload: JsonObject = {}
         try:
-            payload, is_whole = load_reply(raw.body)
+            payload, is_whole = load_reply(raw.body, _charset(raw.headers))
         except TooManyPartsError:
             self.fail("too_large", f"The reply has more than {MOST_PARTS:,} parts", code="reply_too_large")
         except MalformedError:
@@ -342,7 +341,7 @@ class _SuccessBody:
         thought = split_thinking(spoken.text)
         text, reasoning = thought.answer, "\n\n".join(filter(None, (spoken.reasoning, thought.reasoning)))
         mark = None if word is _ABSENT and finish.ending == "unstated" else _MARKS.get(finish.ending)
-        if not (text.strip() if reasoning else text) and not spoken.calls:
+        if not (text.strip() if reasoning or finish.ending == "cut" else text) and not spoken.calls:
             if finish.ending == "cut":
                 self.fail("length", "The token limit was reached before the first word of the answer")
             if not reasoning:
@@ -377,6 +376,13 @@ _MARKS: dict[Ending, Mark] = {
     "unknown": "unknown_finish_reason",
     "unstated": "no_finish_reason",
 }
+
+
+def _charset(headers: Mapping[str, str]) -> str:
+    """The encoding that a server says its text has; "" when it says none."""
+    message = Message()
+    message["content-type"] = headers.get("content-type", "")
+    return message.get_content_charset("")
 
 
 def _no_json(raw: RawReply) -> str:
@@ -420,7 +426,8 @@ def _status_line(status: int) -> str:
 
 
 def _has_error(part: JsonObject) -> bool:
-    return bool(part.get("error")) or part.get("object") == "error"
+    error = part.get("error")
+    return any(error.values()) if isinstance(error, dict) else bool(error) or part.get("object") == "error"
 
 
 def _error_words(payload: JsonObject) -> _ErrorWords:
@@ -463,6 +470,16 @@ def _first(choices: object) -> JsonObject:
     if isinstance(choices, dict):
         return choices if choices.keys() & {"message", "delta", "text"} else _first(list(choices.values()))
     return next(iter(_dicts(choices)), {})
+
+
+def _message(choice: JsonObject) -> JsonObject | None:
+    """The message of a choice, whatever it is called; None without one."""
+    for value in map(choice.get, ("message", "delta", "text")):
+        if isinstance(value, dict):
+            return value
+        if isinstance(value, str | list):
+            return {"content": value}
+    return None
 
 
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thinking_blocks", "reasoning_details")
@@ -534,8 +551,8 @@ def _output(output: object) -> _Spoken:
 
 def _text_so_far(payload: JsonObject) -> str:
     """The text beside an error: some servers send both when they break down halfway."""
-    message = _first(payload.get("choices")).get("message")
-    return _spoken(message).text if isinstance(message, dict) else _output(payload.get("output")).text
+    message = _message(_first(payload.get("choices")))
+    return _output(payload.get("output")).text if message is None else _spoken(message).text
 
 
 def _number(value: str | None, unit: float) -> float | None:

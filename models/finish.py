@@ -40,9 +40,9 @@ _WORDS: dict[Ending, str] = {
     "filtered": """
         content_filter content_filtered content_filtering content_blocked content_policy content_policy_violation
         filter filtered blocked block blocklist blacklist safety sensitive sensitive_content moderation moderated
-        flagged guardrail guardrails guardrail_intervened model_armor jailbreak recitation language prohibited_content spii
-        pii policy_violation error_toxic toxic risk refusal refused image_safety image_prohibited_content image_recitation
-        escalation data_inspection_failed copyright""",
+        flagged guardrail guardrails guardrail_intervened model_armor jailbreak recitation language
+        prohibited_content spii pii policy_violation error_toxic toxic risk refusal refused image_safety
+        image_prohibited_content image_recitation escalation data_inspection_failed copyright""",
     "broken": """
         abort aborted error errored failed failure fail cancel canceled cancelled cancellation user_cancel
         user_cancelled user_canceled user_stop user_stopped interrupt interrupted disconnect disconnected timeout

@@ -137,6 +137,8 @@ def _parse(raw: RawReply, secret: str, expected: str) -> Reply:
     if message is None:
         body.fail_with_words_or("The reply's first choice has no message")
     spoken = _spoken(message)
+    if not spoken.text:
+        spoken = spoken._replace(text=_string(choice.get("text")))
     if _has_error(choice) and choice is not payload:
         body.fail_with_error_in(choice, spoken.text)
     return body.to_reply(spoken, *_finish_words(choice))
@@ -294,6 +296,7 @@ class _SuccessBody:
             self.fail("malformed", _no_json(raw))
         if isinstance(payload, list) and len(payload) == 1:
             payload = payload[0]
+        payload = _decoded(payload)
         if not isinstance(payload, dict):
             self.fail("malformed", "The reply is JSON, but not an object")
         self.payload = _unwrapped(payload)
@@ -392,11 +395,19 @@ def _no_json(raw: RawReply) -> str:
     return f"The reply is not JSON: {words}"
 
 
+def _decoded(value: object) -> object:
+    """JSON that a gateway has encoded twice, decoded again."""
+    try:
+        return load_json(value.encode("utf-8", "replace")) if isinstance(value, str) and value[:1] == "{" else value
+    except MalformedError:
+        return value
+
+
 def _unwrapped(payload: JsonObject) -> JsonObject:
     """The reply itself where a gateway put it into an envelope."""
     if not payload.keys() & {"choices", "output", "error", "message"}:
         for name in ("result", "data", "response", "body"):
-            inner = payload.get(name)
+            inner = _decoded(payload.get(name))
             if isinstance(inner, dict) and inner.keys() & {"choices", "output"}:
                 return inner
     return payload
@@ -489,8 +500,8 @@ def _spoken(message: JsonObject) -> _Spoken:
     """What a chat message says, whichever shape its fields have."""
     text, refusal, reasoning = _content(message.get("content"))
     audio = message.get("audio")
-    if not text and isinstance(audio, dict):
-        text = _string(audio.get("transcript"))
+    if not text:
+        text = _string(message.get("text")) or (_string(audio.get("transcript")) if isinstance(audio, dict) else "")
     own = (_words(message.get(name)) for name in _THOUGHTS)
     calls = message.get("tool_calls")
     tool_calls = _dicts([calls] if isinstance(calls, dict) else calls)
@@ -536,12 +547,16 @@ def _words(value: object) -> str:
     )
 
 
+_SPOKEN_ITEMS = ("message", "output_text", "text", "refusal", None)
+
+
 def _output(output: object) -> _Spoken:
     """Text, refusal, reasoning and tool calls of a response's output items."""
     if isinstance(output, str):
         return _Spoken(output)
     items = _dicts([output] if isinstance(output, dict) else output)
-    contents = [_content(item.get("content")) for item in items if item.get("type") in ("message", None)]
+    spoken = [item.get("content", item) for item in items if item.get("type") in _SPOKEN_ITEMS]
+    contents = list(map(_content, spoken))
     thoughts = [_words(item.get("content")) or _words(item.get("summary"))
                 for item in items if item.get("type") == "reasoning"]  # fmt: skip
     calls = tuple(item for item in items if item.get("type") in {"function_call", "custom_tool_call"})

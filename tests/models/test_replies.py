@@ -158,6 +158,11 @@ def test_content_is_read_in_every_shape(message: dict[str, object], text: str) -
         {"choices": [{"text": "Hi", "finish_reason": "stop"}]},
         {"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]},
         [chat("Hi")],
+        json.dumps(chat("Hi")),
+        {"statusCode": 200, "body": json.dumps(chat("Hi"))},
+        {"choices": [{"message": {"content": None}, "text": "Hi", "finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": "", "text": "Hi"}, "finish_reason": "stop"}]},
+        {"output": [{"type": "output_text", "text": "Hi"}], "status": "completed"},
         {"result": chat("Hi"), "success": True},
         {"code": 0, "data": chat("Hi")},
         {"message": {"role": "assistant", "content": "Hi"}, "done": True, "done_reason": "stop"},
@@ -167,7 +172,7 @@ def test_content_is_read_in_every_shape(message: dict[str, object], text: str) -
         chat("Hi") | {"error": {"code": 0, "message": "", "type": None}},
         chat("Hi") | {"error": None, "base_resp": {"status_code": 0, "status_msg": "success"}},
     ],
-    ids=range(15),
+    ids=range(20),
 )
 def test_one_odd_field_does_not_cost_the_reply(body: object) -> None:
     assert replied(body).text == "Hi"

@@ -138,6 +138,8 @@ CALL = {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{
         ({"content": {"type": "text", "text": "a"}}, "a"),
         ({"content": {"parts": [{"text": "a"}, {"text": "b"}]}}, "ab"),
         ({"content": {"n": 4}}, '{"n":4}'),
+        ({"content": {"type": "invoice", "text": "a"}}, '{"type":"invoice","text":"a"}'),
+        ({"content": "a", "reasoning": json.loads("[" * 900 + "]" * 900)}, "a"),
         ({"content": 42}, "42"),
         ({"content": None, "audio": {"transcript": "a"}}, "a"),
         ({"content": "a", "tool_calls": None, "function_call": None, "refusal": None}, "a"),

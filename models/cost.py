@@ -17,7 +17,7 @@ from tidemill.models.settings import settings
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
+    from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
 # tiktoken's table (model.py); every newer OpenAI model is o200k_base, and for others it is the best estimate there is.
 _CL100K_MODELS = ("gpt-4", "gpt-3.5", "gpt-35-turbo", "text-embedding-", "davinci-002", "babbage-002")
@@ -231,15 +231,17 @@ def _names(model: str) -> list[str]:
 def _list_price(model: str, tier: str, at: int) -> Price | None:
     from datetime import UTC, datetime
 
-    seller_id, entry = _entry(model)
-    if entry is None:
+    seller, entry = _entry(model)
+    if seller is None or entry is None:
         return None
-    rates = entry.get_prices(datetime.fromtimestamp(at, UTC), _TIERS.get(tier))
-    return from_rates(rates, f"genai-prices {seller_id}/{entry.id}")
+    # Whoever sells another one's model may not have its tiers
+    context = _TIERS.get(tier) if any(each is entry for each in seller.models) else None
+    rates = entry.get_prices(datetime.fromtimestamp(at, UTC), context)
+    return from_rates(rates, f"genai-prices {seller.id}/{entry.id}")
 
 
-def _entry(model: str) -> "tuple[str, ModelInfo | None]":
-    """Who sells a model, and what genai-prices knows of it; ("", None) when it knows nothing."""
+def _entry(model: str) -> "tuple[Provider | None, ModelInfo | None]":
+    """Who sells a model, and what genai-prices knows of it; (None, None) when it knows nothing."""
     from genai_prices.data_snapshot import get_snapshot
 
     for provider_id, url in ((None, settings().openai_base_url), ("openai", None)):
@@ -248,8 +250,8 @@ def _entry(model: str) -> "tuple[str, ModelInfo | None]":
         except LookupError:
             continue
         if not (seller.id == "openai" and entry.id.startswith(_OPEN_WEIGHTS)):
-            return seller.id, entry
-    return "", None
+            return seller, entry
+    return None, None
 
 
 def from_rates(rates: "ModelPrice", source: str) -> Price | None:

@@ -23,8 +23,9 @@ CUT = "length"
 _WORDS: dict[Ending, str] = {
     "complete": """
         stop stopped end ended eos eos_token eos_found stop_sequence stop_sequences stop_string stop_string_found
-        stop_token stop_word stop_words stop_criteria word end_turn end_of_turn turn_end end_of_sequence end_of_text
-        complete completed completion done finish finished normal natural success succeeded""",
+        stop_token stop_word stop_words stop_criteria stop_criteria_met word end_turn end_of_turn turn_end
+        end_of_sequence end_of_text
+        complete completed completion done finish finished normal natural final success succeeded""",
     "tool_calls": """
         tool_call tool_calls tool_use tool_uses tool_code function_call function_calls client_tool_call
         requires_action""",
@@ -33,14 +34,15 @@ _WORDS: dict[Ending, str] = {
         max_output_reached max_tokens_reached max_predicted_tokens_reached max_model_len maximum_tokens model_length
         limit token_limit token_limit_reached output_limit output_length output_token_limit error_limit truncated
         truncation incomplete context_length context_length_reached context_length_exceeded context_limit
-        context_window context_window_exceeded model_context_window_exceeded context_overflow compaction
-        max_thinking_tokens""",
+        context_window context_window_exceeded model_context_window_exceeded context_overflow context compaction
+        max_thinking_tokens max_output max_tokens_exceeded token_limit_exceeded max_context_length max_length_reached
+        truncated_final""",
     "filtered": """
         content_filter content_filtered content_filtering content_blocked content_policy content_policy_violation
-        filter filtered blocked block blocklist safety sensitive sensitive_content moderation moderated flagged
-        guardrail guardrails guardrail_intervened model_armor jailbreak recitation language prohibited_content spii pii
-        policy_violation error_toxic toxic risk refusal refused image_safety image_prohibited_content image_recitation
-        escalation data_inspection_failed copyright""",
+        filter filtered blocked block blocklist blacklist safety sensitive sensitive_content moderation moderated
+        flagged guardrail guardrails guardrail_intervened model_armor jailbreak recitation language
+        prohibited_content spii pii policy_violation error_toxic toxic risk refusal refused image_safety
+        image_prohibited_content image_recitation escalation data_inspection_failed copyright""",
     "broken": """
         abort aborted error errored failed failure fail cancel canceled cancelled cancellation user_cancel
         user_cancelled user_canceled user_stop user_stopped interrupt interrupted disconnect disconnected timeout
@@ -48,7 +50,7 @@ _WORDS: dict[Ending, str] = {
         engine_error engine_shutdown model_error provider_error upstream_error error_generation unavailable overloaded
         insufficient_system_resource resource_exhausted rate_limit rate_limited rate_limit_exceeded preempted evicted
         load unload unloaded model_unloaded malformed_function_call malformed_tool_call malformed_model_output
-        malformed_tool_use malformed_response unexpected_tool_call in_progress queued""",
+        malformed_tool_use malformed_response unexpected_tool_call in_progress queued not_finished partial""",
     "unstated": "unspecified unknown null none nil undefined",
 }
 _CHAT_WORD: dict[Ending, str] = {
@@ -76,7 +78,7 @@ class Finish(NamedTuple):
 def _key(word: str) -> str:
     """One spelling for `MAX_TOKENS`, `max-tokens`, `MaxTokens` and `FINISH_REASON_MAX_TOKENS`."""
     bare = re.sub(r"[\W_]+", "", word).lower()
-    for prefix in ("finishreason", "stopreason"):
+    for prefix in ("finishreason", "stopreason", "alternativestatus"):
         bare = bare.removeprefix(prefix)
     return bare
 

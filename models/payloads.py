@@ -60,12 +60,15 @@ def load_json(body: bytes) -> Any:
     return values[0]
 
 
-def load_reply(body: bytes) -> Payload:
-    """The value of a reply's body; a stream is put together to what it would have been without one. Errors as above."""
+def load_reply(body: bytes, charset: str = "") -> Payload:
+    """The value of a reply's body; a stream is put together to what it would have been without one. Errors as above.
+
+    `charset` is the encoding that the server names, for a body that is not in UTF-8.
+    """
     value = _well_formed(body)
     if value is not _FAULTY:
         return Payload(value)
-    text = _text(body)
+    text = _text(body, charset)
     if _EVENT.match(text):
         return _joined(*_events(text))
     values = _values(text)
@@ -87,8 +90,14 @@ def _well_formed(body: bytes) -> Any:
         return _FAULTY
 
 
-def _text(body: bytes) -> str:
-    text = body.decode(json.detect_encoding(body), "replace")
+def _text(body: bytes, charset: str = "") -> str:
+    try:
+        text = body.decode(json.detect_encoding(body), "strict" if charset else "replace")
+    except UnicodeDecodeError:
+        try:
+            text = body.decode(charset, "replace")
+        except LookupError:  # no such encoding, or none of text
+            text = body.decode("utf-8", "replace")
     return text[_BEFORE.match(text).end() :]  # type: ignore[union-attr]  # it matches the empty string, too
 
 

@@ -10,15 +10,27 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Literal, NamedTuple, NoReturn
 
 from tidemill.models.finish import Ending, read_finish
-from tidemill.models.json_types import JsonObject
+from tidemill.models.json_types import JsonObject, dicts, string
 from tidemill.models.message_shapes import reply_message
 from tidemill.models.payloads import MOST_PARTS, MalformedError, TooManyPartsError, load_json, load_reply
-from tidemill.models.text import dumps
+from tidemill.models.spoken import (
+    ABSENT,
+    Spoken,
+    decoded,
+    finish_words,
+    first_choice,
+    message_of,
+    read_message,
+    read_output,
+    text_so_far,
+    unwrapped,
+)
 from tidemill.models.thinking import split_thinking
 from tidemill.models.usage import Usage, read_usage, usage_in_fragment
 
@@ -134,40 +146,26 @@ def _parse(raw: RawReply, secret: str, expected: str) -> Reply:
         body.fail_with_words_or(f"The reply has no {expected}")
     if choices == []:
         body.fail("empty", "The reply's list of choices is empty")
-    choice = payload if choices is None else _first(choices)
-    message = next((part for part in map(choice.get, ("message", "delta")) if isinstance(part, dict)), None)
-    if message is None:
-        message = {"content": choice.get("text")} if choice.get("text") is not None else None
+    choice = payload if choices is None else first_choice(choices)
+    message = message_of(choice)
     if message is None:
         body.fail_with_words_or("The reply's first choice has no message")
-    text = _spoken(message)
+    spoken = read_message(message)
+    if not spoken.text:
+        spoken = spoken._replace(text=string(choice.get("text")))
     if _has_error(choice) and choice is not payload:
-        body.fail_with_error_in(choice, text.text)
-    return body.to_reply(text, *_finish_words(choice))
-
-
-def _finish_words(choice: JsonObject) -> tuple[object, object]:
-    """The finish reason and the native one of a choice; `_ABSENT` where the server has no such field."""
-    details, extra, filters = map(choice.get, ("finish_details", "provider_specific_fields", "content_filter_results"))
-    native = choice.get("native_finish_reason")
-    if native is None and isinstance(extra, dict):  # LiteLLM
-        native = extra.get("native_finish_reason")
-    if isinstance(filters, dict) and any(each.get("filtered") is True for each in _dicts([*filters.values()])):  # Azure
-        native = "content_filter"
-    for word in (choice.get("finish_reason"), choice.get("finishReason"), details, choice.get("done_reason")):
-        if word is not None:
-            return word, native
-    return (None if "finish_reason" in choice else _ABSENT), native
+        body.fail_with_error_in(choice, spoken.text)
+    return body.to_reply(spoken, *finish_words(choice))
 
 
 def _response(body: "_SuccessBody") -> Reply:
     payload = body.payload
     output = payload.get("output")
-    spoken = _output(output)
+    spoken = read_output(output)
     if not spoken.text and not spoken.calls and isinstance(payload.get("output_text"), str):
         spoken = spoken._replace(text=payload["output_text"])
-    items = [item for item in _dicts(output) if item.get("type") == "message"]
-    status = _string(payload.get("status")) or _string(items[-1].get("status") if items else None) or "completed"
+    items = [item for item in dicts(output) if item.get("type") == "message"]
+    status = string(payload.get("status")) or string(items[-1].get("status") if items else None) or "completed"
     end = read_finish(status)
     if status == "failed":
         body.fail_with_error_in(payload, spoken.text, kind="failed")
@@ -197,7 +195,7 @@ def parse_page(raw: RawReply, *, secret: str = "") -> tuple[list[JsonObject], bo
         return [], False
     if not isinstance(entries, list):
         body.fail("malformed", "The reply is not a list")
-    return list(_dicts(entries)), body.payload.get("has_more") is True
+    return list(dicts(entries)), body.payload.get("has_more") is True
 
 
 def parse_object(raw: RawReply, *, secret: str = "") -> JsonObject:
@@ -210,7 +208,7 @@ def parse_object(raw: RawReply, *, secret: str = "") -> JsonObject:
         payload = load_json(raw.body)
     except MalformedError:
         payload = None
-    if isinstance(payload, dict) and _string(payload.get("id")):
+    if isinstance(payload, dict) and string(payload.get("id")):
         return payload
     return _SuccessBody(raw, secret).fail("malformed", "The reply is not an object with an id")
 
@@ -223,7 +221,7 @@ def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
         payload = _prose(raw.body)
     if isinstance(payload, list) and payload:  # Google wraps its error in a list
         payload = payload[0]
-    words = _error_words(payload) if isinstance(payload, dict) else _ErrorWords(_string(payload))
+    words = _error_words(payload) if isinstance(payload, dict) else _ErrorWords(string(payload))
     if 300 <= raw.status < 400:
         words = words._replace(message=f"The server redirects to {raw.headers.get('location', 'nowhere')}")
     error = _error("status", raw, words, secret)
@@ -234,7 +232,7 @@ def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
 def _failed_generation(payload: object) -> str:
     """What the model wrote, where the server refuses it: Groq bills it and shows it beside its error."""
     error = payload.get("error") if isinstance(payload, dict) else None
-    return _string(error.get("failed_generation")) if isinstance(error, dict) else ""
+    return string(error.get("failed_generation")) if isinstance(error, dict) else ""
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -281,15 +279,6 @@ class _ErrorWords(NamedTuple):
     param: str | None = None
 
 
-class _Spoken(NamedTuple):
-    """What the model said, in its parts."""
-
-    text: str = ""
-    refusal: str = ""
-    reasoning: str = ""
-    calls: tuple[JsonObject, ...] = ()
-
-
 class _SuccessBody:
     """The body of a success on its way to a `Reply`; every failure carries what was billed."""
 
@@ -298,7 +287,7 @@ class _SuccessBody:
         self.usage: Usage | None = None
         self.payload: JsonObject = {}
         try:
-            payload, is_whole = load_reply(raw.body)
+            payload, is_whole = load_reply(raw.body, _charset(raw.headers))
         except TooManyPartsError:
             self.fail("too_large", f"The reply has more than {MOST_PARTS:,} parts", code="reply_too_large")
         except MalformedError:
@@ -306,14 +295,15 @@ class _SuccessBody:
             self.fail("malformed", _no_json(raw))
         if isinstance(payload, list) and len(payload) == 1:
             payload = payload[0]
+        payload = decoded(payload)
         if not isinstance(payload, dict):
             self.fail("malformed", "The reply is JSON, but not an object")
-        self.payload = _unwrapped(payload)
+        self.payload = unwrapped(payload)
         self.usage = read_usage(self.payload)
         if self.payload.get("status") != "failed" and _has_error(self.payload):
-            self.fail_with_error_in(self.payload, _text_so_far(self.payload))
+            self.fail_with_error_in(self.payload, text_so_far(self.payload))
         if not is_whole:
-            self.fail("cut", "The reply is an event stream that was cut off", _text_so_far(self.payload))
+            self.fail("cut", "The reply is an event stream that was cut off", text_so_far(self.payload))
 
     def fail(self, kind: ErrorKind, message: str, text: str = "", code: str | None = None) -> NoReturn:
         """Raise a failure in our own words."""
@@ -336,13 +326,14 @@ class _SuccessBody:
         base = self.payload.get("base_resp")  # MiniMax: choices are null, and the reason is here
         if isinstance(base, dict) and base.get("status_code"):
             self.fail_with_error_in({"message": base.get("status_msg"), "code": base["status_code"]}, "")
-        if _error_words(self.payload).message:
-            self.fail_with_error_in(self.payload, "")
+        message_here = self.payload.get("message") or self.payload.get("msg")
+        if _error_words(self.payload | {"message": message_here}).message:
+            self.fail_with_error_in(self.payload | {"message": message_here}, "")
         self.fail("malformed", message)
 
-    def to_reply(self, spoken: _Spoken, word: object, native: object = None) -> Reply:
+    def to_reply(self, spoken: Spoken, word: object, native: object = None) -> Reply:
         """The `Reply` if this is an answer; one that is not whole is kept with a mark, since it was paid for."""
-        finish = read_finish(None if word is _ABSENT else word, native)
+        finish = read_finish(None if word is ABSENT else word, native)
         if finish.ending == "filtered":
             self.fail("content_filter", "The provider's content filter stopped the answer", spoken.text)
         if spoken.refusal:
@@ -352,8 +343,8 @@ class _SuccessBody:
             self.fail("broken", message, spoken.text or spoken.reasoning)
         thought = split_thinking(spoken.text)
         text, reasoning = thought.answer, "\n\n".join(filter(None, (spoken.reasoning, thought.reasoning)))
-        mark = None if word is _ABSENT and finish.ending == "unstated" else _MARKS.get(finish.ending)
-        if not (text.strip() if reasoning else text) and not spoken.calls:
+        mark = None if word is ABSENT and finish.ending == "unstated" else _MARKS.get(finish.ending)
+        if not (text.strip() if reasoning or finish.ending == "cut" else text) and not spoken.calls:
             if finish.ending == "cut":
                 self.fail("length", "The token limit was reached before the first word of the answer")
             if not reasoning:
@@ -381,9 +372,6 @@ class _SuccessBody:
         self.fail("empty", "The reply has neither text nor tool calls")
 
 
-_ABSENT = object()
-"""In place of a finish reason that a server never sends; null is one that it left out this time."""
-
 _MARKS: dict[Ending, Mark] = {
     "cut": "length",
     "unknown": "unknown_finish_reason",
@@ -391,21 +379,18 @@ _MARKS: dict[Ending, Mark] = {
 }
 
 
+def _charset(headers: Mapping[str, str]) -> str:
+    """The encoding that a server says its text has; "" when it says none."""
+    message = Message()
+    message["content-type"] = headers.get("content-type", "")
+    return message.get_content_charset("")
+
+
 def _no_json(raw: RawReply) -> str:
     words = _prose(raw.body) or "its body is empty"
     if raw.body.lstrip()[:1] == b"<":
         return f"The reply is a web page and not JSON, so OPENAI_BASE_URL may be wrong: {words}"
     return f"The reply is not JSON: {words}"
-
-
-def _unwrapped(payload: JsonObject) -> JsonObject:
-    """The reply itself where a gateway put it into an envelope."""
-    if not payload.keys() & {"choices", "output", "error", "message"}:
-        for name in ("result", "data", "response", "body"):
-            inner = payload.get(name)
-            if isinstance(inner, dict) and inner.keys() & {"choices", "output"}:
-                return inner
-    return payload
 
 
 def _error(kind: ErrorKind, raw: RawReply, words: _ErrorWords, secret: str) -> CallError:
@@ -432,7 +417,8 @@ def _status_line(status: int) -> str:
 
 
 def _has_error(part: JsonObject) -> bool:
-    return bool(part.get("error")) or part.get("object") == "error"
+    error = part.get("error")
+    return any(error.values()) if isinstance(error, dict) else bool(error) or part.get("object") == "error"
 
 
 def _error_words(payload: JsonObject) -> _ErrorWords:
@@ -441,19 +427,19 @@ def _error_words(payload: JsonObject) -> _ErrorWords:
     if isinstance(error, dict):
         metadata = error.get("metadata")
         raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter: from the server behind it
-        message = ": ".join(filter(None, (_string(error.get("message")), _string(raw))))
+        message = ": ".join(filter(None, (string(error.get("message")), string(raw))))
         kind = _label(error.get("type")) or _label(error.get("status"))  # Google calls it status
         return _ErrorWords(message, _label(error.get("code")), kind, _label(error.get("param")))
-    message = _string(error) or _string(payload.get("message")) or _detail(payload.get("detail"))
+    message = string(error) or string(payload.get("message")) or _detail(payload.get("detail"))
     return _ErrorWords(message, _label(payload.get("code")), _label(payload.get("type")), _label(payload.get("param")))
 
 
 def _detail(detail: object) -> str:
     """FastAPI's detail: a string, or a list of {"loc", "msg"}."""
     if isinstance(detail, dict):
-        return _string(detail.get("message")) or _string(detail.get("msg"))
-    parts = [f"{'.'.join(map(str, _list(item.get('loc'))))}: {item.get('msg')}" for item in _dicts(detail)]
-    return _string(detail) or "; ".join(parts)
+        return string(detail.get("message")) or string(detail.get("msg"))
+    parts = [f"{'.'.join(map(str, _list(item.get('loc'))))}: {item.get('msg')}" for item in dicts(detail)]
+    return string(detail) or "; ".join(parts)
 
 
 def _label(value: object) -> str | None:
@@ -468,86 +454,6 @@ def _prose(body: bytes) -> str:
     page = body[:8_192].decode("utf-8", "replace")
     title = _TITLE.search(page)
     return " ".join((title.group(1) if title else _MARKUP.sub(" ", page)).split())
-
-
-def _first(choices: object) -> JsonObject:
-    """The first choice that is one; some servers send it without a list."""
-    if isinstance(choices, dict):
-        return choices if choices.keys() & {"message", "delta", "text"} else _first(list(choices.values()))
-    return next(iter(_dicts(choices)), {})
-
-
-_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thinking_blocks", "reasoning_details")
-
-
-def _spoken(message: JsonObject) -> _Spoken:
-    """What a chat message says, whichever shape its fields have."""
-    text, refusal, reasoning = _content(message.get("content"))
-    audio = message.get("audio")
-    if not text and isinstance(audio, dict):
-        text = _string(audio.get("transcript"))
-    own = (_words(message.get(name)) for name in _THOUGHTS)
-    calls = message.get("tool_calls")
-    tool_calls = _dicts([calls] if isinstance(calls, dict) else calls)
-    if isinstance(message.get("function_call"), dict):
-        tool_calls += ({"type": "function", "function": message["function_call"]},)
-    reasoning = reasoning or next(filter(None, own), "")
-    return _Spoken(text, _string(message.get("refusal")) or refusal, reasoning, tool_calls)
-
-
-def _content(content: object) -> tuple[str, str, str]:
-    """Text, refusal and reasoning of a message's content: a string, parts, or what a server has made of them."""
-    if isinstance(content, str):
-        return content, "", ""
-    if isinstance(content, dict):
-        parts = content.get("parts")
-        is_part = content.keys() & {"text", "type", "refusal", "value"}
-        content = parts if isinstance(parts, list) else [content] if is_part else dumps(content)  # parsed JSON
-        return _content(content)
-    if not isinstance(content, list):
-        return ("" if content is None or isinstance(content, bool) else str(content)), "", ""
-    texts, refusals, thoughts = [], [], []
-    for part in content:
-        kind = _string(part.get("type")) if isinstance(part, dict) else ""
-        if kind == "refusal":
-            refusals.append(_string(part.get("refusal")))
-        elif "think" in kind or "reason" in kind or (isinstance(part, dict) and part.get("thought") is True):
-            thoughts.append(_words(part))
-        else:
-            texts.append(_words(part))
-    return "".join(texts), "".join(refusals), "".join(thoughts)
-
-
-def _words(value: object) -> str:
-    """The text of a part, or of what a part holds."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return "".join(map(_words, value))
-    if not isinstance(value, dict):
-        return ""
-    return next(
-        filter(None, (_words(value.get(name)) for name in ("text", "thinking", "summary", "value", "content"))), ""
-    )
-
-
-def _output(output: object) -> _Spoken:
-    """Text, refusal, reasoning and tool calls of a response's output items."""
-    if isinstance(output, str):
-        return _Spoken(output)
-    items = _dicts([output] if isinstance(output, dict) else output)
-    contents = [_content(item.get("content")) for item in items if item.get("type") in ("message", None)]
-    thoughts = [_words(item.get("content")) or _words(item.get("summary"))
-                for item in items if item.get("type") == "reasoning"]  # fmt: skip
-    calls = tuple(item for item in items if item.get("type") in {"function_call", "custom_tool_call"})
-    texts, refusals, more = ("".join(parts) for parts in zip(*contents, strict=True)) if contents else ("", "", "")
-    return _Spoken(texts, refusals, "\n\n".join(filter(None, (*thoughts, more))), calls)
-
-
-def _text_so_far(payload: JsonObject) -> str:
-    """The text beside an error: some servers send both when they break down halfway."""
-    message = _first(payload.get("choices")).get("message")
-    return _spoken(message).text if isinstance(message, dict) else _output(payload.get("output")).text
 
 
 def _number(value: str | None, unit: float) -> float | None:
@@ -566,13 +472,5 @@ def _date(value: str | None) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-def _string(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
-
-
-def _dicts(value: object) -> tuple[JsonObject, ...]:
-    return tuple(item for item in _list(value) if isinstance(item, dict))

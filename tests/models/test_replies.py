@@ -138,6 +138,8 @@ CALL = {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{
         ({"content": {"type": "text", "text": "a"}}, "a"),
         ({"content": {"parts": [{"text": "a"}, {"text": "b"}]}}, "ab"),
         ({"content": {"n": 4}}, '{"n":4}'),
+        ({"content": {"type": "invoice", "text": "a"}}, '{"type":"invoice","text":"a"}'),
+        ({"content": "a", "reasoning": json.loads("[" * 900 + "]" * 900)}, "a"),
         ({"content": 42}, "42"),
         ({"content": None, "audio": {"transcript": "a"}}, "a"),
         ({"content": "a", "tool_calls": None, "function_call": None, "refusal": None}, "a"),
@@ -158,14 +160,21 @@ def test_content_is_read_in_every_shape(message: dict[str, object], text: str) -
         {"choices": [{"text": "Hi", "finish_reason": "stop"}]},
         {"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]},
         [chat("Hi")],
+        json.dumps(chat("Hi")),
+        {"statusCode": 200, "body": json.dumps(chat("Hi"))},
+        {"choices": [{"message": {"content": None}, "text": "Hi", "finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": "", "text": "Hi"}, "finish_reason": "stop"}]},
+        {"output": [{"type": "output_text", "text": "Hi"}], "status": "completed"},
         {"result": chat("Hi"), "success": True},
         {"code": 0, "data": chat("Hi")},
         {"message": {"role": "assistant", "content": "Hi"}, "done": True, "done_reason": "stop"},
         response(item("Hi")),
         {"output": "Hi"},
+        chat("Hi") | {"choices": [{"message": "Hi", "finish_reason": "stop"}]},
+        chat("Hi") | {"error": {"code": 0, "message": "", "type": None}},
         chat("Hi") | {"error": None, "base_resp": {"status_code": 0, "status_msg": "success"}},
     ],
-    ids=range(13),
+    ids=range(20),
 )
 def test_one_odd_field_does_not_cost_the_reply(body: object) -> None:
     assert replied(body).text == "Hi"
@@ -210,6 +219,21 @@ BODY = json.dumps(chat("Hi")).encode()
 def test_bytes_that_a_person_could_read_are_read(body: bytes) -> None:
     reply = replied(body)
     assert (reply.text, reply.usage) == ("Hi", PAID)
+
+
+@pytest.mark.parametrize(
+    ("charset", "word", "text"),
+    [
+        ("gbk", "巴黎".encode("gbk"), "巴黎"),
+        ("ISO-8859-1", b"S\xe3o", "São"),
+        ("rot13", b"S\xe3o", "S\ufffdo"),
+        ("utf-8", b"S\xe3o", "S\ufffdo"),
+        ("latin1", "São".encode(), "São"),
+    ],
+)
+def test_a_body_in_another_encoding_is_read_if_the_server_names_it(charset: str, word: bytes, text: str) -> None:
+    body = json.dumps(chat("?")).encode().replace(b"?", word)
+    assert parse_chat(RawReply(200, {"content-type": f"application/json; charset={charset}"}, body)).text == text
 
 
 def test_words_that_look_like_faults_stay_in_an_answer() -> None:
@@ -259,6 +283,7 @@ def test_an_answer_in_the_place_of_thinking_is_kept_and_marked(content: str | No
 
 
 def test_thinking_that_was_cut_is_no_answer() -> None:
+    assert failed(chat("\n\n", "length")).kind == "length"
     assert failed(chat("<think>so, first", "length")).kind == "length"
     assert replied(chat("<think>Paris")).mark == "misplaced_answer"
 

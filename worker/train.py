@@ -9,7 +9,6 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
@@ -20,7 +19,6 @@ from tidemill.models.blobs import BlobError, BlobMissingError
 from tidemill.models.creations import LostError
 from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
-from tidemill.models.example_places import lines_in
 from tidemill.models.fine_tunes import FILES, FineTune, Step
 from tidemill.models.job_requests import read_train_request
 from tidemill.models.json_types import RemoteObject
@@ -29,7 +27,7 @@ from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Claimed, Outcome, Settlement
-from tidemill.worker import creations, settlements
+from tidemill.worker import creations, file_faults, settlements
 from tidemill.worker.calling import Calling
 from tidemill.worker.creations import (
     LOOK_AGAIN_SECONDS,
@@ -59,9 +57,6 @@ _NEW_SECONDS = 60.0
 _NAME_SECONDS = 20.0
 """How long a job that has ended well may go without naming its model; what comes later is looked for on demand."""
 _NAME_LOOK_SECONDS = 2.0
-
-_REFUSED_FILE = ("error", "failed", "invalid")
-"""Statuses of a file that cannot be trained on."""
 
 _NOT_READY = re.compile(r"not ready|still being processed|not (yet )?(been )?processed", re.IGNORECASE)
 _CREATION_UNKNOWN = (
@@ -114,6 +109,10 @@ class Run:
     began: float
     """On the monotonic clock."""
 
+    @property
+    def _files(self) -> file_faults.Files:
+        return file_faults.Files(self.provider, self.tune, read_train_request(self.job.request).dataset)
+
     async def advance(self) -> Settlement:
         """Do the next step, and settle a call that fails."""
         try:
@@ -146,7 +145,7 @@ class Run:
             return await self._create(self._job())
         except CallError as error:
             is_waited_for = error.status == 400 and _NOT_READY.search(error.message)
-            if is_waited_for and not await self._refused_files():
+            if is_waited_for and not await file_faults.refused(self._files):
                 return settlements.of_step(self.job, LOOK_AGAIN_SECONDS)
             verdict = self._verdict(error)
             if error.status == 403 and verdict.code not in BAD_KEY_NAMES | OUT_OF_CREDIT_NAMES:
@@ -326,54 +325,16 @@ class Run:
         code, reason = tunings.reason_of(self.tune.remote)
         if status.lower() in ("cancelled", "canceled"):
             return self._end("cancelled", "cancelled", reason or "Cancelled at the provider.")
-        if reason is None:
-            reason = await asyncio.to_thread(self._last_error)
+        reason = reason or await asyncio.to_thread(self._last_error) or f"The provider says: {status}."
         file: Step = "validation" if tunings.is_about_validation(self.tune.remote) else "training"
-        sentences = [reason or f"The provider says: {status}.", *await self._places(file, reason or "")]
+        sentences = [reason, *await file_faults.rows(self._files, file, reason)]
         if len(sentences) == 1:
-            sentences += await self._refused_files()
+            sentences += await file_faults.refused(self._files)
         return self._end("failed", code or "training_failed", " ".join(sentences))
 
     def _last_error(self) -> str | None:
         with reading() as connection:
             return fine_tunes.last_error(connection, self.job, self.tune)
-
-    # --- whose row it is ---
-
-    async def _about_files(self, error: CallError) -> list[str]:
-        """Sentences about the files of a job, one of which was refused, or its creation, with this error."""
-        if self.tune.remote_id is not None:
-            return []
-        missing = [each for each in FILES if each in self.tune.files and self.tune.created_id(each) is None]
-        is_about = "validation" in f"{error.param} {error.message}".lower()
-        file = missing[0] if missing else FILES[is_about]  # what is missing could not be uploaded
-        return await self._places(file, error.message) or await self._refused_files()
-
-    async def _refused_files(self) -> list[str]:
-        """Sentences about those of its files that the provider refuses, and the user's own rows that they name."""
-        sentences: list[str] = []
-        for file in FILES:
-            if (file_id := self.tune.created_id(file)) is None:
-                continue
-            with suppress(CallError):  # it is only to say more
-                remote = await self.provider.fetch(f"/files/{quote(file_id, safe='')}")
-                details = str(remote.get("status_details") or "no details").rstrip(" .")
-                if str(remote.get("status")).lower() in _REFUSED_FILE:
-                    sentences.append(f"The provider refuses the {file} file: {details}.")
-                    sentences += await self._places(file, details)
-        return sentences
-
-    async def _places(self, file: Step, message: str) -> list[str]:
-        """Sentences that lead from the lines of a file in the provider's message to the user's own rows."""
-        if not (lines := lines_in(message)):
-            return []
-        dataset_id = read_train_request(self.job.request).dataset
-        places = await asyncio.to_thread(self._read_places, dataset_id, file, lines)
-        return [f"Example {line} of the {file} file is {place}." for line, place in places.items()]
-
-    def _read_places(self, dataset_id: str, file: Step, lines: list[int]) -> dict[int, str]:
-        with reading() as connection:
-            return fine_tunes.places_of(connection, dataset_id, file, lines)
 
     def _end(self, outcome: Outcome, code: str | None = None, error: str | None = None) -> Settlement:
         job, counted = self.job, outcome == "failed"
@@ -416,7 +377,7 @@ class Run:
             reason = error.message.rstrip(" .")
             way_out = _WAYS_OUT.get(code, "{message}")
             message = way_out.format(reason=reason, message=verdict.message, model=self.options.model)
-            more = [] if code in _WAYS_OUT else await self._about_files(error)
+            more = [] if code in _WAYS_OUT else await file_faults.of_creation(self._files, error)
             verdict = replace(verdict, code=code, message=" ".join([message, *more]), counted=True)
         return settlements.of_error(self.job, error, verdict, time.monotonic() - self.began)
 

@@ -42,7 +42,7 @@ TELLING = frozenset(
     (
         *(*SYSTEMS, *CARRIED, "instruction", "instructions", "input", "context", "contexts", "passage", "document"),
         *("documents", "image", "images", "video", "videos", "audio", "audios", "tool_calls", "examples", "weight"),
-        *("label", "kto_tag"),
+        *("label", "kto_tag", *PREFERRED, *NON_PREFERRED),
     )
 )
 """Columns whose absence from the example changes what is learned."""
@@ -101,7 +101,9 @@ def shape_of(names: Iterable[str], columns: Columns, method: str) -> Shape | str
             return f"has no column {name!r}, which {_OPTIONS[key]} names; its columns are: {listed(names)}"
     by_name = {_plain(name): name for name in reversed(names)}  # of equal names the first counts
     used = {key: chosen.get(key) or _first(usual, by_name) for key, usual in _USUAL.items()}
-    messages = "" if {"prompt", "reply"} & set(chosen) else _first(MESSAGES, by_name)
+    has_pair = used["prompt"] and used["reply"]
+    usual = MESSAGES if has_pair else (*MESSAGES, "conversation")  # beside a pair, it is often the same as plain text
+    messages = "" if {"prompt", "reply"} & set(chosen) else _first(usual, by_name)
     if method == "dpo" and used["preferred"] and used["non_preferred"]:  # no prompt: two whole dialogues
         used |= {"reply": "", "messages": "" if used["prompt"] else messages}
         return Shape(**used, more=_more(used, by_name))

@@ -46,8 +46,8 @@ def spoken(cell: object) -> object:
 def _is_message(value: object) -> bool:
     if not isinstance(value, dict):
         return False
-    speaker = value.get("role") or value.get("from")
-    return str(speaker).lower() in SPEAKERS and not {"content", "value", "tool_calls"}.isdisjoint(value)
+    speaker = str(value.get("role") or value.get("from"))
+    return speaker.lower().replace("-", "_") in SPEAKERS and not {"content", "value", "tool_calls"}.isdisjoint(value)
 
 
 def parsed(cell: object) -> Any:

@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from itertools import chain, repeat
 
 import pytest
 from rich.cells import cell_len
@@ -169,7 +170,7 @@ COUNTS = {
 def rate(monkeypatch: pytest.MonkeyPatch, counts: Progress, seconds: float = 10.0) -> Rate:
     """As it is after so many seconds in which a fifth of the rows ended."""
     sampled = Rate()
-    at = iter((0.0, seconds))
+    at = chain((0.0,), repeat(seconds))
     monkeypatch.setattr(time, "monotonic", lambda: next(at))
     before = Progress({**counts.states, "succeeded": counts.states["succeeded"] * 4 // 5, "queued": 0})
     for each in (before, counts):

@@ -72,7 +72,7 @@ TABLES: dict[str, tuple[Sequence[Column], list[tuple[object, ...]], tuple[str, .
     "settings": (
         doctor.SETTING_COLUMNS,
         [
-            ("TIDEMILL_HOME", "/home/somebody/.local/share/tidemill", "folder of the embedded database"),
+            ("TIDEMILL_HOME", "/srv/mills/tide/share/tidemill-home", "folder of the embedded database"),
             ("X", "", "m " * 70),
         ],
         ("setting", "value"),

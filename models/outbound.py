@@ -206,7 +206,7 @@ def _context(file: str | None, folder: str | None, _changed: int) -> ssl.SSLCont
     try:
         context = ssl.create_default_context(cafile=file, capath=folder)
     except OSError as error:  # OpenSSL's are among them
-        if error.errno in NOTHING_LEFT:
+        if error.errno in NOTHING_LEFT and not isinstance(error, ssl.SSLError):
             raise
         return None
     context.set_alpn_protocols(["http/1.1"])

@@ -151,6 +151,7 @@ def test_a_narrow_terminal_gets_a_list() -> None:
 def test_an_empty_table_is_its_header() -> None:
     columns, _, _ = TABLES["rehearse"]
     assert [lay_out(columns, [], width) for width in (None, 80)] == [["what  came to"]] * 2
+    assert lay_out(TABLES["status"][0], [], 50) == ["batch  rows  succeeded  failed  open  cost  state"]
 
 
 # --- the progress line ---

@@ -30,6 +30,7 @@ _TRUST = (("SSL_CERT_FILE", "SSL_CERT_DIR"), ("REQUESTS_CA_BUNDLE",), ("CURL_CA_
 """Variables that name certificates; only those of the first group that names any count."""
 
 _PORTS = {"http": 80, "https": 443}
+_LONGEST_PORT = len("65535")
 _HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
 """How OpenSSL calls a certificate in a folder; it sees no other file there."""
 
@@ -155,7 +156,7 @@ def _names(entry: str, host: str, port: int) -> bool:
     if entry == "*" or _is_within(host, entry):
         return True
     name, _, its_port = entry.rpartition(":")
-    if name and its_port.isdecimal():
+    if name and its_port.isdecimal() and len(its_port) <= _LONGEST_PORT:
         return int(its_port) == port and _names(name, host, port)
     domain = entry.removeprefix("*").strip(".")
     return bool(domain) and (host == domain or host.endswith(f".{domain}"))
@@ -204,7 +205,9 @@ def _context(file: str | None, folder: str | None, _changed: int) -> ssl.SSLCont
     """None where the file holds no certificate. Reading it takes some 20 ms, and several ask before a run begins."""
     try:
         context = ssl.create_default_context(cafile=file, capath=folder)
-    except ssl.SSLError:
+    except OSError as error:  # OpenSSL's are among them
+        if error.errno in NOTHING_LEFT and not isinstance(error, ssl.SSLError):
+            raise
         return None
     context.set_alpn_protocols(["http/1.1"])
     return context if folder or context.cert_store_stats()["x509"] else None

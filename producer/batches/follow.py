@@ -135,13 +135,12 @@ def _worker(window: int, scope: Scope, display: Display) -> Iterator[EmbeddedRun
         try:
             yield runner
         except KeyboardInterrupt:
-            if len(runner.scopes) > 1:
-                display.say("Stopped waiting. Others wait in this process, so calls in flight end. Nothing is lost.")
-                raise
-            runner.stop_admitting()
+            is_last = len(runner.scopes) == 1
             display.say(
                 f"Stopping. {runner.in_flight} calls in flight may end (at most {settings().drain_seconds:.0f} s; "
                 "Ctrl-C again stops at once). Nothing is lost: the same command continues from here."
+                if is_last
+                else "Stopping. Others wait in this process, so that calls in flight end. Nothing is lost."
             )
             raise
 

@@ -245,6 +245,7 @@ def _environment(provider: Simulator) -> dict[str, str]:
         "TIDEMILL_RETRY_SECONDS": "86400",
         "TIDEMILL_TIMEOUT_SECONDS": "60",
         "NO_PROXY": proxy.HOST,
+        "no_proxy": proxy.HOST,  # goes first, where both are set
     }
     return {**outside, **own, **ours, "PYTHONPATH": interpreters.bare_environment()["PYTHONPATH"]}
 

@@ -57,7 +57,7 @@ def _shown(column: Column, cell: object) -> str:
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> dict[int, int]:
     """The width of each column that has room, by its place; the most important ones choose first."""
     chosen: dict[int, int] = {}
-    natural = {place: max(cell_len(cells[place]) for cells in rows) for place in range(len(columns))}
+    natural = {place: max((cell_len(cells[place]) for cells in rows), default=0) for place in range(len(columns))}
     for place in sorted(natural, key=lambda place: columns[place].rank):
         room = width // 3 if not chosen else width - sum(chosen.values()) - len(_GAP) * len(chosen)
         lengths = [cell_len(cells[place]) for cells in rows if cells[place]]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.servers import Broker, Postgres
 from tests.waiting import limit, wait_until
+from tidemill.worker.__main__ import main
 
 HANGS = """
 import time
@@ -96,3 +97,19 @@ def test_with_both_stores_silent_a_worker_stops_in_time() -> None:
                 worker.wait(limit())
                 broker.thaw()
             assert time.monotonic() - began < limit(10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SSL_CERT_FILE", "/gone.pem"), ("ALL_PROXY", "socks5://a:land@p"), ("OPENAI_ORG_ID", "a b")],
+)
+def test_an_environment_in_which_no_call_can_be_made_is_one_sentence_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["tidemill worker"])
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"tidemill: {name}")
+    assert error.count("\n") == 1
+    assert "land" not in error

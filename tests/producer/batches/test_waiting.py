@@ -110,6 +110,10 @@ def test_what_a_notebook_changes_is_taken_up_by_the_next_call(
             cell.setenv(name, value)
             with pytest.raises(TidemillError, match=f"{name}.*{re.escape(why)}"):
                 before.wait()
+            if name != "OPENAI_BASE_URL":
+                with pytest.raises(SettingsError, match=name):
+                    submit("never stored")
+    assert [each.id for each in list_batches(9)] == [before.id]
     provider.control(gate="shut")
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(before.wait)]

@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from itertools import chain, repeat
 
 import pytest
 from rich.cells import cell_len
@@ -71,7 +72,7 @@ TABLES: dict[str, tuple[Sequence[Column], list[tuple[object, ...]], tuple[str, .
     "settings": (
         doctor.SETTING_COLUMNS,
         [
-            ("TIDEMILL_HOME", "/home/somebody/.local/share/tidemill", "folder of the embedded database"),
+            ("TIDEMILL_HOME", "/srv/mills/tide/share/tidemill-home", "folder of the embedded database"),
             ("X", "", "m " * 70),
         ],
         ("setting", "value"),
@@ -150,6 +151,7 @@ def test_a_narrow_terminal_gets_a_list() -> None:
 def test_an_empty_table_is_its_header() -> None:
     columns, _, _ = TABLES["rehearse"]
     assert [lay_out(columns, [], width) for width in (None, 80)] == [["what  came to"]] * 2
+    assert lay_out(TABLES["status"][0], [], 50) == ["batch  rows  succeeded  failed  open  cost  state"]
 
 
 # --- the progress line ---
@@ -169,7 +171,7 @@ COUNTS = {
 def rate(monkeypatch: pytest.MonkeyPatch, counts: Progress, seconds: float = 10.0) -> Rate:
     """As it is after so many seconds in which a fifth of the rows ended."""
     sampled = Rate()
-    at = iter((0.0, seconds))
+    at = chain((0.0,), repeat(seconds))
     monkeypatch.setattr(time, "monotonic", lambda: next(at))
     before = Progress({**counts.states, "succeeded": counts.states["succeeded"] * 4 // 5, "queued": 0})
     for each in (before, counts):

@@ -6,12 +6,14 @@ questions.build -> limits.reserve -> provider.call -> settlements. Nothing here 
 import asyncio
 import base64
 import time
+from dataclasses import replace
 
 from tidemill.models import blobs
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
 from tidemill.models.provider import CallError
+from tidemill.models.refusals import REFUSAL, SENTENCE, is_refusal
 from tidemill.models.transitions import Claimed, Settlement
 from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
@@ -60,7 +62,14 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
     seconds = time.monotonic() - began
     usage = settlements.usage_of(question, reply)
     await limiter.refund(bucket, reserved - usage.input_tokens - usage.output_tokens)
-    return settlements.of_reply(job, question, reply, usage, seconds)
+    return _marked(settlements.of_reply(job, question, reply, usage, seconds), question, reply.text)
+
+
+def _marked(settlement: Settlement, question: Question, text: str) -> Settlement:
+    """A picture's answer that is a refusal in words is kept, for it was paid for, and marked."""
+    if question.picture is None or settlement.answer is None or settlement.error_code or not is_refusal(text):
+        return settlement
+    return replace(settlement, error_code=REFUSAL, error=SENTENCE)
 
 
 async def _whole_body(job: Claimed, options: Options, question: Question) -> JsonObject:

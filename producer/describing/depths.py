@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 
 from tidemill.producer.describing.colours import grey_table
 
-MORE_KINDS: dict[tuple[bytes, int, tuple[int, ...], int, tuple[int, ...], tuple[int, ...]], tuple[str, str]] = {
+MORE_KINDS: dict[tuple[bytes, int, tuple[int], int, tuple[int, ...], tuple[int, ...]], tuple[str, str]] = {
     (b"II", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
     (b"MM", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
     (b"MM", 1, (1,), 1, (12,), ()): ("I;16", "I;12"),

@@ -27,17 +27,8 @@ from tidemill.models.vision import usable_size
 from tidemill.producer.describing.children import ITEM_SECONDS, MEMORY_BYTES, Children, Frame
 from tidemill.producer.describing.colours import ProfileError, opaque, to_srgb, with_alpha
 from tidemill.producer.describing.depths import MORE_KINDS, combined, eight_bits, is_deep, is_signed, white_of
-from tidemill.producer.describing.opening import (
-    FORMATS,
-    HEIF,
-    LARGEST_FILE_BYTES,
-    RefusalError,
-    SizeFor,
-    Source,
-    decode,
-    is_blank,
-    opened,
-)
+from tidemill.producer.describing.loading import FORMATS, HEIF, LARGEST_FILE_BYTES, RefusalError, SizeFor, opened
+from tidemill.producer.describing.opening import Source, decode, is_blank
 
 T = TypeVar("T")
 

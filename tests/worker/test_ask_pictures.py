@@ -12,11 +12,13 @@ from tests.conftest import UseEnvironment
 from tidemill.models import blobs
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
+from tidemill.models.refusals import REFUSAL
 from tidemill.models.transitions import Claimed, Settlement
 from tidemill.simulator import Simulator, prompt_hash
-from tidemill.worker.ask import ask
+from tidemill.worker.ask import _marked, ask
 from tidemill.worker.calling import Calling
 from tidemill.worker.limits import limiter
+from tidemill.worker.questions import build
 
 CONTENT = b"pixels"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -43,6 +45,16 @@ async def test_the_picture_is_sent_whole(provider: Provider, simulator: Simulato
     settlement = await asked(provider)
     assert settlement.outcome == "succeeded"
     assert simulator.paid_by_prompt() == {prompt_hash("What is it?", DATA_URL): 1}
+
+
+async def test_a_refusal_in_words_is_kept_and_marked(provider: Provider) -> None:
+    blobs.put(CONTENT, SHA256)
+    settlement, question = await asked(provider), build(CHAT, REQUEST, DATA_URL)
+    assert _marked(settlement, question, "A cat.") == settlement
+    marked = _marked(settlement, question, "I'm sorry, but I can't help with that.")
+    assert (marked.outcome, marked.error_code, marked.answer) == ("succeeded", REFUSAL, settlement.answer)
+    of_prompt = build(CHAT, {"prompt": "Refuse!"})
+    assert _marked(settlement, of_prompt, "I'm sorry, but I can't help with that.") == settlement
 
 
 async def test_a_picture_that_is_not_in_the_store_fails_its_row_unpaid(

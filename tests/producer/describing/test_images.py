@@ -22,7 +22,7 @@ from tests.pictures import encoded, photo, quarters, write
 from tests.waiting import limit
 from tidemill.models.errors import InputError, TidemillError
 from tidemill.models.options import Detail
-from tidemill.producer.describing import children, images, opening
+from tidemill.producer.describing import children, images, loading
 from tidemill.producer.describing.images import MEDIA_TYPES, PreparedPicture, Preparer, RefusedPicture, thumbnail
 
 ROOT = Path(images.__file__).parents[3]
@@ -322,7 +322,7 @@ def test_what_is_no_file_is_refused_without_reading_it(preparer: Preparer, tmp_p
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
     with (tmp_path / "huge.jpg").open("wb") as huge:
-        huge.truncate(opening.LARGEST_FILE_BYTES + 1)
+        huge.truncate(loading.LARGEST_FILE_BYTES + 1)
     codes = {
         str(tmp_path): "not_a_file",
         str(tmp_path / "pipe.jpg"): "not_a_file",
@@ -362,8 +362,8 @@ def test_a_picture_without_its_package_says_what_to_install(
     preparer: Preparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
-    with pytest.raises(opening.RefusalError) as caught:
-        opening.identified(BytesIO(head), opening.FORMATS)
+    with pytest.raises(loading.RefusalError) as caught:
+        loading.identified(BytesIO(head), loading.FORMATS)
     assert caught.value.args == ("unsupported_format", "is HEIF; pip install 'tidemill[heif]' to read it.")
     monkeypatch.setitem(sys.modules, "imagehash", None)
     with pytest.raises(InputError, match=r"tidemill\[dedupe\]"):

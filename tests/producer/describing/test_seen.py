@@ -422,13 +422,13 @@ def test_bands_that_are_no_colours_are_left_out_and_said(
 # --- upright ---
 
 UPRIGHT = {1: "rgbw", 2: "grwb", 3: "wbgr", 4: "bwrg", 5: "rbgw", 6: "brwg", 7: "wgbr", 8: "gwrb"}
-LETTERS = {(255, 0, 0): "r", (0, 255, 0): "g", (0, 0, 255): "b", (255, 255, 255): "w"}
+LETTERS = {"(255, 0, 0)": "r", "(0, 255, 0)": "g", "(0, 0, 255)": "b", "(255, 255, 255)": "w"}
 
 
 def corners(image: Image.Image) -> str:
     places = ((8, 8), (image.width - 8, 8), (8, image.height - 8), (image.width - 8, image.height - 8))
     bold = [tuple(255 * (value > 127) for value in image.getpixel(place)) for place in places]  # type: ignore[union-attr]
-    return "".join(LETTERS.get(each, "?") for each in bold)  # type: ignore[call-overload]
+    return "".join(LETTERS.get(str(each), "?") for each in bold)
 
 
 def exif_of(orientation: int, tag: int = 0x0112) -> bytes:
@@ -469,7 +469,8 @@ def page(image: Image.Image, **more: Any) -> tuple[dict[int, Any], bytes]:
     return tiff_tags(*image.size, [8] * 3, 2, **more), image.tobytes()
 
 
-FULL, REDUCED, MASK = {"t254": (4, [0])}, {"t254": (4, [1])}, {"t254": (4, [4])}
+KINDS: list[dict[str, Any]] = [{"t254": (4, [kind])} for kind in (0, 1, 4)]
+FULL, REDUCED, MASK = KINDS
 
 
 @pytest.mark.parametrize(
@@ -508,7 +509,7 @@ def raw(preview: Image.Image | None, *, compression: int = 1, order: str = "<", 
     return tiff(thumbnail, inside=tuple(inside), order=order)
 
 
-DNG = {"t50706": (1, b"\1\4\0\0")}
+DNG: dict[str, Any] = {"t50706": (1, b"\1\4\0\0")}
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -196,18 +196,21 @@ def test_what_cannot_be_written_is_found_before_anything_is_paid(
 ) -> None:
     picture = tmp_path / ("x" * 252 + ".jpg" if kind == "long name" else "a.jpg")
     sidecar, outside = tmp_path / "a.txt", tmp_path / "outside"
-    make: dict[str, Callable[[], object]] = {
+    if "read-only" in kind:
+        sidecar.write_text("" if "empty" in kind else "mine")
+        sidecar.chmod(0o444)
+    if kind in ("link to a caption", "link to an empty file"):
+        outside.write_text("" if "empty" in kind else "mine")
+    make: dict[str, Callable[[], None]] = {
         "dead link": lambda: sidecar.symlink_to(outside),
-        "link to a caption": lambda: (outside.write_text("mine"), sidecar.symlink_to(outside)),
-        "link to an empty file": lambda: (outside.write_text(""), sidecar.symlink_to(outside)),
+        "link to a caption": lambda: sidecar.symlink_to(outside),
+        "link to an empty file": lambda: sidecar.symlink_to(outside),
         "link to a folder": lambda: sidecar.symlink_to(tmp_path),
         "folder": sidecar.mkdir,
         "pipe": lambda: os.mkfifo(sidecar),
-        "read-only caption": lambda: (sidecar.write_text("mine"), sidecar.chmod(0o444)),
-        "read-only empty file": lambda: (sidecar.write_text(""), sidecar.chmod(0o444)),
-        "long name": lambda: None,
     }
-    make[kind]()
+    if kind in make:
+        make[kind]()
     ending = "caption" if kind == "long name" else "txt"
     for existing in EXISTING:
         places = Sidecars(ending, existing)

@@ -1,7 +1,7 @@
 """A run of `tidemill describe` is put together here: what is asked of pictures, and where else captions go."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -160,18 +160,14 @@ def with_sidecars(order: Order, ending: str, existing: str) -> tuple[Order, Afte
     every = [each.place for each in find(replace(pictures, limit=None), lambda _note: None)]
     full = sidecars.shared(every, ending)
     places = Sidecars(ending, cast("Existing", existing), full)
-    if full:
-        say(f"{counted(len(full), 'picture')} differ only in their endings: captions are {_example(places, full)}.")
+    if alike := sorted(filter(sidecars.has_usual_ending, full)):
+        names = ", ".join(places.of(place).name for place in alike[:2])
+        say(f"{counted(len(alike), 'picture')} differ only in their endings: captions are {names} and so on.")
     if existing == "skip":
         every = [each for each in every if not places.has_caption(each)]
         order = replace(order, rows=PictureRows(replace(pictures, is_done=places.has_caption)))
     places.check(islice(every, pictures.limit))
     return order, partial(_write_sidecars, places)
-
-
-def _example(places: Sidecars, full: Iterable[str]) -> str:
-    first, second = sorted(full)[:2]
-    return f"{places.of(first).name}, {places.of(second).name}"
 
 
 def _write_sidecars(places: Sidecars, batch: Batch) -> None:

@@ -5,9 +5,10 @@ scanners store 10, 12 or 14 bits in 16.
 """
 
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageMath
 
 from tidemill.producer.describing.colours import grey_table
 
@@ -31,8 +32,10 @@ _NO_VALUE = 42113
 _USUAL_BITS = (8, 10, 12, 14, 16)
 _USUAL_WHITES = (1, 255, 65535)
 """White of floating point and 32 bits, if the brightest value comes near it."""
-_OUTLIERS = (0.1, 99.9)
-"""Percentiles between which values without a known white are shown: a few broken ones do not darken all others."""
+_OUTLIERS = 0.001
+"""The share of values on either side that may be broken, and must not darken all others."""
+_SAMPLED_SIDE = 512
+_STRIP_ROWS = 256
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -98,32 +101,38 @@ def white_of(tags: Values, low: float, high: float, on_note: Callable[[str], Non
 
 
 def _by_range(image: Image.Image, tags: Values, on_note: Callable[[str], None]) -> Image.Image:
-    """32 bits, floating point and signed values; what is not finite or stands for nothing is black."""
-    import numpy as np  # few pictures need it
-
-    values = np.asarray(image)
-    if image.mode == "I" and not is_signed(tags):
-        values = values.view(np.uint32)
-    values = values.astype(np.float32)
-    present = np.isfinite(values)
+    """32 bits, floating point and signed values. What is no number is black."""
+    shift = 0.0
+    if image.mode == "I" and not is_signed(tags):  # Pillow has taken the highest bit for a sign
+        image, shift = ImageMath.lambda_eval(lambda args: args["image"] ^ -(2**31), image=image), 2.0**31
     nothing = _no_value(tags)
-    if nothing is not None:
-        present &= values != np.float32(nothing)
-    used = values[present]
-    if not used.size:
+    sample = _sample(image)
+    used = sorted(value for each in sample if math.isfinite(each) and (value := each + shift) != nothing)
+    if not used:
         on_note("it holds no finite value")
         return Image.new("L", image.size)
-    ends = [float(each) for each in np.percentile(used, _OUTLIERS)]
-    if ends[0] == ends[1]:
-        ends = [float(used.min()), float(used.max())]
-    black, white = _range(tags, *ends)
-    if used.size < values.size:
-        on_note("values that are not finite or stand for nothing are shown black")
-    with np.errstate(all="ignore"):
-        scaled = np.clip((values - black) * np.float32(255 / (white - black)), 0, 255)
-    scaled = 255 - scaled if is_inverted(tags) else scaled
-    scaled[~present & ~np.isposinf(values)] = 0
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    if len(used) < len(sample):
+        on_note("values that are not finite or stand for nothing are left out of account")
+    black, white = _range(tags, *_ends(used))
+    scale = 255 / (white - black)
+    offset = (shift - black) * scale + 0.5
+    grey = image.convert("F").point(lambda value: value * scale + offset).convert("L")
+    return ImageChops.invert(grey) if is_inverted(tags) else grey
+
+
+def _sample(image: Image.Image) -> list[float]:
+    """All values of a small picture, a quarter of a million of a large one."""
+    size = min(image.width, _SAMPLED_SIDE), min(image.height, _SAMPLED_SIDE)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.NEAREST)
+    return list(array("f" if image.mode == "F" else "i", image.tobytes()))
+
+
+def _ends(values: list[float]) -> tuple[float, float]:
+    """The darkest and brightest of sorted values, but for a few on either side that may be broken."""
+    few = int(len(values) * _OUTLIERS)
+    low, high = values[few], values[-1 - few]
+    return (low, high) if low < high else (values[0], values[-1])
 
 
 def _range(tags: Values, low: float, high: float) -> tuple[float, float]:
@@ -147,8 +156,14 @@ def _no_value(tags: Values) -> float | None:
         return None
 
 
-def combined(high: Image.Image, low: Image.Image, white: float) -> Image.Image:
-    """RGB of 8 bits from the high and low bytes of samples that use fewer than 16 bits; `white` is their largest."""
+def combine(high: Image.Image, low: Image.Image, white: float) -> None:
+    """Make RGB of 8 bits of the high and low bytes of samples that use fewer than 16 bits, in the place of `high`.
+
+    `white` is their largest.
+    """
     bits = int(white).bit_length()
-    upper = high.point([min(value << (16 - bits), 255) for value in range(256)] * 3)
-    return ImageChops.add(upper, low.point([value >> (bits - 8) for value in range(256)] * 3))
+    upper = [min(value << (16 - bits), 255) for value in range(256)] * 3
+    lower = [value >> (bits - 8) for value in range(256)] * 3
+    for top in range(0, high.height, _STRIP_ROWS):  # memory for whole pictures would be twice as much
+        box = (0, top, high.width, min(top + _STRIP_ROWS, high.height))
+        high.paste(ImageChops.add(high.crop(box).point(upper), low.crop(box).point(lower)), box)

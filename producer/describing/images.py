@@ -26,7 +26,7 @@ from tidemill.models.options import Detail
 from tidemill.models.vision import usable_size
 from tidemill.producer.describing.children import ITEM_SECONDS, MEMORY_BYTES, Children, Frame
 from tidemill.producer.describing.colours import ProfileError, opaque, to_srgb, with_alpha
-from tidemill.producer.describing.depths import MORE_KINDS, combined, eight_bits, is_deep, is_signed, white_of
+from tidemill.producer.describing.depths import MORE_KINDS, combine, eight_bits, is_deep, is_signed, white_of
 from tidemill.producer.describing.loading import FORMATS, HEIF, LARGEST_FILE_BYTES, RefusalError, SizeFor, opened
 from tidemill.producer.describing.opening import Source, decode, is_blank
 
@@ -307,7 +307,9 @@ def _scaled(image: Image.Image, known: Source, on_note: Callable[[str], None]) -
     if highest >= 64 or known.low_bytes is None:
         return image
     white = white_of(known.tags, 0, 256 * highest + 255, on_note)
-    return image if white > 2**14 else combined(image, known.low_bytes(), white)
+    if white < 2**14:
+        combine(image, known.low_bytes(), white)
+    return image
 
 
 def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -49,6 +49,7 @@ _NEAR = 15 / 16
 _DEEP = "IF"
 _LEAST_SHARE = 0.75
 """A picture of which less is there is refused."""
+_STRIP_ROWS = 256
 _FILL = 128
 """What decoders leave where pixels are missing."""
 
@@ -111,20 +112,20 @@ def load(
     file: BinaryIO, formats: tuple[str, ...], size_for: SizeFor, on_note: OnNote
 ) -> tuple[Image.Image, tuple[int, int]]:
     """The decoded image and its size in the file. What is nearly whole is taken with a note."""
+    if kind_of(file) == "PNG" and not png.facts(file).has_end:
+        return _salvaged(file, formats, size_for, on_note, damaged("PNG"))
     try:
-        image = identified(file, formats)
+        image: Image.Image | None = identified(file, formats)
         size = image.size
         _prepare(image, size_for)
         image.load()
     except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
-    except Exception as error:
-        if (kind_of(file) not in _SALVAGED) or "data stream" in str(error):
+    except Exception as raised:
+        if (kind_of(file) not in _SALVAGED) or "data stream" in str(raised):
             raise
-        return _salvaged(file, formats, size_for, on_note, error)
-    if image.format == "PNG" and not png.facts(file).has_end:
-        on_note(_BESIDE)
-    return image, size
+        image, error = None, raised.with_traceback(None)  # which would keep the image's memory
+    return (image, size) if image is not None else _salvaged(file, formats, size_for, on_note, error)
 
 
 _SALVAGED = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
@@ -166,7 +167,11 @@ def _salvaged(
         share = min(share, _scans(file) / (2 * _LEAST_SCANS))
     if share < _LEAST_SHARE:
         raise RefusalError("corrupt_picture", f"is not whole: {share:.0%} of it is there; copy it again.") from error
-    on_note(_BESIDE if repaired and share == 1 else f"the file is not whole: {min(share, 0.99):.0%} of it is there")
+    on_note(
+        _BESIDE
+        if share == 1 and image.format in ("PNG", "WEBP")
+        else f"the file is not whole: {min(share, 0.99):.0%} of it is there"
+    )
     return image, size
 
 
@@ -201,18 +206,24 @@ def _filled(image: Image.Image) -> int:
 
 def _share(image: Image.Image, fill: int) -> float:
     """How much of the rows is there: those that are not all fill, and those between them."""
-    format_, info = image.format, image.info
-    if image.mode[0] in _DEEP:
-        image = image.convert("F").point(lambda value: value * 255.0 + 0.0).convert("L")
-    elif image.mode == "P":
-        image = Image.frombytes("L", image.size, image.tobytes())
-    elif image.mode == "1":
-        image = image.convert("L")
-    change = image.point([255 * (abs(value - fill) > 1) for value in range(256)] * len(image.getbands()))
-    colours = [band for band, name in zip(change.split(), change.getbands(), strict=True) if name not in "Aa"]
-    rows = [any(row) for row in zip(*(band.getprojection()[1] for band in colours), strict=True)]
+    rows: list[bool] = []
+    for top in range(0, image.height, _STRIP_ROWS):
+        strip = image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
+        rows += _rows_with_something(strip, fill)
     if not any(rows):
         return 0.0
-    if format_ == "GIF" or info.get("interlace"):  # of which rows are missing in between
+    if image.format == "GIF" or image.info.get("interlace"):  # of which rows are missing in between
         return sum(rows) / len(rows)
     return (len(rows) - rows[::-1].index(True) - rows.index(True)) / len(rows)
+
+
+def _rows_with_something(strip: Image.Image, fill: int) -> list[bool]:
+    if strip.mode[0] in _DEEP:
+        strip = strip.convert("F").point(lambda value: value * 255.0 + 0.0).convert("L")
+    elif strip.mode == "P":
+        strip = Image.frombytes("L", strip.size, strip.tobytes())
+    elif strip.mode == "1":
+        strip = strip.convert("L")
+    change = strip.point([255 * (abs(value - fill) > 1) for value in range(256)] * len(strip.getbands()))
+    colours = [band for band, name in zip(change.split(), change.getbands(), strict=True) if name not in "Aa"]
+    return [any(row) for row in zip(*(band.getprojection()[1] for band in colours), strict=True)]

@@ -40,6 +40,7 @@ _OTHER_ENDINGS = frozenset(
         *(".avi", ".mkv", ".mov", ".mp4", ".mpg", ".srt", ".webm"),
         *(".caption", ".doc", ".docx", ".htm", ".html", ".log", ".md", ".odt", ".rst", ".rtf", ".txt"),
         *(".csv", ".db", ".json", ".jsonl", ".npy", ".ods", ".parquet", ".pkl", ".sqlite", ".tsv", ".xlsx"),
+        *(".aae", ".dop", ".npz", ".pp3", ".safetensors"),
         *(".cfg", ".conf", ".ini", ".py", ".thm", ".toml", ".xml", ".xmp", ".yaml", ".yml"),
     }
 )

@@ -43,27 +43,37 @@ def sidecar_of(picture: str | Path, ending: str, *, is_full: bool = False) -> Pa
 def shared(pictures: Iterable[str | Path], ending: str) -> frozenset[str]:
     """The absolute paths of pictures whose sidecars keep the picture's own ending, `a.jpg.txt`.
 
-    They are those that would share one otherwise. Raises InputError where even so two would.
+    They are those that would share one otherwise. Where only one of these has a usual ending of pictures, it keeps
+    `a.txt`: the other is perhaps no picture. Raises InputError where two would share a sidecar even so.
     """
     places = {os.path.abspath(picture) for picture in pictures if _is_local(picture)}  # noqa: PTH100
     full: set[str] = set()
-    while clashes := _clashes(places, ending, full):
-        if clashes <= full:
-            one, other, *_ = sorted(clashes)
+    while groups := _sharing(places, ending, full):
+        others = {place for group in groups for place in _without_the_usual(group)} - full
+        if not (more := others or {place for group in groups for place in group} - full):
+            one, other, *_ = sorted(groups[0])
             sidecar = sidecar_of(one, ending, is_full=True)
             raise InputError(f"{one} and {other} would share the caption file {sidecar}; rename one of the two.")
-        full |= clashes
+        full |= more
     return frozenset(full)
 
 
-def _clashes(places: Iterable[str], ending: str, full: Collection[str]) -> set[str]:
-    owners: dict[Path, str] = {}
-    clashing: set[str] = set()
+def _sharing(places: Iterable[str], ending: str, full: Collection[str]) -> list[list[str]]:
+    """The groups of pictures that have one sidecar."""
+    groups: dict[Path, list[str]] = {}
     for place in places:
-        owner = owners.setdefault(sidecar_of(place, ending, is_full=place in full), place)
-        if owner != place:
-            clashing |= {owner, place}
-    return clashing
+        groups.setdefault(sidecar_of(place, ending, is_full=place in full), []).append(place)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _without_the_usual(group: list[str]) -> list[str]:
+    usual = [place for place in group if has_usual_ending(place)]
+    return [place for place in group if len(usual) != 1 or place not in usual]
+
+
+def has_usual_ending(picture: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return re.fullmatch(_PICTURES, Path(picture).suffix.removeprefix(".")) is not None
 
 
 @dataclass(frozen=True, slots=True)

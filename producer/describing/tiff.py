@@ -136,7 +136,7 @@ def _is_copy(small: Directory, large: Directory) -> bool:
 
 def preview_of(file: BinaryIO, directories: list[Directory]) -> Preview | None:
     """The largest JPEG in a camera RAW that is large enough to stand for it."""
-    previews = [preview for each in directories if (preview := _jpeg(file, each)) is not None]
+    previews = [preview for each in directories if not each.is_raw and (preview := _jpeg(file, each)) is not None]
     best = max(previews, key=lambda each: each.width * each.height, default=None)
     sensor = max((max(each.size) for each in directories if each.is_raw), default=0)
     if best is None:

@@ -2,6 +2,7 @@
 
 import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -466,7 +467,8 @@ BIG, SMALL = photo(400, 300, 3), Image.new("RGB", (40, 30), "red")
 
 
 def page(image: Image.Image, **more: Any) -> tuple[dict[int, Any], bytes]:
-    return tiff_tags(*image.size, [8] * 3, 2, **more), image.tobytes()
+    pixels = zlib.compress(image.tobytes()) if "t259" in more else image.tobytes()
+    return tiff_tags(*image.size, [8] * 3, 2, **more), pixels
 
 
 KINDS: list[dict[str, Any]] = [{"t254": (4, [kind])} for kind in (0, 1, 4)]
@@ -483,6 +485,8 @@ FULL, REDUCED, MASK = KINDS
         (tiff(page(SMALL, t255=(3, [2])), page(BIG)), "thumbnail"),
         (tiff(page(SMALL, **REDUCED), inside=(page(BIG, **FULL),)), "thumbnail"),
         (tiff(page(SMALL, **REDUCED), inside=(page(BIG, **FULL),), order=">"), "thumbnail"),
+        (tiff(page(SMALL, **REDUCED), inside=(page(BIG, t259=(3, [8])),)), "thumbnail"),
+        (tiff(page(SMALL, **REDUCED), page(BIG, t259=(3, [8])), order=">"), "thumbnail"),
         (tiff(page(BIG), page(SMALL, **REDUCED)), ""),
         (tiff(page(BIG), inside=(page(SMALL, **REDUCED),)), ""),
         (tiff(page(BIG), page(SMALL, **MASK)), ""),
@@ -495,6 +499,7 @@ def test_of_a_tiff_the_picture_is_shown_and_no_thumbnail(
 ) -> None:
     sent, notes = send(content)
     assert sent.size == BIG.size
+    near(sent, {(200, 150): BIG.getpixel((200, 150))}, 12)  # type: ignore[dict-item]
     assert (len(notes), note in "".join(notes)) == (bool(note), True)
 
 
@@ -502,7 +507,8 @@ def raw(preview: Image.Image | None, *, compression: int = 1, order: str = "<", 
     """A camera RAW: a thumbnail first, the preview and what the sensor saw inside it."""
     thumbnail = page(Image.new("RGB", (160, 120), "red"), **REDUCED, **more)
     sensor = tiff_tags(400, 300, [16], 32803, t259=(3, [compression])), bytes(400 * 300 * 2)
-    inside = [sensor]
+    linear = tiff_tags(4000, 3000, [8] * 3, 34892, t259=(3, [7])), encoded(Image.new("RGB", (16, 16)), "JPEG")
+    inside = [sensor, linear] if preview is None else [sensor]
     if preview is not None:
         jpeg = encoded(preview, "JPEG", quality=95)
         inside.insert(0, (tiff_tags(*preview.size, [8] * 3, 6, t259=(3, [7]), **REDUCED), jpeg))

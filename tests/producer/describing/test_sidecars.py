@@ -248,6 +248,9 @@ def test_pictures_that_can_all_have_sidecars_pass_the_check_and_leave_nothing(tm
         (["a.jpg", "deep/a.png"], ["a.txt", "deep/a.txt"]),
         (["a.jpg", "a.jpg"], ["a.txt", "a.txt"]),
         (["a", "a.jpg"], ["a.txt", "a.jpg.txt"]),
+        (["a.jpg", "a.bak"], ["a.txt", "a.bak.txt"]),
+        (["a.jpg", "a.dng", "a.png"], ["a.jpg.txt", "a.dng.txt", "a.png.txt"]),
+        (["a.jpg", "a.png", "a.jpg.bak"], ["a.jpg.txt", "a.png.txt", "a.jpg.bak.txt"]),
     ],
 )
 def test_pictures_that_would_share_a_sidecar_keep_their_endings_in_it(

@@ -4,6 +4,7 @@ import random
 import struct
 import zlib
 from io import BytesIO
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,91 @@ def endless_jpeg() -> bytes:
     content = encoded(Image.new("L", (6000, 6000), 128), "JPEG", progressive=True)
     last_scan = content[content.rindex(b"\xff\xda") : -2]
     return content[:-2] + last_scan * 20_000 + content[-2:]
+
+
+Tags = dict[int, tuple[int, "list[int] | list[float] | bytes"]]
+"""Tags of a TIFF: number -> type (3 short, 4 long, 12 double) and values, or bytes (1 bytes, 2 text, 7 anything)."""
+
+
+def tiff_tags(width: int, height: int, bits: list[int], photometric: int, **more: Any) -> Tags:
+    """The tags of an uncompressed image in one strip; `t338=(3, [1])` adds or changes one."""
+    tags: Tags = {256: (4, [width]), 257: (4, [height]), 258: (3, bits), 259: (3, [1]), 262: (3, [photometric])}
+    tags |= {277: (3, [len(bits)]), 278: (4, [height])}
+    return tags | {int(name[1:]): value for name, value in more.items()}
+
+
+def tiff(*images: tuple[Tags, bytes], inside: tuple[tuple[Tags, bytes], ...] = (), order: str = "<") -> bytes:
+    """A TIFF, byte by byte: a chain of images, and those inside the first one (SubIFDs)."""
+    room, everything = 1024, [*images, *inside]
+    starts = [8 + room * number for number in range(len(everything))]
+    content, data = b"", b""
+    for number, (tags, pixels) in enumerate(everything):
+        own = dict(tags) | {273: (4, [8 + room * len(everything) + len(data)]), 279: (4, [len(pixels)])}
+        data += pixels
+        if inside and number == 0:
+            own[330] = (4, starts[len(images) :])
+        following = starts[number + 1] if number + 1 < len(images) else 0
+        content += _directory(own, starts[number], following, order).ljust(room, b"\0")
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(order + "I", 8) + content + data
+
+
+def _directory(tags: Tags, start: int, following: int, order: str) -> bytes:
+    forms = {3: "H", 4: "I", 11: "f", 12: "d", 8: "h", 9: "i"}
+    beside, entries, extra = start + 2 + 12 * len(tags) + 4, b"", b""
+    for tag, (kind, values) in sorted(tags.items()):
+        content = values if isinstance(values, bytes) else struct.pack(f"{order}{len(values)}{forms[kind]}", *values)
+        entries += struct.pack(order + "HHI", tag, kind, len(values))
+        if len(content) > 4:
+            entries, extra = entries + struct.pack(order + "I", beside + len(extra)), extra + content
+        else:
+            entries += content.ljust(4, b"\0")
+    return struct.pack(order + "H", len(tags)) + entries + struct.pack(order + "I", following) + extra
+
+
+def png(width: int, height: int, bits: int, colour: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG, chunk by chunk; `rows` are packed samples, `chunks` stand before them."""
+    stride = len(rows) // height
+    filtered = b"".join(b"\0" + rows[start : start + stride] for start in range(0, len(rows), stride))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        starmap(chunk, ((b"IHDR", header), *chunks, (b"IDAT", zlib.compress(filtered)), (b"IEND", b"")))
+    )
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def profile(space: str, columns: tuple[tuple[float, ...], ...], exponent: float, words: bytes = b"") -> bytes:
+    """An ICC profile with a power law: `space` RGB with its three columns of XYZ, or GRAY without any."""
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(exponent * 256))
+    white = (0.9642, 1.0, 0.8249)
+    tags = {b"wtpt": _xyz(white), b"cprt": b"text\0\0\0\0" + words + b"\0"}
+    if columns:
+        tags |= dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, columns), strict=True))
+        tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    else:
+        tags[b"kTRC"] = curve
+    return icc(space, b"mntr", b"XYZ ", tags)
+
+
+def icc(space: str, kind: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """The frame of an ICC profile."""
+    offset, entries, body = 132 + 12 * len(tags), b"", b""
+    for name, content in tags.items():
+        entries += name + struct.pack(">II", offset + len(body), len(content))
+        body += content.ljust(-(-len(content) // 4) * 4, b"\0")
+    head = struct.pack(
+        ">I4xI4s4s4s12x4s", offset + len(body), 0x02400000, kind, space.encode().ljust(4), connection, b"acsp"
+    )
+    head = head.ljust(68, b"\0") + _xyz((0.9642, 1.0, 0.8249))[8:]
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + entries + body
+
+
+def _xyz(values: tuple[float, ...]) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
 
 
 def hostile() -> dict[str, tuple[bytes, str]]:

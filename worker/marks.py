@@ -1,6 +1,7 @@
-"""An answer that may not be whole was paid for: it is kept, and its row says what is doubtful about it."""
+"""A doubtful answer was paid for: it is kept, and its row says what is doubtful about it."""
 
 from tidemill.models.provider import Reply, Usage
+from tidemill.models.refusals import REFUSAL, SENTENCE, is_refusal
 from tidemill.models.replies import Mark
 from tidemill.models.text import one_line
 from tidemill.worker.questions import Question
@@ -16,9 +17,13 @@ _SENTENCES: dict[Mark, str] = {
 }
 
 
-def mark_of(reply: Reply, question: Question, usage: Usage) -> tuple[Mark, str] | tuple[None, None]:
-    """The code and the sentence for an answer that may not be whole; (None, None) for any other."""
+def mark_of(reply: Reply, question: Question, usage: Usage) -> tuple[str, str] | tuple[None, None]:
+    """The code and the sentence for an answer that may not be whole, or refuses a picture; else (None, None)."""
     mark = reply.mark
     if not reply.finish_reason and 0 < question.room_tokens <= usage.output_tokens:
         mark = "length"  # a server without finish reasons, at the limit that was set
-    return (None, None) if mark is None else (mark, _SENTENCES[mark].format(one_line(reply.finish_reason, 60)))
+    if mark is not None:
+        return mark, _SENTENCES[mark].format(one_line(reply.finish_reason, 60))
+    if question.picture is not None and is_refusal(reply.text):
+        return REFUSAL, SENTENCE
+    return None, None

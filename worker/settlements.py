@@ -52,7 +52,6 @@ def of_reply(
     job: Claimed, question: Question, reply: Reply, usage: Usage, seconds: float, *, complaint: Complaint | None = None
 ) -> Settlement:
     """The question was answered. If the answer breaks its schema, it is asked again, or fails."""
-    code: str | None
     code, error = mark_of(reply, question, usage)
     is_cut = code == CUT  # a cut answer was paid for, so it is kept and marked
     again = complaint is not None and not (complaint.is_final or is_cut) and job.failures + 1 < _SCHEMA_TRIES

@@ -130,6 +130,10 @@ def describe(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Fetch URLs here, over https from public hosts, and send the pictures.")
     ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out files and folders of such names or paths; may be repeated."),
+    ] = None,
     question: flags.QuestionFlags,
     reply: flags.ReplyFlags,
     calls: flags.CallFlags,
@@ -145,7 +149,7 @@ def describe(
 
     options = options_of(DescribeOptions, question, reply, calls, prompt=prompt, detail=detail, max_side=max_side)
     order = captioning.order_for(
-        Pictures(tuple(paths or ()), input_, column, recursive, fetch, batch.limit),
+        Pictures(tuple(paths or ()), input_, column, recursive, fetch, batch.limit, exclude=tuple(exclude or ())),
         options,
         preset=preset,
         name=batch.name,

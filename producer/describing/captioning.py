@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
@@ -12,6 +13,8 @@ from tidemill.models.allowed import one_of
 from tidemill.models.errors import InputError, OptionError, SettingsError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
+from tidemill.models.refusals import REFUSAL
+from tidemill.models.replies import CUT
 from tidemill.producer.asking.assistants import choose
 from tidemill.producer.asking.question import make_options
 from tidemill.producer.batches.batch import Batch
@@ -24,7 +27,7 @@ from tidemill.producer.describing.children import Children
 from tidemill.producer.describing.images import thumbnails
 from tidemill.producer.describing.picture_files import MAX_SIDE, Pictures, find
 from tidemill.producer.describing.picture_rows import PictureRows
-from tidemill.producer.describing.sidecars import Existing
+from tidemill.producer.describing.sidecars import Existing, Sidecars
 from tidemill.producer.intake.requests import parse_template
 from tidemill.producer.screen.display import say
 
@@ -145,7 +148,7 @@ def with_sidecars(order: Order, ending: str, existing: str) -> tuple[Order, Afte
     """The order, and what writes its captions beside the pictures; `skip` takes out pictures that have a caption.
 
     Raises:
-        InputError: two pictures would share a file, a folder cannot be written, or the input is a pipe.
+        InputError: a caption could not be written where it belongs, or the input is a pipe.
         SettingsError: `ending` is no ending of captions, or `existing` is not one of `Existing`.
     """
     if existing not in get_args(Existing):
@@ -154,18 +157,34 @@ def with_sidecars(order: Order, ending: str, existing: str) -> tuple[Order, Afte
     pictures = order.rows.pictures
     if pictures.table == "-":
         raise InputError("--sidecar looks at all paths before it begins; give them as a file with -i, not as a pipe.")
-    sidecars.check((each.place for each in find(pictures, lambda _note: None)), ending)
-    treatment = cast("Existing", existing)
-
-    def write(batch: Batch) -> None:
-        rows = rows_of(batch.id, batch.submission, pictures=True)
-        written = sidecars.write(rows, ending, treatment, path_column="place")
-        say(f"{counted(written, 'caption file')} (.{ending.removeprefix('.')}) written beside the pictures.")
-
+    every = [each.place for each in find(replace(pictures, limit=None), lambda _note: None)]
+    full = sidecars.shared(every, ending)
+    places = Sidecars(ending, cast("Existing", existing), full)
+    if alike := sorted(filter(sidecars.has_usual_ending, full)):
+        names = ", ".join(places.of(place).name for place in alike[:2])
+        say(f"{counted(len(alike), 'picture')} differ only in their endings: captions are {names} and so on.")
     if existing == "skip":
-        done = replace(pictures, is_done=lambda place: os.path.exists(sidecars.sidecar_of(place, ending)))  # noqa: PTH110
-        order = replace(order, rows=PictureRows(done))
-    return order, write
+        every = [each for each in every if not places.has_caption(each)]
+        order = replace(order, rows=PictureRows(replace(pictures, is_done=places.has_caption)))
+    places.check(islice(every, pictures.limit))
+    return order, partial(_write_sidecars, places)
+
+
+def _write_sidecars(places: Sidecars, batch: Batch) -> None:
+    rows = rows_of(batch.id, batch.submission, pictures=True)
+    written = sidecars.write(rows, places, path_column="place")
+    say(f"{counted(written.files, 'caption file')} (.{places.ending.removeprefix('.')}) written beside the pictures.")
+    for code, count in written.others.items():
+        say(_NO_CAPTION[code].format(counted(count, "answer")))
+
+
+_NO_CAPTION = {
+    CUT: "{} cut at the limit of tokens, and in no caption file; the same command with a higher --max-tokens asks for "
+    "such captions anew.",
+    "no_finish_reason": "{} perhaps not whole, and in no caption file; the server does not say.",
+    REFUSAL: "{} a refusal, and in no caption file; another model or prompt may describe the picture.",
+}
+"""Why an answer is no caption."""
 
 
 def gallery_writer(path: str) -> After:

@@ -117,6 +117,10 @@ def _facts(row: JsonObject) -> Iterator[str]:
         yield f"{format_tokens(tokens)} tokens"
     if row.get("cost_usd") is not None:
         yield _text(format_usd(row["cost_usd"]))
+    if row.get("status") == "succeeded" and row.get("error_code"):
+        yield f"<strong>{_text(row['error_code'])}</strong>"
+    if isinstance(notes := row.get("notes"), list):
+        yield from map(_text, notes)
     if row.get("sentiment") in SENTIMENTS:
         yield f'<span class="{row["sentiment"]}">{row["sentiment"]}</span>'
 

@@ -6,15 +6,12 @@ text.
 """
 
 import hashlib
-import math
 import os
 import re
-import stat
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -22,40 +19,21 @@ from importlib.util import find_spec
 from io import BytesIO
 from typing import Any, BinaryIO, Self, TypeVar, cast
 
-from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageChops
 
 from tidemill.models.errors import InputError
 from tidemill.models.options import Detail
 from tidemill.models.vision import usable_size
 from tidemill.producer.describing.children import ITEM_SECONDS, MEMORY_BYTES, Children, Frame
+from tidemill.producer.describing.colours import ProfileError, opaque, to_srgb, with_alpha
+from tidemill.producer.describing.depths import MORE_KINDS, combine, eight_bits, is_deep, is_signed, white_of
+from tidemill.producer.describing.loading import FORMATS, HEIF, LARGEST_FILE_BYTES, RefusalError, SizeFor, opened
+from tidemill.producer.describing.opening import Source, decode, is_blank
 
 T = TypeVar("T")
-SizeFor = Callable[[int, int], tuple[int, int]]
 
 MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png"}
-LARGEST_FILE_BYTES = 512 * 2**20
 LARGEST_PIXELS = 250_000_000
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
-_HEIF = "HEIF"
-_SIGNATURES = (
-    (rb"\xff\xd8\xff", "JPEG"),
-    (rb"\x89PNG\r\n\x1a\n", "PNG"),
-    (rb"RIFF....WEBP", "WEBP"),
-    (rb"GIF8[79]a", "GIF"),
-    (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "TIFF"),
-    (rb"BM....\0\0\0\0", "BMP"),
-    (rb"....ftypavi[fs]", "AVIF"),
-    (rb"....ftyp(?:hei|hev|mif|msf)", _HEIF),
-    (rb"....ftypcr[3x]|FUJIFILM|II[RU\x1a]", "camera RAW"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
-    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
-    (rb"8BPS", "PSD"),
-    (rb"%PDF", "PDF"),
-    (rb"(?:\xef\xbb\xbf)?\s*<(?:svg\b|[?!].*<svg\b)", "SVG"),
-    (rb"(?:\xef\xbb\xbf)?\s*<(?i:!doctype html|html|head|body)\b", "HTML"),
-)
-"""How files begin -> what they are. One of our formats that Pillow cannot open is damaged; others can be converted."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,16 +46,9 @@ _TURNS = {
 }
 """EXIF orientation -> what sets the picture upright."""
 _SIDEWAYS = (5, 6, 7, 8)
-_ORIENTATION = 0x0112
-_DEEP = "IF"  # modes of more than 8 bits begin so
-_PROFILE_MODES = {b"RGB ": ("RGB", "RGBA"), b"CMYK": ("CMYK",)}
-"""Colour space in the header of an ICC profile -> the modes that the profile can describe."""
-_SRGB = re.compile(b"sRGB|" + re.escape("sRGB".encode("utf-16-be")))
-_MPO = "MPO"
-"""Pillow's name for a JPEG with a preview or depth map behind it, as phones write it; these are no frames."""
-
-_NEAR = 15 / 16
-"""A JPEG decodes several times faster at a half, a quarter or an eighth; a size this near is not shrunk further."""
+_NARROW = 4
+"""Longer side by shorter one, from which on shrinking can make a picture illegible."""
+_LEGIBLE_PIXELS = 256
 
 
 def _is_text(value: object) -> bool:
@@ -169,12 +140,10 @@ def thumbnails() -> Callable[[int, bytes], Frame]:
 
 
 def thumbnail(content: bytes, side: int) -> bytes:
-    """A JPEG of at most `side` pixels a side, on white, of `PreparedPicture.content`."""
+    """A JPEG of at most `side` pixels a side, opaque, of `PreparedPicture.content`."""
     with Image.open(BytesIO(content), formats=("JPEG", "PNG")) as image:
         image.thumbnail((side, side))
-        canvas = Image.new("RGB", image.size, "white")
-        canvas.paste(image, mask=image.getchannel("A") if image.mode == "RGBA" else None)
-        return _saved(canvas, "JPEG")
+        return _saved(opaque(image) if image.mode == "RGBA" else image, "JPEG")
 
 
 def decoder(model: str, detail: Detail, max_side: int, likeness: bool) -> Callable[[str | None, bytes], Frame]:
@@ -185,10 +154,11 @@ def decoder(model: str, detail: Detail, max_side: int, likeness: bool) -> Callab
     Image.MAX_IMAGE_PIXELS = LARGEST_PIXELS
     warnings.simplefilter("ignore")  # an odd tag does no harm to a picture
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    formats: tuple[str, ...] = _FORMATS
+    TiffImagePlugin.OPEN_INFO.update(MORE_KINDS)
+    formats: tuple[str, ...] = FORMATS
     if find_spec("pillow_heif") is not None:
         import_module("pillow_heif").register_heif_opener(decode_threads=1)
-        formats = (*_FORMATS, _HEIF)
+        formats = (*FORMATS, HEIF)
     size_for = partial(usable_size, model, detail=detail, max_side=max_side)
     prepare = _Decoder(formats, size_for, import_module("imagehash").phash if likeness else None)
 
@@ -241,10 +211,6 @@ def _name(source: str | bytes) -> str:
 # --- in the child ---
 
 
-class _RefusalError(Exception):
-    """Code and reason of a `RefusedPicture`."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Decoder:
     formats: tuple[str, ...]
@@ -253,10 +219,10 @@ class _Decoder:
 
     def __call__(self, source: str | bytes) -> PreparedPicture | RefusedPicture:
         try:
-            with _opened(source) as file:
+            with opened(source) as file:
                 size = len(source) if isinstance(source, bytes) else os.fstat(file.fileno()).st_size
                 return self._picture(file, size)
-        except _RefusalError as error:
+        except RefusalError as error:
             code, reason = error.args
         except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
             code, reason = "too_large", f"needs more than {MEMORY_BYTES >> 20} MB to decode; make it smaller."
@@ -267,22 +233,17 @@ class _Decoder:
 
     def _picture(self, file: BinaryIO, source_bytes: int) -> PreparedPicture:
         if not source_bytes:
-            raise _RefusalError("empty_file", "is empty.")
+            raise RefusalError("empty_file", "is empty.")
         if source_bytes > LARGEST_FILE_BYTES:
-            raise _RefusalError("too_large", f"is larger than {LARGEST_FILE_BYTES >> 20} MB; make it smaller.")
-        image = _identified(file, self.formats)
-        source_size = image.size
-        size = self.size_for(*source_size)
-        kept_bytes = 16 if image.format == _HEIF else 4 if image.info.get("progressive") else 0
-        if kept_bytes * math.prod(source_size) > MEMORY_BYTES:
-            raise MemoryError  # without so much memory a pixel, these decoders call the file damaged
-        image.draft(None, (math.ceil(size[0] * _NEAR), math.ceil(size[1] * _NEAR)))
-        image.load()
-        pixels = _right_colours(_shrunk(_plain(image), size), image.info.get("icc_profile"))
-        orientation = _orientation(image)
-        if orientation in _TURNS:
-            pixels = pixels.transpose(_TURNS[orientation])
-        width, height = reversed(source_size) if orientation in _SIDEWAYS else source_size
+            raise RefusalError("too_large", f"is larger than {LARGEST_FILE_BYTES >> 20} MB; make it smaller.")
+        notes: list[str] = []
+        known = decode(file, self.formats, self.size_for, notes.append)
+        pixels = _as_seen(known, self.size_for(*known.size), notes.append)
+        width, height = known.size
+        if known.orientation in _TURNS:
+            pixels = pixels.transpose(_TURNS[known.orientation])
+            width, height = (height, width) if known.orientation in _SIDEWAYS else (width, height)
+        notes.extend(_shrinking(pixels.size, (width, height)))
         content, format_ = _encoded(pixels)
         return PreparedPicture(
             sha256=hashlib.sha256(content).hexdigest(),
@@ -290,54 +251,65 @@ class _Decoder:
             format=format_,
             width=pixels.width,
             height=pixels.height,
-            source_format="jpeg" if image.format == _MPO else str(image.format).lower(),
+            source_format=known.format,
             source_width=width,
             source_height=height,
             source_bytes=source_bytes,
-            notes=tuple(_notes(image)),
+            notes=tuple(dict.fromkeys(notes)),
             likeness=None if self.hash_of is None else str(self.hash_of(pixels)),
         )
 
 
-def _opened(source: str | bytes) -> BinaryIO:
-    """A regular file, or bytes as one. It is checked before it is opened, because opening a device can have effects."""
-    if isinstance(source, bytes):
-        return BytesIO(source)
+def _as_seen(known: Source, size: tuple[int, int], on_note: Callable[[str], None]) -> Image.Image:
+    """The picture in opaque sRGB, L or RGB, no larger than `size`."""
     try:
-        if stat.S_ISREG(os.stat(source).st_mode):  # noqa: PTH116  # Path("") would be the folder that we are in
-            file = os.fdopen(os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file
-            file.close()
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a path with a NUL in it
-        raise _RefusalError("missing", "there is no such file.") from None
-    except OSError as error:
-        raise _RefusalError("unreadable", f"cannot be read: {error.strerror}.") from None
-    raise _RefusalError("not_a_file", "is a folder, pipe or device; name a file.")
+        image = _in_eight_bits(known, known.profile, on_note)
+        pixels = to_srgb(_shrunk(image, size), None if is_deep(known.image) else known.profile)
+    except ProfileError as error:
+        on_note(str(error))
+        image = _in_eight_bits(known, None, on_note)
+        pixels = to_srgb(_shrunk(image, size), None)
+    if pixels.mode == "RGBA":
+        if not (highest := pixels.getchannel("A").getextrema()[1]):
+            on_note("it is fully transparent: nothing of it can be seen")
+        pixels = opaque(pixels)
+        if not highest:
+            return pixels
+    if _is_flat(pixels) and not is_blank(known.image):
+        on_note("what is sent is one flat colour, though the file is not")
+    return pixels
 
 
-def _identified(file: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
-    """The picture in a file, recognised by its content and never by its name."""
-    try:
-        return Image.open(file, formats=formats)
-    except UnidentifiedImageError:
-        file.seek(0)
-        head = file.read(1024)
-    kind = next((name for pattern, name in _SIGNATURES if re.match(pattern, head, re.DOTALL)), None)
-    if kind is None:
-        raise _RefusalError("not_a_picture", f"is no picture ({', '.join(formats)}).")
-    if kind in formats:
-        raise _RefusalError("corrupt_picture", f"is a damaged {kind}; save or copy it again.")
-    hint = "pip install 'tidemill[heif]' to read it" if kind == _HEIF else "convert it to JPEG or PNG first"
-    raise _RefusalError("unsupported_format", f"is {kind}; {hint}.")
-
-
-def _plain(image: Image.Image) -> Image.Image:
+def _in_eight_bits(known: Source, profile: bytes | None, on_note: Callable[[str], None]) -> Image.Image:
     """In a mode that can be shrunk: without a palette, and with transparency only if something shows through."""
-    if image.has_transparency_data and image.mode[0] not in _DEEP:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        return image.convert("RGB") if image.getchannel("A").getextrema()[0] == 255 else image
+    image = known.image
+    if is_deep(image):
+        return eight_bits(image, known.tags, profile, on_note)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if known.low_bytes is not None:
+        image = _scaled(image, known, on_note)
+    if image.mode == "L" and is_signed(known.tags):
+        image = image.point([(value + 128) % 256 for value in range(256)])
+    if image.has_transparency_data:
+        image = image if image.mode == "RGBA" else with_alpha(image, known.bits)
+        lowest, highest = cast("tuple[int, int]", image.getchannel("A").getextrema())
+        is_unused = highest == 0 and known.format == "bmp"  # such files have no alpha, but zeros in its place
+        if lowest == 255 or is_unused:
+            return image.convert("L" if known.image.mode in ("LA", "La", "L") else "RGB")
+        return image
     return image.convert({"1": "L", "P": "RGB"}[image.mode]) if image.mode in ("1", "P") else image
+
+
+def _scaled(image: Image.Image, known: Source, on_note: Callable[[str], None]) -> Image.Image:
+    """RGB of 16 bits, decoded by its high bytes: where it uses fewer bits, they hold little of it."""
+    highest = max(high for _, high in cast("Sequence[tuple[int, int]]", image.getextrema()))
+    if highest >= 64 or known.low_bytes is None:
+        return image
+    white = white_of(known.tags, 0, 256 * highest + 255, on_note)
+    if white < 2**14:
+        combine(image, known.low_bytes(), white)
+    return image
 
 
 def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -346,41 +318,23 @@ def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.HAMMING, reducing_gap=2.0)
 
 
-def _right_colours(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """In sRGB or 8 bits of grey. A profile that cannot be used is ignored."""
-    if image.mode[0] in _DEEP:
-        return _eight_bits(image)
-    target = image.mode if image.mode in ("L", "RGB", "RGBA") else "RGB"
-    source = ImageCms.createProfile("LAB") if image.mode == "LAB" else None
-    with suppress(ImageCms.PyCMSError, OSError):
-        if profile and image.mode in _PROFILE_MODES.get(profile[16:20], ()) and not _SRGB.search(profile):
-            source = ImageCms.ImageCmsProfile(BytesIO(profile)).profile
-        if source is not None:
-            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=target) or image
-    return image if image.mode == target else image.convert(target)
+def _is_flat(image: Image.Image) -> bool:
+    """Whether all pixels are the same; a few of them say at once that they are not."""
+    return is_blank(image.resize((8, 8), Image.Resampling.NEAREST)) and is_blank(image)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits scaled to 8. In 32 bits and floating point no value means white: darkest to brightest."""
-    whole = image.mode.startswith("I;16")
-    low, high = (0.0, 65535.0) if whole else cast("tuple[float, float]", image.getextrema())
-    if not (math.isfinite(high - low) and high > low):
-        low, high = 0.0, 255.0
-    scale = 255 / (high - low)
-    return (image.convert("I") if whole else image).point(lambda value: value * scale - low * scale).convert("L")
-
-
-def _orientation(image: Image.Image) -> object:
-    """EXIF's number; None if EXIF is damaged. (Pillow turns TIFF by itself, and removes the tag.)"""
-    with suppress(Exception):
-        return image.getexif().get(_ORIENTATION)
-    return None
+def _shrinking(size: tuple[int, int], source: tuple[int, int]) -> Iterator[str]:
+    """A note on a long strip that has become too thin to be read."""
+    if max(source) >= _NARROW * min(source) and min(size) < _LEGIBLE_PIXELS and 2 * max(size) < max(source):
+        shares = max(source) / max(size)
+        yield (
+            f"shrunk to 1/{shares:.0f}, from {source[0]:,} × {source[1]:,} to {size[0]:,} × {size[1]:,} pixels: text "
+            "in it can hardly be read; cut it into parts"
+        )
 
 
 def _encoded(image: Image.Image) -> tuple[bytes, str]:
-    """JPEG; or PNG, if something shows through or areas of one colour make it smaller."""
-    if image.mode == "RGBA":
-        return _saved(image, "PNG"), "png"
+    """JPEG; or PNG, if areas of one colour make it smaller."""
     jpeg = _saved(image, "JPEG")
     if _has_plain_areas(image) and len(png := _saved(image, "PNG")) < len(jpeg):
         return png, "png"
@@ -399,11 +353,3 @@ def _saved(image: Image.Image, format_: str) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format_, quality=85, subsampling="4:2:0")
     return buffer.getvalue()
-
-
-def _notes(image: Image.Image) -> Iterator[str]:
-    """What a user should know. Frames are counted last, because counting moves the position in the file."""
-    with suppress(Exception):  # the first frame is good, whatever comes behind it
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != _MPO:
-            yield f"first of {frames} {'pages' if image.format == 'TIFF' else 'frames'}"

@@ -6,8 +6,10 @@ There are two steps, each a stream: find the files, and make them ready in child
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase, translate
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TypeAlias
@@ -28,6 +30,8 @@ PATH_COLUMNS = ("path", "file", "filename", "image", "picture", "image_path", "u
 MAX_SIDE = 2048
 _NOTED_REFUSALS = 10
 """Refused files that are reported at once; the results name all."""
+_NOTED_EACH = 5
+"""Pictures that are named for each kind of note."""
 
 _OTHER_ENDINGS = frozenset(
     {
@@ -36,10 +40,23 @@ _OTHER_ENDINGS = frozenset(
         *(".avi", ".mkv", ".mov", ".mp4", ".mpg", ".srt", ".webm"),
         *(".caption", ".doc", ".docx", ".htm", ".html", ".log", ".md", ".odt", ".rst", ".rtf", ".txt"),
         *(".csv", ".db", ".json", ".jsonl", ".npy", ".ods", ".parquet", ".pkl", ".sqlite", ".tsv", ".xlsx"),
+        *(".aae", ".dop", ".npz", ".pp3", ".safetensors"),
         *(".cfg", ".conf", ".ini", ".py", ".thm", ".toml", ".xml", ".xmp", ".yaml", ".yml"),
     }
 )
 """Endings of files that lie beside pictures in a folder and are left out. A file that is named itself is opened."""
+
+_OTHER_NAMES = (
+    *("@eaDir", "SYNOPHOTO_THUMB*", "SYNOFILE_THUMB*", "#recycle", "#snapshot", "@tmp"),  # Synology
+    *(".@__thumb", "@__thumb", "@Recycle", "@Recently-Snapshot", ".@upload_cache"),  # QNAP
+    *("__MACOSX", "._*", ".DS_Store", ".Trashes", "*.photoslibrary/resources", "*.photoslibrary/database"),  # macOS
+    *("*.aplibrary/Previews", "*.aplibrary/Thumbnails", "*.cocatalog"),
+    *("$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "ehthumbs*.db"),  # Windows
+    *(".thumbnails", ".Trash*", "lost+found", ".picasaoriginals", "CaptureOne/Cache"),
+    *("*.lrdata", "*.lrcat-data"),  # Lightroom
+    *("appdata_*/preview", "files_trashbin", "files_versions"),  # Nextcloud
+)
+"""What programs put beside pictures, copies of them for the most part: names, or folder/name, in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +64,8 @@ class Pictures:
     """Which pictures are described, and how they are found.
 
     `paths` are files, folders and URLs; or `table` is a source with a `column` of them. `limit` counts pictures.
-    Pictures at a path for which `is_done` is true are left out.
+    Pictures at a path for which `is_done` is true are left out, and those that a glob of `exclude` matches: by name, by
+    path, or by a folder's name.
     """
 
     paths: tuple[str, ...] = ()
@@ -57,6 +75,7 @@ class Pictures:
     fetch: bool = False
     limit: int | None = None
     is_done: Callable[[str], bool] | None = None
+    exclude: tuple[str, ...] = ()
 
     @property
     def is_one(self) -> bool:
@@ -94,20 +113,44 @@ def prepare(
 ) -> Iterator[PreparedFile]:
     """Make each picture ready, in order; `on_note` gets a sentence for what a user should know of one."""
     files = islice(find(pictures, on_note), pictures.limit)
-    refused = 0
+    notes = _Notes(on_note)
     with Preparer(options.model, options.detail or "auto", options.max_side or MAX_SIDE, likeness=likeness) as preparer:
         for way, run in groupby(files, lambda each: each.is_url and (_FETCHED if pictures.fetch else _PASSED)):
             for each, picture in _WAYS[way](preparer, run):
                 if isinstance(picture, PreparedPicture):
-                    for note in picture.notes:
-                        on_note(f"{each.path}: {note}")
+                    notes.add(each.path, picture.notes)
                 elif picture is not None and each.path and not pictures.is_one:
-                    refused += 1
-                    if refused <= _NOTED_REFUSALS:
-                        on_note(picture.reason)
-                    elif refused == _NOTED_REFUSALS + 1:
-                        on_note("More files are no usable pictures; the results name each with its reason.")
+                    notes.refuse(picture.reason)
                 yield each, picture
+    notes.sum_up()
+
+
+@dataclass(slots=True)
+class _Notes:
+    """Tells what a user should know of pictures: the first few of each kind one by one, all others by their number."""
+
+    on_note: Callable[[str], None]
+    refused: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+
+    def add(self, path: str, notes: Iterable[str]) -> None:
+        for note in notes:
+            kind = re.sub(r"\d+(?:[.,]\d+)*", "n", note)
+            self.kinds[kind] += 1
+            if self.kinds[kind] <= _NOTED_EACH:
+                self.on_note(f"{path}: {note}")
+
+    def refuse(self, reason: str) -> None:
+        self.refused += 1
+        if self.refused <= _NOTED_REFUSALS:
+            self.on_note(reason)
+        elif self.refused == _NOTED_REFUSALS + 1:
+            self.on_note("More files are no usable pictures; the results name each with its reason.")
+
+    def sum_up(self) -> None:
+        for kind, count in self.kinds.items():
+            if count > _NOTED_EACH:
+                self.on_note(f"{counted(count - _NOTED_EACH, 'more picture')}: {kind}")
 
 
 # --- find the files ---
@@ -132,43 +175,94 @@ def find(pictures: Pictures, on_note: Callable[[str], None]) -> Iterator[Picture
 
 
 def _from_paths(pictures: Pictures, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
-    left_out: dict[str, int] = {}
+    walk = _Walk(pictures)
     line = 0
     for argument in pictures.paths:
-        for path in _files(argument, pictures.recursive, left_out):
+        for path in walk.files(argument):
             line += 1
             yield PictureFile(path, path, {"path": path}, line)
-    if left_out:
-        endings = ", ".join(sorted(left_out))
-        on_note(f"{counted(sum(left_out.values()), 'file')} beside the pictures left out ({endings}).")
+    if walk.endings:
+        names = ", ".join(sorted(walk.endings))
+        on_note(f"{counted(sum(walk.endings.values()), 'file')} beside the pictures left out ({names}).")
+    if walk.copies:
+        names = ", ".join(sorted(walk.copies))
+        on_note(f"Left out, as copies and leftovers of other programs: {walk.copies.total():,} ({names}).")
+    if walk.excluded:
+        names = ", ".join(sorted(walk.excluded))
+        on_note(f"Left out by --exclude: {walk.excluded.total():,} ({names}).")
 
 
-def _files(path: str, recursive: bool, left_out: dict[str, int]) -> Iterator[str]:
-    """A file or URL itself; the files of a folder by name, with those of its folders in their places."""
-    if not os.path.isdir(path):  # noqa: PTH112  # pathlib would change the user's path
-        yield path
-        return
-    try:
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    except OSError:
-        yield path  # it will be refused as a file that cannot be read
-        return
-    for entry in entries:
-        ending = Path(entry.name).suffix.lower()
-        if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead back here
-            if recursive and not entry.name.startswith("."):
-                yield from _files(entry.path, recursive, left_out)
-        elif entry.name.startswith(".") or ending in _OTHER_ENDINGS:
-            left_out[ending or entry.name] = left_out.get(ending or entry.name, 0) + 1
-        elif not os.path.isdir(entry.path):  # noqa: PTH112  # it never raises; the entry's own method does
-            yield entry.path
+@dataclass(slots=True)
+class _Walk:
+    """Finds the files of folders, and counts what it leaves out: by ending, by name, by the user's glob."""
+
+    pictures: Pictures
+    endings: Counter[str] = field(default_factory=Counter)
+    copies: Counter[str] = field(default_factory=Counter)
+    excluded: Counter[str] = field(default_factory=Counter)
+
+    def files(self, argument: str) -> Iterator[str]:
+        """A file or URL itself; the files of a folder by name, with those of its folders in their places."""
+        if self._leaves_out(argument, others=len(self.pictures.paths) > 1):
+            return  # one of several was perhaps named by a shell's photos/*, and not by the user
+        is_folder = os.path.isdir(argument)  # noqa: PTH112  # pathlib would change the user's path
+        yield from self._files(argument) if is_folder else (argument,)
+
+    def _files(self, folder: str) -> Iterator[str]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            yield folder  # it will be refused as a file that cannot be read
+            return
+        for entry in entries:
+            ending = Path(entry.name).suffix.lower()
+            is_folder = entry.is_dir(follow_symlinks=False)  # a link to a folder may lead back here
+            if is_folder and not self.pictures.recursive:
+                continue
+            if self._leaves_out(entry.path, others=True):
+                continue
+            if is_folder:
+                if not entry.name.startswith("."):
+                    yield from self._files(entry.path)
+            elif entry.name.startswith(".") or ending in _OTHER_ENDINGS:
+                self.endings[ending or entry.name] += 1
+            elif not os.path.isdir(entry.path):  # noqa: PTH112  # it never raises; the entry's own method does
+                yield entry.path
+
+    def _leaves_out(self, path: str, *, others: bool) -> bool:
+        """Whether a file or folder is left out by the user's glob, or among `others` by its name; counts it."""
+        if (glob := excluding(path, self.pictures.exclude)) is not None:
+            self.excluded[glob] += 1
+        elif others and (name := _other_name(path)) is not None:
+            self.copies[name] += 1
+        else:
+            return False
+        return True
+
+
+def excluding(path: str, globs: Iterable[str]) -> str | None:
+    """The first glob that matches a path, its name, or the path's end; None if none does."""
+    bare = path.rstrip("/")
+    tails = [bare, *(bare[place + 1 :] for place in (each.start() for each in re.finditer("/", bare)))]
+    return next((glob for glob in globs if any(fnmatchcase(tail, glob.rstrip("/")) for tail in tails)), None)
+
+
+def _other_name(path: str) -> str | None:
+    """The last part of a path that other programs have made; "._*" for all of that kind."""
+    *_, folder, name = ("", *Path(path.casefold()).parts)
+    if _OTHERS.fullmatch(name) or _OTHERS.fullmatch(f"{folder}/{name}"):
+        return "._*" if name.startswith("._") else Path(path).name
+    return None
+
+
+_OTHERS = re.compile("|".join(translate(each.casefold()) for each in _OTHER_NAMES))
 
 
 def _from_table(pictures: Pictures, table: Source, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
     """The rows of a table. A path that does not exist is looked for beside the table."""
     source, records = open_source(table, skip_bad_rows=False, on_bad_row=on_note)
     folder = Path(table).parent if isinstance(table, str | Path) and table != "-" else Path()
-    column = pictures.column
+    column, excluded = pictures.column, 0
     for line, record in records:
         if column is None:
             column = next((name for name in PATH_COLUMNS if name in record), None)
@@ -176,8 +270,13 @@ def _from_table(pictures: Pictures, table: Source, on_note: Callable[[str], None
             kind = "usual name for paths" if pictures.column is None else f"name {pictures.column!r}"
             raise source.fault(f"has no column with the {kind}; say which with --column: {listed(record)}", line)
         path = str(record[column] or "")
+        if excluding(path, pictures.exclude) is not None:
+            excluded += 1
+            continue
         place = path if os.path.lexists(path) or not path else str(folder / path)
         yield PictureFile(path, place, record, line)
+    if excluded:
+        on_note(f"Left out by --exclude: {excluded:,} ({', '.join(pictures.exclude)}).")
 
 
 # --- make pictures ready ---
@@ -240,6 +339,8 @@ def row_of(
     else:
         identity = picture.sha256
         shown |= {"sha256": identity, "format": picture.format, "width": picture.width, "height": picture.height}
+        if picture.notes:
+            shown["notes"] = list(picture.notes)
     content = dumps([prompt, identity, options.detail])
     return Row(row_id, columns, {"prompt": prompt, "picture": shown}, file.line, content)
 

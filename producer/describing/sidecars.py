@@ -6,13 +6,18 @@ That file may hold a person's own words already, and must never be half written.
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+import stat
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeGuard
+from typing import Literal, NamedTuple, TypeGuard
 
 from tidemill.models.errors import InputError, SettingsError
 from tidemill.models.files import replacing, temporary
 from tidemill.models.json_types import JsonObject
+from tidemill.models.refusals import REFUSAL
+from tidemill.models.replies import CUT
 
 Existing = Literal["skip", "overwrite", "append", "prepend"]
 """What becomes of a sidecar that is there already."""
@@ -21,8 +26,8 @@ _PICTURES = r"(?i)jpe?g|jpe|jfif|a?png|webp|gif|tiff?|bmp|dib|avif|hei[cf]|svg"
 _NOT_LOCAL = re.compile(r"(?is)https?://|data:|.*\0")
 
 
-def sidecar_of(picture: str | Path, ending: str) -> Path:
-    """Where a picture's caption goes: `photos/a.jpg` and "txt" or ".txt" make `photos/a.txt`.
+def sidecar_of(picture: str | Path, ending: str, *, is_full: bool = False) -> Path:
+    """Where a picture's caption goes: `photos/a.jpg` and "txt" or ".txt" make `photos/a.txt`; `a.jpg.txt` if `is_full`.
 
     Raises SettingsError for an ending that has other characters than ASCII letters and digits, or is one of pictures.
     """
@@ -31,73 +36,197 @@ def sidecar_of(picture: str | Path, ending: str) -> Path:
         raise SettingsError(f"--sidecar {ending!r} is not a file's ending; give letters and digits, such as txt.")
     if re.fullmatch(_PICTURES, bare):
         raise SettingsError(f"--sidecar {ending} would write captions over pictures; give another ending, such as txt.")
-    return Path(picture).with_name(f"{Path(picture).stem}.{bare}")
+    path = Path(picture)
+    return path.with_name(f"{path.name if is_full else path.stem}.{bare}")
 
 
-def check(pictures: Iterable[str | Path], ending: str) -> None:
-    """Raise InputError when captions of these pictures cannot all have sidecars; called before any paid work.
+def shared(pictures: Iterable[str | Path], ending: str) -> frozenset[str]:
+    """The absolute paths of pictures whose sidecars keep the picture's own ending, `a.jpg.txt`.
 
-    No two pictures may share one, none may be a picture itself, and each folder must be writable. URLs are left out.
+    They are those that would share one otherwise. Where only one of these has a usual ending of pictures, it keeps
+    `a.txt`: the other is perhaps no picture. Raises InputError where two would share a sidecar even so.
     """
-    places: set[str] = set()
-    owners: dict[str, str] = {}  # place of a sidecar -> place of its picture
-    for picture in filter(_is_local, pictures):
-        place, sidecar = os.path.abspath(picture), os.path.abspath(sidecar_of(picture, ending))  # noqa: PTH100
-        places.add(place)
-        if (owner := owners.setdefault(sidecar, place)) != place:
-            raise InputError(f"{owner} and {place} would share the caption file {sidecar}; rename one of the two.")
-    for sidecar in places & owners.keys():
-        raise InputError(f"The caption of {owners[sidecar]} would go over the picture {sidecar}; give another ending.")
-    for folder in {Path(sidecar).parent for sidecar in owners}:
-        if not os.path.isdir(folder):  # noqa: PTH112  # unlike Path's, it never raises
-            continue  # its pictures do not exist either, and fail by themselves
-        probe = temporary(folder / "probe")  # root and some disks find everything writable until it is tried
-        try:
-            probe.touch(exist_ok=False)
-            probe.unlink()
-        except OSError as error:
-            raise _unwritable(folder, error.strerror) from error
+    places = {os.path.abspath(picture) for picture in pictures if _is_local(picture)}  # noqa: PTH100
+    full: set[str] = set()
+    while groups := _sharing(places, ending, full):
+        others = {place for group in groups for place in _without_the_usual(group)} - full
+        if not (more := others or {place for group in groups for place in group} - full):
+            one, other, *_ = sorted(groups[0])
+            sidecar = sidecar_of(one, ending, is_full=True)
+            raise InputError(f"{one} and {other} would share the caption file {sidecar}; rename one of the two.")
+        full |= more
+    return frozenset(full)
+
+
+def _sharing(places: Iterable[str], ending: str, full: Collection[str]) -> list[list[str]]:
+    """The groups of pictures that have one sidecar."""
+    groups: dict[Path, list[str]] = {}
+    for place in places:
+        groups.setdefault(sidecar_of(place, ending, is_full=place in full), []).append(place)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _without_the_usual(group: list[str]) -> list[str]:
+    usual = [place for place in group if has_usual_ending(place)]
+    return [place for place in group if len(usual) != 1 or place not in usual]
+
+
+def has_usual_ending(picture: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return re.fullmatch(_PICTURES, Path(picture).suffix.removeprefix(".")) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecars:
+    """Where the captions of an order's pictures go, and what becomes of those that are there already.
+
+    `full` are the absolute paths of pictures whose sidecars keep the picture's own ending (`shared`).
+    """
+
+    ending: str
+    existing: Existing
+    full: frozenset[str] = frozenset()
+
+    def of(self, picture: str | Path) -> Path:
+        """The caption file of a picture."""
+        return sidecar_of(picture, self.ending, is_full=os.path.abspath(picture) in self.full)  # noqa: PTH100
+
+    def has_caption(self, picture: str | Path) -> bool:
+        """Whether there is one already; an empty file is none."""
+        if not _is_local(picture):
+            return False
+        sidecar = self.of(picture)
+        return os.path.isfile(sidecar) and not _is_blank(sidecar)  # noqa: PTH113  # it never raises; Path's does
+
+    def check(self, pictures: Iterable[str | Path]) -> None:
+        """Raise InputError when a caption of these pictures could not be written; called before any paid work.
+
+        None may go over a picture, each folder must be writable, and nothing else may be in a caption's place. URLs are
+        left out, and with `skip` pictures that have a caption.
+        """
+        places = {os.path.abspath(picture): self.of(picture) for picture in pictures if _is_local(picture)}  # noqa: PTH100
+        for place, sidecar in places.items():
+            over = os.path.abspath(sidecar)  # noqa: PTH100
+            if over in places:
+                raise InputError(f"The caption of {place} would go over the picture {over}; give another ending.")
+        writable: set[Path] = set()
+        for sidecar in places.values():
+            folder = sidecar.parent
+            if not os.path.isdir(folder):  # noqa: PTH112  # unlike Path's, it never raises
+                continue  # its pictures do not exist either, and fail by themselves
+            if (why := _why_not(sidecar, self.existing)) is not None:
+                raise _unwritable(sidecar, why)
+            if folder not in writable and not (self.existing == "skip" and self.has_caption(place)):
+                _try(folder)
+                writable.add(folder)
+
+
+def _try(folder: Path) -> None:
+    probe = temporary(folder / "probe")  # root and some disks find everything writable until it is tried
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(folder, error.strerror) from error
+
+
+def _why_not(sidecar: Path, existing: Existing) -> str | None:
+    """Why a caption cannot go there; None if it can, or if it need not."""
+    try:
+        mode = sidecar.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror
+    if existing == "skip" and os.path.isfile(sidecar) and not _is_blank(sidecar):  # noqa: PTH113
+        return None
+    if not stat.S_ISREG(mode):
+        return _IN_THE_WAY
+    return None if mode & 0o222 and os.access(sidecar, os.R_OK | os.W_OK) else "it is read-only"
+
+
+_IN_THE_WAY = "it is a link, a folder or a device"
+_LARGEST_BLANK_BYTES = 4096
+_BLANK = b" \t\r\n\v\f\0\xef\xbb\xbf\xff\xfe"  # with the marks that some editors put first
+
+
+def _is_blank(sidecar: Path) -> bool:
+    """Whether there is no file, or one with nothing in it. What cannot be read is not blank."""
+    try:
+        status = sidecar.stat()  # through a link
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_BLANK_BYTES:
+            return False
+        return not sidecar.read_bytes().strip(_BLANK)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+class Written(NamedTuple):
+    """How many files were written, and how many answers were no captions, by their error code."""
+
+    files: int
+    others: Counter[str]
+
+
+NO_CAPTIONS = (CUT, "no_finish_reason", REFUSAL)
+"""Error codes of answers that were kept because they were paid for, and are no captions."""
 
 
 def write(
     rows: Iterable[list[JsonObject]],
-    ending: str,
-    existing: Existing,
+    places: Sidecars,
     path_column: str = "path",
     reply_column: str = "reply",
-) -> int:
-    """Write each succeeded row's reply beside its picture, and return how many times a file was written.
+) -> Written:
+    """Write each succeeded row's reply beside its picture.
 
-    Rows are dicts as `results.rows_of` yields them; those without a path on this machine are left out. `caption_of`
-    makes the text; a .json file gets the reply as it is. Running it again changes nothing: `append` and `prepend` add a
-    caption only if it is not among the file's lines. Each file is whole at any time.
+    Rows are dicts as `results.rows_of` yields them; those without a path on this machine are left out, and those that
+    are no captions. `caption_of` makes the text; a .json file gets the reply as it is. Running it again changes
+    nothing: `append` and `prepend` add a caption only if it is not among the file's lines, and tags only if they are
+    not among its tags. Each file is whole at any time.
 
     Raises InputError when a file cannot be written; those already written stay.
     """
-    written = 0
+    files, others = 0, Counter[str]()
     for row in (row for chunk in rows for row in chunk):
         picture, reply = row.get(path_column), row.get(reply_column)
         if row.get("status") != "succeeded" or not isinstance(reply, str) or not _is_local(picture):
             continue
-        sidecar = sidecar_of(picture, ending)
-        caption = reply.strip() if sidecar.suffix.lower() == ".json" else caption_of(reply)
+        if (code := row.get("error_code")) in NO_CAPTIONS:
+            others[code] += 1
+            continue
+        sidecar = places.of(picture)
         try:
-            written += _write(sidecar, caption.encode(errors="backslashreplace"), existing)
+            files += _write(sidecar, reply, places.existing)
         except OSError as error:
             raise _unwritable(sidecar, error.strerror) from error
-    return written
+    return Written(files, others)
 
 
 def caption_of(reply: str) -> str:
     """The reply without blanks around it; tags, which are JSON of exactly `{"tags": [...]}`, as "a, b, c"."""
+    tags = _tags_of(reply)
+    return reply.strip() if tags is None else ", ".join(tags)
+
+
+def _tags_of(reply: str) -> list[str] | None:
+    """The tags of a reply, each once and on one line; None if it is something else."""
     try:
         parsed = json.loads(reply)
     except (ValueError, RecursionError):
-        return reply.strip()
+        return None
     tags = parsed.get("tags") if isinstance(parsed, dict) and len(parsed) == 1 else None
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        return reply.strip()
-    return ", ".join(tag.strip() for tag in tags)
+        return None
+    by_key = {_key(tag): " ".join(tag.split()) for tag in reversed(tags)}
+    return [by_key.pop(key) for key in map(_key, tags) if by_key.get(key)]
+
+
+def _key(tag: str) -> str:
+    """What is the same in two spellings of a tag: case, blanks and underscores, escaped brackets do not count."""
+    return " ".join(re.sub(r"[\s_]+", " ", tag.replace("\\", "")).casefold().split())
 
 
 def _is_local(picture: object) -> TypeGuard[str | Path]:
@@ -110,21 +239,45 @@ def _unwritable(path: Path, reason: str | None) -> InputError:
     )
 
 
-def _write(sidecar: Path, caption: bytes, existing: Existing) -> bool:
+def _write(sidecar: Path, reply: str, existing: Existing) -> bool:
     """True when the file was written. A link is never followed: it came with the pictures, and may lead anywhere."""
+    tags = None if sidecar.suffix.lower() == ".json" else _tags_of(reply)
+    text = reply.strip() if tags is None else ", ".join(tags)
+    caption = text.encode(errors="backslashreplace")
     if os.path.lexists(sidecar):
-        if existing == "skip":
+        if existing == "skip" and not _is_blank(sidecar):
             return False
-        if sidecar.is_symlink() or not sidecar.is_file():
-            raise _unwritable(sidecar, "it is a link, a folder or a device")
+        if (why := _why_not(sidecar, existing)) is not None:
+            raise _unwritable(sidecar, why)
         older = sidecar.read_bytes()
-        if existing != "overwrite":
-            if _has_lines(older, caption):
+        if existing not in ("overwrite", "skip") and older.strip(_BLANK):
+            merged = None if tags is None else _merged(older, tags, existing)
+            if merged is None and _has_lines(older, caption):
                 return False
-            caption = _JOINED[existing](older, caption)
+            caption = _JOINED[existing](older, caption) if merged is None else merged
+        if caption == older:
+            return existing == "overwrite"
     with replacing(sidecar) as file:
         file.write(caption)
     return True
+
+
+def _merged(older: bytes, tags: list[str], existing: Existing) -> bytes | None:
+    """One line of tags with those that it lacks; None if the file has several lines, or is no UTF-8."""
+    try:
+        line = older.removeprefix(_MARK).decode()
+    except UnicodeDecodeError:
+        return None
+    bare = line.strip().rstrip(",")
+    if len(bare.splitlines()) != 1:
+        return None
+    present = {_key(tag) for tag in (*bare.split(","), *("" if "," in bare else bare).split())}
+    new = ", ".join(tag for tag in tags if _key(tag) not in present)
+    if not new:
+        return older
+    ending = line[len(line.rstrip()) :]
+    both = f"{new}, {bare}" if existing == "prepend" else f"{bare}, {new}"
+    return (both + ending).encode(errors="backslashreplace")
 
 
 def _has_lines(older: bytes, caption: bytes) -> bool:

@@ -230,12 +230,24 @@ def test_captions_go_beside_their_pictures(tidemill: Tidemill, photos: Path, sim
     assert simulator.counters()["paid"] == 3  # a.jpg is d.jpg: its answer is there
 
 
-def test_two_pictures_never_share_a_caption_file(tidemill: Tidemill, photos: Path, simulator: Simulator) -> None:
+def test_a_cut_caption_is_in_no_file_and_a_higher_limit_asks_anew(
+    tidemill: Tidemill, photos: Path, simulator: Simulator
+) -> None:
+    """Also: of two pictures of one name, and of a file in the way, it is said before anything is paid."""
     (photos / "a.png").write_bytes(encoded(photo(9, 9), "PNG"))
-    ran = tidemill("describe", "photos", "--sidecar", "txt", *ASKED)
-    assert ran.code == 2
-    assert "would share the caption file" in ran.err
+    (photos / "c.txt").symlink_to("nowhere")
+    command = ("describe", "photos", "--sidecar", "txt", *ASKED)
+    ran = tidemill(*command)
+    assert (ran.code, "c.txt cannot be written" in ran.err) == (2, True)
     assert simulator.counters()["total"] == 0
+    (photos / "c.txt").unlink()
+    ran = tidemill(*command, "--max-tokens", "2").ok()
+    assert "captions are a.jpg.txt, a.png.txt and so on" in ran.err
+    assert "5 answers cut at the limit of tokens" in ran.err and "higher --max-tokens" in ran.err
+    assert not list(photos.glob("*.txt"))
+    ran = tidemill(*command, "--max-tokens", "999", "--exclude", "c.*").ok()
+    assert "Left out by --exclude: 1 (c.*)." in ran.err
+    assert sorted(path.name for path in photos.glob("*.txt")) == ["a.jpg.txt", "a.png.txt", "b.txt", "d.txt"]
 
 
 def test_the_gallery_is_one_page_with_everything_in_it(tidemill: Tidemill, photos: Path) -> None:

@@ -11,12 +11,15 @@ from pydantic import SecretStr
 from tests.conftest import UseEnvironment
 from tidemill.models import blobs
 from tidemill.models.options import Options
-from tidemill.models.provider import Provider
+from tidemill.models.provider import Provider, Reply, Usage
+from tidemill.models.refusals import REFUSAL
 from tidemill.models.transitions import Claimed, Settlement
 from tidemill.simulator import Simulator, prompt_hash
 from tidemill.worker.ask import ask
 from tidemill.worker.calling import Calling
 from tidemill.worker.limits import limiter
+from tidemill.worker.marks import mark_of
+from tidemill.worker.questions import build
 
 CONTENT = b"pixels"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -43,6 +46,16 @@ async def test_the_picture_is_sent_whole(provider: Provider, simulator: Simulato
     settlement = await asked(provider)
     assert settlement.outcome == "succeeded"
     assert simulator.paid_by_prompt() == {prompt_hash("What is it?", DATA_URL): 1}
+
+
+def test_a_refusal_in_words_is_kept_and_marked() -> None:
+    about_a_picture, of_prompt = build(CHAT, REQUEST, DATA_URL), build(CHAT, {"prompt": "Refuse!"})
+    usage = Usage(10, 5)
+    fine, refusal = (
+        Reply(text, "m", "stop", usage, None, {}, 200) for text in ("A cat.", "I'm sorry, but I can't help with that.")
+    )
+    assert mark_of(refusal, about_a_picture, usage)[0] == REFUSAL
+    assert mark_of(fine, about_a_picture, usage) == mark_of(refusal, of_prompt, usage) == (None, None)
 
 
 async def test_a_picture_that_is_not_in_the_store_fails_its_row_unpaid(

@@ -29,6 +29,59 @@ def test_a_folder_is_read_by_name_and_its_folders_only_when_asked(tmp_path: Path
     assert deep == [f"{tmp_path}/{name}" for name in ("a.png", "b.jpg", "deep/c.gif", "no-ending")]
 
 
+OTHERS = ("@eaDir/a.jpg/SYNOPHOTO_THUMB_XL.jpg", "deep/@EADIR/x.jpg", "#recycle/b.jpg", ".@__thumb/a.jpg", "._a.jpg")
+MORE = ("__MACOSX/._a.jpg", "C.lrdata/7/x.jpg", "Thumbs.db", ".thumbnails/a.jpg", "P.photoslibrary/resources/x.jpg")
+
+
+def test_copies_of_other_programs_are_left_out_and_said(tmp_path: Path) -> None:
+    for path in ("a.jpg", "deep/b.jpg", "P.photoslibrary/originals/c.jpg", *OTHERS, *MORE):
+        (tmp_path / path).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / path).write_bytes(JPEG)
+    notes: list[str] = []
+    found = [each.path for each in find(Pictures((str(tmp_path),), recursive=True), notes.append)]
+    assert found == [f"{tmp_path}/{name}" for name in ("P.photoslibrary/originals/c.jpg", "a.jpg", "deep/b.jpg")]
+    names = "#recycle, .@__thumb, ._*, .thumbnails, @EADIR, @eaDir, C.lrdata, Thumbs.db, __MACOSX, resources"
+    assert notes == [f"Left out, as copies and leftovers of other programs: 10 ({names})."]
+    assert len(names_in(tmp_path / "C.lrdata")) == 1  # named alone, it is meant
+    by_shell = Pictures(tuple(str(path) for path in sorted(tmp_path.iterdir())), recursive=True)
+    assert [each.path for each in find(by_shell, lambda _note: None)] == found
+
+
+def names_in(folder: Path) -> list[str]:
+    return [each.path for each in find(Pictures((str(folder),), recursive=True), lambda _note: None)]
+
+
+@pytest.mark.parametrize(
+    ("globs", "left"),
+    [
+        (("*_small.jpg",), ["a.jpg", "deep/b.jpg", "raw/d.jpg"]),
+        (("raw", "deep"), ["a.jpg", "c_small.jpg"]),
+        (("deep/*",), ["a.jpg", "c_small.jpg", "raw/d.jpg"]),
+        (("raw/", "b.*"), ["a.jpg", "c_small.jpg"]),
+        (("A.JPG",), ["a.jpg", "c_small.jpg", "deep/b.jpg", "raw/d.jpg"]),
+    ],
+)
+def test_what_is_excluded_is_left_out_and_said(tmp_path: Path, globs: tuple[str, ...], left: list[str]) -> None:
+    for path in ("a.jpg", "c_small.jpg", "deep/b.jpg", "raw/d.jpg"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(JPEG)
+    notes: list[str] = []
+    found = [each.path for each in find(Pictures((str(tmp_path),), recursive=True, exclude=globs), notes.append)]
+    assert found == [f"{tmp_path}/{name}" for name in left]
+    assert bool(notes) == (len(left) < 4)
+    assert all(note.startswith("Left out by --exclude: ") and globs[0] in note for note in notes)
+
+
+def test_of_each_kind_of_note_a_few_are_said_and_the_others_counted(tmp_path: Path) -> None:
+    for number in range(9):
+        frames = [photo(16, 16, number + each) for each in range(2 + number % 2)]
+        write(tmp_path, {f"{number}.gif": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])})
+    notes: list[str] = []
+    assert len(list(prepare(Pictures((str(tmp_path),)), Options("gpt-4o"), notes.append))) == 9
+    assert notes[0] == f"{tmp_path}/0.gif: first of 2 frames"
+    assert (len(notes), notes[-1]) == (6, "4 more pictures: first of n frames")
+
+
 def test_what_is_named_is_looked_at_whatever_it_is_called(tmp_path: Path) -> None:
     (tmp_path / "picture.txt").write_bytes(JPEG)
     named = Pictures((str(tmp_path / "picture.txt"),))

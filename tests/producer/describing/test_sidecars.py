@@ -8,7 +8,9 @@ import pytest
 
 from tidemill.models.errors import InputError, SettingsError
 from tidemill.models.json_types import JsonObject
-from tidemill.producer.describing.sidecars import Existing, caption_of, check, sidecar_of, write
+from tidemill.models.refusals import REFUSAL
+from tidemill.models.replies import CUT
+from tidemill.producer.describing.sidecars import Existing, Sidecars, caption_of, shared, sidecar_of, write
 
 EXISTING: tuple[Existing, ...] = ("skip", "overwrite", "append", "prepend")
 
@@ -50,13 +52,13 @@ def test_succeeded_rows_with_a_path_on_this_machine_get_a_sidecar_and_no_others(
         [row("https://example.com/c.jpg"), row("data:image/png;base64,AA/d.jpg"), row(None), row(""), row("a\0b.jpg")],
         [row(tmp_path / "e.png", None), row(tmp_path / "f.png", "Two.", "cancelled"), row(tmp_path / "g.png", "猫")],
     ]
-    assert write(iter(chunks), "txt", "skip") == 2
+    assert write(iter(chunks), Sidecars("txt", "skip")).files == 2
     assert texts(tmp_path) == {"a.txt": "One.", "g.txt": "猫"}
 
 
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
     rows = [[{"file": str(tmp_path / "a.jpg"), "status": "succeeded", "answer": "One."}]]
-    assert write(rows, "txt", "skip", path_column="file", reply_column="answer") == 1
+    assert write(rows, Sidecars("txt", "skip"), path_column="file", reply_column="answer").files == 1
     assert texts(tmp_path) == {"a.txt": "One."}
 
 
@@ -82,7 +84,9 @@ def test_what_is_there_already_is_treated_as_the_option_says(
 ) -> None:
     sidecar = tmp_path / "a.txt"
     sidecar.write_bytes(older.encode())
-    assert write([[row(tmp_path / "a.jpg")]], "txt", existing) == (existing == "overwrite" or older != newer)
+    assert write([[row(tmp_path / "a.jpg")]], Sidecars("txt", existing)).files == (
+        existing == "overwrite" or older != newer
+    )
     assert sidecar.read_bytes().decode() == newer
 
 
@@ -96,15 +100,15 @@ def test_the_same_captions_again_change_nothing_though_a_picture_has_two(
     rows = [
         [row(tmp_path / "a.jpg", "One.\r\nMore."), row(tmp_path / "a.jpg", "Two."), row(tmp_path / "b.jpg", "Three.")]
     ]
-    write(rows, "txt", existing)
+    write(rows, Sidecars("txt", existing))
     after_one = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    write(rows, "txt", existing)
+    write(rows, Sidecars("txt", existing))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == after_one
 
 
 def test_bytes_that_are_no_utf8_are_kept(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
-    write([[row(tmp_path / "a.jpg", "猫 \ud800")]], "txt", "append")
+    write([[row(tmp_path / "a.jpg", "猫 \ud800")]], Sidecars("txt", "append"))
     assert (tmp_path / "a.txt").read_bytes() == b"caf\xe9\n" + "猫 \\ud800".encode()
 
 
@@ -113,6 +117,7 @@ def test_bytes_that_are_no_utf8_are_kept(tmp_path: Path) -> None:
     [
         ('{"tags": ["a cat", " sofa ", "猫"]}', "a cat, sofa, 猫"),
         (' {"tags":[]}\n', ""),
+        ('{"tags": ["Long Hair", "long_hair", "", "a\\nb", "smile \\\\(big\\\\)"]}', "Long Hair, a b, smile \\(big\\)"),
         ('{"tags": ["a"], "more": 1}', '{"tags": ["a"], "more": 1}'),
         ('{"tags": [1]}', '{"tags": [1]}'),
         ('{"tags": "a"}', '{"tags": "a"}'),
@@ -125,14 +130,103 @@ def test_tags_become_what_training_tools_read_and_other_replies_stay(reply: str,
     assert caption_of(reply) == caption
 
 
+@pytest.mark.parametrize(
+    ("existing", "older", "newer"),
+    [
+        ("append", "1girl, solo", "1girl, solo, long hair, sea"),
+        ("append", "1girl, Long_Hair,\n", "1girl, Long_Hair, sea\n"),
+        ("append", "long hair, SEA", "long hair, SEA"),
+        ("append", "1girl long_hair sea", "1girl long_hair sea"),
+        ("append", "\ufeff1girl", "1girl, long hair, sea"),
+        ("append", " \n", "long hair, sea"),
+        ("append", "A person's words.\nOn two lines.", "A person's words.\nOn two lines.\nlong hair, sea"),
+        ("prepend", "1girl, sea", "long hair, 1girl, sea"),
+        ("overwrite", "1girl", "long hair, sea"),
+    ],
+)
+def test_tags_stay_on_one_line_and_none_is_repeated(tmp_path: Path, existing: Existing, older: str, newer: str) -> None:
+    (tmp_path / "a.txt").write_bytes(older.encode())
+    rows = [[row(tmp_path / "a.jpg", '{"tags": ["long hair", "sea", "Sea"]}')]]
+    for _ in range(2):
+        write(rows, Sidecars("txt", existing))
+        assert (tmp_path / "a.txt").read_bytes().decode() == newer
+
+
+@pytest.mark.parametrize("blank", ["", " \r\n", "\ufeff", "\0"])
+def test_an_empty_file_is_no_caption(tmp_path: Path, blank: str) -> None:
+    for existing in EXISTING:
+        (tmp_path / "a.txt").write_bytes(blank.encode())
+        places = Sidecars("txt", existing)
+        assert not places.has_caption(tmp_path / "a.jpg")
+        places.check([tmp_path / "a.jpg"])
+        assert write([[row(tmp_path / "a.jpg")]], places).files == 1
+        assert (tmp_path / "a.txt").read_text() == "A cat."
+        assert places.has_caption(tmp_path / "a.jpg")
+
+
+def test_what_was_cut_or_refused_is_in_no_file_and_counted(tmp_path: Path) -> None:
+    rows = [
+        row(tmp_path / "a.jpg", "The boat is") | {"error_code": CUT},
+        row(tmp_path / "b.jpg", "I'm sorry, but I can't help with that.") | {"error_code": REFUSAL},
+        row(tmp_path / "c.jpg") | {"error_code": None},
+    ]
+    assert write([rows], Sidecars("txt", "overwrite")) == (1, {CUT: 1, REFUSAL: 1})
+    assert texts(tmp_path) == {"c.txt": "A cat."}
+
+
 # --- before any paid work ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"),
+    [
+        ("dead link", EXISTING),
+        ("link to a caption", EXISTING[1:]),
+        ("link to an empty file", EXISTING),
+        ("link to a folder", EXISTING),
+        ("folder", EXISTING),
+        ("pipe", EXISTING),
+        ("read-only caption", EXISTING[1:]),
+        ("read-only empty file", EXISTING),
+        ("long name", EXISTING),
+    ],
+)
+def test_what_cannot_be_written_is_found_before_anything_is_paid(
+    tmp_path: Path, kind: str, refused: tuple[Existing, ...]
+) -> None:
+    picture = tmp_path / ("x" * 252 + ".jpg" if kind == "long name" else "a.jpg")
+    sidecar, outside = tmp_path / "a.txt", tmp_path / "outside"
+    if "read-only" in kind:
+        sidecar.write_text("" if "empty" in kind else "mine")
+        sidecar.chmod(0o444)
+    if kind in ("link to a caption", "link to an empty file"):
+        outside.write_text("" if "empty" in kind else "mine")
+    make: dict[str, Callable[[], None]] = {
+        "dead link": lambda: sidecar.symlink_to(outside),
+        "link to a caption": lambda: sidecar.symlink_to(outside),
+        "link to an empty file": lambda: sidecar.symlink_to(outside),
+        "link to a folder": lambda: sidecar.symlink_to(tmp_path),
+        "folder": sidecar.mkdir,
+        "pipe": lambda: os.mkfifo(sidecar),
+    }
+    if kind in make:
+        make[kind]()
+    ending = "caption" if kind == "long name" else "txt"
+    for existing in EXISTING:
+        places = Sidecars(ending, existing)
+        if existing in refused:
+            with pytest.raises(InputError, match="cannot be written: "):
+                places.check([picture])
+        else:
+            places.check([picture])
+            assert places.has_caption(picture)
 
 
 def test_pictures_that_can_all_have_sidecars_pass_the_check_and_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     urls = ["https://example.com/a.jpg", "https://example.com/a.png"]
     same: list[str | Path] = [str(tmp_path / "a.jpg"), tmp_path / "deep" / ".." / "a.jpg"]
-    check(
+    Sidecars("txt", "skip").check(
         [
             *same,
             str(tmp_path / "deep" / "a.jpg"),
@@ -141,35 +235,50 @@ def test_pictures_that_can_all_have_sidecars_pass_the_check_and_leave_nothing(tm
             *urls,
             "",
             ".",
-        ],
-        "txt",
+        ]
     )
     assert [path.name for path in tmp_path.rglob("*")] == ["deep"]
 
 
-def test_two_pictures_with_one_sidecar_are_refused_by_name(tmp_path: Path) -> None:
-    one, two = tmp_path / "a.jpg", tmp_path / "a.png"
-    with pytest.raises(InputError) as caught:
-        check([one, tmp_path / "b.jpg", two], "txt")
-    assert (
-        str(caught.value)
-        == f"{one} and {two} would share the caption file {tmp_path / 'a.txt'}; rename one of the two."
-    )
+@pytest.mark.parametrize(
+    ("names", "sidecars"),
+    [
+        (["a.jpg", "a.png", "b.jpg"], ["a.jpg.txt", "a.png.txt", "b.txt"]),
+        (["a.jpg", "a.png", "a.jpg.gif"], ["a.jpg.txt", "a.png.txt", "a.jpg.gif.txt"]),
+        (["a.jpg", "deep/a.png"], ["a.txt", "deep/a.txt"]),
+        (["a.jpg", "a.jpg"], ["a.txt", "a.txt"]),
+        (["a", "a.jpg"], ["a.txt", "a.jpg.txt"]),
+        (["a.jpg", "a.bak"], ["a.txt", "a.bak.txt"]),
+        (["a.jpg", "a.dng", "a.png"], ["a.jpg.txt", "a.dng.txt", "a.png.txt"]),
+        (["a.jpg", "a.png", "a.jpg.bak"], ["a.jpg.txt", "a.png.txt", "a.jpg.bak.txt"]),
+    ],
+)
+def test_pictures_that_would_share_a_sidecar_keep_their_endings_in_it(
+    tmp_path: Path, names: list[str], sidecars: list[str]
+) -> None:
+    paths = [tmp_path / name for name in names]
+    places = Sidecars("txt", "skip", shared(paths, "txt"))
+    assert [places.of(path) for path in paths] == [tmp_path / name for name in sidecars]
 
 
-@pytest.mark.parametrize("names", [["a.txt"], ["a.jpg", "a.b.txt", "a.b.c"], ["a.b.c", "a.b.txt"]])
+@pytest.mark.parametrize("names", [["a.txt"], ["a.jpg", "a.b.txt", "a.b.c"], ["a.b.c", "a.b.txt"], ["a.b", "a.txt"]])
 def test_a_caption_never_goes_over_a_picture_that_is_named_like_text(tmp_path: Path, names: list[str]) -> None:
-    with pytest.raises(InputError, match=r"over the picture .*\.txt|would share the caption file"):
-        check([tmp_path / name for name in names], "txt")
+    paths = [tmp_path / name for name in names]
+    places = Sidecars("txt", "skip", shared(paths, "txt"))
+    if len({places.of(path) for path in paths} - {*paths}) < len(paths):
+        with pytest.raises(InputError, match=r"over the picture .*\.txt"):
+            places.check(paths)
+    else:
+        places.check(paths)
 
 
 @pytest.mark.skipif(not os.access("/proc/self", os.R_OK), reason="a folder where even root may write nothing")
 def test_a_folder_that_cannot_be_written_is_found_before_and_after_the_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^/proc/self cannot be written: .+; captions stay in the database: fix that"):
-        check([tmp_path / "a.jpg", "/proc/self/a.jpg"], "txt")
+        Sidecars("txt", "skip").check([tmp_path / "a.jpg", "/proc/self/a.jpg"])
     rows = [[row(tmp_path / "a.jpg"), row("/proc/self/a.jpg"), row(tmp_path / "c.jpg")]]
     with pytest.raises(InputError, match=r"^/proc/self/a.txt cannot be written: .+; captions stay in the database"):
-        write(rows, "txt", "skip")
+        write(rows, Sidecars("txt", "skip"))
     assert texts(tmp_path) == {"a.txt": "A cat."}
 
 
@@ -187,12 +296,12 @@ def test_what_is_no_file_is_neither_followed_nor_read_nor_replaced(tmp_path: Pat
     make[kind]()
     for existing in EXISTING[1:]:
         with pytest.raises(InputError, match=r"a\.txt cannot be written: it is a link, a folder or a device"):
-            write([[row(tmp_path / "photos" / "a.jpg")]], "txt", existing)
-    assert write([[row(tmp_path / "photos" / "a.jpg")]], "txt", "skip") == 0
+            write([[row(tmp_path / "photos" / "a.jpg")]], Sidecars("txt", existing))
+    assert write([[row(tmp_path / "photos" / "a.jpg")]], Sidecars("txt", "skip")).files == 0
     assert victim.read_text() == "precious"
     assert [path.name for path in sidecar.parent.iterdir()] == ["a.txt"]
 
 
 def test_a_sidecar_of_json_holds_json(tmp_path: Path) -> None:
-    write([[row(tmp_path / "a.jpg", ' {"tags": ["cat"]}')]], "json", "skip")
+    write([[row(tmp_path / "a.jpg", ' {"tags": ["cat"]}')]], Sidecars("json", "skip"))
     assert texts(tmp_path) == {"a.json": '{"tags": ["cat"]}'}

@@ -60,8 +60,10 @@ class Endpoint:
 
     def turns(self, body: JsonObject) -> list[Turn]:
         """The turns of a body, instructions first."""
-        content = body.get(self.turns_field, ())
-        turns = [{"role": "user", "content": content}] if isinstance(content, str) else list(content)
+        content = body.get(self.turns_field)
+        turns: list[Turn] = [{"role": "user", "content": content}] if isinstance(content, str) else []
+        if isinstance(content, list | tuple):  # what is no object the provider refuses
+            turns = [turn for turn in content if isinstance(turn, dict)]
         instructions = body.get(self.instructions_field) if self.instructions_field else None
         return turns if instructions is None else [{"role": "system", "content": str(instructions)}, *turns]
 

@@ -20,6 +20,7 @@ from tidemill.models.endpoints import by_url
 from tidemill.models.errors import InputError
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
+from tidemill.models.message_shapes import inner_of
 from tidemill.models.options import Options
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, batches, dialogues, jobs, messages
@@ -161,7 +162,7 @@ def _unanswered_calls(connection: Connection, root_id: int) -> list[str]:
     """The tool calls with which the last answer ended: `get_weather (call_1)`."""
     last = turns.messages_of(connection, root_id)[-1:]
     calls = last[0].message.calls if last else []
-    return [one_line(f"{(each.get('function') or {}).get('name')} ({each.get('id')})", 80) for each in calls]
+    return [one_line(f"{inner_of(each).get('name')} ({each.get('id')})", 80) for each in calls]
 
 
 def _check_open_turns(connection: Connection, root_id: int) -> None:

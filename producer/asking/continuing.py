@@ -15,8 +15,9 @@ from sqlalchemy import Connection, func, select
 
 from tidemill import migrations
 from tidemill.models import cost, turns
+from tidemill.models.allowed import ALLOWED
 from tidemill.models.database import reading
-from tidemill.models.endpoints import by_url
+from tidemill.models.endpoints import Endpoint, by_url
 from tidemill.models.errors import InputError
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
@@ -66,10 +67,19 @@ def root(turn_id: int) -> Root:
     line = read_ask_request(batch.request).line
     endpoint = None if line is None else by_url(line.url)
     if line is not None and endpoint is not None:
-        params = options.get("params") or {}
-        options |= {"endpoint": endpoint.name, **endpoint.options(line.body)}
-        options["params"] = params | options["params"]
+        options |= {"endpoint": endpoint.name, **_options_of(line.body, endpoint, options.get("params") or {})}
     return Root(root_id, options, batch.assistant_id if latest is None else latest.assistant_id)
+
+
+def _options_of(body: JsonObject, endpoint: Endpoint, params: JsonObject) -> JsonObject:
+    """How a batch line was asked: our options where its fields say the same, `params` for all else, such as tools."""
+    same = {
+        field: (option, value)
+        for field, (option, value) in endpoint.options(body).items()
+        if ALLOWED[option].why_not(value) is None
+    }
+    further = {field: value for field, value in endpoint.further(body).items() if field not in same}
+    return {**dict(same.values()), "params": params | further}
 
 
 def _number(turn_id: object) -> int:

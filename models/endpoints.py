@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tidemill.models import message_shapes
-from tidemill.models.allowed import ALLOWED
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.registry import Registry
@@ -60,8 +59,10 @@ class Endpoint:
 
     def turns(self, body: JsonObject) -> list[Turn]:
         """The turns of a body, instructions first."""
-        content = body.get(self.turns_field, ())
-        turns = [{"role": "user", "content": content}] if isinstance(content, str) else list(content)
+        content = body.get(self.turns_field)
+        turns: list[Turn] = [{"role": "user", "content": content}] if isinstance(content, str) else []
+        if isinstance(content, list | tuple):  # what is no object the provider refuses
+            turns = [turn for turn in content if isinstance(turn, dict)]
         instructions = body.get(self.instructions_field) if self.instructions_field else None
         return turns if instructions is None else [{"role": "system", "content": str(instructions)}, *turns]
 
@@ -74,8 +75,8 @@ class Endpoint:
         """Tokens that a body leaves for the answer; 0 when it sets no limit."""
         return next((body[name] for name in self.room_fields if isinstance(body.get(name), int)), 0)
 
-    def options(self, body: JsonObject) -> JsonObject:
-        """How a body asks: our options where its fields say the same, and `params` for all else, such as tools."""
+    def options(self, body: JsonObject) -> dict[str, tuple[str, object]]:
+        """The fields of a body that say the same as options of ours: field -> (option, value)."""
         same = {
             **{name: (name, body.get(name)) for name in ("model", "temperature", "reasoning_effort")},
             **{name: ("max_tokens", body.get(name)) for name in self.room_fields},
@@ -83,11 +84,12 @@ class Endpoint:
             "response_format": ("schema", _schema_in(body.get("response_format"))),
             "text": ("schema", _schema_in(_only(body.get("text"), "format"))),
         }
-        known = {field: each for field, each in same.items() if each[1] is not None}
-        known = {field: each for field, each in known.items() if ALLOWED[each[0]].why_not(each[1]) is None}
-        left_out = {self.turns_field, self.instructions_field, *_OF_ITS_CALL, *known}
-        params = {field: value for field, value in body.items() if field not in left_out}
-        return {**dict(known.values()), "params": params}
+        return {field: each for field, each in same.items() if each[1] is not None}
+
+    def further(self, body: JsonObject) -> JsonObject:
+        """The fields of a body that are no turns, and belong to more than its one call, such as tools."""
+        left_out = {self.turns_field, self.instructions_field, *_OF_ITS_CALL}
+        return {field: value for field, value in body.items() if field not in left_out}
 
 
 _OF_ITS_CALL = ("previous_response_id", "conversation", "stream", "stream_options")

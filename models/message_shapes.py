@@ -42,6 +42,12 @@ def calls_of(message: JsonObject) -> list[JsonObject]:
     return [*new, {"type": "function", "function": old}] if isinstance(old, dict) else new
 
 
+def inner_of(call: JsonObject) -> JsonObject:
+    """The part of a tool call that has its name and what it is called with; {} where it has none."""
+    inner = call.get("custom" if call.get("type") == "custom" else "function")
+    return inner if isinstance(inner, dict) else {}
+
+
 def reply_message(payload: JsonObject) -> JsonObject:
     """The message of a reply, of either endpoint, without what is empty; {} where there is none."""
     choices, output = payload.get("choices"), payload.get("output")
@@ -92,7 +98,7 @@ def _chat_part(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     kind = part.get("type")
-    if kind in {"input_text", "output_text"}:
+    if kind in ("input_text", "output_text"):
         return {"type": "text", "text": part.get("text", "")}
     if kind == "input_image" and isinstance(part.get("image_url"), str):
         detail = {"detail": part["detail"]} if part.get("detail") else {}
@@ -110,11 +116,13 @@ def of_items(items: Sequence[JsonObject]) -> list[JsonObject]:
     messages: list[JsonObject] = []
     answer: JsonObject | None = None
     for item in items:
-        kind, call_id = item.get("type") or "message", item.get("call_id")
+        kind, call_id = _kind(item), item.get("call_id")
         if kind == "message" and item.get("role") != "assistant":
             answer = None
-            messages.append({name: value for name, value in item.items() if name not in ("type", "id", "status")})
-        elif str(kind).endswith("_output") and call_id:
+            messages.append(
+                {name: value for name, value in item.items() if name not in ("type", "id", "status", ITEMS)}
+            )
+        elif kind.endswith("_output") and call_id:
             answer = None
             more = {} if kind == "function_call_output" else {ITEMS: [item]}
             messages.append({"role": "tool", "content": item.get("output"), "tool_call_id": call_id, **more})
@@ -126,6 +134,10 @@ def of_items(items: Sequence[JsonObject]) -> list[JsonObject]:
     return [_trimmed(message) for message in messages]
 
 
+def _kind(item: JsonObject) -> str:
+    return str(item.get("type") or "message")
+
+
 def _new_answer() -> JsonObject:
     return {"role": "assistant", "content": None, ITEMS: []}
 
@@ -133,13 +145,13 @@ def _new_answer() -> JsonObject:
 def _trimmed(message: JsonObject) -> JsonObject:
     """A message without its items where they say nothing that it does not say itself."""
     items = message.get(ITEMS, ())
-    kinds = {item.get("type") or "message" for item in items if item.get("encrypted_content")}
-    kinds |= {item.get("type") or "message" for item in items} - {"reasoning"}
+    kinds = {_kind(item) for item in items if item.get("encrypted_content")}
+    kinds |= {_kind(item) for item in items} - {"reasoning"}
     return message if kinds - {"message", *_CALLS} else {key: each for key, each in message.items() if key != ITEMS}
 
 
 def _add_item(answer: JsonObject, item: JsonObject) -> None:
-    kind = item.get("type") or "message"
+    kind = _kind(item)
     answer[ITEMS].append(item)
     if kind == "message":
         answer["content"] = item.get("content")
@@ -165,8 +177,8 @@ def to_items(messages: Sequence[JsonObject]) -> list[JsonObject]:
 
 def _items(message: JsonObject) -> Iterator[JsonObject]:
     role, content = message.get("role"), message.get("content")
-    if ITEMS in message:
-        yield from filter(None, map(_item_back, message[ITEMS]))
+    if isinstance(message.get(ITEMS), list):
+        yield from (back for item in message[ITEMS] if isinstance(item, dict) and (back := _item_back(item)))
         return
     if role in {"tool", "function"}:
         call_id = message.get("tool_call_id") or _old_id(message)
@@ -179,7 +191,7 @@ def _items(message: JsonObject) -> Iterator[JsonObject]:
         yield {"role": role, "content": content}
     for call in calls_of(message):
         kind = "custom" if call.get("type") == "custom" else "function"
-        inner = call.get(kind) or {}
+        inner = inner_of(call)
         item_kind = next(name for name, short in _CALLS.items() if short == kind)
         head = {"type": item_kind, "call_id": call.get("id") or _old_id(inner), "name": inner.get("name")}
         yield head | _argument(item_kind, inner)
@@ -187,7 +199,7 @@ def _items(message: JsonObject) -> Iterator[JsonObject]:
 
 def _item_back(item: JsonObject) -> JsonObject | None:
     """An item as it may be sent again: without its id, which a server that stores nothing does not know."""
-    kind = item.get("type") or "message"
+    kind = _kind(item)
     if kind == "reasoning" and not item.get("encrypted_content"):
         return None
     return {name: value for name, value in item.items() if kind not in _TURNS or name not in ("id", "status")}

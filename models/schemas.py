@@ -249,7 +249,8 @@ def complaint(schema: JsonObject, text: str) -> Complaint | None:
             text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_without_repetition
         )
     except (ValueError, RecursionError) as error:
-        return Complaint(f"the reply is not JSON ({one_line(str(error), 120)})")
+        begins_wrong = isinstance(error, json.JSONDecodeError) and error.pos == 0  # prose: there is no more to say
+        return Complaint(f"the reply is not JSON{'' if begins_wrong else f' ({one_line(str(error), 120)})'}")
     try:
         return _fault_of(value, _validator(json.dumps(schema)))
     except Exception as error:  # noqa: BLE001  # the schema and the answer are anybody's, and the answer was paid for

@@ -15,11 +15,13 @@ from sqlalchemy import Connection, func, select
 
 from tidemill import migrations
 from tidemill.models import cost, turns
+from tidemill.models.allowed import ALLOWED
 from tidemill.models.database import reading
-from tidemill.models.endpoints import by_url
+from tidemill.models.endpoints import Endpoint, by_url
 from tidemill.models.errors import InputError
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
+from tidemill.models.message_shapes import inner_of
 from tidemill.models.options import Options
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, batches, dialogues, jobs, messages
@@ -65,10 +67,19 @@ def root(turn_id: int) -> Root:
     line = read_ask_request(batch.request).line
     endpoint = None if line is None else by_url(line.url)
     if line is not None and endpoint is not None:
-        params = options.get("params") or {}
-        options |= {"endpoint": endpoint.name, **endpoint.options(line.body)}
-        options["params"] = params | options["params"]
+        options |= {"endpoint": endpoint.name, **_options_of(line.body, endpoint, options.get("params") or {})}
     return Root(root_id, options, batch.assistant_id if latest is None else latest.assistant_id)
+
+
+def _options_of(body: JsonObject, endpoint: Endpoint, params: JsonObject) -> JsonObject:
+    """How a batch line was asked: our options where its fields say the same, `params` for all else, such as tools."""
+    same = {
+        field: (option, value)
+        for field, (option, value) in endpoint.options(body).items()
+        if ALLOWED[option].why_not(value) is None
+    }
+    further = {field: value for field, value in endpoint.further(body).items() if field not in same}
+    return {**dict(same.values()), "params": params | further}
 
 
 def _number(turn_id: object) -> int:
@@ -161,7 +172,7 @@ def _unanswered_calls(connection: Connection, root_id: int) -> list[str]:
     """The tool calls with which the last answer ended: `get_weather (call_1)`."""
     last = turns.messages_of(connection, root_id)[-1:]
     calls = last[0].message.calls if last else []
-    return [one_line(f"{(each.get('function') or {}).get('name')} ({each.get('id')})", 80) for each in calls]
+    return [one_line(f"{inner_of(each).get('name')} ({each.get('id')})", 80) for each in calls]
 
 
 def _check_open_turns(connection: Connection, root_id: int) -> None:

@@ -15,6 +15,7 @@ from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.errors import InputError
 from tidemill.models.files import replacing
 from tidemill.models.json_types import JsonObject
+from tidemill.models.message_shapes import inner_of
 from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.text import dumps, one_line, unbroken
 from tidemill.producer.asking import assistants
@@ -215,7 +216,7 @@ def _readable(message: Message) -> str:
 
 def _call(call: JsonObject) -> str:
     """`get_weather({"city": "Oslo"})`."""
-    inner = call.get("function") or call.get("custom") or {}
+    inner = inner_of(call)
     given = inner.get("arguments", inner.get("input", ""))
     return f"{inner.get('name')}({given if isinstance(given, str) else dumps(given)})"
 

@@ -41,6 +41,12 @@ def hold(connection: Connection, provider: str, reason: str, seconds: float = 0.
     return bool(begun.rowcount)
 
 
+def held_providers(connection: Connection) -> frozenset[str]:
+    """The providers whose batches wait."""
+    held = select(batches.c.provider).where(batches.c.hold_reason.is_not(None)).distinct()
+    return frozenset(connection.scalars(held))
+
+
 def begin_probe(connection: Connection, provider: str, job_id: int) -> bool:
     """Let this one job through, and no other until the next pause is over. False if somebody else was faster."""
     pause = case(

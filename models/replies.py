@@ -5,19 +5,19 @@ Pure functions from (status, headers, body) to a `Reply` or a `CallError`. HTTP 
 Shapes: OpenAI's API reference; differences of vLLM, Ollama, llama.cpp, OpenRouter, Azure and Google as seen in use.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from json import loads
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import orjson
 
+from tidemill.models import error_words
+from tidemill.models.error_words import ErrorWords
 from tidemill.models.json_types import JsonObject
+from tidemill.models.waits import concerns_waits, retry_after_seconds
 
 ErrorKind = Literal[
     "status",  # the server reported an error: HTTP status >= 300, or a 200 whose body is an error
@@ -68,7 +68,7 @@ class Reply:
     finish_reason: str  # "stop", "length", "tool_calls", ... in the words of Chat Completions, for both endpoints
     usage: Usage | None  # None when the server reports none
     request_id: str | None
-    headers: dict[str, str]  # x-ratelimit-*, retry-after, retry-after-ms; lower case
+    headers: dict[str, str]  # about limits and waits, and date; lower case
     status: int
     tool_calls: tuple[JsonObject, ...] = ()  # as the server wrote them
 
@@ -88,7 +88,8 @@ class CallError(Exception):
     code: str | None = None  # always a string, also where the server sends a number
     type: str | None = None
     param: str | None = None
-    retry_after_seconds: float | None = None  # finite and >= 0
+    reasons: tuple[str, ...] = ()  # all labels of the error, also of the servers behind the server
+    retry_after_seconds: float | None = None  # finite and >= 0, wherever the server says it
     should_retry: bool | None = None  # x-should-retry
     request_id: str | None = None
     usage: Usage | None = None
@@ -204,38 +205,15 @@ def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
         payload = load_json(raw.body)
     except _MalformedError:
         payload = _prose(raw.body)
-    if isinstance(payload, list) and payload:  # Google wraps its error in a list
-        payload = payload[0]
-    words = _error_words(payload) if isinstance(payload, dict) else _ErrorWords(_string(payload))
+    words = error_words.read(payload, raw.headers)
     if 300 <= raw.status < 400:
         words = words._replace(message=f"The server redirects to {raw.headers.get('location', 'nowhere')}")
     return _error("status", raw, words, secret)
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers worth keeping with a call: those about rate limits."""
-    return {
-        name: value
-        for name, value in headers.items()
-        if name.startswith("x-ratelimit-") or name in {"retry-after", "retry-after-ms"}
-    }
-
-
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """How long the server asks to wait: retry-after-ms, else retry-after in seconds or as an HTTP date.
-
-    A date is read against the reply's own Date where it has one, so that a wrong local clock does no harm.
-    Negative, infinite and unreadable values give None.
-    """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        seconds = _number(headers.get(name), unit)
-        if seconds is not None:
-            return seconds
-    due = _date(headers.get("retry-after"))
-    if due is None:
-        return None
-    seconds = (due - (_date(headers.get("date")) or datetime.now(UTC))).total_seconds()
-    return seconds if seconds >= 0 else None
+    """The headers worth keeping with a call: those about limits and waits, and the time that they count from."""
+    return {name: value for name, value in headers.items() if concerns_waits(name)}
 
 
 def safe_line(text: str, secret: str = "") -> str:
@@ -264,15 +242,6 @@ def load_json(body: bytes) -> Any:
         raise _MalformedError(str(error)) from None
 
 
-class _ErrorWords(NamedTuple):
-    """An error in the server's words."""
-
-    message: str = ""
-    code: str | None = None
-    type: str | None = None
-    param: str | None = None
-
-
 class _SuccessBody:
     """The body of a success on its way to a `Reply`; every failure carries what was billed."""
 
@@ -295,14 +264,14 @@ class _SuccessBody:
 
     def fail(self, kind: ErrorKind, message: str, text: str = "", code: str | None = None) -> NoReturn:
         """Raise a failure in our own words."""
-        error = _error(kind, self.raw, _ErrorWords(message, code), self.secret)
+        error = _error(kind, self.raw, ErrorWords(message, code), self.secret)
         error.usage, error.text = self.usage, text
         raise error
 
     def fail_with_error_in(self, part: JsonObject, text: str, kind: ErrorKind = "status") -> NoReturn:
         """Raise the error in a part of the body, with the error's own HTTP status if it names one."""
-        words = _error_words(part)
         raw = self.raw
+        words = error_words.read(part, raw.headers)
         if kind == "status" and words.code and words.code.isdecimal() and 400 <= int(words.code[:9]) <= 599:
             raw = raw._replace(status=int(words.code))
         error = _error(kind, raw, words, self.secret)
@@ -332,7 +301,7 @@ class _SuccessBody:
         )
 
 
-def _error(kind: ErrorKind, raw: RawReply, words: _ErrorWords, secret: str) -> CallError:
+def _error(kind: ErrorKind, raw: RawReply, words: ErrorWords, secret: str) -> CallError:
     headers = raw.headers
     return CallError(
         kind=kind,
@@ -341,7 +310,8 @@ def _error(kind: ErrorKind, raw: RawReply, words: _ErrorWords, secret: str) -> C
         code=safe_line(words.code, secret) if words.code else None,
         type=safe_line(words.type, secret) if words.type else None,
         param=safe_line(words.param, secret) if words.param else None,
-        retry_after_seconds=retry_after_seconds(headers),
+        reasons=tuple(safe_line(reason, secret) for reason in words.reasons),
+        retry_after_seconds=retry_after_seconds(headers) if words.wait_seconds is None else words.wait_seconds,
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
         request_id=headers.get("x-request-id"),
         headers=kept_headers(headers),
@@ -356,35 +326,7 @@ def _status_line(status: int) -> str:
 
 
 def _has_error(part: JsonObject) -> bool:
-    return bool(part.get("error")) or part.get("object") == "error"
-
-
-def _error_words(payload: JsonObject) -> _ErrorWords:
-    """The error in any of the known shapes: nested (OpenAI), flat (old vLLM), a string (Ollama), detail (FastAPI)."""
-    error = payload.get("error")
-    if isinstance(error, dict):
-        metadata = error.get("metadata")
-        raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter: from the server behind it
-        message = ": ".join(filter(None, (_string(error.get("message")), _string(raw))))
-        kind = _label(error.get("type")) or _label(error.get("status"))  # Google calls it status
-        return _ErrorWords(message, _label(error.get("code")), kind, _label(error.get("param")))
-    message = _string(error) or _string(payload.get("message")) or _detail(payload.get("detail"))
-    return _ErrorWords(message, _label(payload.get("code")), _label(payload.get("type")), _label(payload.get("param")))
-
-
-def _detail(detail: object) -> str:
-    """FastAPI's detail: a string, or a list of {"loc", "msg"}."""
-    if isinstance(detail, dict):
-        return _string(detail.get("message")) or _string(detail.get("msg"))
-    parts = [f"{'.'.join(map(str, _list(item.get('loc'))))}: {item.get('msg')}" for item in _dicts(detail)]
-    return _string(detail) or "; ".join(parts)
-
-
-def _label(value: object) -> str | None:
-    """A code, type or param as a string; None without one."""
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        return str(value) or None
-    return None
+    return error_words.is_error(part)
 
 
 def _prose(body: bytes) -> str:
@@ -433,22 +375,6 @@ def _count(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
         return None
     return int(value)
-
-
-def _number(value: str | None, unit: float) -> float | None:
-    try:
-        seconds = float(value or "") * unit
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _date(value: str | None) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(value or "")
-    except (ValueError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _string(value: object) -> str:

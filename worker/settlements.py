@@ -16,7 +16,8 @@ from tidemill.models.settings import settings
 from tidemill.models.text import dumps, loads, one_line
 from tidemill.models.transitions import Claimed, Outcome, Settlement
 from tidemill.worker.questions import Question
-from tidemill.worker.retries import Action, Verdict, classify
+from tidemill.worker.retries import Verdict, announced_hold, classify
+from tidemill.worker.rules import Action
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -55,6 +56,7 @@ def of_reply(job: Claimed, question: Question, reply: Reply, usage: Usage, secon
     answer = Answer(
         reply.model or question.model, reply.finish_reason, (*question.messages, answer_message), job.dialogue_id
     )
+    hold_reason, hold_seconds = announced_hold(reply.headers) or (None, 0.0)
     return Settlement(
         job.id,
         job.epoch,
@@ -70,6 +72,8 @@ def of_reply(job: Claimed, question: Question, reply: Reply, usage: Usage, secon
         output_tokens=usage.output_tokens,
         cost_usd=_cost_usd(reply.model, question.model, usage),
         answer=answer if complaint is None else None,
+        hold_reason=hold_reason,
+        hold_seconds=hold_seconds,
     )
 
 
@@ -91,6 +95,7 @@ def of_error(job: Claimed, error: CallError, verdict: Verdict, seconds: float, m
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
         cost_usd=_cost_usd(model, model, usage),
+        refused=verdict.refused,
     )
 
 

@@ -21,8 +21,9 @@ from tidemill.models import provider as door
 from tidemill.models.endpoints import CHAT, ENDPOINTS
 from tidemill.models.errors import SettingsError
 from tidemill.models.provider import CallError, ErrorKind, Provider, Reply, Transport, Usage, list_models
-from tidemill.models.replies import RawReply, error_from_status, parse_chat, retry_after_seconds, safe_line
+from tidemill.models.replies import RawReply, error_from_status, parse_chat, safe_line
 from tidemill.models.settings import Settings
+from tidemill.models.waits import retry_after_seconds
 
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
 KEY = "sk-test-4f7a9c2e8b"

@@ -34,6 +34,8 @@ NOT_STORABLE = "not_storable"
 
 _JUDGED = BulkRows(id="int", sentiment="text", score="float", language="text")
 _ANSWERED_BY_PROVIDER = ("succeeded", "failed", "retried")
+_OF_THE_ACCOUNT = frozenset({401, 402, 429})
+"""Statuses of a hold that are never about one row alone: key, credit, quota."""
 
 
 class Ending(NamedTuple):
@@ -282,7 +284,8 @@ def _fail_if_at_fault(connection: Connection, ending: Ending) -> Ending:
     has_reason = settlement.http_status is not None and not settlement.refused
     if settlement.outcome != "held" or not has_reason or settlement.delay_seconds:
         return ending
-    if not holds.is_at_fault(connection, settlement.job_id, settlement.batch_id):
+    for_certain = settlement.http_status in _OF_THE_ACCOUNT
+    if not holds.is_at_fault(connection, settlement.job_id, settlement.batch_id, speaks_of_account=for_certain):
         return ending
     return ending._replace(settlement=replace(settlement, outcome="failed", counted=True))
 

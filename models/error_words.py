@@ -89,9 +89,10 @@ def _words(payload: object, depth: int = _DEPTH) -> ErrorWords:
     else:
         base = payload.get("base_resp")  # MiniMax
         base = base if isinstance(base, dict) else {}
-        texts = error, payload.get("message"), payload.get("error_msg"), payload.get("msg"), base.get("status_msg")
-        message = next(filter(None, map(_text, texts)), "") or _detail(payload.get("detail"))
-        message = message or _text(payload.get("Message")) or _text(payload.get("title"))
+        names = "message", "error_msg", "msg", "Message"
+        said = next(filter(None, (_text(payload.get(name)) for name in names)), "") or _text(base.get("status_msg"))
+        said = said or _detail(payload.get("detail")) or _text(payload.get("title"))
+        message = ": ".join(dict.fromkeys(filter(None, (_text(error), said))))
         code = _label(payload.get("code")) or _label(payload.get("error_code")) or _label(base.get("status_code"))
         kind = _label(payload.get("type")) or _label(payload.get("__type"))
         inner = ErrorWords(message, code, kind, _label(payload.get("param")))

@@ -55,7 +55,7 @@ _PACIFIC_HOURS = 8
 _CHINA = timezone(timedelta(hours=8))
 _FIELD = re.compile(
     r"(?:ratelimit|quota|next)?(?:retry(?:after|in|at|delay|time|until)|resets?(?:after|in|at|delay|time(?:stamp)?)?"
-    r"|wait(?:time|for)?|cooldown)(?P<unit>s|secs?|seconds|ms|millis|milliseconds|minutes|hours)?"
+    r"|wait(?:time|for)?|cooldown|estimatedtime)(?P<unit>s|secs?|seconds|ms|millis|milliseconds|minutes|hours)?"
 )
 _FIELD_UNITS = {"ms": 1e-3, "millis": 1e-3, "milliseconds": 1e-3, "minutes": 60.0, "hours": 3600.0}
 

@@ -43,6 +43,9 @@ OUT_OF_CREDIT_NAMES = frozenset(
         "1113",  # Zhipu
     }
 )
+SPENT_NAMES = frozenset({"quota_exceeded", "quota_exhausted"})
+"""A quota is used up, unless a short wait is said."""
+
 QUOTA_NAMES = frozenset(
     {
         "quota_used_up",
@@ -78,6 +81,7 @@ BAD_KEY_NAMES = frozenset(
         "authentication_error",  # Anthropic
         "unauthenticated",
         "unauthorized",
+        "401",
     }
 )
 NO_ACCESS_NAMES = frozenset(
@@ -143,6 +147,7 @@ RATE_NAMES = frozenset(
         "throttling_allocation_quota",
         "limit_requests",
         "limit_burst_rate",
+        "429",
     }
 )
 OVERLOAD_NAMES = frozenset(
@@ -161,7 +166,7 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 
 _LACKS = r"(?:insufficient|not enough|out of|no more|no|requires? more|more|deplet\w+)"
-_USED_UP = r"(?:insufficient|not enough|exhausted|depleted|used up|expired|overdue|too low)"
+_USED_UP = r"(?:insufficient|not enough|exhausted|depleted|used up|expired|overdue|too low|negative)"
 _OVER = r"(?:exceed(?:ed|s|ing)?|reach(?:ed|es|ing)|hit|over)"
 _SPENDING = r"(?:spend|spending|billing|budget|key) (?:hard )?(?:limit|cap)"
 
@@ -175,6 +180,7 @@ NO_CREDIT = _any(
     r"\bbudget has been exceeded\b|\boverdue (?:balance|payment|invoice|bill)|\bin arrears\b",
     r"\baccount is in good standing\b|\bbilling (?:is not active|to be enabled)\b",
     r"\bpayment (?:is )?required to\b|\bplease (?:recharge|top up)\b",
+    r"\badd (?:more )?funds\b|\b(?:insufficient_(?:quota|credits?|balance|funds)|billing_hard_limit|budget_exceeded)\b",
     r"余额不足|餘額不足|欠费|额度不足|额度已用[尽完]|请充值",
 )
 """No money, whatever else is said."""

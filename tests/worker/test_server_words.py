@@ -33,7 +33,12 @@ def openai(message: str, type_: str | None = None, code: object = None, **more: 
 
 
 def google(
-    message: str, quota: str = "", delay: str = "", reason: str = "", status: str = "RESOURCE_EXHAUSTED"
+    message: str,
+    quota: str = "",
+    delay: str = "",
+    reason: str = "",
+    status: str = "RESOURCE_EXHAUSTED",
+    code: int = 429,
 ) -> list[object]:
     details: list[object] = []
     if quota:
@@ -42,7 +47,7 @@ def google(
         details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
     if reason:
         details.append({"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason})
-    return [{"error": {"code": 429, "message": message, "status": status, "details": details}}]
+    return [{"error": {"code": code, "message": message, "status": status, "details": details}}]
 
 
 CURRENT_QUOTA = "You exceeded your current quota, please check your plan and billing details."
@@ -122,6 +127,10 @@ CREDIT: list[Case] = [
     (200, {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, {}, "insufficient_credits", 0),
     (200, {"error": {"message": "Insufficient credits", "code": 402}}, {}, "insufficient_credits", 0),
     (500, {"error": "insufficient balance"}, {}, "insufficient_credits", 0),
+    (500, openai("The upstream answered: insufficient_quota"), {}, "insufficient_credits", 0),
+    (403, {"error": "Your account balance is negative. Please add funds."}, {}, "insufficient_credits", 0),
+    (400, openai("Prompt tokens limit exceeded: 36163 > 29652. To increase, visit the settings.", code=402), {},
+     "insufficient_credits", 0),
     (432, {"error": {"message": "This request exceeds your plan's set usage limit: out of credits."}}, {},
      "insufficient_credits", 0),
     (429, google("Your prepayment credits are depleted. Please go to AI Studio to manage your billing."), {},
@@ -174,14 +183,19 @@ QUOTA: list[Case] = [
      "quota_used_up", 0),
     (429, openai("The event daily request rate of 2000 calls to has been exceeded. Requests are disabled until UTC "
      "midnight.", code=429), {}, "quota_used_up", 11 * HOUR),
+    (429, {"error": "Too Many Requests", "message": "Monthly request quota exceeded"}, {}, "quota_used_up", 0),
+    (429, openai("quota exceeded", code="quota_exceeded"), {}, "quota_exceeded", 0),
+    (403, {"error": {"message": "You've reached your weekly limit. Resets Dec 3."}}, {}, "quota_used_up", 0),
+    (429, openai("Hourly token limit exceeded for this key."), {}, "quota_used_up", 0),
     (429, openai("Number of request tokens has exceeded your daily rate limit", "rate_limit_error"), {},
      "quota_used_up", 0),
 ]  # fmt: skip
 KEY: list[Case] = [
     (400, google("API key not valid. Please pass a valid API key.", reason="API_KEY_INVALID",
-     status="INVALID_ARGUMENT"),
+     status="INVALID_ARGUMENT", code=400),
      {}, "invalid_argument_x", 0),
-    (400, google("API key expired. Please renew the API key.", status="INVALID_ARGUMENT"), {}, "invalid_api_key", 0),
+    (400, google("API key expired. Please renew the API key.", status="INVALID_ARGUMENT", code=400), {},
+     "invalid_api_key", 0),
     (401, {"code": "InvalidApiKey", "message": "Invalid API-key provided."}, {}, "invalid_api_key", 0),
     (401, {"error": {"code": "401", "message": "Access denied due to invalid subscription key or wrong API endpoint."}},
      {}, "invalid_api_key", 0),
@@ -191,10 +205,10 @@ KEY: list[Case] = [
     (200, {"error": {"message": "invalid x-api-key", "type": "authentication_error"}}, {}, "invalid_api_key", 0),
 ]  # fmt: skip
 ACCESS: list[Case] = [
-    (400, google("User location is not supported for the API use.", status="FAILED_PRECONDITION"), {},
+    (400, google("User location is not supported for the API use.", status="FAILED_PRECONDITION", code=400), {},
      "permission_denied", 0),
     (403, google("Generative Language API has not been used in project 1 before or it is disabled.",
-     reason="SERVICE_DISABLED", status="PERMISSION_DENIED"), {}, "permission_denied_x", 0),
+     reason="SERVICE_DISABLED", status="PERMISSION_DENIED", code=403), {}, "permission_denied_x", 0),
     (400, openai("Organization has been restricted. Please reach out to support.", "invalid_request_error",
      "organization_restricted"), {}, "organization_restricted", 0),
     (400, openai("This organization has been disabled.", "invalid_request_error"), {}, "permission_denied", 0),
@@ -262,9 +276,12 @@ PASSING: list[Case] = [
     (200, {"error_code": 18, "error_msg": "Open api qps request limit reached"}, {}, "rate_limit_exceeded", 0),
     (200, {"error": {"message": "Rate limit reached", "type": "throttling"}}, {}, "rate_limit_exceeded", 0),
     (400, {"__type": "ThrottlingException", "message": "Rate exceeded"}, {}, "rate_limit_exceeded", 0),
+    (500, openai("Upstream refused", code=429), {}, "rate_limit_exceeded", 0),
+    (429, openai("quota exceeded", code="quota_exceeded"), {"retry-after": "12"}, "quota_exceeded", 12),
+    (429, openai("concurrency limit reached: 5 concurrent requests."), {}, "rate_limit_exceeded", 0),
     (420, openai("Enhance your calm"), {}, "rate_limit_exceeded", 0),
     (498, openai("flex tier has no room", code="capacity_exceeded"), {}, "capacity_exceeded", 0),
-    (499, google("The operation was cancelled.", status="CANCELLED"), {}, "cancelled", 0),
+    (499, google("The operation was cancelled.", status="CANCELLED", code=499), {}, "cancelled", 0),
     *((status, {}, {}, "passing_error", 0.0) for status in (421, 423, 424, 425, 440, 444, 449, 460)),
     *((status, {}, {}, "server_error", 0.0) for status in (500, 502, 504, 520, 521, 522, 523, 524, 525, 526, 527, 530)),
     *((status, {}, {}, "server_error", 0.0) for status in (598, 599)),
@@ -307,7 +324,8 @@ FINAL: list[tuple[int, object, str]] = [
     (413, {}, "payload_too_large"),
     (400, openai("Invalid 'input[0].content': string too long.", "invalid_request_error", "string_above_max_length"),
      "string_above_max_length"),
-    (400, {"message": "Input is too long for requested model.", "__type": "ValidationException"}, "invalid_request"),
+    (400, {"message": "Input is too long for requested model.", "__type": "ValidationException"},
+     "context_length_exceeded"),
     (400, openai(f"invalid value: '{ECHO}'", "invalid_request_error"), "invalid_request"),
     (400, openai(f'Unsupported content: "{ECHO}', "invalid_request_error"), "invalid_request"),
     (422, {"detail": [{"loc": ["body", "n"], "msg": f"not a number: `{ECHO}`", "input": {"retry_after": 9999}}]},

@@ -158,8 +158,10 @@ def budgets(headers: Mapping[str, str]) -> list[Budget]:
         if what == "reset":
             seconds = reset_seconds(value, at, 1e-3 if words[-1] == "ms" else 1.0)
             budget = budget._replace(reset_seconds=seconds if seconds is not None else budget.reset_seconds)
+        elif what == "limit":
+            budget = budget._replace(limit=amount(value))
         else:
-            budget = budget._replace(**{what: amount(value)})
+            budget = budget._replace(remaining=amount(value))
         known[key] = budget
     return list(known.values())
 

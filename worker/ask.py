@@ -56,7 +56,7 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
     except CallError as error:
         verdict = settlements.verdict_on(error, job)
         await _slow_down(limiter, bucket, error, verdict)
-        verdict = hold_if_unserved(verdict, limiter.refused_seconds(bucket) if verdict.refused else 0.0)
+        verdict = hold_if_unserved(verdict, error, limiter.refused_seconds(bucket) if verdict.refused else 0.0)
         return settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began

@@ -12,6 +12,7 @@ were seen to send (`worker.server_words`); tests/worker/test_retries.py has a ca
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from random import random as uniform
 
 from tidemill.models.provider import CallError
@@ -65,7 +66,7 @@ def classify(
     wait = error.retry_after_seconds or 0.0
     reason = error.message.rstrip(" .")
     refused = rule.refuses and error.should_retry is not False
-    if action == "retry" and error.kind in NAMED and wait > LONG_WAIT_SECONDS:
+    if (action == "retry" or rule.refuses) and error.kind in NAMED and wait > LONG_WAIT_SECONDS:
         message = f"The provider asks everybody to wait {wait / 60:,.0f} minutes ({reason}), {until(wait)}; {RESUMES}"
         return Verdict("hold", rule.code, _sentence(message), min(wait, MAX_HOLD_SECONDS), refused=refused)
     code = (snake(error.code) if rule.own_code else "") or rule.code
@@ -90,16 +91,16 @@ def classify(
     return Verdict("retry", code, _sentence(message), delay, counted, pause, refused)
 
 
-def hold_if_unserved(verdict: Verdict, seconds: float) -> Verdict:
+def hold_if_unserved(verdict: Verdict, error: CallError, seconds: float) -> Verdict:
     """A refusal as a hold, if for so many seconds nobody was answered and everybody refused; else as it is.
 
     This is the net below all rules: whatever words a provider finds for it, it serves nobody.
     """
     if not verdict.refused or verdict.action == "hold" or seconds < UNSERVED_SECONDS:
         return verdict
-    reason = verdict.message.rstrip(" .")
-    lead = f"The provider has answered nobody for {seconds / 60:,.0f} minutes and refused every call"
-    message = f"{lead} ({reason}); {RESUMES}."
+    since = datetime.now(UTC) - timedelta(seconds=seconds)
+    lead = f"The provider has answered nobody since {since:%H:%M} UTC and refuses every call"
+    message = f"{lead} ({error.message.rstrip(' .')}); {RESUMES}."
     return replace(verdict, action="hold", message=message, delay_seconds=0.0, counted=False)
 
 

@@ -251,7 +251,13 @@ FLAGGED = re.compile(r"\bflagged\b|\bmoderation\b", re.IGNORECASE)
 NO_ROOM = re.compile(r"resource unavailable|\bcapacity[_ ]exceeded\b", re.IGNORECASE)
 TOO_FAST = _any(r"\brate limit", r"\btoo many requests\b", r"\bthrottl", r"\bqps\b.{0,20}\blimit")
 
-_SIZES = re.compile(r"\blimit:? (\d[\d,]*)\b.{0,60}?\brequested:? (\d[\d,]*)\b", re.IGNORECASE)
+_SIZES = (
+    re.compile(r"\blimit:? (?P<limit>\d[\d,]*)\b.{0,60}?\brequested:? (?P<requested>\d[\d,]*)\b", re.IGNORECASE),
+    re.compile(
+        r"\brequested:? (?P<requested>\d[\d,]*)\b.{0,60}?\blimit(?:ed|s)?(?: (?:is|of|to))?:? (?P<limit>\d[\d,]*)\b",
+        re.IGNORECASE,
+    ),
+)
 _QUOTED = re.compile(r"\"[^\"]*(?:\"|$)|`[^`]*(?:`|$)|“[^”]*(?:”|$)|(?<!\w)'[^']*(?:'(?!\w)|$)")
 _ABOUT_THE_REQUEST = frozenset({400, 404, 413, 415, 422})
 
@@ -271,7 +277,8 @@ def never_fits(message: str) -> bool:
 
     "Limit 6000, Requested 6294" never fits; "Limit 6000, Used 5034, Requested 1443" does, in a while.
     """
-    if sizes := _SIZES.search(message):
-        limit, requested = (int(number.replace(",", "")) for number in sizes.groups())
-        return requested > limit > 0
+    for pattern in _SIZES:
+        if sizes := pattern.search(message):
+            limit, requested = (int(sizes[name].replace(",", "")) for name in ("limit", "requested"))
+            return requested > limit > 0
     return _TOO_LARGE.search(message) is not None

@@ -10,20 +10,20 @@ AT = datetime(2026, 11, 28, 13, 0, tzinfo=UTC)
 DATE = {"date": "Sat, 28 Nov 2026 13:00:00 GMT"}
 HOUR, DAY = 3600.0, 86_400.0
 
+NONSENSE: tuple[object, ...] = (
+    "", None, "-1s", "-1", "soon", "1.2.3s", "NaN", "inf", "9e9", "1e", "1e400", "99999999h", True, [], {},
+    "1764345600", "2025-11-28T14:00:00Z", "Sun, 99 Nov 2026 10:00:00 GMT", "2999-01-01", 10**400,
+)  # fmt: skip
 RESETS: list[tuple[object, float | None]] = [
     ("1s", 1), ("6m0s", 360), ("5h12m0s", 18_720), ("120ms", 0.12), ("1h2m3.5s", 3723.5), ("2m59.56s", 179.56),
     ("12", 12), (12, 12), (1.5, 1.5), ("500µs", 0.0005), ("34200.5s", 34_200.5), ("1d2h", 93_600), ("0s", 0), ("0", 0),
     ("1795874400", HOUR), ("1795874400000", HOUR), (1795874400000, HOUR), ("1795874400.0", HOUR),
     ("2026-11-28T14:00:00Z", HOUR), ("2026-11-28T14:00:00.123456789+00:00", HOUR), ("2026-11-28 15:00+01:00", HOUR),
     ("Sat, 28 Nov 2026 14:00:00 GMT", HOUR),
-    *((nonsense, None) for nonsense in (
-        "", None, "-1s", "-1", "soon", "1.2.3s", "NaN", "inf", "9e9", "1e", "1e400", "99999999h", True, [], {},
-        "1764345600", "2025-11-28T14:00:00Z", "Sun, 99 Nov 2026 10:00:00 GMT", "2999-01-01", 10**400,
-    )),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "seconds"), RESETS)
+@pytest.mark.parametrize(("value", "seconds"), [*RESETS, *((each, None) for each in NONSENSE)])
 def test_a_reset_is_a_span_a_time_or_a_date(value: object, seconds: float | None) -> None:
     assert reset_seconds(value, AT) == (None if seconds is None else pytest.approx(seconds, abs=0.2))
 

@@ -181,6 +181,7 @@ async def test_refusals_without_a_single_answer_are_a_hold_after_two_minutes(
         clock.move(seconds)
         ended = await asked(provider, limits)
         outcomes.append((ended.outcome, ended.counted))
+        assert ("has answered nobody since" in (ended.error or "")) == (ended.outcome == "held")
         clock.move(1)  # beyond the pause of a throttling
     tried, held = ("retried", True), ("held", False)
     assert outcomes == [tried, tried, held, held, ("succeeded", False), tried, tried, tried]

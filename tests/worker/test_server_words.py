@@ -224,6 +224,7 @@ LONG_WAIT: list[Case] = [
     (429, openai("Slow", "requests", "rate_limit_exceeded"), {"x-ratelimit-remaining-tokens": "0",
      "x-ratelimit-reset-tokens": "6m0s"}, "rate_limit_exceeded", 360),
     (498, openai("flex", code="capacity_exceeded"), {"retry-after": "600"}, "capacity_exceeded", 600),
+    (429, openai("Wait"), {"retry-after": "3600", "x-should-retry": "false"}, "rate_limit_exceeded", 3600),
 ]  # fmt: skip
 
 
@@ -316,6 +317,7 @@ FINAL: list[tuple[int, object, str]] = [
      "rate_limit_exceeded"),
      "request_too_large"),
     (429, openai("TPM: Limit 30,000, Requested 31,538"), "request_too_large"),
+    (429, openai("You requested 9000 tokens, and the limit is 8000 tokens per minute"), "request_too_large"),
     (413, {"type": "error", "error": {"type": "request_too_large", "message": "Request exceeds the maximum size"}},
      "request_too_large"),
     (413, {"error": {"code": "tokens_limit_reached", "message": "Request body too large for gpt-4o model. Max "

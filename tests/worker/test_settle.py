@@ -245,7 +245,7 @@ def test_an_answer_that_announces_a_long_wait_holds_the_batches_and_lifts_no_hol
     add_batch()
     first, early, probe = add_jobs(3)
     began_before = take_one(early)
-    wait = {"hold_reason": "Nothing remains until noon.", "hold_seconds": 3600.0}
+    wait: dict[str, Any] = {"hold_reason": "Nothing remains until noon.", "hold_seconds": 3600.0}
     write([ending(success(take_one(first), **wait))], [])
     assert job_row(first).state == "succeeded"
     assert batch_row().hold_reason == "Nothing remains until noon."

@@ -6,10 +6,10 @@ first answer lifts it.
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select, tuple_, update
 
 from tidemill.models.clock import now, now_after
-from tidemill.models.tables import attempts, batches, jobs
+from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs
 from tidemill.models.transitions import give_time
 
 PROBE_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0)
@@ -39,6 +39,12 @@ def hold(connection: Connection, provider: str, reason: str, seconds: float = 0.
         .values(hold_reason=reason)
     )
     return bool(begun.rowcount)
+
+
+def held_providers(connection: Connection) -> frozenset[str]:
+    """The providers whose batches wait."""
+    held = select(batches.c.provider).where(batches.c.hold_reason.is_not(None)).distinct()
+    return frozenset(connection.scalars(held))
 
 
 def begin_probe(connection: Connection, provider: str, job_id: int) -> bool:
@@ -106,20 +112,43 @@ def probe_at_once(connection: Connection, provider: str) -> None:
 ALONE_AFTER = 2
 """Times that one job may cause a hold while others are answered; the next time, the fault is its own."""
 
+LAST_AFTER = 4
+"""Times that the provider's last open job may cause a hold, where others of its batch were answered before."""
 
-def is_at_fault(connection: Connection, job_id: int, batch_id: str) -> bool:
-    """Whether this job has caused holds, and others of its batch were answered after each of them."""
-    others, own = attempts.alias("others"), jobs.alias("own")
+
+def is_at_fault(connection: Connection, job_id: int, batch_id: str, *, speaks_of_account: bool) -> bool:
+    """Whether this job, and not the account, is why it is refused.
+
+    Proof is that others were answered after each of its holds. If the refusal names the account for certain, only
+    others of its batch count, for they ask the same model. Else any other of the provider's; and where no other is
+    left who could prove it, it is enough that others of its batch were answered before, since nobody else waits.
+    """
+    others, own, its_batch = attempts.alias("others"), jobs.alias("own"), batches.alias("its_batch")
+    provider = select(batches.c.provider).where(batches.c.id == batch_id).scalar_subquery()
+    counts = own.c.batch_id == batch_id if speaks_of_account else its_batch.c.provider == provider
     answered_since = (
         select(others.c.job_id)
         .join(own, own.c.id == others.c.job_id)
+        .join(its_batch, its_batch.c.id == own.c.batch_id)
         .where(
-            own.c.batch_id == batch_id,
+            counts,
             own.c.id != job_id,
             others.c.outcome == "succeeded",
             others.c.started_at > attempts.c.started_at,
         )
         .exists()
     )
-    own_holds = select(func.count()).where(attempts.c.job_id == job_id, attempts.c.outcome == "held", answered_since)
-    return (connection.scalar(own_holds) or 0) >= ALONE_AFTER
+    own_holds = select(func.count()).where(attempts.c.job_id == job_id, attempts.c.outcome == "held")
+    if (connection.scalar(own_holds.where(answered_since)) or 0) >= ALONE_AFTER:
+        return True
+    if speaks_of_account or (connection.scalar(own_holds) or 0) < LAST_AFTER:
+        return False
+    other = jobs.join(batches, batches.c.id == jobs.c.batch_id)
+    waits = (
+        select(jobs.c.id)
+        .select_from(other)
+        .where(batches.c.provider == provider, batches.c.state == "open", jobs.c.id != job_id)
+        .where(jobs.c.state.in_(OPEN_STATES))
+    )
+    answered = select(jobs.c.id).where(jobs.c.batch_id == batch_id, jobs.c.state == "succeeded")
+    return bool(connection.scalar(select(and_(~waits.exists(), answered.exists()))))

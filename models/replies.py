@@ -5,16 +5,15 @@ Pure functions from (status, headers, body) to a `Reply` or a `CallError`. HTTP 
 Shapes: OpenAI's API reference; differences of vLLM, Ollama, llama.cpp, OpenRouter, Azure and Google as seen in use.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from email.message import Message
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Literal, NamedTuple, NoReturn
 
+from tidemill.models import error_words
+from tidemill.models.error_words import ErrorWords
 from tidemill.models.finish import Ending, read_finish
 from tidemill.models.json_types import JsonObject, dicts, string
 from tidemill.models.message_shapes import reply_message
@@ -33,6 +32,7 @@ from tidemill.models.spoken import (
 )
 from tidemill.models.thinking import split_thinking
 from tidemill.models.usage import Usage, read_usage, usage_in_fragment
+from tidemill.models.waits import concerns_waits, retry_after_seconds
 
 ErrorKind = Literal[
     "status",  # the server reported an error: HTTP status >= 300, or a 200 whose body is an error
@@ -72,7 +72,7 @@ class Reply:
     finish_reason: str  # "stop", "length", "tool_calls", ... in the words of Chat Completions, for both endpoints
     usage: Usage | None  # None when the server reports none
     request_id: str | None
-    headers: dict[str, str]  # x-ratelimit-*, retry-after, retry-after-ms; lower case
+    headers: dict[str, str]  # about limits and waits, and date; lower case
     status: int
     tool_calls: tuple[JsonObject, ...] = ()  # as the server wrote them
     reasoning: str = ""  # what the model thought before it answered, as far as the server shows it
@@ -96,7 +96,8 @@ class CallError(Exception):
     code: str | None = None  # always a string, also where the server sends a number
     type: str | None = None
     param: str | None = None
-    retry_after_seconds: float | None = None  # finite and >= 0
+    reasons: tuple[str, ...] = ()  # all labels of the error, also of the servers behind the server
+    retry_after_seconds: float | None = None  # finite and >= 0, wherever the server says it
     should_retry: bool | None = None  # x-should-retry
     request_id: str | None = None
     usage: Usage | None = None
@@ -153,7 +154,7 @@ def _parse(raw: RawReply, secret: str, expected: str) -> Reply:
     spoken = read_message(message)
     if not spoken.text:
         spoken = spoken._replace(text=string(choice.get("text")))
-    if _has_error(choice) and choice is not payload:
+    if error_words.is_error(choice) and choice is not payload:
         body.fail_with_error_in(choice, spoken.text)
     return body.to_reply(spoken, *finish_words(choice))
 
@@ -219,9 +220,7 @@ def error_from_status(raw: RawReply, *, secret: str = "") -> CallError:
         payload = load_json(raw.body)
     except MalformedError:
         payload = _prose(raw.body)
-    if isinstance(payload, list) and payload:  # Google wraps its error in a list
-        payload = payload[0]
-    words = _error_words(payload) if isinstance(payload, dict) else _ErrorWords(string(payload))
+    words = error_words.read(payload, raw.headers)
     if 300 <= raw.status < 400:
         words = words._replace(message=f"The server redirects to {raw.headers.get('location', 'nowhere')}")
     error = _error("status", raw, words, secret)
@@ -236,29 +235,8 @@ def _failed_generation(payload: object) -> str:
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers worth keeping with a call: those about rate limits."""
-    return {
-        name: value
-        for name, value in headers.items()
-        if name.startswith("x-ratelimit-") or name in {"retry-after", "retry-after-ms"}
-    }
-
-
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """How long the server asks to wait: retry-after-ms, else retry-after in seconds or as an HTTP date.
-
-    A date is read against the reply's own Date where it has one, so that a wrong local clock does no harm.
-    Negative, infinite and unreadable values give None.
-    """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        seconds = _number(headers.get(name), unit)
-        if seconds is not None:
-            return seconds
-    due = _date(headers.get("retry-after"))
-    if due is None:
-        return None
-    seconds = (due - (_date(headers.get("date")) or datetime.now(UTC))).total_seconds()
-    return seconds if seconds >= 0 else None
+    """The headers worth keeping with a call: those about limits and waits, and the time that they count from."""
+    return {name: value for name, value in headers.items() if concerns_waits(name)}
 
 
 def safe_line(text: str, secret: str = "") -> str:
@@ -268,15 +246,6 @@ def safe_line(text: str, secret: str = "") -> str:
     text = _KEY_LIKE.sub("[key]", text)
     text = " ".join("".join(char if char.isprintable() else " " for char in text[:8_192]).split())
     return text if len(text) <= MESSAGE_CHARACTERS else text[: MESSAGE_CHARACTERS - 3] + "..."
-
-
-class _ErrorWords(NamedTuple):
-    """An error in the server's words."""
-
-    message: str = ""
-    code: str | None = None
-    type: str | None = None
-    param: str | None = None
 
 
 class _SuccessBody:
@@ -300,21 +269,21 @@ class _SuccessBody:
             self.fail("malformed", "The reply is JSON, but not an object")
         self.payload = unwrapped(payload)
         self.usage = read_usage(self.payload)
-        if self.payload.get("status") != "failed" and _has_error(self.payload):
+        if self.payload.get("status") != "failed" and error_words.is_error(self.payload):
             self.fail_with_error_in(self.payload, text_so_far(self.payload))
         if not is_whole:
             self.fail("cut", "The reply is an event stream that was cut off", text_so_far(self.payload))
 
     def fail(self, kind: ErrorKind, message: str, text: str = "", code: str | None = None) -> NoReturn:
         """Raise a failure in our own words."""
-        error = _error(kind, self.raw, _ErrorWords(message, code), self.secret)
+        error = _error(kind, self.raw, ErrorWords(message, code), self.secret)
         error.usage, error.text = self.usage, text
         raise error
 
     def fail_with_error_in(self, part: JsonObject, text: str, kind: ErrorKind = "status") -> NoReturn:
         """Raise the error in a part of the body, with the error's own HTTP status if it names one."""
-        words = _error_words(part)
         raw = self.raw
+        words = error_words.read(part, raw.headers)
         if kind == "status" and words.code and words.code.isdecimal() and 400 <= int(words.code[:9]) <= 599:
             raw = raw._replace(status=int(words.code))
         error = _error(kind, raw, words, self.secret)
@@ -323,12 +292,8 @@ class _SuccessBody:
 
     def fail_with_words_or(self, message: str) -> NoReturn:
         """Raise the error that a body without an answer tells of in any shape, else one in our own words."""
-        base = self.payload.get("base_resp")  # MiniMax: choices are null, and the reason is here
-        if isinstance(base, dict) and base.get("status_code"):
-            self.fail_with_error_in({"message": base.get("status_msg"), "code": base["status_code"]}, "")
-        message_here = self.payload.get("message") or self.payload.get("msg")
-        if _error_words(self.payload | {"message": message_here}).message:
-            self.fail_with_error_in(self.payload | {"message": message_here}, "")
+        if error_words.read(self.payload, self.raw.headers).message:
+            self.fail_with_error_in(self.payload, "")
         self.fail("malformed", message)
 
     def to_reply(self, spoken: Spoken, word: object, native: object = None) -> Reply:
@@ -393,7 +358,7 @@ def _no_json(raw: RawReply) -> str:
     return f"The reply is not JSON: {words}"
 
 
-def _error(kind: ErrorKind, raw: RawReply, words: _ErrorWords, secret: str) -> CallError:
+def _error(kind: ErrorKind, raw: RawReply, words: ErrorWords, secret: str) -> CallError:
     headers = raw.headers
     return CallError(
         kind=kind,
@@ -402,7 +367,8 @@ def _error(kind: ErrorKind, raw: RawReply, words: _ErrorWords, secret: str) -> C
         code=safe_line(words.code, secret) if words.code else None,
         type=safe_line(words.type, secret) if words.type else None,
         param=safe_line(words.param, secret) if words.param else None,
-        retry_after_seconds=retry_after_seconds(headers),
+        reasons=tuple(safe_line(reason, secret) for reason in words.reasons),
+        retry_after_seconds=retry_after_seconds(headers) if words.wait_seconds is None else words.wait_seconds,
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower()),
         request_id=headers.get("x-request-id"),
         headers=kept_headers(headers),
@@ -416,61 +382,8 @@ def _status_line(status: int) -> str:
         return f"HTTP {status}"
 
 
-def _has_error(part: JsonObject) -> bool:
-    error = part.get("error")
-    return any(error.values()) if isinstance(error, dict) else bool(error) or part.get("object") == "error"
-
-
-def _error_words(payload: JsonObject) -> _ErrorWords:
-    """The error in any of the known shapes: nested (OpenAI), flat (old vLLM), a string (Ollama), detail (FastAPI)."""
-    error = payload.get("error")
-    if isinstance(error, dict):
-        metadata = error.get("metadata")
-        raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter: from the server behind it
-        message = ": ".join(filter(None, (string(error.get("message")), string(raw))))
-        kind = _label(error.get("type")) or _label(error.get("status"))  # Google calls it status
-        return _ErrorWords(message, _label(error.get("code")), kind, _label(error.get("param")))
-    message = string(error) or string(payload.get("message")) or _detail(payload.get("detail"))
-    return _ErrorWords(message, _label(payload.get("code")), _label(payload.get("type")), _label(payload.get("param")))
-
-
-def _detail(detail: object) -> str:
-    """FastAPI's detail: a string, or a list of {"loc", "msg"}."""
-    if isinstance(detail, dict):
-        return string(detail.get("message")) or string(detail.get("msg"))
-    parts = [f"{'.'.join(map(str, _list(item.get('loc'))))}: {item.get('msg')}" for item in dicts(detail)]
-    return string(detail) or "; ".join(parts)
-
-
-def _label(value: object) -> str | None:
-    """A code, type or param as a string; None without one."""
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        return str(value) or None
-    return None
-
-
 def _prose(body: bytes) -> str:
     """The readable text of a body that is not JSON: an HTML page's title, else its words."""
     page = body[:8_192].decode("utf-8", "replace")
     title = _TITLE.search(page)
     return " ".join((title.group(1) if title else _MARKUP.sub(" ", page)).split())
-
-
-def _number(value: str | None, unit: float) -> float | None:
-    try:
-        seconds = float(value or "") * unit
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _date(value: str | None) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(value or "")
-    except (ValueError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

@@ -115,7 +115,8 @@ class Settlement:
 
     `snoozed` means that no call was made: nothing is counted and no attempt is kept. `stepped` means the same for a job
     of many steps that has made one. `held` means that the provider serves nobody at present: the attempt is kept,
-    nothing is counted.
+    nothing is counted. An answer may announce that the provider serves nobody after it: `hold_reason` says so, and
+    `hold_seconds` for how long. `refused` means that the provider has not even tried, as for anybody.
     """
 
     job_id: int
@@ -133,6 +134,9 @@ class Settlement:
     output_tokens: int | None = None
     cost_usd: float | None = None
     answer: Answer | None = None
+    refused: bool = False
+    hold_reason: str | None = None
+    hold_seconds: float = 0.0
 
 
 # --- enqueue ---

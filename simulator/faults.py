@@ -110,6 +110,12 @@ def _slow(call: Call, options: Options, identity: str) -> Answer:
     return replace(good(call, options, identity), extra_seconds=options.slow_seconds)
 
 
+def _last(call: Call, options: Options, identity: str) -> Answer:
+    """An answer after which nothing remains for hours."""
+    headers = b"x-ratelimit-remaining-requests: 0\r\nx-ratelimit-reset-requests: 5h12m0s\r\n"
+    return replace(good(call, options, identity), headers=headers)
+
+
 def _bad_gateway(_call: Call, _options: Options, _identity: str) -> Answer:
     page = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1>cloudflare</body></html>"
     return Answer(502, page, content_type=b"text/html; charset=UTF-8")
@@ -180,6 +186,7 @@ FAULTS: dict[str, FaultFunction] = {
     "cut": _delivered("cut"),
     "drip": _delivered("drip"),
     "slow": _slow,
+    "last": _last,
     "wrongjson": _wrong_json,
     "error200": _error_200,
     "failed": _failed,

@@ -19,7 +19,7 @@ from tidemill.worker.history import fit_history
 from tidemill.worker.limits import Limiter
 from tidemill.worker.pace import Limits
 from tidemill.worker.questions import Question, build
-from tidemill.worker.retries import Verdict
+from tidemill.worker.retries import Verdict, hold_if_unserved
 from tidemill.worker.schema_check import checker
 
 MAX_WAIT_SECONDS = 20.0
@@ -52,10 +52,12 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
     began = time.monotonic()
     try:
         body = await _whole_body(job, options, question)
-        reply = await calling.provider.call(question.endpoint, body)
+        with limiter.under_way(bucket):
+            reply = await calling.provider.call(question.endpoint, body)
     except CallError as error:
         verdict = settlements.verdict_on(error, job)
         await _slow_down(limiter, bucket, error, verdict)
+        verdict = hold_if_unserved(verdict, error, limiter.refused_seconds(bucket) if verdict.refused else 0.0)
         return settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began

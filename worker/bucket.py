@@ -4,13 +4,11 @@ The provider's headers are read here. `worker.limits` decides when to tell what 
 """
 
 import asyncio
-import contextlib
-import math
-import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tidemill.models.waits import LONG_WAIT_SECONDS, amount, exhausted_seconds
 from tidemill.worker.pace import MINUTE, SECOND, Cells, Changes, Cost, Limits, Pace, admit, microseconds, pace
 
 DAY_SECONDS = 86_400.0
@@ -23,6 +21,9 @@ FIRST_GROWTH, GROWTH, MOST_GROWTH = 0.5, 0.005, 0.15  # of a guess; GROWTH doubl
 USED_SHARE = 0.8
 LOWEST_GUESS = 6.0  # calls a minute
 REFUND_SECONDS = 0.05  # how long what is not urgent waits, so that more of it goes at once
+LOWEST_LIMIT, HIGHEST_LIMIT = 0.01, 1e12  # calls or tokens a minute; what is said beyond them is no limit
+RUN_GAP = int(1.2 * LONG_WAIT_SECONDS) * SECOND  # refusals further apart are no run
+LONG_CALL = MINUTE  # a call that takes this long was not refused
 
 
 @dataclass(slots=True)
@@ -45,6 +46,10 @@ class Bucket:
     guessed_at: int | None = None  # when the guess of the provider's limit was last set or raised
     lowered_at: int | None = None
     growth: float = GROWTH
+    refused_at: int | None = None  # when the run of refusals began that no answer has ended
+    last_refused_at: int = 0
+    refusals: int = 0  # in this run
+    under_way: "deque[int]" = field(default_factory=deque)  # when the calls began that have not ended
     round_end: int = 0
     round_left: int = 0
     unmetered: list[tuple[int, int]] = field(default_factory=list)  # (when, tokens) granted before any limit was known
@@ -94,7 +99,7 @@ class Bucket:
         """Note the limits a minute in a reply's headers; True if one of them is new."""
         values = (headers.get("x-ratelimit-limit-requests"), headers.get("x-ratelimit-limit-tokens"))
         if values != self.headers:
-            self.headers, self.announced = values, Limits(_amount(values[0]), _amount(values[1]))
+            self.headers, self.announced = values, Limits(_limit(values[0]), _limit(values[1]))
         announced, learned = self.announced, self.learned
         if announced.rpm in (None, learned.rpm) and announced.tpm in (None, learned.tpm):
             return False
@@ -114,6 +119,7 @@ class Bucket:
         a tenth, and answers raise it in small steps that grow until the next throttling.
         """
         _count(self.answer_times, now)
+        self.refused_at = None
         since = now - (self.guessed_at or 0)
         if not self.is_guessed or since < GROW_EVERY * self.workers or not self._is_used_up(now):
             return False
@@ -144,6 +150,20 @@ class Bucket:
         self._guess(max(LOWEST_GUESS, lower if many else min(known or lower, max(lower, rate))), now)
         return True
 
+    def count_refusal(self, now: int) -> int:
+        """Count a call that was refused, for whatever reason.
+
+        Returns:
+            For how many us this process was refused every call; 0 after a few calls, or while one may be answered.
+        """
+        if self.refused_at is None or now - self.last_refused_at > RUN_GAP:
+            self.refused_at, self.refusals = now, 0
+        self.last_refused_at = now
+        self.refusals += 1
+        oldest = min(self.under_way, default=now)
+        may_be_answered = oldest < self.refused_at or now - oldest > LONG_CALL
+        return 0 if self.refusals < FEW or may_be_answered else now - self.refused_at
+
     def keep_guess(self, now: int) -> None:
         """Keep for a while a guess that another worker has lowered: its throttling was meant for all."""
         self.guessed_at, self.lowered_at, self.growth = now, now, GROWTH
@@ -173,19 +193,23 @@ class Bucket:
         self.changes.rpm = rpm
         self.update_paces(now)
 
+    def pause_until_reset(self, headers: Mapping[str, str], now: int) -> bool:
+        """Pause until what a reply has used up is filled again; True if it has. A long wait is a hold instead."""
+        wait = exhausted_seconds(headers)
+        if not wait or wait > LONG_WAIT_SECONDS:
+            return False
+        self.pause(wait, now)
+        return True
+
     def lower_to_remaining(self, kind: str, headers: Mapping[str, str], now: int) -> float | None:
         """Lower a cell (`kind`: requests or tokens) to what remains of it according to a reply.
 
         Returns:
             In how many seconds to tell the others; None if there is nothing to tell.
         """
-        left = _amount(headers.get(f"x-ratelimit-remaining-{kind}"), zero=True)
-        if left is None:
+        left = amount(headers.get(f"x-ratelimit-remaining-{kind}"))
+        if left is None or amount(headers.get(f"x-ratelimit-limit-{kind}")) == 0:  # a limit that does not apply
             return None
-        # A budget that refills evenly always says that it is full in about a minute.
-        if left == 0 and (wait := go_duration(headers.get(f"x-ratelimit-reset-{kind}"))) and not 54 <= wait <= 61:
-            self.pause(wait, now)
-            return 0
         limit = self.requests if kind == "requests" else self.tokens
         if limit is None or left * limit.unit >= limit.burst:
             return None
@@ -208,23 +232,7 @@ def _lately(times: "deque[int]", now: int) -> int:
     return sum(now - at <= COUNTED for at in times)
 
 
-def go_duration(text: str | None) -> float:
-    """Seconds of a Go duration ("1s", "6m0s", "120ms", time.ParseDuration) or a bare number; 0 for anything else."""
-    if text is None or not re.fullmatch(r"([\d.]+(h|m|s|ms|us|µs|ns)?)+", text):
-        return 0.0
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "": 1.0}
-    with contextlib.suppress(ValueError):
-        parts = re.findall(r"([\d.]+)(h|ms|m|s|us|µs|ns|)", text)
-        return min(sum(float(number) * units[unit] for number, unit in parts), DAY_SECONDS)
-    return 0.0
-
-
-def _amount(text: str | None, zero: bool = False) -> float | None:
-    """A header's count; None if there is none or it is infinite, negative or (unless `zero`) 0."""
-    if text is None:
-        return None
-    try:
-        amount = float(text)
-    except ValueError:
-        return None
-    return amount if math.isfinite(amount) and (amount > 0 or (zero and amount == 0)) else None
+def _limit(text: str | None) -> float | None:
+    """A header's limit a minute; None if there is none, or it is no number that could be one."""
+    limit = amount(text)
+    return limit if limit is not None and LOWEST_LIMIT <= limit <= HIGHEST_LIMIT else None

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tidemill.models.errors import SettingsError
@@ -121,10 +121,26 @@ class Limiter:
             self._tell(state, 0)
         if (served and state.count_answer(now)) or (served is False and state.count_throttling(now)):
             self._tell(state, REFUND_SECONDS if served else 0)
+        if state.pause_until_reset(headers, now):
+            self._tell(state, 0)
         for kind in ("requests", "tokens"):
             delay = state.lower_to_remaining(kind, headers, now)
             if delay is not None:
                 self._tell(state, delay)
+
+    @contextlib.contextmanager
+    def under_way(self, bucket: str) -> Iterator[None]:
+        """Note that a call is under way, which may be answered."""
+        state, began = self._bucket(bucket), self._clock()
+        state.under_way.append(began)
+        try:
+            yield
+        finally:
+            state.under_way.remove(began)
+
+    def refused_seconds(self, bucket: str) -> float:
+        """Note that a call was refused; for how long every call of this process was, 0 while that is not certain."""
+        return self._bucket(bucket).count_refusal(self._clock()) / SECOND
 
     async def aclose(self) -> None:
         """Send what Redis does not know yet, and close the connection; afterwards the limiter works in the process."""

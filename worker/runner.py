@@ -240,7 +240,7 @@ class Runner:
                     self.in_flight -= 1
         finally:
             self._make_room(1)
-        if settlement.outcome == "held":
+        if settlement.outcome == "held" or settlement.hold_reason is not None:
             self._held_until[batch.provider] = time.monotonic() + _HOLD_SECONDS
         self.settler.put(settlement, batch.provider)
 

@@ -34,6 +34,8 @@ NOT_STORABLE = "not_storable"
 
 _JUDGED = BulkRows(id="int", sentiment="text", score="float", language="text")
 _ANSWERED_BY_PROVIDER = ("succeeded", "failed", "retried")
+_OF_THE_ACCOUNT = frozenset({401, 402, 429})
+"""Statuses of a hold that are never about one row alone: key, credit, quota."""
 
 
 class Ending(NamedTuple):
@@ -232,6 +234,7 @@ def write(endings: Sequence[Ending], judgements: Sequence[tuple[int, Judgement]]
 def _write(connection: Connection, endings: Sequence[Ending], judgements: Sequence[tuple[int, Judgement]]) -> _Written:
     endings = [_fail_if_at_fault(connection, ending) for ending in endings]
     serving, newly_held = _write_holds(connection, endings)  # before the jobs: batches are locked first
+    endings = _uncount_while_held(connection, endings)
     claims = settle(connection, [ending.settlement for ending in endings]) if endings else set()
     if judgements:
         _write_judgements(connection, judgements)
@@ -243,24 +246,48 @@ def _write_holds(connection: Connection, endings: Sequence[Ending]) -> tuple[Seq
     answered = [
         (ending.settlement.job_id, ending.settlement.epoch)
         for ending in endings
-        if ending.settlement.outcome in _ANSWERED_BY_PROVIDER and ending.settlement.http_status is not None
+        if ending.settlement.outcome in _ANSWERED_BY_PROVIDER
+        and ending.settlement.http_status is not None
+        and not ending.settlement.refused
+        and ending.settlement.hold_reason is None
     ]
     serving = holds.lift(connection, answered) if answered else []
     newly_held: dict[str, str] = {}
-    held = {ending.provider: ending.settlement for ending in endings if ending.settlement.outcome == "held"}
-    for provider, each in held.items():
-        reason = each.error or "The provider serves nobody at present."
-        if holds.hold(connection, provider, reason, each.delay_seconds):
+    wanted = {ending.provider: hold for ending in endings if (hold := _hold(ending.settlement)) is not None}
+    for provider, (reason, seconds) in wanted.items():
+        if holds.hold(connection, provider, reason, seconds):
             newly_held[provider] = reason
     return serving, newly_held
+
+
+def _hold(settlement: Settlement) -> tuple[str, float] | None:
+    """The reason and the seconds of the hold that a settlement brings, if any."""
+    if settlement.outcome == "held":
+        return settlement.error or "The provider serves nobody at present.", settlement.delay_seconds
+    return None if settlement.hold_reason is None else (settlement.hold_reason, settlement.hold_seconds)
+
+
+def _uncount_while_held(connection: Connection, endings: Sequence[Ending]) -> Sequence[Ending]:
+    """A call that is refused while its provider is on hold is a probe that met with nothing new: it counts nothing."""
+    if not any(ending.settlement.refused for ending in endings):
+        return endings
+    held = holds.held_providers(connection)
+    return [
+        ending._replace(settlement=replace(ending.settlement, outcome="held", counted=False))
+        if ending.settlement.refused and ending.provider in held
+        else ending
+        for ending in endings
+    ]
 
 
 def _fail_if_at_fault(connection: Connection, ending: Ending) -> Ending:
     """A row that causes holds time and again, while others are answered, is the cause itself and fails."""
     settlement = ending.settlement
-    if settlement.outcome != "held" or settlement.http_status is None or settlement.delay_seconds:
+    has_reason = settlement.http_status is not None and not settlement.refused
+    if settlement.outcome != "held" or not has_reason or settlement.delay_seconds:
         return ending
-    if not holds.is_at_fault(connection, settlement.job_id, settlement.batch_id):
+    for_certain = settlement.http_status in _OF_THE_ACCOUNT
+    if not holds.is_at_fault(connection, settlement.job_id, settlement.batch_id, speaks_of_account=for_certain):
         return ending
     return ending._replace(settlement=replace(settlement, outcome="failed", counted=True))
 

@@ -15,7 +15,8 @@ from tidemill.models.text import one_line
 from tidemill.models.transitions import Claimed, Outcome, Settlement
 from tidemill.worker.marks import mark_of
 from tidemill.worker.questions import Question
-from tidemill.worker.retries import Action, Verdict, classify
+from tidemill.worker.retries import Verdict, announced_hold, classify
+from tidemill.worker.rules import Action
 
 _OUTCOME_OF: dict[Action, Outcome] = {"retry": "retried", "hold": "held", "fail": "failed"}
 """What follows from a failed call -> how the job ends this time."""
@@ -62,6 +63,7 @@ def of_reply(
     spoken = (*question.messages, _answer_message(question, reply))
     model = reply.model or question.model
     answer = Answer(model, reply.finish_reason, spoken, job.dialogue_id, reply.reasoning or None)
+    hold_reason, hold_seconds = announced_hold(reply.headers) or (None, 0.0)
     return Settlement(
         job.id,
         job.epoch,
@@ -77,6 +79,8 @@ def of_reply(
         output_tokens=usage.output_tokens,
         cost_usd=_cost_usd(reply.model, question.model, usage, str(question.body.get("service_tier") or "")),
         answer=answer if complaint is None else None,
+        hold_reason=hold_reason,
+        hold_seconds=hold_seconds,
     )
 
 
@@ -109,6 +113,7 @@ def of_error(job: Claimed, error: CallError, verdict: Verdict, seconds: float, m
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
         cost_usd=_cost_usd(model, model, usage),
+        refused=verdict.refused,
     )
 
 

@@ -38,7 +38,8 @@ from tidemill.worker.creations import (
     Send,
     is_final,
 )
-from tidemill.worker.retries import BAD_KEY_NAMES, OUT_OF_CREDIT_NAMES, Verdict
+from tidemill.worker.retries import Verdict
+from tidemill.worker.server_words import BAD_KEY_NAMES, OUT_OF_CREDIT_NAMES, QUOTA_NAMES
 
 JOBS = "/fine_tuning/jobs"
 METADATA = "tidemill"
@@ -148,7 +149,7 @@ class Run:
             if is_waited_for and not await file_faults.refused(self._files):
                 return settlements.of_step(self.job, LOOK_AGAIN_SECONDS)
             verdict = self._verdict(error)
-            if error.status == 403 and verdict.code not in BAD_KEY_NAMES | OUT_OF_CREDIT_NAMES:
+            if error.status == 403 and verdict.code not in BAD_KEY_NAMES | OUT_OF_CREDIT_NAMES | QUOTA_NAMES:
                 # The account may do everything else, so its batch need not wait.
                 verdict = replace(verdict, action="fail", code="training_not_available")
             return await self._end_by_error(error, verdict)

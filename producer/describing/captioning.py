@@ -11,10 +11,10 @@ from typing import NamedTuple, cast, get_args
 from tidemill.models import blobs
 from tidemill.models.allowed import one_of
 from tidemill.models.errors import InputError, OptionError, SettingsError
+from tidemill.models.finish import CUT
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.refusals import REFUSAL
-from tidemill.models.replies import CUT
 from tidemill.producer.asking.assistants import choose
 from tidemill.producer.asking.question import make_options
 from tidemill.producer.batches.batch import Batch

@@ -114,18 +114,20 @@ def load(
     """The decoded image and its size in the file. What is nearly whole is taken with a note."""
     if kind_of(file) == "PNG" and not png.facts(file).has_end:
         return _salvaged(file, formats, size_for, on_note, damaged("PNG"))
+    image: Image.Image | None = None
     try:
-        image: Image.Image | None = identified(file, formats)
+        image = identified(file, formats)
         size = image.size
         _prepare(image, size_for)
         image.load()
+        return image, size
     except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
     except Exception as raised:
         if (kind_of(file) not in _SALVAGED) or "data stream" in str(raised):
             raise
         image, error = None, raised.with_traceback(None)  # which would keep the image's memory
-    return (image, size) if image is not None else _salvaged(file, formats, size_for, on_note, error)
+    return _salvaged(file, formats, size_for, on_note, error)
 
 
 _SALVAGED = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")

@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple, TypeGuard
 
 from tidemill.models.errors import InputError, SettingsError
 from tidemill.models.files import replacing, temporary
+from tidemill.models.finish import CUT
 from tidemill.models.json_types import JsonObject
 from tidemill.models.refusals import REFUSAL
-from tidemill.models.replies import CUT
 
 Existing = Literal["skip", "overwrite", "append", "prepend"]
 """What becomes of a sidecar that is there already."""

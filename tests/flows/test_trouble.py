@@ -265,6 +265,24 @@ def test_a_long_wait_that_the_provider_asks_for_is_said_and_costs_no_row(
     assert re.match(summary(2, 2), tidemill("ask", "-i", path, "-o", "answers.jsonl", *HTTP).ok().last_line)
 
 
+def test_an_answer_that_uses_up_the_days_limit_holds_the_rest_and_says_until_when(
+    tidemill: Tidemill, simulator: Simulator
+) -> None:
+    simulator.control(mode="last")
+    path = tidemill.prompts("last.jsonl", [f"of a day {number}" for number in range(4)])
+    with tidemill.started("ask", "-i", path, "-o", "answers.jsonl", "--window", "1", *HTTP) as running:
+        running.says("serves nobody until 20")
+        told = tidemill("status", "latest", "--json").ok().json
+        assert told["succeeded"] >= 1
+        assert told["open"] == 4 - told["succeeded"] >= 1
+        assert "UTC; the batch waits and resumes by itself" in told["hold_reason"]
+        running.signal(signal.SIGINT)
+        assert running.ended().code == 130
+    simulator.control(mode="ok")
+    assert re.match(summary(4, 4), tidemill("ask", "-i", path, "-o", "answers.jsonl", *HTTP).ok().last_line)
+    assert simulator.counters()["paid"] == 4
+
+
 def test_a_server_that_serves_nothing_of_the_kind_is_told_with_the_last_line(tidemill: Tidemill) -> None:
     path = tidemill.prompts("nowhere.jsonl", ["one", "two"])
     base = tidemill.environment["OPENAI_BASE_URL"].replace("/v1", "/v2")

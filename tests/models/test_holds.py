@@ -187,7 +187,7 @@ def test_a_job_is_at_fault_when_others_were_answered_after_each_of_its_holds() -
 
     def alone() -> bool:
         with reading() as connection:
-            return holds.is_at_fault(connection, refused, "b")
+            return holds.is_at_fault(connection, refused, "b", speaks_of_account=True)
 
     for other in others[:2]:
         assert not alone()
@@ -196,7 +196,45 @@ def test_a_job_is_at_fault_when_others_were_answered_after_each_of_its_holds() -
         put(success(take_one(other)))
     assert alone()
     with reading() as connection:
-        assert not holds.is_at_fault(connection, others[2], "b")
+        assert not holds.is_at_fault(connection, others[2], "b", speaks_of_account=True)
+
+
+def at_fault(job_id: int, *, speaks_of_account: bool = False) -> bool:
+    with reading() as connection:
+        return holds.is_at_fault(connection, job_id, "b", speaks_of_account=speaks_of_account)
+
+
+def test_another_batchs_answers_prove_a_job_at_fault_unless_the_account_is_named() -> None:
+    add_batch()
+    add_batch("elsewhere")
+    (refused,) = add_jobs(1)
+    others = add_jobs(2, "elsewhere")
+    for other in others:
+        put(failure(take_one(refused), "held", counted=False))
+        put(success(take_one(other)))
+    assert at_fault(refused)
+    assert not at_fault(refused, speaks_of_account=True)
+
+
+def test_the_last_open_job_is_at_fault_after_a_few_probes_if_others_of_its_batch_were_answered() -> None:
+    add_batch()
+    refused, answered, waiting = add_jobs(3)
+    put(success(take_one(answered)))
+    for _ in range(holds.LAST_AFTER):
+        assert not at_fault(refused)
+        put(failure(take_one(refused), "held", counted=False))
+    assert not at_fault(refused)  # another one waits, and may prove it
+    set_job(waiting, state="cancelled")
+    assert at_fault(refused)
+    assert not at_fault(refused, speaks_of_account=True)
+
+
+def test_a_job_alone_in_its_batch_proves_nothing_and_waits() -> None:
+    add_batch()
+    (only,) = add_jobs(1)
+    for _ in range(holds.LAST_AFTER + 1):
+        put(failure(take_one(only), "held", counted=False))
+    assert not at_fault(only)
 
 
 def test_after_a_hold_the_time_for_retries_begins_anew() -> None:

@@ -32,8 +32,9 @@ from tidemill.models.provider import (
     check_headers,
     list_models,
 )
-from tidemill.models.replies import RawReply, error_from_status, parse_chat, retry_after_seconds, safe_line
+from tidemill.models.replies import RawReply, error_from_status, parse_chat, safe_line
 from tidemill.models.settings import Settings, checked_url, settings
+from tidemill.models.waits import retry_after_seconds
 
 TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
 KEY = "sk-test-4f7a9c2e8b"

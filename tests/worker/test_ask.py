@@ -7,6 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.rows import MODEL
+from tests.worker.test_limits import Clock
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
 from tidemill.models.transitions import Claimed, Settlement
@@ -158,3 +159,40 @@ async def test_a_limit_reached_at_the_provider_pauses_everybody_on_the_model(
     simulator.control(mode="ok")
     assert (await asked(provider, limits)).outcome == "snoozed"
     assert (await asked(provider, limits, Options("gpt-6-other"))).outcome == "succeeded"
+
+
+async def test_refusals_without_a_single_answer_are_a_hold_after_two_minutes(
+    provider: Provider, simulator: Simulator
+) -> None:
+    clock = Clock()
+    limits = Limiter(clock=clock)
+    outcomes = []
+    for mode, seconds in (
+        ("503", 0),
+        ("503", 61),
+        ("503", 60),
+        ("429ms", 1),
+        ("ok", 1),
+        ("503", 1),
+        ("503", 1),
+        ("503", 1),
+    ):
+        simulator.control(mode=mode)
+        clock.move(seconds)
+        ended = await asked(provider, limits)
+        outcomes.append((ended.outcome, ended.counted))
+        assert ("has answered nobody since" in (ended.error or "")) == (ended.outcome == "held")
+        clock.move(1)  # beyond the pause of a throttling
+    tried, held = ("retried", True), ("held", False)
+    assert outcomes == [tried, tried, held, held, ("succeeded", False), tried, tried, tried]
+
+
+async def test_an_answer_that_uses_up_a_limit_announces_the_hold(
+    provider: Provider, limits: Limiter, simulator: Simulator
+) -> None:
+    simulator.control(mode="last")
+    ended = await asked(provider, limits)
+    assert ended.outcome == "succeeded"
+    assert "serves nobody until" in (ended.hold_reason or "")
+    assert ended.hold_seconds == 5 * 3600 + 12 * 60
+    assert await limits.pause_seconds(f"bucket|{MODEL}") == 0  # else the hold's probe could not go

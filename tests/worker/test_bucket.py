@@ -4,19 +4,8 @@ import itertools
 
 import pytest
 
-from tidemill.worker.bucket import Bucket, go_duration
+from tidemill.worker.bucket import Bucket
 from tidemill.worker.pace import SECOND
-
-DURATIONS = {"1s": 1, "6m0s": 360, "120ms": 0.12, "1h2m3.5s": 3723.5, "2m59.56s": 179.56, "12": 12, "500µs": 0.0005}
-NO_DURATIONS = ["0s", "", None, "-1s", "soon", "1.2.3s", "NaN", "9e9", "1e"]
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [*DURATIONS.items(), ("99999999h", 86_400), *((no, 0) for no in NO_DURATIONS)]
-)
-def test_go_durations(text: str | None, seconds: float) -> None:
-    assert go_duration(text) == pytest.approx(seconds)
-
 
 # --- a limit that nobody tells ---
 
@@ -108,3 +97,70 @@ def test_a_provider_that_tells_its_limit_is_believed_and_nothing_is_guessed() ->
     assert not refused(bucket, now)
     assert bucket.learned.rpm == 500
     assert not bucket.is_guessed
+
+
+# --- nobody is served ---
+
+
+def refusals(bucket: Bucket, *seconds: float) -> list[float]:
+    return [bucket.count_refusal(int(at * SECOND)) / SECOND for at in seconds]
+
+
+def test_a_run_of_refusals_is_counted_from_its_first_and_needs_a_few() -> None:
+    assert refusals(Bucket("b"), 100, 230) == [0, 0]
+    assert refusals(Bucket("b"), 100, 160, 230, 250) == [0, 0, 130, 150]
+
+
+def test_an_answer_ends_a_run_of_refusals() -> None:
+    bucket = Bucket("b")
+    refusals(bucket, 100, 160, 230)
+    bucket.count_answer(231 * SECOND)
+    assert refusals(bucket, 232, 233, 234, 360) == [0, 0, 2, 128]
+
+
+def test_refusals_that_are_far_apart_are_no_run() -> None:
+    assert refusals(Bucket("b"), 100, 160, 230, 1000, 1001, 1002) == [0, 0, 130, 0, 0, 2]
+
+
+def test_a_call_that_may_still_be_answered_speaks_for_the_provider() -> None:
+    bucket = Bucket("b")
+    bucket.under_way.append(90 * SECOND)  # it began before the run
+    assert refusals(bucket, 100, 160, 230) == [0, 0, 0]
+    bucket.under_way.clear()
+    bucket.under_way.append(150 * SECOND)  # no refusal takes so long
+    assert refusals(bucket, 235) == [0]
+    bucket.under_way.clear()
+    bucket.under_way.append(230 * SECOND)
+    assert refusals(bucket, 236) == [136]
+
+
+# --- what headers say ---
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "nan", "1e300", "1e-300", "many", "", None])
+def test_a_limit_that_cannot_be_one_is_none(text: str | None) -> None:
+    bucket = Bucket("b")
+    headers = {} if text is None else {"x-ratelimit-limit-requests": text, "x-ratelimit-limit-tokens": text}
+    assert not bucket.learn(headers, 100 * SECOND)
+    assert not bucket.limited
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "20s"}, 20),
+        ({"anthropic-ratelimit-tokens-remaining": "0", "anthropic-ratelimit-tokens-reset": "20"}, 20),
+        (
+            {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1795871000", "date": "Sat, 28 Nov 2026 13:03:00 GMT"},
+            20,
+        ),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "5h12m0s"}, 0),  # a hold
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m0s"}, 0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "99999999h"}, 0),
+        ({"x-ratelimit-reset-requests": "20s"}, 0),
+    ],
+)
+def test_a_pause_lasts_until_the_reset_unless_that_is_far_away(headers: dict[str, str], seconds: float) -> None:
+    bucket = Bucket("b")
+    assert bucket.pause_until_reset(headers, 100 * SECOND) == (seconds > 0)
+    assert bucket.cells.pause == (0 if not seconds else (100 + seconds) * SECOND)

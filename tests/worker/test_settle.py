@@ -30,7 +30,7 @@ from tests.waiting import limit
 from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now_after
 from tidemill.models.database import close, reading, writing
-from tidemill.models.tables import attempts, dialogues, jobs, messages
+from tidemill.models.tables import attempts, batches, dialogues, jobs, messages
 from tidemill.models.transitions import Settlement
 from tidemill.worker.judge import Judge
 from tidemill.worker.sentiment import Judgement
@@ -225,6 +225,38 @@ def test_what_counts_as_an_answer_of_the_provider(status: int | None, lifted: bo
     set_batch(hold_reason="out of reach", held_at=now_after(-1.0), held_until=now_after(60.0), probe_job_id=job_id)
     write([ending(failure(take_one(job_id), http_status=status))], [])
     assert (batch_row().hold_reason is None) == lifted
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("outcome", ["retried", "failed"])
+def test_a_probe_that_is_refused_like_everybody_lifts_nothing_and_counts_nothing(outcome: str) -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    set_batch(hold_reason="nobody", held_at=now_after(-1.0), held_until=now_after(60.0), probe_job_id=job_id)
+    write([ending(failure(take_one(job_id), outcome, http_status=503, refused=True, error="Busy."))], [])
+    assert batch_row().hold_reason == "nobody"
+    job = job_row(job_id)
+    assert (job.state, job.failures) == ("queued", 0)
+    assert [call.outcome for call in calls(job_id)] == ["held"]
+
+
+@pytest.mark.usefixtures("database")
+def test_an_answer_that_announces_a_long_wait_holds_the_batches_and_lifts_no_hold() -> None:
+    add_batch()
+    first, early, probe = add_jobs(3)
+    began_before = take_one(early)
+    wait: dict[str, Any] = {"hold_reason": "Nothing remains until noon.", "hold_seconds": 3600.0}
+    write([ending(success(take_one(first), **wait))], [])
+    assert job_row(first).state == "succeeded"
+    assert batch_row().hold_reason == "Nothing remains until noon."
+    set_batch(held_at=now_after(1.0), probe_job_id=probe)
+    write([ending(success(began_before))], [])
+    assert batch_row().hold_reason == "Nothing remains until noon."
+    set_batch(held_at=now_after(-1.0), held_until=now_after(-1.0))
+    write([ending(success(take_one(probe), **wait))], [])
+    with reading() as connection:
+        is_due = connection.scalar(select(batches.c.held_until > now_after(3000.0)))
+    assert (batch_row().hold_reason, is_due) == ("Nothing remains until noon.", True)
 
 
 @pytest.mark.usefixtures("database")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tidemill.models.errors import InputError, SettingsError
+from tidemill.models.finish import CUT
 from tidemill.models.json_types import JsonObject
 from tidemill.models.refusals import REFUSAL
-from tidemill.models.replies import CUT
 from tidemill.producer.describing.sidecars import Existing, Sidecars, caption_of, shared, sidecar_of, write
 
 EXISTING: tuple[Existing, ...] = ("skip", "overwrite", "append", "prepend")

@@ -16,9 +16,8 @@ from typing import IO
 
 from tidemill.models.errors import InputError
 from tidemill.models.text import dumps, loads
-from tidemill.producer.intake.lines import standard_objects
 from tidemill.producer.intake.records import BadRowError, Input, Record
-from tidemill.producer.intake.tables import file_records
+from tidemill.producer.intake.tables import file_records, standard_records
 from tidemill.producer.training.columns import Columns, Shape, body_of, namesakes, shape_of
 from tidemill.producer.training.examples import BadRow, Body, ChatMessage, Example, Place, faults, key_of, normalised
 from tidemill.producer.training.findings import KEPT
@@ -160,7 +159,7 @@ def _rows(file: str, columns: Columns, method: str, summary: FileSummary) -> Ite
     source.waiting = deque()
     names: tuple[str, ...] | None = None
     shape: Shape | str = ""
-    for number, record in standard_objects(source) if file == "-" else file_records(Path(file), source):
+    for number, record in standard_records(source) if file == "-" else file_records(Path(file), source):
         for bad in source.drain():
             summary.rows += bad.times
             yield bad

@@ -1,24 +1,20 @@
-"""Text, JSON Lines and JSON are read here, line by line where they have lines, without pandas.
-
-Standard input is one of the first two: JSON Lines when its first line is a JSON object, else one prompt a line.
-"""
+"""Text, JSON Lines and JSON are read here, line by line where they have lines, without pandas."""
 
 import codecs
 import io
 import math
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from json import JSONDecodeError, loads
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import orjson
 
 from tidemill.models.errors import InputError
+from tidemill.producer.intake.formats import text_encoding
 from tidemill.producer.intake.records import Input, Records, json_kind
 
 LONGEST_LINE_BYTES = 256 * 2**20  # a line beyond it is no prompt but a wrong or hostile file
@@ -26,58 +22,6 @@ LONGEST_LINE_BYTES = 256 * 2**20  # a line beyond it is no prompt but a wrong or
 ByteStream: TypeAlias = io.BufferedReader
 
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson turns integers beyond 64 bits into floats, silently
-_MAGIC = {
-    b"\x1f\x8b": "is a gzip archive: unpack it with gunzip",
-    b"PK\x03\x04": "is a ZIP archive or an Office file: unpack it, or give a workbook its own ending, .xlsx or .ods",
-    b"\xd0\xcf\x11\xe0": "is an old Office file: give a workbook its own ending, .xls",
-    b"PAR1": "is a Parquet file: give it the ending .parquet",
-    b"%PDF": "is a PDF, not text: extract its text first",
-    b"\x89PNG": "is an image, not text",
-    b"\xff\xd8\xff": "is an image, not text",
-    b"\xff\xfe\0\0": "is UTF-32: convert it with iconv -f utf-32 -t utf-8",
-    b"\0\0\xfe\xff": "is UTF-32: convert it with iconv -f utf-32 -t utf-8",
-}
-
-
-def standard_input(input_: Input) -> Records:
-    """Prompts or objects, one a line; raises InputError, as all readers here do."""
-    try:
-        yield from sniffed_lines(_stdin(), input_)
-    except UnicodeDecodeError as error:
-        raise _encoding_error(input_, error) from error
-
-
-def standard_objects(input_: Input) -> Records:
-    """JSON objects, one a line; raises InputError at once when the first line is none."""
-    lines = _lines(_stdin(), input_)
-    first = next(lines, None)
-    if first is not None and not first[1].lstrip().startswith(b"{"):
-        raise input_.fault(
-            "does not begin with a JSON object; for CSV and other formats give the file's name instead of -"
-        )
-    yield from _objects(_parsed(chain([first] if first else [], lines), input_), input_)
-
-
-def _stdin() -> ByteStream:
-    stream: Any = sys.stdin.buffer
-    return stream if hasattr(stream, "peek") else io.BufferedReader(stream)
-
-
-def sniffed_lines(file: ByteStream, input_: Input) -> Records:
-    """JSON Lines when the first line is a JSON object, else one prompt a line."""
-    lines = _lines(file, input_)
-    first = next(lines, None)
-    if first is None:
-        return iter(())
-    start = first[1].strip()
-    try:
-        is_object = isinstance(_json(start), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    if start in (b"[", b"{") or start.startswith(b"[{"):  # as plain text, each line would be paid for
-        raise input_.fault("is JSON over several lines; save it as a .json file, or write one object a line")
-    lines = chain([first], lines)
-    return _objects(_parsed(lines, input_), input_) if is_object else _prompts(lines, input_)
 
 
 def text_lines(file: ByteStream, input_: Input) -> Records:
@@ -109,15 +53,10 @@ def json_file(file: ByteStream, input_: Input) -> Records:
 
 def encoding(file: ByteStream, input_: Input) -> str:
     """The encoding, judged by the first bytes; raises InputError when they are no text."""
-    head = file.peek(4096)
-    for magic, why in _MAGIC.items():
-        if head.startswith(magic):
-            raise input_.fault(why)
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if b"\0" in head:
+    name = text_encoding(file.peek(4096))
+    if name is None:
         raise input_.fault("is not text: it holds NUL bytes; give a CSV, JSON Lines, Parquet, Excel or plain text file")
-    return "utf-8-sig"
+    return name
 
 
 @contextmanager
@@ -131,7 +70,8 @@ def decoded(file: ByteStream, encoding: str, newline: str) -> Iterator[io.TextIO
             text.detach()
 
 
-def _encoding_error(input_: Input, error: UnicodeDecodeError, number: int | None = None) -> InputError:
+def encoding_error(input_: Input, error: UnicodeDecodeError, number: int | None = None) -> InputError:
+    """The error for bytes that are not in the encoding that the first ones promise."""
     where = "" if number is None else f" in line {number}"
     if error.encoding.startswith("utf-16"):
         return input_.fault("begins like UTF-16 but is not; save it as UTF-8")
@@ -147,7 +87,7 @@ def _why_not_utf8(error: UnicodeDecodeError, where: str = "") -> str:
 
 def undecodable_file(path: Path, error: UnicodeDecodeError, input_: Input) -> InputError:
     """The error for a file that is not in the encoding that its first bytes promise; names the line if it can."""
-    return _encoding_error(input_, error, _first_undecodable_line(path, error))
+    return encoding_error(input_, error, _first_undecodable_line(path, error))
 
 
 def _first_undecodable_line(path: Path, error: UnicodeDecodeError) -> int | None:
@@ -166,7 +106,7 @@ def _first_undecodable_line(path: Path, error: UnicodeDecodeError) -> int | None
 def _lines(file: ByteStream, input_: Input) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, in UTF-8 (not yet checked), without their line end."""
     for number, raw in enumerate(_raw_lines(file, encoding(file, input_)), 1):
-        line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+        line = raw.removeprefix(codecs.BOM_UTF8)  # files that were put together have one in their middle, too
         if len(line) >= LONGEST_LINE_BYTES:
             raise input_.fault(f"the line is longer than {LONGEST_LINE_BYTES >> 20} MiB; split it", number)
         if line and not line.isspace():
@@ -174,7 +114,7 @@ def _lines(file: ByteStream, input_: Input) -> Iterator[tuple[int, bytes]]:
 
 
 def _raw_lines(file: ByteStream, encoding: str) -> Iterator[bytes]:
-    if encoding != "utf-16":
+    if not encoding.startswith("utf-16"):
         yield from iter(partial(file.readline, LONGEST_LINE_BYTES), b"")
         return
     with decoded(file, encoding, newline="\n") as text:
@@ -187,7 +127,7 @@ def _prompts(lines: Iterable[tuple[int, bytes]], input_: Input) -> Records:
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
-            raise _encoding_error(input_, error, number) from error
+            raise encoding_error(input_, error, number) from error
         if not text.isspace():
             yield number, {"prompt": text}
 

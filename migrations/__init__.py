@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
-from tidemill.models.database import LONG_SECONDS, reading, writing
+from tidemill.models import batches
+from tidemill.models.database import LONG_SECONDS, reading, transact, writing
 from tidemill.models.errors import DatabaseError
+from tidemill.models.server_names import has_path, is_same_host
+from tidemill.models.settings import settings
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -37,6 +40,7 @@ def ensure() -> None:
     with reading() as connection:
         revision, embedded = current(connection), connection.dialect.name == "sqlite"
     if revision == HEAD:
+        _name_servers()
         return
     _check_not_newer(revision)
     if not embedded:
@@ -45,6 +49,16 @@ def ensure() -> None:
             f"The database {state}; this version needs {HEAD}. Run `tidemill db upgrade` once, then try again."
         )
     upgrade()
+    _name_servers()
+
+
+def _name_servers() -> None:
+    """Version 0.1 knew a server by its host alone: its batches at the configured host get the server's whole name."""
+    own = settings().provider
+    with reading() as connection:
+        old_names = [each for each in batches.servers(connection) if not has_path(each) and is_same_host(each, own)]
+    if old_names:
+        transact(lambda connection: batches.adopt(connection, own, old_names))
 
 
 def _check_not_newer(revision: str | None) -> None:

@@ -5,12 +5,12 @@ All functions work on a connection in the caller's transaction.
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Connection, case, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from tidemill.models import fine_tunes, holds, transitions
 from tidemill.models.bulk import BulkRows
@@ -45,11 +45,26 @@ class Submission:
     assistant_id: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What a batch is looked up by: what is asked, where, and of which input.
+
+    `question_hashes` and `keys`, those of the first `rows` rows, hold what version 0.1 called the same, too.
+    """
+
+    question_hashes: Collection[str]
+    provider: str
+    source: str | None
+    keys: Collection[str]
+    rows: int
+
+
 class StoredBatch(NamedTuple):
-    """A batch that exists, and what its rows came from."""
+    """A batch that exists, what its rows came from, and the server that it is for."""
 
     id: str
     source: str | None
+    provider: str
 
 
 class FailureReason(NamedTuple):
@@ -69,25 +84,28 @@ def lock_question(connection: Connection, question_hash: str) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(question_hash))))
 
 
-def find(connection: Connection, question_hash: str, source: str | None, keys: Sequence[str]) -> StoredBatch | None:
+def find(connection: Connection, sought: Sought, *, elsewhere: bool = False) -> StoredBatch | None:
     """The latest batch with the same questions and the same input: the same source, or else mostly the same first rows.
 
-    Two inputs that both have a source are different, however alike, unless one is a file that has been moved.
-    `keys` are those of the first rows of the input.
+    Two inputs that both have a source are different, however alike, unless one is a file that has been moved. With
+    `elsewhere`, the batch of any other server.
     """
-    newest = batches.c.created_at.desc(), batches.c.id.desc()
+    source, keys = sought.source, list(sought.keys)
+    is_here = batches.c.provider == sought.provider
     same_questions = (
-        select(batches.c.id, batches.c.source).where(batches.c.question_hash == question_hash).order_by(*newest)
+        select(batches.c.id, batches.c.source, batches.c.provider)
+        .where(batches.c.question_hash.in_(sought.question_hashes), ~is_here if elsewhere else is_here)
+        .order_by(batches.c.created_at.desc(), batches.c.id.desc())
     )
     if source is not None:
         same_source = connection.execute(same_questions.where(batches.c.source == source).limit(1)).first()
         if same_source is not None:
             return StoredBatch(*same_source)
     input_keys = _KEYS.table(connection)
-    first_rows = (jobs.c.batch_id == batches.c.id) & (jobs.c.position < len(keys))
+    first_rows = (jobs.c.batch_id == batches.c.id) & (jobs.c.position < sought.rows)
     shared = select(func.count()).where(first_rows, jobs.c.key.in_(select(input_keys.c.key))).scalar_subquery()
     stored = select(func.count()).where(first_rows).scalar_subquery()
-    alike = same_questions.where(shared * 2 >= len(keys), shared * 2 >= stored)
+    alike = same_questions.where(shared * 2 >= sought.rows, shared * 2 >= stored)
     candidates = connection.execute(alike, _KEYS.parameters(connection, [(key,) for key in keys]))
     return next((StoredBatch(*batch) for batch in candidates if _may_be_one(batch.source, source)), None)
 
@@ -100,6 +118,11 @@ def _may_be_one(stored: str | None, source: str | None) -> bool:
         return Path(stored).is_absolute() and Path(source).is_absolute() and status(Path(stored)) is None
     except (OSError, ValueError):  # it is where nobody may look, and so it was not moved
         return False
+
+
+def servers(connection: Connection) -> list[str]:
+    """All servers that there are batches for."""
+    return list(connection.scalars(select(batches.c.provider).distinct().order_by(batches.c.provider)))
 
 
 def answered_keys(connection: Connection, batch_id: str, keys: Sequence[str]) -> set[str]:
@@ -149,7 +172,7 @@ def create(connection: Connection, submission: Submission) -> str:
 
 
 def begin_submission(connection: Connection, batch_id: str, submission: Submission) -> int:
-    """Count a submission and store what may differ from the last one: how fast calls go, not what is asked.
+    """Count a submission and store what may differ from the last one: how fast calls go, not what is asked of whom.
 
     A cancelled batch is open again. Returns the submission's number.
     """
@@ -163,7 +186,7 @@ def begin_submission(connection: Connection, batch_id: str, submission: Submissi
                 options=submission.options,
                 columns=submission.columns,
                 priority=submission.priority,
-                provider=submission.provider,
+                question_hash=submission.question_hash,  # version 0.1 had another one for some
                 assistant_id=func.coalesce(submission.assistant_id, batches.c.assistant_id),
                 state=reopened,
                 read_at=None,
@@ -176,6 +199,40 @@ def begin_submission(connection: Connection, batch_id: str, submission: Submissi
 def rename_source(connection: Connection, batch_id: str, source: str) -> None:
     """Note that the file of a batch has been moved."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(source=source))
+
+
+def rename_keys(connection: Connection, batch_id: str, new_keys: dict[str, str]) -> None:
+    """Give rows of version 0.1 their keys of today; `new_keys` has them by the old ones, and may have more."""
+    either = _KEYS.table(connection)
+    stored = select(jobs.c.key).where(jobs.c.batch_id == batch_id, jobs.c.key.in_(select(either.c.key)))
+    keys = [(key,) for pair in new_keys.items() for key in pair]
+    present = set(connection.scalars(stored, _KEYS.parameters(connection, keys)))
+    waiting = {old: new for old, new in new_keys.items() if old in present and old != new}
+    # A key that is free only once its row has its own new one comes later.
+    while ready := {old: new for old, new in waiting.items() if new not in present}:
+        rename = update(jobs).where(jobs.c.batch_id == batch_id, jobs.c.key == bindparam("old"))
+        connection.execute(rename.values(key=bindparam("new")), [{"old": old, "new": ready[old]} for old in ready])
+        present = (present - ready.keys()) | set(ready.values())
+        waiting = {old: new for old, new in waiting.items() if old not in ready}
+
+
+def move(connection: Connection, batch_id: str, provider: str, superseded: str | None) -> None:
+    """Take a batch to another server, because its own has another address now.
+
+    A batch that was begun there for the same rows, `superseded`, stays as it is, and no command finds it again.
+    """
+    connection.execute(
+        update(batches)
+        .where(batches.c.id == batch_id)
+        .values(provider=provider, hold_reason=None, held_at=None, held_until=None, hold_probes=0, probe_job_id=None)
+    )
+    transitions.unsend(connection, jobs.c.batch_id == batch_id)  # its messages are in the other server's queue
+    connection.execute(update(batches).where(batches.c.id == superseded).values(question_hash="superseded"))
+
+
+def adopt(connection: Connection, provider: str, old_names: Collection[str]) -> None:
+    """Give batches of version 0.1, which knew no path of a server, the server's whole name."""
+    connection.execute(update(batches).where(batches.c.provider.in_(old_names)).values(provider=provider))
 
 
 def come_back(connection: Connection, batch_id: str, provider: str) -> None:

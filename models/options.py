@@ -97,13 +97,15 @@ class Options:
         known = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in stored.items() if name in known})
 
-    def question_hash(self, kind: str) -> str:
+    def question_hash(self, kind: str, *, spelled: bool = False) -> str:
         """Hash of what decides the answers, which excludes how calls are sent and how fast.
 
-        Options of a later version count only if they are set, so that older batches keep their hash.
+        Options of a later version count only if they are set, so that older batches keep their hash. With `spelled`
+        it is the hash of version 0.1, which took a value written in another way for another value.
         """
         import hashlib
 
+        from tidemill.models.canonical import canonical
         from tidemill.models.text import dumps
 
         deciding = {
@@ -111,6 +113,8 @@ class Options:
             for name, value in asdict(self).items()
             if name not in _HOW and not (name in _LATER and value is None)
         }
-        # Only these keys are sorted: the order of a schema's keys is the order of the answer's.
-        deciding["params"] = dict(sorted(self.params.items()))
+        if spelled:
+            deciding["params"] = dict(sorted(self.params.items()))
+        else:
+            deciding = {name: canonical(value, in_schema=name == "schema") for name, value in deciding.items()}
         return hashlib.sha256(dumps([kind, sorted(deciding.items())]).encode()).hexdigest()

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidemill.models import dotenv
 from tidemill.models.errors import SettingsError
+from tidemill.models.server_names import server_name
 from tidemill.models.servers import Server, read_url
 from tidemill.models.urls import is_host
 
@@ -163,7 +164,12 @@ class Settings(BaseSettings):
 
     @property
     def provider(self) -> str:
-        """The provider as batches and buckets name it: its host, never a key."""
+        """The provider as batches, workers and buckets name it: its host, port and path, never a key."""
+        return server_name(self.openai_base_url)
+
+    @property
+    def host(self) -> str:
+        """Host and port of the provider as the URL spells them, by which fine-tunes are known."""
         return urlsplit(self.openai_base_url).netloc
 
     @property

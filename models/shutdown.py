@@ -9,6 +9,7 @@ import re
 from datetime import UTC, date, datetime
 
 from tidemill.models.errors import SettingsError
+from tidemill.models.server_names import host_of
 
 HOST = "api.openai.com"
 WARNING_DAYS = 60
@@ -53,7 +54,7 @@ def shutdown_date(model: str, provider: str) -> date | None:
 
     Args:
         model: as in a request: `gpt-4.1-mini`, dated, or `ft:gpt-4.1-mini:...`.
-        provider: host of the server; the dates are only for OpenAI's own.
+        provider: name of the server; the dates are only for OpenAI's own.
     """
     ending = _end(model, provider)
     return None if ending is None else ending[0]
@@ -102,7 +103,7 @@ def _end(model: str, provider: str) -> tuple[date, str] | None:
 
 
 def _is_openai(provider: str) -> bool:
-    host = provider.partition(":")[0]
+    host = host_of(provider).partition(":")[0]
     return host == HOST or host.endswith(f".{HOST}")  # regions have hosts such as eu.api.openai.com
 
 

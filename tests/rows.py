@@ -16,7 +16,7 @@ from tidemill.models.tables import attempts, batches, dialogues, jobs, messages,
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimant, Claimed, Enqueued, Rescuer, Settlement, claim, enqueue, settle
 
-PROVIDER = "api.openai.com"
+PROVIDER = "api.openai.com/v1"
 """The provider where no other is configured."""
 
 MODEL = "gpt-6-luna"

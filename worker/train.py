@@ -25,6 +25,7 @@ from tidemill.models.json_types import RemoteObject
 from tidemill.models.metrics import Point, points_of
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
+from tidemill.models.server_names import is_same_host
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Claimed, Outcome, Settlement
 from tidemill.worker import creations, file_faults, settlements
@@ -126,7 +127,7 @@ class Run:
     async def step(self) -> Settlement:
         """Do what comes next."""
         tune = self.tune
-        if (at := read_train_request(self.job.request).provider) != settings().provider:
+        if not is_same_host(at := read_train_request(self.job.request).provider, settings().host):
             note = f"It is of {at}; start a worker whose OPENAI_BASE_URL is that."
             await creations.write(fine_tunes.note_trouble, self.job, note)
             return settlements.of_snooze(self.job, settings().poll_seconds)

@@ -175,6 +175,20 @@ def _unanswered_calls(connection: Connection, root_id: int) -> list[str]:
     return [one_line(f"{inner_of(each).get('name')} ({each.get('id')})", 80) for each in calls]
 
 
+def other_server(root_id: int) -> str | None:
+    """A sentence when another server gave the dialogue's last answer; None when it was this one."""
+    last = select(func.max(dialogues.c.id)).where(turns.of_dialogue(root_id)).scalar_subquery()
+    with reading() as connection:
+        provider = connection.scalar(
+            select(batches.c.provider)
+            .join(dialogues, dialogues.c.batch_id == batches.c.id)
+            .where(dialogues.c.id == last)
+        )
+    if provider is None or provider == settings().provider:
+        return None
+    return f"Dialogue {root_id} was last answered by {provider}; {settings().provider} gets all of it and goes on."
+
+
 def _check_open_turns(connection: Connection, root_id: int) -> None:
     has_open_turn = select(jobs.c.batch_id).where(jobs.c.dialogue_id == root_id, jobs.c.state.in_(OPEN_STATES))
     waiting = select(batches.c.id, batches.c.state, batches.c.provider).where(batches.c.id.in_(has_open_turn))

@@ -15,6 +15,7 @@ from tidemill.producer.asking.continuing import history_tokens
 from tidemill.producer.batches.keys import Prepared, keys_of
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
+from tidemill.producer.batches.submit import find
 from tidemill.producer.intake.tables import Row
 
 
@@ -84,36 +85,46 @@ def estimate(order: Order) -> Estimate:
         InputError: the input cannot be read.
         SettingsError: the file of prices cannot be read.
     """
-    digests_before: Counter[str] = Counter()
-    batch_id: str | None = None
+    before = Before(order)
     history = history_tokens(order.options)
     rows = done = input_tokens = 0
     for chunk in order.rows.chunks(order.options, order.on_bad_row):
-        digests = [Prepared.of(row).digest for row in chunk]
-        keys = keys_of(digests, digests_before)
-        digests_before.update(digests)
-        if rows == 0 and not order.new:
-            batch_id = batch_of(order, keys)
-        answered = answered_of(batch_id, keys)
-        to_send = [row for key, row in zip(keys, chunk, strict=True) if key not in answered]
-        rows, done = rows + len(chunk), done + len(answered)
+        answered = before.answered([Prepared.of(row) for row in chunk])
+        to_send = [row for row, is_answered in zip(chunk, answered, strict=True) if not is_answered]
+        rows, done = rows + len(chunk), done + sum(answered)
         input_tokens += _tokens(to_send, order.options) + history * len(to_send)
-    return priced(batch_id, order.options, rows, done, rows - done, input_tokens=input_tokens)
+    return priced(before.batch_id, order.options, rows, done, rows - done, input_tokens=input_tokens)
 
 
-def batch_of(order: Order, keys: Sequence[str]) -> str | None:
-    """The batch that an order with these keys of its first rows would continue."""
-    with reading() as connection:
-        stored = batches.find(connection, order.question_hash, order.source_name, keys)
-    return stored.id if stored else None
+class Before:
+    """What was asked before of an order: the batch that it would continue, and which of its rows have an answer."""
 
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._is_first = True
+        self._by_value: Counter[str] = Counter()
+        self._by_spelling: Counter[str] = Counter()
+        self.batch_id: str | None = None
 
-def answered_of(batch_id: str | None, keys: Sequence[str]) -> set[str]:
-    """Those of the keys whose rows are answered already; none where there is no batch yet."""
-    if batch_id is None:
-        return set()
-    with reading() as connection:
-        return batches.answered_keys(connection, batch_id, keys)
+    def answered(self, rows: Sequence[Prepared]) -> list[bool]:
+        """Of each of the next rows whether it has its answer already."""
+        if self._is_first and not self._order.new:
+            self.batch_id = self._find(rows)
+        self._is_first = False
+        keys = keys_of([row.digest for row in rows], self._by_value)
+        spelled = keys_of([row.spelled for row in rows], self._by_spelling)
+        self._by_value.update(row.digest for row in rows)
+        self._by_spelling.update(row.spelled for row in rows)
+        if self.batch_id is None:
+            return [False] * len(rows)
+        with reading() as connection:
+            done = batches.answered_keys(connection, self.batch_id, [*{*keys, *spelled}])
+        return [key in done or old in done for key, old in zip(keys, spelled, strict=True)]
+
+    def _find(self, rows: Sequence[Prepared]) -> str | None:
+        with reading() as connection:
+            stored = find(connection, self._order, self._order.sought(rows))
+        return stored.id if stored else None
 
 
 def _tokens(rows: Sequence[Row], options: Options) -> int:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+from tidemill.models.canonical import unix_lines
 from tidemill.models.errors import InputError
 from tidemill.models.options import AskOptions, Options
 from tidemill.producer.asking import continuing
 from tidemill.producer.asking.estimate import Estimate, estimate
 from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.order import Order
+from tidemill.producer.intake.piped import piped_text
 from tidemill.producer.intake.tables import ReadOptions, Row, Source, read
 from tidemill.producer.screen.display import say
 
@@ -52,9 +54,11 @@ class Prompts:
         """
         for file in self.files:
             if os.path.isfile(file) and file.stat().st_size <= CHECKED_FIRST_BYTES:  # noqa: PTH113  # Path's may raise
-                for _ in read(self.source, self.how, on_bad_row=lambda _sentence: None):
+                for _ in read(self.source, self.how, on_bad_row=lambda _sentence: None, on_note=on_note):
                     pass
-        yield from read(self.source, self.how, on_bad_row=on_note)
+                yield from read(self.source, self.how, on_bad_row=on_note)
+                return
+        yield from read(self.source, self.how, on_bad_row=on_note, on_note=on_note)
 
     def estimate(self, order: Order) -> Estimate:
         """Tokens and price of the order that these are the rows of."""
@@ -73,6 +77,7 @@ def order_for(
     dialogue: int | None = None,
     priority: int = 0,
     new: bool = False,
+    moved_from: str | None = None,
 ) -> Order:
     """The order of the command line: one prompt, or the rows of an input.
 
@@ -83,22 +88,26 @@ def order_for(
         name: what to call the batch.
         assistant, no_assistant: whose instructions, model and options fill what is not set.
         dialogue: the id of any turn of the dialogue that the prompts continue.
-        priority, new: as for `Order`.
+        priority, new, moved_from: as for `Order`.
 
     Raises:
         InputError: prompt and input are both there or both missing, the prompt is empty, or there is no such
             assistant or dialogue.
     """
+    how = how or ReadOptions()
     if (prompt is None) == (input_ is None):
         raise InputError("Give a prompt, or a file of prompts with -i: tidemill ask 'Why is the sky blue?'")
-    if prompt is not None and not prompt.strip():
-        raise InputError("The prompt is empty; write it in quotes, or name a file of prompts with -i.")
+    if prompt is not None:
+        _check_prompt(prompt, how)
+        text = piped_text(say)
+        prompt = f"{text}\n\n{prompt}" if text else prompt
     complete = complete_options(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
     own_source: str | None
     if prompt is not None:
         source: Source = [prompt]
         own_name = "prompt"
-        own_source = f"prompt {hashlib.sha256(prompt.encode(errors='surrogatepass')).hexdigest()}"
+        content = unix_lines(prompt).encode(errors="surrogatepass")
+        own_source = f"prompt {hashlib.sha256(content).hexdigest()}"
     else:
         assert input_ is not None
         source = input_
@@ -107,15 +116,29 @@ def order_for(
         own_source = str(path.resolve()) if path else None
     order = Order(
         options=complete.options,
-        rows=Prompts(source, how or ReadOptions()),
+        rows=Prompts(source, how),
         name=name or own_name,
         source_name=name or own_source,
         priority=priority,
         new=new,
+        moved_from=moved_from,
         assistant_id=complete.assistant_id,
         on_bad_row=say,
     )
     return order if dialogue is None else as_turns(order, name)
+
+
+def _check_prompt(prompt: str, how: ReadOptions) -> None:
+    """Refuse a prompt that is none, and what can only be about the rows of a file."""
+    if not prompt.strip():
+        raise InputError("The prompt is empty; write it in quotes, or name a file of prompts with -i.")
+    if prompt.strip() == "-":
+        raise InputError("The prompt is -: write -i - to read prompts from standard input.")
+    for flag, value in (("--column", how.column), ("-t", how.template), ("--format", how.format)):
+        if value is not None:
+            raise InputError(
+                f"{flag} is about the rows of a file, and a prompt was given: drop it, or name a file with -i."
+            )
 
 
 def as_turns(order: Order, name: str | None) -> Order:
@@ -129,5 +152,7 @@ def as_turns(order: Order, name: str | None) -> Order:
     assert isinstance(rows, Prompts)
     typed = rows.source if isinstance(rows.source, list) and rows.is_one else ()
     continuing.check(order.options, [prompt for prompt in typed if isinstance(prompt, str)])
+    if (sentence := continuing.other_server(dialogue)) is not None:
+        order.on_bad_row(sentence)
     source_name = continuing.source_name(dialogue, rows.source, name)
     return replace(order, name=name or f"dialogue {dialogue}", source_name=source_name)

@@ -1,6 +1,6 @@
 """Rows that were submitted together are followed, read and saved as one thing, in scripts and by commands."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.producer.batches.follow import follow
 from tidemill.producer.batches.progress import Progress, progress, resolve
-from tidemill.producer.batches.results import columns_of, rows_of, to_frame, write
+from tidemill.producer.batches.results import columns_of, rows_of, rows_with_keys, to_frame, write
 from tidemill.producer.screen.display import Display, Quiet
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ class Batch:
     """Rows that this submission or a later one held; 0 for all."""
     dialogue_id: int | None = None
     """The dialogue that they continue."""
+    keys: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+    """Of rows of a frame: what each is known by, in the frame's order."""
+    index: "pd.Index | None" = field(default=None, compare=False, repr=False)
+    """Of rows of a frame: their labels in it."""
 
     @property
     def scope(self) -> Scope:
@@ -52,7 +56,13 @@ class Batch:
         return progress(self.scope)
 
     def to_frame(self) -> "pd.DataFrame":
-        """Input and answers side by side, in input order."""
+        """Input and answers side by side, in input order; what was asked from a frame has that frame's index.
+
+        So `frame["reply"] = batch.to_frame()["reply"]` puts each answer beside its prompt. Rows that were skipped or
+        cut off by a limit are not there.
+        """
+        if self.keys is not None and self.index is not None:
+            return to_frame([rows_with_keys(self.id, self.submission, self.keys)]).set_axis(self.index)
         frame = to_frame(rows_of(self.id, self.submission))
         return frame if len(frame) else frame.reindex(columns=columns_of(self.id))
 

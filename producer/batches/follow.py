@@ -47,6 +47,7 @@ class Submitting:
         self.error: BaseException | None = None
         self._opened = opened
         self._stopped = False
+        self._has_said = False
         self._thread = threading.Thread(target=self._run, name="submit", daemon=True)
         self._thread.start()
 
@@ -66,6 +67,13 @@ class Submitting:
     def is_reading(self) -> bool:
         """True while rows are still read."""
         return self._thread.is_alive()
+
+    def say_answered(self, display: Display) -> None:
+        """Say, once all rows are read, how many of them had their answer already."""
+        answered = self._opened.tally.answered
+        if answered and not (self.is_reading or self._has_said):
+            self._has_said = True
+            display.say(f"{self._opened.batch_id} continues: {answered:,} answered already; --new asks again.")
 
     def wait(self, seconds: float) -> None:
         """Wait until all rows are read, but no longer than this."""
@@ -100,6 +108,7 @@ def follow(
     """
     if submitting is not None:
         submitting.wait(_READ_FIRST_SECONDS)
+        submitting.say_answered(display)
     if not (submitting and (submitting.is_reading or submitting.error)) and (so_far := progress(scope)).is_complete:
         if on_progress is not None:
             on_progress(so_far)
@@ -121,7 +130,8 @@ def check_server(batch_id: str | None) -> None:
     if settings().embedded and provider not in (None, own):
         raise InputError(
             f"{batch_id} is for {provider}, and OPENAI_BASE_URL names {own}; "
-            f"let it name {provider} to run the batch here."
+            f"let it name {provider} to run the batch here. If that server has moved, its `tidemill ask` or "
+            f"`describe` with --moved-from {provider} takes the batch along."
         )
 
 
@@ -157,6 +167,8 @@ def _watch(
         is_reading = submitting is not None and submitting.is_reading
         if submitting is not None and submitting.error is not None:
             raise submitting.error
+        if submitting is not None:
+            submitting.say_answered(display)
         began = time.monotonic()
         try:
             so_far = progress(scope)

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tidemill.models import batches
+from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
+from tidemill.models.settings import settings
+from tidemill.producer.batches.keys import Occurrences, Prepared
 from tidemill.producer.intake.tables import Row
 
 
@@ -78,14 +82,32 @@ class Order:
     source_name: str | None = None
     priority: int = 0
     new: bool = False
+    moved_from: str | None = None
+    """The address that the server had when the batch was begun: the batch goes on at its address of today."""
     assistant_id: int | None = None
     """The assistant that some of the options come from."""
     on_bad_row: Callable[[str], None] = print
+
+    def __post_init__(self) -> None:
+        """Refuse what is two things at once."""
+        if self.new and self.moved_from is not None:
+            raise InputError("--new begins another batch, and --moved-from goes on with one that there is: drop one.")
 
     @property
     def question_hash(self) -> str:
         """Hash of all that decides the answers, except the rows."""
         return self.options.question_hash(self.rows.kind)
+
+    def sought(self, rows: Sequence[Prepared]) -> batches.Sought:
+        """What the batch of the order is looked up by, these being its first rows."""
+        none_before = Occurrences()
+        return batches.Sought(
+            {self.question_hash, self.options.question_hash(self.rows.kind, spelled=True)},
+            settings().provider,
+            self.source_name,
+            {*none_before.keys(rows), *none_before.spelled_keys(rows)},
+            len(rows),
+        )
 
     @property
     def is_whole(self) -> bool:

@@ -311,11 +311,26 @@ def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> It
         after = (rows[-1]["position"], rows[-1]["id"])
 
 
+def rows_with_keys(batch_id: str, submission: int, keys: Sequence[str]) -> list[JsonObject]:
+    """The rows with these keys, in the order of the keys, wherever later submissions have put them."""
+    statement = _rows_statement(batch_id, submission, pictures=False).order_by(None).order_by(jobs.c.id)
+    by_key: dict[str, JsonObject] = {}
+    after = 0
+    while True:
+        with reading() as connection:
+            rows = connection.execute(statement.where(jobs.c.id > after)).mappings().all()
+        if not rows:
+            return [by_key[key] for key in keys]
+        by_key |= {row["key"]: _row(row, with_picture=False) for row in rows}
+        after = rows[-1]["id"]
+
+
 def _rows_statement(batch_id: str, submission: int, *, pictures: bool) -> Select[Any]:
     return (
         select(
             jobs.c.id,
             jobs.c.position,
+            jobs.c.key,
             jobs.c.columns,
             *((jobs.c.request,) if pictures else ()),
             jobs.c.custom_id,

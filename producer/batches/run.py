@@ -63,9 +63,7 @@ def carry_out(
     opened = open_batch(order)
     batch = Batch(opened.batch_id, opened.submission, order.options.dialogue)
     if detach:
-        return _print_detached(batch, submit(opened), as_json)
-    if done := opened.resumed and Batch(batch.id).progress().states["succeeded"]:
-        say(f"{batch.id} continues: {done:,} answered already; --new asks again.")
+        return _print_detached(batch, submit(opened), opened.tally.answered, as_json)
     is_one = order.rows.is_one and not after
     printer = AnswerPrinter(batch, as_json) if is_one and output is None else None
     progress = follow_batch(batch, opened, window, display(quiet=as_json or is_one), printer)
@@ -96,9 +94,11 @@ def _print_estimate(order: Order, as_json: bool) -> None:
     return None
 
 
-def _print_detached(batch: Batch, rows: int, as_json: bool) -> None:
+def _print_detached(batch: Batch, rows: int, answered: int, as_json: bool) -> None:
     if as_json:
         return print_json({"batch": batch.id, "rows": rows})
+    if answered:
+        say(f"{batch.id} continues: {answered:,} answered already; --new asks again.")
     then = "`tidemill watch` runs it here" if settings().embedded else "workers run it"
     print_line(
         f"{batch.id}: {counted(rows, 'row')} submitted; {then}, "

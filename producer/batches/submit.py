@@ -5,26 +5,39 @@ rows stay done, open rows stay open, failed rows are tried again, new or changed
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from sqlalchemy import Connection
 
 from tidemill.models import batches, provider, shutdown
 from tidemill.models.broker import BrokerError
-from tidemill.models.database import LONG_SECONDS, transact
+from tidemill.models.database import LONG_SECONDS, reading, transact
+from tidemill.models.errors import InputError
 from tidemill.models.feed import feed
 from tidemill.models.scope import Scope
+from tidemill.models.server_names import host_of, server_name
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Enqueued, enqueue
-from tidemill.producer.batches.keys import Prepared, count_stored, keys_of
+from tidemill.producer.batches.keys import Occurrences, Prepared
 from tidemill.producer.batches.order import Order
 from tidemill.producer.intake.tables import Row
 
 _FEED_SECONDS = 0.25
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a submission has stored so far: how many rows, how many of them had their answer already.
+
+    `keys` has the number of each row in its source with the row's key, in order; None: they are not kept.
+    """
+
+    rows: int = 0
+    answered: int = 0
+    keys: list[tuple[int, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,7 @@ class OpenBatch:
     """Whether the batch belongs to this input: only then do rows that left the input leave the batch."""
     order: Order
     chunks: Iterator[list[Row]]
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def scope(self) -> Scope:
@@ -50,7 +64,7 @@ def open_batch(order: Order) -> OpenBatch:
 
     Raises:
         SettingsError: no call could ever be made with these settings, or to this model; nothing has been stored.
-        InputError: the input cannot be read; nothing has been stored.
+        InputError: the input cannot be read, or there is no batch that could have moved; nothing has been stored.
         DatabaseError: the database cannot be used.
     """
     (provider.check_client if settings().embedded else provider.check)(settings())
@@ -58,11 +72,14 @@ def open_batch(order: Order) -> OpenBatch:
     chunks = order.rows.chunks(order.options, order.on_bad_row)
     first = next(chunks)
     submission = _submission(order, first)
-    keys = keys_of([Prepared.of(row).digest for row in first], Counter())
+    sought = order.sought([Prepared.of(row) for row in first])
 
     def find_or_make(connection: Connection) -> OpenBatch:
         batches.lock_question(connection, submission.question_hash)
-        stored = None if order.new else batches.find(connection, submission.question_hash, order.source_name, keys)
+        stored = None if order.new else find(connection, order, sought)
+        if stored and stored.provider != sought.provider:
+            begun = batches.find(connection, sought)
+            batches.move(connection, stored.id, sought.provider, begun.id if begun else None)
         batch_id = stored.id if stored else batches.create(connection, submission)
         is_its_own = stored is None or (stored.source is not None and order.source_name is not None)
         if stored and is_its_own and order.source_name is not None and stored.source != order.source_name:
@@ -72,7 +89,54 @@ def open_batch(order: Order) -> OpenBatch:
             batches.come_back(connection, batch_id, submission.provider)
         return OpenBatch(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
 
-    return transact(find_or_make, LONG_SECONDS)
+    opened = transact(find_or_make, LONG_SECONDS)
+    if not (opened.resumed or order.new):
+        _say_elsewhere(order, sought, opened.batch_id)
+    return opened
+
+
+def find(connection: Connection, order: Order, sought: batches.Sought) -> batches.StoredBatch | None:
+    """The batch that the order goes on with, also one that has yet to be taken from the server's former address.
+
+    Raises:
+        InputError: the order names a former address, and there is none.
+    """
+    stored = batches.find(connection, sought)
+    if order.moved_from is None:
+        return stored
+    for server in _servers_at(connection, order.moved_from):
+        moved = None if server == sought.provider else batches.find(connection, replace(sought, provider=server))
+        if moved is not None:
+            return moved
+    if stored is None:
+        there = ", ".join(batches.servers(connection)) or "none"
+        raise InputError(
+            f"There is no batch of these questions and rows for {order.moved_from}; servers with batches: {there}."
+        )
+    return stored
+
+
+def _servers_at(connection: Connection, address: str) -> list[str]:
+    """The servers of batches that an address means: the one of that name or, without a path, all at that host."""
+    try:
+        name = server_name(address)
+    except ValueError as error:
+        raise InputError(f"--moved-from is {address!r}, but {error}; an example is localhost:8000/v1.") from None
+    known = batches.servers(connection)
+    return (
+        [name] if name in known else [each for each in known if name.endswith("/") and host_of(each) == host_of(name)]
+    )
+
+
+def _say_elsewhere(order: Order, sought: batches.Sought, batch_id: str) -> None:
+    """Say that another server was asked the same, for it may be this one at its former address."""
+    with reading() as connection:
+        other = batches.find(connection, sought, elsewhere=True)
+    if other is not None:
+        order.on_bad_row(
+            f"{other.id} asked {other.provider} the same; {batch_id} asks {sought.provider}. If that is the same "
+            f"server at another address, stop, and add --moved-from {other.provider} (in Python: moved_from) to go on."
+        )
 
 
 def _submission(order: Order, first: Iterable[Row]) -> batches.Submission:
@@ -106,14 +170,13 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
         InputError: the input breaks off; the rows before it are stored and running.
         DatabaseError: the database stopped answering; the rows that were committed are safe.
     """
-    repeated: Counter[str] = Counter()
+    occurrences = Occurrences()
     columns: dict[str, None] = {}
-    position, fed_at = 0, 0.0
+    tally, fed_at = opened.tally, 0.0
     for chunk, names in _prepared(opened.chunks):
         columns |= names
-        _store(opened, chunk, position, repeated)
-        position += len(chunk)
-        on_rows(position)
+        _store(opened, chunk, occurrences)
+        on_rows(tally.rows)
         if time.monotonic() - fed_at > _FEED_SECONDS:
             _feed(opened)
             fed_at = time.monotonic()
@@ -126,7 +189,7 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
         LONG_SECONDS,
     )
     _feed(opened)
-    return position
+    return tally.rows
 
 
 def _feed(opened: OpenBatch) -> None:
@@ -155,18 +218,20 @@ def _columns(rows: Iterable[Row]) -> dict[str, None]:
     return {name: None for row in rows for name in row.columns}
 
 
-def _store(opened: OpenBatch, chunk: Sequence[Prepared], position: int, repeated: Counter[str]) -> None:
-    """Commit one chunk; `repeated` is updated as `batches.keys` says."""
-    digests = [row.digest for row in chunk]
+def _store(opened: OpenBatch, chunk: Sequence[Prepared], occurrences: Occurrences) -> None:
+    """Commit one chunk, and count it in the batch's tally and in `occurrences`."""
+    tally = opened.tally
 
-    def store(connection: Connection) -> set[str]:
-        """Store the chunk, or return the digests that an earlier chunk had and store nothing."""
-        keys = keys_of(digests, repeated)
+    def store(connection: Connection) -> tuple[set[str], int]:
+        """Store the chunk, or return the digests that an earlier chunk had and store nothing; and how many are done."""
+        keys = occurrences.keys(chunk)
+        if opened.resumed:
+            _rename_keys(connection, opened.batch_id, chunk, keys, occurrences)
         rows = [
             Enqueued(
                 key,
                 row.custom_id or key,
-                position + i,
+                tally.rows + i,
                 row.request,
                 row.columns,
                 row.content,
@@ -175,14 +240,27 @@ def _store(opened: OpenBatch, chunk: Sequence[Prepared], position: int, repeated
             for i, (key, row) in enumerate(zip(keys, chunk, strict=True))
         ]
         stored = enqueue(connection, opened.batch_id, opened.submission, rows, opened.order.options.dialogue)
-        came_before = {digest for key, digest in zip(keys, digests, strict=True) if key not in stored}
+        came_before = {row.digest for key, row in zip(keys, chunk, strict=True) if key not in stored}
         if came_before:
             connection.rollback()
         elif opened.resumed:
             batches.revive(connection, opened.batch_id, keys)
-        return came_before
+            return came_before, len(batches.answered_keys(connection, opened.batch_id, keys))
+        return came_before, 0
 
-    while came_before := transact(store, LONG_SECONDS):
-        for digest in came_before:
-            repeated[digest] += 1  # contents of an earlier chunk have come again: number them after those
-    count_stored(digests, repeated)
+    while (ended := transact(store, LONG_SECONDS))[0]:
+        occurrences.note_earlier(ended[0], chunk)
+    if tally.keys is not None:
+        tally.keys += zip((row.line for row in chunk), occurrences.keys(chunk), strict=True)
+    occurrences.count(chunk)
+    tally.rows += len(chunk)
+    tally.answered += ended[1]
+
+
+def _rename_keys(
+    connection: Connection, batch_id: str, chunk: Sequence[Prepared], keys: Sequence[str], occurrences: Occurrences
+) -> None:
+    """Give rows that version 0.1 stored their keys of today, where those are others."""
+    renamed = {old: new for old, new in zip(occurrences.spelled_keys(chunk), keys, strict=True) if old != new}
+    if renamed:
+        batches.rename_keys(connection, batch_id, renamed)

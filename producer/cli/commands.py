@@ -28,7 +28,8 @@ app.add_typer(fine_tunes_app, name="fine-tunes")
 
 
 @app.command(
-    epilog="Example: tidemill ask -i reviews.jsonl -t 'Is this kind? {text}' --system 'Yes or no?' -o answers.csv"
+    cls=flags.EachOnce,
+    epilog="Example: tidemill ask -i reviews.jsonl -t 'Is this kind? {text}' --system 'Yes or no?' -o answers.csv",
 )
 @flags.expand_groups
 def ask(
@@ -48,6 +49,7 @@ def ask(
     template: Annotated[
         str | None, typer.Option("--template", "-t", help="A prompt with {column} placeholders, filled from each row.")
     ] = None,
+    format_: flags.Format = None,
     dialogue: Annotated[
         int | None,
         typer.Option(metavar="ID", help="Continue this dialogue; several rows become its next turns, one by one."),
@@ -74,13 +76,14 @@ def ask(
         prompt,
         input_,
         options,
-        ReadOptions(column, template, skip_bad_rows, batch.limit),
+        ReadOptions(column, template, skip_bad_rows, batch.limit, format_),
         name=batch.name,
         assistant=question.assistant,
         no_assistant=question.no_assistant,
         dialogue=dialogue,
         priority=batch.priority,
         new=batch.new,
+        moved_from=batch.moved_from,
     )
     carry_out(
         order,
@@ -93,7 +96,7 @@ def ask(
     )
 
 
-@app.command(epilog="Example: tidemill describe photos/ -r -o captions.csv")
+@app.command(cls=flags.EachOnce, epilog="Example: tidemill describe photos/ -r -o captions.csv")
 @flags.expand_groups
 def describe(
     *,
@@ -108,6 +111,7 @@ def describe(
     output: flags.Output = None,
     escape_formulas: flags.EscapeFormulas = False,
     column: Annotated[str | None, typer.Option(help="The table's column that holds the paths.")] = None,
+    format_: flags.Format = None,
     prompt: Annotated[
         str | None,
         typer.Option(help="What to ask; may contain {name}, {stem}, {directory} and the table's columns."),
@@ -149,7 +153,9 @@ def describe(
 
     options = options_of(DescribeOptions, question, reply, calls, prompt=prompt, detail=detail, max_side=max_side)
     order = captioning.order_for(
-        Pictures(tuple(paths or ()), input_, column, recursive, fetch, batch.limit, exclude=tuple(exclude or ())),
+        Pictures(
+            tuple(paths or ()), input_, column, recursive, fetch, batch.limit, format_, exclude=tuple(exclude or ())
+        ),
         options,
         preset=preset,
         name=batch.name,
@@ -157,6 +163,7 @@ def describe(
         no_assistant=question.no_assistant,
         priority=batch.priority,
         new=batch.new,
+        moved_from=batch.moved_from,
     )
     after: list[After] = []
     if sidecar is not None:
@@ -176,7 +183,7 @@ def describe(
     )
 
 
-@app.command(epilog="Example: tidemill train data.csv --val 0.1 --dry-run")
+@app.command(cls=flags.EachOnce, epilog="Example: tidemill train data.csv --val 0.1 --dry-run")
 @flags.expand_groups
 def train(
     *,
@@ -312,7 +319,7 @@ def watch(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     verbs.watch(batch_id, as_json)
 
 
-@app.command(epilog="Example: tidemill results prompts-3f9a1c -o answers.parquet")
+@app.command(cls=flags.EachOnce, epilog="Example: tidemill results prompts-3f9a1c -o answers.parquet")
 def results(batch: flags.BatchId, output: flags.Output = "-", escape_formulas: flags.EscapeFormulas = False) -> None:
     """Write the rows of a batch with their answers, in input order."""
     from tidemill.producer.cli.kinds import verbs_for

@@ -5,13 +5,16 @@ A command takes a group as one parameter, and `expand_groups` puts the group's f
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NamedTuple, Protocol, get_type_hints
+from typing import Annotated, Any, NamedTuple, Protocol, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from tidemill.models.allowed import ALLOWED
+from tidemill.models.errors import InputError
 
 
 def number(option: str, *, help: str, show_default: bool | str = True) -> object:  # noqa: A002  # as Typer calls it
@@ -31,6 +34,14 @@ Transport = Annotated[
 ]
 Window = Annotated[int | None, number("window", help="Calls in flight at once.", show_default="256")]
 SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="What the input is: csv, tsv, json, jsonl, parquet, xlsx, xls, ods or text.",
+        show_default="by its name and how it begins",
+    ),
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Submit only; workers or a later run do the work.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Output = Annotated[
@@ -53,6 +64,20 @@ FineTuneId = Annotated[
         metavar="JOB",
     ),
 ]
+
+
+class EachOnce(TyperCommand):
+    """A command that refuses a flag that is there twice and takes one value: none wins in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, after a look at which flags come twice."""
+        _, _, flags_in_order = self.make_parser(ctx).parse_args(args=list(args))
+        for flag, times in Counter(flags_in_order).items():
+            if times > 1 and isinstance(flag, TyperOption) and not (flag.multiple or flag.is_flag):
+                raise InputError(
+                    f"{max(flag.opts, key=len)} was given {times} times, and can count once: drop the others."
+                )
+        return super().parse_args(ctx, args)
 
 
 class QuestionFlags(NamedTuple):
@@ -106,6 +131,10 @@ class BatchFlags(NamedTuple):
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0
     limit: Annotated[int | None, number("limit", help="Take only this many rows, from the start of the input.")] = None
     new: Annotated[bool, typer.Option("--new", help="Ask again, even what was answered before.")] = False
+    moved_from: Annotated[
+        str | None,
+        typer.Option(metavar="SERVER", help="The server had this address before; go on with the batch it began there."),
+    ] = None
 
 
 class RunFlags(NamedTuple):

@@ -85,6 +85,7 @@ def order_for(
     no_assistant: bool = False,
     priority: int = 0,
     new: bool = False,
+    moved_from: str | None = None,
 ) -> Order:
     """The order of one command: files, folders and URLs, or the rows of a table.
 
@@ -94,7 +95,7 @@ def order_for(
         preset: one of `PRESETS`, for what the options do not say.
         name: what to call the batch.
         assistant, no_assistant: whose instructions, model and options fill what is not said.
-        priority, new: as for `Order`.
+        priority, new, moved_from: as for `Order`.
 
     Raises:
         InputError: there are no paths and no table, or both; a file or an assistant that was named is not there.
@@ -111,6 +112,7 @@ def order_for(
         source_name=name or (None if pictures.table == "-" else "\n".join(map(_source, places))),
         priority=priority,
         new=new,
+        moved_from=moved_from,
         on_bad_row=say,
     )
 

@@ -13,8 +13,8 @@ from tidemill.models import cost
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Detail, Options
 from tidemill.models.vision import picture_tokens, usable_size
-from tidemill.producer.asking.estimate import Estimate, answered_of, batch_of, priced
-from tidemill.producer.batches.keys import Prepared, keys_of
+from tidemill.producer.asking.estimate import Before, Estimate, priced
+from tidemill.producer.batches.keys import Prepared
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.describing.images import PreparedPicture, RefusedPicture
@@ -102,7 +102,6 @@ class _Sums:
     sizes: Counter[tuple[Detail, int]] = field(default_factory=Counter)
     likenesses: dict[str, list[str]] = field(default_factory=dict)
     contents: set[str] = field(default_factory=set)
-    digests: Counter[str] = field(default_factory=Counter)
 
 
 def estimate_pictures(pictures: Pictures, order: Order) -> PictureEstimate:
@@ -114,23 +113,18 @@ def estimate_pictures(pictures: Pictures, order: Order) -> PictureEstimate:
     options = order.options
     template = parse_template(options.prompt or "")
     can_compare = find_spec("imagehash") is not None
-    sums, batch_id, is_batch_known = _Sums(), None, False
+    sums, before = _Sums(), Before(order)
     for chunk in _chunks(prepare(pictures, options, lambda _note: None, likeness=can_compare)):
         rows = [Prepared.of(row_of(file, picture, template, options)) for file, picture in chunk]
-        digests = [row.digest for row in rows]
-        keys = keys_of(digests, sums.digests)
-        sums.digests.update(digests)
-        if not (is_batch_known or order.new):
-            batch_id, is_batch_known = batch_of(order, keys), True
-        answered = answered_of(batch_id, keys)
-        sums.rows, sums.done = sums.rows + len(rows), sums.done + len(answered)
-        for key, row, prepared in zip(keys, rows, chunk, strict=True):
-            _count(sums, options, row, prepared, is_answered=key in answered)
+        answered = before.answered(rows)
+        sums.rows, sums.done = sums.rows + len(rows), sums.done + sum(answered)
+        for is_answered, row, prepared in zip(answered, rows, chunk, strict=True):
+            _count(sums, options, row, prepared, is_answered=is_answered)
     texts = [text for text in (options.system, options.prompt) if text]
     text_tokens = sum(cost.count_many(texts, options.model)) + cost.chat_overhead_tokens(len(texts))
     to_send = sums.rows - sums.done - sums.same - len(sums.refused)
     input_tokens = sums.tokens + text_tokens * to_send
-    rows_estimate = priced(batch_id, options, sums.rows, sums.done, to_send, input_tokens=input_tokens)
+    rows_estimate = priced(before.batch_id, options, sums.rows, sums.done, to_send, input_tokens=input_tokens)
     alike = _groups(sums.likenesses) if can_compare else None
     return PictureEstimate(rows_estimate, sums.refused, sums.same, dict(sums.sizes), sums.is_estimate, alike)
 

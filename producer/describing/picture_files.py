@@ -14,14 +14,16 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TypeAlias
 
+from tidemill.models.canonical import canonical
 from tidemill.models.errors import InputError, TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.text import dumps
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.describing.images import PreparedPicture, Preparer, RefusedPicture
+from tidemill.producer.intake.formats import Wanted
 from tidemill.producer.intake.records import BadRowError
-from tidemill.producer.intake.requests import Template, custom_id, listed
+from tidemill.producer.intake.requests import Template, custom_id, listed, spelled_id
 from tidemill.producer.intake.tables import Row, Source, open_source
 
 PATH_COLUMNS = ("path", "file", "filename", "image", "picture", "image_path", "url", "image_url")
@@ -74,6 +76,8 @@ class Pictures:
     recursive: bool = False
     fetch: bool = False
     limit: int | None = None
+    format: str | None = None
+    """Of the table, as `--format` says it."""
     is_done: Callable[[str], bool] | None = None
     exclude: tuple[str, ...] = ()
 
@@ -260,7 +264,8 @@ _OTHERS = re.compile("|".join(translate(each.casefold()) for each in _OTHER_NAME
 
 def _from_table(pictures: Pictures, table: Source, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
     """The rows of a table. A path that does not exist is looked for beside the table."""
-    source, records = open_source(table, skip_bad_rows=False, on_bad_row=on_note)
+    wanted = Wanted(pictures.format, (pictures.column,) if pictures.column else (), PATH_COLUMNS, of_prompts=False)
+    source, records = open_source(table, False, on_note, on_note, wanted)
     folder = Path(table).parent if isinstance(table, str | Path) and table != "-" else Path()
     column, excluded = pictures.column, 0
     for line, record in records:
@@ -323,6 +328,7 @@ def row_of(
 ) -> Row:
     """The row of a picture. Its content is question and picture, whatever the file's name; a refused one has none."""
     columns = dict(file.columns)
+    spelled = spelled_id(columns.get("custom_id"))
     try:
         row_id = custom_id(columns.pop("custom_id", None))
         prompt = _prompt(file, template)
@@ -342,10 +348,13 @@ def row_of(
         if picture.notes:
             shown["notes"] = list(picture.notes)
     content = dumps([prompt, identity, options.detail])
-    return Row(row_id, columns, {"prompt": prompt, "picture": shown}, file.line, content)
+    asked = [_prompt(file, template, by_value=True), identity, options.detail]
+    return Row(
+        row_id, columns, {"prompt": prompt, "picture": shown}, file.line, content, asked=asked, spelled_id=spelled
+    )
 
 
-def _prompt(file: PictureFile, template: Template) -> str:
+def _prompt(file: PictureFile, template: Template, *, by_value: bool = False) -> str:
     if not file.path:
         raise BadRowError("its path is empty")
     path = Path(file.path)
@@ -353,4 +362,4 @@ def _prompt(file: PictureFile, template: Template) -> str:
     missing: Sequence[str] = [name for name in template.names if name not in record]
     if missing:
         raise BadRowError(f"the prompt names {listed(missing)}, and there are {listed(record)}")
-    return template.filled(record)
+    return template.filled({name: canonical(value) for name, value in record.items()} if by_value else record)

@@ -30,8 +30,8 @@ def ending_of(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[io.BufferedReader]:
+def opened(path: Path, buffer_bytes: int = io.DEFAULT_BUFFER_SIZE) -> Iterator[io.BufferedReader]:
     """A file's bytes, unpacked. While it is open, `UnpackError` and OSError may be raised by each read."""
     opener = COMPRESSED.get(path.suffix.lower())
-    with path.open("rb") if opener is None else io.BufferedReader(opener(path)) as file:
+    with io.BufferedReader(path.open("rb", 0) if opener is None else opener(path), buffer_bytes) as file:
         yield file

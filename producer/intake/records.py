@@ -18,11 +18,15 @@ class BadRowError(Exception):
     """One row cannot be used. The text says why; the input's name and the row's number are put before it."""
 
 
+def _ignore(_sentence: str) -> None:
+    """Nobody is told."""
+
+
 @dataclass(slots=True)
 class Input:
     """A source that is being read: its name, what its numbers count, and how many bad rows it had so far.
 
-    `on_bad_row` gets a sentence for each bad row that is skipped.
+    `on_bad_row` gets a sentence for each bad row that is skipped, `on_note` one for what to know of the whole.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Input:
     on_bad_row: Callable[[str], None]
     unit: str = "line"
     bad_rows: int = 0
+    on_note: Callable[[str], None] = _ignore
 
     def report_bad_row(self, number: int, why: object) -> None:
         """Count a bad row and report it; raise InputError when bad rows are not to be skipped."""
@@ -38,6 +43,10 @@ class Input:
             raise InputError(f"{sentence}; fix it, or leave such rows out with --skip-bad-rows")
         self.bad_rows += 1
         self.on_bad_row(sentence)
+
+    def note(self, sentence: str) -> None:
+        """Say what a user should know of the input; its name is put before it."""
+        self.on_note(f"{self.name} {sentence}")
 
     def fault(self, why: str, number: int | None = None) -> InputError:
         """The error for what skipping rows cannot fix."""

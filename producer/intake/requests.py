@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import orjson
 
+from tidemill.models.canonical import canonical
 from tidemill.models.endpoints import by_url, urls
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
@@ -32,6 +33,12 @@ class Template(NamedTuple):
         values = [as_text(record[name]) for name in self.names]
         return "".join(chain.from_iterable(zip(self.literals, [*values, ""], strict=True)))
 
+    def asked(self, record: Record) -> Request | None:
+        """What a row is known by whose cells spell a value in a way of their own: 2019.0 where another has 2019."""
+        if all(isinstance(record[name], str | int | None) for name in self.names):
+            return None
+        return {"prompt": self.filled({name: canonical(record[name]) for name in self.names})}
+
 
 class Asker:
     """Makes requests from records.
@@ -51,26 +58,28 @@ class Asker:
         if template is not None and column is not None:
             raise InputError("--column and a template were both given; a template names its columns itself: drop one")
 
-    def request(self, record: Record) -> Request:
-        """The request that a record makes.
+    def request(self, record: Record) -> tuple[Request, Request | None]:
+        """The request that a record makes, and what it is known by where that is not the request itself.
 
         Raises:
             BadRowError: the record cannot be used.
             InputError: the whole input cannot be used.
         """
         if self._template is not None:
-            return {"prompt": self._filled(record, self._template)}
+            return {"prompt": self._filled(record, self._template)}, self._template.asked(record)
         column = self._column
         if column is None:
             if "body" in record and ("url" in record or "method" in record):
-                return _batch_line(record)
+                return _batch_line(record), None
             if isinstance(record.get("messages"), list):
-                return {"messages": _messages(record["messages"], "messages")}
+                return {"messages": _messages(record["messages"], "messages")}, None
             if self._default is None:
                 self._default = self._default_column(record)
             column = self._default
         self._require(column, record)
-        return _cell_request(record[column], column)
+        cell = record[column]
+        asked = {"prompt": as_text(canonical(cell))} if isinstance(cell, float) else None
+        return _cell_request(cell, column), asked
 
     def _filled(self, record: Record, template: Template) -> str:
         for name in template.names:
@@ -162,7 +171,14 @@ def custom_id(value: object) -> str | None:
     """A record's own id as text, None when it has none; raises BadRowError when it is neither text nor a number."""
     if isinstance(value, list | dict | bool):
         raise BadRowError(f"custom_id must be text, not {json_kind(value)}")
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return None if value is None or value == "" else str(value)
+
+
+def spelled_id(value: object) -> str | None:
+    """The id as the input spells it, where `custom_id` is another text: `7.0` for 7."""
+    return str(value) if isinstance(value, float) and value.is_integer() else None
 
 
 def as_text(value: object) -> str:

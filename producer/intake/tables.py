@@ -1,9 +1,9 @@
 """Prompts come in many shapes, and each must become a request or one clear sentence.
 
-Three steps. A reader of `_READERS` turns a source into records: pairs of a number and a dict of the source's columns.
-`intake.requests` turns a record into a request. `_rows` joins the two and decides what becomes of a bad row. All of it
-streams, except Excel and `.json`, which can only be read whole. Lines are read in `intake.lines`, binary tables in
-`intake.packed`, other tables here.
+Three steps. `intake.formats` says what a file or pipe is, and a reader of `_READERS` turns it into records: pairs of a
+number and a dict of the source's columns. `intake.requests` turns a record into a request. `_rows` joins the two and
+decides what becomes of a bad row. All of it streams, except Excel and `.json`, which can only be read whole. Lines are
+read in `intake.lines`, binary tables in `intake.packed`, other tables here.
 
 pandas takes a second to import, so only CSV and DataFrames do it.
 """
@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -23,29 +24,43 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
+from tidemill.producer.intake.begun import begun, spooled
 from tidemill.producer.intake.cells import CHUNK_ROWS, cells_of, frame_records, plain, unique
 from tidemill.producer.intake.compressed import UnpackError, ending_of, is_compressed, opened
+from tidemill.producer.intake.formats import (
+    FORMATS,
+    HEAD_BYTES,
+    HEADED,
+    PACKED,
+    WORKBOOKS,
+    Wanted,
+    WrongFormatError,
+    reads_like_prompt,
+    recognise,
+)
+from tidemill.producer.intake.headers import without_lost_header
 from tidemill.producer.intake.lines import (
     ByteStream,
-    any_json,
     decoded,
     encoding,
+    encoding_error,
     json_file,
     json_lines,
-    sniffed_lines,
-    standard_input,
     text_lines,
     undecodable_file,
 )
 from tidemill.producer.intake.packed import parquet_records, workbook_records
 from tidemill.producer.intake.records import BadRowError, Input, Records
-from tidemill.producer.intake.requests import Asker, Request, custom_id
+from tidemill.producer.intake.requests import PROMPT_COLUMNS, Asker, Request, custom_id, parse_template, spelled_id
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FIRST_CHUNK_ROWS = 32  # small, so that workers start at once
 CHUNK_SECONDS = 1.0  # a slow pipe does not keep workers waiting for a full chunk
+
+ANY_TABLE = Wanted(of_prompts=False)
+"""What training takes: rows with columns."""
 
 Source: TypeAlias = "str | Path | pd.DataFrame | Iterable[str] | Iterable[Mapping[str, object]]"
 
@@ -72,6 +87,10 @@ class Row:
     line: int
     content: str | None = None
     refusal: tuple[str, str] | None = None
+    asked: object = None
+    """What the row is known by where that is not the request: the request as if values were spelled in one way."""
+    spelled_id: str | None = None
+    """The id as the input spells it, where that is not `custom_id`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,31 +104,60 @@ class ReadOptions:
     template: str | None = None
     skip_bad_rows: bool = False
     limit: int | None = None
+    format: str | None = None
+    """One of `formats.FORMATS`, for a file or a pipe; None: by name and content."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the input has to be for these options."""
+        if self.template is not None and self.column is None:
+            return Wanted(self.format, tuple(parse_template(self.template).names), PROMPT_COLUMNS, named_by="-t")
+        return Wanted(self.format, (self.column,) if self.column is not None else (), PROMPT_COLUMNS)
 
 
-def read(source: Source, how: ReadOptions, *, on_bad_row: Callable[[str], None]) -> Iterator[list[Row]]:
+def read(
+    source: Source,
+    how: ReadOptions,
+    *,
+    on_bad_row: Callable[[str], None],
+    on_note: Callable[[str], None] = lambda _sentence: None,
+) -> Iterator[list[Row]]:
     """Stream a source as lists of at most 1,000 rows; the first holds at most 32.
 
-    A source is a path, `-` for stdin, a DataFrame, or an iterable of prompts or of mappings. The ending of a path
-    says its format; stdin and unknown endings are JSON Lines when their first line is a JSON object, else one prompt a
-    line. `on_bad_row` gets one sentence for each row that `how.skip_bad_rows` skips.
+    A source is a path, `-` for stdin, a DataFrame, or an iterable of prompts or of mappings. `on_bad_row` gets one
+    sentence for each row that `how.skip_bad_rows` skips, `on_note` one for what was taken for what.
 
     Raises InputError, a sentence that names source, line and remedy, while it is iterated.
     """
     if how.limit is not None and how.limit < 1:
         raise InputError(f"the limit is {how.limit}, but it counts rows: give 1 or more")
-    input_, records = open_source(source, how.skip_bad_rows, on_bad_row)
+    input_, records = open_source(source, how.skip_bad_rows, on_bad_row, on_note, how.wanted)
     asker = Asker(input_, how.column, how.template)
     yield from chunks_of(islice(_rows(records, asker, input_), how.limit))
 
 
-def open_source(source: Source, skip_bad_rows: bool, on_bad_row: Callable[[str], None]) -> tuple[Input, Records]:
+def open_source(
+    source: Source,
+    skip_bad_rows: bool,
+    on_bad_row: Callable[[str], None],
+    on_note: Callable[[str], None],
+    wanted: Wanted,
+) -> tuple[Input, Records]:
     """A source's name for sentences, and its records: the columns of each row with the row's number."""
+    if wanted.format not in (None, *FORMATS):
+        raise InputError(f"The format is {wanted.format!r}; it must be one of {', '.join(FORMATS)}.")
     if isinstance(source, (str, Path)):
-        input_ = Input("standard input" if source == "-" else str(source), skip_bad_rows, on_bad_row)
-        return input_, standard_input(input_) if source == "-" else file_records(Path(source), input_)
-    input_ = Input("the DataFrame" if _is_frame(source) else "the input", skip_bad_rows, on_bad_row, unit="row")
-    return input_, frame_records(source) if _is_frame(source) else _item_records(source, input_)
+        input_ = Input("standard input" if source == "-" else str(source), skip_bad_rows, on_bad_row, on_note=on_note)
+        return input_, standard_records(input_, wanted) if source == "-" else file_records(Path(source), input_, wanted)
+    if wanted.format is not None:
+        raise InputError("A format was given, and it is about files and pipes only; drop it for a frame or a list.")
+    name = "the DataFrame" if is_frame(source) else "the input"
+    input_ = Input(name, skip_bad_rows, on_bad_row, unit="row", on_note=on_note)
+    if not is_frame(source):
+        return input_, _item_records(source, input_)
+    if len(source.columns) == 1 and not wanted.columns and reads_like_prompt(name := str(source.columns[0])):
+        input_.note(f"has one column, {name[:60]!r}; if that is a prompt, read its file with header=None.")
+    return input_, frame_records(source)
 
 
 def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -131,38 +179,29 @@ def _rows(records: Records, asker: Asker, input_: Input) -> Iterator[Row]:
     has_rows = False
     for line, record in records:
         try:
-            request = asker.request(record)
-            own_id = custom_id(record.pop("custom_id", None))
+            request, asked = asker.request(record)
+            own_id, spelled = custom_id(record.get("custom_id")), spelled_id(record.pop("custom_id", None))
         except BadRowError as error:
             input_.report_bad_row(line, error)
             continue
         if "url" in request:
             record = {name: value for name, value in record.items() if name not in ("method", "url", "body")}  # noqa: PLW2901
         has_rows = True
-        yield Row(own_id, record, request, line)
+        yield Row(own_id, record, request, line, asked=asked, spelled_id=spelled)
     if not has_rows and input_.bad_rows:
         raise input_.fault(f"has no row that can be used: all {input_.bad_rows:,} are bad")
     if not has_rows:
         raise input_.fault("is empty: it holds no prompt")
 
 
-def file_records(path: Path, input_: Input, *, any_layout: bool = False) -> Records:
-    """A file's records, by its ending; says in `input_` what its numbers count, and reports bad rows there.
-
-    With `any_layout`, JSON may hold its objects as a list, one a line, or a single one, whatever the ending says.
-    """
-    ending = ending_of(path)
-    unit, reader = _READERS.get(ending, ("line", sniffed_lines))
-    if any_layout and ending in (".json", ".jsonl", ".ndjson"):
-        reader = any_json
-    input_.unit = unit
+def file_records(path: Path, input_: Input, wanted: Wanted = ANY_TABLE) -> Records:
+    """A file's records; says in `input_` what its numbers count, and reports bad rows there."""
     try:
         if path.is_dir():
             raise input_.fault("is a folder; name a file in it")
-        if is_compressed(path) and reader in (parquet_records, workbook_records):
-            raise input_.fault("is compressed: unpack it first")
-        with opened(path) as file:
-            yield from reader(file, input_)
+        with opened(path, HEAD_BYTES) as file:
+            must_copy = is_compressed(path) or not path.is_file()
+            yield from _records(file, ending_of(path), input_, wanted, must_copy=must_copy)
     except UnicodeDecodeError as error:
         raise undecodable_file(path, error, input_) from error
     except BrokenPipeError:
@@ -173,6 +212,33 @@ def file_records(path: Path, input_: Input, *, any_layout: bool = False) -> Reco
         raise input_.fault(f"is no whole archive ({error}): get it anew, or unpack it with gunzip or 7-Zip") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise input_.fault(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def standard_records(input_: Input, wanted: Wanted = ANY_TABLE) -> Records:
+    """The records of standard input."""
+    if sys.stdin is None:
+        raise input_.fault("is closed; name a file")
+    try:
+        yield from _records(sys.stdin.buffer, "", input_, wanted, must_copy=True)
+    except UnicodeDecodeError as error:
+        raise encoding_error(input_, error) from error
+
+
+def _records(stream: Any, ending: str, input_: Input, wanted: Wanted, *, must_copy: bool) -> Records:
+    """`must_copy`: the stream is no plain file, in which a reader could jump about."""
+    head, file = begun(stream) if must_copy else (stream.peek(HEAD_BYTES), stream)
+    if not head.strip():
+        return
+    try:
+        format_, note = recognise(head, ending, wanted)
+    except WrongFormatError as error:
+        raise input_.fault(str(error)) from None
+    if note is not None:
+        input_.note(note)
+    input_.unit, reader = _READERS[format_]
+    with spooled(file) if must_copy and format_ in PACKED else nullcontext(file) as readable:
+        records = reader(readable, input_)
+        yield from without_lost_header(records, input_, wanted) if format_ in HEADED else records
 
 
 class _Headed:
@@ -262,21 +328,25 @@ def _item_records(items: Iterable[object], input_: Input) -> Records:
             input_.report_bad_row(number, f"is of type {type(item).__name__}, neither text nor a mapping")
 
 
-def _is_frame(source: object) -> "TypeGuard[pd.DataFrame]":
+def is_frame(source: object) -> "TypeGuard[pd.DataFrame]":
+    """Whether a source is a DataFrame."""
     pandas = sys.modules.get("pandas")  # a frame exists only where pandas was imported
     return pandas is not None and isinstance(source, pandas.DataFrame)
 
 
+def as_frame(source: "Source | pd.Series") -> Source:
+    """A Series as the frame of its prompts, with its index; any other source as it is."""
+    pandas = sys.modules.get("pandas")
+    return source.to_frame("prompt") if pandas is not None and isinstance(source, pandas.Series) else source
+
+
 _READERS: dict[str, tuple[str, Callable[[ByteStream, Input], Records]]] = {
-    ".csv": ("row", _csv_records),
-    ".tsv": ("row", partial(_csv_records, delimiter="\t")),
-    ".json": ("row", json_file),
-    ".jsonl": ("line", json_lines),
-    ".ndjson": ("line", json_lines),
-    ".txt": ("line", text_lines),
-    ".md": ("line", text_lines),
-    ".parquet": ("row", parquet_records),
-    ".xlsx": ("row", workbook_records),
-    ".xls": ("row", workbook_records),
-    ".ods": ("row", workbook_records),
+    "csv": ("row", _csv_records),
+    "tsv": ("row", partial(_csv_records, delimiter="\t")),
+    "json": ("row", json_file),
+    "jsonl": ("line", json_lines),
+    "text": ("line", text_lines),
+    "parquet": ("row", parquet_records),
+    **dict.fromkeys(WORKBOOKS, ("row", workbook_records)),
 }
+"""Format -> what its numbers count, and what reads it."""

@@ -17,9 +17,8 @@ from typing import IO
 from tidemill.models.errors import InputError
 from tidemill.models.text import dumps, loads
 from tidemill.producer.intake.compressed import ending_of
-from tidemill.producer.intake.lines import standard_objects
 from tidemill.producer.intake.records import BadRowError, Input, Record
-from tidemill.producer.intake.tables import file_records
+from tidemill.producer.intake.tables import file_records, standard_records
 from tidemill.producer.training.columns import (
     Columns,
     Shape,
@@ -188,8 +187,7 @@ def _rows(
     source.waiting = deque()
     names: tuple[str, ...] | None = None
     shape: Shape | str = ""
-    records = standard_objects(source) if file == "-" else file_records(Path(file), source, any_layout=True)
-    for number, record in records:
+    for number, record in standard_records(source) if file == "-" else file_records(Path(file), source):
         for bad in source.drain():
             summary.rows += bad.times
             yield bad

@@ -15,6 +15,7 @@ from tidemill.models.embedded import embedded_worker
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
 from tidemill.models.job_requests import read_train_request
 from tidemill.models.scope import Scope
+from tidemill.models.server_names import is_same_host
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES
 from tidemill.producer.batches import control
@@ -165,8 +166,8 @@ def _change(connection: Connection, row: FineTuneRow, verb: str) -> bool:
 
 def _check_server(row: FineTuneRow) -> None:
     """Raise InputError if `settings` name another server than the one that has the fine-tune."""
-    provider, own = read_train_request(row.request).provider, settings().provider
-    if (row.state in OPEN_STATES or _may_have_model(row)) and provider != own:
+    provider, own = read_train_request(row.request).provider, settings().host
+    if (row.state in OPEN_STATES or _may_have_model(row)) and not is_same_host(provider, own):
         raise InputError(f"{row.id} is at {provider}, and OPENAI_BASE_URL names {own}; let it name {provider}.")
 
 

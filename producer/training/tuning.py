@@ -19,6 +19,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.fine_tunes import keep_dataset
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
+from tidemill.models.server_names import host_of, server_name
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, dataset_dialogues
 from tidemill.models.text import dumps
@@ -82,7 +83,9 @@ class DatasetRow:
 
     def chunks(self, _options: Options, _on_note: Callable[[str], None]) -> Iterator[list[Row]]:
         """The one row, with the dataset's id and its provider."""
-        yield [Row(self.dataset_id, {}, {"dataset": self.dataset_id, "provider": self.provider}, 1)]
+        request = {"dataset": self.dataset_id, "provider": self.provider}
+        asked = request | {"provider": host_of(server_name(self.provider))}
+        yield [Row(self.dataset_id, {}, request, 1, asked=asked)]
 
     def estimate(self, _order: Order) -> DryRun:
         """The report on the examples, with their price."""
@@ -143,7 +146,7 @@ def _submit_job(dataset: Dataset, options: DatasetOptions, terms: Terms, name: s
 
     transact(keep)
     asked = {"model": options.model, "params": _params(options, terms), "transport": terms.transport}
-    row = DatasetRow(dataset_id, settings().provider, dataset.report)
+    row = DatasetRow(dataset_id, settings().host, dataset.report)
     opened = open_batch(Order(make_options(asked), row, name=name, new=terms.new, on_bad_row=say))
     submit(opened)
     return Batch(opened.batch_id, opened.submission), opened.resumed

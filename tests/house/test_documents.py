@@ -16,7 +16,7 @@ from tidemill.models.options import Options
 from tidemill.models.settings import Settings
 from tidemill.producer.batches.results import RESULT_COLUMNS
 from tidemill.producer.cli import ending
-from tidemill.producer.intake.tables import _READERS
+from tidemill.producer.intake.formats import ENDINGS
 
 REFERENCE = document("docs/reference.md")
 README_LINES = 220
@@ -167,7 +167,7 @@ def test_names_every_column_of_the_results_in_order() -> None:
 
 def test_names_every_ending_that_is_read_as_a_format() -> None:
     cells = " ".join(first_cells(section(REFERENCE, "## Input")))
-    assert set(re.findall(r"`(\.\w+)`", cells)) == set(_READERS)
+    assert set(re.findall(r"`(\.\w+)`", cells)) == set(ENDINGS)
 
 
 def test_explains_every_exit_code() -> None:

@@ -63,7 +63,7 @@ def submission(**values: Any) -> batches.Submission:
 
 def find_id(source: str | None, keys: Sequence[str], question_hash: str = "h") -> str | None:
     with reading() as connection:
-        stored = batches.find(connection, question_hash, source, keys)
+        stored = batches.find(connection, batches.Sought({question_hash}, PROVIDER, source, keys, len(keys)))
     return stored.id if stored else None
 
 

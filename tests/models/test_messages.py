@@ -9,7 +9,6 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import redis
 
@@ -17,6 +16,7 @@ from tests.conftest import RunCli
 from tests.servers import Broker
 from tests.waiting import limit, wait_until
 from tidemill.models.broker import TASK
+from tidemill.models.server_names import server_name
 
 GOOD = [[[1]], {}, {}]
 BOMB = pickle.dumps(((), {}, {}))
@@ -83,7 +83,7 @@ def test_what_is_not_ours_is_dropped_with_one_line_and_the_worker_goes_on(
             [sys.executable, "-P", "-m", "tidemill.worker"], env=environment, stderr=file, start_new_session=True
         )
     client = redis.Redis(port=broker_server.port)
-    queue = f"tidemill.{urlsplit(shared_environment['OPENAI_BASE_URL']).netloc}"
+    queue = f"tidemill.{server_name(shared_environment['OPENAI_BASE_URL'])}"
     try:
         for number, message in enumerate(STRANGE.values(), 1):
             client.lpush(queue, message)

@@ -91,7 +91,7 @@ def test_every_row_becomes_one_queued_job_in_the_inputs_order(rows: int, tmp_pat
     assert opened.batch_id.startswith("my-prompts-")
     assert (batch.columns, batch.submission, batch.state) == (["prompt"], 1, "open")
     assert batch.read_at is not None
-    assert batch.provider == "api.openai.com"
+    assert batch.provider == "api.openai.com/v1"
 
 
 def test_the_first_jobs_are_in_the_broker_when_submit_returns() -> None:

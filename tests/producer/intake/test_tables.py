@@ -289,8 +289,9 @@ def test_stdin_is_json_lines_when_its_first_line_is_an_object_and_text_otherwise
         (b"\n \n", "standard input is empty"),
         (b"\x89PNG\0\0", "standard input is an image, not text"),
         (b"a\0", "standard input is not text"),
-        (b'[{"prompt": "a"},\n{"prompt": "b"}]', "save it as a .json file"),
-        (b"[\n1]", "save it as a .json file"),
+        (b'[{"prompt": "a"},\n{"prompt": "b"]', "standard input is not valid JSON"),
+        (b"[\n1]", "standard input row 1: is a number"),
+        (b'{\n"prompt": "a"}', "standard input holds a JSON object"),
         ("a\né\n".encode("latin-1"), "there is a byte 0xe9 in line 2"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import orjson
 
 from tidemill.models.errors import InputError
+from tidemill.producer.intake.encodings import SAMPLE_BYTES, advice
 from tidemill.producer.intake.formats import text_encoding
 from tidemill.producer.intake.records import Input, Records, json_kind
 
@@ -70,37 +71,37 @@ def decoded(file: ByteStream, encoding: str, newline: str) -> Iterator[io.TextIO
             text.detach()
 
 
-def encoding_error(input_: Input, error: UnicodeDecodeError, number: int | None = None) -> InputError:
+def encoding_error(
+    input_: Input, error: UnicodeDecodeError, number: int | None = None, sample: bytes = b""
+) -> InputError:
     """The error for bytes that are not in the encoding that the first ones promise."""
     where = "" if number is None else f" in line {number}"
     if error.encoding.startswith("utf-16"):
         return input_.fault("begins like UTF-16 but is not; save it as UTF-8")
-    return input_.fault(_why_not_utf8(error, where))
+    return input_.fault(_why_not_utf8(error, where, sample))
 
 
-def _why_not_utf8(error: UnicodeDecodeError, where: str = "") -> str:
-    return (
-        f"is not UTF-8: there is a byte 0x{error.object[error.start]:02x}{where}; if it is Latin-1, convert it with "
-        "iconv -f latin1 -t utf-8"
-    )
+def _why_not_utf8(error: UnicodeDecodeError, where: str = "", sample: bytes = b"") -> str:
+    byte = error.object[error.start]
+    return f"is not UTF-8: there is a byte 0x{byte:02x}{where}; {advice(sample or error.object)}"
 
 
 def undecodable_file(path: Path, error: UnicodeDecodeError, input_: Input) -> InputError:
     """The error for a file that is not in the encoding that its first bytes promise; names the line if it can."""
-    return encoding_error(input_, error, _first_undecodable_line(path, error))
+    return encoding_error(input_, error, *_first_undecodable_line(path, error))
 
 
-def _first_undecodable_line(path: Path, error: UnicodeDecodeError) -> int | None:
-    """Read the file again: the parser knows the byte's place in its buffer only."""
+def _first_undecodable_line(path: Path, error: UnicodeDecodeError) -> tuple[int | None, bytes]:
+    """Its number and what follows; the file is read again, for the parser knows the byte's place in its buffer only."""
     if not path.is_file() or error.encoding.startswith("utf-16"):
-        return None
+        return None, b""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode()
             except UnicodeDecodeError:
-                return number
-    return None
+                return number, line + file.read(SAMPLE_BYTES)
+    return None, b""
 
 
 def _lines(file: ByteStream, input_: Input) -> Iterator[tuple[int, bytes]]:

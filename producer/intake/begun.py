@@ -36,6 +36,8 @@ def begun(stream: Any) -> tuple[bytes, ByteStream]:
     head = b""
     while len(head) < HEAD_BYTES and (line := stream.readline(_LINE_BYTES)):
         head += line
+        if head.startswith(b"PK"):
+            continue  # what a ZIP archive holds, its first line does not say
         if line.endswith(b"\n") and head.strip(b"\xef\xbb\xbf\0 \t\r\n"):
             break
     return head, io.BufferedReader(_Again(head, stream), HEAD_BYTES)

@@ -48,8 +48,17 @@ def unique(names: list[str]) -> list[str]:
     return unique
 
 
+class Base64(str):
+    """Bytes that are no text, as a results file can show them; nobody is asked about them."""
+
+    __slots__ = ()
+
+
 def plain(value: object) -> object:  # noqa: PLR0911
-    """A cell as JSON can hold it: NaN, NaT and NA become None, times ISO 8601, bytes base64, numpy's types Python's."""
+    """A cell as JSON can hold it: NaN, NaT and NA become None, times ISO 8601, numpy's types Python's.
+
+    Bytes become the text that they are in UTF-8, as other programs write text into Parquet; else base64.
+    """
     if value is None or type(value) in (str, int, bool):
         return value
     if isinstance(value, float):
@@ -62,6 +71,17 @@ def plain(value: object) -> object:  # noqa: PLR0911
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set):
         return [plain(item) for item in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _text_or_base64(bytes(value))
+    if type(value).__name__ == "datetime64":
+        return str(value)  # in nanoseconds it would be a mere number
     return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+
+def _text_or_base64(content: bytes) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return Base64(base64.b64encode(content).decode())
+    is_text = all(each >= " " or each in "\t\n\r\f" for each in text)
+    return text if is_text else Base64(base64.b64encode(content).decode())

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import orjson
-from tidemill.producer.intake.encodings import SAMPLE_BYTES, advice
 
 from tidemill.models.errors import InputError
 from tidemill.producer.intake.compressed import opened
+from tidemill.producer.intake.encodings import SAMPLE_BYTES, advice
 from tidemill.producer.intake.formats import text_encoding
 from tidemill.producer.intake.records import Input, Records, json_kind
 

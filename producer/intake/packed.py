@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from tidemill.models.child import LARGEST_FRAME_BYTES, Child, Parent, limit_memory
 from tidemill.models.json_types import JsonObject
 from tidemill.models.text import dumps, loads, one_line
-from tidemill.producer.intake.cells import CHUNK_ROWS, frame_records, table
+from tidemill.producer.intake.cells import CHUNK_ROWS, Base64, frame_records, table
 from tidemill.producer.intake.lines import ByteStream
 from tidemill.producer.intake.records import Input, Records
 
@@ -63,7 +63,19 @@ def _rows(body: bytes) -> list[tuple[int, JsonObject]]:
         raise EOFError from None
     if not isinstance(pairs, list) or not all(_is_row(pair) for pair in pairs):
         raise EOFError
-    return [(number, record) for number, record in pairs]
+    return [(number, {name: _unmarked(value) for name, value in record.items()}) for number, record in pairs]
+
+
+def _marked(value: object) -> object:
+    """A cell as it is sent: JSON has one kind of text only."""
+    return {"base64": value} if isinstance(value, Base64) else value
+
+
+def _unmarked(value: object) -> object:
+    """A cell as it was."""
+    if isinstance(value, dict) and value.keys() == {"base64"} and isinstance(value["base64"], str):
+        return Base64(value["base64"])
+    return value
 
 
 def _is_row(pair: object) -> bool:
@@ -95,7 +107,7 @@ def _bodies(records: Records) -> Iterator[bytes]:
     """Records in pieces that are worth sending."""
     piece, size = list[bytes](), 0
     for number, record in records:
-        line = dumps((number, record)).encode()
+        line = dumps((number, {name: _marked(value) for name, value in record.items()})).encode()
         if len(line) > LARGEST_FRAME_BYTES // 2:
             raise ValueError(f"row {number} is longer than {LARGEST_FRAME_BYTES >> 21} MB")
         piece.append(line)

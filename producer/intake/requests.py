@@ -12,6 +12,7 @@ from tidemill.models.canonical import canonical
 from tidemill.models.endpoints import by_url, urls
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
+from tidemill.producer.intake.cells import Base64
 from tidemill.producer.intake.records import BadRowError, Input, Record, json_kind
 
 PROMPT_COLUMNS = ("prompt", "question", "text", "input", "instruction", "query")  # tried in this order
@@ -20,6 +21,7 @@ Request: TypeAlias = JsonObject
 """`{"prompt": str}`, `{"messages": [..]}` or, for a batch line, `{"url": str, "body": {..}}`."""
 
 _SHOWN_COLUMNS = 30
+_BINARY = "the column {column!r} holds bytes that are no text in UTF-8, and a prompt is text"
 
 
 class Template(NamedTuple):
@@ -84,6 +86,8 @@ class Asker:
     def _filled(self, record: Record, template: Template) -> str:
         for name in template.names:
             self._require(name, record, ", which the template names")
+            if isinstance(record[name], Base64):
+                raise BadRowError(_BINARY.format(column=name))
         if not any(as_text(record[name]).strip() for name in template.names):
             raise BadRowError(f"every column of the template is empty ({listed(template.names)})")
         return template.filled(record)
@@ -136,6 +140,8 @@ def parse_template(template: str) -> Template:
 
 
 def _cell_request(value: object, column: str) -> Request:
+    if isinstance(value, Base64):
+        raise BadRowError(_BINARY.format(column=column))
     if isinstance(value, str) and value and not value.isspace():
         return {"prompt": value}
     if value is None or isinstance(value, str):

@@ -52,6 +52,7 @@ from tidemill.producer.intake.lines import (
 from tidemill.producer.intake.packed import parquet_records, workbook_records
 from tidemill.producer.intake.records import BadRowError, Input, Records
 from tidemill.producer.intake.requests import PROMPT_COLUMNS, Asker, Request, custom_id, parse_template, spelled_id
+from tidemill.producer.intake.spoiled import SpoiledRows, texts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,7 +177,7 @@ def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
 
 
 def _rows(records: Records, asker: Asker, input_: Input) -> Iterator[Row]:
-    has_rows = False
+    has_rows, spoiled = False, SpoiledRows(input_)
     for line, record in records:
         try:
             request, asked = asker.request(record)
@@ -187,7 +188,9 @@ def _rows(records: Records, asker: Asker, input_: Input) -> Iterator[Row]:
         if "url" in request:
             record = {name: value for name, value in record.items() if name not in ("method", "url", "body")}  # noqa: PLW2901
         has_rows = True
+        spoiled.look(line, texts_of(request))
         yield Row(own_id, record, request, line, asked=asked, spelled_id=spelled)
+    spoiled.say_counts()
     if not has_rows and input_.bad_rows:
         raise input_.fault(f"has no row that can be used: all {input_.bad_rows:,} are bad")
     if not has_rows:

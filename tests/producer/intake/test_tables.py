@@ -397,9 +397,9 @@ def test_a_binary_or_empty_file_is_an_error(tmp_path: Path, ending: str) -> None
         (
             "h.csv",
             "prompt\na\né\n".encode("latin-1"),
-            "byte 0xe9 in line 3; if it is Latin-1, convert it with iconv -f latin1",
+            "byte 0xe9 in line 3; if it is Windows-1252, as it seems, convert it with iconv -f WINDOWS-1252",
         ),
-        ("i.jsonl", '{"prompt": "é"}'.encode("latin-1"), "iconv -f latin1 -t utf-8"),
+        ("i.jsonl", '{"prompt": "é"}'.encode("latin-1"), "iconv -f WINDOWS-1252 -t UTF-8"),
         ("j.json", '[{"prompt":\n"é"}]'.encode("latin-1"), "in line 2"),
         ("k.txt", b"\xff\xfea\0\x00\xd8b\0", "begins like UTF-16 but is not"),
     ],

@@ -128,7 +128,7 @@ def test_a_file_that_was_named_twice_is_said() -> None:
         read("folder", negatives=("folder/e.csv",))
 
 
-def test_from_a_pipe_json_lines_are_read_and_csv_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_a_pipe_json_lines_and_csv_are_read_and_text_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def piped(content: bytes) -> list[str]:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
         examples, bad, _ = read("-")
@@ -140,8 +140,9 @@ def test_from_a_pipe_json_lines_are_read_and_csv_is_not(monkeypatch: pytest.Monk
         "standard input line 3",
         "standard input line 2",
     ]
-    with pytest.raises(InputError, match="standard input does not begin with a JSON object; for CSV"):
-        piped(b"prompt,completion\nq,a\n")
+    assert piped(b"prompt,completion\nq,a\n") == ["standard input row 2"]
+    with pytest.raises(InputError, match="standard input does not begin with a JSON object or a header"):
+        piped(b"Why is the sky blue?\n")
     with pytest.raises(InputError, match="no row in it"):
         piped(b"")
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.message import Message
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Literal, NamedTuple, NoReturn
@@ -276,7 +275,7 @@ class _SuccessBody:
         self.usage: Usage | None = None
         self.payload: JsonObject = {}
         try:
-            payload, is_whole = load_reply(raw.body, _charset(raw.headers))
+            payload, is_whole = load_reply(raw.body, raw.headers.get("content-type", ""))
         except TooManyPartsError:
             self.fail("too_large", f"The reply has more than {MOST_PARTS:,} parts", code="reply_too_large")
         except MalformedError:
@@ -365,13 +364,6 @@ _MARKS: dict[Ending, Mark] = {
     "unknown": "unknown_finish_reason",
     "unstated": "no_finish_reason",
 }
-
-
-def _charset(headers: Mapping[str, str]) -> str:
-    """The encoding that a server says its text has; "" when it says none."""
-    message = Message()
-    message["content-type"] = headers.get("content-type", "")
-    return message.get_content_charset("")
 
 
 def _no_json(raw: RawReply) -> str:

@@ -23,6 +23,7 @@ from tidemill.models.spoken import (
     decoded,
     finish_words,
     first_choice,
+    is_blocked,
     message_of,
     read_message,
     read_output,
@@ -138,6 +139,8 @@ def _parse(raw: RawReply, secret: str, expected: str) -> Reply:
     if payload.get("choices") is None and ("output" in payload or expected == "output"):
         return _response(body)
     choices = payload.get("choices")
+    if not choices and is_blocked(payload):
+        body.fail("content_filter", "The provider's content filter stopped the prompt")
     if choices is None and not isinstance(payload.get("message"), dict):  # Ollama's own shape is one choice
         body.fail_with_words_or(f"The reply has no {expected}")
     if choices == []:
@@ -158,8 +161,8 @@ def _response(body: "_SuccessBody") -> Reply:
     payload = body.payload
     output = payload.get("output")
     spoken = read_output(output)
-    if not spoken.text and not spoken.calls and isinstance(payload.get("output_text"), str):
-        spoken = spoken._replace(text=payload["output_text"])
+    if not spoken.text:
+        spoken = spoken._replace(text=string(payload.get("output_text")))
     items = [item for item in dicts(output) if item.get("type") == "message"]
     status = string(payload.get("status")) or string(items[-1].get("status") if items else None) or "completed"
     end = read_finish(status)

@@ -95,8 +95,9 @@ WRONG_PATH = (
     f"at its end; {RESUMES}."
 )
 _PATH_UNKNOWN = re.compile(
-    r"unexpected endpoint|\bcannot (get|post) /|^not found\b|page not found|method not allowed|\bno route\b|"
-    r"invalid url \(|\b(unknown|unrecogni[sz]ed|unsupported|invalid|no such) (request )?(endpoint|path|route|url)\b|"
+    r"unexpected endpoint|\bcannot (get|post) /|^not found\b|\b(page|resource) not found|method not allowed|"
+    r"\bno route\b|invalid url \(|"
+    r"\b(unknown|unrecogni[sz]ed|unsupported|invalid|no such) (request )?(endpoint|path|route|url)\b|"
     r"\b(endpoint|route)\b.{0,60}\bnot (found|exist|supported)",
     re.IGNORECASE,
 )
@@ -187,7 +188,7 @@ RULES: tuple[Rule, ...] = (
     Rule("fail", "unsupported_encoding", kinds={"malformed"}, names=frozenset({"unsupported_encoding"})),
     Rule("retry", "malformed_reply", kinds={"malformed"}),
     Rule("retry", "empty_reply", kinds={"empty"}),
-    Rule("retry", "broken_off", kinds={"broken"}),
+    Rule("retry", "broken_off", kinds={"broken"}, most_retries=3),
     # Answers, paid and final
     Rule("fail", "reply_too_large", kinds={"too_large"}, sentence="{reason}; ask for less, or lower max_tokens."),
     Rule("fail", "refused", kinds={"refused"}),

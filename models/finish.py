@@ -5,6 +5,7 @@ OpenRouter, vLLM, SGLang, LMDeploy, TGI, llama.cpp, Ollama and LM Studio, and wh
 """
 
 import re
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 Ending = Literal[
@@ -75,6 +76,7 @@ class Finish(NamedTuple):
     reason: str
 
 
+@lru_cache(maxsize=1_024)
 def _key(word: str) -> str:
     """One spelling for `MAX_TOKENS`, `max-tokens`, `MaxTokens` and `FINISH_REASON_MAX_TOKENS`."""
     bare = re.sub(r"[\W_]+", "", word).lower()

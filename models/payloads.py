@@ -21,6 +21,7 @@ MOST_PARTS = 4_000_000
 _BEFORE = re.compile(r"(?:[\s\0\ufeff]++|\)\]\}',?|:[^\r\n]*+[\r\n])*+")
 """What may stand before the first sign of a value: white space, marks, a stream's comments."""
 _EVENT = re.compile(r"(?:data|event|id|retry):")
+_CHARSET = re.compile(r"charset=[\"']?([\w.:-]+)", re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _FAULTS = re.compile(
     r'(?is)("[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z))|(-?\b(?:nan|inf|infinity|undefined)\b)|,(?=\s*+[}\]])'
@@ -60,15 +61,15 @@ def load_json(body: bytes) -> Any:
     return values[0]
 
 
-def load_reply(body: bytes, charset: str = "") -> Payload:
+def load_reply(body: bytes, content_type: str = "") -> Payload:
     """The value of a reply's body; a stream is put together to what it would have been without one. Errors as above.
 
-    `charset` is the encoding that the server names, for a body that is not in UTF-8.
+    `content_type` is the reply's header: it names the encoding of a body that is not in UTF-8.
     """
     value = _well_formed(body)
     if value is not _FAULTY:
         return Payload(value)
-    text = _text(body, charset)
+    text = _text(body, content_type)
     if _EVENT.match(text):
         return _joined(*_events(text))
     values = _values(text)
@@ -90,12 +91,13 @@ def _well_formed(body: bytes) -> Any:
         return _FAULTY
 
 
-def _text(body: bytes, charset: str = "") -> str:
+def _text(body: bytes, content_type: str = "") -> str:
+    named = _CHARSET.search(content_type)
     try:
-        text = body.decode(json.detect_encoding(body), "strict" if charset else "replace")
+        text = body.decode(json.detect_encoding(body), "strict" if named else "replace")
     except UnicodeDecodeError:
         try:
-            text = body.decode(charset, "replace")
+            text = body.decode(named[1] if named else "utf-8", "replace")
         except LookupError:  # no such encoding, or none of text
             text = body.decode("utf-8", "replace")
     return text[_BEFORE.match(text).end() :]  # type: ignore[union-attr]  # it matches the empty string, too

@@ -8,7 +8,6 @@ Shapes: OpenAI's API reference; differences of vLLM, Ollama, llama.cpp, OpenRout
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.message import Message
 from http import HTTPStatus
 from typing import Literal, NamedTuple, NoReturn
 
@@ -24,6 +23,7 @@ from tidemill.models.spoken import (
     decoded,
     finish_words,
     first_choice,
+    is_blocked,
     message_of,
     read_message,
     read_output,
@@ -143,6 +143,8 @@ def _parse(raw: RawReply, secret: str, expected: str) -> Reply:
     if payload.get("choices") is None and ("output" in payload or expected == "output"):
         return _response(body)
     choices = payload.get("choices")
+    if not choices and is_blocked(payload):
+        body.fail("content_filter", "The provider's content filter stopped the prompt")
     if choices is None and not isinstance(payload.get("message"), dict):  # Ollama's own shape is one choice
         body.fail_with_words_or(f"The reply has no {expected}")
     if choices == []:
@@ -163,8 +165,8 @@ def _response(body: "_SuccessBody") -> Reply:
     payload = body.payload
     output = payload.get("output")
     spoken = read_output(output)
-    if not spoken.text and not spoken.calls and isinstance(payload.get("output_text"), str):
-        spoken = spoken._replace(text=payload["output_text"])
+    if not spoken.text:
+        spoken = spoken._replace(text=string(payload.get("output_text")))
     items = [item for item in dicts(output) if item.get("type") == "message"]
     status = string(payload.get("status")) or string(items[-1].get("status") if items else None) or "completed"
     end = read_finish(status)
@@ -256,7 +258,7 @@ class _SuccessBody:
         self.usage: Usage | None = None
         self.payload: JsonObject = {}
         try:
-            payload, is_whole = load_reply(raw.body, _charset(raw.headers))
+            payload, is_whole = load_reply(raw.body, raw.headers.get("content-type", ""))
         except TooManyPartsError:
             self.fail("too_large", f"The reply has more than {MOST_PARTS:,} parts", code="reply_too_large")
         except MalformedError:
@@ -342,13 +344,6 @@ _MARKS: dict[Ending, Mark] = {
     "unknown": "unknown_finish_reason",
     "unstated": "no_finish_reason",
 }
-
-
-def _charset(headers: Mapping[str, str]) -> str:
-    """The encoding that a server says its text has; "" when it says none."""
-    message = Message()
-    message["content-type"] = headers.get("content-type", "")
-    return message.get_content_charset("")
 
 
 def _no_json(raw: RawReply) -> str:

@@ -47,12 +47,25 @@ def finish_words(choice: JsonObject) -> tuple[object, object]:
     native = choice.get("native_finish_reason")
     if native is None and isinstance(extra, dict):  # LiteLLM
         native = extra.get("native_finish_reason")
-    if isinstance(filters, dict) and any(each.get("filtered") is True for each in dicts([*filters.values()])):  # Azure
+    if _is_filtered(filters):
         native = "content_filter"
     for word in (choice.get("finish_reason"), choice.get("finishReason"), details, choice.get("done_reason")):
         if word is not None:
             return word, native
     return (None if "finish_reason" in choice else ABSENT), native
+
+
+def _is_filtered(filters: object) -> bool:
+    """Whether any of Azure's filters has struck."""
+    return isinstance(filters, dict) and any(each.get("filtered") is True for each in dicts([*filters.values()]))
+
+
+def is_blocked(payload: JsonObject) -> bool:
+    """Whether a filter has stopped the prompt, so that there is no choice: Gemini's and Azure's shapes."""
+    feedback = payload.get("prompt_feedback") or payload.get("promptFeedback")
+    if isinstance(feedback, dict) and (feedback.get("block_reason") or feedback.get("blockReason")):
+        return True
+    return any(_is_filtered(each.get("content_filter_results")) for each in dicts(payload.get("prompt_filter_results")))
 
 
 def first_choice(choices: object) -> JsonObject:
@@ -133,7 +146,7 @@ def _words(value: object, depth: int = 8) -> str:
     return next(filter(None, inner), "")
 
 
-_SPOKEN_ITEMS = ("message", "output_text", "text", "refusal", None)
+_SPOKEN_ITEMS = ("message", "output_text", "text", "refusal")
 
 
 def read_output(output: object) -> Spoken:
@@ -141,11 +154,13 @@ def read_output(output: object) -> Spoken:
     if isinstance(output, str):
         return Spoken(output)
     items = dicts([output] if isinstance(output, dict) else output)
-    spoken = [item.get("content", item) for item in items if item.get("type") in _SPOKEN_ITEMS]
-    contents = list(map(_content, spoken))
+    spoken = [
+        item for item in items if item.get("type") in _SPOKEN_ITEMS or ("content" in item and not item.get("type"))
+    ]
+    contents = [_content(item.get("content", item)) for item in spoken]
     thoughts = [_words(item.get("content")) or _words(item.get("summary"))
                 for item in items if item.get("type") == "reasoning"]  # fmt: skip
-    calls = tuple(item for item in items if item.get("type") in {"function_call", "custom_tool_call"})
+    calls = tuple(item for item in items if item.get("type") in ("function_call", "custom_tool_call"))
     texts, refusals, more = ("".join(parts) for parts in zip(*contents, strict=True)) if contents else ("", "", "")
     return Spoken(texts, refusals, "\n\n".join(filter(None, (*thoughts, more))), calls)
 

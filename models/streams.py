@@ -73,8 +73,8 @@ def _add_calls(calls: dict[object, JsonObject], deltas: object) -> None:
     for position, delta in enumerate(deltas if isinstance(deltas, list) else [deltas]):
         if not isinstance(delta, dict):
             continue
-        index = delta.get("index")
-        call = calls.setdefault(index if index is not None else delta.get("id") or position, {})
+        names = (delta.get("index"), delta.get("id"), position)
+        call = calls.setdefault(next(each for each in names if isinstance(each, int | str)), {})
         call |= {name: value for name, value in delta.items() if value and name not in ("index", "function")}
         part = delta.get("function")
         function = call.setdefault("function", {"name": "", "arguments": ""})

@@ -8,22 +8,36 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 MOST_TOKENS = 100_000_000
 
-_READ = ("prompt_tokens", "input_tokens", "prompt_token_count", "input_token_count", "prompt_eval_count")
-_WRITTEN = ("completion_tokens", "output_tokens", "completion_token_count", "output_token_count",
-            "candidates_token_count", "eval_count", "generated_tokens")  # fmt: skip
-_TOTAL = ("total_tokens", "total_token_count")
-_CACHE_READS_APART = ("cache_read_input_tokens", "cache_read_input_token_count")
-_CACHE_WRITES_APART = ("cache_creation_input_tokens", "cache_write_input_tokens", "cache_write_input_token_count")
+
+@lru_cache(maxsize=4_096)
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _keys(names: str) -> tuple[str, ...]:
+    return tuple(map(_key, names.split()))
+
+
+_READ = _keys("prompt_tokens input_tokens prompt_token_count input_token_count prompt_eval_count")
+_WRITTEN = _keys(
+    "completion_tokens output_tokens completion_token_count output_token_count candidates_token_count eval_count "
+    "generated_tokens"
+)
+_TOTAL = _keys("total_tokens total_token_count")
+_CACHE_READS_APART = _keys("cache_read_input_tokens cache_read_input_token_count")
+_CACHE_WRITES_APART = _keys("cache_creation_input_tokens cache_write_input_tokens cache_write_input_token_count")
 """Names of Anthropic and Bedrock, whose `input_tokens` do not include them."""
-_CACHE_READS = (*_CACHE_READS_APART, "cached_tokens", "cached_input_tokens", "cache_read_tokens",
-                "prompt_cache_hit_tokens", "cached_prompt_tokens", "cached_prompt_text_tokens",
-                "cached_content_token_count")  # fmt: skip
-_CACHE_WRITES = (*_CACHE_WRITES_APART, "cache_write_tokens", "cache_creation_tokens", "cached_creation_tokens")
-_SHORT_CACHE_WRITES = ("ttl_30m_tokens", "ephemeral_5m_input_tokens", "cache_write_5m_tokens")
-_LONG_CACHE_WRITES = ("ttl_12h_tokens", "ephemeral_1h_input_tokens", "cache_write_1h_tokens")
+_CACHE_READS = _CACHE_READS_APART + _keys(
+    "cached_tokens cached_input_tokens cache_read_tokens prompt_cache_hit_tokens cached_prompt_tokens "
+    "cached_prompt_text_tokens cached_content_token_count"
+)
+_CACHE_WRITES = _CACHE_WRITES_APART + _keys("cache_write_tokens cache_creation_tokens cached_creation_tokens")
+_SHORT_CACHE_WRITES = _keys("ttl_30m_tokens ephemeral_5m_input_tokens cache_write_5m_tokens")
+_LONG_CACHE_WRITES = _keys("ttl_12h_tokens ephemeral_1h_input_tokens cache_write_1h_tokens")
 _OF_THE_ANSWER = re.compile(r"completion|output|candidates|response")
 _NUMBER = re.compile(r'"(\w+)"\s*:\s*"?(\d+(?:\.\d+)?)\b')
 _TIER = re.compile(r'(?<!\\)"service_tier"\s*:\s*"(\w+)"')
@@ -48,17 +62,23 @@ class Usage:
 
 def read_usage(payload: Mapping[str, object]) -> Usage | None:
     """The usage in a reply's object; None when it has none that can be read."""
-    gateway = payload.get("x_groq")
-    holders = [payload.get(name) for name in ("usage", "usage_metadata", "usageMetadata")]
-    holders += [gateway.get("usage") if isinstance(gateway, dict) else None]
-    holders += [payload if "prompt_eval_count" in payload else None]
-    for holder in holders:
+    for holder in _holders(payload):
         if isinstance(holder, dict):
             tier = payload.get("service_tier") or holder.get("service_tier")
             usage = _usage(_counts(holder), tier.strip().lower() if isinstance(tier, str) else "")
             if usage is not None:
                 return usage
     return None
+
+
+def _holders(payload: Mapping[str, object]) -> Iterator[object]:
+    """Where servers put the usage; Ollama puts it between everything else."""
+    yield payload.get("usage")
+    yield payload.get("usage_metadata")
+    yield payload.get("usageMetadata")
+    gateway = payload.get("x_groq")
+    yield gateway.get("usage") if isinstance(gateway, dict) else None
+    yield payload if "prompt_eval_count" in payload else None
 
 
 def usage_in_fragment(body: bytes) -> Usage | None:
@@ -109,13 +129,9 @@ def _items(usage: Mapping[str, object], depth: int = 0) -> Iterator[tuple[str, o
             yield from _items(value, depth + 1)
 
 
-def _most(counts: Mapping[str, int], names: tuple[str, ...]) -> int | None:
+def _most(counts: Mapping[str, int], keys: tuple[str, ...]) -> int | None:
     """The largest count under any of the names: gateways send several, and 0 in those that they do not use."""
-    return max((counts[key] for name in names if (key := _key(name)) in counts), default=None)
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).lower()
+    return max((counts[key] for key in keys if key in counts), default=None)
 
 
 def _count(value: object) -> int | None:

@@ -120,7 +120,7 @@ RULES: tuple[Rule, ...] = (
     Rule("fail", "unsupported_encoding", kinds={"malformed"}, names=frozenset({"unsupported_encoding"})),
     Rule("retry", "malformed_reply", kinds={"malformed"}),
     Rule("retry", "empty_reply", kinds={"empty"}),
-    Rule("retry", "broken_off", kinds={"broken"}),
+    Rule("retry", "broken_off", kinds={"broken"}, most_retries=3),
     # Answers, paid and final
     Rule("fail", "reply_too_large", kinds={"too_large"}, sentence="{reason}; ask for less, or lower max_tokens."),
     Rule("fail", "refused", kinds={"refused"}),

@@ -250,7 +250,7 @@ NO_MODEL = _any(
     r"\b(?:unknown|invalid|no such|unsupported) model\b|\bno endpoints? found\b",
 )
 NO_PATH = _any(
-    r"unexpected endpoint|\bcannot (?:get|post) /|^not found\b|page not found|method not allowed|\bno route\b",
+    r"unexpected endpoint|\bcannot (?:get|post) /|^not found\b|\b(?:page|resource) not found|method not allowed|\bno route\b",
     r"invalid url \(",
     r"\b(?:unknown|unrecogni[sz]ed|unsupported|invalid|no such) (?:request )?(?:endpoint|path|route|url)\b",
     r"\b(?:endpoint|route)\b.{0,60}\bnot (?:found|exist|supported)",

@@ -1,6 +1,8 @@
 """What a person could read in a reply that was paid for is read, and what is not whole is never taken for whole."""
 
+import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -102,6 +104,17 @@ def test_what_stands_beside_the_finish_reason_counts(more: dict[str, object], ki
     assert (outcome.mark if isinstance(outcome, Reply) else outcome.kind) == kind
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [], "prompt_filter_results": [{"content_filter_results": {"hate": {"filtered": True}}}]},
+        {"choices": None, "promptFeedback": {"blockReason": "SAFETY"}},
+    ],
+)
+def test_a_prompt_that_a_filter_stopped_is_filtered(body: object) -> None:
+    assert failed(body).kind == "content_filter"
+
+
 def test_a_server_without_finish_reasons_is_not_doubted() -> None:
     assert replied({"choices": [{"message": {"content": "Hi"}}]}).mark is None
 
@@ -188,6 +201,92 @@ def test_tool_calls_are_read_in_every_shape(calls: object) -> None:
 def test_a_number_that_json_has_not_in_a_tool_call_is_null() -> None:
     body = json.dumps(chat(None, "tool_calls", tool_calls=[CALL | {"weight": float("inf")}])).encode()
     assert replied(body).tool_calls == (CALL | {"weight": None},)
+
+
+ODD: tuple[object, ...] = (
+    None, True, False, 0, -1, 1.5, float("nan"), float("inf"), 10**30, "", "x", [], [None], ["a"], {}, {"a": 1},
+    {"text": "t"}, [[["q"]]], [{"type": "text", "text": "t"}], {"type": {}}, {"parts": None},
+)  # fmt: skip
+
+
+def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    yield path
+    for name, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(part, (*path, name))
+
+
+def changed(value: object, path: tuple[str | int, ...], odd: object) -> object:
+    whole: Any = copy.deepcopy({"": value})
+    part: Any = whole
+    for name in ("", *path)[:-1]:
+        part = part[name]
+    part[("", *path)[-1]] = odd
+    return whole[""]
+
+
+def rich_chat() -> dict[str, Any]:
+    body = chat("Hi", reasoning_content="r", tool_calls=[CALL], refusal=None, audio={"transcript": "x"},
+                reasoning_details=[{"type": "reasoning.text", "text": "x"}])  # fmt: skip
+    body["choices"][0] |= {"content_filter_results": {"hate": {"filtered": False}}, "native_finish_reason": "STOP"}
+    body["choices"][0] |= {"logprobs": {"content": []}, "provider_specific_fields": {"native_finish_reason": "x"}}
+    body["usage"] |= {
+        "total_tokens": 13,
+        "prompt_tokens_details": {"cached_tokens": 1, "cache_write_tokens_details": {}},
+    }
+    return body | {"service_tier": "flex", "x_groq": {"usage": {}}, "error": None, "base_resp": {"status_code": 0}}
+
+
+def rich_response() -> dict[str, Any]:
+    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}], "content": None}
+    return response(
+        thought, item("Hi"), {"type": "function_call", "name": "f"}, incomplete_details=None, output_text=""
+    )
+
+
+STREAM = [
+    delta(content="H", tool_calls=[CALL | {"index": 0}], reasoning_details=[{"text": "x"}]),
+    delta("stop", content="i"),
+]
+EVENTS = [
+    {"type": "response.output_item.done", "item": item("Hi")},
+    {"type": "response.completed", "response": response()},
+]
+
+
+@pytest.mark.parametrize(
+    "body", [rich_chat(), rich_response(), STREAM, EVENTS], ids=["chat", "response", "stream", "events"]
+)
+def test_no_field_of_any_type_is_a_defect(body: object) -> None:
+    for place in places(body):
+        for odd in ODD:
+            other = changed(body, place, odd)
+            read(events(*other) if isinstance(body, list) and isinstance(other, list) else json.dumps(other).encode())
+
+
+NEEDED = {
+    "choices",
+    "message",
+    "content",
+    "output",
+    "type",
+    "text",
+    "error",
+    "refusal",
+    "filtered",
+    "finish_reason",
+    "status",
+    0,
+    1,
+}
+
+
+@pytest.mark.parametrize("body", [rich_chat(), rich_response()], ids=["chat", "response"])
+def test_no_field_but_the_answer_itself_costs_the_reply(body: dict[str, Any]) -> None:
+    for place in places(body):
+        if place and place[-1] not in NEEDED:
+            assert [odd for odd in ODD if replied(json.dumps(changed(body, place, odd)).encode()).text != "Hi"] == [], (
+                place
+            )
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------

@@ -225,12 +225,18 @@ def test_a_reply_that_is_none_has_its_own_row(error: CallError, expected: tuple[
         {"error": "Cannot POST /chat/completions"},
         {"message": "Route POST:/chat/completions not found", "error": "Not Found", "statusCode": 404},
         {"message": "no Route matched with those values"},
+        {"statusCode": 404, "message": "Resource not found"},
     ],
 )
 def test_a_success_that_knows_no_such_path_holds_the_batch_and_names_the_setting(body: object) -> None:
     verdict = judge(in_200(parse_chat, body), failures=7)
     assert short(verdict) == ("hold", "wrong_path", False, False)
     assert "OPENAI_BASE_URL" in verdict.message
+
+
+def test_a_server_that_breaks_off_each_time_is_not_paid_for_ever() -> None:
+    broken = CallError("broken", "m")
+    assert [judge(broken, failures=number).action for number in range(5)] == ["retry"] * 3 + ["fail"] * 2
 
 
 # --- response.error.code, the whole list of the reference, section 1.4 ------------------------------------------------

@@ -250,8 +250,8 @@ NO_MODEL = _any(
     r"\b(?:unknown|invalid|no such|unsupported) model\b|\bno endpoints? found\b",
 )
 NO_PATH = _any(
-    r"unexpected endpoint|\bcannot (?:get|post) /|^not found\b|\b(?:page|resource) not found|method not allowed|\bno route\b",
-    r"invalid url \(",
+    r"unexpected endpoint|\bcannot (?:get|post) /|^not found\b|\b(?:page|resource) not found|method not allowed",
+    r"\bno route\b|invalid url \(",
     r"\b(?:unknown|unrecogni[sz]ed|unsupported|invalid|no such) (?:request )?(?:endpoint|path|route|url)\b",
     r"\b(?:endpoint|route)\b.{0,60}\bnot (?:found|exist|supported)",
 )

@@ -29,6 +29,7 @@ from tidemill.producer.describing.colours import ProfileError, opaque, to_srgb, 
 from tidemill.producer.describing.depths import MORE_KINDS, combine, eight_bits, is_deep, is_signed, white_of
 from tidemill.producer.describing.loading import FORMATS, HEIF, LARGEST_FILE_BYTES, RefusalError, SizeFor, opened
 from tidemill.producer.describing.opening import Source, decode, is_blank
+from tidemill.producer.describing.tiff import EXTRA_SAMPLES
 
 T = TypeVar("T")
 
@@ -294,7 +295,8 @@ def _in_eight_bits(known: Source, profile: bytes | None, on_note: Callable[[str]
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else with_alpha(image, known.bits)
         lowest, highest = cast("tuple[int, int]", image.getchannel("A").getextrema())
-        is_unused = highest == 0 and known.format == "bmp"  # such files have no alpha, but zeros in its place
+        is_undeclared = known.format == "bmp" or (known.tags and EXTRA_SAMPLES not in known.tags)
+        is_unused = highest == 0 and is_undeclared  # such files have no alpha, but zeros in its place
         if lowest == 255 or is_unused:
             return image.convert("L" if known.image.mode in ("LA", "La", "L") else "RGB")
         return image

@@ -89,15 +89,34 @@ def kind_of(file: BinaryIO) -> str | None:
 def identified(file: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
     """The picture in a file, not yet decoded."""
     try:
-        return Image.open(file, formats=formats)
+        image = Image.open(file, formats=formats)
     except UnidentifiedImageError:
         kind = kind_of(file)
+    else:
+        if image.format == "TIFF":
+            _read_planes_whole(image)
+        return image
     if kind is None:
         raise RefusalError("not_a_picture", f"is no picture ({', '.join(formats)}).")
     if kind in formats:
         raise damaged(kind)
     hint = "pip install 'tidemill[heif]' to read it" if kind == HEIF else "convert it to JPEG or PNG first"
     raise RefusalError("unsupported_format", f"is {kind}; {hint}.")
+
+
+def _read_planes_whole(image: Image.Image) -> None:
+    """Let Pillow read planes of 16 bits as such: uncompressed, it takes their bytes for values."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES) != _SEPARATE or set(tags.get(_BITS, ())) != {16} or len(image.getbands()) < 3:
+        return
+    order = "L" if tags.prefix == b"II" else "B"
+    image.tile = [
+        tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:])) if tile.codec_name == "raw" else tile
+        for tile in image.tile
+    ]
+
+
+_BITS, _PLANES, _SEPARATE = 258, 284, 2
 
 
 def damaged(kind: str) -> RefusalError:

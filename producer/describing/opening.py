@@ -12,7 +12,17 @@ from PIL import Image
 from tidemill.producer.describing import png, tiff
 from tidemill.producer.describing.children import MEMORY_BYTES
 from tidemill.producer.describing.colours import CURVES, PRIMARIES, Chromaticities, gamma, profile_of, srgb_light
-from tidemill.producer.describing.loading import HEIF, MPO, OnNote, RefusalError, SizeFor, damaged, kind_of, load
+from tidemill.producer.describing.loading import (
+    HEIF,
+    MPO,
+    OnNote,
+    RefusalError,
+    SizeFor,
+    damaged,
+    identified,
+    kind_of,
+    load,
+)
 
 _ORIENTATION = 0x0112
 _MOST_BLANK_FRAMES = 100
@@ -247,14 +257,14 @@ def _unreadable(file: BinaryIO, chosen: tiff.Directory, refusal: RefusalError) -
         return refusal
     bits, samples = chosen.number(tiff.BITS, 1), chosen.number(tiff.SAMPLES, 1)
     photometric, compression = chosen.number(tiff.PHOTOMETRIC), chosen.number(tiff.COMPRESSION, 1)
-    kind = f"{samples} samples of {bits} bits, photometric {photometric}, compression {compression}"
+    kind = f"{samples} × {bits} bits, photometric {photometric}, compression {compression}"
     return RefusalError("unsupported_format", f"is TIFF of an unusual kind ({kind}); convert it to JPEG or PNG first.")
 
 
 def _low_bytes(file: BinaryIO) -> Image.Image:
     """RGB of 16 bits decoded for its low bytes: read in the other byte order, they are the high ones."""
     file.seek(0)
-    image = Image.open(file, formats=("TIFF",))
+    image = identified(file, ("TIFF",))
     for index, tile in enumerate(image.tile):
         rawmode, *others = cast("tuple[str, object]", tile.args)
         swapped = rawmode[:-1] + ("L" if rawmode.endswith("B") else "B") if rawmode[-3:-1] == "16" else rawmode

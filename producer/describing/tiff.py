@@ -3,6 +3,7 @@
 Reads the directories of a TIFF, none of its pixels, and says which of them is the picture.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -42,7 +43,8 @@ _MOST_VALUES = 1024
 
 _RAW_PHOTOMETRICS = (32803, 34892)  # colour filter array, linear RAW
 _RAW_COMPRESSIONS = (262, 32767, 32769, 32770, 32867, 34713, 65000, 65535)  # Kodak, Sony, Epson, Samsung, Nikon, Pentax
-_RAW_MARKS = (b"CR\x02\0", b"IIII", b"MMMM")  # Canon's CR2, Phase One's IIQ; behind the header
+_RAW_MARKS = re.compile(rb"CR\x02\0|IIII.waR|MMMMRaw", re.DOTALL)
+"""What stands behind the header in Canon's CR2 and Phase One's IIQ."""
 PREVIEW_PIXELS = 1000
 """A preview of this longer side stands for a camera RAW; so does a smaller one of nearly the RAW's own size."""
 _NEARLY = 3 / 4
@@ -113,7 +115,9 @@ def read(file: BinaryIO) -> Contents:
             else (struct.unpack(order + "I", head[4:8])[0] if len(head) >= 8 else 0),
         )
     )
-    is_raw = head[8:12] in _RAW_MARKS or any(each.is_raw or _DNG_VERSION in each.tags for each in directories)
+    is_raw = _RAW_MARKS.match(head, 8) is not None or any(
+        each.is_raw or _DNG_VERSION in each.tags for each in directories
+    )
     return Contents(directories, is_raw)
 
 

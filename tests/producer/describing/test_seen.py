@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tests.pictures import chunk, encoded, icc, photo, png, profile, quarters, tiff, tiff_tags
+from tests.pictures import _directory, chunk, encoded, icc, photo, png, profile, quarters, tiff, tiff_tags
 from tidemill.producer.describing import images
 
 Colour = tuple[int, int, int]
@@ -418,6 +418,25 @@ def test_bands_that_are_no_colours_are_left_out_and_said(
         unusual = tiff((tiff_tags(8, 8, bits, photometric, t339=(3, [form])), bytes(8 * 64 * len(bits))))
         code, reason = refuse(unusual)
         assert (code, "TIFF of an unusual kind" in reason) == ("unsupported_format", True)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("scale", [256, 16])
+@pytest.mark.parametrize("compression", [1, 8])
+def test_planes_of_16_bits_are_read_whole(
+    send: Callable[[bytes], Sent], order: str, scale: int, compression: int
+) -> None:
+    """200, 100 and 50, each in a strip of its own; the last pixel is the brightest value."""
+    planes = [struct.pack(order + "H", value * scale) * 255 for value in (200, 100, 50)]
+    strips = [plane + struct.pack(order + "H", 256 * scale - 1) for plane in planes]
+    strips = strips if compression == 1 else [zlib.compress(strip) for strip in strips]
+    tags = tiff_tags(16, 16, [16] * 3, 2, t284=(3, [2]), t259=(3, [compression]))
+    content = tiff((tags, b"".join(strips)), order=order)
+    start = len(content) - sum(map(len, strips))
+    starts = [start + sum(map(len, strips[:number])) for number in range(3)]
+    own = tags | {273: (4, starts), 279: (4, [len(strip) for strip in strips])}
+    content = content[:8] + _directory(own, 8, 0, order).ljust(1024, b"\0") + content[1032:]
+    near(send(content)[0], {(2, 2): (200, 100, 50)}, 3 if compression == 1 else 8)
 
 
 # --- upright ---

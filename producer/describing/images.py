@@ -288,12 +288,12 @@ def _in_eight_bits(known: Source, profile: bytes | None, on_note: Callable[[str]
         return eight_bits(image, known.tags, profile, on_note)
     if image.mode == "La":
         image = image.convert("LA")
-    if known.low_bytes is not None:
+    if known.tags and known.low_bytes is not None:
         image = _scaled(image, known, on_note)
     if image.mode == "L" and is_signed(known.tags):
         image = image.point([(value + 128) % 256 for value in range(256)])
     if image.has_transparency_data:
-        image = image if image.mode == "RGBA" else with_alpha(image, known.bits)
+        image = image if image.mode == "RGBA" else with_alpha(image, known.bits, known.low_bytes)
         lowest, highest = cast("tuple[int, int]", image.getchannel("A").getextrema())
         is_undeclared = known.format == "bmp" or (known.tags and EXTRA_SAMPLES not in known.tags)
         is_unused = highest == 0 and is_undeclared  # such files have no alpha, but zeros in its place

@@ -294,6 +294,7 @@ def test_every_way_to_be_transparent_shows_the_same(send: Callable[[bytes], Sent
         (png(2, 1, 16, 0, b"\x07\x01\x50\x50", (b"tRNS", b"\x07\x01")), 255, 0x50),
         (png(2, 1, 8, 2, b"\1\2\3\x50\x50\x50", (b"tRNS", b"\0\1\0\2\0\3")), 255, 0x50),
         (png(2, 1, 16, 2, b"\1\0\2\0\3\0" + b"\x50" * 6, (b"tRNS", b"\1\0\2\0\3\0")), 255, 0x50),
+        (png(2, 1, 16, 2, b"\0\0\0\0\0\0" + b"\0\1" * 3, (b"tRNS", bytes(6))), 255, 0),
         (png(2, 1, 8, 3, b"\0\1", (b"PLTE", b"\x09\x09\x09\x50\x50\x50"), (b"tRNS", b"\0")), 255, 0x50),
         (png(2, 1, 8, 3, b"\0\1", (b"PLTE", b"\0\0\0\x50\x50\x50"), (b"tRNS", b"\x80")), 127, 0x50),
     ],

@@ -268,7 +268,7 @@ def _low_bytes(file: BinaryIO, format_: str) -> Image.Image:
     file.seek(0)
     image = identified(file, (format_,))
     for index, tile in enumerate(image.tile):
-        rawmode, *others = [tile.args] if isinstance(tile.args, str) else tile.args
+        rawmode, *others = [tile.args] if isinstance(tile.args, str) else cast("tuple[str, object]", tile.args)
         swapped = re.sub(";16[LBN]$", lambda order: ";16L" if order[0] == ";16B" else ";16B", rawmode)
         image.tile[index] = tile._replace(args=(swapped, *others) if others else swapped)
     image.load()

@@ -178,6 +178,8 @@ def _is_grey(image: Image.Image) -> bool:
 def grey_table(profile: bytes, mode: str) -> bytes:
     """What each value of an "L" or "I;16" picture is in 8 bits of sRGB. Raises ProfileError."""
     space = _space(profile)
+    if space == b"RGB " and _from_profile(profile, "RGB") is None:  # grey looks the same in sRGB
+        return bytes(range(256)) if mode == "L" else bytes(round(value / 257) for value in range(65536))
     if space != b"GRAY":
         raise _other_colours(space)
     size, count = ((256, 1), 256) if mode == "L" else ((256, 256), 65536)

@@ -128,6 +128,8 @@ def test_srgb_under_any_name_changes_nothing(send: Callable[[bytes], Sent]) -> N
     for colour in COLOURS:
         sent, notes = send(encoded(Image.new("RGB", (16, 16), colour), "PNG", icc_profile=own))
         assert (sent.getpixel((3, 3)), notes) == (colour, ())
+        sent, notes = send(encoded(Image.new("L", (16, 16), colour[0]), "PNG", icc_profile=own))
+        assert (sent.getpixel((3, 3)), notes) == (grey(colour[0]), ())
 
 
 @pytest.mark.parametrize("exponent", [1.0, 1.8, 2.6])

@@ -1,8 +1,7 @@
 """Any file may be named photo.jpg, but only a sound, small, bare picture may be sent.
 
-Foreign files are decoded in child processes (producer/describing/children.py): a child that
-hangs, bloats or dies costs one file. What is sent is encoded anew from pixels: it has no EXIF, position, comment or
-text.
+Foreign files are decoded in child processes (producer/describing/children.py): a child that hangs, bloats or dies costs
+one file. What is sent is encoded anew from pixels: it has no EXIF, position, comment or text.
 """
 
 import hashlib

@@ -112,7 +112,7 @@ def excluding(path: str, globs: Iterable[str]) -> str | None:
 
 def _other_name(path: str) -> str | None:
     """The last part of a path that other programs have made; "._*" for all of that kind."""
-    *_, folder, name = ("", *Path(path.casefold()).parts)
+    *_, folder, name = ("", "", *Path(path.casefold()).parts)  # a path such as "." has none
     if _OTHERS.fullmatch(name) or _OTHERS.fullmatch(f"{folder}/{name}"):
         return "._*" if name.startswith("._") else Path(path).name
     return None

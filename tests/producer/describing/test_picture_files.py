@@ -48,6 +48,17 @@ def test_copies_of_other_programs_are_left_out_and_said(tmp_path: Path) -> None:
     assert [each.path for each in find(by_shell, lambda _note: None)] == found
 
 
+@pytest.mark.parametrize("argument", ["photos", "photos/", ".", "./photos/a.jpg", "photos/../photos"])
+def test_a_folder_may_be_named_from_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(JPEG)
+    monkeypatch.chdir(tmp_path)
+    (path,) = [each.path for each in find(Pictures((argument,), recursive=True), lambda _note: None)]
+    assert Path(path).samefile(tmp_path / "photos" / "a.jpg")
+
+
 def names_in(folder: Path) -> list[str]:
     return [each.path for each in find(Pictures((str(folder),), recursive=True), lambda _note: None)]
 

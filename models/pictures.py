@@ -1,8 +1,8 @@
 """A request, a message and a gallery describe a picture with the same few fields.
 
 A job's request holds `{"prompt": .., "picture": {"path": .., "sha256": .., "format": .., "width": .., "height": ..}}`;
-a picture that the provider fetches itself has only `path` and `url`. A message keeps the same fields as a part beside
-its text.
+a picture that the provider fetches itself has only `path` and `url`. What a user should know of it are its `notes`, a
+list; most have none. A message keeps the same fields as a part beside its text.
 """
 
 from typing import NamedTuple, TypeAlias

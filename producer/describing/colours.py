@@ -7,7 +7,7 @@ profile (PNG's gAMA and cHRM, code points of video), one is made of what it stat
 import math
 import struct
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from io import BytesIO
 from typing import Any, TypeAlias
 
@@ -178,6 +178,8 @@ def _is_grey(image: Image.Image) -> bool:
 def grey_table(profile: bytes, mode: str) -> bytes:
     """What each value of an "L" or "I;16" picture is in 8 bits of sRGB. Raises ProfileError."""
     space = _space(profile)
+    if space == b"RGB " and _from_profile(profile, "RGB") is None:  # grey looks the same in sRGB
+        return bytes(range(256)) if mode == "L" else bytes(round(value / 257) for value in range(65536))
     if space != b"GRAY":
         raise _other_colours(space)
     size, count = ((256, 1), 256) if mode == "L" else ((256, 256), 65536)
@@ -245,14 +247,22 @@ def _converted(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Ima
 # --- to opaque ---
 
 
-def with_alpha(image: Image.Image, bits: int) -> Image.Image:
-    """RGBA of a picture of which one colour is transparent, stated in samples of so many bits."""
+def with_alpha(image: Image.Image, bits: int, low_bytes: Callable[[], Image.Image] | None) -> Image.Image:
+    """RGBA of a picture of which one colour is transparent, stated in samples of so many bits.
+
+    Of 16 bits, `image` has the high bytes.
+    """
     clear = image.info.get("transparency")
     if image.mode == "L" and isinstance(clear, int) and bits in (2, 4):
         image.info["transparency"] = clear * 255 // ((1 << bits) - 1)
-    if image.mode == "RGB" and isinstance(clear, tuple) and bits == 16:
-        image.info["transparency"] = tuple(value >> 8 for value in clear)
-    return image.convert("RGBA")
+    if image.mode != "RGB" or bits != 16 or not isinstance(clear, tuple) or low_bytes is None:
+        return image.convert("RGBA")
+    halves = (*image.split(), *low_bytes().split())
+    keys = [value >> 8 for value in clear] + [value & 255 for value in clear]
+    others = [
+        half.point([255 * (value != key) for value in range(256)]) for half, key in zip(halves, keys, strict=True)
+    ]
+    return Image.merge("RGBA", (*halves[:3], reduce(ImageChops.lighter, others)))
 
 
 def opaque(image: Image.Image) -> Image.Image:

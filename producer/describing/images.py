@@ -1,8 +1,7 @@
 """Any file may be named photo.jpg, but only a sound, small, bare picture may be sent.
 
-The one door to Pillow. Foreign files are decoded in child processes (producer/describing/children.py): a child that
-hangs, bloats or dies costs one file. What is sent is encoded anew from pixels: it has no EXIF, position, comment or
-text.
+Foreign files are decoded in child processes (producer/describing/children.py): a child that hangs, bloats or dies costs
+one file. What is sent is encoded anew from pixels: it has no EXIF, position, comment or text.
 """
 
 import hashlib
@@ -10,14 +9,14 @@ import os
 import re
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
-from typing import Any, BinaryIO, Self, TypeVar, cast
+from typing import Any, BinaryIO, Self, TypeVar
 
 from PIL import Image, ImageChops
 
@@ -25,10 +24,11 @@ from tidemill.models.errors import InputError
 from tidemill.models.options import Detail
 from tidemill.models.vision import usable_size
 from tidemill.producer.describing.children import ITEM_SECONDS, MEMORY_BYTES, Children, Frame
-from tidemill.producer.describing.colours import ProfileError, opaque, to_srgb, with_alpha
-from tidemill.producer.describing.depths import MORE_KINDS, combine, eight_bits, is_deep, is_signed, white_of
+from tidemill.producer.describing.colours import opaque
+from tidemill.producer.describing.depths import MORE_KINDS
 from tidemill.producer.describing.loading import FORMATS, HEIF, LARGEST_FILE_BYTES, RefusalError, SizeFor, opened
-from tidemill.producer.describing.opening import Source, decode, is_blank
+from tidemill.producer.describing.opening import decode
+from tidemill.producer.describing.showing import as_seen, shrinking
 
 T = TypeVar("T")
 
@@ -46,9 +46,6 @@ _TURNS = {
 }
 """EXIF orientation -> what sets the picture upright."""
 _SIDEWAYS = (5, 6, 7, 8)
-_NARROW = 4
-"""Longer side by shorter one, from which on shrinking can make a picture illegible."""
-_LEGIBLE_PIXELS = 256
 
 
 def _is_text(value: object) -> bool:
@@ -238,12 +235,12 @@ class _Decoder:
             raise RefusalError("too_large", f"is larger than {LARGEST_FILE_BYTES >> 20} MB; make it smaller.")
         notes: list[str] = []
         known = decode(file, self.formats, self.size_for, notes.append)
-        pixels = _as_seen(known, self.size_for(*known.size), notes.append)
+        pixels = as_seen(known, self.size_for(*known.size), notes.append)
         width, height = known.size
         if known.orientation in _TURNS:
             pixels = pixels.transpose(_TURNS[known.orientation])
             width, height = (height, width) if known.orientation in _SIDEWAYS else (width, height)
-        notes.extend(_shrinking(pixels.size, (width, height)))
+        notes.extend(shrinking(pixels.size, (width, height)))
         content, format_ = _encoded(pixels)
         return PreparedPicture(
             sha256=hashlib.sha256(content).hexdigest(),
@@ -257,79 +254,6 @@ class _Decoder:
             source_bytes=source_bytes,
             notes=tuple(dict.fromkeys(notes)),
             likeness=None if self.hash_of is None else str(self.hash_of(pixels)),
-        )
-
-
-def _as_seen(known: Source, size: tuple[int, int], on_note: Callable[[str], None]) -> Image.Image:
-    """The picture in opaque sRGB, L or RGB, no larger than `size`."""
-    try:
-        image = _in_eight_bits(known, known.profile, on_note)
-        pixels = to_srgb(_shrunk(image, size), None if is_deep(known.image) else known.profile)
-    except ProfileError as error:
-        on_note(str(error))
-        image = _in_eight_bits(known, None, on_note)
-        pixels = to_srgb(_shrunk(image, size), None)
-    if pixels.mode == "RGBA":
-        if not (highest := pixels.getchannel("A").getextrema()[1]):
-            on_note("it is fully transparent: nothing of it can be seen")
-        pixels = opaque(pixels)
-        if not highest:
-            return pixels
-    if _is_flat(pixels) and not is_blank(known.image):
-        on_note("what is sent is one flat colour, though the file is not")
-    return pixels
-
-
-def _in_eight_bits(known: Source, profile: bytes | None, on_note: Callable[[str], None]) -> Image.Image:
-    """In a mode that can be shrunk: without a palette, and with transparency only if something shows through."""
-    image = known.image
-    if is_deep(image):
-        return eight_bits(image, known.tags, profile, on_note)
-    if image.mode == "La":
-        image = image.convert("LA")
-    if known.low_bytes is not None:
-        image = _scaled(image, known, on_note)
-    if image.mode == "L" and is_signed(known.tags):
-        image = image.point([(value + 128) % 256 for value in range(256)])
-    if image.has_transparency_data:
-        image = image if image.mode == "RGBA" else with_alpha(image, known.bits)
-        lowest, highest = cast("tuple[int, int]", image.getchannel("A").getextrema())
-        is_unused = highest == 0 and known.format == "bmp"  # such files have no alpha, but zeros in its place
-        if lowest == 255 or is_unused:
-            return image.convert("L" if known.image.mode in ("LA", "La", "L") else "RGB")
-        return image
-    return image.convert({"1": "L", "P": "RGB"}[image.mode]) if image.mode in ("1", "P") else image
-
-
-def _scaled(image: Image.Image, known: Source, on_note: Callable[[str], None]) -> Image.Image:
-    """RGB of 16 bits, decoded by its high bytes: where it uses fewer bits, they hold little of it."""
-    highest = max(high for _, high in cast("Sequence[tuple[int, int]]", image.getextrema()))
-    if highest >= 64 or known.low_bytes is None:
-        return image
-    white = white_of(known.tags, 0, 256 * highest + 255, on_note)
-    if white < 2**14:
-        combine(image, known.low_bytes(), white)
-    return image
-
-
-def _shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    if image.width <= size[0] and image.height <= size[1]:
-        return image
-    return image.resize(size, Image.Resampling.HAMMING, reducing_gap=2.0)
-
-
-def _is_flat(image: Image.Image) -> bool:
-    """Whether all pixels are the same; a few of them say at once that they are not."""
-    return is_blank(image.resize((8, 8), Image.Resampling.NEAREST)) and is_blank(image)
-
-
-def _shrinking(size: tuple[int, int], source: tuple[int, int]) -> Iterator[str]:
-    """A note on a long strip that has become too thin to be read."""
-    if max(source) >= _NARROW * min(source) and min(size) < _LEGIBLE_PIXELS and 2 * max(size) < max(source):
-        shares = max(source) / max(size)
-        yield (
-            f"shrunk to 1/{shares:.0f}, from {source[0]:,} × {source[1]:,} to {size[0]:,} × {size[1]:,} pixels: text "
-            "in it can hardly be read; cut it into parts"
         )
 
 

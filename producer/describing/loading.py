@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -86,18 +86,39 @@ def kind_of(file: BinaryIO) -> str | None:
     return next((name for pattern, name in _SIGNATURES if re.match(pattern, head, re.DOTALL)), None)
 
 
-def identified(file: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
+def identified(file: BinaryIO, formats: tuple[str, ...]) -> ImageFile.ImageFile:
     """The picture in a file, not yet decoded."""
     try:
-        return Image.open(file, formats=formats)
+        image = Image.open(file, formats=formats)
     except UnidentifiedImageError:
         kind = kind_of(file)
+    else:
+        if image.format == "TIFF":
+            _read_planes_whole(image)
+        return image
     if kind is None:
         raise RefusalError("not_a_picture", f"is no picture ({', '.join(formats)}).")
     if kind in formats:
         raise damaged(kind)
     hint = "pip install 'tidemill[heif]' to read it" if kind == HEIF else "convert it to JPEG or PNG first"
     raise RefusalError("unsupported_format", f"is {kind}; {hint}.")
+
+
+def _read_planes_whole(image: ImageFile.ImageFile) -> None:
+    """Let Pillow read planes of 16 bits as such: uncompressed, it takes their bytes for values."""
+    tags: Any = getattr(image, "tag_v2")  # noqa: B009  # of its class for TIFF
+    if tags.get(_PLANES) != _SEPARATE or set(tags.get(_BITS, ())) != {16} or len(image.getbands()) < 3:
+        return
+    order = "L" if tags.prefix == b"II" else "B"
+    image.tile = [
+        tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
+        if tile.codec_name == "raw" and isinstance(tile.args, tuple)
+        else tile
+        for tile in image.tile
+    ]
+
+
+_BITS, _PLANES, _SEPARATE = 258, 284, 2
 
 
 def damaged(kind: str) -> RefusalError:
@@ -114,20 +135,23 @@ def load(
     """The decoded image and its size in the file. What is nearly whole is taken with a note."""
     if kind_of(file) == "PNG" and not png.facts(file).has_end:
         return _salvaged(file, formats, size_for, on_note, damaged("PNG"))
-    image: Image.Image | None = None
     try:
-        image = identified(file, formats)
-        size = image.size
-        _prepare(image, size_for)
-        image.load()
-        return image, size
+        return _decoded(file, formats, size_for)
     except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
     except Exception as raised:
         if (kind_of(file) not in _SALVAGED) or "data stream" in str(raised):
             raise
-        image, error = None, raised.with_traceback(None)  # which would keep the image's memory
+        error = raised.with_traceback(None)  # which would keep the image's memory
     return _salvaged(file, formats, size_for, on_note, error)
+
+
+def _decoded(file: BinaryIO, formats: tuple[str, ...], size_for: SizeFor) -> tuple[Image.Image, tuple[int, int]]:
+    image = identified(file, formats)
+    size = image.size
+    _prepare(image, size_for)
+    image.load()
+    return image, size
 
 
 _SALVAGED = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
@@ -161,7 +185,7 @@ def _salvaged(
                 image.load()
         except RefusalError:
             raise error from None
-        if getattr(image, "tile", None):
+        if image.tile:
             raise error
         image.load()
     share = _share(image, fill)

@@ -12,7 +12,17 @@ from PIL import Image
 from tidemill.producer.describing import png, tiff
 from tidemill.producer.describing.children import MEMORY_BYTES
 from tidemill.producer.describing.colours import CURVES, PRIMARIES, Chromaticities, gamma, profile_of, srgb_light
-from tidemill.producer.describing.loading import HEIF, MPO, OnNote, RefusalError, SizeFor, damaged, kind_of, load
+from tidemill.producer.describing.loading import (
+    HEIF,
+    MPO,
+    OnNote,
+    RefusalError,
+    SizeFor,
+    damaged,
+    identified,
+    kind_of,
+    load,
+)
 
 _ORIENTATION = 0x0112
 _MOST_BLANK_FRAMES = 100
@@ -55,6 +65,8 @@ def decode(file: BinaryIO, formats: tuple[str, ...], size_for: SizeFor, on_note:
     if kind == "PNG":
         stated = png.facts(file)
         known.bits = stated.bits
+        if stated.bits == 16 and "transparency" in image.info:
+            known.low_bytes = lambda: _low_bytes(file, "PNG")
         known.profile = _profile_of_png(image, stated) or known.profile
     elif kind in ("AVIF", HEIF):
         meta = _meta(file)
@@ -216,7 +228,7 @@ def _of_tiff(file: BinaryIO, formats: tuple[str, ...], size_for: SizeFor, on_not
     if image.mode == "I;16B":  # little can be done with this one
         known.image = Image.frombytes("I;16", image.size, image.tobytes(), "raw", "I;16B")
     if image.mode == "RGB" and chosen.number(tiff.BITS) == 16:
-        known.low_bytes = lambda: _low_bytes(file)
+        known.low_bytes = lambda: _low_bytes(file, "TIFF")
     return known
 
 
@@ -247,17 +259,17 @@ def _unreadable(file: BinaryIO, chosen: tiff.Directory, refusal: RefusalError) -
         return refusal
     bits, samples = chosen.number(tiff.BITS, 1), chosen.number(tiff.SAMPLES, 1)
     photometric, compression = chosen.number(tiff.PHOTOMETRIC), chosen.number(tiff.COMPRESSION, 1)
-    kind = f"{samples} samples of {bits} bits, photometric {photometric}, compression {compression}"
+    kind = f"{samples} × {bits} bits, photometric {photometric}, compression {compression}"
     return RefusalError("unsupported_format", f"is TIFF of an unusual kind ({kind}); convert it to JPEG or PNG first.")
 
 
-def _low_bytes(file: BinaryIO) -> Image.Image:
+def _low_bytes(file: BinaryIO, format_: str) -> Image.Image:
     """RGB of 16 bits decoded for its low bytes: read in the other byte order, they are the high ones."""
     file.seek(0)
-    image = Image.open(file, formats=("TIFF",))
+    image = identified(file, (format_,))
     for index, tile in enumerate(image.tile):
-        rawmode, *others = cast("tuple[str, object]", tile.args)
-        swapped = rawmode[:-1] + ("L" if rawmode.endswith("B") else "B") if rawmode[-3:-1] == "16" else rawmode
-        image.tile[index] = tile._replace(args=(swapped, *others))
+        rawmode, *others = [tile.args] if isinstance(tile.args, str) else cast("tuple[str, object]", tile.args)
+        swapped = re.sub(";16[LBN]$", lambda order: ";16L" if order[0] == ";16B" else ";16B", rawmode)
+        image.tile[index] = tile._replace(args=(swapped, *others) if others else swapped)
     image.load()
     return image

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase, translate
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TypeAlias
@@ -20,6 +19,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.text import dumps
 from tidemill.producer.batches.progress import counted
+from tidemill.producer.describing.folders import Walk, excluding
 from tidemill.producer.describing.images import PreparedPicture, Preparer, RefusedPicture
 from tidemill.producer.intake.formats import Wanted
 from tidemill.producer.intake.records import BadRowError
@@ -34,31 +34,6 @@ _NOTED_REFUSALS = 10
 """Refused files that are reported at once; the results name all."""
 _NOTED_EACH = 5
 """Pictures that are named for each kind of note."""
-
-_OTHER_ENDINGS = frozenset(
-    {
-        *(".7z", ".bz2", ".gz", ".tar", ".xz", ".zip"),
-        *(".aac", ".flac", ".m4a", ".mp3", ".ogg", ".wav"),
-        *(".avi", ".mkv", ".mov", ".mp4", ".mpg", ".srt", ".webm"),
-        *(".caption", ".doc", ".docx", ".htm", ".html", ".log", ".md", ".odt", ".rst", ".rtf", ".txt"),
-        *(".csv", ".db", ".json", ".jsonl", ".npy", ".ods", ".parquet", ".pkl", ".sqlite", ".tsv", ".xlsx"),
-        *(".aae", ".dop", ".npz", ".pp3", ".safetensors"),
-        *(".cfg", ".conf", ".ini", ".py", ".thm", ".toml", ".xml", ".xmp", ".yaml", ".yml"),
-    }
-)
-"""Endings of files that lie beside pictures in a folder and are left out. A file that is named itself is opened."""
-
-_OTHER_NAMES = (
-    *("@eaDir", "SYNOPHOTO_THUMB*", "SYNOFILE_THUMB*", "#recycle", "#snapshot", "@tmp"),  # Synology
-    *(".@__thumb", "@__thumb", "@Recycle", "@Recently-Snapshot", ".@upload_cache"),  # QNAP
-    *("__MACOSX", "._*", ".DS_Store", ".Trashes", "*.photoslibrary/resources", "*.photoslibrary/database"),  # macOS
-    *("*.aplibrary/Previews", "*.aplibrary/Thumbnails", "*.cocatalog"),
-    *("$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "ehthumbs*.db"),  # Windows
-    *(".thumbnails", ".Trash*", "lost+found", ".picasaoriginals", "CaptureOne/Cache"),
-    *("*.lrdata", "*.lrcat-data"),  # Lightroom
-    *("appdata_*/preview", "files_trashbin", "files_versions"),  # Nextcloud
-)
-"""What programs put beside pictures, copies of them for the most part: names, or folder/name, in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,87 +154,14 @@ def find(pictures: Pictures, on_note: Callable[[str], None]) -> Iterator[Picture
 
 
 def _from_paths(pictures: Pictures, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
-    walk = _Walk(pictures)
+    walk = Walk(pictures.recursive, pictures.exclude, is_alone=len(pictures.paths) == 1)
     line = 0
     for argument in pictures.paths:
         for path in walk.files(argument):
             line += 1
             yield PictureFile(path, path, {"path": path}, line)
-    if walk.endings:
-        names = ", ".join(sorted(walk.endings))
-        on_note(f"{counted(sum(walk.endings.values()), 'file')} beside the pictures left out ({names}).")
-    if walk.copies:
-        names = ", ".join(sorted(walk.copies))
-        on_note(f"Left out, as copies and leftovers of other programs: {walk.copies.total():,} ({names}).")
-    if walk.excluded:
-        names = ", ".join(sorted(walk.excluded))
-        on_note(f"Left out by --exclude: {walk.excluded.total():,} ({names}).")
-
-
-@dataclass(slots=True)
-class _Walk:
-    """Finds the files of folders, and counts what it leaves out: by ending, by name, by the user's glob."""
-
-    pictures: Pictures
-    endings: Counter[str] = field(default_factory=Counter)
-    copies: Counter[str] = field(default_factory=Counter)
-    excluded: Counter[str] = field(default_factory=Counter)
-
-    def files(self, argument: str) -> Iterator[str]:
-        """A file or URL itself; the files of a folder by name, with those of its folders in their places."""
-        if self._leaves_out(argument, others=len(self.pictures.paths) > 1):
-            return  # one of several was perhaps named by a shell's photos/*, and not by the user
-        is_folder = os.path.isdir(argument)  # noqa: PTH112  # pathlib would change the user's path
-        yield from self._files(argument) if is_folder else (argument,)
-
-    def _files(self, folder: str) -> Iterator[str]:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
-            yield folder  # it will be refused as a file that cannot be read
-            return
-        for entry in entries:
-            ending = Path(entry.name).suffix.lower()
-            is_folder = entry.is_dir(follow_symlinks=False)  # a link to a folder may lead back here
-            if is_folder and not self.pictures.recursive:
-                continue
-            if self._leaves_out(entry.path, others=True):
-                continue
-            if is_folder:
-                if not entry.name.startswith("."):
-                    yield from self._files(entry.path)
-            elif entry.name.startswith(".") or ending in _OTHER_ENDINGS:
-                self.endings[ending or entry.name] += 1
-            elif not os.path.isdir(entry.path):  # noqa: PTH112  # it never raises; the entry's own method does
-                yield entry.path
-
-    def _leaves_out(self, path: str, *, others: bool) -> bool:
-        """Whether a file or folder is left out by the user's glob, or among `others` by its name; counts it."""
-        if (glob := excluding(path, self.pictures.exclude)) is not None:
-            self.excluded[glob] += 1
-        elif others and (name := _other_name(path)) is not None:
-            self.copies[name] += 1
-        else:
-            return False
-        return True
-
-
-def excluding(path: str, globs: Iterable[str]) -> str | None:
-    """The first glob that matches a path, its name, or the path's end; None if none does."""
-    bare = path.rstrip("/")
-    tails = [bare, *(bare[place + 1 :] for place in (each.start() for each in re.finditer("/", bare)))]
-    return next((glob for glob in globs if any(fnmatchcase(tail, glob.rstrip("/")) for tail in tails)), None)
-
-
-def _other_name(path: str) -> str | None:
-    """The last part of a path that other programs have made; "._*" for all of that kind."""
-    *_, folder, name = ("", *Path(path.casefold()).parts)
-    if _OTHERS.fullmatch(name) or _OTHERS.fullmatch(f"{folder}/{name}"):
-        return "._*" if name.startswith("._") else Path(path).name
-    return None
-
-
-_OTHERS = re.compile("|".join(translate(each.casefold()) for each in _OTHER_NAMES))
+    for note in walk.notes():
+        on_note(note)
 
 
 def _from_table(pictures: Pictures, table: Source, on_note: Callable[[str], None]) -> Iterator[PictureFile]:

@@ -251,7 +251,8 @@ def _write(sidecar: Path, reply: str, existing: Existing) -> bool:
             raise _unwritable(sidecar, why)
         older = sidecar.read_bytes()
         if existing not in ("overwrite", "skip") and older.strip(_BLANK):
-            merged = None if tags is None else _merged(older, tags, existing)
+            listed = _list_of(text) if tags is None and sidecar.suffix.lower() != ".json" else tags
+            merged = None if listed is None else _merged(older, listed, existing, is_sure=tags is not None)
             if merged is None and _has_lines(older, caption):
                 return False
             caption = _JOINED[existing](older, caption) if merged is None else merged
@@ -262,14 +263,27 @@ def _write(sidecar: Path, reply: str, existing: Existing) -> bool:
     return True
 
 
-def _merged(older: bytes, tags: list[str], existing: Existing) -> bytes | None:
-    """One line of tags with those that it lacks; None if the file has several lines, or is no UTF-8."""
+def _list_of(text: str) -> list[str] | None:
+    """The parts of a line that looks like tags; None if it is something else."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    is_list = len(text.splitlines()) == 1 and len(parts) > 2 and not text.endswith(".")
+    return parts if is_list and all(len(part.split()) <= _MOST_WORDS for part in parts) else None
+
+
+_MOST_WORDS = 3
+
+
+def _merged(older: bytes, tags: list[str], existing: Existing, *, is_sure: bool) -> bytes | None:
+    """One line of tags with those that it lacks; None if the file has several lines, or is no UTF-8.
+
+    If it is not sure that these are tags, the line must look like them, too.
+    """
     try:
         line = older.removeprefix(_MARK).decode()
     except UnicodeDecodeError:
         return None
     bare = line.strip().rstrip(",")
-    if len(bare.splitlines()) != 1:
+    if len(bare.splitlines()) != 1 or not (is_sure or _list_of(bare)):
         return None
     present = {_key(tag) for tag in (*bare.split(","), *("" if "," in bare else bare).split())}
     new = ", ".join(tag for tag in tags if _key(tag) not in present)

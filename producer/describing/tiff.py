@@ -3,6 +3,7 @@
 Reads the directories of a TIFF, none of its pixels, and says which of them is the picture.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -42,7 +43,8 @@ _MOST_VALUES = 1024
 
 _RAW_PHOTOMETRICS = (32803, 34892)  # colour filter array, linear RAW
 _RAW_COMPRESSIONS = (262, 32767, 32769, 32770, 32867, 34713, 65000, 65535)  # Kodak, Sony, Epson, Samsung, Nikon, Pentax
-_RAW_MARKS = (b"CR\x02\0", b"IIII", b"MMMM")  # Canon's CR2, Phase One's IIQ; behind the header
+_RAW_MARKS = re.compile(rb"CR\x02\0|IIII.waR|MMMMRaw", re.DOTALL)
+"""What stands behind the header in Canon's CR2 and Phase One's IIQ."""
 PREVIEW_PIXELS = 1000
 """A preview of this longer side stands for a camera RAW; so does a smaller one of nearly the RAW's own size."""
 _NEARLY = 3 / 4
@@ -97,24 +99,22 @@ class Contents(NamedTuple):
 
 def read(file: BinaryIO) -> Contents:
     """The images of a TIFF; as many as can be read. Never raises for what is in the file."""
+    head, order, is_big = _header(file)
+    first = _number(head[8:16], order) if is_big else _number(head[4:8], order)
+    directories = list(_directories(file, order, is_big, first))
+    is_raw = any(each.is_raw or _DNG_VERSION in each.tags for each in directories)
+    return Contents(directories, is_raw or _RAW_MARKS.match(head, 8) is not None)
+
+
+def _header(file: BinaryIO) -> tuple[bytes, str, bool]:
+    """The first bytes of a TIFF, the order of its bytes for `struct`, and whether it is a BigTIFF."""
     file.seek(0)
-    head = file.read(20)
-    order = "<" if head[:2] == b"II" else ">"
-    is_big = head[2:4] in (b"+\0", b"\0+")
-    if is_big:
-        head += file.read(4)
-    directories = list(
-        _directories(
-            file,
-            order,
-            is_big,
-            struct.unpack(order + "Q", head[8:16])[0]
-            if is_big
-            else (struct.unpack(order + "I", head[4:8])[0] if len(head) >= 8 else 0),
-        )
-    )
-    is_raw = head[8:12] in _RAW_MARKS or any(each.is_raw or _DNG_VERSION in each.tags for each in directories)
-    return Contents(directories, is_raw)
+    head = file.read(16)
+    return head, "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
+
+
+def _number(content: bytes, order: str) -> int:
+    return int.from_bytes(content, "little" if order == "<" else "big")
 
 
 def picture_of(directories: list[Directory]) -> Directory:
@@ -180,7 +180,7 @@ def _directories(file: BinaryIO, order: str, is_big: bool, first: int) -> Iterat
         visited.add(offset)
         try:
             tags, following = _tags(file, order, is_big, offset)
-        except struct.error:
+        except (struct.error, OverflowError, ValueError, OSError):  # the file ends before, or names no place in it
             continue
         yield Directory(offset, tags, is_page)
         if is_page:
@@ -221,10 +221,7 @@ class StartingAt:
 
     def __init__(self, file: BinaryIO, offset: int) -> None:
         self._file = file
-        file.seek(0)
-        head = file.read(16)
-        order = "<" if head[:2] == b"II" else ">"
-        is_big = head[2:4] in (b"+\0", b"\0+")
+        head, order, is_big = _header(file)
         self._head = (
             head[:8] + struct.pack(order + "Q", offset) if is_big else head[:4] + struct.pack(order + "I", offset)
         )

@@ -42,9 +42,21 @@ def test_copies_of_other_programs_are_left_out_and_said(tmp_path: Path) -> None:
     assert found == [f"{tmp_path}/{name}" for name in ("P.photoslibrary/originals/c.jpg", "a.jpg", "deep/b.jpg")]
     names = "#recycle, .@__thumb, ._*, .thumbnails, @EADIR, @eaDir, C.lrdata, Thumbs.db, __MACOSX, resources"
     assert notes == [f"Left out, as copies and leftovers of other programs: 10 ({names})."]
-    assert len(names_in(tmp_path / "C.lrdata")) == 1  # named alone, it is meant
+    for alone in ("C.lrdata", "@eaDir"):  # it is meant
+        assert len(names_in(tmp_path / alone)) == 1
     by_shell = Pictures(tuple(str(path) for path in sorted(tmp_path.iterdir())), recursive=True)
     assert [each.path for each in find(by_shell, lambda _note: None)] == found
+
+
+@pytest.mark.parametrize("argument", ["photos", "photos/", ".", "./photos/a.jpg", "photos/../photos"])
+def test_a_folder_may_be_named_from_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(JPEG)
+    monkeypatch.chdir(tmp_path)
+    (path,) = [each.path for each in find(Pictures((argument,), recursive=True), lambda _note: None)]
+    assert Path(path).samefile(tmp_path / "photos" / "a.jpg")
 
 
 def names_in(folder: Path) -> list[str]:

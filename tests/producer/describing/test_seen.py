@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tests.pictures import chunk, encoded, icc, photo, png, profile, quarters, tiff, tiff_tags
+from tests.pictures import _directory, chunk, encoded, icc, photo, png, profile, quarters, tiff, tiff_tags
 from tidemill.producer.describing import images
 
 Colour = tuple[int, int, int]
@@ -128,6 +128,8 @@ def test_srgb_under_any_name_changes_nothing(send: Callable[[bytes], Sent]) -> N
     for colour in COLOURS:
         sent, notes = send(encoded(Image.new("RGB", (16, 16), colour), "PNG", icc_profile=own))
         assert (sent.getpixel((3, 3)), notes) == (colour, ())
+        sent, notes = send(encoded(Image.new("L", (16, 16), colour[0]), "PNG", icc_profile=own))
+        assert (sent.getpixel((3, 3)), notes) == (grey(colour[0]), ())
 
 
 @pytest.mark.parametrize("exponent", [1.0, 1.8, 2.6])
@@ -294,6 +296,7 @@ def test_every_way_to_be_transparent_shows_the_same(send: Callable[[bytes], Sent
         (png(2, 1, 16, 0, b"\x07\x01\x50\x50", (b"tRNS", b"\x07\x01")), 255, 0x50),
         (png(2, 1, 8, 2, b"\1\2\3\x50\x50\x50", (b"tRNS", b"\0\1\0\2\0\3")), 255, 0x50),
         (png(2, 1, 16, 2, b"\1\0\2\0\3\0" + b"\x50" * 6, (b"tRNS", b"\1\0\2\0\3\0")), 255, 0x50),
+        (png(2, 1, 16, 2, b"\0\0\0\0\0\0" + b"\0\1" * 3, (b"tRNS", bytes(6))), 255, 0),
         (png(2, 1, 8, 3, b"\0\1", (b"PLTE", b"\x09\x09\x09\x50\x50\x50"), (b"tRNS", b"\0")), 255, 0x50),
         (png(2, 1, 8, 3, b"\0\1", (b"PLTE", b"\0\0\0\x50\x50\x50"), (b"tRNS", b"\x80")), 127, 0x50),
     ],
@@ -418,6 +421,25 @@ def test_bands_that_are_no_colours_are_left_out_and_said(
         unusual = tiff((tiff_tags(8, 8, bits, photometric, t339=(3, [form])), bytes(8 * 64 * len(bits))))
         code, reason = refuse(unusual)
         assert (code, "TIFF of an unusual kind" in reason) == ("unsupported_format", True)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("scale", [256, 16])
+@pytest.mark.parametrize("compression", [1, 8])
+def test_planes_of_16_bits_are_read_whole(
+    send: Callable[[bytes], Sent], order: str, scale: int, compression: int
+) -> None:
+    """200, 100 and 50, each in a strip of its own; the last pixel is the brightest value."""
+    planes = [struct.pack(order + "H", value * scale) * 255 for value in (200, 100, 50)]
+    strips = [plane + struct.pack(order + "H", 256 * scale - 1) for plane in planes]
+    strips = strips if compression == 1 else [zlib.compress(strip) for strip in strips]
+    tags = tiff_tags(16, 16, [16] * 3, 2, t284=(3, [2]), t259=(3, [compression]))
+    content = tiff((tags, b"".join(strips)), order=order)
+    start = len(content) - sum(map(len, strips))
+    starts = [start + sum(map(len, strips[:number])) for number in range(3)]
+    own = tags | {273: (4, starts), 279: (4, [len(strip) for strip in strips])}
+    content = content[:8] + _directory(own, 8, 0, order).ljust(1024, b"\0") + content[1032:]
+    near(send(content)[0], {(2, 2): (200, 100, 50)}, 3 if compression == 1 else 8)
 
 
 # --- upright ---

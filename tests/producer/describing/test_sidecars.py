@@ -152,6 +152,18 @@ def test_tags_stay_on_one_line_and_none_is_repeated(tmp_path: Path, existing: Ex
         assert (tmp_path / "a.txt").read_bytes().decode() == newer
 
 
+def test_a_plain_line_of_tags_joins_another_and_no_sentence_does(tmp_path: Path) -> None:
+    for older, reply, newer in (
+        ("1girl, solo, sea", "Solo, long hair, smile", "1girl, solo, sea, long hair, smile"),
+        ("My own words, and more, of them.", "a, b, c", "My own words, and more, of them.\na, b, c"),
+        ("1girl, solo, sea", "A girl, alone, at the sea.", "1girl, solo, sea\nA girl, alone, at the sea."),
+    ):
+        (tmp_path / "a.txt").write_text(older)
+        for _ in range(2):
+            write([[row(tmp_path / "a.jpg", reply)]], Sidecars("txt", "append"))
+            assert (tmp_path / "a.txt").read_text() == newer
+
+
 @pytest.mark.parametrize("blank", ["", " \r\n", "\ufeff", "\0"])
 def test_an_empty_file_is_no_caption(tmp_path: Path, blank: str) -> None:
     for existing in EXISTING:

@@ -110,6 +110,7 @@ def test_several_calls_at_once_keep_their_results(tmp_path: Path) -> None:
     rows = [
         share(("human", "P"), ("function_call", f"[{CALL}, {other}]"), *[("observation", "1"), ("observation", "2")]),
         share(("human", "P"), ("function_call", CALL), ("function_call", other), *[("observation", n) for n in "12"]),
+        share(("human", "P"), ("function_call", f"[{CALL}, {other}]"), ("observation", "[1, 2]")),
         share(
             ("human", "P"),
             ("gpt", f"Let me see. <tool_call>{CALL}</tool_call><tool_call>{other}</tool_call>"),
@@ -118,7 +119,7 @@ def test_several_calls_at_once_keep_their_results(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps({"conversations": [*row, *share(("gpt", "R"))]}) + "\n" for row in rows))
     examples, bad = read(path)
-    assert (len(examples), bad) == (3, [])
+    assert (len(examples), bad) == (len(rows), [])
     for example in examples:
         body, _ = normalised(example.body, "supervised")
         assert faults(body, "supervised") == []

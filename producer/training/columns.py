@@ -41,6 +41,7 @@ CARRIED = {
 TELLING = frozenset(
     (
         *(*SYSTEMS, *CARRIED, "instruction", "instructions", "input", "context", "contexts", "passage", "document"),
+        *("article", "background", "knowledge", "evidence", "chat_history", "available_tools", "tool_definitions"),
         *("documents", "image", "images", "video", "videos", "audio", "audios", "tool_calls", "examples", "weight"),
         *("label", "kto_tag", *PREFERRED, *NON_PREFERRED),
     )

@@ -8,6 +8,7 @@ from sqlalchemy import Row, Select, or_, select
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.fine_tunes import FILES, OWN_EVENT, rows_of
+from tidemill.models.job_requests import read_train_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.metrics import Point, merge, point_of_event
 from tidemill.models.tables import (
@@ -151,7 +152,7 @@ def rows_named_by(row: FineTuneRow, event: EventRow) -> str:
     message = str(event.message)
     file = FILES["validation" in message.lower() and "training" not in message.lower()]
     with reading() as connection:
-        return " ".join(rows_of(connection, row.dataset_id, file, message))
+        return " ".join(rows_of(connection, read_train_request(row.request).dataset, file, message))
 
 
 def points_of(row: FineTuneRow) -> list[Point]:

@@ -125,7 +125,9 @@ def _any_layout(lines: Iterator[tuple[int, bytes]], input_: Input) -> Records:
     all_lines = [first, *lines]
     try:
         whole = _json(b"\n".join(line for _, line in all_lines))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if len(all_lines) > 1 and not any(_is_object(line) for _, line in all_lines[1:]):
+            raise input_.fault(f"is not valid JSON ({_json_fault(error)})") from error
         return _objects(_parsed(all_lines, input_), input_)
     input_.unit = "row"
     return _objects(enumerate(whole if isinstance(whole, list) else [whole], 1), input_)

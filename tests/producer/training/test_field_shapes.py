@@ -173,6 +173,13 @@ def test_json_is_read_whatever_its_layout_and_ending(layout: str, ending: str, t
         assert found[0][0].startswith(unit)
 
 
+def test_a_list_that_is_no_json_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([*ROWS, {"prompt": "P", "completion": float("nan")}], indent=1))
+    with pytest.raises(InputError, match=r"rows\.json is not valid JSON \(NaN is not a JSON number\)"):
+        read(path)
+
+
 def test_a_folder_of_json_is_read_file_by_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(ROWS[0], indent=1))
     (tmp_path / "b.json").write_text(json.dumps(ROWS))

@@ -16,7 +16,7 @@ _MOST_NUMBERS = 5
 _LINE = re.compile(
     r"\b(?:examples?|lines?|rows?|items?|records?|entry|entries|samples?)\b"
     r"(?:\s+(?:numbers?|no\.?|at|with|ids?))?\s*(?P<index>\bindex(?:es)?\s+)?[:#(\[]*\s*"
-    r"(?P<numbers>\d+(?:\s*(?:,|and|&|to|-|–)\s*\d+)*)(?!\d|\s*,?\s*col)",
+    r"(?P<numbers>\d{1,9}(?:\s*(?:,|and|&|to|-|–)\s*\d{1,9})*)(?!\d|\s*,?\s*col)",
     re.IGNORECASE,
 )
 """How servers name lines: "Example 4, message 2", "(line 1273)", "Flagged lines: 3, 17"; not "line 1 column 79"."""

@@ -17,7 +17,7 @@ from tidemill.models import creations, holds, tunings
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now, seconds_since
 from tidemill.models.creations import Creations, LostError, Owner, Place
-from tidemill.models.example_places import origin_of
+from tidemill.models.example_places import lines_in, origin_of
 from tidemill.models.json_types import JsonObject, RemoteObject
 from tidemill.models.metrics import Point
 from tidemill.models.tables import (
@@ -94,12 +94,14 @@ def keep_dataset(connection: Connection, **columns: object) -> None:
     connection.execute(dataset.on_conflict_do_update(index_elements=[datasets.c.id], set_=origin))
 
 
-def places_of(connection: Connection, dataset_id: str, file: Step, lines: Iterable[int]) -> dict[int, str]:
-    """Where lines of one of a dataset's files are from, for sentences; empty for what is not known."""
+def rows_of(connection: Connection, dataset_id: str, file: Step, message: str) -> list[str]:
+    """Sentences that lead from the lines that a message about one of a dataset's files names to the user's own rows."""
+    if not (lines := lines_in(message)):
+        return []
     report = connection.scalar(select(datasets.c.report).where(datasets.c.id == dataset_id))
     places = report.get("places", {}).get(file) if isinstance(report, dict) else None
     origins = {line: origin_of(line, places) for line in lines} if places else {}
-    return {line: origin for line, origin in origins.items() if origin is not None}
+    return [f"Example {line} of the {file} file is {origin}." for line, origin in origins.items() if origin is not None]
 
 
 def load(connection: Connection, job: Claimed, dataset_id: str) -> FineTune:

@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 from tidemill.models import fine_tunes
 from tidemill.models.database import reading
-from tidemill.models.example_places import lines_in
 from tidemill.models.fine_tunes import FILES, FineTune, Step
 from tidemill.models.provider import CallError, Provider
 
@@ -51,12 +50,9 @@ async def refused(files: Files) -> list[str]:
 
 async def rows(files: Files, file: Step, message: str) -> list[str]:
     """Sentences that lead from the lines of a file in the provider's message to the user's own rows."""
-    if not (lines := lines_in(message)):
-        return []
-    places = await asyncio.to_thread(_read_places, files.dataset_id, file, lines)
-    return [f"Example {line} of the {file} file is {place}." for line, place in places.items()]
+    return await asyncio.to_thread(_read_rows, files.dataset_id, file, message)
 
 
-def _read_places(dataset_id: str, file: Step, lines: list[int]) -> dict[int, str]:
+def _read_rows(dataset_id: str, file: Step, message: str) -> list[str]:
     with reading() as connection:
-        return fine_tunes.places_of(connection, dataset_id, file, lines)
+        return fine_tunes.rows_of(connection, dataset_id, file, message)

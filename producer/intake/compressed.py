@@ -1,6 +1,6 @@
 """A file may come compressed, and is read as what is in it: `data.csv.gz` is a CSV.
 
-Ending by ending; it streams, so a small file that unpacks to a huge one takes no more memory than the huge one would.
+It streams: a small file that unpacks to a huge one takes no more memory than the huge one itself.
 """
 
 import bz2
@@ -16,7 +16,7 @@ from typing import Any
 COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 """Ending -> what opens it for reading bytes."""
 
-UnpackError = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+UNPACK_ERRORS = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 def is_compressed(path: Path) -> bool:
@@ -31,7 +31,7 @@ def ending_of(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path, buffer_bytes: int = io.DEFAULT_BUFFER_SIZE) -> Iterator[io.BufferedReader]:
-    """A file's bytes, unpacked. While it is open, `UnpackError` and OSError may be raised by each read."""
+    """A file's bytes, unpacked. While it is open, `UNPACK_ERRORS` and OSError may be raised by each read."""
     opener = COMPRESSED.get(path.suffix.lower())
     with io.BufferedReader(path.open("rb", 0) if opener is None else opener(path), buffer_bytes) as file:
         yield file

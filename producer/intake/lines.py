@@ -47,11 +47,15 @@ def json_file(file: ByteStream, input_: Input) -> Records:
         input_.unit = "line"
         yield from _objects(_parsed(chain([first], lines), input_), input_)
         return
-    text = b"\n".join(line for _, line in chain([first], lines))
+    all_lines = [first, *lines]
     try:
-        rows = _json(text)
+        rows = _json(b"\n".join(line for _, line in all_lines))
     except (ValueError, RecursionError) as error:
-        raise input_.fault(f"is not valid JSON ({_json_fault(error)})") from error
+        if not any(_is_object(line) for _, line in all_lines):
+            raise input_.fault(f"is not valid JSON ({_json_fault(error)})") from error
+        input_.unit = "line"
+        yield from _objects(_parsed(all_lines, input_), input_)
+        return
     if not isinstance(rows, list | dict):
         raise input_.fault(f"holds {json_kind(rows)}; write a list of objects, or one object a line")
     yield from _objects(enumerate(rows if isinstance(rows, list) else [rows], 1), input_)

@@ -26,7 +26,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.producer.intake.begun import begun, spooled
 from tidemill.producer.intake.cells import CHUNK_ROWS, cells_of, frame_records, plain, unique
-from tidemill.producer.intake.compressed import UnpackError, ending_of, is_compressed, opened
+from tidemill.producer.intake.compressed import UNPACK_ERRORS, ending_of, is_compressed, opened
 from tidemill.producer.intake.formats import (
     FORMATS,
     HEAD_BYTES,
@@ -211,7 +211,7 @@ def file_records(path: Path, input_: Input, wanted: Wanted = ANY_TABLE) -> Recor
         raise  # the caller's own, from on_bad_row
     except FileNotFoundError as error:
         raise input_.fault("does not exist; check the path") from error
-    except UnpackError as error:
+    except UNPACK_ERRORS as error:
         raise input_.fault(f"is no whole archive ({error}): get it anew, or unpack it with gunzip or 7-Zip") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise input_.fault(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error

@@ -41,6 +41,7 @@ CARRIED = {
 TELLING = frozenset(
     (
         *(*SYSTEMS, *CARRIED, "instruction", "instructions", "input", "context", "contexts", "passage", "document"),
+        *("article", "background", "knowledge", "evidence", "chat_history", "available_tools", "tool_definitions"),
         *("documents", "image", "images", "video", "videos", "audio", "audios", "tool_calls", "examples", "weight"),
         *("label", "kto_tag", *PREFERRED, *NON_PREFERRED),
     )
@@ -175,9 +176,9 @@ def body_of(record: Record, shape: Shape, columns: Columns) -> Body:
     if lost := [name for name in beside if is_telling(name) and not is_empty(beside[name])]:
         raise BadRowError(f"the prompt holds {listed(lost)} beside its messages, which an example cannot hold")
     if not shape.preferred:
-        reply = _reply(record, shape.reply, prompt) if shape.reply else []
+        reply = _reply(record, shape.reply, prompt, shape) if shape.reply else []
         return {"messages": _with_system(in_api_form([*prompt, *reply]), system, columns.system_text)} | offered
-    outputs = [_reply(record, name, prompt) for name in (shape.preferred, shape.non_preferred)]
+    outputs = [_reply(record, name, prompt, shape) for name in (shape.preferred, shape.non_preferred)]
     prompt, outputs = split_dialogues(
         in_api_form(prompt),
         dict(zip((shape.preferred, shape.non_preferred), map(in_api_form, outputs), strict=True)),
@@ -197,7 +198,8 @@ def _refuse_marks(record: Record, shape: Shape) -> None:
         kind = "good" if _IS_MARK[record[shape.mark]] else "bad"
         raise BadRowError(
             f"{shape.mark!r} marks it as {kind} (KTO), which no method here takes: "
-            "put the bad rows into a file of their own for --negative, and leave the column out"
+            "put the bad rows into a file of their own for --negative, and leave the column out; "
+            "if it means something else, name the reply's column with --reply-column"
         )
 
 
@@ -223,7 +225,8 @@ def _prompt(record: Record, shape: Shape) -> tuple[list[object], JsonObject]:
         messages = [{"role": "user", "content": text_in(record, name)}] if name else []
     if shape.more and (more := text_in(record, shape.more)).strip():
         messages = _with_more(messages, more, shape)
-    return [*_history(record, shape), *messages], beside
+    head = 1 if instructions_of(messages) is not None else 0
+    return [*messages[:head], *_history(record, shape), *messages[head:]], beside
 
 
 def _with_more(messages: list[object], more: str, shape: Shape) -> list[object]:
@@ -249,10 +252,10 @@ def _history(record: Record, shape: Shape) -> list[object]:
     return [{"role": role, "content": text} for pair in turns for role, text in zip(roles, pair, strict=True)]
 
 
-def _reply(record: Record, name: str, prompt: Sequence[object]) -> list[object]:
-    """A reply: text, a message or messages, also behind the prompt again; or a whole dialogue, as text too."""
+def _reply(record: Record, name: str, prompt: Sequence[object], shape: Shape) -> list[object]:
+    """A reply: text, a message or messages, also behind the prompt again; of a preference also a whole dialogue."""
     cell = record.get(name)
-    if isinstance(cell, str) and cell.lstrip().startswith("Human:"):
+    if isinstance(cell, str) and name != shape.reply and cell.lstrip().startswith("Human:"):
         _, *turns = _SPOKEN.split(f"\n\n{cell.lstrip()}")
         return [
             {"role": SPEAKERS.get(speaker.lower(), speaker), "content": text.strip()}
@@ -272,7 +275,8 @@ def _offered(record: Record, shape: Shape, beside: JsonObject) -> JsonObject:
     if not (shape.tools or shape.functions or shape.parallel_tool_calls or beside):
         return {}
     columns = {name: beside.pop(name, None) for name in ("tools", "functions", "parallel_tool_calls")}
-    cells = {name: _either(record.get(getattr(shape, name)), cell, name) for name, cell in columns.items()}
+    own = {name: record.get(column) if (column := getattr(shape, name)) else None for name in columns}
+    cells = {name: _either(own[name], cell, name) for name, cell in columns.items()}
     tools = [*_tools(cells["tools"], "tools"), *_tools(cells["functions"], "functions")]
     offered: JsonObject = {}
     if tools or parsed(cells["tools"]) == []:

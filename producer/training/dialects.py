@@ -50,7 +50,8 @@ def in_api_form(messages: Sequence[object]) -> list[object]:
     for message in turned:
         if isinstance(message, dict):
             message.pop("is_call", None)
-    return _with_ids(turned)
+    neighbours = zip([None, *turned], turned, [*turned[1:], None], strict=False)
+    return _with_ids([each for before, message, after in neighbours for each in _results(before, message, after)])
 
 
 def in_tool_form(tool: object) -> object:
@@ -143,6 +144,21 @@ def _call(value: object) -> JsonObject | None:
     own_id = {"id": value["id"]} if value.get("id") is not None else {}
     kind = value.get("type") or "function"
     return {**more, **own_id, "type": kind, "function": {"name": function["name"], "arguments": first}}
+
+
+def _results(before: object, message: object, after: object) -> list[object]:
+    """A tool's message; if it is a list of the results of all calls before it (LLaMA-Factory), one message for each."""
+    count = len(_calls_of(before)) if isinstance(before, dict) else 0
+    if count <= 1 or not isinstance(message, dict) or not _is_result(message) or _is_result(after):
+        return [message]
+    results = _json_or_none(message["content"]) if isinstance(message.get("content"), str) else None
+    if message.get("tool_call_id") is not None or not isinstance(results, list) or len(results) != count:
+        return [message]
+    return [message | {"content": each if isinstance(each, str) else orjson.dumps(each).decode()} for each in results]
+
+
+def _is_result(message: object) -> bool:
+    return isinstance(message, dict) and message.get("role") == "tool"
 
 
 def _with_ids(messages: list[object]) -> list[object]:

@@ -375,6 +375,8 @@ def _tools(offered: Body) -> Iterator[Fault]:
             yield Fault("bad_tools", f'tool {number} is not {{"type": "function", "function": {{..}}}}')
         elif not isinstance(function.get("name"), str) or not _NAME.fullmatch(function["name"]):
             yield Fault("bad_tools", f"tool {number} has no usable name (letters, digits, _ and -, at most 64)")
+        elif not isinstance(function.get("description", ""), str):
+            yield Fault("bad_tools", f"the description of tool {number} ({function['name']}) is no text")
         elif (why := parameters_fault(function.get("parameters"))) is not None:
             yield Fault("bad_tools", f"the parameters of tool {number} ({function['name']}) {why}")
     for token in special_tokens(as_json(tools)):

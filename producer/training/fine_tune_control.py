@@ -70,7 +70,7 @@ class EventPrinter:
             self._status = status
         for event in events_of(row, after=self._number):
             self._number = event.number
-            print_line(event_line(event), err=True)
+            print_line(event_line(event, row), err=True)
 
 
 class EnoughError(Exception):

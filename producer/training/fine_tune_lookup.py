@@ -7,6 +7,8 @@ from sqlalchemy import Row, Select, or_, select
 
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
+from tidemill.models.fine_tunes import FILES, OWN_EVENT, rows_of
+from tidemill.models.job_requests import read_train_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.metrics import Point, merge, point_of_event
 from tidemill.models.tables import (
@@ -141,6 +143,16 @@ def events_of(row: FineTuneRow, kind: str | None = None, after: int = 0) -> Sequ
         statement = statement.where(fine_tune_events.c.type == kind)
     with reading() as connection:
         return connection.execute(statement.order_by(fine_tune_events.c.number)).all()
+
+
+def rows_named_by(row: FineTuneRow, event: EventRow) -> str:
+    """The user's own rows that an event names by the lines of a file, as sentences; "" if it names none."""
+    if event.level == "info" or event.event_id.startswith(OWN_EVENT):
+        return ""
+    message = str(event.message)
+    file = FILES["validation" in message.lower() and "training" not in message.lower()]
+    with reading() as connection:
+        return " ".join(rows_of(connection, read_train_request(row.request).dataset, file, message))
 
 
 def points_of(row: FineTuneRow) -> list[Point]:

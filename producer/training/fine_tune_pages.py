@@ -19,6 +19,7 @@ from tidemill.producer.training.fine_tune_lookup import (
     find,
     latest,
     points_of,
+    rows_named_by,
     status_of,
     to_json,
 )
@@ -88,7 +89,7 @@ def show(name: str, as_json: bool) -> None:
     if len(events) > EVENTS_SHOWN:
         print_line(f"  … {len(events) - EVENTS_SHOWN:,} earlier events, all with --json")
     for each in events[-EVENTS_SHOWN:]:
-        print_line(event_line(each))
+        print_line(event_line(each, row))
     return None
 
 
@@ -116,10 +117,11 @@ def _facts(row: FineTuneRow, dialogues: int) -> list[tuple[str, str]]:
     return [(label, str(value)) for label, value in facts if value]
 
 
-def event_line(event: EventRow) -> str:
-    """An event for people, as one line."""
+def event_line(event: EventRow, row: FineTuneRow) -> str:
+    """An event for people, as one line; with the user's own rows that it names."""
     level = "" if event.level == "info" else f"{event.level}: "
-    return f"  {event.created_at:%Y-%m-%d %H:%M:%S} {one_line(level + event.message, EVENT_CHARACTERS)}"
+    message = one_line(f"{level}{event.message}", EVENT_CHARACTERS)
+    return f"  {event.created_at:%Y-%m-%d %H:%M:%S} {message} {rows_named_by(row, event)}".rstrip()
 
 
 def plot(name: str, output: str | None) -> None:

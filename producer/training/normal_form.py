@@ -77,7 +77,12 @@ def _without_keys_of_others(part: object) -> object:
     """A part of a content without the keys that are null because other parts have them."""
     if not isinstance(part, dict):
         return part
-    return {key: _without_keys_of_others(value) for key, value in part.items() if value is not None}
+    kept = {key: value for key, value in part.items() if value is not None}
+    return {key: _without_null(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def _without_null(inner: JsonObject) -> JsonObject:
+    return {key: value for key, value in inner.items() if value is not None}
 
 
 def _call(call: object, lost: _Lost) -> object:

@@ -32,7 +32,11 @@ def as_json(value: object) -> str:
 
 def without_nulls(tool: object, nulls: dict[str, None]) -> object:
     """The tool without null, except where it is a value; the places where null was are added to `nulls`."""
-    if not isinstance(tool, dict) or "null" not in as_json(tool):
+    try:
+        has_null = isinstance(tool, dict) and b"null" in orjson.dumps(tool)
+    except TypeError:  # nested too deeply, among others: no example is written of it
+        return tool
+    if not isinstance(tool, dict) or not has_null:
         return tool
     function = tool.get("function")
     kept = {key: value for key, value in tool.items() if value is not None}
@@ -102,12 +106,11 @@ def _fault(parameters: str) -> str | None:
     if "$schema" in schema and not isinstance(schema["$schema"], str):
         return "are no JSON schema: '$schema' is no text"
     try:
-        why = schema_fault(schema)
+        if (why := schema_fault(schema)) is not None:
+            return one_line(why.replace("is no", "are no", 1).rstrip("."), 200)
+        return _open_list(schema)
     except RecursionError:
-        why = "is nested too deeply."
-    if why is not None:
-        return one_line(why.replace("is no", "are no", 1).rstrip("."), 200)
-    return _open_list(schema)
+        return "are nested too deeply"
 
 
 def _open_list(schema: Mapping[str, Any], path: str = "") -> str | None:

@@ -26,7 +26,8 @@ from tidemill.models.tables import creations as creations_table
 from tidemill.models.tables import datasets, fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue
-from tidemill.producer.training.fine_tune_lookup import points_of
+from tidemill.producer.training.fine_tune_lookup import events_of, find, points_of
+from tidemill.producer.training.fine_tune_pages import event_line
 from tidemill.simulator import Simulator
 from tidemill.worker import creations
 from tidemill.worker import train as train_module
@@ -449,6 +450,9 @@ def test_a_line_that_the_provider_refuses_leads_to_the_row_of_its_owner(provider
     settlement = to_the_end(job_id)
     assert settlement.error_code == "invalid_training_file"
     assert "Example 4 of the training file is qa.csv row 17." in (settlement.error or "")
+    row = find("latest")
+    events = [event_line(event, row) for event in events_of(row) if event.level == "error"]
+    assert events[0].endswith("Example 4 of the training file is qa.csv row 17.")
 
 
 def test_what_is_wrong_with_an_uploaded_file_is_said_with_the_row(provider: Simulator) -> None:

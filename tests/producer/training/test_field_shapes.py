@@ -110,6 +110,7 @@ def test_several_calls_at_once_keep_their_results(tmp_path: Path) -> None:
     rows = [
         share(("human", "P"), ("function_call", f"[{CALL}, {other}]"), *[("observation", "1"), ("observation", "2")]),
         share(("human", "P"), ("function_call", CALL), ("function_call", other), *[("observation", n) for n in "12"]),
+        share(("human", "P"), ("function_call", f"[{CALL}, {other}]"), ("observation", "[1, 2]")),
         share(
             ("human", "P"),
             ("gpt", f"Let me see. <tool_call>{CALL}</tool_call><tool_call>{other}</tool_call>"),
@@ -118,7 +119,7 @@ def test_several_calls_at_once_keep_their_results(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps({"conversations": [*row, *share(("gpt", "R"))]}) + "\n" for row in rows))
     examples, bad = read(path)
-    assert (len(examples), bad) == (3, [])
+    assert (len(examples), bad) == (len(rows), [])
     for example in examples:
         body, _ = normalised(example.body, "supervised")
         assert faults(body, "supervised") == []
@@ -170,6 +171,13 @@ def test_json_is_read_whatever_its_layout_and_ending(layout: str, ending: str, t
         found = asked(path)
         assert [prompt for _, prompt in found] == ["P1", "P2"]
         assert found[0][0].startswith(unit)
+
+
+def test_a_list_that_is_no_json_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([*ROWS, {"prompt": "P", "completion": float("nan")}], indent=1))
+    with pytest.raises(InputError, match=r"rows\.json is not valid JSON \(NaN is not a JSON number\)"):
+        read(path)
 
 
 def test_a_folder_of_json_is_read_file_by_file(tmp_path: Path) -> None:

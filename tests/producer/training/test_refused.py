@@ -110,6 +110,11 @@ def test_sound_parameters_stay_as_they_are(parameters: JsonObject) -> None:
     assert checked(body) == (body, [])
 
 
+def test_a_description_that_is_no_text_is_an_error() -> None:
+    described = {"type": "function", "function": {"name": "look", "description": 7}}
+    assert checked({"messages": [U, A], "tools": [described]})[1] == ["bad_tools"]
+
+
 def test_null_that_arrow_fills_in_is_left_out_and_said(tmp_path: Path) -> None:
     other = {"type": "object", "properties": {"b": {"type": "integer", "enum": [1, 2]}}, "required": ["b"]}
     row = {

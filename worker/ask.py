@@ -24,6 +24,9 @@ from tidemill.worker.retries import Verdict, hold_if_unserved
 MAX_WAIT_SECONDS = 20.0
 """A job that may not call for longer than this goes back to the table and makes room for others."""
 
+UNSERVED_PAUSE = 0.25
+"""Of the time for which nobody was served."""
+
 
 async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
     """Run one claimed job; see `worker.calling.Work`."""
@@ -55,8 +58,9 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
             reply = await calling.provider.call(question.endpoint, body)
     except CallError as error:
         verdict = settlements.verdict_on(error, job)
-        await _slow_down(limiter, bucket, error, verdict)
-        verdict = hold_if_unserved(verdict, error, limiter.refused_seconds(bucket) if verdict.refused else 0.0)
+        unserved_seconds = limiter.refused_seconds(bucket) if verdict.refused else 0.0
+        verdict = hold_if_unserved(verdict, error, unserved_seconds)
+        await _slow_down(limiter, bucket, error, verdict, unserved_seconds)
         return settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began
@@ -90,8 +94,16 @@ def _url_of(picture: Picture) -> str:
     return f"data:image/{picture['format']};base64,{base64.b64encode(content).decode()}"
 
 
-async def _slow_down(limiter: Limiter, bucket: str, error: CallError, verdict: Verdict) -> None:
-    """Tell every worker of this model what the provider's error says about its limits."""
-    await limiter.observe(bucket, error.headers, served=False if verdict.pause_seconds > 0 else None)
-    if verdict.pause_seconds > 0:
-        await limiter.pause(bucket, verdict.pause_seconds)
+async def _slow_down(
+    limiter: Limiter, bucket: str, error: CallError, verdict: Verdict, unserved_seconds: float
+) -> None:
+    """Tell every worker of this model what the provider's error says about its limits.
+
+    The longer nobody is served, the longer is the pause: what is refused anyway need not be asked every second.
+    """
+    pause = verdict.pause_seconds
+    await limiter.observe(bucket, error.headers, served=False if pause > 0 else None)
+    if pause > 0:
+        await limiter.pause(
+            bucket, max(pause, unserved_seconds * UNSERVED_PAUSE) if verdict.action == "retry" else pause
+        )

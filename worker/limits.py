@@ -116,7 +116,9 @@ class Limiter:
         state, now = self._bucket(bucket), self._clock()
         if state.learn(headers, now):
             self._tell(state, 0)
-        if not state.opened.is_set():
+        if served is False and not state.answer_times and not state.limited:
+            state.opened.clear()  # nobody was ever answered, so that the slow start goes on
+        elif not state.opened.is_set():
             state.opened.set()
             self._tell(state, 0)
         if (served and state.count_answer(now)) or (served is False and state.count_throttling(now)):

@@ -19,13 +19,13 @@ from tidemill.worker.history import fit_history
 from tidemill.worker.limits import Limiter
 from tidemill.worker.pace import Limits
 from tidemill.worker.questions import Question, build
-from tidemill.worker.retries import Verdict, hold_if_unserved
+from tidemill.worker.retries import UNSERVED_SECONDS, Verdict, hold_if_unserved
 
 MAX_WAIT_SECONDS = 20.0
 """A job that may not call for longer than this goes back to the table and makes room for others."""
 
 UNSERVED_PAUSE = 0.25
-"""Of the time for which nobody was served."""
+"""Of the time for which nobody was served, until a hold follows."""
 
 
 async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
@@ -104,6 +104,9 @@ async def _slow_down(
     pause = verdict.pause_seconds
     await limiter.observe(bucket, error.headers, served=False if pause > 0 else None)
     if pause > 0:
-        await limiter.pause(
-            bucket, max(pause, unserved_seconds * UNSERVED_PAUSE) if verdict.action == "retry" else pause
-        )
+        await limiter.pause(bucket, max(pause, _unserved_pause(unserved_seconds)))
+
+
+def _unserved_pause(seconds: float) -> float:
+    """How long to ask nothing after so many seconds without an answer; the call that makes it a hold comes in time."""
+    return max(0.0, min(seconds * UNSERVED_PAUSE, UNSERVED_SECONDS - seconds))

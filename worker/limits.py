@@ -167,17 +167,18 @@ class Limiter:
         """Wait until the call may go (returns 0) or its time is up (returns the us until it may try again)."""
         give_up = self._clock() + max_wait
         while not (state.limited or state.opened.is_set()):
-            now = self._clock()
-            if now >= state.round_end:
+            now, pause = self._clock(), state.cells.pause
+            if now >= max(state.round_end, pause):
                 state.round_end, state.round_left = now + SLOW_START, SLOW_START_CALLS
-            if state.round_left:
+            if state.round_left and now >= pause:
                 state.round_left -= 1
                 state.unmetered.append((self._clock(), tokens))
                 break
+            opens = max(state.round_end, pause)
             if now >= give_up:
-                return state.round_end - now
+                return opens - now
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout((min(state.round_end, give_up) - now) / SECOND):
+                async with asyncio.timeout((min(opens, give_up) - now) / SECOND):
                     await state.opened.wait()
         return 0
 

@@ -17,7 +17,7 @@ from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
 from tidemill.worker.history import fit_history
 from tidemill.worker.limits import Limiter
-from tidemill.worker.pace import Limits
+from tidemill.worker.pace import Limits, Unserved
 from tidemill.worker.questions import Question, build
 from tidemill.worker.retries import UNSERVED_SECONDS, Verdict, hold_if_unserved
 
@@ -58,9 +58,9 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
             reply = await calling.provider.call(question.endpoint, body)
     except CallError as error:
         verdict = settlements.verdict_on(error, job)
-        unserved_seconds = limiter.refused_seconds(bucket) if verdict.refused else 0.0
-        verdict = hold_if_unserved(verdict, error, unserved_seconds)
-        await _slow_down(limiter, bucket, error, verdict, unserved_seconds)
+        unserved = limiter.note_refusal(bucket, job.id) if verdict.refused else Unserved()
+        verdict = hold_if_unserved(verdict, error, unserved)
+        await _slow_down(limiter, bucket, error, verdict, unserved.seconds)
         return settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began

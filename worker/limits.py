@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tidemill.models.errors import SettingsError
 from tidemill.models.servers import read_url, reason_of
 from tidemill.worker.bucket import DAY_SECONDS, REFUND_SECONDS, Bucket
-from tidemill.worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, admit, apply, microseconds
+from tidemill.worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, Unserved, admit, apply, microseconds
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
@@ -140,9 +140,9 @@ class Limiter:
         finally:
             state.under_way.remove(began)
 
-    def refused_seconds(self, bucket: str) -> float:
-        """Note that a call was refused; for how long every call of this process was, 0 while that is not certain."""
-        return self._bucket(bucket).count_refusal(self._clock()) / SECOND
+    def note_refusal(self, bucket: str, job_id: int) -> Unserved:
+        """Note that a call of this job was refused; for how long every call of this process was."""
+        return self._bucket(bucket).count_refusal(job_id, self._clock())
 
     async def aclose(self) -> None:
         """Send what Redis does not know yet, and close the connection; afterwards the limiter works in the process."""

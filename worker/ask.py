@@ -17,13 +17,16 @@ from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
 from tidemill.worker.history import fit_history
 from tidemill.worker.limits import Limiter
-from tidemill.worker.pace import Limits
+from tidemill.worker.pace import Limits, Unserved
 from tidemill.worker.questions import Question, build
-from tidemill.worker.retries import Verdict, hold_if_unserved
+from tidemill.worker.retries import UNSERVED_SECONDS, Verdict, hold_if_unserved
 from tidemill.worker.schema_check import checker
 
 MAX_WAIT_SECONDS = 20.0
 """A job that may not call for longer than this goes back to the table and makes room for others."""
+
+UNSERVED_PAUSE = 0.25
+"""Of the time for which nobody was served, until a hold follows."""
 
 
 async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
@@ -56,8 +59,9 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
             reply = await calling.provider.call(question.endpoint, body)
     except CallError as error:
         verdict = settlements.verdict_on(error, job)
-        await _slow_down(limiter, bucket, error, verdict)
-        verdict = hold_if_unserved(verdict, error, limiter.refused_seconds(bucket) if verdict.refused else 0.0)
+        unserved = limiter.note_refusal(bucket, job.id) if verdict.refused else Unserved()
+        verdict = hold_if_unserved(verdict, error, unserved)
+        await _slow_down(limiter, bucket, error, verdict, unserved.seconds)
         return settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began
@@ -93,8 +97,19 @@ def _url_of(picture: Picture) -> str:
     return f"data:image/{picture['format']};base64,{base64.b64encode(content).decode()}"
 
 
-async def _slow_down(limiter: Limiter, bucket: str, error: CallError, verdict: Verdict) -> None:
-    """Tell every worker of this model what the provider's error says about its limits."""
-    await limiter.observe(bucket, error.headers, served=False if verdict.pause_seconds > 0 else None)
-    if verdict.pause_seconds > 0:
-        await limiter.pause(bucket, verdict.pause_seconds)
+async def _slow_down(
+    limiter: Limiter, bucket: str, error: CallError, verdict: Verdict, unserved_seconds: float
+) -> None:
+    """Tell every worker of this model what the provider's error says about its limits.
+
+    The longer nobody is served, the longer is the pause: what is refused anyway need not be asked every second.
+    """
+    pause = verdict.pause_seconds
+    await limiter.observe(bucket, error.headers, served=False if pause > 0 else None)
+    if pause > 0:
+        await limiter.pause(bucket, max(pause, _unserved_pause(unserved_seconds)))
+
+
+def _unserved_pause(seconds: float) -> float:
+    """How long to ask nothing after so many seconds without an answer; the call that makes it a hold comes in time."""
+    return max(0.0, min(seconds * UNSERVED_PAUSE, UNSERVED_SECONDS - seconds))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tidemill.models.waits import LONG_WAIT_SECONDS, amount, exhausted_seconds
-from tidemill.worker.pace import MINUTE, SECOND, Cells, Changes, Cost, Limits, Pace, admit, microseconds, pace
+from tidemill.worker.pace import MINUTE, SECOND, Cells, Changes, Cost, Limits, Pace, Unserved, admit, microseconds, pace
 
 DAY_SECONDS = 86_400.0
 COUNTED = 5 * SECOND  # the time over which calls are counted, to judge the first throttling
@@ -49,6 +49,7 @@ class Bucket:
     refused_at: int | None = None  # when the run of refusals began that no answer has ended
     last_refused_at: int = 0
     refusals: int = 0  # in this run
+    refused_jobs: set[int] = field(default_factory=set)  # in this run, a few of them
     under_way: "deque[int]" = field(default_factory=deque)  # when the calls began that have not ended
     round_end: int = 0
     round_left: int = 0
@@ -150,19 +151,22 @@ class Bucket:
         self._guess(max(LOWEST_GUESS, lower if many else min(known or lower, max(lower, rate))), now)
         return True
 
-    def count_refusal(self, now: int) -> int:
-        """Count a call that was refused, for whatever reason.
+    def count_refusal(self, job_id: int, now: int) -> Unserved:
+        """Count a call of a job that was refused, for whatever reason, and say for how long every call was.
 
-        Returns:
-            For how many us this process was refused every call; 0 after a few calls, or while one may be answered.
+        That is 0 after a few calls, or while one may still be answered.
         """
         if self.refused_at is None or now - self.last_refused_at > RUN_GAP:
             self.refused_at, self.refusals = now, 0
+            self.refused_jobs.clear()
         self.last_refused_at = now
         self.refusals += 1
+        if len(self.refused_jobs) < FEW:
+            self.refused_jobs.add(job_id)
         oldest = min(self.under_way, default=now)
         may_be_answered = oldest < self.refused_at or now - oldest > LONG_CALL
-        return 0 if self.refusals < FEW or may_be_answered else now - self.refused_at
+        us = 0 if self.refusals < FEW or may_be_answered else now - self.refused_at
+        return Unserved(us / SECOND, len(self.refused_jobs) >= FEW)
 
     def keep_guess(self, now: int) -> None:
         """Keep for a while a guess that another worker has lowered: its throttling was meant for all."""

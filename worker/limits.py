@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tidemill.models.errors import SettingsError
 from tidemill.models.servers import read_url, reason_of
 from tidemill.worker.bucket import DAY_SECONDS, REFUND_SECONDS, Bucket
-from tidemill.worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, admit, apply, microseconds
+from tidemill.worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, Unserved, admit, apply, microseconds
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
@@ -116,7 +116,9 @@ class Limiter:
         state, now = self._bucket(bucket), self._clock()
         if state.learn(headers, now):
             self._tell(state, 0)
-        if not state.opened.is_set():
+        if served is False and not state.answer_times and not state.limited:
+            state.opened.clear()  # nobody was ever answered, so that the slow start goes on
+        elif not state.opened.is_set():
             state.opened.set()
             self._tell(state, 0)
         if (served and state.count_answer(now)) or (served is False and state.count_throttling(now)):
@@ -138,9 +140,9 @@ class Limiter:
         finally:
             state.under_way.remove(began)
 
-    def refused_seconds(self, bucket: str) -> float:
-        """Note that a call was refused; for how long every call of this process was, 0 while that is not certain."""
-        return self._bucket(bucket).count_refusal(self._clock()) / SECOND
+    def note_refusal(self, bucket: str, job_id: int) -> Unserved:
+        """Note that a call of this job was refused; for how long every call of this process was."""
+        return self._bucket(bucket).count_refusal(job_id, self._clock())
 
     async def aclose(self) -> None:
         """Send what Redis does not know yet, and close the connection; afterwards the limiter works in the process."""
@@ -165,17 +167,18 @@ class Limiter:
         """Wait until the call may go (returns 0) or its time is up (returns the us until it may try again)."""
         give_up = self._clock() + max_wait
         while not (state.limited or state.opened.is_set()):
-            now = self._clock()
-            if now >= state.round_end:
+            now, pause = self._clock(), state.cells.pause
+            if now >= max(state.round_end, pause):
                 state.round_end, state.round_left = now + SLOW_START, SLOW_START_CALLS
-            if state.round_left:
+            if state.round_left and now >= pause:
                 state.round_left -= 1
                 state.unmetered.append((self._clock(), tokens))
                 break
+            opens = max(state.round_end, pause)
             if now >= give_up:
-                return state.round_end - now
+                return opens - now
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout((min(state.round_end, give_up) - now) / SECOND):
+                async with asyncio.timeout((min(opens, give_up) - now) / SECOND):
                     await state.opened.wait()
         return 0
 

@@ -83,6 +83,13 @@ class Grant:
     granted: bool
 
 
+class Unserved(NamedTuple):
+    """For how many seconds nobody was answered and everybody refused, and whether that were several jobs."""
+
+    seconds: float = 0.0
+    is_general: bool = False
+
+
 @dataclass(slots=True)
 class Cells:
     """A bucket's state: when each cell is paid off, and until when nobody calls (us of one clock; 0: long ago)."""

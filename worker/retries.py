@@ -17,6 +17,7 @@ from random import random as uniform
 
 from tidemill.models.provider import CallError
 from tidemill.models.waits import LONG_WAIT_SECONDS, exhausted_seconds, until
+from tidemill.worker.pace import Unserved
 from tidemill.worker.rules import BASE_SECONDS, NAMED, RESUMES, RULES, Action, Rule, snake
 
 CAP_SECONDS = 60.0
@@ -25,6 +26,7 @@ RATE_PAUSE_SECONDS = 1.0
 MAX_HOLD_SECONDS = 86_400.0
 MAX_PAUSE_SECONDS = 3600.0  # then one call tries again, whatever the server has asked for
 UNSERVED_SECONDS = 120.0  # after this long without a single answer, refusals are a hold
+GIVE_UP_SECONDS = 20.0  # and after this long, if a job would give up for what happens to others, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,15 @@ def classify(
     return Verdict("retry", code, _sentence(message), delay, counted, pause, refused)
 
 
-def hold_if_unserved(verdict: Verdict, error: CallError, seconds: float) -> Verdict:
-    """A refusal as a hold, if for so many seconds nobody was answered and everybody refused; else as it is.
+def hold_if_unserved(verdict: Verdict, error: CallError, unserved: Unserved) -> Verdict:
+    """A refusal as a hold, if for a while nobody was answered and everybody refused; else as it is.
 
-    This is the net below all rules: whatever words a provider finds for it, it serves nobody.
+    This is the net below all rules: whatever words a provider finds for it, it serves nobody. No job gives up for it.
     """
-    if not verdict.refused or verdict.action == "hold" or seconds < UNSERVED_SECONDS:
+    patience = GIVE_UP_SECONDS if verdict.action == "fail" and unserved.is_general else UNSERVED_SECONDS
+    if not verdict.refused or verdict.action == "hold" or unserved.seconds < patience:
         return verdict
-    since = datetime.now(UTC) - timedelta(seconds=seconds)
+    since = datetime.now(UTC) - timedelta(seconds=unserved.seconds)
     lead = f"The provider has answered nobody since {since:%H:%M} UTC and refuses every call"
     message = f"{lead} ({error.message.rstrip(' .')}); {RESUMES}."
     return replace(verdict, action="hold", message=message, delay_seconds=0.0, counted=False)

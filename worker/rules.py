@@ -279,6 +279,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("fail", "not_supported", kinds=NAMED, statuses=BROKEN, says=words.UNABLE.search, own_code=False, certain=True),
     Rule("fail", "not_supported", kinds=NAMED, statuses={501, 505}),
+    Rule("fail", "invalid_request", kinds=NAMED, statuses=range(500, 600), names=words.INVALID_NAMES),
     # The server's own trouble
     Rule("retry", "overloaded", kinds=NAMED, statuses={503, 529}, base_seconds=OVERLOADED_BASE_SECONDS, refuses=True),
     Rule(

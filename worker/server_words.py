@@ -125,6 +125,22 @@ PERMANENT_NAMES = frozenset(
         "not_supported_error",  # llama.cpp
     }
 )
+INVALID_NAMES = frozenset(
+    {
+        "invalid_request_error",
+        "invalid_request",
+        "invalid_argument",
+        "bad_request",
+        "bad_request_error",
+        "validation_error",
+        "validation_exception",
+        "400",
+        "404",
+        "422",
+    }
+)
+"""What a request is called that the server behind the server has refused; the one in front says 5xx."""
+
 TOO_LARGE_NAMES = frozenset(
     {
         "request_too_large",  # Anthropic
@@ -160,6 +176,8 @@ OVERLOAD_NAMES = frozenset(
         "engine_overloaded",
         "engine_overloaded_error",
         "overloaded_error",
+        "overloaded",
+        "model_overloaded",
     }
 )
 
@@ -232,16 +250,19 @@ _TOO_LARGE = _any(
     r"\brequested more (?:tokens )?than\b.{0,40}\b(?:limit|allowed)\b",
 )
 NO_CONTEXT = _any(
-    r"\bexceeds? the (?:available |maximum |model'?s? )*context\b",
-    r"\bmaximum context length\b|\bcontext (?:length|window|size) (?:is |was )?exceeded\b",
-    r"\bprompt is too long\b|\binput is too (?:long|large)\b|\bexceeds? n_ctx\b|\btoo many (?:input )?tokens for\b",
+    r"\bexceeds? (?:the )?(?:available |maximum |model'?s? )*context\b",
+    r"\bmaximum context length\b|\bcontext (?:length|window|size) (?:is |was |has been )?exceeded\b",
+    r"\b(?:prompt|input)(?: length)? (?:is )?too (?:long|large)\b",
+    r"\bexceeds? n_ctx\b|\btoo many (?:input )?tokens for\b",
     r"\binput \(\d+ tokens\) is (?:too large|larger)\b",
 )
 UNABLE = _any(
     r"\b(?:image|audio|video|vision|tools?|multimodal|schema)(?: \w+)? (?:is|are) not supported\b",
-    r"\bdoes(?: not|n'?t) support (?:\S+ )?(?:images?|tools?|vision|audio|chat|generat\w+|completions?|thinking)\b",
+    r"\bdoes(?: not|n'?t) support (?:\S+ )?"
+    r"(?:images?|tools?|vision|multimodal|audio|chat|embeddings|generat\w+|completions?|thinking)\b",
     r"\b(?:not a|no) (?:vision|multimodal) model\b|\bnot (?:compiled|built) for multimodal\b|\bmmproj\b",
-    r"\bfailed to load image\b|\bnot (?:yet )?implemented\b",
+    r"\bfailed to load image\b|\bcannot identify image\b|\bunsupported (?:content|param|image|media)",
+    r"\broles must alternate\b|\bnot (?:yet )?implemented\b",
 )
 """What a server cannot do at all, though it says so with a 500 (llama.cpp, Ollama, LM Studio, vLLM)."""
 
@@ -260,7 +281,7 @@ MISMATCH = _any(
 )
 BAD_SCHEMA = _any(
     r"\bfailed to (?:parse|compile|initialize) (?:the )?(?:grammar|json schema)\b|features not supported by xgrammar",
-    r"\b(?:invalid|unsupported) (?:grammar|(?:json )?schema)\b",
+    r"\bpars(?:e|ing) grammar\b|\b(?:invalid|unsupported) (?:grammar|(?:json )?schema)\b",
     r"\bjson schema\b.{0,40}\b(?:invalid|unsupported|conversion failed)\b",
 )
 FLAGGED = re.compile(r"\bflagged\b|\bmoderation\b", re.IGNORECASE)

@@ -187,6 +187,18 @@ async def test_refusals_without_a_single_answer_are_a_hold_after_two_minutes(
     assert outcomes == [tried, tried, held, held, ("succeeded", False), tried, tried, tried]
 
 
+async def test_no_row_gives_up_for_what_happens_to_all_others_too(provider: Provider, simulator: Simulator) -> None:
+    clock = Clock()
+    limits = Limiter(clock=clock)
+    simulator.control(mode="503")
+    assert (await asked(provider, limits, failures=7)).outcome == "failed"
+    for job_id in (1, 2, 3):
+        clock.move(8)
+        calling = Calling(provider, limits, "bucket", may_call=lambda: True)
+        ended = await ask(Claimed(job_id, 3, "b", {"prompt": "Why?"}, 7, 0.0), CHAT, calling)
+    assert (ended.outcome, ended.counted) == ("held", False)
+
+
 async def test_an_answer_that_uses_up_a_limit_announces_the_hold(
     provider: Provider, limits: Limiter, simulator: Simulator
 ) -> None:

@@ -103,12 +103,18 @@ def test_a_provider_that_tells_its_limit_is_believed_and_nothing_is_guessed() ->
 
 
 def refusals(bucket: Bucket, *seconds: float) -> list[float]:
-    return [bucket.count_refusal(int(at * SECOND)) / SECOND for at in seconds]
+    return [bucket.count_refusal(1, int(at * SECOND)).seconds for at in seconds]
 
 
 def test_a_run_of_refusals_is_counted_from_its_first_and_needs_a_few() -> None:
     assert refusals(Bucket("b"), 100, 230) == [0, 0]
     assert refusals(Bucket("b"), 100, 160, 230, 250) == [0, 0, 130, 150]
+
+
+def test_a_run_is_general_once_a_few_jobs_were_refused() -> None:
+    bucket = Bucket("b")
+    jobs = (1, 1, 2, 2, 3, 4)
+    assert [bucket.count_refusal(job, 100 * SECOND).is_general for job in jobs] == [False] * 4 + [True] * 2
 
 
 def test_an_answer_ends_a_run_of_refusals() -> None:

@@ -238,6 +238,16 @@ async def test_slow_start_lets_a_few_go_until_the_first_reply(worker: Limiter) -
     assert all(grant.granted and grant.wait_seconds == 0 for grant in await asyncio.gather(*calls))
 
 
+async def test_slow_start_goes_on_while_everybody_is_refused(worker: Limiter) -> None:
+    calls = [asyncio.create_task(worker.reserve("b", 10, NONE, 30)) for _ in range(50)]
+    await until(lambda: ended(calls) >= SLOW_START_CALLS, "the first calls go")
+    await worker.observe("b", {}, served=False)
+    await many_turns()
+    assert ended(calls) == SLOW_START_CALLS
+    await worker.observe("b", {}, served=True)
+    assert all(grant.granted for grant in await asyncio.gather(*calls))
+
+
 async def test_slow_start_charges_its_calls_to_the_limit_they_reveal(worker: Limiter) -> None:
     calls = [asyncio.create_task(worker.reserve("b", 10, NONE, 30)) for _ in range(SLOW_START_CALLS + 1)]
     await until(lambda: ended(calls) == SLOW_START_CALLS, "the first calls go")

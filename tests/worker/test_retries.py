@@ -390,7 +390,7 @@ NAMES = (
     None, "insufficient_quota", "invalid_api_key", "content_filter", "slow_down", "rate_limit_exceeded",
     "server_error", "server_is_overloaded", "failed_to_download_image", "exceed_context_size_error",
     "unsupported_encoding", "request_too_large", "usage_limit_reached", "account_suspended", "LimitPerDay",
-    "LimitPerMinute", "quota_exceeded", "402", "json_validate_failed", "tool_use_failed",
+    "LimitPerMinute", "quota_exceeded", "402", "400", "json_validate_failed", "tool_use_failed",
     next(iter(PERMANENT_NAMES)),
 )  # fmt: skip
 

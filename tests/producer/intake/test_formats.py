@@ -134,7 +134,7 @@ def test_a_table_of_one_column_does_not_lose_its_first_prompt(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["p.parquet", "p.xlsx"])
 def test_packed_tables_come_through_a_pipe(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, frame = tmp_path / name, pd.DataFrame({"prompt": ["a", "b"]})
-    (frame.to_parquet if name.endswith("t") else frame.to_excel)(path, index=False)  # type: ignore[operator]
+    (frame.to_parquet if name.endswith("t") else frame.to_excel)(path, index=False)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
     prompts, (note,) = told("-")
     assert (prompts, "by its first bytes" in note or "as its first bytes say" in note) == (["a", "b"], True)

@@ -134,6 +134,8 @@ def _check_prompt(prompt: str, how: ReadOptions) -> None:
         raise InputError("The prompt is empty; write it in quotes, or name a file of prompts with -i.")
     if prompt.strip() == "-":
         raise InputError("The prompt is -: write -i - to read prompts from standard input.")
+    if Path(prompt).suffix and os.path.isfile(prompt):  # noqa: PTH113  # Path's may raise
+        raise InputError(f"{prompt} is a file: -i {prompt} asks its rows; a blank at the end asks the mere words.")
     for flag, value in (("--column", how.column), ("-t", how.template), ("--format", how.format)):
         if value is not None:
             raise InputError(

@@ -18,7 +18,7 @@ from tidemill.models.database import LONG_SECONDS, reading, transact
 from tidemill.models.errors import InputError
 from tidemill.models.feed import feed
 from tidemill.models.scope import Scope
-from tidemill.models.server_names import host_of, server_name
+from tidemill.models.server_names import is_same_host, server_name
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Enqueued, enqueue
 from tidemill.producer.batches.keys import Occurrences, Prepared
@@ -123,9 +123,7 @@ def _servers_at(connection: Connection, address: str) -> list[str]:
     except ValueError as error:
         raise InputError(f"--moved-from is {address!r}, but {error}; an example is localhost:8000/v1.") from None
     known = batches.servers(connection)
-    return (
-        [name] if name in known else [each for each in known if name.endswith("/") and host_of(each) == host_of(name)]
-    )
+    return [name] if name in known else [each for each in known if name.endswith("/") and is_same_host(each, name)]
 
 
 def _say_elsewhere(order: Order, sought: batches.Sought, batch_id: str) -> None:

@@ -56,8 +56,8 @@ def _asian(sample: bytes) -> tuple[str, str] | None:
         ("CP932", "Shift-JIS", _kana),
         ("EUC-JP", "EUC-JP", _kana),
         ("CP949", "EUC-KR", _hangul),
-        ("GB18030", "GBK (GB18030)", _common_han),
-        ("BIG5", "Big5", _common_han),
+        ("GB18030", "GBK (GB18030)", _frequent_han),
+        ("BIG5", "Big5", _frequent_han),
     ):
         text = _decoded(sample, name)
         if text is None:
@@ -97,7 +97,7 @@ def _hangul(each: str) -> float:
     return 1.0 if "\uac00" <= each <= "\ud7a3" or each in "、。，？！" else 0
 
 
-def _common_han(each: str) -> float:
+def _frequent_han(each: str) -> float:
     """Of the characters of its first level, which each encoding keeps for the common ones, GB 2312 has half."""
     if each in "，。、；：？！“”‘’（）《》「」…—　":
         return 1.0

@@ -70,6 +70,7 @@ def _of_pipe(descriptor: int, input_: Input, *, is_pipeline: bool) -> bytes:
     while True:
         if not _wait(descriptor, input_, SILENT_SECONDS if content or is_pipeline else FIRST_SECONDS):
             if not (content or is_pipeline):
+                input_.note("is open, and nothing came; the prompt is asked alone.")
                 return b""
             raise input_.fault(
                 f"is a pipe that is open and silent for {SILENT_SECONDS:.0f} seconds; the prompt was not asked: "

@@ -226,6 +226,7 @@ def test_what_is_no_text_does_not_go_before_a_prompt(content: bytes, monkeypatch
     ("prompt", "how", "why"),
     [
         ("-", {}, "write -i -"),
+        (__file__, {}, "asks its rows"),
         ("a", {"column": "prompt"}, "--column is about"),
         ("a", {"template": "{prompt}"}, "-t is about"),
         ("a", {"format": "csv"}, "--format is about"),

@@ -6,6 +6,7 @@ Nested (OpenAI), flat (old vLLM), a string (Ollama, xAI), a list (Google, Cloudf
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import orjson
@@ -14,6 +15,9 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.waits import asked_seconds
 
 _DEPTH, _MOST_FIELDS, _MOST_TEXT = 8, 400, 64_000
+_SENTENCES = 2_000
+"""Characters of a message that are searched for a wait."""
+
 _LABELS = frozenset({"code", "type", "status", "reason", "quotaid", "limitsource", "errorcode", "errortype"})
 """Names of fields, without case and underscores, whose values say what kind of error it is."""
 
@@ -42,7 +46,7 @@ def read(payload: object, headers: Mapping[str, str]) -> ErrorWords:
     labels = [value for name, value in known if name.lower().replace("_", "") in _LABELS]
     labels += [headers.get("x-ratelimit-type", ""), headers.get("x-amzn-errortype", "").partition(":")[0]]
     reasons = tuple(dict.fromkeys(each[:200] for each in map(_label, labels) if each))
-    return words._replace(reasons=reasons, wait_seconds=asked_seconds(headers, known, words.message))
+    return words._replace(reasons=reasons, wait_seconds=asked_seconds(headers, known, words.message[:_SENTENCES]))
 
 
 def is_error(payload: JsonObject) -> bool:
@@ -69,7 +73,8 @@ def fields(body: object) -> Iterator[tuple[str, object]]:
             yield name, node
         node = _opened(node) if isinstance(node, str) else node
         if depth and isinstance(node, dict):
-            nodes += [(str(key), each, depth - 1) for key, each in node.items() if str(key).lower() not in _ECHOES]
+            items = islice(node.items(), _MOST_FIELDS)
+            nodes += [(str(key), each, depth - 1) for key, each in items if str(key).lower() not in _ECHOES]
         elif depth and isinstance(node, list):
             nodes += [("", each, depth - 1) for each in node[:_MOST_FIELDS]]
 

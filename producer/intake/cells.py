@@ -73,8 +73,8 @@ def plain(value: object) -> object:  # noqa: PLR0911
         return [plain(item) for item in value]
     if isinstance(value, bytes | bytearray | memoryview):
         return _text_or_base64(bytes(value))
-    if type(value).__name__ == "datetime64":
-        return str(value)  # in nanoseconds it would be a mere number
+    if type(value).__name__ == "datetime64":  # in nanoseconds it would be a mere number
+        return plain(value.astype("datetime64[us]").tolist())  # type: ignore[attr-defined]
     return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 

@@ -6,7 +6,7 @@ first answer lifts it.
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select, tuple_, update
 
 from tidemill.models.clock import now, now_after
 from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs
@@ -143,12 +143,29 @@ def is_at_fault(connection: Connection, job_id: int, batch_id: str, *, speaks_of
         return True
     if speaks_of_account or (connection.scalar(own_holds) or 0) < LAST_AFTER:
         return False
-    other = jobs.join(batches, batches.c.id == jobs.c.batch_id)
+    return _no_other_waits(connection, provider, jobs.c.id != job_id) and _has_answers(connection, batch_id)
+
+
+def is_left_over(connection: Connection, batch_id: str, provider: str) -> bool:
+    """Whether others of the batch were answered, and no job of the provider's is left that was never called.
+
+    Only rows are left then that were refused. In an outage there would be others, which nobody has called yet.
+    """
+    never_called = jobs.c.first_attempt_at.is_(None)
+    return _has_answers(connection, batch_id) and _no_other_waits(connection, literal(provider), never_called)
+
+
+def _has_answers(connection: Connection, batch_id: str) -> bool:
+    answered = select(jobs.c.id).where(jobs.c.batch_id == batch_id, jobs.c.state == "succeeded")
+    return bool(connection.scalar(select(answered.exists())))
+
+
+def _no_other_waits(connection: Connection, provider: ColumnElement[str], of_others: ColumnElement[bool]) -> bool:
+    """Whether none of these jobs of the provider's is open."""
     waits = (
         select(jobs.c.id)
-        .select_from(other)
-        .where(batches.c.provider == provider, batches.c.state == "open", jobs.c.id != job_id)
-        .where(jobs.c.state.in_(OPEN_STATES))
+        .join(batches, batches.c.id == jobs.c.batch_id)
+        .where(batches.c.provider == provider, batches.c.state == "open")
+        .where(jobs.c.state.in_(OPEN_STATES), of_others)
     )
-    answered = select(jobs.c.id).where(jobs.c.batch_id == batch_id, jobs.c.state == "succeeded")
-    return bool(connection.scalar(select(and_(~waits.exists(), answered.exists()))))
+    return not connection.scalar(select(waits.exists()))

@@ -57,6 +57,9 @@ ErrorKind = Literal[
 Mark = Literal["length", "unknown_finish_reason", "no_finish_reason", "misplaced_answer"]
 """What is not as it should be with an answer that is kept, since it was paid for."""
 
+WEB_PAGE = "web_page"
+"""Code of a success that is no reply but a page for people."""
+
 MESSAGE_CHARACTERS = 500
 _KEY_LIKE = re.compile(r"\bsk-[\w*.\-]{6,}|\b(bearer|basic)\s+[\w.~+/*\-]{8,}=*", re.IGNORECASE)
 _MARKUP = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
@@ -263,7 +266,8 @@ class _SuccessBody:
             self.fail("too_large", f"The reply has more than {MOST_PARTS:,} parts", code="reply_too_large")
         except MalformedError:
             self.usage = usage_in_fragment(raw.body)
-            self.fail("malformed", _no_json(raw))
+            is_page = raw.body.lstrip()[:1] == b"<"
+            self.fail("malformed", _no_json(raw), code=WEB_PAGE if is_page else None)
         if isinstance(payload, list) and len(payload) == 1:
             payload = payload[0]
         payload = decoded(payload)
@@ -347,10 +351,7 @@ _MARKS: dict[Ending, Mark] = {
 
 
 def _no_json(raw: RawReply) -> str:
-    words = _prose(raw.body) or "its body is empty"
-    if raw.body.lstrip()[:1] == b"<":
-        return f"The reply is a web page and not JSON, so OPENAI_BASE_URL may be wrong: {words}"
-    return f"The reply is not JSON: {words}"
+    return f"The reply is not JSON: {_prose(raw.body) or 'its body is empty'}"
 
 
 def _error(kind: ErrorKind, raw: RawReply, words: ErrorWords, secret: str) -> CallError:

@@ -6,6 +6,7 @@ questions.build -> limits.reserve -> provider.call -> settlements. Nothing here 
 import asyncio
 import base64
 import time
+from dataclasses import replace
 
 from tidemill.models import blobs
 from tidemill.models.json_types import JsonObject
@@ -19,7 +20,7 @@ from tidemill.worker.history import fit_history
 from tidemill.worker.limits import Limiter
 from tidemill.worker.pace import Limits, Unserved
 from tidemill.worker.questions import Question, build
-from tidemill.worker.retries import UNSERVED_SECONDS, Verdict, hold_if_unserved
+from tidemill.worker.retries import UNSERVED_SECONDS, Verdict, unserved_reason
 from tidemill.worker.schema_check import checker
 
 MAX_WAIT_SECONDS = 20.0
@@ -60,9 +61,9 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
     except CallError as error:
         verdict = settlements.verdict_on(error, job)
         unserved = limiter.note_refusal(bucket, job.id) if verdict.refused else Unserved()
-        verdict = hold_if_unserved(verdict, error, unserved)
         await _slow_down(limiter, bucket, error, verdict, unserved.seconds)
-        return settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
+        settlement = settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
+        return replace(settlement, hold_reason=unserved_reason(verdict, error, unserved))
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began
     text = settlements.text_to_check(question, reply)

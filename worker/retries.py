@@ -11,7 +11,7 @@ were seen to send (`worker.server_words`); tests/worker/test_retries.py has a ca
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import random as uniform
 
@@ -93,18 +93,17 @@ def classify(
     return Verdict("retry", code, _sentence(message), delay, counted, pause, refused)
 
 
-def hold_if_unserved(verdict: Verdict, error: CallError, unserved: Unserved) -> Verdict:
-    """A refusal as a hold, if for a while nobody was answered and everybody refused; else as it is.
+def unserved_reason(verdict: Verdict, error: CallError, unserved: Unserved) -> str | None:
+    """Why everybody waits, if for a while nobody was answered and everybody refused; else None.
 
     This is the net below all rules: whatever words a provider finds for it, it serves nobody. No job gives up for it.
     """
     patience = GIVE_UP_SECONDS if verdict.action == "fail" and unserved.is_general else UNSERVED_SECONDS
     if not verdict.refused or verdict.action == "hold" or unserved.seconds < patience:
-        return verdict
+        return None
     since = datetime.now(UTC) - timedelta(seconds=unserved.seconds)
     lead = f"The provider has answered nobody since {since:%H:%M} UTC and refuses every call"
-    message = f"{lead} ({error.message.rstrip(' .')}); {RESUMES}."
-    return replace(verdict, action="hold", message=message, delay_seconds=0.0, counted=False)
+    return f"{lead} ({error.message.rstrip(' .')}); {RESUMES}."
 
 
 def announced_hold(headers: Mapping[str, str]) -> tuple[str, float] | None:

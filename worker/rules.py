@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tidemill.models.provider import CallError, ErrorKind
+from tidemill.models.replies import WEB_PAGE
 from tidemill.models.waits import LONG_WAIT_SECONDS
 from tidemill.worker import server_words as words
 
@@ -83,6 +84,10 @@ UNREACHABLE = (
 REDIRECTED = (
     f"{{reason}}, and redirects are not followed: start again with OPENAI_BASE_URL set to where the API is; {RESUMES}."
 )
+WEB_PAGE_THERE = (
+    "There is a web page, and no API ({reason}): start again with OPENAI_BASE_URL set to where the API is, often with "
+    f"/v1 at its end; {RESUMES}."
+)
 WRONG_PATH = (
     "The server has no such path ({reason}): start again with OPENAI_BASE_URL set to where the API is, often with /v1 "
     f"at its end; {RESUMES}."
@@ -118,6 +123,9 @@ RULES: tuple[Rule, ...] = (
     Rule("retry", "connection_reset", kinds={"reset"}),
     Rule("retry", "connection_cut", kinds={"cut"}),
     Rule("fail", "unsupported_encoding", kinds={"malformed"}, names=frozenset({"unsupported_encoding"})),
+    Rule(
+        "hold", "wrong_path", kinds={"malformed"}, names=frozenset({WEB_PAGE}), sentence=WEB_PAGE_THERE, own_code=False
+    ),
     Rule("retry", "malformed_reply", kinds={"malformed"}),
     Rule("retry", "empty_reply", kinds={"empty"}),
     Rule("retry", "broken_off", kinds={"broken"}, most_retries=3),

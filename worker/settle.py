@@ -233,8 +233,10 @@ def write(endings: Sequence[Ending], judgements: Sequence[tuple[int, Judgement]]
 
 def _write(connection: Connection, endings: Sequence[Ending], judgements: Sequence[tuple[int, Judgement]]) -> _Written:
     endings = [_fail_if_at_fault(connection, ending) for ending in endings]
+    left_over = _left_over(connection, endings)
+    endings = [_without_hold(ending) if _is_own_affair(ending, left_over) else ending for ending in endings]
     serving, newly_held = _write_holds(connection, endings)  # before the jobs: batches are locked first
-    endings = _uncount_while_held(connection, endings)
+    endings = _uncount_while_held(connection, endings, left_over)
     claims = settle(connection, [ending.settlement for ending in endings]) if endings else set()
     if judgements:
         _write_judgements(connection, judgements)
@@ -267,17 +269,43 @@ def _hold(settlement: Settlement) -> tuple[str, float] | None:
     return None if settlement.hold_reason is None else (settlement.hold_reason, settlement.hold_seconds)
 
 
-def _uncount_while_held(connection: Connection, endings: Sequence[Ending]) -> Sequence[Ending]:
+def _uncount_while_held(
+    connection: Connection, endings: Sequence[Ending], left_over: frozenset[str]
+) -> Sequence[Ending]:
     """A call that is refused while its provider is on hold is a probe that met with nothing new: it counts nothing."""
     if not any(ending.settlement.refused for ending in endings):
         return endings
     held = holds.held_providers(connection)
     return [
         ending._replace(settlement=replace(ending.settlement, outcome="held", counted=False))
-        if ending.settlement.refused and ending.provider in held
+        if ending.settlement.refused and ending.provider in held and not _is_own_affair(ending, left_over)
         else ending
         for ending in endings
     ]
+
+
+def _left_over(connection: Connection, endings: Sequence[Ending]) -> frozenset[str]:
+    """Of the batches with refused rows for which everybody would wait: those that have no other rows left."""
+    refused = [ending for ending in endings if ending.settlement.refused and ending.settlement.counted]
+    if not refused:
+        return frozenset()
+    held = holds.held_providers(connection)
+    waiting = {
+        (ending.settlement.batch_id, ending.provider)
+        for ending in refused
+        if ending.settlement.hold_reason is not None or ending.provider in held
+    }
+    return frozenset(batch_id for batch_id, provider in waiting if holds.is_left_over(connection, batch_id, provider))
+
+
+def _is_own_affair(ending: Ending, left_over: frozenset[str]) -> bool:
+    """Whether a row is refused for itself, as far as anybody can know; it then ends as its failures say."""
+    settlement = ending.settlement
+    return settlement.refused and settlement.counted and settlement.batch_id in left_over
+
+
+def _without_hold(ending: Ending) -> Ending:
+    return ending._replace(settlement=replace(ending.settlement, hold_reason=None))
 
 
 def _fail_if_at_fault(connection: Connection, ending: Ending) -> Ending:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from json import JSONDecodeError, loads
 from pathlib import Path
 from typing import TypeAlias
@@ -37,28 +37,32 @@ def json_lines(file: ByteStream, input_: Input) -> Records:
     return _objects(_parsed(_lines(file, input_), input_), input_)
 
 
-def json_file(file: ByteStream, input_: Input) -> Records:
-    """JSON as people save it: a list of objects, a single object, or one object a line."""
+def json_file(file: ByteStream, input_: Input, *, may_be_one: bool = False) -> Records:
+    """JSON as people save it: a list of objects, or one object a line; with `may_be_one`, also a single object."""
     lines = _lines(file, input_)
-    first = next(lines, None)
-    if first is None:
+    head = list(islice(lines, 2))
+    if not head:
         return
-    if _is_object(first[1]):
+    if _is_object(head[0][1]) and (len(head) > 1 or may_be_one):
         input_.unit = "line"
-        yield from _objects(_parsed(chain([first], lines), input_), input_)
+        yield from _objects(_parsed(chain(head, lines), input_), input_)
         return
-    all_lines = [first, *lines]
+    all_lines = [*head, *lines]
     try:
         rows = _json(b"\n".join(line for _, line in all_lines))
+    except UnicodeDecodeError:
+        raise
     except (ValueError, RecursionError) as error:
         if not any(_is_object(line) for _, line in all_lines):
             raise input_.fault(f"is not valid JSON ({_json_fault(error)})") from error
         input_.unit = "line"
         yield from _objects(_parsed(all_lines, input_), input_)
         return
-    if not isinstance(rows, list | dict):
+    if isinstance(rows, dict) and may_be_one:
+        rows = [rows]
+    if not isinstance(rows, list):
         raise input_.fault(f"holds {json_kind(rows)}; write a list of objects, or one object a line")
-    yield from _objects(enumerate(rows if isinstance(rows, list) else [rows], 1), input_)
+    yield from _objects(enumerate(rows, 1), input_)
 
 
 def _is_object(line: bytes) -> bool:

@@ -239,6 +239,8 @@ def _records(stream: Any, ending: str, input_: Input, wanted: Wanted, *, must_co
     if note is not None:
         input_.note(note)
     input_.unit, reader = _READERS[format_]
+    if reader is json_file and not wanted.of_prompts:
+        reader = partial(json_file, may_be_one=True)
     with spooled(file) if must_copy and format_ in PACKED else nullcontext(file) as readable:
         records = reader(readable, input_)
         yield from without_lost_header(records, input_, wanted) if format_ in HEADED else records

@@ -143,15 +143,14 @@ def unused(record: Record, shape: Shape, known: Sequence[str] = ()) -> list[str]
     return [*names, shape.mark] if is_mark and not _is_marked(record, shape) else names
 
 
-def cells_of(record: Record, shape: Shape, least: int) -> Iterator[tuple[str, str]]:
-    """The texts of at least so many characters that an example is made of, each with its column."""
+def cells_of(record: Record, shape: Shape) -> Iterator[tuple[str, str]]:
+    """The texts that an example is made of, each with its column."""
     for name in filter(None, shape):
         cell = record.get(name)
         if isinstance(cell, str):
-            if len(cell) >= least:
-                yield name, cell
+            yield name, cell
         elif isinstance(cell, list):
-            yield from ((name, text) for text in map(_content, cell) if isinstance(text, str) and len(text) >= least)
+            yield from ((name, text) for text in map(_content, cell) if isinstance(text, str))
 
 
 def _content(message: object) -> object:

@@ -83,7 +83,7 @@ class Turn(NamedTuple):
 
     messages: list[Message]
     fits: bool
-    is_cut: bool
+    is_doubtful: bool
     offered: JsonObject
     """`tools` and `parallel_tool_calls`, as far as they were sent along."""
 
@@ -93,12 +93,14 @@ def _page(
 ) -> list[tuple[int, list[Turn]]]:
     """The dialogues of `roots` with their turns."""
     of = func.coalesce(dialogues.c.root_id, dialogues.c.id).label("root")
+    is_doubtful = or_(dialogues.c.finish_reason == CUT, jobs.c.error_code.is_not(None)).label("is_doubtful")
     with reading(LONG_SECONDS) as connection:
         chosen = list(connection.scalars(roots))
         fits = set(connection.scalars(fitting_ids.where(root.in_(chosen))))
         statement = (
-            select(of, dialogues.c.id, dialogues.c.finish_reason, messages.c.role, messages.c.content, messages.c.rest)
+            select(of, dialogues.c.id, is_doubtful, messages.c.role, messages.c.content, messages.c.rest)
             .join(dialogues, dialogues.c.id == messages.c.dialogue_id)
+            .join(jobs, jobs.c.id == dialogues.c.id)
             .where(or_(dialogues.c.id.in_(chosen), dialogues.c.root_id.in_(chosen)))
             .order_by(of, dialogues.c.id, messages.c.position)
         )
@@ -110,10 +112,10 @@ def _page(
             Turn(
                 [stored_message(row.role, row.content, row.rest) for row in its],
                 turn_id in fits,
-                reason == CUT,
+                bool(doubtful),
                 offered.get(turn_id, {}),
             )
-            for (turn_id, reason), its in groupby(its_rows, key=attrgetter("id", "finish_reason"))
+            for (turn_id, doubtful), its in groupby(its_rows, key=attrgetter("id", "is_doubtful"))
         ]
         page.append((root_id, turns_))
     return page
@@ -122,9 +124,9 @@ def _page(
 def _example(root_id: int, its_turns: list[Turn]) -> Example | BadRow:
     """One example; what must not be learnt is context, with weight 0."""
     place = Place("", root_id, UNIT)
-    learnt = [number for number, turn in enumerate(its_turns) if turn.fits and not turn.is_cut]
+    learnt = [number for number, turn in enumerate(its_turns) if turn.fits and not turn.is_doubtful]
     if not learnt:
-        return BadRow(place, "its answer was cut at the limit of tokens", "cut_answer")
+        return BadRow(place, "its answer was cut, or is marked as doubtful", "cut_answer")
     used = its_turns[: learnt[-1] + 1]
     if any(message.picture is not None for turn in used for message in turn.messages):
         return BadRow(place, "is about a picture, which stays where it is", "picture")
@@ -134,7 +136,7 @@ def _example(root_id: int, its_turns: list[Turn]) -> Example | BadRow:
     present = None
     for turn, own in zip(used, instructions, strict=True):
         present = present if own is None else own
-        is_learnt = turn.fits and not turn.is_cut and present == last
+        is_learnt = turn.fits and not turn.is_doubtful and present == last
         for message in turn.messages:
             if message.role not in turns.INSTRUCTIONS:
                 weight = {"weight": 0} if message.role == "assistant" and not is_learnt else {}

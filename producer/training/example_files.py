@@ -18,6 +18,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.text import dumps, loads
 from tidemill.producer.intake.compressed import ending_of
 from tidemill.producer.intake.records import BadRowError, Input, Record
+from tidemill.producer.intake.spoiled import spoiling
 from tidemill.producer.intake.tables import file_records, standard_records
 from tidemill.producer.training.columns import (
     Columns,
@@ -183,7 +184,10 @@ def _rows(
 
     JSON that nobody named, in a folder, may be about something else: it is left out, with a warning.
     """
-    source = _Collecting("standard input" if file == "-" else file, skip_bad_rows=True, on_bad_row=_ignore)
+    notes: list[str] = []
+    source = _Collecting(
+        "standard input" if file == "-" else file, skip_bad_rows=True, on_bad_row=_ignore, on_note=notes.append
+    )
     source.waiting = deque()
     names: tuple[str, ...] | None = None
     shape: Shape | str = ""
@@ -193,6 +197,8 @@ def _rows(
             yield bad
         summary.rows += 1
         place = Place(source.name, number, source.unit)
+        while notes:
+            yield BadRow(place, notes.pop(0), "read_as")
         if tuple(record) != names:
             names = tuple(record)
             shape = shape_of(names, columns, method)
@@ -225,13 +231,17 @@ def _remarks(place: Place, record: Record, shape: Shape, summary: FileSummary) -
         elif len(summary.unused) >= _UNUSED_KEPT:
             continue
         summary.unused.append(name)
-    for name, text in cells_of(record, shape, _LEAST_LIMIT):
+    for name, text in cells_of(record, shape):
+        if (kind := spoiling(text)) is not None:
+            yield BadRow(place, f"the column {name!r} holds {kind.kind}; {kind.remedy}", "spoiled")
         if holder := _cut_by(text):
             yield BadRow(place, f"the column {name!r} has as many characters as {holder} can hold", "cut_cell")
 
 
 def _cut_by(text: str) -> str | None:
     """What may have cut a text, because it holds no more."""
+    if len(text) < _LEAST_LIMIT:
+        return None
     units = len(text.encode("utf-16-le", "surrogatepass")) // 2
     return _LIMITS.get(units) or _LIMITS.get(len(text.encode(errors="surrogatepass")))
 

@@ -88,6 +88,7 @@ RULES: dict[str, Rule] = {
         "write it into the prompt, or name its column; take it out if it is not to be learned",
     ),
     "cut_cell": Rule("warning", "cell that a spreadsheet may have cut", "export it again from where it is from"),
+    "spoiled": Rule("warning", "text that a wrong encoding has spoiled", "export it again from where it is from"),
     "template": Rule(
         "warning",
         "text that looks like the frame of another model's messages",
@@ -104,7 +105,12 @@ RULES: dict[str, Rule] = {
         "to teach what not to say, give pairs of a good and a bad reply with --method dpo",
     ),
     "picture": Rule("note", "dialogue about a picture, left out", "nothing: only what was said in words is used"),
-    "cut_answer": Rule("note", "dialogue with a cut answer, left out", "ask again with a higher --max-tokens"),
+    "cut_answer": Rule(
+        "note",
+        "dialogue with a cut or doubtful answer, left out",
+        "ask again, with a higher --max-tokens if it was cut",
+    ),
+    "read_as": Rule("note", "file that may be two things", "say it with the file's ending, if it is the other one"),
     "no_pair": Rule("note", "row without a pair, left out", "give both a good and a bad reply to the same prompt"),
     "left_out": Rule("note", "example with fields that the API does not know", "nothing: the fields were left out"),
     "nulls": Rule(

@@ -29,7 +29,7 @@ def job(failures: int = 0) -> Claimed:
 
 
 def reply(text: str, reason: str = "stop", **more: Any) -> Reply:
-    return Reply(text, MODEL, reason, USAGE, "req", {}, 200, **more)
+    return Reply(text, MODEL, reason, USAGE, "req", {}, 200, mark="length" if reason == "length" else None, **more)
 
 
 def settled(text: str, complaint: Complaint | None, reason: str = "stop", failures: int = 0) -> Settlement:

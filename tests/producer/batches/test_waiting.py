@@ -104,7 +104,7 @@ def test_what_a_notebook_changes_is_taken_up_by_the_next_call(
         ("OPENAI_API_KEY", '"second-key"', "begins or ends with a quote"),
         ("TIDEMILL_WINDOW", "many", "Input should be a valid integer"),
         ("SSL_CERT_FILE", "/gone.pem", "which is not there"),
-        ("OPENAI_BASE_URL", "http://127.0.0.1:9/v1", "names 127.0.0.1:9; let it name 127.0.0.1:"),
+        ("OPENAI_BASE_URL", "http://127.0.0.1:9/v1", "names 127.0.0.1:9/v1; let it name 127.0.0.1:"),
     ):
         with monkeypatch.context() as cell:
             cell.setenv(name, value)

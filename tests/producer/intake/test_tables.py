@@ -483,4 +483,4 @@ def test_mappings_of_any_kind_are_rows() -> None:
         def __len__(self) -> int:
             return 1
 
-    assert rows([Frozen()])[0].columns == {"prompt": "eA=="}
+    assert rows([Frozen()])[0].columns == {"prompt": "x"}

@@ -100,7 +100,7 @@ def test_cut_answers_and_pictures_are_left_out_and_said() -> None:
 
 def test_tools_and_their_calls_are_learnt_whole_without_what_only_a_server_understands() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
     add_batch("b")
     (job_id,) = add_jobs(1, "b")
     set_job(job_id, request={"url": "/v1/chat/completions", "body": {"tools": tools, "messages": []}})

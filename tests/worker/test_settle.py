@@ -311,6 +311,31 @@ def test_a_row_that_is_refused_time_and_again_while_others_are_answered_fails() 
 
 
 @pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    ("answered", "never_called", "counted", "state"),
+    [
+        (1, 0, True, "failed"),  # only such rows are left: what ails them is their own
+        (0, 0, True, "queued"),
+        (1, 1, True, "queued"),  # in an outage there are others
+        (1, 0, False, "queued"),  # too fast is nobody's own fault
+    ],
+)
+def test_rows_that_are_left_over_end_and_an_outage_costs_none(
+    answered: int, never_called: int, counted: bool, state: str
+) -> None:
+    add_batch()
+    bad, worse, *others = add_jobs(2 + answered + never_called)
+    for other in others[:answered]:
+        write([ending(success(take_one(other)))], [])
+    for job_id in (bad, worse):
+        write([ending(failure(take_one(job_id), "retried", refused=True))], [])
+    wanted: dict[str, Any] = {"refused": True, "counted": counted, "hold_reason": "Nobody is served."}
+    write([ending(failure(take_one(bad), **wanted))], [])
+    assert job_row(bad).state == state
+    assert (batch_row().hold_reason is None) == (state == "failed")
+
+
+@pytest.mark.usefixtures("database")
 def test_names_that_are_too_long_for_their_columns_are_cut_and_cost_no_answer() -> None:
     add_batch()
     (job_id,) = add_jobs(1)

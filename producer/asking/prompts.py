@@ -95,7 +95,9 @@ def order_for(
             assistant or dialogue.
     """
     how = how or ReadOptions()
-    if (prompt is None) == (input_ is None):
+    if prompt is not None and input_ is not None:
+        raise InputError(f"A prompt and the file {input_} were given, and a run asks one of them: drop the other.")
+    if prompt is None and input_ is None:
         raise InputError("Give a prompt, or a file of prompts with -i: tidemill ask 'Why is the sky blue?'")
     if prompt is not None:
         _check_prompt(prompt, how)

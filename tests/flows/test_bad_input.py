@@ -94,7 +94,7 @@ BAD = {
     "moved and new at once": _good("drop one", "--moved-from", "there:1", "--new"),
     "an empty prompt": Bad(("ask", "  "), "prompt is empty"),
     "neither a prompt nor a file": Bad(("ask",), "Give a prompt, or a file of prompts with -i"),
-    "both a prompt and a file": Bad(("ask", "why?", "-i", "good.jsonl"), "Give a prompt, or a file of prompts"),
+    "both a prompt and a file": Bad(("ask", "why?", "-i", "good.jsonl"), "A prompt and the file"),
 }  # fmt: skip
 
 

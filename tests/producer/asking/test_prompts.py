@@ -54,10 +54,10 @@ def test_the_order_of_a_prompt_is_known_by_it_and_that_of_a_file_by_its_path(tmp
     assert order_for(None, "-", {}, name="mine").source_name == "mine"
 
 
-@pytest.mark.parametrize("input_", [None, "p.txt"])
-def test_a_prompt_or_a_file_is_asked_and_never_both_or_none(input_: str | None) -> None:
-    with pytest.raises(InputError, match="Give a prompt, or a file"):
-        order_for(None if input_ is None else "a", input_, {})
+@pytest.mark.parametrize(("prompt", "input_"), [(None, None), ("a", "p.txt")])
+def test_a_prompt_or_a_file_is_asked_and_never_both_or_none(prompt: str | None, input_: str | None) -> None:
+    with pytest.raises(InputError, match="Give a prompt, or a file" if prompt is None else "and the file p.txt"):
+        order_for(prompt, input_, {})
 
 
 @pytest.mark.usefixtures("database")

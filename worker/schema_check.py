@@ -14,11 +14,14 @@ from tidemill.models.child import Child, Parent
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.schemas import Complaint, complaint
+from tidemill.models.text import dumps
 
 CHILD = "from tidemill.worker.schema_check import serve; serve()"
 START_SECONDS = 30.0
 CHECK_SECONDS = 2.0
 """A child that takes longer over one answer is killed; it needs a thousandth of that."""
+PATIENT_SECONDS = 10.0
+"""The same in a second try: the machine may have been busy, and the answer was paid for."""
 
 
 class Checker:
@@ -27,6 +30,8 @@ class Checker:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="schema")
         self._child: Child | None = None
+        self._endless: set[str] = set()
+        """Schemas over which both tries failed; later answers have one."""
 
     async def complaint(self, schema: JsonObject, text: str) -> Complaint | None:
         """As `models.schemas.complaint`; an answer that cannot be checked in time gets one too. Never raises."""
@@ -39,16 +44,25 @@ class Checker:
             self._child = None
 
     def _complaint(self, schema: JsonObject, text: str) -> Complaint | None:
-        try:
-            child = self._living_child()
-            child.send([schema, text], seconds=CHECK_SECONDS)
-            why, _ = child.receive(CHECK_SECONDS)
-        except TimeoutError:
-            return _unchecked(f"it takes longer than {CHECK_SECONDS:g} s: give it simpler patterns")
-        except EOFError:
-            return _unchecked("the process that does so ended over it")
-        except TidemillError as error:
-            return _unchecked(str(error))
+        key = dumps(schema)
+        why = ""
+        for seconds in (CHECK_SECONDS,) if key in self._endless else (CHECK_SECONDS, PATIENT_SECONDS):
+            try:
+                return self._checked(schema, text, seconds)
+            except TimeoutError:
+                why = f"it takes longer than {seconds:g} s: give it simpler patterns"
+            except EOFError:
+                why = "the process that does so ended over it"
+            except TidemillError as error:
+                return _unchecked(str(error))
+        self._endless.add(key)
+        return _unchecked(why)
+
+    def _checked(self, schema: JsonObject, text: str, seconds: float) -> Complaint | None:
+        """Raises TimeoutError, EOFError, and TidemillError where no child can start."""
+        child = self._living_child()
+        child.send([schema, text], seconds=seconds)
+        why, _ = child.receive(seconds)
         return None if why is None else Complaint(*why)
 
     def _living_child(self) -> Child:
@@ -74,7 +88,7 @@ def checker() -> Checker:
 
 def serve() -> None:
     """Be the child: read schemas with texts, and send the complaints, until the parent is gone."""
-    parent = Parent(2 * CHECK_SECONDS)
+    parent = Parent(2 * PATIENT_SECONDS)
     complaint({}, "{}")  # loads all that is needed
     parent.say_ready()
     while True:

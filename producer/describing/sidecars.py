@@ -110,7 +110,7 @@ class Sidecars:
             if over in places:
                 raise InputError(f"The caption of {place} would go over the picture {over}; give another ending.")
         writable: set[Path] = set()
-        for sidecar in places.values():
+        for place, sidecar in places.items():
             folder = sidecar.parent
             if not os.path.isdir(folder):  # noqa: PTH112  # unlike Path's, it never raises
                 continue  # its pictures do not exist either, and fail by themselves

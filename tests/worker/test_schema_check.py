@@ -82,7 +82,8 @@ def test_what_a_server_itself_finds_to_break_the_schema_is_a_mismatch_too(failur
 async def test_a_schema_that_never_ends_takes_two_seconds_and_no_worker_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tidemill.worker.schema_check.CHECK_SECONDS", 0.5)
+    monkeypatch.setattr("tidemill.worker.schema_check.CHECK_SECONDS", 0.3)
+    monkeypatch.setattr("tidemill.worker.schema_check.PATIENT_SECONDS", 0.5)
     checker = Checker()
     try:
         assert await checker.complaint(SCHEMA, '{"n": 1}') is None

@@ -57,7 +57,7 @@ def is_error(payload: JsonObject) -> bool:
     if payload.get("object") == "error" or payload.get("error_code"):
         return True
     base = payload.get("base_resp")
-    if isinstance(base, dict) and base.get("status_code") not in (None, 0, "0", True, False):
+    if isinstance(base, dict) and base.get("status_code") and not payload.get("choices"):
         return True
     return payload.get("success") is False and bool(payload.get("errors"))
 

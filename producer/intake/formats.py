@@ -176,7 +176,7 @@ def _by_line(line: str, named: str | None, wanted: Wanted) -> Recognised:  # noq
     """By the first line, for what is text."""
     is_object, is_list = _begins_object(line), line.startswith("[{") or line == "["
     if named == "jsonl" and (line.startswith("[") or line == "{"):
-        return Recognised("json", "is read as JSON, because its first line is no whole object, and not as JSON Lines.")
+        return Recognised("json")
     if named in ("csv", "tsv") and is_object:
         return Recognised(
             "jsonl", f"is read as JSON Lines, because its first line is an object, and not as {shown(named)}."

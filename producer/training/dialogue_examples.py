@@ -100,7 +100,7 @@ def _page(
         statement = (
             select(of, dialogues.c.id, is_doubtful, messages.c.role, messages.c.content, messages.c.rest)
             .join(dialogues, dialogues.c.id == messages.c.dialogue_id)
-            .join(jobs, jobs.c.id == dialogues.c.id)
+            .outerjoin(jobs, jobs.c.id == dialogues.c.id)
             .where(or_(dialogues.c.id.in_(chosen), dialogues.c.root_id.in_(chosen)))
             .order_by(of, dialogues.c.id, messages.c.position)
         )

@@ -338,7 +338,7 @@ async def test_an_event_stream_that_nobody_asked_for_is_read(start: Start) -> No
 PAID = Usage(9, 4, 3)
 NOT_REPLIES: list[tuple[str, object, ErrorKind, str | None, int, Usage | None, str]] = [
     ("chat", b"", "malformed", None, 200, None, ""),
-    ("chat", b"<html><title>Log in</title></html>", "malformed", None, 200, None, ""),
+    ("chat", b"<html><title>Log in</title></html>", "malformed", "web_page", 200, None, ""),
     ("chat", b'{"choices": [', "malformed", None, 200, None, ""),
     ("chat", [chat(), chat()], "malformed", None, 200, None, ""),
     ("chat", b'"hi"', "malformed", None, 200, None, ""),

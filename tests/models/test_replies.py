@@ -9,7 +9,7 @@ import pytest
 
 from tidemill.models.endpoints import ParseReply
 from tidemill.models.provider import CallError, Reply, Usage
-from tidemill.models.replies import RawReply, parse_chat, parse_responses
+from tidemill.models.replies import WEB_PAGE, RawReply, parse_chat, parse_responses
 
 PAID = Usage(9, 4)
 
@@ -486,6 +486,6 @@ def test_an_error_in_a_success_has_the_server_s_words(body: object, message: str
     assert (error.kind, error.message) == ("status", message)
 
 
-def test_a_web_page_names_the_setting() -> None:
+def test_a_web_page_is_known_as_one() -> None:
     error = failed(b"<html><title>Log in</title></html>")
-    assert (error.kind, "OPENAI_BASE_URL" in error.message, "Log in" in error.message) == ("malformed", True, True)
+    assert (error.kind, error.code, "Log in" in error.message) == ("malformed", WEB_PAGE, True)

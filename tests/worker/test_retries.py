@@ -188,7 +188,7 @@ EMPTY_CHOICE = {"message": {"content": None}}
         (CallError("reset", "t"), ("retry", "connection_reset", True, False)),
         (CallError("cut", "t"), ("retry", "connection_cut", True, False)),
         (CallError("request", "t"), ("fail", "invalid_request_body", True, False)),
-        (in_200(parse_chat, b"<html>"), ("retry", "malformed_reply", True, False)),
+        (in_200(parse_chat, b"<html>"), ("hold", "wrong_path", False, False)),
         (in_200(parse_chat, {}), ("retry", "malformed_reply", True, False)),
         (in_200(parse_chat, {"choices": []}), ("retry", "empty_reply", True, False)),
         (in_200(parse_chat, {"choices": [EMPTY_CHOICE]}), ("retry", "empty_reply", True, False)),
@@ -390,7 +390,7 @@ NAMES = (
     None, "insufficient_quota", "invalid_api_key", "content_filter", "slow_down", "rate_limit_exceeded",
     "server_error", "server_is_overloaded", "failed_to_download_image", "exceed_context_size_error",
     "unsupported_encoding", "request_too_large", "usage_limit_reached", "account_suspended", "LimitPerDay",
-    "LimitPerMinute", "quota_exceeded", "402", "400", "json_validate_failed", "tool_use_failed",
+    "LimitPerMinute", "quota_exceeded", "402", "400", "web_page", "json_validate_failed", "tool_use_failed",
     next(iter(PERMANENT_NAMES)),
 )  # fmt: skip
 

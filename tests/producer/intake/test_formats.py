@@ -39,7 +39,7 @@ ZIPPED = b"PK\x03\x04" + bytes(26)
         (b"anything\n", ".TSV".lower(), UNNAMED, "tsv", False),
         (b'{"prompt": "a"}\n', ".jsonl", UNNAMED, "jsonl", False),
         (b'{"prompt": "a"}\n', ".csv", UNNAMED, "jsonl", True),
-        (b'[{"prompt": "a"}]', ".jsonl", UNNAMED, "json", True),
+        (b'[{"prompt": "a"}]', ".jsonl", UNNAMED, "json", False),
         (b'{"prompt": "a"}\n', ".txt", UNNAMED, "text", True),
         (b"id,prompt\n1,a\n", ".txt", UNNAMED, "text", True),
         (b"id,prompt\n1,a\n", ".txt", BY_COLUMN, "csv", True),

@@ -262,7 +262,7 @@ def test_json_keeps_long_integers_and_lone_surrogates(tmp_path: Path) -> None:
 
 def test_a_json_file_is_a_list_of_objects(tmp_path: Path) -> None:
     assert "holds a JSON object; write a list" in error_of(file(tmp_path, "a.json", '{"rows": [{"prompt": "x"}]}'))
-    assert "give it the ending .jsonl" in error_of(file(tmp_path, "b.json", '{"prompt": "x"}\n{"prompt": "y"}\n'))
+    assert prompts(file(tmp_path, "b.json", '{"prompt": "x"}\n{"prompt": "y"}\n')) == ["x", "y"]
     assert "row 2: is a JSON string" in error_of(file(tmp_path, "c.json", '[{"prompt": "x"}, "y"]'))
 
 

@@ -62,13 +62,9 @@ def _is_word(text: str) -> bool:
 
 
 def _is_json(value: object) -> bool:
-    from tidemill.models.text import dumps
+    from tidemill.models.text import is_json
 
-    try:
-        dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+    return is_json(value)
 
 
 class _Schema(Allowed):

@@ -17,7 +17,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.message_shapes import ITEMS, calls_of
 from tidemill.models.pictures import PictureMessage
 from tidemill.models.tables import batches, dialogues, fit, jobs, messages
-from tidemill.models.text import dumps, encode, loads
+from tidemill.models.text import dumps, encode, is_json, loads
 
 _DIALOGUES = BulkRows(
     id="int", batch_id="text", model="text", finish_reason="text", root_id="int", sentiment="text", reasoning="text"
@@ -169,15 +169,7 @@ def _rest(message: Message) -> str | None:
     try:
         return dumps(message.rest)
     except (TypeError, ValueError):
-        return dumps({name: value for name, value in message.rest.items() if _is_json(value)}) or None
-
-
-def _is_json(value: object) -> bool:
-    try:
-        dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+        return dumps({name: value for name, value in message.rest.items() if is_json(value)})
 
 
 def _add_dialogues(connection: Connection) -> Insert:

@@ -6,10 +6,10 @@ first answer lifts it.
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select, text, tuple_, update
 
 from tidemill.models.clock import now, now_after
-from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs
+from tidemill.models.tables import attempts, batches, jobs
 from tidemill.models.transitions import give_time
 
 PROBE_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0, 120.0, 300.0)
@@ -162,10 +162,17 @@ def _has_answers(connection: Connection, batch_id: str) -> bool:
 
 def _no_other_waits(connection: Connection, provider: ColumnElement[str], of_others: ColumnElement[bool]) -> bool:
     """Whether none of these jobs of the provider's is open."""
-    waits = (
+    others = (
         select(jobs.c.id)
         .join(batches, batches.c.id == jobs.c.batch_id)
-        .where(batches.c.provider == provider, batches.c.state == "open")
-        .where(jobs.c.state.in_(OPEN_STATES), of_others)
+        .where(batches.c.provider == provider, batches.c.state == "open", of_others)
     )
-    return not connection.scalar(select(waits.exists()))
+    return not any(connection.scalar(select(others.where(part).exists())) for part in _OPEN_JOBS)
+
+
+_OPEN_JOBS = (
+    text("jobs.state = 'queued' and jobs.sent_at is null"),
+    text("jobs.state = 'queued' and jobs.sent_at is not null"),
+    text("jobs.state = 'running'"),
+)
+"""Open jobs in parts that indexes hold, so that no ended job is read; bound values would hide them from SQLite."""

@@ -81,6 +81,15 @@ def loads(text: str) -> Any:
         raise ValueError("the JSON text is nested too deeply") from None
 
 
+def is_json(value: object) -> bool:
+    """Whether `dumps` has a form for it."""
+    try:
+        dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def unbroken(line: bytes) -> bytes:
     """A line of JSON with the same value that `str.splitlines` leaves whole; JSON has escaped all other line ends."""
     if not _LINE_ENDS.search(line):

@@ -115,7 +115,7 @@ class Sidecars:
             if not os.path.isdir(folder):  # noqa: PTH112  # unlike Path's, it never raises
                 continue  # its pictures do not exist either, and fail by themselves
             if (why := _why_not(sidecar, self.existing)) is not None:
-                raise _unwritable(sidecar, why)
+                raise _in_the_way(sidecar, why)
             if folder not in writable and not (self.existing == "skip" and self.has_caption(place)):
                 _try(folder)
                 writable.add(folder)
@@ -127,7 +127,14 @@ def _try(folder: Path) -> None:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise _unwritable(folder, error.strerror) from error
+        raise _in_the_way(folder, error.strerror) from error
+
+
+def _in_the_way(path: Path, reason: str | None) -> InputError:
+    return InputError(
+        f"{path} cannot be written: {reason}; nothing was sent. Move it away, make it writable, or give --sidecar "
+        "another ending."
+    )
 
 
 def _why_not(sidecar: Path, existing: Existing) -> str | None:

@@ -37,16 +37,16 @@ class Parrot(BaseHTTPRequestHandler):
         if type(self).calls == 1:
             self._reply(401, self._complaint("invalid_api_key"))
         elif "refuse me" in prompt:
-            self._reply(400, self._complaint("invalid_request"))
+            self._reply(400, self._complaint("invalid_request", "Refused, with the header"))
         else:
             message = {"role": "assistant", "content": f"You said: {prompt}"}
             usage = {"prompt_tokens": 3, "completion_tokens": 5}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             self._reply(200, {"model": body["model"], "choices": [choice], "usage": usage})
 
-    def _complaint(self, code: str) -> dict[str, Any]:
+    def _complaint(self, code: str, what: str = "Incorrect API key provided:") -> dict[str, Any]:
         told = self.headers["authorization"]
-        return {"error": {"message": f"Incorrect API key provided: {told.split()[-1]} ({told}).", "code": code}}
+        return {"error": {"message": f"{what} {told.split()[-1]} ({told}).", "code": code}}
 
     def _reply(self, status: int, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()
@@ -82,7 +82,7 @@ def test_the_key_is_nowhere(transport: str, key: str, embedded_home: Path, run_c
         shown = [asked, *(run_cli(arguments, env) for arguments in after)]
     rows = [json.loads(line) for line in (tmp_path / "cwd" / "a.jsonl").read_text("utf-8").splitlines()]
     assert sorted(row["status"] for row in rows) == ["failed", "succeeded", "succeeded"]
-    assert "Incorrect API key provided" in next(row["error"] for row in rows if row["error"])
+    assert "Refused, with the header" in next(row["error"] for row in rows if row["error"])
     assert "OPENAI_API_KEY" in shown[4].stdout
     printed = "".join(each.stdout + each.stderr for each in shown)
     files = [path for path in (*embedded_home.rglob("*"), *tmp_path.rglob("*")) if path.is_file()]

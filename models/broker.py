@@ -14,10 +14,9 @@ import orjson
 from celery import Celery
 from kombu.common import maybe_declare
 from kombu.exceptions import OperationalError as BrokerLost
-from kombu.transport import memory
 
 from tidemill.models import urls
-from tidemill.models.errors import SettingsError, TidemillError
+from tidemill.models.errors import BrokerError, SettingsError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.messages import Connection
 from tidemill.models.servers import Server, read_url, reason_of
@@ -33,7 +32,6 @@ TASK = "tidemill.run"
 """The one task: it gets job ids, and looks up the kind of the jobs itself."""
 
 _BROKER_OPTIONS: dict[str, JsonObject] = {
-    "memory": {"polling_interval": 0.02},
     "redis": {
         "visibility_timeout": 600,
         "socket_timeout": 30,
@@ -43,10 +41,6 @@ _BROKER_OPTIONS: dict[str, JsonObject] = {
     },
     "amqp": {"confirm_publish": True},
 }
-
-
-class BrokerError(TidemillError):
-    """The broker does not answer. The jobs are stored and run once it does."""
 
 
 def queue_name() -> str:
@@ -120,10 +114,8 @@ def forget_app() -> None:
 
 
 def _begin_anew() -> None:
-    """A fork shares no connection with its parent, and takes no message out of its memory."""
+    """A fork shares no connection with its parent."""
     app.cache_clear()
-    memory.Channel.queues.clear()
-    memory.Transport.global_state.clear()
 
 
 os.register_at_fork(after_in_child=_begin_anew)
@@ -218,9 +210,8 @@ def check() -> None:
 
 def refuse_unsupported() -> None:
     """Raise SettingsError for a server that can never be a broker. One that does not answer may answer later."""
-    if not settings().embedded:
-        with suppress(BrokerError):
-            check()
+    with suppress(BrokerError):
+        check()
 
 
 def check_limits() -> None:
@@ -239,8 +230,6 @@ def check_limits() -> None:
 
 
 def _try(server: Server, shown: str, variable: str) -> None:
-    if server.kind == "memory":
-        return
     url, tls = server.celery_url, server.celery_tls
     options = _BROKER_OPTIONS[server.kind] | ({"socket_timeout": _TRY_SECONDS} if server.kind == "redis" else {})
     # False rather than None, which would mean the broker's TLS

@@ -44,3 +44,7 @@ class OptionError(SettingsError):
 
 class DatabaseError(TidemillError):
     """The database cannot be reached, is full, or has a schema that this version does not know."""
+
+
+class BrokerError(TidemillError):
+    """The broker does not answer. The jobs are stored and run once it does."""

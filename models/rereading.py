@@ -1,6 +1,6 @@
 """A notebook lives long: each public call reads the settings again, and what was made of old ones is made anew."""
 
-from tidemill.models import broker, cost, database, embedded
+from tidemill.models import cost, database, embedded
 from tidemill.models.errors import SettingsError
 from tidemill.models.settings import Settings, read_settings, settings
 
@@ -29,4 +29,6 @@ def reread_settings() -> None:
         cached.cache_clear()
     if moved:
         database.close()
+        from tidemill.models import broker  # imports Celery, which a process without a broker does not need
+
         broker.forget_app()

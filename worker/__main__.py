@@ -1,4 +1,4 @@
-"""`tidemill worker --processes N` runs N Celery workers and restarts those that die.
+"""`tidemill worker --processes N` runs N workers, Celery's if there is a broker, and restarts those that die.
 
 Each is a process of its own. A signal to stop goes to all of them, and they drain. They do so, too, when this process
 is gone and has said nothing: it holds the other end of their standard input.
@@ -24,7 +24,8 @@ RESTART_SECONDS = 2.0
 
 def command(number: int) -> list[str]:
     """The command line that starts one worker."""
-    return interpreters.command("-c", "from tidemill.worker.app import run; run()", f"tidemill{number}@%h")
+    module = "alone" if settings().embedded else "app"
+    return interpreters.command("-c", f"from tidemill.worker.{module} import run; run()", f"tidemill{number}@%h")
 
 
 class Supervisor:

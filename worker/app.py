@@ -1,4 +1,4 @@
-"""A worker starts and stops here; `celery -A tidemill.worker.app worker` finds its app here, too."""
+"""A worker with a broker starts and stops here; `celery -A tidemill.worker.app worker` finds its app here, too."""
 
 import os
 import signal
@@ -9,20 +9,18 @@ from typing import Protocol
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
-from tidemill.migrations import ensure
-from tidemill.models import blobs, broker, journal
+from tidemill.models import broker, journal
 from tidemill.models.broker import app as make_app
 from tidemill.models.child import when_parent_is_gone
-from tidemill.models.errors import SettingsError, TidemillError
-from tidemill.models.provider import check_client
+from tidemill.models.errors import BrokerError, SettingsError
 from tidemill.models.settings import settings
-from tidemill.models.text import printable
-from tidemill.worker import stopping, tasks
+from tidemill.worker import process, starting, stopping, tasks
 
 # Celery warns root because messages may contain code; ours contain numbers, and must be JSON.
 warnings.simplefilter("ignore", SecurityWarning)
 
 app = make_app()
+app.task(name=broker.TASK)(tasks.run)
 
 
 class _Controller(Protocol):
@@ -50,47 +48,39 @@ def _log(**_: object) -> None:
 @worker_init.connect(weak=False)
 def _check(sender: _Controller, **_: object) -> None:
     """Stop at once, with one sentence, if the worker could not do its work."""
-    try:
+    with starting.or_exit():
         if sender.pool_cls.__module__ != "celery.concurrency.thread":
             raise SettingsError("A tidemill worker needs Celery's thread pool: leave out -P, or say -P threads.")
-        check_client(settings())
-        ensure()
+        starting.check()
         _say_what_is_missing()
-    except TidemillError as error:
-        _print(error)
-        sys.exit(error.exit_code)
 
 
 def _say_what_is_missing() -> None:
     """Say what the worker can do without, or wait for. Raises SettingsError for a server that cannot be a broker."""
-    for attempt in (broker.check, broker.check_limits, blobs.check):
+    for attempt in (broker.check, broker.check_limits):
         try:
             attempt()
-        except (broker.BrokerError, blobs.BlobError) as error:
-            _print(error)
+        except BrokerError as error:
+            starting.say(error)
     if settings().effective_limits_url is None:
-        _print(
+        starting.say(
             "Each worker process keeps limits of its own, so that together they may call faster than --rpm and --tpm "
             "say. Set TIDEMILL_LIMITS_URL to a Redis, and they share them."
         )
 
 
-def _print(sentence: object) -> None:
-    print(f"tidemill: {printable(str(sentence))}", file=sys.stderr)  # noqa: T201  # logging may not be set up yet
-
-
 @worker_ready.connect(weak=False)
 def _start(**_: object) -> None:
-    tasks.start()
+    process.start()
 
 
 @worker_shutting_down.connect(weak=False)
 def _stop_admitting(**_: object) -> None:
     stopping.end_in_time()
-    if tasks.current is not None:
-        tasks.current.stop_admitting()
+    if process.current is not None:
+        process.current.stop_admitting()
 
 
 @worker_shutdown.connect(weak=False)
 def _stop(**_: object) -> None:
-    tasks.stop()
+    process.stop()

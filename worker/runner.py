@@ -1,9 +1,9 @@
 """A worker process has one asyncio loop with one window of calls in flight, and this module runs it.
 
-A Celery thread calls `admit` with job ids. It waits for room, claims, hands the claimed jobs to the loop and returns,
-so that no slow call blocks the thread. A few more jobs are claimed than may be in flight, so that the window is never
-empty while the next ones are claimed. No call begins while as many answers wait to be stored: they would be lost, and
-paid for again, with this process.
+A Celery thread calls `admit` with job ids; without a broker, worker/own_claims.py calls `admit_due`. The jobs are
+claimed as soon as there is room and handed to the loop, so that no slow call blocks the thread. A few more jobs are
+claimed than may be in flight, so that the window is never empty while the next ones are claimed. No call begins while
+as many answers wait to be stored: they would be lost, and paid for again, with this process.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +22,8 @@ from sqlalchemy import Connection, select
 
 from tidemill.models import journal
 from tidemill.models.database import transact
+from tidemill.models.due import IDS_AT_ONCE, next_jobs
 from tidemill.models.errors import DatabaseError, SettingsError
-from tidemill.models.feed import IDS_PER_MESSAGE
 from tidemill.models.holds import PROBE_SECONDS
 from tidemill.models.options import Options, Transport
 from tidemill.models.provider import Provider
@@ -48,7 +48,7 @@ from tidemill.worker.settle import BULK_ROWS, Settler
 
 log = logging.getLogger(__name__)
 
-MOST_AHEAD = 2 * IDS_PER_MESSAGE
+MOST_AHEAD = 2 * IDS_AT_ONCE
 """Jobs claimed beyond the window, but no more than the window: with this process they would be lost for nothing."""
 
 _CLAIM_RETRY_SECONDS = 1.0
@@ -84,10 +84,12 @@ class Runner:
         self.claimant = Claimant(self.worker_id, settings().provider, settings().lease_seconds)
         self.window = window
         self._most_claimed = window + min(window, MOST_AHEAD)
+        self._worth_a_claim = min(window, IDS_AT_ONCE)
         self.scopes = [scope]
         """Whose jobs are sent and called: one for each who waits in this process."""
         self.hungry = threading.Event()
-        """Set when so much was claimed that the broker may run out of messages."""
+        """Set when there is need of more jobs: the broker may run out of messages, or there is room to claim some."""
+        self._claims_itself = settings().embedded
         self.in_flight = 0
         """Jobs that have a slot of the window: calling, or waiting for a limit."""
         self._room = threading.Condition()
@@ -97,7 +99,7 @@ class Runner:
         """Ids of batches that are paused or cancelled: none of their calls may begin."""
         self._is_alone = False
         self._owned: dict[int, Claimed] = {}
-        self._claiming: list[Sequence[int]] = []
+        self._claiming: dict[int, Sequence[int]] = {}
         self._held_until: dict[str, float] = {}
         self._stopping = False
         self._renewed_at = time.monotonic()
@@ -116,92 +118,121 @@ class Runner:
             Judge(), bulk_rows=min(BULK_ROWS, window), hurry=lambda: self._claimed == 0, on_written=self._note_stored
         )
 
-    # --- on Celery's threads ---
+    # --- on Celery's threads, or the courier's ---
 
     def admit(self, ids: Sequence[int]) -> None:
         """Claim and start these jobs as soon as there is room; returns once they are under way."""
-        most = min(IDS_PER_MESSAGE, self.window)  # for more there might never be room
-        for start in range(0, len(ids), most):
-            for job_id in self._admit(ids[start : start + most]):
-                self._admit_alone(job_id)
+        for start in range(0, len(ids), self._worth_a_claim):
+            part = ids[start : start + self._worth_a_claim]
+            if self._reserve(part):
+                self._run_alone(self._begin_surely(part))
+
+    def admit_due(self, scope: Scope, most: int) -> int:
+        """Claim and start due jobs of a scope, at most so many; returns how many were due.
+
+        Raises:
+            DatabaseError: the database does not answer; nothing is claimed.
+        """
+        with self._room:
+            most = min(most, self._places)
+            if not most:
+                return 0
+            self._claimed += most
+        chosen: list[int] = []
+        try:
+            suspects = self._begin(most, lambda connection: next_jobs(connection, scope, lambda: most), chosen)
+        except BaseException:
+            self._make_room(most)
+            raise
+        self._run_alone(suspects)
+        return len(chosen)
 
     @property
     def free(self) -> int:
-        """How many jobs `admit` takes at present without waiting."""
+        """How many jobs may be claimed at present; 0 while they are too few to be worth a claim."""
+        return self._places if self._places >= self._worth_a_claim else 0
+
+    @property
+    def _places(self) -> int:
         return 0 if self._is_alone or self._stopping else max(0, self._most_claimed - self._claimed)
 
-    def _admit(self, ids: Sequence[int]) -> list[int]:
-        """Returns ids of jobs that may only run alone."""
+    def _reserve(self, ids: Sequence[int]) -> bool:
+        """Wait for room; False when the worker stops."""
         with self._room:
-            self._room.wait_for(lambda: self._stopping or self.free >= len(ids))
-            if self._stopping:
-                return []
-            self._claimed += len(ids)
-        return self._begin(ids)
+            self._room.wait_for(lambda: self._stopping or self._places >= len(ids))
+            if not self._stopping:
+                self._claimed += len(ids)
+            return not self._stopping
 
-    def _admit_alone(self, job_id: int) -> None:
-        """Run a job that workers vanished with while this process has no other, so that it can take none with it."""
-        log.warning("job %d runs alone: %d workers vanished while they ran it", job_id, ALONE_AFTER)
-        with self._room:
-            self._room.wait_for(lambda: self._stopping or not self._is_alone)
-            self._is_alone = True
-            self._room.wait_for(lambda: self._stopping or self._is_idle)
-            self._claimed += 1
-        try:
-            if self._stopping:
-                self._make_room(1)
-            else:
-                self._begin([job_id], alone=True)
-                with self._room:
-                    self._room.wait_for(lambda: self._stopping or self._is_idle)
-        finally:
+    def _run_alone(self, job_ids: Sequence[int]) -> None:
+        """Run jobs that workers vanished with while this process has no other, so that they can take none with them."""
+        for job_id in job_ids:
+            log.warning("job %d runs alone: %d workers vanished while they ran it", job_id, ALONE_AFTER)
             with self._room:
-                self._is_alone = False
-                self._room.notify_all()
+                self._room.wait_for(lambda: self._stopping or not self._is_alone)
+                self._is_alone = True
+                self._room.wait_for(lambda: self._stopping or self._is_idle)
+                self._claimed += 1
+            try:
+                if self._stopping:
+                    self._make_room(1)
+                else:
+                    self._begin_surely([job_id], alone=True)
+                    with self._room:
+                        self._room.wait_for(lambda: self._stopping or self._is_idle)
+            finally:
+                with self._room:
+                    self._is_alone = False
+                    self._room.notify_all()
 
     @property
     def _is_idle(self) -> bool:
         return self._claimed == 0 and not self._owned
 
-    def _begin(self, ids: Sequence[int], *, alone: bool = False) -> list[int]:
-        """Claim and start these jobs; returns ids of jobs that may only run alone."""
-        claimed: list[tuple[Claimed, CachedBatch]] = []
-        suspects: list[int] = []
-        try:
-            claimed, suspects = self._claim(ids, alone)
-        finally:
-            self._make_room(len(ids) - len(claimed))
-        if claimed:
-            self._loop.call_soon_threadsafe(self._start, claimed)
-        return suspects
+    def _begin_surely(self, ids: Sequence[int], *, alone: bool = False) -> list[int]:
+        """As `_begin`, but it waits for a database that is away: a message comes once."""
+        for attempt in count():
+            try:
+                return self._begin(len(ids), lambda _: ids, [], alone=alone)
+            except DatabaseError as error:
+                if attempt % _SAY_EVERY == 0:
+                    log.warning("%d jobs not claimed yet: %s", len(ids), error)
+                with self._room:
+                    if self._room.wait_for(lambda: self._stopping, _CLAIM_RETRY_SECONDS):
+                        break  # the message is used up, but its jobs are in the table
+            except BaseException:
+                self._make_room(len(ids))
+                raise
+        self._make_room(len(ids))
+        return []
 
-    def _claim(self, ids: Sequence[int], alone: bool) -> tuple[list[tuple[Claimed, CachedBatch]], list[int]]:
+    def _begin(
+        self, reserved: int, choose: Callable[[Connection], Sequence[int]], chosen: list[int], *, alone: bool = False
+    ) -> list[int]:
+        """Claim and start the chosen jobs, for which there is room; returns ids of those that only run alone."""
+
         def claim_them(connection: Connection) -> tuple[list[Claimed], dict[str, CachedBatch], list[int]]:
-            claimed = claim(connection, ids, self.claimant, alone=alone)
-            suspects = [] if alone or len(claimed) == len(ids) else left_to_run_alone(connection, ids)
+            chosen[:] = choose(connection)
+            claimed = claim(connection, chosen, self.claimant, alone=alone) if chosen else []
+            suspects = [] if alone or len(claimed) == len(chosen) else left_to_run_alone(connection, chosen)
             return claimed, self._batches_of(connection, claimed), suspects
 
-        self._claiming.append(ids)
+        self._claiming[id(chosen)] = chosen
         try:
-            for attempt in count():
-                try:
-                    claimed, batch_of, suspects = transact(claim_them)
-                    break
-                except DatabaseError as error:
-                    if attempt % _SAY_EVERY == 0:
-                        log.warning("%d jobs not claimed yet: %s", len(ids), error)
-                    with self._room:
-                        if self._room.wait_for(lambda: self._stopping, _CLAIM_RETRY_SECONDS):
-                            return [], []  # the message is used up, but its jobs are in the table
+            claimed, batch_of, suspects = transact(claim_them)
             self._owned.update((job.id, job) for job in claimed)
             journal.log_claim(claimed, self.worker_id)
         finally:
-            self._claiming.remove(ids)
-        self._claimed_since_fed += len(ids)
-        if self._claimed_since_fed >= self.window // 2:
-            self._claimed_since_fed = 0
-            self.hungry.set()
-        return [(job, batch_of[job.batch_id]) for job in claimed], suspects
+            del self._claiming[id(chosen)]
+        self._make_room(reserved - len(claimed))
+        if claimed:
+            self._loop.call_soon_threadsafe(self._start, [(job, batch_of[job.batch_id]) for job in claimed])
+        if not self._claims_itself:
+            self._claimed_since_fed += reserved
+            if self._claimed_since_fed >= self.window // 2:
+                self._claimed_since_fed = 0
+                self.hungry.set()
+        return suspects
 
     def _batches_of(self, connection: Connection, claimed: Sequence[Claimed]) -> dict[str, CachedBatch]:
         """The batches of these jobs by id, read again once in a while: how fast they go may change."""
@@ -240,6 +271,8 @@ class Runner:
                     self.in_flight -= 1
         finally:
             self._make_room(1)
+            if self._claims_itself and self.free:
+                self.hungry.set()
         if settlement.outcome == "held" or settlement.hold_reason is not None:
             self._held_until[batch.provider] = time.monotonic() + _HOLD_SECONDS
         self.settler.put(settlement, batch.provider)
@@ -297,7 +330,7 @@ class Runner:
 
     def claiming_ids(self) -> list[int]:
         """Ids of jobs that are being claimed: the claim of a huge row may be stored long before it is read."""
-        return [job_id for ids in list(self._claiming) for job_id in ids]
+        return [job_id for ids in list(self._claiming.values()) for job_id in list(ids)]
 
     def batch_ids(self) -> set[str]:
         """Ids of the batches of the owned jobs."""

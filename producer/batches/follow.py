@@ -13,9 +13,9 @@ from sqlalchemy import select
 
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading
+from tidemill.models.due import ALIVE_SECONDS
 from tidemill.models.embedded import EmbeddedRunner, embedded_worker
 from tidemill.models.errors import DatabaseError, InputError
-from tidemill.models.feed import ALIVE_SECONDS
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, workers

@@ -10,7 +10,6 @@ from typing import NoReturn, TypeAlias
 import typer
 
 from tidemill import migrations
-from tidemill.models import broker
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
 from tidemill.models.finish import CUT
 from tidemill.models.json_types import JsonObject
@@ -57,7 +56,10 @@ def carry_out(
     migrations.ensure()
     if dry_run:
         return _print_estimate(order, as_json)
-    broker.refuse_unsupported()
+    if not settings().embedded:
+        from tidemill.models import broker  # with it comes Celery, a tenth of a second of CPU
+
+        broker.refuse_unsupported()
     stop_like_ctrl_c()
     began = time.monotonic()
     opened = open_batch(order)

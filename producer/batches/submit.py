@@ -12,11 +12,9 @@ from itertools import chain
 
 from sqlalchemy import Connection
 
-from tidemill.models import batches, provider, shutdown
-from tidemill.models.broker import BrokerError
+from tidemill.models import batches, embedded, provider, shutdown
 from tidemill.models.database import LONG_SECONDS, reading, transact
-from tidemill.models.errors import InputError
-from tidemill.models.feed import feed
+from tidemill.models.errors import BrokerError, InputError
 from tidemill.models.scope import Scope
 from tidemill.models.server_names import is_same_host, server_name
 from tidemill.models.settings import settings
@@ -191,10 +189,15 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
 
 
 def _feed(opened: OpenBatch) -> None:
+    if settings().embedded:
+        return embedded.wake()
+    from tidemill.models.feed import feed  # with it comes Celery, a tenth of a second of CPU
+
     try:
-        feed(opened.scope if settings().embedded else Scope())
+        feed()
     except BrokerError as error:
         opened.order.on_bad_row(str(error))
+    return None
 
 
 def _prepared(chunks: Iterator[list[Row]]) -> Iterator[tuple[list[Prepared], dict[str, None]]]:

@@ -1,0 +1,154 @@
+"""Which jobs are next is decided here: the urgent first, fair between batches, one probe of a provider on hold.
+
+Whoever sends them to the broker, or claims them itself, does so in the same transaction.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select
+
+from tidemill.models import holds
+from tidemill.models.clock import now, now_after
+from tidemill.models.scope import Scope
+from tidemill.models.settings import settings
+from tidemill.models.tables import OPEN_STATES, batches, jobs
+from tidemill.models.transitions import goes_before, share, unsend
+
+IDS_AT_ONCE = 32
+"""Jobs that one message names at most, or that are worth a claim of their own."""
+
+ALIVE_SECONDS = 30.0
+"""A worker that was not seen for this long does not count."""
+
+
+class WaitingBatch(NamedTuple):
+    """A batch with a due job; `hold_reason` is None unless its provider is on hold."""
+
+    id: str
+    priority: int
+    provider: str
+    hold_reason: str | None
+
+
+def next_jobs(connection: Connection, scope: Scope, room: Callable[[], int]) -> list[int]:
+    """Ids of due jobs of the configured provider, locked until the commit; of one on hold, its next probe.
+
+    `room` says how many there may be, and is asked only if any job is due.
+    """
+    share(connection)
+    waiting = _waiting_batches(connection, scope)
+    free = [batch for batch in waiting if batch.hold_reason is None]
+    most = room() if free else 0
+    chosen: list[int] = []
+    for _, level in groupby(free, key=attrgetter("priority")):
+        chosen += _take_fairly(connection, list(level), most - len(chosen), scope)
+    held = [batch for batch in waiting if batch.hold_reason is not None]
+    for _, of_provider in groupby(sorted(held, key=attrgetter("provider")), key=attrgetter("provider")):
+        chosen += _probe(connection, next(of_provider), scope)
+    return chosen
+
+
+def unsend_older(connection: Connection, seconds: float) -> int:
+    """Make jobs due again that were sent so long ago, or before the clock was set back; returns how many."""
+    return unsend(connection, or_(jobs.c.sent_at < now_after(-seconds), jobs.c.sent_at > now_after(1.0)))
+
+
+def unsend_all(connection: Connection, scope: Scope) -> int:
+    """Make jobs of a batch due again that were sent: no message is looked at by who runs them; returns how many."""
+    return unsend(connection, _in_scope(scope))
+
+
+def _in_scope(scope: Scope) -> ColumnElement[bool]:
+    """Whether a job is of the scope's batch, or of the dialogue that the batch continues."""
+    own = jobs.c.batch_id == scope.batch_id
+    return own if scope.dialogue_id is None else or_(own, jobs.c.dialogue_id == scope.dialogue_id)
+
+
+def _waiting_batches(connection: Connection, scope: Scope) -> list[WaitingBatch]:
+    """Batches with a due job that may go out, the most urgent first."""
+    statement = select(batches.c.id, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
+        batches.c.state == "open",
+        batches.c.provider == settings().provider,
+        or_(batches.c.hold_reason.is_(None), holds.may_probe()),
+        # One row in the index's order is enough: for an EXISTS Postgres might read a million rows for a hash join.
+        _due_jobs(batches.c.id, scope).limit(1).scalar_subquery().is_not(None),
+    )
+    if scope.dialogue_id is not None:
+        turns = jobs.c.dialogue_id == scope.dialogue_id, jobs.c.state == "queued"
+        statement = statement.where(batches.c.id.in_(select(jobs.c.batch_id).where(*turns)))
+    elif scope.batch_id is not None:
+        statement = statement.where(batches.c.id == scope.batch_id)
+    urgent_first = statement.order_by(batches.c.priority.desc(), batches.c.created_at)
+    return [WaitingBatch(*row) for row in connection.execute(urgent_first)]
+
+
+def _due_jobs(batch_id: str | ColumnElement[str], scope: Scope) -> Select[int]:
+    """Due jobs of a batch: of twins one, whose answer the others will share, and of a dialogue the oldest turn."""
+    in_scope = jobs.c.submission >= scope.submission
+    if scope.dialogue_id is not None:
+        in_scope = jobs.c.dialogue_id == scope.dialogue_id
+    twins = jobs.alias("twins")
+    goes_first = and_(twins.c.id < jobs.c.id, twins.c.state.in_(OPEN_STATES), twins.c.submission >= scope.submission)
+    has_twin_before = (
+        select(twins.c.id)
+        .where(
+            twins.c.batch_id == jobs.c.batch_id,
+            twins.c.content == jobs.c.content,
+            twins.c.content.is_not(None),  # without it SQLite would not use the partial index
+            twins.c.id != jobs.c.id,
+            or_(goes_first, twins.c.state == "succeeded"),
+        )
+        .exists()
+    )
+    return (
+        select(jobs.c.id)
+        .where(
+            in_scope,
+            jobs.c.batch_id == batch_id,
+            jobs.c.state == "queued",
+            jobs.c.sent_at.is_(None),
+            jobs.c.available_at <= now(),
+            or_(jobs.c.content.is_(None), ~has_twin_before),
+            or_(jobs.c.dialogue_id.is_(None), ~goes_before()),
+        )
+        .order_by(jobs.c.available_at, jobs.c.id)
+    )
+
+
+def _take_fairly(connection: Connection, level: Sequence[WaitingBatch], room: int, scope: Scope) -> Iterator[int]:
+    """Take from batches of the same priority in turn; what one leaves, the others get."""
+    parts: dict[str, list[int]] = {batch.id: [] for batch in level}
+    unexhausted = list(level)
+    while unexhausted and room > 0:
+        full = []
+        for left, batch in zip(range(len(unexhausted), 0, -1), unexhausted, strict=True):
+            most = -(-room // left)
+            taken = _take(connection, batch, most, scope, after=len(parts[batch.id]))
+            parts[batch.id] += taken
+            room -= len(taken)
+            if taken and len(taken) == most:
+                full.append(batch)
+        unexhausted = full
+    for position in range(max(map(len, parts.values()), default=0)):
+        yield from (part[position] for part in parts.values() if position < len(part))
+
+
+def _take(connection: Connection, batch: WaitingBatch, most: int, scope: Scope, *, after: int = 0) -> list[int]:
+    """The batch's next due jobs, after so many that are taken already."""
+    ids: list[int] = []
+    # Jobs that were tried before go first: their time for retries is running.
+    for was_tried in (jobs.c.first_attempt_at.is_not(None), jobs.c.first_attempt_at.is_(None)):
+        due_jobs = _due_jobs(batch.id, scope).where(was_tried).limit(after + most - len(ids))
+        ids += connection.scalars(due_jobs.with_for_update(skip_locked=True, of=jobs))
+        if len(ids) >= after + most:
+            break
+    return ids[after:]
+
+
+def _probe(connection: Connection, batch: WaitingBatch, scope: Scope) -> list[int]:
+    """Let one job of a held provider through."""
+    taken = _take(connection, batch, 1, scope)
+    return taken if taken and holds.begin_probe(connection, batch.provider, taken[0]) else []

@@ -13,6 +13,7 @@ from tidemill.models import broker
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import transact
 from tidemill.models.due import ALIVE_SECONDS, IDS_AT_ONCE, next_jobs, unsend_older
+from tidemill.models.errors import BrokerError
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, jobs, workers
@@ -33,7 +34,7 @@ def feed() -> int:
     if chosen:
         try:
             broker.send(chosen[start : start + IDS_AT_ONCE] for start in range(0, len(chosen), IDS_AT_ONCE))
-        except broker.BrokerError:
+        except BrokerError:
             transact(lambda connection: unsend(connection, jobs.c.id.in_(chosen)))
             raise
     return len(chosen)

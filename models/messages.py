@@ -20,10 +20,6 @@ _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 """What Celery and kombu raise for a message that is not as they write it."""
 
 
-_LOOK_SECONDS = 0.1
-"""How long a worker inside a command waits for a message before it looks whether it shall end."""
-
-
 def log_dropped(why: str) -> None:
     """A message was taken from the queue and will not be looked at again."""
     log.warning("A message that is not ours was dropped: %s.", why)
@@ -66,16 +62,7 @@ class Consumer(CeleryConsumer):
 
 
 class Connection(kombu.Connection):
-    """kombu's, but over Redis an entry of the queue that is not JSON of kombu's own does not end the worker.
-
-    And a worker inside a command ends at once: Celery's would wait two seconds for the next message.
-    """
-
-    def drain_events(self, **options: Any) -> Any:
-        """As kombu's."""
-        if self.transport_cls == "memory":
-            options["timeout"] = _LOOK_SECONDS
-        return super().drain_events(**options)
+    """kombu's, but over Redis an entry of the queue that is not JSON of kombu's own does not end the worker."""
 
     def get_transport_cls(self) -> Any:
         """The class that speaks to the broker."""
@@ -85,7 +72,7 @@ class Connection(kombu.Connection):
 
 @cache
 def _redis_transport() -> Any:
-    from kombu.transport import redis  # imported here, because redis-py takes long, and an embedded worker has no Redis
+    from kombu.transport import redis  # imported here, because redis-py takes long, and RabbitMQ needs none of it
 
     class Channel(redis.Channel):
         def _brpop_read(self, **options: Any) -> bool | None:

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import hypothesis
 import pytest
 from hypothesis import HealthCheck
-from kombu.transport import memory
 from sqlalchemy import make_url
 
 from tests.schedule import Schedule, turn
@@ -100,8 +99,6 @@ def forget() -> None:
     if broker_desk.app.cache_info().currsize:
         with contextlib.suppress(Exception):
             broker_desk.app().close()
-    memory.Channel.queues.clear()
-    memory.Transport.global_state.clear()
     for cached in (settings, broker_desk.app, cost.price_at, cost.overrides, cost.context_tokens):
         cached.cache_clear()
 
@@ -193,6 +190,12 @@ def broker_server(_broker_process: Broker) -> Broker:
     """A Valkey server with nothing in it."""
     _broker_process.flush()
     return _broker_process
+
+
+@pytest.fixture
+def a_broker(broker_server: Broker, use_environment: UseEnvironment) -> None:
+    """The broker of whatever runs in this process, with nothing in it."""
+    use_environment({"TIDEMILL_BROKER_URL": broker_server.url})
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,9 @@ from tidemill.models import broker
 from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now
 from tidemill.models.database import reading, writing
+from tidemill.models.due import next_jobs
 from tidemill.models.options import Options
+from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages, workers
 from tidemill.models.text import dumps
@@ -163,6 +165,14 @@ def add_worker(worker_id: str = "w1", window: int = 10, **values: Any) -> None:
     given["provider"] = settings().provider
     with writing() as connection:
         connection.execute(insert(workers).values(id=worker_id, window=window, **(given | values)))
+
+
+def next_due(scope: Scope = Scope(), most: int = 1_000) -> list[int]:  # noqa: B008  # it is frozen
+    """Ids of the next due jobs, in order; they count as sent from then on."""
+    with writing() as connection:
+        ids = next_jobs(connection, scope, lambda: most)
+        connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(sent_at=now()))
+    return ids
 
 
 def arrived() -> list[list[int]]:

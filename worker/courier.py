@@ -2,9 +2,9 @@
 
 import time
 
-from tidemill.models import broker
 from tidemill.models.database import transact
 from tidemill.models.due import unsend_older
+from tidemill.models.errors import BrokerError
 from tidemill.models.feed import RESEND_SECONDS, feed, resend_lost
 from tidemill.models.scope import Scope
 from tidemill.worker.rounds import Duty, Rounds
@@ -42,7 +42,7 @@ class Courier:
         self._asked_broker_at = time.monotonic()
         try:
             question()
-        except broker.BrokerError:
+        except BrokerError:
             self._broker_failed = True
             raise
         else:

@@ -1,5 +1,7 @@
 """Without a broker a worker claims due jobs by itself: whenever there is room for enough of them, and by the clock."""
 
+from functools import partial
+
 from tidemill.models.database import transact
 from tidemill.models.due import unsend_all
 from tidemill.worker.rounds import Rounds
@@ -20,7 +22,7 @@ def own_claims(runner: Runner) -> Rounds:
 
     def unsend() -> None:
         for scope in tuple(runner.scopes):
-            transact(lambda connection, scope=scope: unsend_all(connection, scope))
+            transact(partial(unsend_all, scope=scope))
 
     return Rounds("claims", {claim: LOOK_SECONDS, unsend: _SENT_SECONDS}, runner.hungry)
 

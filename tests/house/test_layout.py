@@ -21,7 +21,7 @@ DOORS = {
     "redis": {"worker/limits.py"},
     "pandas": {"producer/intake/tables.py", "producer/intake/packed.py", "producer/batches/results.py"},
     "pyarrow": {"producer/intake/packed.py", "producer/batches/results.py"},
-    "celery": {"models/broker.py", "models/embedded.py", "models/messages.py", "worker/app.py"},
+    "celery": {"models/broker.py", "models/messages.py", "worker/app.py"},
     "kombu": {"models/broker.py", "models/messages.py"},
     "PIL": {
         f"producer/describing/{name}.py" for name in ("images", "opening", "loading", "showing", "colours", "depths")

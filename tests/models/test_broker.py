@@ -18,7 +18,7 @@ from tests.servers import Broker, _free_port
 from tests.tls import tls_before
 from tests.waiting import limit, wait_until
 from tidemill.models import broker
-from tidemill.models.errors import SettingsError, TidemillError
+from tidemill.models.errors import BrokerError, SettingsError, TidemillError
 from tidemill.producer.cli import doctor
 from tidemill.worker.limits import limiter
 from tidemill.worker.pace import Limits
@@ -163,7 +163,7 @@ def test_doctor_says_of_broker_and_limits_what_a_command_would(
             "TIDEMILL_LIMITS_URL": f"redis://{where}?password=se-cret",
         }
     )
-    with pytest.raises(broker.BrokerError) as raised:
+    with pytest.raises(BrokerError) as raised:
         broker.send([[1]])
     with pytest.raises(typer.Exit):
         doctor.doctor(as_json=False)

@@ -14,6 +14,7 @@ from tests.rows import (
     batch_row,
     count,
     job_row,
+    next_due,
     put,
     set_batch,
     set_job,
@@ -25,18 +26,19 @@ from tests.waiting import limit
 from tidemill.models import broker, feed
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading
-from tidemill.models.feed import IDS_PER_MESSAGE, RESEND_SECONDS, resend_lost
+from tidemill.models.due import IDS_AT_ONCE
+from tidemill.models.errors import BrokerError
+from tidemill.models.feed import RESEND_SECONDS, resend_lost
 from tidemill.models.holds import PROBE_SECONDS
 from tidemill.models.scope import Scope
 from tidemill.models.tables import batches, jobs
 
-pytestmark = pytest.mark.usefixtures("database")
-ALL = Scope()
+pytestmark = pytest.mark.usefixtures("database", "a_broker")
 
 
 def feed_all() -> list[int]:
     """Feed once; the ids that the broker got, in order."""
-    sent = feed.feed(ALL)
+    sent = feed.feed()
     ids = [job_id for message in arrived() for job_id in message]
     assert len(ids) == sent
     return ids
@@ -75,10 +77,10 @@ def test_without_any_worker_there_is_room_for_one_of_our_own_window(use_environm
 def test_ids_travel_in_messages_of_a_bounded_size_in_order() -> None:
     add_worker(window=100)
     add_batch()
-    ids = add_jobs(IDS_PER_MESSAGE * 2 + 5)
-    assert feed.feed(ALL) == len(ids)
+    ids = add_jobs(IDS_AT_ONCE * 2 + 5)
+    assert feed.feed() == len(ids)
     messages = arrived()
-    assert [len(message) for message in messages] == [IDS_PER_MESSAGE, IDS_PER_MESSAGE, 5]
+    assert [len(message) for message in messages] == [IDS_AT_ONCE, IDS_AT_ONCE, 5]
     assert [job_id for message in messages for job_id in message] == ids
 
 
@@ -98,7 +100,7 @@ def test_messages_reach_a_real_broker(broker_server: Broker, use_environment: Us
     add_batch()
     ids = add_jobs(3)
     assert broker.queue_is_empty()
-    assert feed.feed(ALL) == 3
+    assert feed.feed() == 3
     assert not broker.queue_is_empty()
     assert arrived() == [ids]
 
@@ -108,21 +110,20 @@ def test_a_broker_out_of_reach_is_said_and_its_jobs_are_due_again(use_environmen
     use_environment({"TIDEMILL_BROKER_URL": "redis://:secret@127.0.0.1:1/0"})
     add_batch()
     (job_id,) = add_jobs(1)
-    with pytest.raises(broker.BrokerError, match="does not answer") as raised:
-        feed.feed(ALL)
+    with pytest.raises(BrokerError, match="does not answer") as raised:
+        feed.feed()
     assert "secret" not in str(raised.value)
     assert job_row(job_id).sent_at is None  # whoever feeds next, or claims without a broker, finds it
 
 
-def test_a_worker_takes_what_is_due_without_the_broker() -> None:
-    add_batch()
-    ids = add_jobs(5)
-    assert feed.take(ALL, 3) == ids[:3]
-    assert feed.take(ALL, 3) == ids[3:]
-    assert broker.queue_is_empty()
-
-
 # --- fairness, priority ---
+
+
+def test_what_some_batches_leave_of_the_room_the_others_get() -> None:
+    for name, rows in (("a", 2), ("b", 50), ("c", 9)):
+        add_batch(name)
+        add_jobs(rows, name)
+    assert by_batch(next_due(most=30)) == {"a": 2, "b": 19, "c": 9}
 
 
 def test_batches_of_the_same_priority_share_the_room_evenly() -> None:
@@ -194,8 +195,7 @@ def test_a_scope_keeps_a_command_to_its_own_batch_and_submission() -> None:
     _old, new = add_jobs(2, "mine")
     add_jobs(2, "other")
     set_job(new, submission=2)
-    assert feed.feed(Scope(batch_id="mine", submission=2)) == 1
-    assert arrived() == [[new]]
+    assert next_due(Scope(batch_id="mine", submission=2)) == [new]
 
 
 def test_only_batches_of_the_configured_provider_are_fed_and_its_workers_counted() -> None:
@@ -206,17 +206,8 @@ def test_only_batches_of_the_configured_provider_are_fed_and_its_workers_counted
     add_jobs(2, "a", prefix="more")
     add_batch("b")
     add_jobs(20, "b")
-    assert feed.feed(ALL) == 10
+    assert feed.feed() == 10
     assert by_batch([job_id for message in arrived() for job_id in message]) == {"b": 10}
-
-
-def test_what_another_batch_has_in_the_broker_takes_no_room_from_a_command_with_its_own_worker() -> None:
-    add_worker(window=5)
-    for name in ("mine", "other"):
-        add_batch(name)
-        add_jobs(20, name)
-    feed.feed(Scope(batch_id="other"))
-    assert feed.feed(Scope(batch_id="mine")) == 10
 
 
 # --- lost messages ---
@@ -233,7 +224,7 @@ def test_a_message_sent_before_the_clock_was_set_back_counts_as_lost() -> None:
 def test_a_message_that_nobody_claims_is_sent_again_sooner_when_the_broker_is_empty(is_empty: bool) -> None:
     add_batch()
     fresh, old = add_jobs(2)
-    feed.feed(ALL)
+    feed.feed()
     if is_empty:
         arrived()  # and is lost
     set_job(old, sent_at=now_after(-RESEND_SECONDS[is_empty] - 1))
@@ -247,7 +238,7 @@ def test_a_message_that_nobody_claims_is_sent_again_sooner_when_the_broker_is_em
 def test_a_running_job_is_never_sent_again() -> None:
     add_batch()
     ids = add_jobs(2)
-    feed.feed(ALL)
+    feed.feed()
     arrived()
     take(ids)
     assert resend_lost() == 0
@@ -305,7 +296,7 @@ def test_many_feeders_at_once_send_no_job_twice_and_overfill_nothing() -> None:
     add_batch()
     add_jobs(300)
     with ThreadPoolExecutor(4) as pool:
-        sent = sum(pool.map(lambda _: feed.feed(ALL), range(8)))
+        sent = sum(pool.map(lambda _: feed.feed(), range(8)))
     ids = [job_id for message in arrived() for job_id in message]
     assert len(ids) == len(set(ids)) == sent == count(jobs, jobs.c.sent_at.is_not(None))
     assert sent >= 100

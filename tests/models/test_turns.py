@@ -12,10 +12,10 @@ from tests.rows import (
     add_batch,
     add_jobs,
     add_worker,
-    arrived,
     claimant,
     failure,
     job_row,
+    next_due,
     put,
     set_batch,
     set_job,
@@ -23,7 +23,7 @@ from tests.rows import (
     take,
     take_one,
 )
-from tidemill.models import feed, turns
+from tidemill.models import turns
 from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now
 from tidemill.models.database import reading, writing
@@ -55,11 +55,6 @@ def add_turns(root: int, count: int, batch_id: str = "turns") -> list[int]:
 def answer_turn(job: Claimed) -> None:
     turn_messages = (Message("user", job.request["prompt"]), Message("assistant", f"answer to {job.request['prompt']}"))
     put(success(job, answer=Answer(MODEL, "stop", turn_messages, job.dialogue_id)))
-
-
-def fed(scope: Scope = Scope()) -> list[int]:  # noqa: B008  # it is frozen
-    feed.feed(scope)
-    return [job_id for message in arrived() for job_id in message]
 
 
 # --- one at a time ---
@@ -130,12 +125,12 @@ def _somebody_waits() -> bool:
 
 def test_turns_are_sent_one_after_the_other() -> None:
     first, second = add_turns(add_root(), 2)
-    assert fed() == [first]
-    assert fed() == []
+    assert next_due() == [first]
+    assert next_due() == []
     running = take_one(first)
-    assert fed() == []
+    assert next_due() == []
     answer_turn(running)
-    assert fed() == [second]
+    assert next_due() == [second]
 
 
 def test_a_command_also_sends_the_turns_that_must_come_before_its_own() -> None:
@@ -146,21 +141,10 @@ def test_a_command_also_sends_the_turns_that_must_come_before_its_own() -> None:
     add_jobs(3, "elsewhere")
     add_worker(window=10)
     scope = Scope("own", 1, root)
-    assert fed(scope) == [left]
+    assert next_due(scope) == [left]
     answer_turn(take_one(left))
-    assert fed(scope) == [own]
-    assert fed(Scope("own", 1)) == []
-
-
-def test_what_a_command_sent_of_others_is_due_again_when_it_ends() -> None:
-    root = add_root()
-    (left,) = add_turns(root, 1, "left open")
-    add_turns(root, 1, "own")
-    scope = Scope("own", 1, root)
-    fed(scope)
-    assert job_row(left).sent_at is not None
-    feed.forget_sent(scope)
-    assert job_row(left).sent_at is None
+    assert next_due(scope) == [own]
+    assert next_due(Scope("own", 1)) == []
 
 
 def test_a_cancelled_batch_lets_the_dialogue_go_on() -> None:
@@ -170,7 +154,7 @@ def test_a_cancelled_batch_lets_the_dialogue_go_on() -> None:
     with writing() as connection:
         cancel(connection, "given up")
     set_batch("given up", state="cancelled")
-    assert fed() == [own]
+    assert next_due() == [own]
 
 
 # --- what was said ---

@@ -5,12 +5,12 @@ import pytest
 from tests.rows import (
     MODEL,
     add_batch,
-    arrived,
     calls,
     count,
     dialogue,
     failure,
     job_row,
+    next_due,
     put,
     success,
     take,
@@ -18,9 +18,7 @@ from tests.rows import (
 )
 from tidemill.models.answers import Answer, Message
 from tidemill.models.database import writing
-from tidemill.models.feed import feed
 from tidemill.models.pictures import dump_message
-from tidemill.models.scope import Scope
 from tidemill.models.tables import dialogues, jobs
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Enqueued, cancel, enqueue, revive, share
@@ -44,11 +42,6 @@ def add_pictures(*contents: str, batch_id: str = "b") -> list[int]:
     return list(range(1, len(contents) + 1))
 
 
-def fed() -> list[int]:
-    feed(Scope())
-    return [job_id for message_ids in arrived() for job_id in message_ids]
-
-
 def caption(text: str, path: str) -> Answer:
     return Answer(MODEL, "stop", (Message("user", dump_message("?", picture(path))), Message("assistant", text)))
 
@@ -65,11 +58,11 @@ def share_all() -> int:
 
 def test_of_equal_pictures_one_is_sent_until_it_has_ended() -> None:
     first, second, other = add_pictures("same", "same", "other")
-    assert fed() == [first, other]
+    assert next_due() == [first, other]
     put(success(take_one(first), answer=caption("a boat", "0.jpg")))
-    assert fed() == []  # not judged yet: there is nothing to share, and nothing to send
+    assert next_due() == []  # not judged yet: there is nothing to share, and nothing to send
     judge(first)
-    assert fed() == []
+    assert next_due() == []
     assert job_row(second).state == "succeeded"
 
 
@@ -93,7 +86,7 @@ def test_a_failure_is_shared_and_both_can_be_tried_again() -> None:
     with writing() as connection:
         assert len(revive(connection, "b")) == 2
     assert share_all() == 0
-    assert fed() == [first]
+    assert next_due() == [first]
 
 
 def test_a_cancelled_twin_leaves_its_turn_to_the_other() -> None:
@@ -102,7 +95,7 @@ def test_a_cancelled_twin_leaves_its_turn_to_the_other() -> None:
         connection.execute(jobs.update().where(jobs.c.id == second).values(submission=2))
         cancel(connection, "b", older_than=2)
     assert job_row(first).state == "cancelled"
-    assert fed() == [second]
+    assert next_due() == [second]
 
 
 def test_what_is_running_is_not_ended_by_its_twin() -> None:
@@ -135,7 +128,7 @@ def test_a_file_refused_at_the_door_has_failed_without_a_call_and_stays_so() -> 
     assert (job.state, job.attempts, job.epoch, job.error_code) == ("failed", 0, 0, "not_a_picture")
     assert job.error == "x: is no picture.\x00"
     assert job.finished_at is not None
-    assert (fed(), take([1]), count(dialogues)) == ([], [], 0)
+    assert (next_due(), take([1]), count(dialogues)) == ([], [], 0)
 
 
 def test_a_renamed_file_is_the_same_job_under_its_new_name() -> None:

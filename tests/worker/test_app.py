@@ -9,15 +9,17 @@ import time
 import psutil
 import pytest
 
+from tests.rows import add_batch, add_jobs, count
 from tests.servers import Broker, Postgres
 from tests.waiting import limit, wait_until
+from tidemill.models.tables import jobs
 from tidemill.worker.__main__ import main
 
 HANGS = """
 import time
 from tidemill.worker import app
 app.stopping.AFTER_DRAIN_SECONDS = 0.5
-app.tasks.stop = lambda: time.sleep(600)
+app.process.stop = lambda: time.sleep(600)
 app.worker_ready.connect(lambda **_: print("up", flush=True), weak=False)
 app.run()
 """
@@ -113,3 +115,15 @@ def test_an_environment_in_which_no_call_can_be_made_is_one_sentence_at_the_star
     assert error.startswith(f"tidemill: {name}")
     assert error.count("\n") == 1
     assert "land" not in error
+
+
+def test_a_worker_without_a_broker_claims_what_is_due_and_ends_when_it_is_told(
+    embedded_environment: dict[str, str],
+) -> None:
+    command = [sys.executable, "-P", "-c", "from tidemill.worker.alone import run; run()", "alone@%h"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=embedded_environment) as worker:
+        add_batch()
+        ids = add_jobs(40)
+        wait_until(lambda: count(jobs, jobs.c.state == "succeeded") == len(ids), "all are answered")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(limit(10)) == 0

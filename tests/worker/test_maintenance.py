@@ -34,7 +34,9 @@ from tidemill.models.scope import Scope
 from tidemill.models.tables import dialogues, jobs, workers
 from tidemill.simulator import Simulator
 from tidemill.worker import maintenance
+from tidemill.worker.courier import Courier
 from tidemill.worker.maintenance import Maintenance, machine
+from tidemill.worker.own_claims import own_claims
 from tidemill.worker.runner import Runner
 
 
@@ -54,8 +56,8 @@ def runner(provider: Simulator) -> Iterator[Runner]:
 
 
 @pytest.fixture
-def duties(runner: Runner) -> Iterator[Maintenance]:
-    made = Maintenance(runner)
+def duties(a_broker: None, runner: Runner) -> Iterator[Maintenance]:
+    made = Maintenance(runner, Courier(runner).rounds())
     yield made
     made.close()
 
@@ -77,7 +79,7 @@ def seen_at(worker_id: str) -> object:
 
 
 def test_a_worker_signs_on_beats_and_signs_off(runner: Runner) -> None:
-    duties = Maintenance(runner)
+    duties = Maintenance(runner, [own_claims(runner)])
     wait_until(lambda: count(workers) == 1, "it is signed on")
     with reading() as connection:
         row = connection.execute(select(workers)).one()
@@ -137,7 +139,7 @@ def test_a_job_whose_lease_ran_out_is_queued_and_fed_again() -> None:
 def test_a_claim_that_takes_longer_than_its_lease_is_not_rescued_by_its_own_process(runner: Runner) -> None:
     add_batch()
     own, others = add_jobs(2)
-    runner._claiming.append([own])  # a huge row: stored as claimed, not yet read
+    runner._claiming[0] = [own]  # a huge row: stored as claimed, not yet read
     take_surely(own, runner.worker_id, 0.2)
     take_surely(others, "vanished", 0.2)
     wait_until(lambda: job_row(others).epoch == 2, "the other one is rescued")
@@ -240,7 +242,7 @@ def test_while_the_broker_is_away_due_jobs_are_claimed_all_the_same(
     set_job(sent[0], sent_at=now_after(-60.0))
     use_environment({"TIDEMILL_BROKER_URL": "redis://127.0.0.1:1/0"})
     runner = Runner(8, Scope())
-    duties = Maintenance(runner)
+    duties = Maintenance(runner, Courier(runner).rounds())
     wait_until(lambda: count(jobs, jobs.c.state == "succeeded") == 1 + len(due), "all are answered")
     runner.drain(limit(5))
     duties.close()
@@ -254,7 +256,7 @@ from tidemill.models.scope import Scope
 from tidemill.worker.maintenance import Maintenance
 from tidemill.worker.runner import Runner
 database._opening.acquire()  # whatever it may be that no time-out ends
-Maintenance(Runner(1, Scope()))
+Maintenance(Runner(1, Scope()), [])
 threading.Event().wait()
 """
 
@@ -268,15 +270,15 @@ def test_a_process_that_can_neither_renew_nor_store_ends_itself(embedded_home: P
 
 
 def await_rounds(duties: Maintenance) -> None:
-    """Wait until every thread has done each of its frequent duties."""
-    threads = duties._heartbeat, duties._courier, duties._rest
+    """Wait until every thread with frequent duties has done each of them."""
+    threads = duties._rounds[:-1]
     done = [each.finished for each in threads]
     passed = lambda: all(each.finished > before + 3 for each, before in zip(threads, done, strict=True))  # noqa: E731
     wait_until(passed, "rounds of duties have passed")
 
 
 def test_closing_does_not_wait_for_the_next_round(runner: Runner) -> None:
-    duties = Maintenance(runner)
+    duties = Maintenance(runner, [own_claims(runner)])
     wait_until(lambda: count(workers) == 1, "it is signed on")
     began = time.monotonic()
     duties.close()

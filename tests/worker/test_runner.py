@@ -230,12 +230,29 @@ def test_paused_jobs_in_a_message_stay_where_they_are(runner: Runner, provider: 
     assert provider.paid() == []
 
 
+@pytest.mark.usefixtures("a_broker")
 def test_hunger_is_felt_before_the_broker_runs_dry(runner: Runner) -> None:
     add_batch()
     ids = add_jobs(4)
     assert not runner.hungry.is_set()
     runner.admit(ids)
     assert runner.hungry.is_set()
+
+
+def test_without_a_broker_due_jobs_are_claimed_when_there_is_room_for_enough(
+    runner: Runner, provider: Simulator, wait_until: WaitUntil
+) -> None:
+    provider.control(gate="shut")
+    add_batch()
+    add_jobs(MOST + 9)
+    assert runner.admit_due(Scope(), 100) == MOST
+    assert not runner.hungry.is_set()
+    assert runner.admit_due(Scope(), 100) == 0
+    provider.control(gate="open")
+    wait_until(runner.hungry.is_set, "there is room again")
+    wait_until(lambda: runner.admit_due(Scope(), 100) == 9, "the rest is claimed")
+    wait_until(lambda: in_state("succeeded") == MOST + 9, "all are answered")
+    assert set(provider.paid_by_prompt().values()) == {1}
 
 
 def test_a_database_that_is_away_does_not_keep_a_worker_from_stopping(

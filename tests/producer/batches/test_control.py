@@ -4,20 +4,9 @@ import json
 
 import pytest
 
-from tests.rows import (
-    add_batch,
-    add_jobs,
-    batch_row,
-    count,
-    failure,
-    put,
-    set_batch,
-    take,
-)
+from tests.rows import add_batch, add_jobs, batch_row, count, failure, next_due, put, set_batch, take
 from tidemill.models.clock import now_after
 from tidemill.models.errors import InputError
-from tidemill.models.feed import feed
-from tidemill.models.scope import Scope
 from tidemill.models.tables import jobs
 from tidemill.producer.batches import control
 
@@ -84,6 +73,6 @@ def test_status_of_all_is_a_table_or_a_list(capsys: pytest.CaptureFixture[str]) 
 def test_probing_makes_the_next_look_due_now() -> None:
     add_batch(hold_reason="no credit", held_at=now_after(0), held_until=now_after(300.0))
     add_jobs(1)
-    assert feed(Scope()) == 0
+    assert next_due() == []
     control.probe(batch_row().provider)
-    assert feed(Scope()) == 1
+    assert len(next_due()) == 1

@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 
+from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_jobs, count
 from tests.servers import Broker, Postgres
 from tests.waiting import limit, wait_until
@@ -118,8 +119,9 @@ def test_an_environment_in_which_no_call_can_be_made_is_one_sentence_at_the_star
 
 
 def test_a_worker_without_a_broker_claims_what_is_due_and_ends_when_it_is_told(
-    embedded_environment: dict[str, str],
+    embedded_environment: dict[str, str], use_environment: UseEnvironment
 ) -> None:
+    use_environment(embedded_environment)
     command = [sys.executable, "-P", "-c", "from tidemill.worker.alone import run; run()", "alone@%h"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=embedded_environment) as worker:
         add_batch()

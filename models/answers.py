@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, Insert, Select, Table, literal, select
 
 from tidemill.models import pictures
-from tidemill.models.bulk import BulkRows, insert_for
+from tidemill.models.bulk import BulkRows, insert_for, run
 from tidemill.models.clock import now
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
@@ -135,8 +135,8 @@ def record(connection: Connection, answered: Sequence[tuple[int, str, Answer]]) 
             (job_id, position, fit(message.role, messages.c.role), encode(message.content), _rest(message))
             for position, message in enumerate(answer.messages)
         ]
-    connection.execute(_add_dialogues(connection), _DIALOGUES.parameters(connection, dialogue_rows))
-    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, message_rows))
+    run(connection, _add_dialogues, _DIALOGUES.parameters(connection, dialogue_rows))
+    run(connection, _add_messages, _MESSAGES.parameters(connection, message_rows))
 
 
 def copy(connection: Connection, twin_id: int, job_id: int) -> None:
@@ -154,7 +154,7 @@ def copy(connection: Connection, twin_id: int, job_id: int) -> None:
         shown = message.picture
         own = message.content if shown is None or picture is None else pictures.dump_message(shown.text, picture)
         message_rows.append((job_id, position, message.role, encode(own), _rest(message)))
-    connection.execute(_add_messages(connection), _MESSAGES.parameters(connection, message_rows))
+    run(connection, _add_messages, _MESSAGES.parameters(connection, message_rows))
 
 
 def stored_message(role: str, content: str, rest: JsonObject | None) -> Message:

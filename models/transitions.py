@@ -12,15 +12,20 @@ again. All functions work on a connection in the caller's transaction.
 Locks are taken in one order, so that no two transactions wait for each other: batches, jobs by id, all else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
+    Executable,
+    Float,
+    Integer,
     Row,
     Select,
+    String,
     and_,
     bindparam,
     case,
@@ -32,7 +37,6 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    true,
     tuple_,
     update,
 )
@@ -41,11 +45,11 @@ from sqlalchemy.sql.dml import Update
 
 from tidemill.models import answers, turns
 from tidemill.models.answers import Answer, Message
-from tidemill.models.bulk import BulkRows, insert_for
+from tidemill.models.bulk import BulkRows, Given, insert_for, run
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import ENDED_STATES, OPEN_STATES, attempts, batches, dialogues, fit, jobs
-from tidemill.models.text import encode
+from tidemill.models.text import encode, loads
 
 WITHOUT_ATTEMPT = ("snoozed", "stepped")
 """Outcomes of a claim that leave nothing in the ledger."""
@@ -174,19 +178,25 @@ def enqueue(
         The keys that were stored or already there. A key is missing if this submission already has it at another
         position: the row is one more occurrence of the same content and needs a key of its own.
     """
-    staged, parameters = _ENQUEUED.staged(connection, [_enqueued_row(row) for row in rows])
-    refused = staged.c.error_code.is_not(None)
+    parameters = _ENQUEUED.parameters(connection, [_enqueued_row(row) for row in rows])
+    of_all = {"batch_id": batch_id, "submission": submission, "dialogue_id": dialogue_id}
+    return set(run(connection, _add_jobs, {**of_all, **parameters}).scalars())
+
+
+def _add_jobs(connection: Connection) -> Executable:
+    rows = _ENQUEUED.table(connection)
+    refused = rows.c.error_code.is_not(None)
     new_jobs = select(
-        bindparam("batch_id", batch_id).label("batch_id"),
-        bindparam("submission", submission).label("submission"),
-        literal(dialogue_id, jobs.c.dialogue_id.type).label("dialogue_id"),
+        Given("batch_id", type_=String).label("batch_id"),
+        Given("submission", type_=Integer).label("submission"),
+        Given("dialogue_id", type_=BigInteger).label("dialogue_id"),
         now().label("available_at"),
         case((refused, "failed"), else_="queued").label("state"),
         case((refused, now()), else_=null()).label("finished_at"),
-        *staged.c,
-    ).where(staged.c.position >= 0)
+        *rows.c,
+    ).where(rows.c.position >= 0)
     added = insert_for(connection)(jobs).from_select(_ENQUEUED_COLUMNS, new_jobs, include_defaults=False)
-    statement = added.on_conflict_do_update(
+    return added.on_conflict_do_update(
         index_elements=["batch_id", "key"],
         set_={
             "position": added.excluded.position,
@@ -200,7 +210,6 @@ def enqueue(
         },
         where=or_(jobs.c.submission < added.excluded.submission, jobs.c.position == added.excluded.position),
     ).returning(jobs.c.key)
-    return set(connection.scalars(statement, {"batch_id": batch_id, "submission": submission, **parameters}))
 
 
 def _enqueued_row(row: Enqueued) -> tuple[str | int | None, ...]:
@@ -237,44 +246,74 @@ def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alo
     and none while another one runs. Jobs that lost `ALONE_AFTER` workers are taken only by one that says that it runs
     nothing else.
     """
-    innocent = true() if alone else jobs.c.losses < ALONE_AFTER
-    claimed = _claim(connection, ids, claimant, and_(innocent, jobs.c.dialogue_id.is_(None)))
+    parameters = {
+        **_JOB_IDS.parameters(connection, [(job_id,) for job_id in ids]),
+        "claimant": claimant.worker_id,
+        "provider": claimant.provider,
+        "lease_seconds": claimant.lease_seconds,
+        "too_many_losses": MAX_LOSSES if alone else ALONE_AFTER,
+    }
+    claimed = _claimed(connection, _claim_single, parameters)
     if len(claimed) < len(ids):  # jobs without a dialogue cost no query for turns
-        claimed += _claim_turns(connection, ids, claimant, innocent)
+        claimed += _claim_turns(connection, parameters)
     if claimed:
-        connection.execute(
-            insert(attempts).values(started_at=now()),
-            [{"job_id": job.id, "epoch": job.epoch, "worker_id": claimant.worker_id} for job in claimed],
-        )
+        begun = _BEGUN.parameters(connection, [(job.id, job.epoch) for job in claimed])
+        run(connection, _begin_attempts, {"claimant": claimant.worker_id, **begun})
     return claimed
 
 
-def _claim(
-    connection: Connection, ids: Sequence[int], claimant: Claimant, condition: ColumnElement[bool]
+_JOB_IDS = BulkRows(id="int")
+_BEGUN = BulkRows(job_id="int", epoch="int")
+
+
+def _begin_attempts(connection: Connection) -> Executable:
+    rows = _BEGUN.table(connection).c
+    begun = select(rows.job_id, rows.epoch, Given("claimant", type_=String).label("worker_id"), now().label("now"))
+    return insert(attempts).from_select(["job_id", "epoch", "worker_id", "started_at"], begun, include_defaults=False)
+
+
+def _claimed(
+    connection: Connection, build: Callable[[Connection], Executable], parameters: Mapping[str, object]
 ) -> list[Claimed]:
+    return [
+        Claimed(job_id, epoch, batch_id, loads(request), *others)
+        for job_id, epoch, batch_id, request, *others in run(connection, build, parameters)
+    ]
+
+
+def _claim_single(connection: Connection) -> Executable:
+    return _claim(connection, jobs.c.dialogue_id.is_(None))
+
+
+def _claim_turn(connection: Connection) -> Executable:
+    return _claim(connection, and_(jobs.c.dialogue_id.is_not(None), ~goes_before()))
+
+
+def _claim(connection: Connection, condition: ColumnElement[bool]) -> Executable:
     claimable = (
         select(jobs.c.id)
         .join(batches, batches.c.id == jobs.c.batch_id)
         .where(
-            jobs.c.id.in_(ids),
+            jobs.c.id.in_(select(_JOB_IDS.table(connection).c.id)),
             jobs.c.state == "queued",
             jobs.c.available_at <= now(),
+            jobs.c.losses < Given("too_many_losses", type_=Integer),
             batches.c.state == "open",
-            batches.c.provider == claimant.provider,
+            batches.c.provider == Given("provider", type_=String),
             or_(batches.c.hold_reason.is_(None), batches.c.probe_job_id == jobs.c.id),
             condition,
         )
         .with_for_update(skip_locked=True, of=jobs)
     )
     age = seconds_since(connection, jobs.c.first_attempt_at)
-    statement = (
+    return (
         update(jobs)
         .where(jobs.c.id.in_(claimable), jobs.c.state == "queued")
         .values(
             state="running",
             epoch=jobs.c.epoch + 1,
-            lease_until=now_after(bindparam("lease", claimant.lease_seconds)),
-            worker_id=claimant.worker_id,
+            lease_until=now_after(Given("lease_seconds", type_=Float)),
+            worker_id=Given("claimant", type_=String),
             sent_at=None,
         )
         .returning(
@@ -287,25 +326,28 @@ def _claim(
             jobs.c.dialogue_id,
         )
     )
-    return [Claimed(*row) for row in connection.execute(statement)]
 
 
-def _claim_turns(
-    connection: Connection, ids: Sequence[int], claimant: Claimant, condition: ColumnElement[bool]
-) -> list[Claimed]:
-    """The same for jobs that continue a dialogue, each with the messages before it."""
-    dialogues_of = select(jobs.c.dialogue_id).where(
-        jobs.c.id.in_(ids), jobs.c.state == "queued", jobs.c.dialogue_id.is_not(None)
-    )
-    roots = set(connection.scalars(dialogues_of))
-    if not roots:
+def _claim_turns(connection: Connection, parameters: Mapping[str, object]) -> list[Claimed]:
+    """Claim those of the jobs that continue a dialogue, each with the messages before it."""
+    if not run(connection, _lock_dialogues, parameters).all():
         return []
-    # A worker that claims a turn locks the dialogue's first row until the commit. Otherwise two workers could each see
-    # the other's turn as not running yet: a revived turn is older than one that is being claimed at this moment.
-    connection.execute(select(jobs.c.id).where(jobs.c.id.in_(roots)).order_by(jobs.c.id).with_for_update()).all()
-    its_turn = and_(condition, jobs.c.dialogue_id.is_not(None), ~goes_before())
-    claimed = _claim(connection, ids, claimant, its_turn)
-    return [replace(job, history=_history(connection, job)) for job in claimed]
+    return [replace(job, history=_history(connection, job)) for job in _claimed(connection, _claim_turn, parameters)]
+
+
+def _lock_dialogues(connection: Connection) -> Executable:
+    """Lock the first rows of the dialogues that queued jobs continue.
+
+    A worker that claims a turn holds that lock until the commit. Otherwise two workers could each see the other's turn
+    as not running yet: a revived turn is older than one that is being claimed at this moment.
+    """
+    turn = jobs.alias("turns")
+    roots = select(turn.c.dialogue_id).where(
+        turn.c.id.in_(select(_JOB_IDS.table(connection).c.id)),
+        turn.c.state == "queued",
+        turn.c.dialogue_id.is_not(None),
+    )
+    return select(jobs.c.id).where(jobs.c.id.in_(roots)).order_by(jobs.c.id).with_for_update(of=jobs)
 
 
 def goes_before() -> ColumnElement[bool]:
@@ -351,9 +393,6 @@ def _lock(connection: Connection, condition: ColumnElement[bool], parameters: Js
     if connection.dialect.name == "postgresql":
         locked = select(jobs.c.id).where(condition).order_by(jobs.c.id).with_for_update(of=jobs).subquery()
         connection.execute(select(func.count()).select_from(locked), parameters)
-
-
-_JOB_IDS = BulkRows(id="int")
 
 
 # --- settle ---
@@ -412,12 +451,13 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
         still counted, their answers are not recorded.
     """
     rows = [_settled_row(settlement) for settlement in settlements]
-    _lock(connection, jobs.c.id.in_([row.job_id for row in rows]))
-    written = _changed_claims(connection, _finish(connection), rows)
+    if connection.dialect.name == "postgresql":
+        run(connection, _lock_jobs, _JOB_IDS.parameters(connection, [(row.job_id,) for row in rows]))
+    written = _changed_claims(connection, _finish, rows)
     unwritten = sorted(row for row in rows if row.claim not in written and row.state in ENDED_STATES)
     if late := {row.job_id: row for row in unwritten}:  # of several claims of a job the last
-        ended_late = connection.scalars(_finish_late(connection), _settled_parameters(connection, list(late.values())))
-        written |= {late[job_id].claim for job_id in ended_late}
+        ended_late = run(connection, _finish_late, _settled_parameters(connection, list(late.values())))
+        written |= {late[job_id].claim for job_id in ended_late.scalars()}
     ledger = [
         row if row.claim in written else row._replace(outcome="stale")
         for row in rows
@@ -425,11 +465,11 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     ]
     if ledger:
         # An attempt ends only once: if a commit's reply was lost and all this runs again, nothing counts twice.
-        ended = _changed_claims(connection, _end_attempts(connection), ledger)
+        ended = _changed_claims(connection, _end_attempts, ledger)
         stale = [row for row in ledger if row.claim in ended and row.claim not in written]
         while stale:  # an UPDATE joins one row a job, and a job may have been lost twice
             once = {row.job_id: row for row in stale}
-            connection.execute(_count_money(connection), _settled_parameters(connection, list(once.values())))
+            run(connection, _count_money, _settled_parameters(connection, list(once.values())))
             stale = [row for row in stale if once[row.job_id] is not row]
     uncalled = [row.claim for row in rows if row.outcome in WITHOUT_ATTEMPT]
     if uncalled:
@@ -466,9 +506,17 @@ def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]
         )
 
 
-def _changed_claims(connection: Connection, statement: Update, rows: Sequence[_SettledRow]) -> set[tuple[int, int]]:
+def _changed_claims(
+    connection: Connection, build: Callable[[Connection], Executable], rows: Sequence[_SettledRow]
+) -> set[tuple[int, int]]:
     """The (job id, epoch) that a statement over settled rows has changed."""
-    return {(row[0], row[1]) for row in connection.execute(statement, _settled_parameters(connection, rows))}
+    return {(row[0], row[1]) for row in run(connection, build, _settled_parameters(connection, rows))}
+
+
+def _lock_jobs(connection: Connection) -> Executable:
+    rows = _JOB_IDS.table(connection).c
+    locked = select(jobs.c.id).where(jobs.c.id.in_(select(rows.id))).order_by(jobs.c.id).with_for_update(of=jobs)
+    return select(func.count()).select_from(locked.subquery())
 
 
 def _settled_parameters(connection: Connection, rows: Sequence[_SettledRow]) -> dict[str, str]:

@@ -97,8 +97,8 @@ class Tree(AbstractContextManager["Tree"]):
             if pid == 0:
                 return False
             self.ended_at = time.time()
-            # Of the process and of all that it has waited for, which ours do for all that they start.
-            self.cpu_seconds = usage.ru_utime + usage.ru_stime
+            # Of the process and of all that it has waited for. What it left behind is in the last sample alone.
+            self.cpu_seconds = max(usage.ru_utime + usage.ru_stime, self._samples[-1][1])
             self._process.returncode = os.waitstatus_to_exitcode(status)
         if self._process.returncode:
             raise RunError(f"{self._name} ended with {self._process.returncode}: {self._last_words()}")

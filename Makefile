@@ -1,6 +1,7 @@
 # Everything that a person or CI runs. `make` alone prints this list.
 PYTHON ?= python3
 MINUTES ?= 30
+MILLION ?= 1000000
 VENV ?= .venv
 BIN := $(VENV)/bin
 
@@ -49,11 +50,11 @@ lint: setup
 chaos: setup ## kill and cut everything at random for half an hour, on both databases; MINUTES=5 is shorter
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-bench: setup ## measure speed, CPU and memory; at most five minutes
+bench: setup ## measure speed, CPU and memory beside a bare loop; about twelve minutes
 	$(BIN)/python -m tests.benchmarks
 
-bench-full: setup ## the same with 100,000 prompts and everything that takes long
-	$(BIN)/python -m tests.benchmarks --full
+bench-full: setup ## the same beside peers, and a million prompts; about an hour, MILLION=200000 is shorter
+	$(BIN)/python -m tests.benchmarks --full --million $(MILLION)
 
 COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--extra parquet --extra heif --extra dedupe --extra plots

@@ -62,6 +62,12 @@ class Broker:
         with Redis(port=self.port) as client:
             return set(client.keys())
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """Kill with -9."""
         assert self._process is not None

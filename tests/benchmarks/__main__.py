@@ -1,4 +1,4 @@
-"""`make bench` in one run: bare loops and flows in turn, training data, submit, start-up, limits; then tables."""
+"""`make bench` in one run: contenders side by side, round by round, and what is one figure each; then tables."""
 
 import argparse
 import os
@@ -6,26 +6,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from tests.benchmarks import measuring, report
+from tests.benchmarks import material, measuring, report, scenarios
 from tests.benchmarks.lab import Lab
-from tests.benchmarks.measuring import Figure, Run, TrainingRun
-from tests.benchmarks.scenarios import (
-    CAPTIONING,
-    FLOWS,
-    MEMORY_OF_PICTURES,
-    PACED,
-    PREPARING,
-    ROWS,
-    START_UPS,
-    SUBMITS,
-    TRAINING,
-    BareLoop,
-    Flow,
-    Training,
-    interleaved,
-)
+from tests.benchmarks.material import TrainingRun
+from tests.benchmarks.measuring import Figure, Rounds, Scenario
+from tests.benchmarks.provider import provider
+from tests.benchmarks.report import Results
+from tests.benchmarks.scenarios import AT_ONCE, BARE, Comparison, Contender, OnePrompt, Plan, Training
 from tests.benchmarks.trees import RunError
 
 
@@ -43,34 +33,58 @@ class Bench:
         """Since the start."""
         return time.monotonic() - self._began
 
-    def flows(self, rows: int) -> list[Run]:
-        """The flows and the bare loops around them, each flow beside the mean of the nearest two."""
-        runs: list[Run] = []
-        for scenario in interleaved([flow for flow in FLOWS if self._only in flow.name]):
-            measure: Any = measuring.measure_flow if isinstance(scenario, Flow) else measuring.measure_bare
-            if (found := self._attempt(measure, scenario, rows)) is not None:
-                self._say(f"{rows:,} prompts, {found.rate:,.0f} a second, {found.cpu_ms:.2f} ms of CPU each")
-                runs.append(found)
-        _compare(runs)
-        return runs
+    def comparison(self, scenario: Comparison) -> Rounds[Comparison]:
+        """The same file through every contender in turn."""
+        return self._rounds(scenario, scenario.latency_ms, lambda _: (measuring.measure_one, scenario.rows))
 
-    def training(self, scenarios: Sequence[Training]) -> list[TrainingRun]:
+    def one_prompt(self, scenario: OnePrompt) -> Rounds[OnePrompt]:
+        """The same question by every contender in turn."""
+        return self._rounds(scenario, AT_ONCE, lambda number: (measuring.measure_prompt, number))
+
+    def _rounds(
+        self,
+        scenario: Scenario,
+        latency_ms: tuple[int, int],
+        measure: Callable[[int], tuple[Callable[..., Any], int]],
+    ) -> Rounds[Scenario]:
+        contenders = self._chosen(scenario)
+        result = Rounds(scenario, [{} for _ in range(scenario.rounds if contenders else 0)])
+        if not contenders:
+            return result
+        with provider(self._lab.folder, latency_ms) as target:
+            for number, taken in enumerate(result.rounds):
+                function, argument = measure(number)
+                for contender in contenders:
+                    name = f"{scenario.name}, round {number + 1}: {contender.name}"
+                    if (run := self._attempt(name, function, contender, target, argument)) is not None:
+                        taken[contender.name] = run
+                        self._say(f"{run.seconds:.2f} s, {run.cpu_ms:.2f} ms of CPU a prompt")
+        return result
+
+    def _chosen(self, scenario: Comparison | OnePrompt) -> list[Contender]:
+        """All of a scenario that was asked for by name; else those asked for, and what they are compared with."""
+        if self._only in scenario.name:
+            return list(scenario.contenders)
+        chosen = [each for each in scenario.contenders if self._only in each.name]
+        return chosen if not chosen or BARE in chosen else [BARE, *chosen]
+
+    def training(self, plan: Sequence[Training]) -> list[TrainingRun]:
         """Files of training data, each between bare loops of its own."""
-        wanted = [each for each in scenarios if self._only in each.name]
-        return [found for each in wanted if (found := self._attempt(measuring.measure_training, each)) is not None]
+        runs = [self._attempt(each.name, material.measure_training, each) for each in plan if self._only in each.name]
+        return [run for run in runs if run is not None]
 
-    def figures(self, measure: Callable[[Lab, Any], list[Figure]], scenarios: Sequence[Any]) -> list[Figure]:
+    def figures(self, measure: Callable[[Lab, Any], list[Figure]], plan: Sequence[Any]) -> list[Figure]:
         """What is one number or two."""
-        found: list[Figure] = []
-        for scenario in scenarios:
-            if self._only in scenario.name:
-                found += self._attempt(measure, scenario) or []
-        return found
+        figures: list[Figure] = []
+        for each in plan:
+            if self._only in each.name:
+                figures += self._attempt(each.name, measure, each) or []
+        return figures
 
-    def _attempt(self, measure: Callable[..., Any], scenario: Any, *given: int) -> Any:
-        self._say(scenario.name)
+    def _attempt(self, name: str, measure: Callable[..., Any], *arguments: Any) -> Any:
+        self._say(name)
         try:
-            return measure(self._lab, scenario, *given)
+            return measure(self._lab, *arguments)
         except RunError as error:
             self._say(f"failed: {error}")
             self.failed = True
@@ -80,13 +94,25 @@ class Bench:
         print(f"{self.seconds:6.1f} s  {sentence}", file=sys.stderr, flush=True)
 
 
-def _compare(runs: Sequence[Run]) -> None:
-    """Give each flow the mean rate of the bare loops just before and just after it."""
-    bare = [(number, run.rate) for number, run in enumerate(runs) if isinstance(run.scenario, BareLoop)]
-    for number, run in enumerate(runs):
-        nearest = [rate for at, rate in bare if at < number][-1:] + [rate for at, rate in bare if at > number][:1]
-        if isinstance(run.scenario, Flow) and nearest:
-            run.bare_rate = sum(nearest) / len(nearest)
+def measure(bench: Bench, plan: Plan) -> Results:
+    """Everything in the plan."""
+    training = bench.training(plan.training)
+    return Results(
+        [rounds for each in plan.comparisons if (rounds := bench.comparison(each)).contenders],
+        [asked for prompt in plan.one_prompt if (asked := bench.one_prompt(prompt)).contenders],
+        training,
+        [
+            *bench.figures(measuring.measure_one_core, plan.one_core),
+            *bench.figures(measuring.measure_scale, plan.scales),
+            *bench.figures(measuring.measure_submit, plan.submits),
+            *bench.figures(measuring.measure_start_up, plan.start_ups),
+            *bench.figures(measuring.measure_paced, plan.paced),
+            *material.memory_of_rows(training),
+            *bench.figures(material.measure_preparing, plan.preparing),
+            *bench.figures(material.measure_memory_of_pictures, plan.memory_of_pictures),
+            *bench.figures(material.measure_captioning, plan.captioning),
+        ],
+    )
 
 
 def main() -> int:
@@ -95,36 +121,41 @@ def main() -> int:
     if arguments.readme and (lacking := report.documents_without_block()):
         sys.exit(f"{', '.join(lacking)}: no <!-- bench --> and <!-- /bench --> lines to write between.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers and workers end with us
-    size = "full" if arguments.full else "quick"
     load = os.getloadavg()[0]
     with Lab() as lab:
         bench = Bench(lab, arguments.only)
-        runs = [run for rows in ([arguments.rows] if arguments.rows else ROWS[size]) for run in bench.flows(rows)]
-        training = bench.training(TRAINING[size])
-        figures = [
-            *measuring.memory_growth(runs),
-            *measuring.memory_of_rows(training),
-            *bench.figures(measuring.measure_submit, SUBMITS),
-            *bench.figures(measuring.measure_start_up, START_UPS),
-            *bench.figures(measuring.measure_paced, PACED[size]),
-            *bench.figures(measuring.measure_preparing, PREPARING[size]),
-            *bench.figures(measuring.measure_memory_of_pictures, MEMORY_OF_PICTURES[size]),
-            *bench.figures(measuring.measure_captioning, CAPTIONING),
-        ]
-    text = report.markdown(runs, training, figures, bench.seconds, load)
+        results = measure(bench, _plan(arguments))
+    text = report.markdown(results, bench.seconds, load)
     print(text)
     if arguments.readme:
-        report.publish(text, runs)
+        report.publish(text, results)
     return int(bench.failed)
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    """What was asked for; a shortened one is held against no target."""
+    plan = scenarios.full(arguments.million) if arguments.full else scenarios.quick()
+    if arguments.rows:
+        comparisons = tuple(replace(each, rows=arguments.rows, goals={}) for each in plan.comparisons)
+        plan = replace(plan, comparisons=comparisons)
+    if arguments.rounds:
+        plan = replace(
+            plan,
+            comparisons=tuple(replace(each, rounds=arguments.rounds) for each in plan.comparisons),
+            one_prompt=tuple(replace(each, rounds=arguments.rounds) for each in plan.one_prompt),
+        )
+    return plan
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Speed, CPU and memory, measured.")
+    parser.add_argument("--full", action="store_true", help="also peers, a million prompts and what takes minutes")
+    parser.add_argument("--only", default="", metavar="NAME", help="only scenarios or contenders whose name holds this")
+    parser.add_argument("--rows", type=int, help="this many prompts in the comparisons; held against no target")
+    parser.add_argument("--rounds", type=int, help="this many rounds of each comparison")
     parser.add_argument(
-        "--full", action="store_true", help="also 100,000 prompts, 300,000 rows to train on, 600 requests a minute"
+        "--million", type=int, default=1_000_000, metavar="ROWS", help="what --full takes for a million"
     )
-    parser.add_argument("--only", default="", metavar="NAME", help="only scenarios whose name holds this")
-    parser.add_argument("--rows", type=int, help="this many prompts instead of the usual sizes")
     parser.add_argument("--readme", action="store_true", help="write the result into docs/ and README.md")
     return parser
 

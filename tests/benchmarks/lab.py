@@ -6,11 +6,13 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+import psutil
 
 from tests.benchmarks.trees import Tree
 from tests.pictures import encoded, photo
@@ -94,6 +96,15 @@ class Lab(AbstractContextManager["Lab"]):
             self._postgres.execute(f"DROP DATABASE {_name(url)} WITH (FORCE)")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def move_servers(self, cores: Collection[int]) -> None:
+        """Let the servers that run, and all that they start later, use these cores only."""
+        for server in (self.__dict__.get("_postgres"), self.__dict__.get("_broker")):
+            if server is not None:
+                root = psutil.Process(server.pid)
+                for process in (root, *root.children(recursive=True)):
+                    with suppress(psutil.Error):
+                        process.cpu_affinity(list(cores))
 
     @cached_property
     def _broker(self) -> Broker:

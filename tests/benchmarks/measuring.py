@@ -1,8 +1,7 @@
-"""How each kind of scenario is run and what is read off it. What is run, and with which targets: scenarios.py."""
+"""How prompts are measured, and what is read off each run. What is run, and with which targets: scenarios.py."""
 
-import base64
-import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,31 +9,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from statistics import mean, median
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from PIL import Image
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, func, select
 
+from tests.benchmarks import peers
 from tests.benchmarks.lab import TIDEMILL, Lab, Place, run
+from tests.benchmarks.provider import SIGN, Provider, provider
 from tests.benchmarks.scenarios import (
+    AT_ONCE,
+    HELD_SHARE,
     IN_FLIGHT,
-    JUDGED_FROM_ROWS,
     LATENCY_MS,
     LIMITED_SHARE,
-    MEMORY_GROWTH,
-    MEMORY_OF_ROWS,
+    SCALE_CPU,
+    SCALE_MEMORY,
+    SCALE_RATE,
+    SUBMIT_RATE,
     USED_SHARE,
-    BareLoop,
-    Captioning,
-    Flow,
-    MemoryOfPictures,
+    Bare,
+    Comparison,
+    Contender,
+    OneCore,
+    OnePrompt,
     Paced,
-    Preparing,
+    Peer,
+    Scale,
     StartUp,
     Submit,
     Target,
-    Training,
+    Tidemill,
 )
 from tests.benchmarks.trees import RunError, Tree
 from tidemill.models.database import open_engine
@@ -44,252 +49,252 @@ from tidemill.simulator import Simulator
 _START_SECONDS = 60.0
 _SECONDS_PER_ROW = 0.02
 _LOOK_SECONDS = 0.05
+_SETTLING_SECONDS = 5.0
+"""What a run at a limit may take to reach it: at most this, and at most a quarter of the run."""
 
-_COMPLETE = text(
-    "SELECT (SELECT read_at FROM batches) IS NOT NULL"
-    " AND NOT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND sent_at IS NULL)"
-    " AND NOT EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND sent_at IS NOT NULL)"
-    " AND NOT EXISTS (SELECT 1 FROM jobs WHERE state = 'running')"
-    " AND NOT EXISTS (SELECT 1 FROM dialogues WHERE sentiment IS NULL)"
-)
-"""Has every row ended and been judged? Each part is one look at the front of a partial index, however many rows."""
+
+class Run(NamedTuple):
+    """One whole command, from exec to exit.
+
+    Attributes:
+        cpu_ms: user and system time a prompt, of all our processes together.
+        peak_mb: role -> the largest peak of a process in it.
+        rate: prompts a second from the first attempt in the ledger until the last answer is stored; Tidemill only.
+        busy_cpu_ms: CPU a prompt in that time: without start and end, which are the same for a long file.
+        first_seconds: from exec until something is on stdout; of one prompt only.
+    """
+
+    rows: int
+    seconds: float
+    cpu_ms: float
+    peak_mb: dict[str, float]
+    rate: float = 0.0
+    busy_cpu_ms: float = 0.0
+    first_seconds: float = 0.0
+
+
+Scenario = TypeVar("Scenario", Comparison, OnePrompt)
 
 
 @dataclass(slots=True)
-class Run:
-    """What one file of prompts took.
+class Rounds(Generic[Scenario]):
+    """What every contender took, round by round: name -> its run; one that failed is not in its round."""
 
-    Attributes:
-        rate: prompts a second from the first attempt until every row is stored and judged (bare loop: last reply).
-        stored_rate: the same until every answer is stored; not yet judged.
-        wall_seconds: the whole command, with start-up and the file of answers.
-        cpu_ms, busy_cpu_ms: per prompt, our processes together: with start-up and end, and in the time of `rate`.
-        peak_mb: role -> largest peak of a process.
-        max_in_flight: calls at the provider at once.
-        bare_rate: of the bare loops before and after.
-    """
+    scenario: Scenario
+    rounds: list[dict[str, Run]]
 
-    scenario: Flow | BareLoop
-    rows: int
-    rate: float
-    wall_seconds: float
-    cpu_ms: float
-    busy_cpu_ms: float
-    peak_mb: dict[str, float]
-    max_in_flight: int
-    stored_rate: float | None = None
-    bare_rate: float | None = None
+    def runs(self, name: str) -> list[Run]:
+        """Of one contender."""
+        return [each[name] for each in self.rounds if name in each]
+
+    def times_as_fast(self, name: str, other: str) -> float | None:
+        """As the other in the same round, the median of all rounds; None where there is no such round."""
+        ratios = [each[other].seconds / each[name].seconds for each in self.rounds if {name, other} <= each.keys()]
+        return median(ratios) if ratios else None
 
     @property
-    def share(self) -> float | None:
-        """Of the bare loop's rate."""
-        return self.rate / self.bare_rate if self.bare_rate else None
-
-    def target(self, name: str) -> Target | None:
-        """What `share` or `cpu_ms` must reach; nothing in a run that is too short to tell."""
-        return getattr(self.scenario, name, None) if self.rows >= JUDGED_FROM_ROWS else None
-
-
-class TrainingRun(NamedTuple):
-    """What one file of training data took: the whole command, its largest process, and the bare loops around it."""
-
-    scenario: Training
-    seconds: float
-    peak_mb: float
-    bare_seconds: float
+    def contenders(self) -> list[Contender]:
+        """Those with a run."""
+        return [each for each in self.scenario.contenders if self.runs(each.name)]
 
 
 class Figure(NamedTuple):
-    """One number beside the runs, and what it must reach."""
+    """One number beside the comparisons, what it must reach, and what it was measured against."""
 
     name: str
     value: float
     form: str
     target: Target | None
+    beside: str = ""
 
 
-# --- prompts, end to end ---
+# --- whole commands, side by side ---
 
 
-def measure_bare(lab: Lab, scenario: BareLoop, rows: int) -> Run:
-    """Run the bare loop in a process of its own."""
-    prompts = lab.prompts(rows)
-    with Simulator(latency_ms=LATENCY_MS) as provider, lab.place(provider.url, shared=False) as place:
-        command = _script("bare", provider.url, prompts, IN_FLIGHT)
-        tree = run(command, place.environment, place.folder, _seconds_for(rows))
-        told = json.loads(tree.output)
-        return _run([tree], scenario, rows, told["started_at"], told["ended_at"], time.time(), provider)
+def measure_one(lab: Lab, contender: Contender, target: Provider, rows: int) -> Run:
+    """Run a file of prompts through a contender; each must be paid for once and its answer be in the file.
+
+    Raises:
+        RunError: a row is missing somewhere; the rate of half the work is none.
+    """
+    prompts, calls = lab.prompts(rows), target.calls()
+    shared = isinstance(contender, Tidemill) and contender.processes > 0
+    with lab.place(target.url, shared=shared) as place:
+        if isinstance(contender, Tidemill):
+            result = _ask(place, contender, prompts, rows)
+        else:
+            command = (
+                script("bare", target.url, prompts, IN_FLIGHT)
+                if isinstance(contender, Bare)
+                else peers.batch_command(contender, target.url, prompts, "answers.jsonl")
+            )
+            tree = run(command, _environment(place), place.folder, seconds_for(rows))
+            result = Run(rows, tree.seconds, tree.cpu_seconds / rows * 1000, tree.peak_mb)
+        counts = {"paid": target.calls() - calls, "written": rows}
+        if not isinstance(contender, Bare):
+            counts["written"] = sum(SIGN in line for line in (place.folder / "answers.jsonl").open())
+        if set(counts.values()) != {rows}:
+            raise RunError(f"of {rows} rows: {counts}")
+        return result
 
 
-def measure_flow(lab: Lab, flow: Flow, rows: int) -> Run:
-    """Run a flow; every row must be paid for once, stored, judged and in the file of answers."""
-    prompts = lab.prompts(rows)
-    shared = flow.processes > 0
-    with Simulator(latency_ms=LATENCY_MS) as provider, lab.place(provider.url, shared=shared) as place:
-        engine = open_engine(place.database_url)
-        options = ("--transport", flow.transport, "--window", str(IN_FLIGHT), "-o", "answers.jsonl")
-        with (
-            _fleet(place, engine, flow.processes) as fleet,
-            Tree((TIDEMILL, "ask", "-i", str(prompts), *options), place.environment, place.folder) as command,
-        ):
-            trees = [command, *fleet]
-            complete_at = _follow(command, trees, engine, _seconds_for(rows))
-            ended_at = time.time()
-            for tree in fleet:
-                tree.stop()
-            first_at, stored_at = _checked(engine, place, provider, rows)
-            engine.dispose()
-            result = _run(trees, flow, rows, first_at, complete_at, ended_at, provider)
-            result.stored_rate = rows / (stored_at - first_at)
-            return result
-
-
-def _run(
-    trees: Sequence[Tree],
-    scenario: Flow | BareLoop,
-    rows: int,
-    first_at: float,
-    complete_at: float,
-    ended_at: float,
-    provider: Simulator,
-) -> Run:
-    busy = sum(tree.cpu_seconds_between(first_at, complete_at) for tree in trees)
+def _ask(place: Place, contender: Tidemill, prompts: Path, rows: int) -> Run:
+    options = ("--transport", contender.transport, "--window", str(IN_FLIGHT), "-o", "answers.jsonl")
+    engine = open_engine(place.database_url)
+    with (
+        fleet(place, engine, contender.processes) as workers_trees,
+        Tree((TIDEMILL, "ask", "-i", str(prompts), *options), place.environment, place.folder) as command,
+    ):
+        trees = [command, *workers_trees]
+        _follow(command, trees, seconds_for(rows))
+        for tree in workers_trees:
+            tree.stop()
+    starts, last = _ledger(engine, rows)
+    engine.dispose()
+    busy = sum(tree.cpu_seconds_between(starts[0], last) for tree in trees)
     return Run(
-        scenario,
         rows,
-        rate=rows / (complete_at - first_at),
-        wall_seconds=ended_at - trees[0].started_at,
-        cpu_ms=sum(tree.cpu_seconds for tree in trees) / rows * 1000,
+        command.seconds,
+        sum(tree.cpu_seconds for tree in trees) / rows * 1000,
+        {role: peak for tree in trees for role, peak in tree.peak_mb.items()},
+        rate=rows / (last - starts[0]),
         busy_cpu_ms=busy / rows * 1000,
-        peak_mb={role: peak for tree in trees for role, peak in tree.peak_mb.items()},
-        max_in_flight=provider.counters()["max_in_flight"],
     )
 
 
+def _environment(place: Place) -> dict[str, str]:
+    """A peer looks for its settings in the home folder: an empty one."""
+    return {**place.environment, "HOME": str(place.folder)}
+
+
 @contextmanager
-def _fleet(place: Place, engine: Engine, processes: int) -> Iterator[list[Tree]]:
+def fleet(place: Place, engine: Engine, processes: int, cores: set[int] | None = None) -> Iterator[list[Tree]]:
     """The worker processes, ready; none when the command is its own worker."""
     if not processes:
         yield []
         return
-    options = ("--processes", str(processes), "--window", str(IN_FLIGHT // processes))
-    with Tree((TIDEMILL, "worker", *options), place.environment, place.folder, "supervisor") as supervisor:
+    command = (TIDEMILL, "worker", "--processes", str(processes), "--window", str(IN_FLIGHT // processes))
+    with Tree(command, place.environment, place.folder, "supervisor", cores) as supervisor:
         give_up_at = time.monotonic() + _START_SECONDS
         ready = select(func.count()).select_from(workers)
-        while _ask(engine, ready) < processes:
+        while answer(engine, ready) < processes:
             supervisor.check(give_up_at)
             time.sleep(_LOOK_SECONDS)
         yield [supervisor]
 
 
-def _follow(command: Tree, trees: Sequence[Tree], engine: Engine, seconds: float) -> float:
-    """Until the command ends; returns when every row had ended and been judged."""
-    complete_at = 0.0
+def _follow(command: Tree, trees: Sequence[Tree], seconds: float) -> None:
     give_up_at = time.monotonic() + seconds
     while not command.has_ended():
-        command.check(give_up_at)
-        if not complete_at and _ask(engine, _COMPLETE):
-            complete_at = time.time()
         for tree in trees:
+            tree.check(give_up_at)
             tree.sample()
-        time.sleep(_LOOK_SECONDS)
-    return complete_at or time.time()
+        time.sleep(0.002)
 
 
-def _ask(engine: Engine, question: Any) -> Any:
+def answer(engine: Engine, question: Any) -> Any:
+    """The one value of a query."""
     with engine.connect().execution_options(reading=True) as connection:
         return connection.scalar(question)
 
 
-def _checked(engine: Engine, place: Place, provider: Simulator, rows: int) -> tuple[float, float]:
-    """When the first attempt began and the last answer was stored.
+def _ledger(engine: Engine, rows: int) -> tuple[list[float], float]:
+    """When every attempt began, in order, and when the last row ended.
 
     Raises:
-        RunError: a row is missing somewhere; a rate of half the work is none.
+        RunError: a row was not stored, judged or tried just once.
     """
     counts = {
-        "succeeded": _ask(engine, select(func.count()).where(jobs.c.state == "succeeded")),
-        "judged": _ask(engine, select(func.count()).where(dialogues.c.sentiment.is_not(None))),
-        "calls": _ask(engine, select(func.count()).select_from(attempts)),
-        "paid": provider.counters()["paid"],
-        "written": sum(1 for _ in (place.folder / "answers.jsonl").open()),
+        "succeeded": answer(engine, select(func.count()).where(jobs.c.state == "succeeded")),
+        "judged": answer(engine, select(func.count()).where(dialogues.c.sentiment.is_not(None))),
+        "calls": answer(engine, select(func.count()).select_from(attempts)),
     }
     if set(counts.values()) != {rows}:
         raise RunError(f"of {rows} rows: {counts}")
-    first: datetime = _ask(engine, select(func.min(attempts.c.started_at)))
-    last: datetime = _ask(engine, select(func.max(jobs.c.finished_at)))
-    return first.timestamp(), last.timestamp()
+    with engine.connect().execution_options(reading=True) as connection:
+        starts = sorted(at.timestamp() for at in connection.scalars(select(attempts.c.started_at)))
+    last: datetime = answer(engine, select(func.max(jobs.c.finished_at)))
+    return starts, last.timestamp()
 
 
-# --- training data ---
+# --- one prompt ---
 
 
-def measure_training(lab: Lab, scenario: Training) -> TrainingRun:
-    """Check, split and write a file of training data, between two bare loops; every row must be in one part."""
-    problems, limit = lab.problems(scenario.rows), _seconds_for(scenario.rows)
-    with lab.place("http://127.0.0.1:9/v1", shared=False) as place:
-
-        def bare_seconds() -> float:
-            tree = run(_script("converting", problems, "bare.jsonl"), place.environment, place.folder, limit)
-            return float(json.loads(tree.output)["seconds"])
-
-        before = bare_seconds()
-        command = (TIDEMILL, "train", str(problems), "--val", "0.1", "--export", "out.jsonl")
-        tree = run(command, place.environment, place.folder, limit)
-        seconds = time.time() - tree.started_at
-        parts = {path.name: sum(1 for _ in path.open("rb")) for path in place.folder.glob("out*.jsonl")}
-        if len(parts) != 2 or sum(parts.values()) != scenario.rows:
-            raise RunError(f"of {scenario.rows} rows: {parts}")
-        return TrainingRun(scenario, seconds, max(tree.peak_mb.values()), (before + bare_seconds()) / 2)
-
-
-def memory_of_rows(runs: Sequence[TrainingRun]) -> list[Figure]:
-    """How much more memory the most rows took than the fewest."""
-    if len(runs) < 2:
-        return []
-    few, many = runs[0], runs[-1]
-    title = f"peak memory of {many.scenario.rows:,} rows of training data over {few.scenario.rows:,}"
-    return [Figure(title, many.peak_mb / few.peak_mb, "{:.2f}", MEMORY_OF_ROWS)]
-
-
-# --- one figure each ---
-
-
-def memory_growth(runs: Sequence[Run]) -> list[Figure]:
-    """For each flow how much more memory its longest run took than its shortest: the command or the worker, whichever
-    grew more."""
-    figures = []
-    for name in dict.fromkeys(each.scenario.name for each in runs if isinstance(each.scenario, Flow)):
-        sizes = [each for each in runs if each.scenario.name == name]
-        short, long = sizes[0], sizes[-1]
-        if short.rows < long.rows:
-            roles = {"command", "worker"} & short.peak_mb.keys() & long.peak_mb.keys()
-            growth = max(long.peak_mb[role] / short.peak_mb[role] for role in roles)
-            title = f"peak memory of {long.rows:,} prompts over {short.rows:,}: {name}"
-            figures.append(Figure(title, growth, "{:.2f}", MEMORY_GROWTH))
-    return figures
-
-
-def measure_submit(lab: Lab, scenario: Submit) -> list[Figure]:
-    """Prompts a second into an empty database."""
-    prompts = lab.prompts(scenario.rows)
-    with lab.place("http://127.0.0.1:9/v1", shared=scenario.shared) as place:
-        tree = run(_script("submitting", prompts), place.environment, place.folder, _seconds_for(scenario.rows))
-        told = json.loads(tree.output)
-    name = f"{scenario.name}, {told['rows']:,} prompts"
-    return [Figure(name, told["rows"] / told["seconds"], "{:,.0f} a second", scenario.target)]
+def measure_prompt(lab: Lab, contender: Contender, target: Provider, number: int) -> Run:
+    """Ask one question on the command line: until something is on stdout, and until the command has ended."""
+    prompt = f"Why is the sky blue on day {number}?"
+    with lab.place(target.url, shared=False) as place:
+        if isinstance(contender, Tidemill):
+            command = [TIDEMILL, "ask", prompt, "--transport", contender.transport]
+        elif isinstance(contender, Peer):
+            command = peers.prompt_command(contender, target.url, prompt)
+        else:
+            command = script("bare", target.url, lab.prompts(1), 1)
+        with Tree(command, _environment(place), place.folder) as tree:
+            first_seconds = tree.wait_for_output(_START_SECONDS)
+            tree.wait(_START_SECONDS)
+    return Run(1, tree.seconds, tree.cpu_seconds * 1000, tree.peak_mb, first_seconds=first_seconds)
 
 
 def measure_start_up(lab: Lab, scenario: StartUp) -> list[Figure]:
-    """Median seconds until the first output."""
-    took = []
-    with Simulator() as provider, lab.place(provider.url, shared=False) as place:
-        for number in range(scenario.times):
-            arguments = [part.format(prompt=f"Why is the sky blue on day {number}?") for part in scenario.arguments]
-            with Tree((TIDEMILL, *arguments), place.environment, place.folder) as tree:
-                took.append(tree.wait_for_output(_START_SECONDS))
-                tree.wait(_START_SECONDS)
-    return [Figure(scenario.name, median(took), "{:.2f} s", scenario.target)]
+    """Median seconds until the first output, beside Python's own in the same rounds."""
+    commands = {"python": (sys.executable, "-c", "print(1)"), "tidemill": (TIDEMILL, *scenario.arguments)}
+    took: dict[str, list[float]] = {name: [] for name in commands}
+    with lab.place("http://127.0.0.1:9/v1", shared=False) as place:
+        for _ in range(scenario.rounds):
+            for name, command in commands.items():
+                with Tree(command, place.environment, place.folder) as tree:
+                    took[name].append(tree.wait_for_output(_START_SECONDS))
+                    tree.wait(_START_SECONDS)
+    beside = f"{median(took['python']):.2f} s of Python alone"
+    return [Figure(scenario.name, median(took["tidemill"]), "{:.2f} s", scenario.target, beside)]
+
+
+# --- limits of rate ---
+
+
+def measure_one_core(lab: Lab, scenario: OneCore) -> list[Figure]:
+    """The rate that was held and the share of its core that was used, once the run has settled.
+
+    Shared, the worker has the second core; embedded, the command has. All others have the first.
+    """
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        raise RunError("this needs Linux and two cores")
+    before = os.sched_getaffinity(0)
+    first, second = ({core} for core in sorted(before)[:2])
+    shared = scenario.processes > 0
+    os.sched_setaffinity(0, first)  # and of all that starts from here on
+    try:
+        with provider(lab.folder, LATENCY_MS) as target, lab.place(target.url, shared=shared) as place:
+            lab.move_servers(first)
+            options = ("--transport", "http", "--window", str(IN_FLIGHT), "--rpm", str(scenario.rpm), "-o", "out.jsonl")
+            command = (TIDEMILL, "ask", "-i", str(lab.prompts(scenario.rows)), *options)
+            engine = open_engine(place.database_url)
+            with (
+                fleet(place, engine, scenario.processes, second) as workers_trees,
+                Tree(command, place.environment, place.folder, cores=None if shared else second) as asking,
+            ):
+                _follow(asking, [asking, *workers_trees], seconds_for(scenario.rows))
+                for tree in workers_trees:
+                    tree.stop()
+            starts, _ = _ledger(engine, scenario.rows)
+            engine.dispose()
+    finally:
+        os.sched_setaffinity(0, before)
+        lab.move_servers(before)
+    return _held(scenario, starts, workers_trees[0] if shared else asking)
+
+
+def _held(scenario: OneCore, starts: Sequence[float], tree: Tree) -> list[Figure]:
+    began, ended = starts[0], starts[-1]
+    began += min(_SETTLING_SECONDS, (ended - began) / 4)
+    settled = sum(began <= at < ended for at in starts)
+    rate, core = settled / (ended - began), tree.cpu_seconds_between(began, ended) / (ended - began)
+    limit = scenario.rpm / 60
+    return [
+        Figure(f"{scenario.name}: held", rate / limit, "{:.3f}", HELD_SHARE, f"{rate:,.1f} of {limit:,.0f} a second"),
+        Figure(f"{scenario.name}: of the core", core, "{:.2f}", scenario.core, f"{core / rate * 1000:.2f} ms a prompt"),
+    ]
 
 
 def measure_paced(lab: Lab, paced: Paced) -> list[Figure]:
@@ -300,104 +305,83 @@ def measure_paced(lab: Lab, paced: Paced) -> list[Figure]:
     rpm, shared = paced.limits["rpm"], paced.processes > 0
     assert rpm is not None
     options = ("--transport", "http", "--window", str(IN_FLIGHT), *(("--rpm", str(rpm)) if paced.told else ()))
-    with Simulator(**paced.limits) as provider, lab.place(provider.url, shared=shared) as place:
+    with Simulator(**paced.limits) as simulator, lab.place(simulator.url, shared=shared) as place:
         engine = open_engine(place.database_url)
-        with _fleet(place, engine, paced.processes) as fleet:
+        with fleet(place, engine, paced.processes) as workers_trees:
             command = (TIDEMILL, "ask", "-i", str(lab.prompts(paced.rows)), *options)
             run(command, place.environment, place.folder, _START_SECONDS + 3 * 60 * paced.rows / rpm)
-            for tree in fleet:
+            for tree in workers_trees:
                 tree.stop()
         engine.dispose()
-        began = [entry["started_at"] for entry in provider.paid()]
-        counters = provider.counters()
+        began = [entry["started_at"] for entry in simulator.paid()]
+        counters = simulator.counters()
     steady = [at for at in began if at > min(began) + 1]
     used = len(steady) / (max(began) - min(began) - 1) * 60 / rpm
+    refused, total = counters["limited"], counters["total"]
     return [
-        Figure(f"{paced.name}: answered 429", counters["limited"] / counters["total"], "{:.2%}", LIMITED_SHARE),
-        Figure(f"{paced.name}: used of the limit", used, "{:.1%}", USED_SHARE),
+        Figure(f"{paced.name}: answered 429", refused / total, "{:.2%}", LIMITED_SHARE, f"{refused} of {total} calls"),
+        Figure(f"{paced.name}: used of the limit", used, "{:.1%}", USED_SHARE, f"{used * rpm:,.0f} a minute"),
     ]
 
 
-def measure_preparing(lab: Lab, scenario: Preparing) -> list[Figure]:
-    """How many times as fast as a plain loop the pool is: of two rounds in turn, the mean."""
-    photos = [str(lab.photo(number % 12, 4000, 3000)) for number in range(scenario.photos)]
-    ratios = []
-    with lab.place("http://127.0.0.1:9/v1", shared=False) as place:
-        for _ in range(2):
-            took = [
-                json.loads(run(_script("preparing", how, *photos), place.environment, place.folder, 600).output)
-                for how in ("loop", "pool")
-            ]
-            ratios.append(took[0]["seconds"] / took[1]["seconds"])
-    return [Figure(scenario.name, sum(ratios) / len(ratios), "{:.1f} times", scenario.target)]
+# --- size ---
 
 
-def measure_memory_of_pictures(lab: Lab, scenario: MemoryOfPictures) -> list[Figure]:
-    """The largest process of many pictures over the largest of a few."""
-    peaks = []
-    with lab.place("http://127.0.0.1:9/v1", shared=False) as place:
-        for count in (scenario.few, scenario.many):
-            photos = [str(lab.photo(number % 12, 1200, 900)) for number in range(count)]
-            tree = run(_script("preparing", "pool", *photos), place.environment, place.folder, 600)
-            peaks.append(max(tree.peak_mb.values()))
-    return [Figure(scenario.name, peaks[1] / peaks[0], "{:.2f}", scenario.target)]
-
-
-def measure_captioning(lab: Lab, scenario: Captioning) -> list[Figure]:
-    """CPU of one worker process while it runs captions and while it runs prompts, in the same run."""
-    folder = lab.folder / "captioning"
-    folder.mkdir()
-    sizes = []
-    for number in range(scenario.rows):
-        content = lab.photo(number % 12, 1200, 900).read_bytes()
-        path = folder / f"{number}.jpg"  # other bytes each, and so other pictures: a comment would not be enough
-        path.write_bytes(_marked(content, number))
-        sizes.append(len(content))
-    commands = (("ask", "-i", str(lab.prompts(scenario.rows))), ("describe", str(folder)))
-    busy = [_worker_cpu_ms(lab, command, scenario.rows) for command in commands]
+def measure_scale(lab: Lab, scenario: Scale) -> list[Figure]:
+    """A long file between two short ones, each in a database of its own: rate, CPU and memory against the short."""
+    with provider(lab.folder, AT_ONCE) as target:
+        before, long, after = (
+            measure_one(lab, scenario.contender, target, rows) for rows in (scenario.few, scenario.many, scenario.few)
+        )
+    short = (before, after)
+    rate, cpu_ms = mean(each.rate for each in short), mean(each.busy_cpu_ms for each in short)
+    growth = {
+        role: long.peak_mb[role] / mean(each.peak_mb[role] for each in short)
+        for role in ("command", "worker")
+        if all(role in each.peak_mb for each in (*short, long))
+    }
+    role = max(growth, key=lambda each: growth[each])
+    name = f"{scenario.name}, {scenario.many:,} prompts over {scenario.few:,}"
     return [
-        Figure(scenario.name, (busy[1] - _base64_ms(int(sum(sizes) / len(sizes)))) / busy[0], "{:.2f}", scenario.target)
+        Figure(f"{name}: rate", long.rate / rate, "{:.2f}", SCALE_RATE, f"{long.rate:,.0f} / {rate:,.0f} a second"),
+        Figure(
+            f"{name}: CPU", long.busy_cpu_ms / cpu_ms, "{:.2f}", SCALE_CPU, f"{long.busy_cpu_ms:.2f} / {cpu_ms:.2f} ms"
+        ),
+        Figure(
+            f"{name}: peak memory",
+            growth[role],
+            "{:.2f}",
+            SCALE_MEMORY,
+            f"{long.peak_mb[role]:.0f} / {long.peak_mb[role] / growth[role]:.0f} MB, {role}",
+        ),
     ]
 
 
-def _marked(content: bytes, number: int) -> bytes:
-    with Image.open(io.BytesIO(content)) as image:
-        image.putpixel((8, 8), (number % 256, number // 256, 255))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
+def measure_submit(lab: Lab, scenario: Submit) -> list[Figure]:
+    """Prompts a second into an empty database; a long file between two short ones."""
+    long = _submit_rate(lab, scenario, scenario.rows)
+    form, name = "{:,.0f} a second", f"{scenario.name}, {scenario.rows:,} prompts"
+    if scenario.few is None:
+        return [Figure(name, long, form, scenario.target)]
+    short = mean(_submit_rate(lab, scenario, scenario.few) for _ in range(2))
+    beside = f"{long:,.0f} / {short:,.0f} a second"
+    return [
+        Figure(f"{scenario.name}, {scenario.few:,} prompts", short, form, scenario.target),
+        Figure(f"{name} over {scenario.few:,}: rate", long / short, "{:.2f}", SUBMIT_RATE, beside),
+    ]
 
 
-def _worker_cpu_ms(lab: Lab, command: Sequence[str], rows: int) -> float:
-    with Simulator(latency_ms=LATENCY_MS) as provider, lab.place(provider.url, shared=True) as place:
-        engine = open_engine(place.database_url)
-        options = ("--transport", "http", "--detach")
-        # Submitted before the worker starts, so that it is at work all the time that is counted.
-        run((TIDEMILL, *command, *options), place.environment, place.folder, _seconds_for(rows))
-        with _fleet(place, engine, 1) as fleet:
-            give_up_at = time.monotonic() + _seconds_for(rows)
-            while not _ask(engine, _COMPLETE):
-                fleet[0].check(give_up_at)
-                fleet[0].sample()
-                time.sleep(_LOOK_SECONDS)
-            ended_at = time.time()
-            fleet[0].sample()
-            first: datetime = _ask(engine, select(func.min(attempts.c.started_at)))
-            used = fleet[0].cpu_seconds_between(first.timestamp(), ended_at)
-        engine.dispose()
-    return used / rows * 1000
+def _submit_rate(lab: Lab, scenario: Submit, rows: int) -> float:
+    with lab.place("http://127.0.0.1:9/v1", shared=scenario.shared) as place:
+        tree = run(script("submitting", lab.prompts(rows)), place.environment, place.folder, seconds_for(rows))
+        return rows / float(json.loads(tree.output)["seconds"])
 
 
-def _base64_ms(size: int) -> float:
-    content, began = bytes(size), time.process_time()
-    for _ in range(200):
-        base64.b64encode(content).decode()
-    return (time.process_time() - began) / 200 * 1000
-
-
-def _script(name: str, *arguments: object) -> list[str]:
+def script(name: str, *arguments: object) -> list[str]:
+    """The command that runs a script of this folder."""
     return [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, arguments)]
 
 
-def _seconds_for(rows: int) -> float:
+def seconds_for(rows: int) -> float:
+    """When a command with so many rows has failed."""
     return _START_SECONDS + rows * _SECONDS_PER_ROW

@@ -6,14 +6,17 @@ import subprocess
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import psutil
 
 STOP_SECONDS = 40.0
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.25
+"""A look at a tree costs some milliseconds on a core that the tree needs."""
+
+_POLL_SECONDS = 0.002
 
 _ROLES = {"worker.judge": "judge", "worker.app": "worker"}
 """What the command line of a process that a command started holds -> what it is."""
@@ -26,13 +29,20 @@ class RunError(Exception):
 class Tree(AbstractContextManager["Tree"]):
     """A command and all that it starts; when the context ends, nothing of it runs any more.
 
-    `role` is what its first process is in `peak_mb`.
+    `role` is what its first process is in `peak_mb`; `cores` are those that it may use, if not all.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, role: str = "command"
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        role: str = "command",
+        cores: Collection[int] | None = None,
     ) -> None:
         self.started_at = time.time()
+        self.ended_at = 0.0
+        """Known once it has ended; `wait` sees that within two milliseconds."""
         self.cpu_seconds = 0.0
         """User and system time of all processes; known once it has ended."""
         self.peak_mb: dict[str, float] = defaultdict(float)
@@ -45,16 +55,23 @@ class Tree(AbstractContextManager["Tree"]):
                 command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
         self._root = psutil.Process(self._process.pid)
+        if cores is not None:
+            os.sched_setaffinity(self._process.pid, cores)
+
+    @property
+    def seconds(self) -> float:
+        """From its start to its end."""
+        return self.ended_at - self.started_at
 
     @property
     def output(self) -> str:
         """What it has printed."""
         return self._out.read_text()
 
-    def sample(self) -> None:
-        """Note what the processes have used so far, unless that was done a moment ago."""
+    def sample(self, every: float = SAMPLE_SECONDS) -> None:
+        """Note what the processes have used so far, unless that was done so many seconds ago."""
         at, cpu = time.time(), 0.0
-        if at - self._samples[-1][0] < SAMPLE_SECONDS:
+        if at - self._samples[-1][0] < every:
             return
         with suppress(psutil.Error):
             for process in [self._root, *self._root.children(recursive=True)]:
@@ -79,8 +96,9 @@ class Tree(AbstractContextManager["Tree"]):
             pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
             if pid == 0:
                 return False
-            # Of the process and of all that it has waited for, which ours do for all that they start.
-            self.cpu_seconds = usage.ru_utime + usage.ru_stime
+            self.ended_at = time.time()
+            # Of the process and of all that it has waited for. What it left behind is in the last sample alone.
+            self.cpu_seconds = max(usage.ru_utime + usage.ru_stime, self._samples[-1][1])
             self._process.returncode = os.waitstatus_to_exitcode(status)
         if self._process.returncode:
             raise RunError(f"{self._name} ended with {self._process.returncode}: {self._last_words()}")
@@ -97,14 +115,14 @@ class Tree(AbstractContextManager["Tree"]):
         while not self.has_ended():
             self.check(give_up_at)
             self.sample()
-            time.sleep(SAMPLE_SECONDS / 2)
+            time.sleep(_POLL_SECONDS)
 
     def wait_for_output(self, seconds: float) -> float:
         """Seconds from its start until it printed anything."""
         give_up_at = time.monotonic() + seconds
         while not self._out.stat().st_size:
             self.check(give_up_at)
-            time.sleep(0.005)
+            time.sleep(_POLL_SECONDS)
         return time.time() - self.started_at
 
     def stop(self) -> None:

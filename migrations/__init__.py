@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from tidemill.models import batches
 from tidemill.models.database import LONG_SECONDS, reading, transact, writing
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 HEAD = "0008"
 """The revision that this version needs; a house test compares it with the newest file in versions/."""
+
+
+_LOOK = text("SELECT version_num, EXISTS (SELECT 1 FROM batches WHERE provider NOT LIKE '%/%') FROM alembic_version")
+"""The revision, and whether a batch has the server's name of version 0.1: all that most commands need to know."""
 
 
 def current(connection: Connection) -> str | None:
@@ -38,18 +43,22 @@ def ensure() -> None:
         DatabaseError: a shared database has another schema, or any database a newer one; the text says what to do.
     """
     with reading() as connection:
-        revision, embedded = current(connection), connection.dialect.name == "sqlite"
-    if revision == HEAD:
+        embedded = connection.dialect.name == "sqlite"
+        try:
+            revision, has_old_names = connection.execute(_LOOK).one()
+        except SQLAlchemyError:  # no tables, or not these, or what the next look will say
+            connection.rollback()
+            revision, has_old_names = current(connection), True
+    if revision != HEAD:
+        _check_not_newer(revision)
+        if not embedded:
+            state = f"has the old schema {revision}" if revision else "has no tables of tidemill's yet"
+            raise DatabaseError(
+                f"The database {state}; this version needs {HEAD}. Run `tidemill db upgrade` once, then try again."
+            )
+        upgrade()
+    if has_old_names:
         _name_servers()
-        return
-    _check_not_newer(revision)
-    if not embedded:
-        state = f"has the old schema {revision}" if revision else "has no tables of tidemill's yet"
-        raise DatabaseError(
-            f"The database {state}; this version needs {HEAD}. Run `tidemill db upgrade` once, then try again."
-        )
-    upgrade()
-    _name_servers()
 
 
 def _name_servers() -> None:

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
-
 from tidemill.models.errors import SettingsError
 from tidemill.models.text import one_line
 from tidemill.models.urls import shown_url
@@ -34,6 +32,11 @@ _PLACES = (
 """Where prompts and answers go, and what costs are reckoned with: never decided in silence."""
 
 
+def environment() -> dict[str, str]:
+    """The environment's variables that have a value, by their names in capitals."""
+    return {name.upper(): value for name, value in os.environ.items() if value}
+
+
 def read(names: Iterable[str]) -> dict[str, str | None]:
     """What the file decides of these variables, which are those that the environment does not have.
 
@@ -43,7 +46,7 @@ def read(names: Iterable[str]) -> dict[str, str | None]:
         SettingsError: it cannot be read, or names a server that would get a secret of the environment.
     """
     in_file = _values()
-    present = {name.upper(): value for name, value in os.environ.items() if value}
+    present = environment()
     chosen: dict[str, str | None] = {
         name: in_file[name] for name in names if name in in_file and name not in present and in_file[name]
     }
@@ -72,6 +75,10 @@ def _has_password(url: str) -> bool:
 
 
 def _values() -> Mapping[str, str]:
+    if not Path(FILE).exists():
+        return {}
+    from dotenv import dotenv_values  # most folders have no such file
+
     try:
         values = dotenv_values(FILE, interpolate=False)
     except (OSError, UnicodeDecodeError) as error:

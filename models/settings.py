@@ -8,12 +8,10 @@ them.
 import os
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
-import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from tidemill.models import dotenv
 from tidemill.models.errors import SettingsError
@@ -44,10 +42,16 @@ _CALLED = ("/chat/completions", "/completions", "/responses")
 """What people copy with the URL from an example of a call."""
 
 
-class Settings(BaseSettings):
+def _own_folder() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("tidemill"))
+
+
+class Settings(BaseModel):
     """All settings of producer and worker; the environment's name of each is its `validation_alias`."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     openai_api_key: SecretStr | None = Field(
         None, validation_alias="OPENAI_API_KEY", description="key of the provider; never stored, never logged"
@@ -62,7 +66,7 @@ class Settings(BaseSettings):
         None, validation_alias="OPENAI_PROJECT_ID", description="sent as OpenAI-Project"
     )
     home: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_data_dir("tidemill")),
+        default_factory=_own_folder,
         validation_alias="TIDEMILL_HOME",
         description="folder of the embedded database",
     )
@@ -194,9 +198,8 @@ def settings() -> Settings:
 
 def read_settings() -> Settings:
     """What the environment and `.env` say now. Errors as for `settings`."""
-    from_file: dict[str, Any] = _from_file()
     try:
-        return Settings(**from_file)  # the other values come from the environment
+        return Settings.model_validate(dotenv.environment() | _from_file())
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, update
 
-from tidemill.models import holds, journal
+from tidemill.models import holds, journal, news
 from tidemill.models.bulk import BulkRows
 from tidemill.models.database import transact
 from tidemill.models.database_errors import reason_of
@@ -161,6 +161,7 @@ class Settler:
         self.trouble = None
         self.finished += 1
         self._on_written([ending.settlement for ending in endings])
+        news.tell()
         answers = [
             (ending.settlement.job_id, ending.settlement.answer.messages[-1].content)
             for ending in endings

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import select
 
+from tidemill.models import news
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading
 from tidemill.models.due import ALIVE_SECONDS
@@ -30,7 +31,10 @@ _LOOK_SHARE = 0.1
 """The largest share of the time that looking may take: counting a million rows is not free."""
 
 _READ_FIRST_SECONDS = 0.3
-"""A short input is read before the worker starts: if all of it is answered already, no worker is needed."""
+"""For so long rows are read before the worker starts, if all so far are answered already: it may not be needed."""
+
+_NEARLY_DONE = 1000
+"""While fewer rows are open, each time that some have ended is worth a look."""
 
 _TROUBLE_SECONDS = 30.0
 _WORKER_CHECK_SECONDS = 10.0
@@ -45,6 +49,8 @@ class Submitting:
 
     def __init__(self, opened: OpenBatch) -> None:
         self.error: BaseException | None = None
+        self.has_work = threading.Event()
+        """Set when a row without an answer is stored, or all rows are read."""
         self._opened = opened
         self._stopped = False
         self._has_said = False
@@ -58,8 +64,12 @@ class Submitting:
             pass
         except BaseException as error:  # noqa: BLE001  # it is raised again where the user waits
             self.error = error
+        finally:
+            self.has_work.set()
 
-    def _check(self, _rows: int) -> None:
+    def _check(self, rows: int) -> None:
+        if rows > self._opened.tally.answered:
+            self.has_work.set()
         if self._stopped:
             raise _StoppedError
 
@@ -75,9 +85,11 @@ class Submitting:
             self._has_said = True
             display.say(f"{self._opened.batch_id} continues: {answered:,} answered already; --new asks again.")
 
-    def wait(self, seconds: float) -> None:
-        """Wait until all rows are read, but no longer than this."""
-        self._thread.join(seconds)
+    @property
+    def is_answered(self) -> bool:
+        """True when all rows are read, and none is without an answer."""
+        tally = self._opened.tally
+        return not self.is_reading and self.error is None and tally.rows == tally.answered
 
     def stop(self) -> None:
         """Read no further than the present chunk."""
@@ -91,7 +103,7 @@ def follow(
     display: Display,
     *,
     submitting: Submitting | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], bool | None] | None = None,
 ) -> Progress:
     """Wait until every row of a submission has ended and every reply is judged.
 
@@ -100,20 +112,22 @@ def follow(
         window: calls in flight at most, where the worker runs inside this process.
         display: shows how far it is.
         submitting: what still reads the rows, if they are not all read.
-        on_progress: is called with what each look at the database counts.
+        on_progress: is called with what each look at the database counts; if it returns True, that look is the last.
 
     Raises:
         KeyboardInterrupt: the user stopped; calls in flight have ended or were given back.
         InputError, DatabaseError: reading or storing failed; what was committed is safe.
     """
     if submitting is not None:
-        submitting.wait(_READ_FIRST_SECONDS)
+        submitting.has_work.wait(_READ_FIRST_SECONDS)
         submitting.say_answered(display)
-    if not (submitting and (submitting.is_reading or submitting.error)) and (so_far := progress(scope)).is_complete:
-        if on_progress is not None:
-            on_progress(so_far)
-        return so_far
-    check_server(scope.batch_id)
+    if submitting is None or submitting.is_answered:
+        so_far = progress(scope)
+        has_enough = on_progress is not None and on_progress(so_far)
+        if has_enough or so_far.is_complete:
+            return so_far
+    if submitting is None:
+        check_server(scope.batch_id)
     with _worker(window, scope, display) as runner:
         try:
             return _watch(scope, Obstacles(display, runner, scope.batch_id), display, submitting, on_progress)
@@ -160,7 +174,7 @@ def _watch(
     obstacles: "Obstacles",
     display: Display,
     submitting: Submitting | None,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[Progress], bool | None] | None,
 ) -> Progress:
     pause = _SHORTEST_PAUSE_SECONDS
     while True:
@@ -169,7 +183,7 @@ def _watch(
             raise submitting.error
         if submitting is not None:
             submitting.say_answered(display)
-        began = time.monotonic()
+        began, known = time.monotonic(), news.times()
         try:
             so_far = progress(scope)
         except DatabaseError as error:  # it may only be restarting
@@ -178,13 +192,17 @@ def _watch(
             continue
         took = time.monotonic() - began
         display.update(so_far, reading=is_reading)
-        if on_progress is not None:
-            on_progress(so_far)
-        if not is_reading and so_far.is_complete:
+        has_enough = on_progress is not None and on_progress(so_far)
+        if has_enough or (not is_reading and so_far.is_complete):
             return so_far
         obstacles.say_new(so_far)
         pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
-        time.sleep(max(pause, took / _LOOK_SHARE))
+        least = took / _LOOK_SHARE
+        if is_reading or so_far.open > _NEARLY_DONE:
+            time.sleep(max(pause, least))
+        else:
+            time.sleep(least)
+            news.wait(known, pause - least)
 
 
 class Obstacles:

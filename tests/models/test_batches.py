@@ -26,7 +26,7 @@ from tests.rows import (
 )
 from tidemill.models import batches
 from tidemill.models.clock import now_after
-from tidemill.models.database import reading, writing
+from tidemill.models.database import reading, transact_in_pieces, writing
 from tidemill.models.feed import feed
 from tidemill.models.options import Options
 from tidemill.models.scope import Scope
@@ -127,8 +127,10 @@ def test_a_submission_changes_how_fast_is_asked_and_opens_a_cancelled_batch() ->
 def test_rows_that_a_whole_input_no_longer_holds_leave_it(is_whole: bool) -> None:
     add_batch()
     gone, kept = add_jobs(1, prefix="gone"), add_jobs(1, submission=2, prefix="kept")
+    if is_whole:
+        assert transact_in_pieces(lambda connection, after: batches.drop_rows(connection, "b", 2, after)) == 1
     with writing() as connection:
-        batches.end_submission(connection, "b", 2, ["prompt"], is_whole=is_whole)
+        batches.end_submission(connection, "b", ["prompt"])
     assert (job_row(gone[0]).state, job_row(kept[0]).state) == ("cancelled" if is_whole else "queued", "queued")
     assert (job_row(gone[0]).position is None) is is_whole
     assert batch_row().read_at is not None

@@ -9,21 +9,24 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, case, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, select, update
+from sqlalchemy import delete as delete_from
 
 from tidemill.models import fine_tunes, holds, tallies, transitions
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now
 from tidemill.models.database import Piece
+from tidemill.models.errors import InputError
 from tidemill.models.files import status
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
-from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs
+from tidemill.models.tables import OPEN_PARTS, attempts, batches, dataset_dialogues, dialogues, in_part, jobs, messages
 from tidemill.models.tables import tallies as stored_tallies
 
 _KEYS = BulkRows(key="text")
+_IDS = BulkRows(id="int")
 _MOST_REASONS = 10
 
 ON_REVIVAL: dict[str, Callable[[Connection, Sequence[int]], None]] = {"train": fine_tunes.begin_rounds}
@@ -309,6 +312,63 @@ def cancel(connection: Connection, batch_id: str, after: int = 0) -> Piece:
     connection.execute(update(batches).where(batches.c.id == batch_id).values(state="cancelled"))
     cancelled = transitions.cancel(connection, batch_id, most=transitions.PIECE_ROWS)
     return Piece(cancelled, after if cancelled else None)
+
+
+def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
+    """Delete an ended batch with all that belongs to it: a piece of its rows, and with the last one the batch itself.
+
+    Raises:
+        InputError: it may not go; the text says why. What earlier pieces have deleted is gone.
+    """
+    batch = connection.execute(select(batches).where(batches.c.id == batch_id).with_for_update()).first()
+    if batch is None:
+        return Piece(0)
+    _check_deletable(connection, batch)
+    # No command finds it any more, and no worker takes rows that somebody might still store.
+    connection.execute(
+        update(batches).where(batches.c.id == batch_id).values(state="cancelled", question_hash="deleted")
+    )
+    ids = list(connection.scalars(select(jobs.c.id).where(jobs.c.batch_id == batch_id).limit(transitions.PIECE_ROWS)))
+    if not ids:
+        for column in (stored_tallies.c.batch_id, batches.c.id):
+            connection.execute(delete_from(column.table).where(column == batch_id))
+        return Piece(0)
+    rows = _IDS.table(connection).c
+    parameters = _IDS.parameters(connection, [(job_id,) for job_id in ids])
+    for column in _COLUMNS_OF_A_JOB:
+        connection.execute(delete_from(column.table).where(column.in_(select(rows.id))), parameters)
+    return Piece(len(ids), after)
+
+
+_COLUMNS_OF_A_JOB = (
+    jobs.c.id,  # first, in the order in which all transactions take locks
+    attempts.c.job_id,
+    dialogues.c.id,
+    messages.c.dialogue_id,
+    dataset_dialogues.c.dialogue_id,
+)
+
+
+def _check_deletable(connection: Connection, batch: Row[Any]) -> None:
+    if batch.kind == "train":
+        raise InputError(f"{batch.id} is a fine-tune. Its rows say what there is at the provider, and stay.")
+    is_open = [select(jobs.c.id).where(in_part(part, batch.id)).limit(1) for part in OPEN_PARTS]
+    is_read = batch.read_at is not None or batch.state == "cancelled"
+    if not is_read or any(connection.scalar(each) is not None for each in is_open):
+        raise InputError(f"{batch.id} has not ended; `tidemill cancel {batch.id}` ends it, then delete it.")
+    if others := _continued_by(connection, batch.id):
+        raise InputError(f"{batch.id} stays: {', '.join(others)} continues dialogues of it. Delete that one first.")
+
+
+def _continued_by(connection: Connection, batch_id: str) -> list[str]:
+    """Batches, three at most, with turns after this batch's own; none can be asked without those before it."""
+    others = jobs.alias("others")
+    is_later = and_(others.c.dialogue_id.is_not(None), others.c.batch_id != batch_id, others.c.id > jobs.c.id)
+    batch_ids: list[str] = []
+    for turn in (jobs.c.id, jobs.c.dialogue_id):  # the first one of a dialogue, and those that go on
+        later = select(others.c.batch_id).join(jobs, turn == others.c.dialogue_id).distinct().limit(3)
+        batch_ids += connection.scalars(later.where(is_later, jobs.c.batch_id == batch_id))
+    return sorted(set(batch_ids))[:3]
 
 
 def _change_state(connection: Connection, batch_id: str, before: str, after: str) -> int:

@@ -88,7 +88,10 @@ def _make_triggers_on_sqlite() -> None:
         f"SELECT {', '.join(_key(row))}, 0, {', '.join(_sums(row, sign))} WHERE {row}.position IS NOT NULL {_ADD}"
         for row, sign in (("NEW", 1), ("OLD", -1))
     )
-    before, after = ([f"({row}.position IS NULL)", *_key(row), *_sums(row, 1)] for row in ("OLD", "NEW"))
+    used = ("input_tokens", "output_tokens", "cost_usd")
+    before, after = (
+        [f"({row}.position IS NULL)", *_key(row), *(f"{row}.{name}" for name in used)] for row in ("OLD", "NEW")
+    )
     differs = " OR ".join(f"{old} IS NOT {new}" for old, new in zip(before, after, strict=True))
     op.execute(f"CREATE TRIGGER tally_insert AFTER INSERT ON jobs BEGIN {gain}; END")
     op.execute(

@@ -7,7 +7,12 @@ from sqlalchemy import TypeDecorator
 
 from tidemill.models.tables import metadata
 
-_PLAIN = {"SafeText": "sa.Text()", "Json": "sa.Text()", "UtcDateTime": "sa.DateTime(timezone=True)"}
+_PLAIN = {
+    "SafeText": "sa.Text()",
+    "Json": "sa.Text()",
+    "UtcDateTime": "sa.DateTime(timezone=True)",
+    "Word": "sa.String(12)",
+}
 
 
 def _plain_type(kind: str, item: object, _context: object) -> str | Literal[False]:

@@ -1,6 +1,7 @@
 """All SQL that finds, creates, continues and closes a batch is in one place.
 
-All functions work on a connection in the caller's transaction.
+All functions work on a connection in the caller's transaction. What may be a million rows is done in pieces, one a
+call, for `database.transact_in_pieces`.
 """
 
 import re
@@ -8,18 +9,24 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, case, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, select, update
+from sqlalchemy import delete as delete_from
 
-from tidemill.models import fine_tunes, holds, transitions
+from tidemill.models import fine_tunes, holds, tallies, transitions
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now
+from tidemill.models.database import Piece
+from tidemill.models.errors import InputError
 from tidemill.models.files import status
 from tidemill.models.json_types import JsonObject
-from tidemill.models.tables import batches, jobs
+from tidemill.models.scope import Scope
+from tidemill.models.tables import OPEN_PARTS, attempts, batches, dataset_dialogues, dialogues, in_part, jobs, messages
+from tidemill.models.tables import tallies as stored_tallies
 
 _KEYS = BulkRows(key="text")
+_IDS = BulkRows(id="int")
 _MOST_REASONS = 10
 
 ON_REVIVAL: dict[str, Callable[[Connection, Sequence[int]], None]] = {"train": fine_tunes.begin_rounds}
@@ -136,15 +143,12 @@ def answered_keys(connection: Connection, batch_id: str, keys: Sequence[str]) ->
 
 def failures(connection: Connection, batch_id: str) -> list[FailureReason]:
     """Why rows failed, the most frequent reason first, ten at most."""
-    count = func.count()
-    reasons = (
-        select(count, jobs.c.error_code, func.max(jobs.c.error))
-        .where(jobs.c.batch_id == batch_id, jobs.c.state == "failed", jobs.c.position.is_not(None))
-        .group_by(jobs.c.error_code)
-        .order_by(count.desc())
-        .limit(_MOST_REASONS)
-    )
-    return [FailureReason(row[0], row[1] or "unknown", row[2] or "") for row in connection.execute(reasons)]
+    scope = Scope(batch_id)
+    reasons = tallies.reasons(connection, scope, "failed")[:_MOST_REASONS]
+    return [
+        FailureReason(rows, code or "unknown", tallies.example(connection, scope, "failed", code))
+        for code, rows in reasons
+    ]
 
 
 # --- submit ---
@@ -226,7 +230,7 @@ def move(connection: Connection, batch_id: str, provider: str, superseded: str |
         .where(batches.c.id == batch_id)
         .values(provider=provider, hold_reason=None, held_at=None, held_until=None, hold_probes=0, probe_job_id=None)
     )
-    transitions.unsend(connection, jobs.c.batch_id == batch_id)  # its messages are in the other server's queue
+    transitions.unsend(connection, in_part(OPEN_PARTS[1], batch_id))  # its messages are in the other server's queue
     connection.execute(update(batches).where(batches.c.id == superseded).values(question_hash="superseded"))
 
 
@@ -241,17 +245,30 @@ def come_back(connection: Connection, batch_id: str, provider: str) -> None:
     transitions.give_time(connection, batches.c.id == batch_id)
 
 
-def end_submission(
-    connection: Connection, batch_id: str, submission: int, columns: Sequence[str], *, is_whole: bool
-) -> None:
-    """Note that the input has been read to its end; `columns` are all that it has.
+def drop_rows(connection: Connection, batch_id: str, submission: int, after: int = 0) -> Piece:
+    """Take rows out of the results that no submission from this one on holds; they do not run any more.
 
-    If it `is_whole`, rows that are no longer in it leave the results and do not run any more.
+    A piece is the next rows in the order of the input, behind the position `after - 1`.
     """
-    if is_whole:
-        gone = (jobs.c.batch_id == batch_id) & (jobs.c.submission < submission)
-        connection.execute(update(jobs).where(gone).values(position=None))
-        transitions.cancel(connection, batch_id, older_than=submission)
+    if not after and not tallies.any_rows(connection, batch_id, stored_tallies.c.submission < submission):
+        return Piece(0)
+    behind = and_(jobs.c.batch_id == batch_id, jobs.c.position >= after)
+    page = select(jobs.c.position).where(behind).order_by(jobs.c.position).limit(transitions.PIECE_ROWS).subquery()
+    last: int | None = connection.scalar(select(func.max(page.c.position)))
+    if last is None:
+        return Piece(0)
+    gone = list(
+        connection.scalars(select(jobs.c.id).where(behind, jobs.c.position <= last, jobs.c.submission < submission))
+    )
+    transitions.cancel_jobs(connection, gone)
+    connection.execute(
+        update(jobs).where(behind, jobs.c.position <= last, jobs.c.submission < submission).values(position=None)
+    )
+    return Piece(len(gone), last + 1)
+
+
+def end_submission(connection: Connection, batch_id: str, columns: Sequence[str]) -> None:
+    """Note that the input has been read to its end; `columns` are all that it has."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(columns=list(columns), read_at=now()))
 
 
@@ -260,36 +277,98 @@ def end_submission(
 
 def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> int:
     """Queue failed and cancelled rows again, with `keys` only those with these keys; returns how many."""
-    job_ids = transitions.revive(connection, batch_id, keys)
+    return len(_revived(connection, batch_id, transitions.revive(connection, batch_id, keys)))
+
+
+def _revived(connection: Connection, batch_id: str, job_ids: list[int]) -> list[int]:
     kind = connection.scalar(select(batches.c.kind).where(batches.c.id == batch_id))
     if job_ids and kind in ON_REVIVAL:
         ON_REVIVAL[kind](connection, job_ids)
-    return len(job_ids)
+    return job_ids
 
 
-def retry(connection: Connection, batch_id: str) -> int:
-    """Queue failed and cancelled rows again; returns how many. A cancelled batch is open again."""
+def retry(connection: Connection, batch_id: str, after: int = 0) -> Piece:
+    """Queue failed and cancelled rows again. A cancelled batch is open again."""
     _change_state(connection, batch_id, "cancelled", "open")
-    return revive(connection, batch_id)
+    revived = transitions.revive(connection, batch_id, after=after, most=transitions.PIECE_ROWS)
+    return Piece(len(_revived(connection, batch_id, revived)), revived[-1] if revived else None)
 
 
-def pause(connection: Connection, batch_id: str) -> int:
-    """Start no more calls; returns 1 if the batch was open, else 0."""
-    return _change_state(connection, batch_id, "open", "paused")
+def pause(connection: Connection, batch_id: str, _after: int = 0) -> Piece:
+    """Start no more calls; a piece of one row if the batch was open."""
+    return Piece(_change_state(connection, batch_id, "open", "paused"))
 
 
-def resume(connection: Connection, batch_id: str) -> int:
-    """Continue a paused batch; returns 1 if it was paused, else 0."""
+def resume(connection: Connection, batch_id: str, _after: int = 0) -> Piece:
+    """Continue a paused batch; a piece of one row if it was paused."""
     changed = _change_state(connection, batch_id, "paused", "open")
     transitions.give_time(connection, batches.c.id == batch_id)
-    transitions.unsend(connection, jobs.c.batch_id == batch_id)  # messages that came during the pause are gone
-    return changed
+    transitions.unsend(connection, in_part(OPEN_PARTS[1], batch_id))  # messages that came during the pause are gone
+    return Piece(changed)
 
 
-def cancel(connection: Connection, batch_id: str) -> int:
-    """Cancel all open rows; returns how many."""
+def cancel(connection: Connection, batch_id: str, after: int = 0) -> Piece:
+    """Cancel all open rows."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(state="cancelled"))
-    return transitions.cancel(connection, batch_id)
+    cancelled = transitions.cancel(connection, batch_id, most=transitions.PIECE_ROWS)
+    return Piece(cancelled, after if cancelled else None)
+
+
+def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
+    """Delete an ended batch with all that belongs to it: a piece of its rows, and with the last one the batch itself.
+
+    Raises:
+        InputError: it may not go; the text says why. What earlier pieces have deleted is gone.
+    """
+    batch = connection.execute(select(batches).where(batches.c.id == batch_id).with_for_update()).first()
+    if batch is None:
+        return Piece(0)
+    _check_deletable(connection, batch)
+    # No command finds it any more, and no worker takes rows that somebody might still store.
+    connection.execute(
+        update(batches).where(batches.c.id == batch_id).values(state="cancelled", question_hash="deleted")
+    )
+    ids = list(connection.scalars(select(jobs.c.id).where(jobs.c.batch_id == batch_id).limit(transitions.PIECE_ROWS)))
+    if not ids:
+        for column in (stored_tallies.c.batch_id, batches.c.id):
+            connection.execute(delete_from(column.table).where(column == batch_id))
+        return Piece(0)
+    rows = _IDS.table(connection).c
+    parameters = _IDS.parameters(connection, [(job_id,) for job_id in ids])
+    for column in _COLUMNS_OF_A_JOB:
+        connection.execute(delete_from(column.table).where(column.in_(select(rows.id))), parameters)
+    return Piece(len(ids), after)
+
+
+_COLUMNS_OF_A_JOB = (
+    jobs.c.id,  # first, in the order in which all transactions take locks
+    attempts.c.job_id,
+    dialogues.c.id,
+    messages.c.dialogue_id,
+    dataset_dialogues.c.dialogue_id,
+)
+
+
+def _check_deletable(connection: Connection, batch: Row[Any]) -> None:
+    if batch.kind == "train":
+        raise InputError(f"{batch.id} is a fine-tune. Its rows say what there is at the provider, and stay.")
+    is_open = [select(jobs.c.id).where(in_part(part, batch.id)).limit(1) for part in OPEN_PARTS]
+    is_read = batch.read_at is not None or batch.state == "cancelled"
+    if not is_read or any(connection.scalar(each) is not None for each in is_open):
+        raise InputError(f"{batch.id} has not ended; `tidemill cancel {batch.id}` ends it, then delete it.")
+    if others := _continued_by(connection, batch.id):
+        raise InputError(f"{batch.id} stays: {', '.join(others)} continues dialogues of it. Delete that one first.")
+
+
+def _continued_by(connection: Connection, batch_id: str) -> list[str]:
+    """Batches, three at most, with turns after this batch's own; none can be asked without those before it."""
+    others = jobs.alias("others")
+    is_later = and_(others.c.dialogue_id.is_not(None), others.c.batch_id != batch_id, others.c.id > jobs.c.id)
+    batch_ids: list[str] = []
+    for turn in (jobs.c.id, jobs.c.dialogue_id):  # the first one of a dialogue, and those that go on
+        later = select(others.c.batch_id).join(jobs, turn == others.c.dialogue_id).distinct().limit(3)
+        batch_ids += connection.scalars(later.where(is_later, jobs.c.batch_id == batch_id))
+    return sorted(set(batch_ids))[:3]
 
 
 def _change_state(connection: Connection, batch_id: str, before: str, after: str) -> int:

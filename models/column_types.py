@@ -1,6 +1,8 @@
 """Text and JSON come back from either database exactly as they were; models/text.py says how they are written."""
 
-from sqlalchemy import Dialect, Text
+from typing import Any
+
+from sqlalchemy import Dialect, String, Text, literal_column
 from sqlalchemy.types import TypeDecorator
 
 from tidemill.models.text import decode, dumps, encode, loads
@@ -34,3 +36,27 @@ class Json(TypeDecorator[object]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> object:
         """Read the value from JSON."""
         return None if value is None else loads(value)
+
+
+class Word(TypeDecorator[str]):
+    """One of a few words, which stand in a condition as they are.
+
+    A partial index is used only if the condition says its words. Of a parameter SQLite learns too late, and compiles
+    the statement again each time; Postgres may have planned for any value.
+    """
+
+    impl = String
+    cache_ok = True
+
+    class comparator_factory(TypeDecorator.Comparator[str]):  # noqa: N801  # SQLAlchemy's name
+        """Writes out what the column is compared with."""
+
+        def operate(self, op: Any, *other: Any, **options: Any) -> Any:
+            """Compare, as SQLAlchemy does."""
+            return super().operate(op, *map(_written_out, other), **options)
+
+
+def _written_out(value: object) -> object:
+    if isinstance(value, str) and value.isidentifier() and value.isascii():
+        return literal_column(f"'{value}'", String)
+    return [_written_out(each) for each in value] if isinstance(value, list | tuple) else value

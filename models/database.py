@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import TypeVar
+from functools import cache, partial
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.engine import URL
@@ -28,6 +28,16 @@ _PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4)
 """The longest pauses before work that others broke off starts anew."""
 
 T = TypeVar("T")
+
+
+class Piece(NamedTuple):
+    """What one transaction of a long work has changed, and after which id or position the next one begins."""
+
+    rows: int
+    last: int | None = None
+    """None: this was all."""
+
+
 _opening = threading.Lock()
 
 
@@ -178,3 +188,24 @@ def transact(work: Callable[[Connection], T], seconds: float | None = None) -> T
             time.sleep(random.uniform(0.2, 1) * longest_pause)  # noqa: S311  # so that two do not meet again
     with writing(seconds) as connection:
         return work(connection)
+
+
+def transact_in_pieces(work: Callable[[Connection, int], Piece]) -> int:
+    """Run `work` in one transaction after another, so that others can write in between; returns how many rows it took.
+
+    A kill leaves whole pieces, so `work` must be such that beginning again does the rest.
+
+    Args:
+        work: is called with the connection and where its last piece ended; 0 at first.
+    """
+    rows, after = 0, 0
+    while True:
+        piece = transact(partial(_begin_after, work, after), LONG_SECONDS)
+        rows += piece.rows
+        if piece.last is None:
+            return rows
+        after = piece.last
+
+
+def _begin_after(work: Callable[[Connection, int], Piece], after: int, connection: Connection) -> Piece:
+    return work(connection, after)

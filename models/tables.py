@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Float,
@@ -24,10 +25,11 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     UniqueConstraint,
+    and_,
     text,
 )
 
-from tidemill.models.column_types import Json, SafeText
+from tidemill.models.column_types import Json, SafeText, Word
 from tidemill.models.text import encode
 
 
@@ -120,6 +122,11 @@ batches = Table(
     comment="jobs submitted together; read_at is when the input was read to its end",
 )
 
+FLAWED = text(
+    "position is not null and (state in ('failed', 'cancelled') or state = 'succeeded' and error_code is not null)"
+)
+"""Rows that somebody may want to look at or try again; in a query, the words that let an index be used."""
+
 jobs = Table(
     "jobs",
     metadata,
@@ -133,7 +140,7 @@ jobs = Table(
     Column("columns", Json, nullable=False, comment="the input's columns, shown again beside the answer"),
     Column("content", String(24), comment="of pictures: hash of what is asked; equal ones of a batch share one call"),
     Column("dialogue_id", RowId, comment="the dialogue that the job goes on: the id of its first turn"),
-    Column("state", String(12), nullable=False, server_default="queued"),
+    Column("state", Word(12), nullable=False, server_default="queued"),
     Column(
         "epoch", Integer, nullable=False, server_default="0", comment="raised by claim, rescue, release, cancel, revive"
     ),
@@ -190,6 +197,14 @@ jobs = Table(
         sqlite_where=text("content is not null"),
     ),
     Index(
+        "ix_jobs_twins",
+        "content",
+        postgresql_where=text("state = 'queued' and content is not null"),
+        sqlite_where=text("state = 'queued' and content is not null"),
+    ),
+    Index("ix_jobs_flawed", "batch_id", "id", postgresql_where=FLAWED, sqlite_where=FLAWED),
+    Index("ix_jobs_error", "batch_id", "error_code", "id", postgresql_where=FLAWED, sqlite_where=FLAWED),
+    Index(
         "ix_jobs_dialogue",
         "dialogue_id",
         "id",
@@ -197,6 +212,43 @@ jobs = Table(
         sqlite_where=text("dialogue_id is not null"),
     ),
     comment="one row of work each",
+)
+
+OPEN_PARTS = (
+    and_(jobs.c.state == "queued", jobs.c.sent_at.is_(None)),
+    and_(jobs.c.state == "queued", jobs.c.sent_at.is_not(None)),
+    jobs.c.state == "running",
+)
+"""Open jobs in parts that indexes hold, so that no ended job is read."""
+
+
+def in_part(part: ColumnElement[bool], batch_id: str | ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a job is in such a part, and of this batch.
+
+    What is sent or running is little. It is read as a whole: the batch's name is hidden from the planner, which would
+    rather look for these few among all jobs of the batch.
+    """
+    own = jobs.c.batch_id if part is OPEN_PARTS[0] else jobs.c.batch_id.concat("")
+    return and_(part, own == batch_id)
+
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("batch_id", String(80), nullable=False),
+    Column("submission", Integer, nullable=False),
+    Column("state", String(12), nullable=False, comment="open (queued or running), or how the rows have ended"),
+    Column("error_code", String(100), nullable=False, comment="of rows that have ended; empty: they have none"),
+    Column("shard", Integer, nullable=False, comment="keeps writers apart; a count is the sum over shards"),
+    Column("row_count", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False, comment="input and output"),
+    Column("cost_usd_e10", BigInteger, nullable=False, comment="in 1e-10 USD, so that sums are exact"),
+    Column("priced", BigInteger, nullable=False, comment="rows whose cost is known"),
+    Column("unpriced", BigInteger, nullable=False, comment="rows that used tokens at an unknown price"),
+    PrimaryKeyConstraint("batch_id", "submission", "state", "error_code", "shard"),
+    comment="what a batch's rows come to, kept by triggers on jobs; rows that left the input do not count",
+    sqlite_with_rowid=False,
+    postgresql_with={"fillfactor": 50},
 )
 
 attempts = Table(

@@ -12,8 +12,9 @@ again. All functions work on a connection in the caller's transaction.
 Locks are taken in one order, so that no two transactions wait for each other: batches, jobs by id, all else.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
@@ -24,7 +25,6 @@ from sqlalchemy import (
     Float,
     Integer,
     Row,
-    Select,
     String,
     and_,
     bindparam,
@@ -37,6 +37,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     tuple_,
     update,
 )
@@ -48,7 +49,18 @@ from tidemill.models.answers import Answer, Message
 from tidemill.models.bulk import BulkRows, Given, insert_for, run
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.json_types import JsonObject
-from tidemill.models.tables import ENDED_STATES, OPEN_STATES, attempts, batches, dialogues, fit, jobs
+from tidemill.models.tables import (
+    ENDED_STATES,
+    FLAWED,
+    OPEN_PARTS,
+    OPEN_STATES,
+    attempts,
+    batches,
+    dialogues,
+    fit,
+    in_part,
+    jobs,
+)
 from tidemill.models.text import encode, loads
 
 WITHOUT_ATTEMPT = ("snoozed", "stepped")
@@ -709,19 +721,33 @@ def _end_unfinished(connection: Connection, rows: Sequence[Row[int, int]]) -> No
         )
 
 
-def cancel(connection: Connection, batch_id: str, older_than: int | None = None) -> int:
-    """Cancel the open jobs of a batch, including those in flight. Returns how many.
+PIECE_ROWS = 2_000
+"""Rows that one transaction changes of a batch of any size, so that nobody waits long for the lock."""
+
+
+def cancel(connection: Connection, batch_id: str, older_than: int | None = None, most: int | None = None) -> int:
+    """Cancel the open jobs of a batch, including those in flight, `most` at a time. Returns how many.
 
     With `older_than`, only jobs that are in no submission from that number on.
     """
-    condition = and_(jobs.c.batch_id == batch_id, jobs.c.state.in_(OPEN_STATES))
-    if older_than is not None:
-        condition = and_(condition, jobs.c.submission < older_than)
-    _lock(connection, condition)
+    is_old = true() if older_than is None else jobs.c.submission < older_than
+    ids: list[int] = []
+    for part in OPEN_PARTS:
+        left = None if most is None else most - len(ids)
+        ids += connection.scalars(select(jobs.c.id).where(in_part(part, batch_id), is_old).limit(left))
+    return cancel_jobs(connection, ids)
+
+
+def cancel_jobs(connection: Connection, ids: Sequence[int]) -> int:
+    """Cancel those of these jobs that are open. Returns how many."""
+    rows = _JOB_IDS.table(connection).c
+    parameters = _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids])
+    condition = and_(jobs.c.id.in_(select(rows.id)), jobs.c.state.in_(OPEN_STATES))
+    _lock(connection, condition, parameters)
     was_running = jobs.c.lease_until.is_not(None)
-    in_flight = connection.execute(select(jobs.c.id, (jobs.c.epoch + 1).label("epoch")).where(condition, was_running))
-    _end_unfinished(connection, in_flight.all())
-    return connection.execute(
+    in_flight = select(jobs.c.id, (jobs.c.epoch + 1).label("epoch")).where(condition, was_running)
+    _end_unfinished(connection, connection.execute(in_flight, parameters).all())
+    cancelled = (
         update(jobs)
         .where(condition)
         .values(
@@ -732,27 +758,36 @@ def cancel(connection: Connection, batch_id: str, older_than: int | None = None)
             sent_at=None,
             finished_at=now(),
         )
-    ).rowcount
+    )
+    return connection.execute(cancelled, parameters).rowcount
 
 
-def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = None) -> list[int]:
-    """Queue failed and cancelled jobs of a batch again, with a fresh count of failures. Returns their ids.
+def revive(
+    connection: Connection,
+    batch_id: str,
+    keys: Sequence[str] | None = None,
+    *,
+    after: int = 0,
+    most: int | None = None,
+) -> list[int]:
+    """Queue failed and cancelled jobs of a batch again, with a fresh count of failures. Returns their ids, in order.
 
     Rows that are no longer in the input stay as they are: nobody would see what they cost. So do refused rows, which
     no worker has ever had: their file must change.
-    With `keys`, only jobs with one of those keys.
+    With `keys`, only jobs with one of those keys; else the next `most` of them whose ids come `after` this one.
     """
-    condition = and_(
+    may_run = and_(
         jobs.c.batch_id == batch_id,
         or_(jobs.c.state == "cancelled", and_(jobs.c.state == "failed", jobs.c.epoch > 0)),
         jobs.c.position.is_not(None),
     )
-    if keys is not None:
-        condition = and_(condition, jobs.c.key.in_(keys))
-    _lock(connection, condition)
-    revived = connection.scalars(
+    which = and_(FLAWED, jobs.c.id > after) if keys is None else jobs.c.key.in_(keys)
+    chosen = select(jobs.c.id).where(may_run, which).order_by(jobs.c.id).limit(most).with_for_update()
+    ids = list(connection.scalars(chosen))
+    rows = _JOB_IDS.table(connection).c
+    connection.execute(
         update(jobs)
-        .where(condition)
+        .where(jobs.c.id.in_(select(rows.id)))
         .values(
             state="queued",
             epoch=jobs.c.epoch + 1,
@@ -764,10 +799,10 @@ def revive(connection: Connection, batch_id: str, keys: Sequence[str] | None = N
             sent_at=None,
             error_code=None,
             error=None,
-        )
-        .returning(jobs.c.id)
+        ),
+        _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids]),
     )
-    return list(revived)
+    return ids
 
 
 def begin_next_step(connection: Connection, job: Claimed) -> None:
@@ -799,9 +834,10 @@ def correct_due_times(connection: Connection) -> int:
     """
     open_batches = select(batches.c.id).where(batches.c.state == "open")
     is_waiting = and_(jobs.c.batch_id.in_(open_batches), jobs.c.state == "queued", jobs.c.sent_at.is_(None))
-    too_late = or_(
-        jobs.c.available_at > now_after(LONGEST_DELAY_SECONDS + 1.0),
-        and_(jobs.c.available_at > now_after(1.0), jobs.c.epoch == 0),
+    too_late = and_(
+        # Asked for once, the time ends the search in the index; Postgres would ask for it again at each row.
+        jobs.c.available_at > select(now_after(1.0)).scalar_subquery(),
+        or_(jobs.c.available_at > now_after(LONGEST_DELAY_SECONDS + 1.0), jobs.c.epoch == 0),
     )
     return connection.execute(update(jobs).where(is_waiting, too_late).values(available_at=now())).rowcount
 
@@ -815,47 +851,81 @@ def unsend(connection: Connection, *jobs_where: ColumnElement[bool]) -> int:
 # --- share ---
 
 _MOST_SHARED = 500
+_swept: list[str] = [""]
+"""The content up to which this process has looked for twins; the sweep begins anew when it has come to the end."""
 
 
 def share(connection: Connection) -> int:
-    """Let queued jobs end as their twin has ended. Returns how many.
+    """Let queued jobs end as their twin has ended; looks at the next few hundred. Returns how many it let end.
 
     Its answer is copied once it is judged, at no cost; so is its failure.
     """
-    pairs = connection.execute(_ended_twins()).all()
-    shared = {pair.id: pair for pair in pairs}  # of several twins that have ended, any one is good
-    for pair in shared.values():
+    contents = _next_contents(connection)
+    twins = _ended_twins(connection, contents) if contents else {}
+    waiting = _waiting_twins(connection, twins) if twins else []
+    for job in waiting:
+        twin_id = twins[job.batch_id, job.content]
+        twin = connection.execute(
+            select(jobs.c.state, jobs.c.error_code, jobs.c.error).where(jobs.c.id == twin_id)
+        ).one()
         ended = connection.execute(
             update(jobs)
-            .where(jobs.c.id == pair.id, jobs.c.state == "queued")
+            .where(jobs.c.id == job.id, jobs.c.state == "queued")
             .values(
-                state=pair.state,
+                state=twin.state,
                 epoch=jobs.c.epoch + 1,
                 sent_at=None,
                 finished_at=now(),
-                error_code=pair.error_code,
-                error=pair.error,
+                error_code=twin.error_code,
+                error=twin.error,
                 cost_usd=func.coalesce(jobs.c.cost_usd, 0.0),
             )
         )
-        if ended.rowcount and pair.state == "succeeded":
-            answers.copy(connection, pair.twin_id, pair.id)
-    return len(shared)
+        if ended.rowcount and twin.state == "succeeded":
+            answers.copy(connection, twin_id, job.id)
+    return len(waiting)
 
 
-def _ended_twins() -> Select[int, int, str, str | None, str | None]:
-    """For all batches at once: for a single one SQLite would search all its pictures for each picture."""
-    twins = jobs.alias("twins")
-    judged = select(dialogues.c.id).where(dialogues.c.id == twins.c.id, dialogues.c.sentiment.is_not(None)).exists()
-    failed = and_(twins.c.state == "failed", twins.c.position.is_not(None))
-    return (
-        select(jobs.c.id, twins.c.id.label("twin_id"), twins.c.state, twins.c.error_code, twins.c.error)
-        .join(twins, and_(twins.c.batch_id == jobs.c.batch_id, twins.c.content == jobs.c.content))
-        .where(
-            jobs.c.content.is_not(None),
-            jobs.c.state == "queued",
-            or_(and_(twins.c.state == "succeeded", judged), failed),
-        )
-        .order_by(jobs.c.id, twins.c.state)  # an answer overrides a failure, because it comes later in this order
+def _next_contents(connection: Connection) -> set[tuple[str, str]]:
+    """Batch and content of the next queued jobs with a picture; where there is none, that costs one look-up."""
+    queued = select(jobs.c.batch_id, jobs.c.content).where(
+        jobs.c.state == "queued", jobs.c.content > bindparam("after")
+    )
+    queued = queued.order_by(jobs.c.content).limit(bindparam("most"))
+    page = connection.execute(queued, {"after": _swept[0], "most": _MOST_SHARED}).all()
+    if len(page) < _MOST_SHARED and _swept[0]:
+        page = [*page, *connection.execute(queued, {"after": "", "most": _MOST_SHARED - len(page)})]
+    _swept[0] = page[-1].content if len(page) == _MOST_SHARED else ""
+    return {(row.batch_id, row.content) for row in page}
+
+
+_CONTENTS = BulkRows(batch_id="text", content="text")
+
+
+def _ended_twins(connection: Connection, contents: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """For each of these contents a job that has ended: one with an answer, else one that has failed."""
+    rows = _CONTENTS.table(connection).c
+    judged = select(dialogues.c.id).where(dialogues.c.id == jobs.c.id, dialogues.c.sentiment.is_not(None)).exists()
+    answered = func.min(case((and_(jobs.c.state == "succeeded", judged), jobs.c.id)))
+    failed = func.min(case((and_(jobs.c.state == "failed", jobs.c.position.is_not(None)), jobs.c.id)))
+    twins = (
+        select(rows.batch_id, rows.content, func.coalesce(answered, failed).label("id"))
+        .join(jobs, and_(jobs.c.batch_id == rows.batch_id, jobs.c.content == rows.content, jobs.c.content.is_not(None)))
+        .group_by(rows.batch_id, rows.content)
+    )
+    ended = connection.execute(twins, _CONTENTS.parameters(connection, sorted(contents)))
+    return {(row.batch_id, row.content): row.id for row in ended if row.id is not None}
+
+
+def _waiting_twins(connection: Connection, contents: Iterable[tuple[str, str]]) -> list[Row[int, str, str]]:
+    """Queued jobs with one of these contents, in the order of their ids."""
+    rows = _CONTENTS.table(connection)
+    is_twin = and_(jobs.c.batch_id == rows.c.batch_id, jobs.c.content == rows.c.content)
+    waiting = (
+        select(jobs.c.id, jobs.c.batch_id, jobs.c.content)
+        .join_from(rows, jobs, is_twin)
+        .where(jobs.c.content.is_not(None), jobs.c.state == "queued")
         .limit(_MOST_SHARED)
     )
+    found = connection.execute(waiting, _CONTENTS.parameters(connection, sorted(contents)))
+    return sorted(found, key=attrgetter("id"))

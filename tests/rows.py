@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Row, Table, func, insert, select, update
+from sqlalchemy import Row, Table, case, func, insert, select, update
 
 from tidemill.models import batches as batch_verbs
-from tidemill.models import broker
+from tidemill.models import broker, tallies
 from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now
-from tidemill.models.database import reading, writing
+from tidemill.models.database import reading, transact_in_pieces, writing
 from tidemill.models.due import next_jobs
 from tidemill.models.options import Options
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.tables import attempts, batches, dialogues, jobs, messages, workers
+from tidemill.models.tables import OPEN_STATES, attempts, batches, dialogues, jobs, messages, workers
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimant, Claimed, Enqueued, Rescuer, Settlement, claim, enqueue, settle
 
@@ -155,8 +155,8 @@ def set_batch(batch_id: str = "b", **values: Any) -> None:
 
 def change_batch(verb: Literal["retry", "pause", "resume", "cancel"], batch_id: str = "b") -> int:
     """Do to a batch what the command of that name does; returns what changed."""
-    with writing() as connection:
-        return int(getattr(batch_verbs, verb)(connection, batch_id))
+    act = getattr(batch_verbs, verb)
+    return transact_in_pieces(lambda connection, after: act(connection, batch_id, after))
 
 
 def add_worker(worker_id: str = "w1", window: int = 10, **values: Any) -> None:
@@ -186,3 +186,21 @@ def arrived() -> list[list[int]]:
             ((ids,), _options, _embed) = message.decode()
             found.append(ids)
     return found
+
+
+def check_tallies(batch_id: str = "b", submission: int = 0) -> None:
+    """What the triggers keep of a batch must be what a count of all its rows says."""
+    used = jobs.c.input_tokens + jobs.c.output_tokens
+    group = case((jobs.c.state.in_(OPEN_STATES), "open"), else_=jobs.c.state)
+    code = case((jobs.c.state.in_(OPEN_STATES), ""), else_=func.coalesce(jobs.c.error_code, ""))
+    unpriced = func.sum(case((jobs.c.cost_usd.is_(None) & (used > 0), 1), else_=0))
+    in_input = jobs.c.batch_id == batch_id, jobs.c.position.is_not(None), jobs.c.submission >= submission
+    counted = select(group, code, func.count(), func.sum(used), func.sum(jobs.c.cost_usd), unpriced).where(*in_input)
+    with reading() as connection:
+        now = tallies.read(connection, Scope(batch_id, submission))
+        by_hand = connection.execute(counted.group_by(group, code)).all()
+        running = connection.scalar(select(func.count()).where(*in_input, jobs.c.state == "running"))
+    kept = {each[:2]: each[2:] for each in now.tallies if each.rows}
+    assert kept == {tuple(row[:2]): (row[2], int(row[3]), row[4], int(row[5])) for row in by_hand}
+    assert not any(each[2:] != (0, 0, None, 0) for each in now.tallies if not each.rows)
+    assert now.running == running

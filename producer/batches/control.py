@@ -1,14 +1,17 @@
 """A batch under way can be retried, paused, resumed and cancelled, and its status says what went wrong."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import typer
 from sqlalchemy import Connection
 
 from tidemill import migrations
 from tidemill.models import batches, holds
 from tidemill.models.cost import format_tokens
-from tidemill.models.database import LONG_SECONDS, reading, transact
+from tidemill.models.database import Piece, reading, transact, transact_in_pieces
+from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
@@ -18,9 +21,9 @@ from tidemill.producer.screen.tables import Column
 
 
 class Change(NamedTuple):
-    """A verb on a batch: the function, which returns how much changed; and what to say when that is something or 0."""
+    """A verb on a batch: the function, which does a piece of it; and what to say when something has changed or not."""
 
-    act: Callable[[Connection, str], int]
+    act: Callable[[Connection, str, int], Piece]
     done: str
     not_done: str
 
@@ -61,10 +64,28 @@ def change(verb: str, batch_name: str, as_json: bool) -> None:
     migrations.ensure()
     act, done, not_done = CHANGES[verb]
     batch_id = resolve(batch_name).id
-    changed = transact(lambda connection: act(connection, batch_id), LONG_SECONDS)
+    changed = transact_in_pieces(lambda connection, after: act(connection, batch_id, after))
     if as_json:
         return print_json({"batch": batch_id, verb: changed})
     print_line(f"{batch_id}: {(done if changed else not_done).format(rows=counted(changed, 'row'), batch=batch_id)}")
+    return None
+
+
+def delete(batch_name: str, is_sure: bool, as_json: bool) -> None:
+    """Delete a batch that has ended, with its answers, once somebody has said yes.
+
+    Raises:
+        InputError: nobody has, or it may not go.
+    """
+    migrations.ensure()
+    batch_id = resolve(batch_name).id
+    question = f"Delete {batch_id} with {counted(progress(Scope(batch_id)).rows, 'row')} and all answers?"
+    if not is_sure and not (sys.stdin.isatty() and typer.confirm(question, err=True)):
+        raise InputError(f"{batch_id} was not deleted; --yes deletes it without a question.")
+    deleted = transact_in_pieces(lambda connection, after: batches.delete(connection, batch_id, after))
+    if as_json:
+        return print_json({"batch": batch_id, "delete": deleted})
+    print_line(f"{batch_id}: deleted, with {counted(deleted, 'row')}.")
     return None
 
 

@@ -1,17 +1,18 @@
-"""How far a batch is and what it has cost is counted from its rows, and stored nowhere else."""
+"""How far a batch is and what it has cost is asked in one query, whatever its size."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, case, func, select
+from sqlalchemy import Connection, Row, select
 
+from tidemill.models import tallies
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
-from tidemill.models.tables import OPEN_STATES, STATES, batches, dialogues, jobs
+from tidemill.models.tables import OPEN_STATES, STATES, batches
 from tidemill.models.transitions import COST_PLACES
 
 
@@ -95,46 +96,30 @@ def progress(scope: Scope) -> Progress:
 
 
 def _count(connection: Connection, scope: Scope) -> Progress:
-    used = jobs.c.input_tokens + jobs.c.output_tokens
-    by_state = connection.execute(
-        select(
-            jobs.c.state,
-            func.count(),
-            func.coalesce(func.sum(used), 0),
-            func.sum(jobs.c.cost_usd),
-            func.sum(case((jobs.c.cost_usd.is_(None) & (used > 0), 1), else_=0)),
-        )
-        .where(_of(scope))
-        .group_by(jobs.c.state)
-    ).all()
-    unjudged = select(func.count()).where(dialogues.c.sentiment.is_(None), dialogues.c.batch_id == scope.batch_id)
-    batch = connection.execute(
-        select(batches.c.state, batches.c.hold_reason).where(batches.c.id == scope.batch_id)
-    ).one()
-    costs = [float(row[3]) for row in by_state if row[3] is not None]
+    now = tallies.read(connection, scope)
+    rows = dict.fromkeys(STATES, 0)
+    for each in now.tallies:
+        rows["queued" if each.state == "open" else each.state] += each.rows
+    costs = [each.cost_usd for each in now.tallies if each.cost_usd is not None]
     return Progress(
-        states=dict.fromkeys(STATES, 0) | {row[0]: row[1] for row in by_state},
-        tokens=sum(int(row[2]) for row in by_state),
+        states=rows | {"queued": rows["queued"] - now.running, "running": now.running},
+        tokens=sum(each.tokens for each in now.tallies),
         cost_usd=round(sum(costs), COST_PLACES) if costs else None,
-        unpriced=sum(int(row[4]) for row in by_state),
-        unjudged=connection.scalar(unjudged) or 0,
-        hold_reason=batch.hold_reason,
-        state=batch.state,
+        unpriced=sum(each.unpriced for each in now.tallies),
+        unjudged=now.unjudged,
+        hold_reason=now.hold_reason,
+        state=now.state,
     )
 
 
 def marked(scope: Scope) -> list[tuple[str, int, str]]:
     """Why answers were kept although they may not be whole: code, how many, and the sentence of one; most first."""
-    of_code = select(jobs.c.error_code, func.count(), func.min(jobs.c.error)).group_by(jobs.c.error_code)
-    is_marked = _of(scope) & (jobs.c.state == "succeeded") & jobs.c.error_code.is_not(None)
     with reading() as connection:
-        rows = connection.execute(of_code.where(is_marked).order_by(func.count().desc(), jobs.c.error_code)).all()
-    return [(code, number, sentence) for code, number, sentence in rows]
-
-
-def _of(scope: Scope) -> ColumnElement[bool]:
-    """The rows of a batch, or of one submission of it, that its input holds."""
-    return (jobs.c.batch_id == scope.batch_id) & jobs.c.position.is_not(None) & (jobs.c.submission >= scope.submission)
+        return [
+            (code, rows, tallies.example(connection, scope, "succeeded", code))
+            for code, rows in tallies.reasons(connection, scope, "succeeded")
+            if code
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from itertools import chain
 from sqlalchemy import Connection
 
 from tidemill.models import batches, embedded, provider, shutdown
-from tidemill.models.database import LONG_SECONDS, reading, transact
+from tidemill.models.database import LONG_SECONDS, reading, transact, transact_in_pieces
 from tidemill.models.errors import BrokerError, InputError
 from tidemill.models.scope import Scope
 from tidemill.models.server_names import is_same_host, server_name
@@ -177,13 +177,11 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
             _feed(opened)
             fed_at = time.monotonic()
     # A pipe or a frame has no name: it may be only a part of what came before, so that no row has left it.
-    is_whole = opened.order.is_whole and opened.is_its_own
-    transact(
-        lambda connection: batches.end_submission(
-            connection, opened.batch_id, opened.submission, list(columns), is_whole=is_whole
-        ),
-        LONG_SECONDS,
-    )
+    if opened.order.is_whole and opened.is_its_own:
+        transact_in_pieces(
+            lambda connection, after: batches.drop_rows(connection, opened.batch_id, opened.submission, after)
+        )
+    transact(lambda connection: batches.end_submission(connection, opened.batch_id, list(columns)))
     _feed(opened)
     return tally.rows
 

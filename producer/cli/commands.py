@@ -365,6 +365,18 @@ def cancel(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     verbs.cancel(batch_id, as_json)
 
 
+@app.command(epilog="Example: tidemill delete prompts-3f9a1c --yes")
+def delete(
+    batch: flags.BatchId,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Delete a batch that has ended, with its answers; the same command again would ask all rows anew."""
+    from tidemill.producer.batches import control
+
+    control.delete(batch, yes, as_json)
+
+
 @app.command(epilog="Example: tidemill models --json")
 def models(as_json: flags.Json = False) -> None:
     """List the models that the provider offers, with price and shutdown date where known."""

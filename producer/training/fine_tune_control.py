@@ -88,7 +88,7 @@ def watch(name: str, as_json: bool) -> None:
     row = find(name)
     _check_server(row)
     if _may_have_model(row):
-        transact(lambda connection: control.CHANGES["retry"].act(connection, row.id))
+        transact(lambda connection: control.CHANGES["retry"].act(connection, row.id, 0))
     follow_batch(Batch(row.id), None, 1, Quiet(), EventPrinter(row.id, quiet=as_json))
     _print_end(find(row.id), as_json)
 
@@ -160,7 +160,7 @@ def _change(connection: Connection, row: FineTuneRow, verb: str) -> bool:
     """Change the job, or note what the provider is to be told; returns whether it is to be told."""
     is_at_provider = fine_tunes.want(connection, row.job_id, verb)
     if not is_at_provider:
-        control.CHANGES[verb].act(connection, row.id)
+        control.CHANGES[verb].act(connection, row.id, 0)
     return is_at_provider
 
 

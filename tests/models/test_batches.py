@@ -13,6 +13,7 @@ from tests.rows import (
     add_jobs,
     batch_row,
     change_batch,
+    check_tallies,
     count,
     failure,
     job_row,
@@ -24,11 +25,12 @@ from tests.rows import (
     take,
     take_one,
 )
-from tidemill.models import batches
+from tidemill.models import batches, tables, transitions
 from tidemill.models.clock import now_after
-from tidemill.models.database import reading, writing
+from tidemill.models.database import reading, transact, transact_in_pieces, writing
+from tidemill.models.errors import InputError
 from tidemill.models.options import Options
-from tidemill.models.tables import jobs
+from tidemill.models.tables import attempts, dialogues, jobs, messages
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -125,8 +127,10 @@ def test_a_submission_changes_how_fast_is_asked_and_opens_a_cancelled_batch() ->
 def test_rows_that_a_whole_input_no_longer_holds_leave_it(is_whole: bool) -> None:
     add_batch()
     gone, kept = add_jobs(1, prefix="gone"), add_jobs(1, submission=2, prefix="kept")
+    if is_whole:
+        assert transact_in_pieces(lambda connection, after: batches.drop_rows(connection, "b", 2, after)) == 1
     with writing() as connection:
-        batches.end_submission(connection, "b", 2, ["prompt"], is_whole=is_whole)
+        batches.end_submission(connection, "b", ["prompt"])
     assert (job_row(gone[0]).state, job_row(kept[0]).state) == ("cancelled" if is_whole else "queued", "queued")
     assert (job_row(gone[0]).position is None) is is_whole
     assert batch_row().read_at is not None
@@ -206,3 +210,70 @@ def test_failures_of_rows_that_left_the_input_are_not_shown_as_failures_of_the_b
     put_failed(2, error_code="server_error", error="broken")
     set_job(1, position=None)
     assert [count for count, *_ in failures()] == [1]
+
+
+# --- delete ---
+
+
+def delete(batch_id: str = "b") -> int:
+    return transact_in_pieces(lambda connection, after: batches.delete(connection, batch_id, after))
+
+
+def test_a_batch_that_has_ended_is_deleted_with_all_that_belongs_to_it_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for batch_id in ("b", "other"):
+        add_batch(batch_id, read_at=now_after(0.0))
+        put(*map(success, take(add_jobs(5, batch_id))))
+    monkeypatch.setattr(transitions, "PIECE_ROWS", 2)
+    transact(lambda connection: batches.delete(connection, "b"))  # a kill after the first piece
+    assert count(jobs, jobs.c.batch_id == "b") == 3
+    assert delete() == 3
+    for table, rows in ((jobs, 5), (attempts, 5), (dialogues, 5), (messages, 10), (tables.batches, 1)):
+        assert count(table) == rows
+    assert count(tables.tallies, tables.tallies.c.batch_id == "b") == 0
+    assert delete() == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"),
+    [
+        ({"read_at": now_after(0.0)}, "b has not ended; `tidemill cancel b` ends it"),
+        ({}, "b has not ended"),
+        ({"kind": "train", "state": "cancelled"}, "b is a fine-tune"),
+    ],
+    ids=["open rows", "still being read", "a fine-tune"],
+)
+def test_what_is_not_over_is_not_deleted(batch: dict[str, Any], sentence: str) -> None:
+    add_batch(**batch)
+    add_jobs(1 if "read_at" in batch else 0)
+    with pytest.raises(InputError, match=sentence):
+        delete()
+
+
+@pytest.mark.parametrize("turn", ["the first", "a later one"])
+def test_a_dialogue_that_another_batch_goes_on_with_stays(turn: str) -> None:
+    for batch_id in ("b", "second", "third"):
+        add_batch(batch_id, read_at=now_after(0.0))
+    (first,) = add_jobs(1)
+    second, third = *add_jobs(1, "second"), *add_jobs(1, "third")
+    for later in (second, third):
+        set_job(later, dialogue_id=first)
+    change_batch("cancel", "second")
+    change_batch("cancel", "b")
+    with pytest.raises(InputError, match=r"third continues dialogues of it\. Delete that one first"):
+        delete("b" if turn == "the first" else "second")
+    change_batch("cancel", "third")
+    assert [delete(each) for each in ("third", "second", "b")] == [1, 1, 1]
+
+
+def test_a_million_rows_are_cancelled_and_tried_again_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transitions, "PIECE_ROWS", 2)
+    add_batch()
+    ids = add_jobs(7)
+    put(failure(take_one(ids[0])), success(take_one(ids[1])))
+    assert transact(lambda connection: batches.cancel(connection, "b")) == (2, 0)
+    assert change_batch("cancel") == 3
+    assert change_batch("retry") == 6
+    assert count(jobs, jobs.c.state == "queued") == 6
+    check_tallies()

@@ -4,6 +4,7 @@ After every step each job must be what the model says, and the invariants of the
 one dialogue, running is a lease, epochs only grow, ended is ended until revived, and the ledger adds up to the bill.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,17 +19,20 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 
-from tests.rows import add_batch, add_jobs, claimant, failure, rescuer, success, take
-from tidemill.models.database import reading, writing
-from tidemill.models.tables import attempts, batches, dialogues, jobs, messages
+from tests.rows import add_batch, add_jobs, check_tallies, claimant, failure, rescuer, success, take
+from tidemill.models.batches import drop_rows
+from tidemill.models.database import reading, transact_in_pieces, writing
+from tidemill.models.tables import attempts, batches, dialogues, jobs, messages, tallies
 from tidemill.models.transitions import (
     ALONE_AFTER,
     MAX_LOSSES,
     Claimed,
+    Enqueued,
     Settlement,
     cancel,
+    enqueue,
     release,
     renew,
     rescue,
@@ -82,12 +86,13 @@ class StateMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         with writing() as connection:
-            for table in (messages, dialogues, attempts, jobs, batches):
+            for table in (messages, dialogues, attempts, jobs, tallies, batches):
                 connection.execute(delete(table))
         add_batch()
         self.expected: dict[int, Expected] = {}
         self.calls: list[Call] = []
         self.epochs_seen: dict[int, int] = {}
+        self.dropped: set[int] = set()
 
     @initialize(count=st.integers(1, 4))
     def enqueue(self, count: int) -> None:
@@ -198,24 +203,46 @@ class StateMachine(RuleBasedStateMachine):
 
     @rule()
     def cancel(self) -> None:
-        open_ = [each for each in self.expected.values() if each.state in ("queued", "running")]
         with writing() as connection:
-            assert cancel(connection, "b") == len(open_)
+            assert cancel(connection, "b") == self._expect_cancelled(self.expected.keys())
+
+    def _expect_cancelled(self, ids: Collection[int]) -> int:
+        """Those of these jobs that are open end; returns how many."""
+        open_ = [self.expected[each] for each in ids if self.expected[each].state in ("queued", "running")]
         for each in open_:
             if each.state == "running":
                 each.attempts += 1
                 each.ledger[each.epoch] = "lost"
             each.state, each.lease = "cancelled", None
             each.epoch += 1
+        return len(open_)
 
     @rule()
     def revive(self) -> None:
-        ended = [each for each in self.expected.values() if each.state in ("failed", "cancelled")]
+        in_input = [each for job_id, each in self.expected.items() if job_id not in self.dropped]
+        ended = [each for each in in_input if each.state in ("failed", "cancelled")]
         with writing() as connection:
             assert len(revive(connection, "b")) == len(ended)
         for each in ended:
             each.state, each.failures, each.losses = "queued", 0, 0
             each.epoch += 1
+
+    @rule(data=st.data(), is_whole=st.booleans())
+    def submit_again(self, data: st.DataObject, is_whole: bool) -> None:
+        """Some rows come again; of a whole input, the others leave it, and come back another time."""
+        kept = sorted(data.draw(st.sets(st.sampled_from(sorted(self.expected)))))
+        with writing() as connection:
+            again = connection.execute(select(jobs.c.key, jobs.c.id).where(jobs.c.id.in_(kept)).order_by(jobs.c.id))
+            rows = [Enqueued(row.key, row.key, row.id, "{}", "{}") for row in again]
+            number = connection.scalar(
+                update(batches).values(submission=batches.c.submission + 1).returning(batches.c.submission)
+            )
+            assert enqueue(connection, "b", number, rows) == {row.key for row in rows}
+        if is_whole:
+            transact_in_pieces(lambda connection, after: drop_rows(connection, "b", number, after))
+            self.dropped = self.expected.keys() - set(kept)
+            self._expect_cancelled(self.dropped)
+        self.dropped -= set(kept)
 
     # --- what must hold after every step ---
 
@@ -254,6 +281,11 @@ class StateMachine(RuleBasedStateMachine):
             (job_id, epoch, outcome) for job_id, each in self.expected.items() for epoch, outcome in each.ledger.items()
         )
         assert paid == billed
+
+    @invariant()
+    def the_tallies_are_what_a_count_of_all_rows_says(self) -> None:
+        for submission in (0, 2):
+            check_tallies("b", submission)
 
 
 def _price(outcome: str) -> float | None:

@@ -727,7 +727,7 @@ def test_cancelling_what_is_being_settled_renewed_and_claimed_is_no_deadlock(dat
             settling = [pool.submit(put, *map(success, reversed(chunk))) for chunk in chunks[:3]]
             renewing = pool.submit(_renew, claimed[3].id)
             with writing() as connection:
-                cancelled = batches.cancel(connection, batch_id)
+                cancelled = batches.cancel(connection, batch_id).rows
             written = sum(len(each.result()) for each in settling)
             renewing.result()
         assert written + cancelled == 200

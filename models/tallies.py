@@ -1,0 +1,106 @@
+"""What a batch's rows come to is read from `tallies`, so that nobody counts a million rows to see how far it is.
+
+Triggers of the database keep them (migration 0009), so that no way of changing a row can forget it.
+"""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, select
+from sqlalchemy.exc import NoResultFound
+
+from tidemill.models.scope import Scope
+from tidemill.models.tables import FLAWED, OPEN_PARTS, batches, dialogues, in_part, jobs, tallies
+
+COST_UNITS = 10**10
+"""Of a dollar, in `tallies.cost_usd_e10`."""
+
+
+class Tally(NamedTuple):
+    """Rows of one state and one error code (empty: none), with what all their calls have used."""
+
+    state: str
+    """`open`, `succeeded`, `failed` or `cancelled`."""
+    error_code: str
+    rows: int
+    tokens: int
+    cost_usd: float | None
+    """None while no cost is known."""
+    unpriced: int
+    """Rows that used tokens at an unknown price."""
+
+
+class BatchNow(NamedTuple):
+    """How a batch stands at one moment."""
+
+    tallies: list[Tally]
+    running: int
+    unjudged: int
+    state: str
+    hold_reason: str | None
+
+
+def read(connection: Connection, scope: Scope) -> BatchNow:
+    """How a batch, or one submission of it, stands; one statement, so that all of it is of one moment.
+
+    Raises:
+        sqlalchemy.exc.NoResultFound: there is no such batch.
+    """
+    running = select(func.count()).where(in_part(OPEN_PARTS[2], scope.batch_id or ""), *_in_input(scope))
+    unjudged = select(func.count()).where(dialogues.c.sentiment.is_(None), dialogues.c.batch_id == scope.batch_id)
+    own = and_(tallies.c.batch_id == batches.c.id, tallies.c.submission >= scope.submission)
+    sums = (_sum(tallies.c[name]) for name in ("row_count", "tokens", "cost_usd_e10", "priced", "unpriced"))
+    heads = (batches.c.state, batches.c.hold_reason, tallies.c.state, tallies.c.error_code)
+    statement = (
+        select(running.scalar_subquery(), unjudged.scalar_subquery(), *heads, *sums)
+        .select_from(batches.outerjoin(tallies, own))
+        .where(batches.c.id == scope.batch_id)
+        .group_by(*heads)
+    )
+    rows = connection.execute(statement).all()
+    if not rows:
+        raise NoResultFound(scope.batch_id)
+    return BatchNow([_tally(row) for row in rows if row[4]], *rows[0][:4])
+
+
+def _tally(row: Row[Any]) -> Tally:
+    rows, tokens, cost, priced, unpriced = map(int, row[6:])
+    return Tally(row[4], row[5], rows, tokens, cost / COST_UNITS if priced else None, unpriced)
+
+
+def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
+    return func.coalesce(func.sum(column), 0)
+
+
+def reasons(connection: Connection, scope: Scope, state: str) -> list[tuple[str, int]]:
+    """The error codes of rows that ended so, with how many rows have each; the most frequent first."""
+    rows = _sum(tallies.c.row_count)
+    codes = (
+        select(tallies.c.error_code, rows)
+        .where(*_of(scope), tallies.c.state == state)
+        .group_by(tallies.c.error_code)
+        .having(rows > 0)
+        .order_by(rows.desc(), tallies.c.error_code)
+    )
+    return [(code, int(number)) for code, number in connection.execute(codes)]
+
+
+def example(connection: Connection, scope: Scope, state: str, code: str) -> str:
+    """The sentence of one of these rows."""
+    is_one = jobs.c.error_code == code if code else jobs.c.error_code.is_(None)
+    one = select(jobs.c.error).where(FLAWED, jobs.c.batch_id == scope.batch_id, is_one, jobs.c.state == state)
+    sentence: str | None = connection.scalar(one.where(*_in_input(scope)).limit(1))
+    return sentence or ""
+
+
+def any_rows(connection: Connection, batch_id: str, *conditions: ColumnElement[bool]) -> bool:
+    """Whether a batch's input holds any rows of these tallies."""
+    rows = select(_sum(tallies.c.row_count)).where(tallies.c.batch_id == batch_id, *conditions)
+    return bool(connection.scalar(rows))
+
+
+def _of(scope: Scope) -> tuple[ColumnElement[bool], ...]:
+    return tallies.c.batch_id == scope.batch_id, tallies.c.submission >= scope.submission
+
+
+def _in_input(scope: Scope) -> tuple[ColumnElement[bool], ...]:
+    return jobs.c.position.is_not(None), jobs.c.submission >= scope.submission

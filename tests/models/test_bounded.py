@@ -1,0 +1,156 @@
+"""What a command or a worker does to a batch reads no more rows because the batch, or another one, is large.
+
+Plans are estimates, so the work itself is counted: on Postgres the rows that statements read of the large tables, on
+SQLite the steps of its virtual machine. A statement that reads a whole batch is far beyond the bounds. Postgres would
+rightly read a table of a few pages as a whole, and is told not to: what no index leads to is still read, and counted.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, select, text, update
+
+from tests.rows import PROVIDER, add_batch, add_worker, claimant, rescuer
+from tidemill.models import batches, holds, transitions
+from tidemill.models.clock import now_after
+from tidemill.models.database import engine, transact
+from tidemill.models.scope import Scope
+from tidemill.models.tables import attempts, dialogues, jobs, messages
+from tidemill.models.tables import batches as batches_table
+from tidemill.producer.batches.progress import list_batches, marked, progress
+
+ROWS = 10_000
+OPEN_ROWS = 20
+BOUND = {"sqlite": 25_000, "postgresql": 1_000}
+"""Steps, or rows; a look at all rows takes more than twice as many."""
+
+_STEPS = 50
+_FILL = """
+INSERT INTO jobs (batch_id, key, custom_id, position, request, columns, content, available_at)
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows)
+SELECT :batch, 'k' || i, 'c', i, '{}', '{}', CASE WHEN i % 40 = 0 THEN 'p' || i END, :at FROM n
+"""
+_ANSWER = (
+    "INSERT INTO attempts (job_id, epoch, worker_id, started_at, outcome) "
+    "SELECT id, 1, 'w1', available_at, state FROM jobs WHERE state = 'succeeded'",
+    "INSERT INTO dialogues (id, batch_id, model, finish_reason, sentiment, created_at) "
+    "SELECT id, batch_id, 'm', 'stop', 'neutral', available_at FROM jobs WHERE state = 'succeeded'",
+    "INSERT INTO messages (dialogue_id, position, role, content) SELECT id, 0, 'assistant', 'a' FROM dialogues",
+)
+
+Work = Callable[[], object]
+
+
+def works(some_id: int) -> dict[str, Work]:
+    """What is done to the batches of `fill`: a name, and the function."""
+    b = Scope("b")
+    in_transaction: dict[str, Callable[[Connection], object]] = {
+        "why rows failed": lambda c: batches.failures(c, "b"),
+        "rows that come again": lambda c: batches.answered_keys(c, "b", [f"k{i}" for i in range(50)]),
+        "find": lambda c: batches.find(c, batches.Sought({"h"}, PROVIDER, None, ["k1"], 50)),
+        "come back": lambda c: batches.come_back(c, "b", PROVIDER),
+        "share": transitions.share,
+        "claim": lambda c: transitions.claim(c, range(some_id, some_id + 8), claimant()),
+        "release": lambda c: transitions.release(c, "w9"),
+        "rescue": lambda c: transitions.rescue(c, rescuer(dead=["w9"])),
+        "clock set back": transitions.correct_due_times,
+        "a hold is over": lambda c: transitions.give_time(c, batches_table.c.provider == PROVIDER),
+        "messages lost": lambda c: transitions.unsend(c, jobs.c.sent_at < now_after(-3.0)),
+        "left over": lambda c: holds.is_left_over(c, "b", PROVIDER),
+        "at fault": lambda c: holds.is_at_fault(c, some_id, "b", speaks_of_account=False),
+        "resume": lambda c: batches.resume(c, "b"),
+        "end of an input that lost no row": lambda c: batches.drop_rows(c, "b", 1),
+        "retry": lambda c: batches.retry(c, "b"),
+        "cancel": lambda c: batches.cancel(c, "b"),
+    }
+    return {
+        "progress": lambda: progress(b),
+        "status": lambda: (list_batches(20), marked(b)),
+        **{name: partial(transact, work) for name, work in in_transaction.items()},
+    }
+
+
+def fill() -> int:
+    """A batch that has almost ended and one that has not begun; returns the id of a job that is queued."""
+    add_batch("b", read_at=now_after(0.0))
+    add_batch("waiting")
+    add_worker()
+    return transact(_store)
+
+
+def _store(connection: Connection) -> int:
+    at = connection.scalar(select(now_after(-60.0)))
+    for batch in ("b", "waiting"):
+        connection.execute(text(_FILL), {"batch": batch, "rows": ROWS, "at": at})
+    ended, called = {"finished_at": at, "error": "why"}, {"worker_id": "w1", "first_attempt_at": at, "epoch": 1}
+    parts: tuple[tuple[int, int, dict[str, Any]], ...] = (
+        (1, 9, {"state": "failed", "error_code": "refused"} | ended | called),
+        (10, 19, {"state": "cancelled"} | ended),
+        (20, ROWS - OPEN_ROWS, {"state": "succeeded"} | ended | called),
+        (ROWS - 9, ROWS - 5, {"sent_at": at} | called),
+        (ROWS - 4, ROWS, {"state": "running", "lease_until": at} | called),
+    )
+    for first, last, values in parts:
+        own = jobs.c.batch_id == "b", jobs.c.position.between(first, last)
+        connection.execute(update(jobs).where(*own).values(values))
+    for statement in _ANSWER:
+        connection.execute(text(statement))
+    if connection.dialect.name == "postgresql":
+        for table in (jobs, attempts, dialogues, messages):
+            connection.execute(text(f"ANALYZE {table.name}"))
+    return connection.execute(select(jobs.c.id).where(jobs.c.batch_id == "waiting").limit(1)).scalar_one()
+
+
+@contextmanager
+def counted_work() -> Iterator[list[int]]:
+    """The work of all statements in the block, as the one number of the list."""
+    work = [0]
+
+    def step() -> None:
+        work[0] += _STEPS
+
+    def rows_read(connection: Connection) -> int:
+        read = (
+            "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::bigint FROM pg_stat_xact_user_tables "
+            "WHERE relname IN ('jobs', 'attempts', 'dialogues', 'messages')"
+        )
+        driver: Any = connection.connection.driver_connection
+        return int(driver.execute(read).fetchone()[0])
+
+    def before(connection: Connection, *_: object) -> None:
+        driver: Any = connection.connection.driver_connection
+        if connection.dialect.name == "sqlite":
+            driver.set_progress_handler(step, _STEPS)
+        else:
+            driver.execute("SET LOCAL enable_seqscan = off")
+            work[0] -= rows_read(connection)
+
+    def after(connection: Connection, *_: object) -> None:
+        if connection.dialect.name != "sqlite":
+            work[0] += rows_read(connection)
+
+    event.listen(engine(), "before_cursor_execute", before)
+    event.listen(engine(), "after_cursor_execute", after)
+    try:
+        yield work
+    finally:
+        event.remove(engine(), "before_cursor_execute", before)
+        event.remove(engine(), "after_cursor_execute", after)
+
+
+@pytest.mark.usefixtures("database")
+def test_nothing_that_is_done_to_a_batch_reads_all_of_it() -> None:
+    some_id = fill()
+    bound = BOUND[engine().dialect.name]
+    costs = {}
+    for name, work in works(some_id).items():
+        with counted_work() as cost:
+            work()
+        costs[name] = cost[0]
+    assert {name: cost for name, cost in costs.items() if cost > bound} == {}
+    with counted_work() as cost:  # and a look at all rows would be noticed
+        transact(lambda connection: connection.execute(text("SELECT * FROM jobs WHERE epoch = 99")).all())
+    assert cost[0] > 2 * bound

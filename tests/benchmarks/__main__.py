@@ -12,8 +12,8 @@ from typing import Any
 from tests.benchmarks import material, measuring, report, scenarios
 from tests.benchmarks.lab import Lab
 from tests.benchmarks.material import TrainingRun
-from tests.benchmarks.measuring import Figure, Rounds, Scenario
-from tests.benchmarks.provider import provider
+from tests.benchmarks.measuring import Figure, Rounds, Run, Scenario
+from tests.benchmarks.provider import Provider, provider
 from tests.benchmarks.report import Results
 from tests.benchmarks.scenarios import AT_ONCE, BARE, Comparison, Contender, OnePrompt, Plan, Training
 from tests.benchmarks.trees import RunError
@@ -35,17 +35,18 @@ class Bench:
 
     def comparison(self, scenario: Comparison) -> Rounds[Comparison]:
         """The same file through every contender in turn."""
-        return self._rounds(scenario, scenario.latency_ms, lambda _: (measuring.measure_one, scenario.rows))
+        return self._rounds(scenario, scenario.latency_ms, lambda _: scenario.rows, measuring.measure_one)
 
     def one_prompt(self, scenario: OnePrompt) -> Rounds[OnePrompt]:
         """The same question by every contender in turn."""
-        return self._rounds(scenario, AT_ONCE, lambda number: (measuring.measure_prompt, number))
+        return self._rounds(scenario, AT_ONCE, lambda number: number, measuring.measure_prompt)
 
     def _rounds(
         self,
         scenario: Scenario,
         latency_ms: tuple[int, int],
-        measure: Callable[[int], tuple[Callable[..., Any], int]],
+        argument: Callable[[int], int],
+        measure: Callable[[Lab, Contender, Provider, int], Run],
     ) -> Rounds[Scenario]:
         contenders = self._chosen(scenario)
         result = Rounds(scenario, [{} for _ in range(scenario.rounds if contenders else 0)])
@@ -53,10 +54,9 @@ class Bench:
             return result
         with provider(self._lab.folder, latency_ms) as target:
             for number, taken in enumerate(result.rounds):
-                function, argument = measure(number)
                 for contender in contenders:
                     name = f"{scenario.name}, round {number + 1}: {contender.name}"
-                    if (run := self._attempt(name, function, contender, target, argument)) is not None:
+                    if (run := self._attempt(name, measure, contender, target, argument(number))) is not None:
                         taken[contender.name] = run
                         self._say(f"{run.seconds:.2f} s, {run.cpu_ms:.2f} ms of CPU a prompt")
         return result

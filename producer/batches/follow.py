@@ -91,7 +91,7 @@ def follow(
     display: Display,
     *,
     submitting: Submitting | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], bool | None] | None = None,
 ) -> Progress:
     """Wait until every row of a submission has ended and every reply is judged.
 
@@ -100,7 +100,7 @@ def follow(
         window: calls in flight at most, where the worker runs inside this process.
         display: shows how far it is.
         submitting: what still reads the rows, if they are not all read.
-        on_progress: is called with what each look at the database counts.
+        on_progress: is called with what each look at the database counts; if it returns True, that look is the last.
 
     Raises:
         KeyboardInterrupt: the user stopped; calls in flight have ended or were given back.
@@ -109,10 +109,11 @@ def follow(
     if submitting is not None:
         submitting.wait(_READ_FIRST_SECONDS)
         submitting.say_answered(display)
-    if not (submitting and (submitting.is_reading or submitting.error)) and (so_far := progress(scope)).is_complete:
-        if on_progress is not None:
-            on_progress(so_far)
-        return so_far
+    if not (submitting and (submitting.is_reading or submitting.error)):
+        so_far = progress(scope)
+        has_enough = on_progress is not None and on_progress(so_far)
+        if has_enough or so_far.is_complete:
+            return so_far
     check_server(scope.batch_id)
     with _worker(window, scope, display) as runner:
         try:
@@ -160,7 +161,7 @@ def _watch(
     obstacles: "Obstacles",
     display: Display,
     submitting: Submitting | None,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[Progress], bool | None] | None,
 ) -> Progress:
     pause = _SHORTEST_PAUSE_SECONDS
     while True:
@@ -178,9 +179,8 @@ def _watch(
             continue
         took = time.monotonic() - began
         display.update(so_far, reading=is_reading)
-        if on_progress is not None:
-            on_progress(so_far)
-        if not is_reading and so_far.is_complete:
+        has_enough = on_progress is not None and on_progress(so_far)
+        if has_enough or (not is_reading and so_far.is_complete):
             return so_far
         obstacles.say_new(so_far)
         pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)

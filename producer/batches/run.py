@@ -123,7 +123,7 @@ def follow_batch(
     opened: OpenBatch | None,
     window: int | None,
     screen: Display,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], bool | None] | None = None,
 ) -> Progress:
     """Follow a batch, or run it here where no worker is elsewhere; on Ctrl-C say how far it is."""
     try:
@@ -138,19 +138,20 @@ def follow_batch(
 
 
 class AnswerPrinter:
-    """Prints one row's answer the moment it is stored, while its sentiment is still being judged."""
+    """Prints one row's answer the moment it is stored; only `as_json` shows its sentiment, and waits for that."""
 
     def __init__(self, batch: Batch, as_json: bool) -> None:
         self._batch = batch
         self._as_json = as_json
         self._is_printed = False
 
-    def __call__(self, progress: Progress) -> None:
-        """Print the answer if it is there and was not printed."""
+    def __call__(self, progress: Progress) -> bool:
+        """Print the answer if it is there and was not printed; returns whether there is nothing to wait for."""
         if not self._as_json and not self._is_printed and progress.states["succeeded"]:
             print_text(self._row()["reply"])
             sys.stdout.flush()
             self._is_printed = True
+        return self._is_printed
 
     def end(self) -> None:
         """Print what is not printed yet.

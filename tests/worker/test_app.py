@@ -55,7 +55,7 @@ def test_a_frozen_worker_does_not_keep_its_supervisor_from_stopping(shared_envir
     with subprocess.Popen(
         [sys.executable, "-P", "-c", SUPERVISOR], env=shared_environment | {"TIDEMILL_DRAIN_SECONDS": "0"}
     ) as supervisor:
-        wait_until(lambda: len(psutil.Process(supervisor.pid).children(recursive=True)) == 2, "worker and judge are up")
+        wait_until(lambda: psutil.Process(supervisor.pid).children(), "the worker is up")
         (worker,) = psutil.Process(supervisor.pid).children()
         worker.suspend()
         supervisor.send_signal(signal.SIGTERM)

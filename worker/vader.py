@@ -158,7 +158,7 @@ def _special(valence: float, words: list[str], place: int) -> float:
 def _emphasis(text: str) -> float:
     questions = text.count("?")
     asked = 0.0 if questions < 2 else questions * rules.QM_AMPLIFY if questions <= 3 else rules.QM_CAP
-    return min(text.count("!"), rules.EP_CAP) * rules.EP_AMPLIFY + asked
+    return float(min(text.count("!"), rules.EP_CAP) * rules.EP_AMPLIFY + asked)
 
 
 # --- emoji, which score by the words that describe them ---

@@ -19,7 +19,7 @@ _VALENCES = {**LEXICON, **curated.OVERRIDES, **curated.ADDITIONS}
 _BOOSTERS = rules.BOOSTER_DICT
 _DECAY = (1.0, rules.DECAY_TWO, rules.DECAY_THREE)
 """How much of a booster is felt one, two and three words later."""
-_LONGEST_EMOTICON = max(len(word) for word in _VALENCES if not word.strip(rules.PUNCTUATION))
+_LONGEST = max(map(len, _VALENCES))
 
 _Phrases = dict[str, list[tuple[list[str], float]]]
 """Last word -> the words of a phrase, its valence."""
@@ -63,7 +63,7 @@ def compound(text: str) -> float:
 
 def _emoticon(word: str) -> str:
     """The emoticon that a word of nothing but punctuation begins with, as in `:),`; else the word."""
-    for length in range(min(len(word) - 1, _LONGEST_EMOTICON), 0, -1):
+    for length in range(min(len(word) - 1, _LONGEST), 0, -1):
         if word[:length] in _VALENCES:
             return word[:length]
     return word

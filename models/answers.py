@@ -20,7 +20,15 @@ from tidemill.models.tables import batches, dialogues, fit, jobs, messages
 from tidemill.models.text import dumps, encode, is_json, loads
 
 _DIALOGUES = BulkRows(
-    id="int", batch_id="text", model="text", finish_reason="text", root_id="int", sentiment="text", reasoning="text"
+    id="int",
+    batch_id="text",
+    model="text",
+    finish_reason="text",
+    root_id="int",
+    reasoning="text",
+    sentiment="text",
+    sentiment_score="float",
+    language="text",
 )
 _MESSAGES = BulkRows(dialogue_id="int", position="int", role="text", content="text", rest="text")
 _PARTS = ("text", "image_url", "input_text", "input_image", "input_audio", "input_file", "file")
@@ -121,6 +129,10 @@ class Answer:
     """The dialogue that it continues."""
     reasoning: str | None = None
     """What the model thought before it answered."""
+    sentiment: str | None = None
+    """None: not judged yet."""
+    sentiment_score: float | None = None
+    language: str | None = None
 
 
 def record(connection: Connection, answered: Sequence[tuple[int, str, Answer]]) -> None:
@@ -128,9 +140,10 @@ def record(connection: Connection, answered: Sequence[tuple[int, str, Answer]]) 
     dialogue_rows, message_rows = [], []
     for job_id, batch_id, answer in answered:
         model, reason = fit(answer.model, dialogues.c.model), fit(answer.finish_reason, dialogues.c.finish_reason)
-        sentiment = None if answer.messages[-1].content else "unknown"  # only tool calls: nothing to judge
+        sentiment = answer.sentiment if answer.messages[-1].content else "unknown"  # only tool calls: nothing to judge
+        judgement = sentiment, answer.sentiment_score, answer.language
         reasoning = None if answer.reasoning is None else encode(answer.reasoning)
-        dialogue_rows.append((job_id, batch_id, model, reason, answer.root_id, sentiment, reasoning))
+        dialogue_rows.append((job_id, batch_id, model, reason, answer.root_id, reasoning, *judgement))
         message_rows += [
             (job_id, position, fit(message.role, messages.c.role), encode(message.content), _rest(message))
             for position, message in enumerate(answer.messages)

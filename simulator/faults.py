@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from tidemill.simulator.calls import Call
+from tidemill.simulator.calls import Call, tag_of
 from tidemill.simulator.options import Options
 from tidemill.simulator.replies import LONE_SURROGATE, Reply, encode, error_body, generate
 
@@ -150,6 +150,12 @@ def _nul(call: Call, options: Options, identity: str) -> Answer:
     return Answer(200, encode(call, reply, identity), reply)
 
 
+def _german(call: Call, options: Options, identity: str) -> Answer:
+    reply = generate(call, options.reply_chars)
+    reply.text = f"Die Mühle steht am Fluss und dreht sich mit dem Wasser. {tag_of(call.digest)}"
+    return Answer(200, encode(call, reply, identity), reply)
+
+
 def _huge(call: Call, options: Options, identity: str) -> Answer:
     return good(call, replace(options, reply_chars=HUGE_CHARS), identity)
 
@@ -196,6 +202,7 @@ FAULTS: dict[str, FaultFunction] = {
     "content_filter": _changed(text="", finish="content_filter"),
     "length": _length,
     "nul": _nul,
+    "german": _german,
     "huge": _huge,
     "bomb": _bomb,
     "nousage": _changed(sends_usage=False),

@@ -1,4 +1,4 @@
-"""Judging a reply costs more CPU than its call, so a child process does it, and a reply can cost no more than that.
+"""What names a language in doubt takes long to load, so a child does it, and a reply can cost no more than that child.
 
 Of our modules a child imports only this one, worker/sentiment.py and what they stand on, so it starts fast and stays
 small.
@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from tidemill.models.child import Child, Parent
 from tidemill.models.errors import TidemillError
-from tidemill.worker.sentiment import UNJUDGEABLE, Judgement, judge, models
+from tidemill.worker.sentiment import UNJUDGEABLE, Judgement, identifier, judge
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Judge:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge")
         self._child: Child | None = None
+        self._is_ready = False
         self._end_at = float("inf")
 
     def submit(self, batch: list[Text]) -> Future[list[tuple[int, Judgement]]]:
@@ -52,7 +53,11 @@ class Judge:
         return self._thread.submit(self._judge, batch)
 
     def finish_within(self, seconds: float) -> None:
-        """Leave out what is not judged by then: another worker's maintenance will find it."""
+        """Leave out what is not judged by then, and all at once if no child has loaded yet.
+
+        Another worker's maintenance will find it.
+        """
+        seconds = seconds if self._is_ready else 0.0
         self._end_at = time.monotonic() + seconds
         timer = threading.Timer(seconds, self._kill_child)
         timer.daemon = True
@@ -103,6 +108,7 @@ class Judge:
         if self._is_over():
             child.kill()  # `finish_within` came when there was no child to kill
         child.wait_until_ready(seconds=START_SECONDS)
+        self._is_ready = True
         return child
 
     def _is_over(self) -> bool:
@@ -113,7 +119,7 @@ class Judge:
             child.kill()  # whoever waits for it goes on
 
     def _end_child(self) -> None:
-        child, self._child = self._child, None
+        child, self._child, self._is_ready = self._child, None, False
         if child is not None:
             child.end()  # it has nothing that could be lost
 
@@ -126,7 +132,7 @@ def _cut(text: str) -> str:
 def serve() -> None:
     """Be the child: read lists of texts, and send their judgements, until the parent is gone."""
     parent = Parent(2 * TEXT_SECONDS)
-    models()  # in time for the first replies
+    identifier()  # in time for the first replies
     if hasattr(os, "nice"):
         os.nice(5)  # calls and their settling go first
     parent.say_ready()

@@ -1,8 +1,10 @@
 """Every reply is judged, and what cannot be judged is "unknown" and not "neutral".
 
-Replies are scored with VADER (Hutto & Gilbert, ICWSM-14), an English lexicon with rules. Its `compound` saturates on
-long text, so each sentence is scored alone and the scores are averaged. py3langid names the language first. All of it
-costs more CPU than the call, so a child process does it (worker/judge.py), which imports this and little else.
+English is scored with VADER (Hutto & Gilbert, ICWSM-14), a lexicon with rules (worker/vader.py). Its `compound`
+saturates on long text, so each sentence is scored alone and the scores are averaged. What language a reply is in, its
+alphabet or its commonest words mostly say (worker/alphabets.py, worker/english.py): `judge_now` judges such a reply in
+less time than its row takes to be stored. The rest is in doubt, and py3langid is asked, in a child (worker/judge.py),
+because it takes long to load.
 """
 
 import re
@@ -10,17 +12,18 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from tidemill.worker.alphabets import language_of_letters
+from tidemill.worker.english import is_english
+
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
-    from vader import SentimentIntensityAnalyzer
-
-from tidemill.worker.languages import load_identifier
 
 Sentiment = Literal["positive", "negative", "neutral", "unknown"]
 
 THRESHOLD = 0.05  # VADER's own: a score within +-0.05 is neutral
 
-_MAX_SENTENCE = 1_000  # characters; some of VADER's steps are quadratic in the length of one token
+_LONGEST_AT_ONCE = 10_000  # characters; even of emoji alone, which take longest, a tenth of a second
+_MAX_SENTENCE = 1_000  # characters
 _FIRST, _LAST = 40, 20  # an answer's stance is at its beginning and its end; the middle of a book costs seconds
 _LANGUAGE_CHARACTERS = 500  # py3langid needs no more, and its cost grows with every byte
 _NEUTRAL_SHARE = 0.5  # the weight of a sentence without sentiment, beside one with some
@@ -37,7 +40,9 @@ _COMMON = "de en es fr it ja pt ru zh"  # this many times as likely before a wor
 _PRIOR = 5
 _NO_LANGUAGE = "zxx"  # ISO 639-2: no linguistic content, such as code or JSON
 
-_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|\n+|(?<=[。！？])")
+_FULL_WIDTH_END = re.compile(r"[。！？]")  # as in Chinese
+# Beginning with white space, it is looked for there only, and not at each character.
+_SENTENCE_END = re.compile(r"\s(?:(?<=[.!?…]\s)\s*|(?<=\n)\n*)")
 # How assistants begin and end any answer. Only their manners are positive; see "Sure! All 40 were killed."
 _COURTESY = re.compile(
     r"(?:sure|of course|certainly|absolutely|(?:great|good|excellent) question|(?:i'd be |i'm )?(?:happy|glad) to help"
@@ -45,8 +50,7 @@ _COURTESY = re.compile(
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"[^\W\d_]")
-_BEYOND_LATIN = re.compile(r"[^\x00-\x7f\u00c0-\u024f]")  # may contain emoji, which the shortcut below does not know
-_TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "—": " - ", "–": " - "})  # VADER strips ASCII only
+_TYPOGRAPHY = {"’": "'", "‘": "'", "“": '"', "”": '"', "—": " - ", "–": " - "}  # VADER strips ASCII only
 
 
 class Judgement(NamedTuple):
@@ -64,28 +68,37 @@ class Judgement(NamedTuple):
 UNJUDGEABLE = Judgement("unknown", None, None)
 
 
-class Models(NamedTuple):
-    """VADER's analyser, the words that can make it score a sentence, and py3langid's identifier."""
-
-    analyser: "SentimentIntensityAnalyzer"
-    scoring_words: frozenset[str]
-    identifier: "LanguageIdentifier"
-
-
 @cache
-def models() -> Models:
-    """Load both models, once a process."""
-    from vader import SentimentIntensityAnalyzer
+def identifier() -> "LanguageIdentifier":
+    """py3langid's identifier, loaded once a process."""
+    from tidemill.worker.languages import load_identifier
 
-    analyser = SentimentIntensityAnalyzer()
-    identifier = load_identifier()
-    identifier.set_languages(_LANGUAGES.split())
-    phrases = (*analyser.multiword, *analyser.idioms)
-    return Models(analyser, frozenset(analyser.lexicon) | {phrase.split()[0] for phrase in phrases}, identifier)
+    loaded = load_identifier()
+    loaded.set_languages(_LANGUAGES.split())
+    return loaded
+
+
+def load_words() -> None:
+    """Read VADER's word lists, some 10 ms, in time for the first reply."""
+    import tidemill.worker.vader  # noqa: F401
+
+
+def judge_now(text: str) -> Judgement | None:
+    """Judge a text if that is cheap, some 50 us for 190 characters; None if its language is in doubt, or it is long.
+
+    Any string is accepted; the time is bounded.
+    """
+    if len(text) > _LONGEST_AT_ONCE:
+        return None
+    prose = _prose(text)
+    if _LETTER.search(prose) is None:
+        return _without_language(prose)
+    language = _certain_language(prose[:_LANGUAGE_CHARACTERS])
+    return None if language is None else _in_language(prose, language)
 
 
 def judge(texts: Sequence[str]) -> list[Judgement]:
-    """Judge each text, in this process and in order; about 0.3 ms for 190 characters.
+    """Judge each text, in this process and in order; some 0.3 ms each, where py3langid is asked.
 
     Any string is accepted, of any length: time grows with the length only up to some 60 sentences.
     """
@@ -95,8 +108,17 @@ def judge(texts: Sequence[str]) -> list[Judgement]:
 def _judge_one(text: str) -> Judgement:
     prose = _prose(text)
     if _LETTER.search(prose) is None:
-        return _verdict(_score(prose), None)  # "42" has no sentiment and no language; an emoji may have the first
-    language = _language(prose[:_LANGUAGE_CHARACTERS])
+        return _without_language(prose)
+    beginning = prose[:_LANGUAGE_CHARACTERS]
+    return _in_language(prose, _certain_language(beginning) or _likeliest_language(beginning))
+
+
+def _without_language(prose: str) -> Judgement:
+    """ "42" has no sentiment and no language; an emoji may have the first."""
+    return _verdict(_score(prose), None)
+
+
+def _in_language(prose: str, language: str | None) -> Judgement:
     if language == "en":
         return _verdict(_score(prose), "en")
     if language == _NO_LANGUAGE:
@@ -113,17 +135,26 @@ def _verdict(score: float, language: str | None) -> Judgement:
 def _prose(text: str) -> str:
     """The text without fenced code, whose `kill` and `error` are no sentiment; with it if there is nothing else."""
     prose = "\n".join(text.split("```")[::2]) if "```" in text else text
-    return (prose if prose.strip() else text).translate(_TYPOGRAPHY).strip()
+    prose = prose if prose.strip() else text
+    if not prose.isascii():
+        for sign, plain in _TYPOGRAPHY.items():
+            prose = prose.replace(sign, plain)
+    return prose.strip()
 
 
-def _language(text: str) -> str | None:
+def _certain_language(text: str) -> str | None:
+    """The language of a text that has letters, where they or its words leave no doubt; else None."""
+    return "en" if is_english(text) else language_of_letters(text)
+
+
+def _likeliest_language(text: str) -> str | None:
     """The likeliest language of a text that has letters; English when Latin script gives no clear answer.
 
     Short English replies ("Yes.", "Excellent phone") look like twenty languages at once to py3langid, each with a
     tenth of the probability. Real sentences of another language stand out even when they are short.
     """
     odds: dict[str, float] = {
-        code: share * (_PRIOR if code in _COMMON else 1) for code, share in models().identifier.rank(text)
+        code: share * (_PRIOR if code in _COMMON else 1) for code, share in identifier().rank(text)
     }
     total = sum(odds.values())
     best = max(odds, key=odds.__getitem__)
@@ -147,9 +178,11 @@ def _score(text: str) -> float:
 
     At full weight, explanations would hide a clear verdict; at none, one phrase would decide for a whole page.
     """
+    from tidemill.worker.vader import compound
+
     sentences = list(_sentences(text))
     counted = [sentence for sentence in sentences if _COURTESY.match(sentence) is None] or sentences
-    compounds = [compound for compound in map(_compound, counted) if compound]
+    compounds = [each for each in map(compound, counted) if each]
     weight = len(compounds) + _NEUTRAL_SHARE * (len(counted) - len(compounds))
     return round(sum(compounds) / weight, 4) if compounds else 0.0
 
@@ -158,28 +191,17 @@ def _sentences(text: str) -> Iterable[str]:
     """The first 40 and the last 20 sentences, each cut at 1,000 characters; time is bounded for any text."""
     limit = (_FIRST + _LAST) * _MAX_SENTENCE
     if len(text) <= limit:
-        parts = [part for part in _SENTENCE_END.split(text) if part]
+        parts = _split(text)
         return (part[:_MAX_SENTENCE] for part in (parts if len(parts) <= _FIRST + _LAST else _ends(parts, parts)))
     head, tail = text[: _FIRST * _MAX_SENTENCE], text[-_LAST * _MAX_SENTENCE :]
-    return (part[:_MAX_SENTENCE] for part in _ends(*([p for p in _SENTENCE_END.split(t) if p] for t in (head, tail))))
+    return (part[:_MAX_SENTENCE] for part in _ends(_split(head), _split(tail)))
+
+
+def _split(text: str) -> list[str]:
+    if not text.isascii():
+        text = _FULL_WIDTH_END.sub(r"\g<0>\n", text)
+    return [part for part in _SENTENCE_END.split(text) if part]
 
 
 def _ends(first: list[str], last: list[str]) -> list[str]:
     return first[:_FIRST] + last[-_LAST:]
-
-
-def _compound(sentence: str) -> float:
-    """VADER's score of one sentence, -1..1; 0.0 at once if no word can score, as in most sentences."""
-    analyser, scoring_words, _ = models()
-    if _BEYOND_LATIN.search(sentence) is None:
-        tokens = sentence.lower().split()
-        if scoring_words.isdisjoint(tokens) and not any(_may_score(token, scoring_words) for token in tokens):
-            return 0.0
-    return float(analyser.polarity_scores(sentence)["compound"])
-
-
-def _may_score(token: str, scoring_words: frozenset[str]) -> bool:
-    if token.isalnum():
-        return False  # was looked up already
-    bare = token.strip("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
-    return bare in scoring_words if bare else len(token) > 1  # only punctuation: maybe an emoticon

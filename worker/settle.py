@@ -1,7 +1,8 @@
 """One writer per process stores endings in bulk and never loses a paid answer.
 
-Settlements come from the loop, judgements from the judge's child. One thread writes both, up to 100 rows or 100 ms at a
-time. While the database does not answer they wait, and are written once it does.
+Settlements come from the loop, up to 100 rows or 100 ms at a time. Replies that are judged cheaply are judged here and
+stored with their judgement; the others are stored first, and their judgements come later, from the judge's child. While
+the database does not answer all of them wait, and are written once it does.
 """
 
 import logging
@@ -23,7 +24,7 @@ from tidemill.models.errors import DatabaseError
 from tidemill.models.tables import dialogues
 from tidemill.models.transitions import Settlement, settle
 from tidemill.worker.judge import Judge
-from tidemill.worker.sentiment import Judgement
+from tidemill.worker.sentiment import Judgement, judge_now, load_words
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Settler:
     """The writer of one worker process.
 
     Args:
-        judge: judges the replies once they are stored.
+        judge: judges the replies that are in doubt, once they are stored.
         bulk_rows: endings that are written together at most.
         hurry: whether nothing else is under way, so that the last ending need not wait for others.
         on_written: called with what has been written.
@@ -75,7 +76,6 @@ class Settler:
         """Writes done so far, failed ones too: while it rises, the writer is not stuck."""
         self.trouble: str | None = None
         """Why endings cannot be written at present, in a sentence; None when they can."""
-        judge.submit([])  # starts the child, so that its models are loaded before the first reply
         self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
         self._thread.start()
 
@@ -95,9 +95,10 @@ class Settler:
         return self._judging > 0
 
     def close(self, patience_seconds: float) -> None:
-        """Write all that was handed over, judgements included, then stop.
+        """Write all that was handed over, then stop.
 
-        It waits this long for a database that does not answer; jobs that are not written then run again.
+        It waits this long for a database that does not answer, whose jobs run again then, and for judgements. It does
+        not wait for a judge that has not loaded yet: the next worker's maintenance finds what is not judged.
         """
         self._give_up_at = time.monotonic() + patience_seconds
         self._judge.finish_within(patience_seconds)
@@ -114,7 +115,9 @@ class Settler:
             endings, is_open = self._collect(is_open)
             judgements = self._collect_judgements()
             if endings or judgements:
-                self._write_until_stored(endings, judgements)
+                self._write_until_stored([_judged(ending) for ending in endings], judgements)
+            else:
+                load_words()  # while calls are in flight
 
     def _collect(self, is_open: bool) -> tuple[list[Ending], bool]:
         endings: list[Ending] = []
@@ -162,15 +165,16 @@ class Settler:
         self.finished += 1
         self._on_written([ending.settlement for ending in endings])
         news.tell()
-        answers = [
+        in_doubt = [
             (ending.settlement.job_id, ending.settlement.answer.messages[-1].content)
             for ending in endings
             if ending.settlement.answer is not None
+            and ending.settlement.answer.sentiment is None
             and ending.settlement.answer.messages[-1].content
             and (ending.settlement.job_id, ending.settlement.epoch) in written
         ]
-        if answers:
-            self.judge(answers)
+        if in_doubt:
+            self.judge(in_doubt)
 
     def _write_apart(self, endings: list[Ending], judgements: list[tuple[int, Judgement]], error: Exception) -> None:
         """Store all rows but the one that the database rejects: halve until it is alone."""
@@ -187,6 +191,22 @@ class Settler:
         else:
             log.error("given up storing %d endings, %d judgements: %s", len(endings), len(judgements), reason_of(error))
             self._on_written([ending.settlement for ending in endings])  # their leases end
+
+
+def _judged(ending: Ending) -> Ending:
+    """The ending with its answer's judgement, unless that is in doubt."""
+    answer = ending.settlement.answer
+    if answer is None or not (text := answer.messages[-1].content):
+        return ending
+    try:
+        judgement = judge_now(text)
+    except Exception:  # noqa: BLE001  # whatever a text does, it must not end the writer
+        return ending
+    if judgement is None:
+        return ending
+    sentiment, score, language = judgement
+    judged = replace(answer, sentiment=sentiment, sentiment_score=score, language=language)
+    return ending._replace(settlement=replace(ending.settlement, answer=judged))
 
 
 def _not_storable(ending: Ending, error: Exception) -> Ending:

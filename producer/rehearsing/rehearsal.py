@@ -44,6 +44,9 @@ WORKERS, WINDOW = 3, 8
 _ALWAYS_FAILING = {"500": 0.01, "reset": 0.005, "cut": 0.005, "429ms": 0.01}
 """The share of calls that fail so at any time, when the provider has faults."""
 
+_IN_DOUBT = {"german": 0.05}
+"""The share of replies that give a judge something to do, when judges have faults."""
+
 _LATENCY_SECONDS = 0.2, 2.0
 """Shortest and longest mean latency of a call."""
 
@@ -202,8 +205,9 @@ def _provider(plan: Plan) -> Simulator:
     slots = WINDOW * (1 if settings().embedded else WORKERS)
     shortest, longest = _LATENCY_SECONDS
     latency_seconds = min(longest, max(shortest, plan.seconds / 2 * slots / plan.prompts))
-    fails = any(part_of(name) == "provider" for name in plan.faults)
-    return Simulator(latency_ms=1000 * latency_seconds, seed=plan.seed, faults=_ALWAYS_FAILING if fails else {})
+    parts = {part_of(name) for name in plan.faults}
+    rates = (_ALWAYS_FAILING if "provider" in parts else {}) | (_IN_DOUBT if "judge" in parts else {})
+    return Simulator(latency_ms=1000 * latency_seconds, seed=plan.seed, faults=rates)
 
 
 def _proxied(

@@ -34,6 +34,14 @@ def test_the_same_prompt_is_answered_from_the_database(tidemill: Tidemill, simul
     assert simulator.counters()["paid"] == 1
 
 
+def test_one_prompt_waits_for_the_judge_only_where_its_judgement_is_shown(tidemill: Tidemill) -> None:
+    prompt, *http = "!!german Where is the mill?", "--transport", "http"
+    asked = tidemill("ask", prompt, *http).ok()
+    assert asked.out.startswith("Die Mühle steht am Fluss")
+    shown = tidemill("ask", prompt, "--json", *http).ok().json
+    assert (shown["reply"].rstrip(), shown["sentiment"]) == (asked.out.rstrip(), "unknown")
+
+
 def test_one_prompt_that_is_not_answered_says_why(tidemill: Tidemill) -> None:
     ran = tidemill("ask", "!!refusal please", "--transport", "http")
     assert (ran.code, ran.out) == (1, "")

@@ -18,6 +18,8 @@ from tidemill.simulator import Simulator, prompt_hash
 
 HTTP = ("--transport", "http")
 PROMPTS = [f"stopped {number}" for number in range(60)]
+IN_DOUBT = [f"!!german {number}" for number in range(30)]
+"""Their replies are in a language that the judge's child must name."""
 FIRST_CALLS = 16
 """Two processes that know no limit begin with 8 calls each; 8 more follow where no reply comes for 5 s."""
 
@@ -209,18 +211,21 @@ def test_a_pipe_that_stays_open_keeps_nobody_from_stopping(
 def test_a_fleet_whose_supervisor_is_killed_drains_and_leaves_nothing_behind(
     alone: Tidemill, simulator: Simulator, judges: str
 ) -> None:
-    simulator.control(gate="shut")
     with alone.started("worker", "--processes", "2", "--window", "20") as running, _fleet_of(running) as fleet:
+        alone("ask", "-i", alone.prompts("d.jsonl", IN_DOUBT), "-o", "-", *HTTP).ok()
+        fleet[:] = psutil.Process(running.process.pid).children(recursive=True)
+        judging = [each for each in fleet if "worker.judge" in " ".join(each.cmdline())]
+        assert judging
+        simulator.control(gate="shut")
         alone("ask", "-i", alone.prompts("p.jsonl", PROMPTS), "--detach", *HTTP).ok()
         running.until(_in_flight(simulator, FIRST_CALLS), "the first calls of both processes are in flight")
         if judges == "stopped":
-            for each in fleet:
-                if "worker.judge" in " ".join(each.cmdline()):
-                    each.suspend()
+            for each in judging:
+                each.suspend()
         running.process.kill()
         running.process.wait()
         wait_until(lambda: _both_stop(running), "the workers stop, and wait for their calls")
-        called = simulator.counters()["in_flight"]
+        called = simulator.counters()["paid"] + simulator.counters()["in_flight"]
         simulator.control(gate="open")
         psutil.wait_procs(fleet, timeout=limit())
         assert [each for each in fleet if each.is_running() and each.status() != psutil.STATUS_ZOMBIE] == []
@@ -232,11 +237,11 @@ def test_a_fleet_whose_supervisor_is_killed_drains_and_leaves_nothing_behind(
 
 @contextmanager
 def _fleet_of(running: Running) -> Iterator[list[psutil.Process]]:
-    """Two workers and their judges; none of them is left when the block ends."""
+    """Two workers; none of them is left when the block ends, nor what is added to them."""
     supervisor = psutil.Process(running.process.pid)
     fleet: list[psutil.Process] = []
     try:
-        running.until(lambda: len(supervisor.children(recursive=True)) == 4, "two workers with judges are up")
+        running.until(lambda: len(supervisor.children(recursive=True)) == 2, "two workers are up")
         fleet += supervisor.children(recursive=True)
         yield fleet
     finally:
@@ -247,10 +252,11 @@ def _fleet_of(running: Running) -> Iterator[list[psutil.Process]]:
 
 @pytest.mark.parametrize("anywhere", ["embedded"], indirect=True)
 def test_a_judge_that_is_stopped_keeps_nobody_waiting(anywhere: Tidemill, simulator: Simulator) -> None:
-    simulator.control(gate="shut")
-    path = anywhere.prompts("judged.jsonl", PROMPTS)
-    with anywhere.started("ask", "-i", path, "-o", "-", *HTTP) as running:
-        running.until(_in_flight(simulator, 8), "8 calls are in flight")
+    path = anywhere.prompts("judged.jsonl", IN_DOUBT)
+    with anywhere.started("ask", "-i", path, "-o", "-", "--window", "1", *HTTP) as running:
+        running.until(lambda: simulator.counters()["paid"] > 0, "a reply is in doubt")
+        simulator.control(gate="shut")
+        running.until(lambda: psutil.Process(running.process.pid).children(), "a judge starts")
         (judge,) = psutil.Process(running.process.pid).children()
         running.until(lambda: judge.nice() > os.nice(0), "the judge is ready")
         judge.suspend()

@@ -125,7 +125,7 @@ EXPECTED: dict[str, tuple[int | None, Any, bool]] = {
     "529": (529, None, False), "badkey": (401, "invalid_api_key", False), "bomb": (200, None, True),
     "content_filter": (200, None, True), "context": (400, "context_length_exceeded", False), "cut": (None, None, True),
     "drip": (200, None, True), "empty": (200, None, True), "error200": (200, 502, False), "failed": (200, 502, False),
-    "flat": (400, None, False), "huge": (200, None, True), "length": (200, None, True),
+    "flat": (400, None, False), "german": (200, None, True), "huge": (200, None, True), "length": (200, None, True),
     "last": (200, None, True),
     "notfound": (404, "model_not_found", False), "nousage": (200, None, True), "nul": (200, None, True),
     "nullcontent": (200, None, True), "quota": (429, "credit_balance_exhausted", False), "refusal": (200, None, True),

@@ -13,7 +13,7 @@ from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_jobs, count
 from tests.servers import Broker, Postgres
 from tests.waiting import limit, wait_until
-from tidemill.models.tables import jobs
+from tidemill.models.tables import jobs, workers
 from tidemill.worker.__main__ import main
 
 HANGS = """
@@ -54,11 +54,14 @@ sys.exit(supervisor.main())
 """
 
 
-def test_a_frozen_worker_does_not_keep_its_supervisor_from_stopping(shared_environment: dict[str, str]) -> None:
+def test_a_frozen_worker_does_not_keep_its_supervisor_from_stopping(
+    shared_environment: dict[str, str], use_environment: UseEnvironment
+) -> None:
+    use_environment(shared_environment)
     with subprocess.Popen(
         [sys.executable, "-P", "-c", SUPERVISOR], env=shared_environment | {"TIDEMILL_DRAIN_SECONDS": "0"}
     ) as supervisor:
-        wait_until(lambda: len(psutil.Process(supervisor.pid).children(recursive=True)) == 2, "worker and judge are up")
+        wait_until(lambda: count(workers) == 1, "the worker is up")
         (worker,) = psutil.Process(supervisor.pid).children()
         worker.suspend()
         supervisor.send_signal(signal.SIGTERM)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.waiting import limit
 from tidemill.worker import sentiment
-from tidemill.worker.sentiment import Judgement, judge
+from tidemill.worker.sentiment import Judgement, judge, judge_now, load_words
 
 
 @pytest.mark.parametrize(
@@ -84,21 +84,86 @@ def test_the_beginning_and_the_end_of_a_book_are_read() -> None:
     assert judge(["What a great joy. " * 10 + plain * 10_000])[0].sentiment == "positive"
 
 
-@pytest.mark.parametrize("text", ["a", "word ", "great! ", "!", ":)", " ", "`", "\n", "😀", "é", "ж "])
+HOSTILE = ["a", "word ", "great! ", "!", ":)", " ", "`", "\n", "😀", "é", "ж ", "the ", "let me know", "👩"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
 def test_five_megabytes_of_anything_take_no_time(text: str) -> None:
     judge(["warm"])
     start = time.process_time()
     judge([text * (5_000_000 // len(text.encode()))])
-    assert time.process_time() - start < limit(3)  # 0.01-0.3 s
+    assert time.process_time() - start < limit(3)  # 0.01-0.5 s
 
 
-WORDS = ["great", "not", "can't stand", "Bad!", "break a leg", "(super)", "no", "kind of", "the", "WOW", "fed up"]
-PIECES = st.sampled_from([*WORDS, ":)", ";-(", "’", "…", "ß", "😡", "©", "\u2028", "\ud800", "\x00"])
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("characters", [9_990, 10_000_000])
+def test_no_text_stops_the_writer_for_long(text: str, characters: int) -> None:
+    load_words()
+    start = time.thread_time()
+    judge_now(text * (characters // len(text)))
+    assert time.thread_time() - start < limit(0.5)  # at most 0.1 s, for emoji
 
 
-@settings(deadline=None)
-@given(st.text() | st.lists(PIECES, max_size=12).map(" ".join) | st.lists(PIECES, max_size=12).map("".join))
-def test_the_shortcut_scores_as_vader_does_and_nothing_raises(text: str) -> None:
-    assert sentiment._compound(text) == sentiment.models().analyser.polarity_scores(text)["compound"]
+@settings(deadline=None, max_examples=50)
+@given(
+    st.text() | st.lists(st.sampled_from(["great", "Bad!", "the", "😡", "é", "はい", "\ud800", "\x00"])).map(" ".join)
+)
+def test_any_text_is_judged_and_at_once_as_later(text: str) -> None:
     [judgement] = judge([text])
     assert (judgement.score is None) == (judgement.sentiment == "unknown")
+    assert judge_now(text) in (None, judgement)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The capital of France is Paris.",
+        "Yes.",
+        "It is 42 km from here.",
+        "POOR QUALITY",
+        "I'm sorry, but I can't help with that request.",
+        "Thank you for your question! Photosynthesis is how plants use the light of the sun to make sugar.",
+        "**Step 1:** Preheat the oven to 180 °C.\n**Step 2:** Mix the flour with the eggs, and add some salt.",
+        "Janet sells 16 - 3 - 4 = 9 eggs a day.\nShe makes 9 * 2 = $18 every day at the market.\n#### 18",
+        "Chopin’s “Raindrop” prelude was written in 1838, when he and George Sand were staying on Majorca.",
+    ],
+)
+def test_english_is_judged_at_once_and_as_py3langid_says(text: str) -> None:
+    judgement = judge_now(text)
+    assert judgement is not None
+    assert judgement.language == sentiment._likeliest_language(text) == "en"
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("これは本です。", "ja"),
+        ("这是一个很好的问题, 谢谢你。", "zh"),
+        ("이 제품을 정말 좋아해요.", "ko"),
+        ("Αυτή είναι μια καλή ερώτηση.", "el"),
+        ("זו שאלה טובה.", "he"),
+        ("นี่เป็นคำถามที่ดี", "th"),
+        ("ეს კარგი კითხვაა.", "ka"),
+        ("Սա լավ հարց է։", "hy"),
+    ],
+)
+def test_an_alphabet_of_one_language_names_it(text: str, language: str) -> None:
+    assert judge_now(text) == Judgement("unknown", None, language) == judge([text])[0]
+    assert sentiment._likeliest_language(text) == language
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Es tut mir leid.", "La capitale de la France est Paris.", "No, creo que no.", "Het is een goede vraag."),
+        *("Daar was 9 rolprente in 1978.", "Tre kampar vart spela her under fotball VM i 1974.", "Ini adalah buku."),
+        *("Ndiyo, asante sana.", "Oo, salamat po.", "Det var under krigen.", "Sim, por favor.", "È un film super."),
+        *("Обслуживание было ужасным.", "أحب هذا المنتج كثيرا.", "यह एक अच्छा सवाल है।", "東京", "é", "x"),
+        'Sure! Here is the translation: "Vous avez choisi un très beau cadeau pour votre mère."',
+        "The answer is: Ich habe leider keine Ahnung, wovon du da sprichst.",
+        '{"the": ["and", 1], "with_a_key_that_is_longer_than_any_word": null}',
+        "import os\nprint(os.environ['HOME'])",
+    ],
+)
+def test_what_is_in_doubt_is_not_judged_at_once(text: str) -> None:
+    assert judge_now(text) is None

@@ -1,6 +1,7 @@
 """A paid answer is stored once, whatever the database does meanwhile, and whatever the row beside it holds."""
 
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tidemill.models.clock import now_after
 from tidemill.models.database import close, reading, writing
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages
 from tidemill.models.transitions import Settlement
+from tidemill.worker import judge, settle
 from tidemill.worker.judge import Judge
 from tidemill.worker.sentiment import Judgement
 from tidemill.worker.settle import Ending, Settler, write
@@ -71,13 +73,14 @@ def test_outcomes_are_stored_told_and_judged(
 ) -> None:
     add_batch()
     claimed = take(add_jobs(150))
+    replies = ["This is wonderful, I love it!", "This is awful, I hate it.", "Es tut mir leid."]
     for i, job in enumerate(claimed):
-        settler.put(success(job, "This is wonderful, I love it!" if i % 2 else "This is awful, I hate it."), PROVIDER)
+        settler.put(success(job, replies[i % 3]), PROVIDER)
     wait_until(lambda: len(ended) == 150, "all are written")
     assert ended == {(job.id, job.epoch) for job in claimed}
     assert count(jobs, jobs.c.state == "succeeded") == count(dialogues) == 150
     wait_until(lambda: None not in sentiments().values(), "all are judged")
-    assert set(sentiments().values()) == {"positive", "negative"}
+    assert [sentiments()[job.id] for job in claimed] == ["positive", "negative", "unknown"] * 50
     assert settler.trouble is None
 
 
@@ -85,9 +88,52 @@ def test_outcomes_are_stored_told_and_judged(
 def test_an_answer_whose_commit_went_through_unheard_is_judged(settler: Settler, wait_until: WaitUntil) -> None:
     add_batch()
     (job,) = take(add_jobs(1))
-    put(success(job, "What a great day."))
-    settler.put(success(job, "What a great day."), PROVIDER)
-    wait_until(lambda: list(sentiments().values()) == ["positive"], "it is judged")
+    put(success(job, "Es tut mir leid."))
+    settler.put(success(job, "Es tut mir leid."), PROVIDER)
+    wait_until(lambda: list(sentiments().values()) == ["unknown"], "it is judged")
+
+
+@pytest.mark.usefixtures("database")
+def test_a_reply_that_is_not_in_doubt_is_stored_with_its_judgement(
+    settler: Settler, ended: set[tuple[int, int]], wait_until: WaitUntil
+) -> None:
+    add_batch()
+    replies = ["What a great day.", "42", "はい、そうです。", "", "Es tut mir leid."]
+    for job, reply in zip(take(add_jobs(5)), replies, strict=True):
+        settler.put(success(job, reply), PROVIDER)
+    wait_until(lambda: len(ended) == 5, "all are written")
+    with reading() as connection:
+        stored = connection.execute(select(dialogues).order_by(dialogues.c.id)).all()
+    judged = [(row.sentiment, row.sentiment_score, row.language) for row in stored[:4]]
+    score = pytest.approx(0.6249)
+    assert judged == [
+        ("positive", score, "en"),
+        ("neutral", 0.0, None),
+        ("unknown", None, "ja"),
+        ("unknown", None, None),
+    ]
+
+
+@pytest.mark.usefixtures("embedded_home")
+def test_closing_waits_for_no_judge_that_has_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "CHILD", "import time; time.sleep(600)")
+    add_batch()
+    settler = Settler(Judge(), hurry=lambda: True, on_written=lambda _: None)
+    settler.put(success(take_one(add_jobs(1)[0]), "Es tut mir leid."), PROVIDER)
+    began = time.monotonic()
+    settler.close(limit(60))
+    assert time.monotonic() - began < limit(10)
+    assert list(sentiments().values()) == [None]  # the next worker's maintenance finds it
+
+
+@pytest.mark.usefixtures("embedded_home")
+def test_a_reply_on_which_judging_fails_is_stored(
+    settler: Settler, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "judge_now", {}.__getitem__)
+    add_batch()
+    settler.put(success(take_one(add_jobs(1)[0]), "What a great day."), PROVIDER)
+    wait_until(lambda: list(sentiments().values()) == ["positive"], "the child judges it")
 
 
 @pytest.mark.usefixtures("embedded_home")

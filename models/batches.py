@@ -104,6 +104,8 @@ def find(connection: Connection, sought: Sought, *, elsewhere: bool = False) -> 
         .where(batches.c.question_hash.in_(sought.question_hashes), ~is_here if elsewhere else is_here)
         .order_by(batches.c.created_at.desc(), batches.c.id.desc())
     )
+    if elsewhere and connection.execute(same_questions.limit(1)).first() is None:
+        return None  # as nearly always
     if source is not None:
         same_source = connection.execute(same_questions.where(batches.c.source == source).limit(1)).first()
         if same_source is not None:
@@ -155,7 +157,7 @@ def failures(connection: Connection, batch_id: str) -> list[FailureReason]:
 
 
 def create(connection: Connection, submission: Submission) -> str:
-    """Create a batch; returns its id, which begins with its name."""
+    """Create a batch with its first submission; returns its id, which begins with its name."""
     slug = re.sub(r"[^a-z0-9]+", "-", submission.name.lower()).strip("-")[:40] or "batch"
     batch_id = f"{slug}-{secrets.token_hex(3)}"
     connection.execute(
@@ -167,7 +169,9 @@ def create(connection: Connection, submission: Submission) -> str:
             question_hash=submission.question_hash,
             provider=submission.provider,
             options=submission.options,
-            columns=[],
+            columns=submission.columns,
+            priority=submission.priority,
+            submission=1,
             assistant_id=submission.assistant_id,
             created_at=now(),
         )
@@ -176,7 +180,7 @@ def create(connection: Connection, submission: Submission) -> str:
 
 
 def begin_submission(connection: Connection, batch_id: str, submission: Submission) -> int:
-    """Count a submission and store what may differ from the last one: how fast calls go, not what is asked of whom.
+    """Count another submission and store what may differ: how fast calls go, not what is asked of whom.
 
     A cancelled batch is open again. Returns the submission's number.
     """

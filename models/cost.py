@@ -5,10 +5,11 @@ imported when first needed. A price that is not known is None, never 0.
 """
 
 import re
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from tidemill.models.errors import SettingsError
@@ -17,6 +18,7 @@ from tidemill.models.settings import settings
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from genai_prices.data_snapshot import DataSnapshot
     from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
 # tiktoken's table (model.py); every newer OpenAI model is o200k_base, and for others it is the best estimate there is.
@@ -142,6 +144,21 @@ def price(model: str, tier: str = "") -> Price | None:
     return price_at(model, tier.strip().lower(), int(time.time() // _HALF_HOUR_SECONDS))
 
 
+@cache
+def load_prices() -> None:
+    """Begin to load the providers' tables, on a thread, once a process; a reply that is priced meanwhile waits for it.
+
+    Loading takes some 60 ms, in which a call may as well be in flight.
+    """
+    threading.Thread(target=_snapshot, name="prices", daemon=True).start()
+
+
+def _snapshot() -> "DataSnapshot":
+    from genai_prices.data_snapshot import get_snapshot
+
+    return get_snapshot()
+
+
 _HALF_HOUR_SECONDS = 1800
 """Some providers are cheaper at night, from a full or half hour on."""
 
@@ -242,11 +259,9 @@ def _list_price(model: str, tier: str, at: int) -> Price | None:
 
 def _entry(model: str) -> "tuple[Provider | None, ModelInfo | None]":
     """Who sells a model, and what genai-prices knows of it; (None, None) when it knows nothing."""
-    from genai_prices.data_snapshot import get_snapshot
-
     for provider_id, url in ((None, settings().openai_base_url), ("openai", None)):
         try:
-            seller, entry = get_snapshot().find_provider_model(model, None, provider_id, url)
+            seller, entry = _snapshot().find_provider_model(model, None, provider_id, url)
         except LookupError:
             continue
         if not (seller.id == "openai" and entry.id.startswith(_OPEN_WEIGHTS)):

@@ -2,6 +2,7 @@
 
 import re
 
+from tidemill.models.patterns import Pattern
 from tidemill.models.text import loads
 
 REFUSAL = "refusal"
@@ -57,7 +58,7 @@ _PATTERNS = (
     r"(?:できません|できかねます|いたしかねます|お答えできま|お手伝いできま)",
     r"(?:죄송|미안)(?:합니다|하지만|해요)[^.]*\.?[^.]*(?:수 없습니다|없어요|어렵습니다|드릴 수 없)",
 )
-_REFUSAL = re.compile("|".join(f"(?:{each})" for each in _PATTERNS), re.IGNORECASE | re.DOTALL)
+_REFUSAL = Pattern("|".join(f"(?:{each})" for each in _PATTERNS), re.IGNORECASE | re.DOTALL)
 
 
 def is_refusal(text: str) -> bool:

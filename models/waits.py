@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
+from tidemill.models.patterns import Pattern
+
 LONG_WAIT_SECONDS = 300.0
 """A longer wait is a hold, which everybody sees; a shorter one is slept through."""
 
@@ -31,29 +33,29 @@ _UNITS = (
 )
 _UNIT = "|".join(names for names, _ in _UNITS)
 _COUNT = r"\d+(?:\.\d+)?|\b(?:an?|one)\b"
-_PART = re.compile(rf"({_COUNT})\s*({_UNIT})(?![a-z])", re.IGNORECASE)
+_PART = Pattern(rf"({_COUNT})\s*({_UNIT})(?![a-z])", re.IGNORECASE)
 _SPAN = rf"(?:(?:{_COUNT})\s*(?:{_UNIT})(?![a-z])\s*(?:,\s*|and\s+)?)+"
-_GO_SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|us|µs|ns|[smhdw]))+")
+_GO_SPAN = Pattern(r"(?:\d+(?:\.\d+)?(?:ms|us|µs|ns|[smhdw]))+")
 _AGAIN = r"again|retry|retrying|wait|resets?|resetting|available|resumes?|regain|renews?|refresh(?:es)?|until"
-_SPAN_SENTENCE = re.compile(
+_SPAN_SENTENCE = Pattern(
     rf"(?:\bwait\s+(?:for\s+)?|请(?:等待|在)?\s*|\b(?:{_AGAIN})\b[^.!?\n]{{0,60}}?\b(?:in|after|for|within)\b:?\s*)"
     rf"(?:about|approximately|around|at least|another|~)?\s*({_SPAN})",
     re.IGNORECASE,
 )
-_BARE_SENTENCE = re.compile(r"\bretry[- _]after['\"]?[:=]?\s*(\d+(?:\.\d+)?)(?![\w.-])", re.IGNORECASE)
+_BARE_SENTENCE = Pattern(r"\bretry[- _]after['\"]?[:=]?\s*(\d+(?:\.\d+)?)(?![\w.-])", re.IGNORECASE)
 _DATE = r"\d{4}-\d\d-\d\d(?:(?:T|\s+(?:at\s+)?)\d\d:\d\d(?::\d\d)?(?:\.\d+)?)?\s*(?:Z|UTC|GMT|[+-]\d\d:?\d\d)?"
-_DATE_SENTENCE = re.compile(rf"(?:{_AGAIN}|access|将在)\b[^!?\n]{{0,60}}?({_DATE})", re.IGNORECASE)
-_HTTP_DATE_SENTENCE = re.compile(
+_DATE_SENTENCE = Pattern(rf"(?:{_AGAIN}|access|将在)\b[^!?\n]{{0,60}}?({_DATE})", re.IGNORECASE)
+_HTTP_DATE_SENTENCE = Pattern(
     rf"\b(?:{_AGAIN})\b[^.!?\n]{{0,40}}?(\w{{3}}, \d\d \w{{3}} \d{{4}} \d\d:\d\d:\d\d GMT)", re.IGNORECASE
 )
-_CLOCK_SENTENCE = re.compile(
+_CLOCK_SENTENCE = Pattern(
     rf"\b(?:{_AGAIN})\b[^.!?\n]{{0,40}}?(?:(\d\d?):(\d\d)|midnight)\s*\(?(UTC|GMT|P[SD]?T|Pacific)\b"
     rf"|\b(?:{_AGAIN})\b[^.!?\n]{{0,40}}?\b(UTC|GMT) midnight",
     re.IGNORECASE,
 )
 _PACIFIC_HOURS = 8
 _CHINA = timezone(timedelta(hours=8))
-_FIELD = re.compile(
+_FIELD = Pattern(
     r"(?:ratelimit|quota|next)?(?:retry(?:after|in|at|delay|time|until)|resets?(?:after|in|at|delay|time(?:stamp)?)?"
     r"|wait(?:time|for)?|cooldown|estimatedtime)(?P<unit>s|secs?|seconds|ms|millis|milliseconds|minutes|hours)?"
 )

@@ -8,7 +8,7 @@ import base64
 import time
 from dataclasses import replace
 
-from tidemill.models import blobs
+from tidemill.models import blobs, cost
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
@@ -56,6 +56,7 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
     began = time.monotonic()
     try:
         body = await _whole_body(job, options, question)
+        cost.load_prices()  # while the call is in flight: its reply has a price
         with limiter.under_way(bucket):
             reply = await calling.provider.call(question.endpoint, body)
     except CallError as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Literal
 
+from tidemill.models.patterns import Pattern
 from tidemill.models.provider import CallError, ErrorKind
 from tidemill.models.replies import WEB_PAGE
 from tidemill.models.waits import LONG_WAIT_SECONDS
@@ -32,7 +33,7 @@ class Rule:
     kinds: Container[ErrorKind] | None = None
     statuses: Container[int | None] | None = None
     names: frozenset[str] | None = None
-    labels: re.Pattern[str] | None = None
+    labels: Pattern | None = None
     says: Callable[[str], object] | None = None  # last resort, for servers that give the reason only in the message
     brief: bool | None = None  # whether a short wait is asked for
     sentence: str = "{reason}"

@@ -7,6 +7,8 @@ user's own text.
 
 import re
 
+from tidemill.models.patterns import Pattern
+
 OUT_OF_CREDIT_NAMES = frozenset(
     {
         "insufficient_quota",
@@ -182,8 +184,8 @@ OVERLOAD_NAMES = frozenset(
 )
 
 
-def _any(*patterns: str) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+def _any(*patterns: str) -> Pattern:
+    return Pattern("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
 
 
 _LACKS = r"(?:insufficient|not enough|out of|no more|no|requires? more|more|deplet\w+)"
@@ -224,13 +226,13 @@ _LONG = (
     r"|\bfree (?:tier|quota|allocation|trial)\b.{0,60}\b(?:exhausted|used up|exceeded|expired|ended)\b"
     r"|每日|每天|每月|每周|使用上限|日限额"
 )
-LONG_QUOTA = re.compile(rf"^(?:(?!{_SHORT}).)*?(?:{_LONG})", re.IGNORECASE | re.DOTALL)
+LONG_QUOTA = Pattern(rf"^(?:(?!{_SHORT}).)*?(?:{_LONG})", re.IGNORECASE | re.DOTALL)
 """A limit of hours, days, weeks or months is named, and none of a minute before it."""
 
-PER_DAY = re.compile(r"per_?(?:day|week|month)|by_?(?:day|month)|daily|weekly|monthly", re.IGNORECASE)
+PER_DAY = Pattern(r"per_?(?:day|week|month)|by_?(?:day|month)|daily|weekly|monthly", re.IGNORECASE)
 """In labels, such as Google's GenerateRequestsPerDayPerProjectPerModel-FreeTier and GitHub's UserByModelByDay."""
 
-PER_MINUTE = re.compile(r"per_?(?:minute|second)|by_?(?:minute|second)", re.IGNORECASE)
+PER_MINUTE = Pattern(r"per_?(?:minute|second)|by_?(?:minute|second)", re.IGNORECASE)
 
 BAD_KEY = _any(
     r"\bAPI[- ]?key (?:is )?(?:not valid|invalid|expired|not found|incorrect|missing)\b",
@@ -284,18 +286,18 @@ BAD_SCHEMA = _any(
     r"\bpars(?:e|ing) grammar\b|\b(?:invalid|unsupported) (?:grammar|(?:json )?schema)\b",
     r"\bjson schema\b.{0,40}\b(?:invalid|unsupported|conversion failed)\b",
 )
-FLAGGED = re.compile(r"\bflagged\b|\bmoderation\b", re.IGNORECASE)
-NO_ROOM = re.compile(r"resource unavailable|\bcapacity[_ ]exceeded\b", re.IGNORECASE)
+FLAGGED = Pattern(r"\bflagged\b|\bmoderation\b", re.IGNORECASE)
+NO_ROOM = Pattern(r"resource unavailable|\bcapacity[_ ]exceeded\b", re.IGNORECASE)
 TOO_FAST = _any(r"\brate limit", r"\btoo many requests\b", r"\bthrottl", r"\bqps\b.{0,20}\blimit")
 
 _SIZES = (
-    re.compile(r"\blimit:? (?P<limit>\d[\d,]*)\b.{0,60}?\brequested:? (?P<requested>\d[\d,]*)\b", re.IGNORECASE),
-    re.compile(
+    Pattern(r"\blimit:? (?P<limit>\d[\d,]*)\b.{0,60}?\brequested:? (?P<requested>\d[\d,]*)\b", re.IGNORECASE),
+    Pattern(
         r"\brequested:? (?P<requested>\d[\d,]*)\b.{0,60}?\blimit(?:ed|s)?(?: (?:is|of|to))?:? (?P<limit>\d[\d,]*)\b",
         re.IGNORECASE,
     ),
 )
-_QUOTED = re.compile(r"\"[^\"]*(?:\"|$)|`[^`]*(?:`|$)|“[^”]*(?:”|$)|(?<!\w)'[^']*(?:'(?!\w)|$)")
+_QUOTED = Pattern(r"\"[^\"]*(?:\"|$)|`[^`]*(?:`|$)|“[^”]*(?:”|$)|(?<!\w)'[^']*(?:'(?!\w)|$)")
 _ABOUT_THE_REQUEST = frozenset({400, 404, 413, 415, 422})
 
 

@@ -82,7 +82,7 @@ def open_batch(order: Order) -> OpenBatch:
         is_its_own = stored is None or (stored.source is not None and order.source_name is not None)
         if stored and is_its_own and order.source_name is not None and stored.source != order.source_name:
             batches.rename_source(connection, stored.id, order.source_name)
-        number = batches.begin_submission(connection, batch_id, submission)
+        number = batches.begin_submission(connection, batch_id, submission) if stored else 1
         if stored:
             batches.come_back(connection, batch_id, submission.provider)
         return OpenBatch(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
@@ -177,7 +177,7 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
             _feed(opened)
             fed_at = time.monotonic()
     # A pipe or a frame has no name: it may be only a part of what came before, so that no row has left it.
-    if opened.order.is_whole and opened.is_its_own:
+    if opened.order.is_whole and opened.is_its_own and opened.resumed:
         transact_in_pieces(
             lambda connection, after: batches.drop_rows(connection, opened.batch_id, opened.submission, after)
         )

@@ -10,7 +10,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tidemill.models import bodies
@@ -21,6 +21,7 @@ from tidemill.models.replies import ErrorKind, RawReply
 if TYPE_CHECKING:
     import aiohttp
     import httpx2
+    from openai._types import RequestOptions
 
 CONNECT_SECONDS = 10.0
 # Servers close idle connections after 5 s at the earliest (uvicorn's default): close before them, or a call is lost.
@@ -165,7 +166,7 @@ class SdkTransport:
         if context is None and base_url.startswith("https:"):
             context = httpx2.create_ssl_context(trust_env=False)  # what the official client trusts by itself
         self._session = session = _Session(connections, way, context)
-        read_url = cache(httpx2.URL)
+        read_url = lru_cache(maxsize=64)(httpx2.URL)
         no_body = httpx2.ByteStream(b"")
 
         class HttpClient(httpx2.AsyncClient):
@@ -173,7 +174,7 @@ class SdkTransport:
 
             def build_request(self, method: str, url: httpx2.URL | str, **parts: Any) -> httpx2.Request:
                 content = parts.get("content")
-                if not isinstance(content, bytes):
+                if not isinstance(content, bytes) or parts.get("params"):
                     return super().build_request(method, url, **parts)
                 sent = {"headers": parts["headers"], "content": content}
                 return httpx2.Request(method, read_url(url), stream=no_body, extensions=sent)
@@ -188,7 +189,7 @@ class SdkTransport:
         class AsyncOpenAI(openai.AsyncOpenAI):  # its name is in the header User-Agent
             """Reads no URL twice, which would take a tenth of a call's time."""
 
-            @cache  # noqa: B019  # there is one client for each transport
+            @lru_cache(maxsize=64)  # noqa: B019  # there is one client for each transport
             def _prepare_url(self, url: str) -> httpx2.URL:
                 return super()._prepare_url(url)
 
@@ -225,12 +226,15 @@ class SdkTransport:
                 cast_to=self._raw,
                 options={"headers": {"Content-Type": "multipart/form-data"}},
             )
-        return await self._client.post(path, content=content, cast_to=self._raw)
+        return await self._client.post(path, content=content, cast_to=self._raw, options=_SDK_OPTIONS)
 
     async def aclose(self) -> None:
         await self._client.close()
         await self._session.aclose()
 
+
+_SDK_OPTIONS: "RequestOptions" = {"headers": {}, "params": {}, "max_retries": 0, "timeout": None}
+"""The client's own defaults, which it would copy deeply for each call: 25 us."""
 
 _MOST_BYTES: ContextVar[int] = ContextVar("_MOST_BYTES")
 """How much of its reply a task reads; the official client has no place for it."""

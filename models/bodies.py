@@ -5,7 +5,7 @@ counted; the whole is inflated once it is known to fit.
 """
 
 import zlib
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Iterator, Mapping
 from typing import Final
 
 MB: Final = 2**20
@@ -35,6 +35,14 @@ class DamagedError(Exception):
 
 class EncodingError(Exception):
     """The body has an encoding that was not asked for."""
+
+
+def is_plain_and_fits(headers: Mapping[str, str], most_bytes: int) -> bool:
+    """Whether a body is as long as its header says, not compressed and not too large, so that it needs no counting."""
+    length = headers.get("content-length", "")
+    if not length.isdecimal() or "content-encoding" in headers or "transfer-encoding" in headers:
+        return False
+    return int(length[:20]) <= most_bytes
 
 
 async def read_whole(pieces: AsyncIterable[bytes], encoding: str, length: str, most_bytes: int) -> bytes:

@@ -13,32 +13,28 @@ from functools import lru_cache
 MOST_TOKENS = 100_000_000
 
 
-@lru_cache(maxsize=4_096)
-def _key(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).lower()
-
-
-def _keys(names: str) -> tuple[str, ...]:
-    return tuple(map(_key, names.split()))
-
-
-_READ = _keys("prompt_tokens input_tokens prompt_token_count input_token_count prompt_eval_count")
-_WRITTEN = _keys(
-    "completion_tokens output_tokens completion_token_count output_token_count candidates_token_count eval_count "
-    "generated_tokens"
-)
-_TOTAL = _keys("total_tokens total_token_count")
-_CACHE_READS_APART = _keys("cache_read_input_tokens cache_read_input_token_count")
-_CACHE_WRITES_APART = _keys("cache_creation_input_tokens cache_write_input_tokens cache_write_input_token_count")
+_APART_READ = "cache_read_input_tokens cache_read_input_token_count"
+_APART_WRITTEN = "cache_creation_input_tokens cache_write_input_tokens cache_write_input_token_count"
 """Names of Anthropic and Bedrock, whose `input_tokens` do not include them."""
-_CACHE_READS = _CACHE_READS_APART + _keys(
-    "cached_tokens cached_input_tokens cache_read_tokens prompt_cache_hit_tokens cached_prompt_tokens "
-    "cached_prompt_text_tokens cached_content_token_count"
-)
-_CACHE_WRITES = _CACHE_WRITES_APART + _keys("cache_write_tokens cache_creation_tokens cached_creation_tokens")
-_SHORT_CACHE_WRITES = _keys("ttl_30m_tokens ephemeral_5m_input_tokens cache_write_5m_tokens")
-_LONG_CACHE_WRITES = _keys("ttl_12h_tokens ephemeral_1h_input_tokens cache_write_1h_tokens")
+
+_NAMES = {
+    "plain": "prompt_tokens",
+    "read": "prompt_tokens input_tokens prompt_token_count input_token_count prompt_eval_count",
+    "written": """completion_tokens output_tokens completion_token_count output_token_count candidates_token_count
+        eval_count generated_tokens""",
+    "total": "total_tokens total_token_count",
+    "apart": f"{_APART_READ} {_APART_WRITTEN}",
+    "cached": f"""{_APART_READ} cached_tokens cached_input_tokens cache_read_tokens prompt_cache_hit_tokens
+        cached_prompt_tokens cached_prompt_text_tokens cached_content_token_count""",
+    "stored": f"{_APART_WRITTEN} cache_write_tokens cache_creation_tokens cached_creation_tokens",
+    "short": "ttl_30m_tokens ephemeral_5m_input_tokens cache_write_5m_tokens",
+    "long": "ttl_12h_tokens ephemeral_1h_input_tokens cache_write_1h_tokens",
+}
+"""What is counted -> under which names; a name may count for several."""
+
 _OF_THE_ANSWER = re.compile(r"completion|output|candidates|response")
+_DEPTH = 4
+"""How deep the details of the input may be nested."""
 _NUMBER = re.compile(r'"(\w+)"\s*:\s*"?(\d+(?:\.\d+)?)\b')
 _TIER = re.compile(r'(?<!\\)"service_tier"\s*:\s*"(\w+)"')
 
@@ -88,22 +84,23 @@ def usage_in_fragment(body: bytes) -> Usage | None:
     if start < 0 or text[start - 1] == "\\":  # inside the answer
         return None
     tiers = _TIER.findall(text)
-    counts = {_key(name): int(float(number)) for name, number in reversed(_NUMBER.findall(text, start))}
+    first = {_key(name): int(float(number)) for name, number in reversed(_NUMBER.findall(text, start))}
+    counts: dict[str, int] = {}
+    for name, count in first.items():
+        _note(counts, name, count)
     return _usage(counts, tiers[-1].lower() if tiers else "")
 
 
 def _usage(counts: Mapping[str, int], tier: str) -> Usage | None:
-    read, written = _most(counts, _READ), _most(counts, _WRITTEN)
-    total = _most(counts, _TOTAL) or 0
+    """The usage of counts by what they count, as in `_NAMES`."""
+    read, written, total = counts.get("read"), counts.get("written"), counts.get("total", 0)
     if read is None and written is None:
         return None
     if read is None:
         read = max(0, total - (written or 0))
-    cached, short, long = (
-        _most(counts, names) or 0 for names in (_CACHE_READS, _SHORT_CACHE_WRITES, _LONG_CACHE_WRITES)
-    )
-    stored = max(_most(counts, _CACHE_WRITES) or 0, short + long)
-    if "prompttokens" not in counts and _most(counts, _CACHE_READS_APART + _CACHE_WRITES_APART) is not None:
+    cached, short, long = counts.get("cached", 0), counts.get("short", 0), counts.get("long", 0)
+    stored = max(counts.get("stored", 0), short + long)
+    if "apart" in counts and "plain" not in counts:
         read += cached + stored
     # Gemini and xAI leave what was thought out of the answer's tokens, and in the total; it is billed
     written = max(written or 0, total - read)
@@ -113,25 +110,43 @@ def _usage(counts: Mapping[str, int], tier: str) -> Usage | None:
 
 
 def _counts(usage: Mapping[str, object]) -> dict[str, int]:
-    """All readable counts by name, also those in the details of the input, at whatever depth."""
+    """All readable counts by what they count, also those in the details of the input."""
     counts: dict[str, int] = {}
-    for name, value in _items(usage):
-        if (count := _count(value)) is not None:
-            counts[name] = max(count, counts.get(name, 0))
+    _add(counts, usage, _DEPTH)
     return counts
 
 
-def _items(usage: Mapping[str, object], depth: int = 0) -> Iterator[tuple[str, object]]:
+def _add(counts: dict[str, int], usage: Mapping[str, object], depth: int) -> None:
     for name, value in usage.items():
-        if not isinstance(value, dict):
-            yield _key(name), value
-        elif depth < 4 and not _OF_THE_ANSWER.search(_key(name)):
-            yield from _items(value, depth + 1)
+        if isinstance(value, dict):
+            if depth and not _is_of_the_answer(name):
+                _add(counts, value, depth - 1)
+        elif _roles(name) and (count := _count(value)) is not None:
+            _note(counts, name, count)
 
 
-def _most(counts: Mapping[str, int], keys: tuple[str, ...]) -> int | None:
-    """The largest count under any of the names: gateways send several, and 0 in those that they do not use."""
-    return max((counts[key] for key in keys if key in counts), default=None)
+def _note(counts: dict[str, int], name: str, count: int) -> None:
+    """The largest count counts: gateways send several, and 0 in those that they do not use."""
+    for role in _roles(name):
+        counts[role] = max(count, counts.get(role, 0))
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+_KEYS = {role: {_key(name) for name in names.split()} for role, names in _NAMES.items()}
+
+
+@lru_cache(maxsize=4_096)
+def _roles(name: str) -> tuple[str, ...]:
+    """What is counted under a name."""
+    return tuple(role for role, keys in _KEYS.items() if _key(name) in keys)
+
+
+@lru_cache(maxsize=4_096)
+def _is_of_the_answer(name: str) -> bool:
+    return _OF_THE_ANSWER.search(_key(name)) is not None
 
 
 def _count(value: object) -> int | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from tidemill.models.patterns import Pattern
@@ -81,6 +82,7 @@ def sent_at(headers: Mapping[str, str]) -> datetime:
     return _http_date(headers.get("date")) or datetime.now(UTC)
 
 
+@lru_cache(maxsize=1_024)
 def concerns_waits(name: str) -> bool:
     """Whether a header (lower case) is needed to read waits and limits."""
     return "ratelimit" in name or "rate-limit" in name or "retry-after" in name or name == "date"

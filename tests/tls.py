@@ -30,13 +30,19 @@ IHlTDhcEpMrRR7QI9WUKzTOH1npMyPf5rGH+VZtU+kHI
 """
 
 
-@contextmanager
-def tls_before(port: int, folder: Path) -> Iterator[int]:
-    """A port that speaks TLS and passes everything on to `port`; `folder`/ca.pem is the certificate to trust."""
+def server_context(folder: Path) -> ssl.SSLContext:
+    """What a server named localhost needs to speak TLS; `folder`/ca.pem is the certificate to trust."""
     (folder / "ca.pem").write_text(CERTIFICATE, "ascii")
     (folder / "server.pem").write_text(KEY + CERTIFICATE, "ascii")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(folder / "server.pem")
+    return context
+
+
+@contextmanager
+def tls_before(port: int, folder: Path) -> Iterator[int]:
+    """A port that speaks TLS and passes everything on to `port`; `folder`/ca.pem is the certificate to trust."""
+    context = server_context(folder)
 
     class Connection(BaseRequestHandler):
         def handle(self) -> None:

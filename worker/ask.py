@@ -12,7 +12,7 @@ from tidemill.models import blobs, cost
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
-from tidemill.models.provider import CallError
+from tidemill.models.provider import CallError, UnwantedError
 from tidemill.models.transitions import Claimed, Settlement
 from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
@@ -58,7 +58,10 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
         body = await _whole_body(job, options, question)
         cost.load_prices()  # while the call is in flight: its reply has a price
         with limiter.under_way(bucket):
-            reply = await calling.provider.call(question.endpoint, body)
+            reply = await calling.provider.call(question.endpoint, body, calling.may_call)
+    except UnwantedError:  # by the time that its connection was there
+        await limiter.refund(bucket, reserved)
+        return settlements.of_snooze(job)
     except CallError as error:
         verdict = settlements.verdict_on(error, job)
         unserved = limiter.note_refusal(bucket, job.id) if verdict.refused else Unserved()

@@ -44,6 +44,7 @@ from tidemill.worker.calling import Calling
 from tidemill.worker.judge import Judge
 from tidemill.worker.kinds import KINDS
 from tidemill.worker.limits import Limiter, limiter
+from tidemill.worker.loop import new_loop
 from tidemill.worker.settle import BULK_ROWS, Settler
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Runner:
         self._cached: dict[str, CachedBatch] = {}
         self._providers: dict[tuple[Transport, Settings], Provider] = {}
         self._client_trouble: str | None = None
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_loop()
         self._slots = asyncio.Semaphore(window)
         self._storable = asyncio.Semaphore(2 * window)
         """Calls that may be in flight or wait to be stored."""

@@ -15,9 +15,9 @@ import pytest
 from tests.house.sources import DOCUMENTS, PACKAGES, ROOT, Module, document, modules, section
 
 DOORS = {
-    "openai": {"models/provider.py"},
-    "httpx2": {"models/provider.py"},
-    "aiohttp": {"models/provider.py"},
+    "openai": {"models/transports.py"},
+    "httpx2": {"models/transports.py"},
+    "aiohttp": {"models/transports.py"},
     "redis": {"worker/limits.py"},
     "pandas": {"producer/intake/tables.py", "producer/intake/packed.py", "producer/batches/results.py"},
     "pyarrow": {"producer/intake/packed.py", "producer/batches/results.py"},

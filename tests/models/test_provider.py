@@ -19,7 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.tls import tls_before
-from tidemill.models import provider as door
+from tidemill.models import transports
 from tidemill.models.endpoints import CHAT, ENDPOINTS
 from tidemill.models.errors import SettingsError
 from tidemill.models.provider import (
@@ -530,7 +530,7 @@ async def test_tls_to_a_server_without_tls(start: Start, transport: Transport) -
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_server_that_never_accepts(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(transports, "CONNECT_SECONDS", 0.3)
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)

@@ -1,12 +1,15 @@
 """A live call, whatever comes of it, is one settlement."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from pydantic import SecretStr
 
 from tests.rows import MODEL
+from tests.tls import server_context
 from tests.worker.test_limits import Clock
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
@@ -149,6 +152,32 @@ async def test_a_call_that_nobody_wants_any_more_when_its_turn_comes_is_a_snooze
     ended = await ask(Claimed(1, 3, "b", {"prompt": "Why?"}, 0, 0.0), options, calling)
     assert (ended.outcome, ended.counted) == ("snoozed", False)
     assert simulator.counters()["total"] == 0
+
+
+@pytest.mark.parametrize("transport", ["sdk", "http"])
+async def test_a_call_that_nobody_wants_any_more_when_its_connection_is_there_is_not_sent(
+    transport: Literal["sdk", "http"], limits: Limiter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, received = [True], list[bytes]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.read(1))
+        writer.close()
+
+    context = server_context(tmp_path)
+    context.sni_callback = lambda *_: wanted.clear()  # while the connection is being opened
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}/v1"
+    provider = Provider(
+        base_url=url, api_key=SecretStr("test-key"), transport=transport, timeout_seconds=20, connections=4
+    )
+    calling = Calling(provider, limits, "bucket", may_call=lambda: bool(wanted))
+    ended = await ask(Claimed(1, 3, "b", {"prompt": "Why?"}, 0, 0.0), CHAT, calling)
+    assert (ended.outcome, ended.counted, ended.seconds) == ("snoozed", False, None)
+    await provider.aclose()
+    server.close()
+    assert not any(received)
 
 
 async def test_a_limit_reached_at_the_provider_pauses_everybody_on_the_model(

@@ -168,7 +168,10 @@ class BulkRows:
         """The same in a statement for `run`; no row has null in its first column."""
         if connection.dialect.name == "postgresql":
             return self._by_column()
-        columns = [literal_column(f"column{number}").label(name) for number, name in enumerate(self.columns, 1)]
+        columns = [
+            literal_column(f"column{number}", _TYPES[kind]).label(name)
+            for number, (name, kind) in enumerate(self.columns.items(), 1)
+        ]
         rows = select(*columns).select_from(text(f"(VALUES {_VALUES})"))
         return rows.where(literal_column("column1").is_not(null())).subquery("rows")
 
@@ -200,8 +203,7 @@ class FilledRows:
 
     def by_column(self) -> dict[str, str]:
         """A JSON text a column, as Postgres takes them."""
-        none: list[tuple[object, ...]] = [()] * len(self.shape.columns)
-        columns = zip(*self.rows, strict=True) if self.rows else none
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(self.shape.columns)
         return {
             f"rows_{name}": orjson.dumps(each).decode() for name, each in zip(self.shape.columns, columns, strict=True)
         }

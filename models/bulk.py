@@ -128,16 +128,17 @@ def _text(statement: ClauseElement, dialect: Dialect) -> _Text:
     return _Text(str(compiled), vars(compiled).get("given_names", []))
 
 
-_VALUES = "{values}"
+_VALUES = "(VALUES {rows})"
 _MOST_VALUES = 1024
 """Rows of one statement on SQLite, which takes at least 32,766 parameters."""
 
 
 @cache
 def _numbers(first: int, rows: int, columns: int) -> str:
-    """Places for so many rows, as VALUES has them: `(?3,?4),(?5,?6)`."""
+    """Places for so many rows: `(VALUES (?3,?4),(?5,?6))`."""
     starts = range(first, first + rows * columns, columns)
-    return ",".join(f"({','.join(f'?{number}' for number in range(start, start + columns))})" for start in starts)
+    places = (f"({','.join(f'?{number}' for number in range(start, start + columns))})" for start in starts)
+    return f"(VALUES {','.join(places)})"
 
 
 def insert_for(connection: Connection) -> Callable[[Table], PostgresInsert | SqliteInsert]:
@@ -172,7 +173,7 @@ class BulkRows:
             literal_column(f"column{number}", _TYPES[kind]).label(name)
             for number, (name, kind) in enumerate(self.columns.items(), 1)
         ]
-        rows = select(*columns).select_from(text(f"(VALUES {_VALUES})"))
+        rows = select(*columns).select_from(text(_VALUES))
         return rows.where(literal_column("column1").is_not(null())).subquery("rows")
 
     def filled(self, rows: Sequence[tuple[object, ...]]) -> "FilledRows":

@@ -148,8 +148,8 @@ def record(connection: Connection, answered: Sequence[tuple[int, str, Answer]]) 
             (job_id, position, fit(message.role, messages.c.role), encode(message.content), _rest(message))
             for position, message in enumerate(answer.messages)
         ]
-    run(connection, _add_dialogues, _DIALOGUES.parameters(connection, dialogue_rows))
-    run(connection, _add_messages, _MESSAGES.parameters(connection, message_rows))
+    run(connection, _add_dialogues, _DIALOGUES.filled(dialogue_rows))
+    run(connection, _add_messages, _MESSAGES.filled(message_rows))
 
 
 def copy(connection: Connection, twin_id: int, job_id: int) -> None:
@@ -167,7 +167,7 @@ def copy(connection: Connection, twin_id: int, job_id: int) -> None:
         shown = message.picture
         own = message.content if shown is None or picture is None else pictures.dump_message(shown.text, picture)
         message_rows.append((job_id, position, message.role, encode(own), _rest(message)))
-    run(connection, _add_messages, _MESSAGES.parameters(connection, message_rows))
+    run(connection, _add_messages, _MESSAGES.filled(message_rows))
 
 
 def stored_message(role: str, content: str, rest: JsonObject | None) -> Message:
@@ -186,14 +186,14 @@ def _rest(message: Message) -> str | None:
 
 
 def _add_dialogues(connection: Connection) -> Insert:
-    rows = _DIALOGUES.table(connection)
+    rows = _DIALOGUES.values(connection)
     assistant = select(batches.c.assistant_id).where(batches.c.id == rows.c.batch_id).scalar_subquery()
     new_rows = select(*rows.c, assistant.label("assistant_id"), now().label("created_at")).where(rows.c.id > 0)
     return _add_once(connection, dialogues, [*_DIALOGUES.columns, "assistant_id", "created_at"], new_rows)
 
 
 def _add_messages(connection: Connection) -> Insert:
-    rows = _MESSAGES.table(connection)
+    rows = _MESSAGES.values(connection)
     return _add_once(connection, messages, list(_MESSAGES.columns), select(*rows.c).where(rows.c.position >= 0))
 
 

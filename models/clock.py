@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Float, func
+from sqlalchemy import ColumnElement, Connection, Float, func, literal_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -33,11 +33,11 @@ def _sqlite(element: now_after, compiler: SQLCompiler, **options: object) -> str
 
 def now() -> now_after:
     """The database's present time."""
-    return now_after(0.0)
+    return now_after(literal_column("0.0"))
 
 
 def seconds_since(connection: Connection, earlier: ColumnElement[datetime]) -> ColumnElement[float]:
     """Seconds from a column's time to the database's present time, as something to select."""
     if connection.dialect.name == "postgresql":
         return func.extract("epoch", now() - earlier).cast(Float)
-    return (func.julianday(now()) - func.julianday(earlier)) * 86400.0
+    return (func.julianday(now()) - func.julianday(earlier)) * literal_column("86400.0")

@@ -12,16 +12,16 @@ again. All functions work on a connection in the caller's transaction.
 Locks are taken in one order, so that no two transactions wait for each other: batches, jobs by id, all else.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    ClauseElement,
     ColumnElement,
     Connection,
-    Executable,
     Float,
     Integer,
     Row,
@@ -46,7 +46,7 @@ from sqlalchemy.sql.dml import Update
 
 from tidemill.models import answers, turns
 from tidemill.models.answers import Answer, Message
-from tidemill.models.bulk import BulkRows, Given, insert_for, run
+from tidemill.models.bulk import Build, BulkRows, FilledRows, Given, insert_for, run
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import (
@@ -90,8 +90,7 @@ _STATE_AFTER: dict[Outcome, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Enqueued:
+class Enqueued(NamedTuple):
     """One row of an input on its way into `jobs`; `request` and `columns` are JSON texts by `models.text.dumps`.
 
     `content` is a hash by which twins are found. A row with an `error_code` is refused: it becomes a failed job.
@@ -190,13 +189,13 @@ def enqueue(
         The keys that were stored or already there. A key is missing if this submission already has it at another
         position: the row is one more occurrence of the same content and needs a key of its own.
     """
-    parameters = _ENQUEUED.parameters(connection, [_enqueued_row(row) for row in rows])
+    new = _ENQUEUED.filled([_enqueued_row(row) for row in rows])
     of_all = {"batch_id": batch_id, "submission": submission, "dialogue_id": dialogue_id}
-    return set(run(connection, _add_jobs, {**of_all, **parameters}).scalars())
+    return {key for (key,) in run(connection, _add_jobs, new, of_all)}
 
 
-def _add_jobs(connection: Connection) -> Executable:
-    rows = _ENQUEUED.table(connection)
+def _add_jobs(connection: Connection) -> ClauseElement:
+    rows = _ENQUEUED.values(connection)
     refused = rows.c.error_code.is_not(None)
     new_jobs = select(
         Given("batch_id", type_=String).label("batch_id"),
@@ -206,7 +205,7 @@ def _add_jobs(connection: Connection) -> Executable:
         case((refused, "failed"), else_="queued").label("state"),
         case((refused, now()), else_=null()).label("finished_at"),
         *rows.c,
-    ).where(rows.c.position >= 0)
+    ).where(rows.c.position >= 0)  # without it SQLite's parser reads the following ON CONFLICT as a join's
     added = insert_for(connection)(jobs).from_select(_ENQUEUED_COLUMNS, new_jobs, include_defaults=False)
     return added.on_conflict_do_update(
         index_elements=["batch_id", "key"],
@@ -258,19 +257,18 @@ def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alo
     and none while another one runs. Jobs that lost `ALONE_AFTER` workers are taken only by one that says that it runs
     nothing else.
     """
-    parameters = {
-        **_JOB_IDS.parameters(connection, [(job_id,) for job_id in ids]),
+    asked = _JOB_IDS.filled([(job_id,) for job_id in ids])
+    given = {
         "claimant": claimant.worker_id,
         "provider": claimant.provider,
         "lease_seconds": claimant.lease_seconds,
         "too_many_losses": MAX_LOSSES if alone else ALONE_AFTER,
     }
-    claimed = _claimed(connection, _claim_single, parameters)
+    claimed = _claimed(connection, _claim_single, asked, given)
     if len(claimed) < len(ids):  # jobs without a dialogue cost no query for turns
-        claimed += _claim_turns(connection, parameters)
+        claimed += _claim_turns(connection, asked, given)
     if claimed:
-        begun = _BEGUN.parameters(connection, [(job.id, job.epoch) for job in claimed])
-        run(connection, _begin_attempts, {"claimant": claimant.worker_id, **begun})
+        run(connection, _begin_attempts, _BEGUN.filled([(job.id, job.epoch) for job in claimed]), given)
     return claimed
 
 
@@ -278,35 +276,34 @@ _JOB_IDS = BulkRows(id="int")
 _BEGUN = BulkRows(job_id="int", epoch="int")
 
 
-def _begin_attempts(connection: Connection) -> Executable:
-    rows = _BEGUN.table(connection).c
+def _begin_attempts(connection: Connection) -> ClauseElement:
+    rows = _BEGUN.values(connection).c
     begun = select(rows.job_id, rows.epoch, Given("claimant", type_=String).label("worker_id"), now().label("now"))
     return insert(attempts).from_select(["job_id", "epoch", "worker_id", "started_at"], begun, include_defaults=False)
 
 
-def _claimed(
-    connection: Connection, build: Callable[[Connection], Executable], parameters: Mapping[str, object]
-) -> list[Claimed]:
+def _claimed(connection: Connection, build: Build, asked: FilledRows, given: JsonObject) -> list[Claimed]:
+    returned = run(connection, build, asked, given)
     return [
-        Claimed(job_id, epoch, batch_id, loads(request), *others)
-        for job_id, epoch, batch_id, request, *others in run(connection, build, parameters)
+        Claimed(row[0], row[1], row[2], loads(row[3]), row[4], 0.0 if row[5] is None else row[5], row[6])
+        for row in returned
     ]
 
 
-def _claim_single(connection: Connection) -> Executable:
+def _claim_single(connection: Connection) -> ClauseElement:
     return _claim(connection, jobs.c.dialogue_id.is_(None))
 
 
-def _claim_turn(connection: Connection) -> Executable:
+def _claim_turn(connection: Connection) -> ClauseElement:
     return _claim(connection, and_(jobs.c.dialogue_id.is_not(None), ~goes_before()))
 
 
-def _claim(connection: Connection, condition: ColumnElement[bool]) -> Executable:
+def _claim(connection: Connection, condition: ColumnElement[bool]) -> ClauseElement:
     claimable = (
         select(jobs.c.id)
         .join(batches, batches.c.id == jobs.c.batch_id)
         .where(
-            jobs.c.id.in_(select(_JOB_IDS.table(connection).c.id)),
+            jobs.c.id.in_(select(_JOB_IDS.values(connection).c.id)),
             jobs.c.state == "queued",
             jobs.c.available_at <= now(),
             jobs.c.losses < Given("too_many_losses", type_=Integer),
@@ -334,20 +331,21 @@ def _claim(connection: Connection, condition: ColumnElement[bool]) -> Executable
             jobs.c.batch_id,
             jobs.c.request,
             jobs.c.failures,
-            func.coalesce(age, 0.0),
+            age,
             jobs.c.dialogue_id,
         )
     )
 
 
-def _claim_turns(connection: Connection, parameters: Mapping[str, object]) -> list[Claimed]:
+def _claim_turns(connection: Connection, asked: FilledRows, given: JsonObject) -> list[Claimed]:
     """Claim those of the jobs that continue a dialogue, each with the messages before it."""
-    if not run(connection, _lock_dialogues, parameters).all():
+    if not run(connection, _lock_dialogues, asked):
         return []
-    return [replace(job, history=_history(connection, job)) for job in _claimed(connection, _claim_turn, parameters)]
+    claimed = _claimed(connection, _claim_turn, asked, given)
+    return [replace(job, history=_history(connection, job)) for job in claimed]
 
 
-def _lock_dialogues(connection: Connection) -> Executable:
+def _lock_dialogues(connection: Connection) -> ClauseElement:
     """Lock the first rows of the dialogues that queued jobs continue.
 
     A worker that claims a turn holds that lock until the commit. Otherwise two workers could each see the other's turn
@@ -355,7 +353,7 @@ def _lock_dialogues(connection: Connection) -> Executable:
     """
     turn = jobs.alias("turns")
     roots = select(turn.c.dialogue_id).where(
-        turn.c.id.in_(select(_JOB_IDS.table(connection).c.id)),
+        turn.c.id.in_(select(_JOB_IDS.values(connection).c.id)),
         turn.c.state == "queued",
         turn.c.dialogue_id.is_not(None),
     )
@@ -464,12 +462,12 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     """
     rows = [_settled_row(settlement) for settlement in settlements]
     if connection.dialect.name == "postgresql":
-        run(connection, _lock_jobs, _JOB_IDS.parameters(connection, [(row.job_id,) for row in rows]))
+        run(connection, _lock_jobs, _JOB_IDS.filled([(row.job_id,) for row in rows]))
     written = _changed_claims(connection, _finish, rows)
     unwritten = sorted(row for row in rows if row.claim not in written and row.state in ENDED_STATES)
     if late := {row.job_id: row for row in unwritten}:  # of several claims of a job the last
-        ended_late = run(connection, _finish_late, _settled_parameters(connection, list(late.values())))
-        written |= {late[job_id].claim for job_id in ended_late.scalars()}
+        ended_late = run(connection, _finish_late, _settled(late.values()))
+        written |= {late[job_id].claim for (job_id,) in ended_late}
     ledger = [
         row if row.claim in written else row._replace(outcome="stale")
         for row in rows
@@ -481,7 +479,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
         stale = [row for row in ledger if row.claim in ended and row.claim not in written]
         while stale:  # an UPDATE joins one row a job, and a job may have been lost twice
             once = {row.job_id: row for row in stale}
-            run(connection, _count_money, _settled_parameters(connection, list(once.values())))
+            run(connection, _count_money, _settled(once.values()))
             stale = [row for row in stale if once[row.job_id] is not row]
     uncalled = [row.claim for row in rows if row.outcome in WITHOUT_ATTEMPT]
     if uncalled:
@@ -518,21 +516,19 @@ def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]
         )
 
 
-def _changed_claims(
-    connection: Connection, build: Callable[[Connection], Executable], rows: Sequence[_SettledRow]
-) -> set[tuple[int, int]]:
+def _changed_claims(connection: Connection, build: Build, rows: Sequence[_SettledRow]) -> set[tuple[int, int]]:
     """The (job id, epoch) that a statement over settled rows has changed."""
-    return {(row[0], row[1]) for row in run(connection, build, _settled_parameters(connection, rows))}
+    return {(row[0], row[1]) for row in run(connection, build, _settled(rows))}
 
 
-def _lock_jobs(connection: Connection) -> Executable:
-    rows = _JOB_IDS.table(connection).c
+def _lock_jobs(connection: Connection) -> ClauseElement:
+    rows = _JOB_IDS.values(connection).c
     locked = select(jobs.c.id).where(jobs.c.id.in_(select(rows.id))).order_by(jobs.c.id).with_for_update(of=jobs)
     return select(func.count()).select_from(locked.subquery())
 
 
-def _settled_parameters(connection: Connection, rows: Sequence[_SettledRow]) -> dict[str, str]:
-    return _SETTLED.parameters(connection, [tuple(row) for row in rows])  # orjson writes no named tuples
+def _settled(rows: Iterable[_SettledRow]) -> FilledRows:
+    return _SETTLED.filled([tuple(row) for row in rows])  # orjson writes no named tuples
 
 
 def _settled_row(settlement: Settlement) -> _SettledRow:
@@ -567,7 +563,7 @@ def _money(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject
 
 
 def _finish(connection: Connection) -> Update:
-    row = _SETTLED.table(connection).c
+    row = _SETTLED.values(connection).c
     return (
         update(jobs)
         .where(jobs.c.id == row.job_id, jobs.c.epoch == row.epoch, jobs.c.state == "running")
@@ -578,7 +574,7 @@ def _finish(connection: Connection) -> Update:
 
 def _finish_late(connection: Connection) -> Update:
     """The same for jobs that are queued again and that nobody has had since; their attempts are counted already."""
-    row = _SETTLED.table(connection).c
+    row = _SETTLED.values(connection).c
     was_lost = (
         select(attempts.c.job_id)
         .where(attempts.c.job_id == row.job_id, attempts.c.epoch == row.epoch, attempts.c.outcome == "lost")
@@ -613,12 +609,12 @@ def _ended(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject
 
 
 def _count_money(connection: Connection) -> Update:
-    row = _SETTLED.table(connection).c
+    row = _SETTLED.values(connection).c
     return update(jobs).where(jobs.c.id == row.job_id).values(**_money(row))
 
 
 def _end_attempts(connection: Connection) -> Update:
-    row = _SETTLED.table(connection).c
+    row = _SETTLED.values(connection).c
     names = (
         "outcome",
         "seconds",

@@ -12,8 +12,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from tidemill.models.canonical import canonical
 from tidemill.models.text import dumps
@@ -23,8 +22,7 @@ _WHOLE_FLOAT = re.compile(r"(0|-?[1-9][0-9]*)\.0+")
 """An id as a column of floats spells it, in a CSV too: a frame's whole numbers are floats as soon as one is missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A row on its way to be stored: its digest, and what is stored of it as JSON texts.
 
     `content` is the digest of what a picture's row asks, by which its twins are found. `spelled` is the digest that
@@ -44,12 +42,13 @@ class Prepared:
     def of(cls, row: Row) -> Self:
         """Prepare a row."""
         request = dumps(row.request)
-        spelling = dumps(row.spelled_id or row.custom_id) + (row.content or request)
         asked = row.request if row.asked is None else row.asked
         by_value = row.content if row.content and row.asked is None else dumps(canonical(asked))
-        meaning = dumps(_id_by_value(row.custom_id)) + by_value
-        digest = _digest(meaning)
-        spelled = digest if meaning == spelling else _digest(spelling)
+        own_id, spelled_id = _id_by_value(row.custom_id), row.spelled_id or row.custom_id
+        spelling = row.content or request
+        digest = spelled = _digest(dumps(own_id) + by_value)
+        if own_id != spelled_id or by_value != spelling:
+            spelled = _digest(dumps(spelled_id) + spelling)
         content = None if row.content is None else _digest(row.content)
         return cls(digest, spelled, row.custom_id, request, dumps(row.columns), content, row.refusal, row.line)
 
@@ -100,6 +99,8 @@ def keys_of(digests: Sequence[str], repeated: Counter[str]) -> list[str]:
 
     `repeated` has how often contents came in earlier rows, where that was more than once.
     """
+    if not repeated and len(set(digests)) == len(digests):
+        return list(digests)
     here: Counter[str] = Counter()
     keys = []
     for digest in digests:

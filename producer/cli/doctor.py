@@ -11,7 +11,6 @@ from sqlalchemy import Connection, false, func, select
 
 from tidemill import migrations
 from tidemill.models import blobs, broker, cost, outbound, shutdown
-from tidemill.models.bulk import BulkRows
 from tidemill.models.database import writing
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
@@ -103,7 +102,6 @@ def _database() -> str:
 
 def _write_nothing(connection: Connection) -> None:
     """Do to no row what a run does to rows, so that missing rights and a database that takes no writes show."""
-    BulkRows(id="int").staged(connection, [])
     for table in metadata.sorted_tables:
         connection.execute(table.insert().from_select(list(table.c), select(table).where(false())))
         connection.execute(table.update().where(false()).values({table.c[0]: table.c[0]}))

@@ -25,6 +25,7 @@ LONGEST_LINE_BYTES = 256 * 2**20  # a line beyond it is no prompt but a wrong or
 ByteStream: TypeAlias = io.BufferedReader
 
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson turns integers beyond 64 bits into floats, silently
+_TWO_DIGITS = re.compile(rb"[0-9]{2}")
 
 
 def text_lines(file: ByteStream, input_: Input) -> Records:
@@ -178,7 +179,8 @@ def _json(line: bytes) -> object:
 
     Raises ValueError or, for deep nesting, RecursionError.
     """
-    if _LONG_NUMBER.search(line) is None:
+    # Every ninth byte hits two of 19 digits in a row: a quick search before the thorough one, ten times as fast.
+    if _TWO_DIGITS.search(line[::9]) is None or _LONG_NUMBER.search(line) is None:
         try:
             return orjson.loads(line)
         except orjson.JSONDecodeError:

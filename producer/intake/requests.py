@@ -175,11 +175,13 @@ def _batch_line(record: Record) -> Request:
 
 def custom_id(value: object) -> str | None:
     """A record's own id as text, None when it has none; raises BadRowError when it is neither text nor a number."""
+    if isinstance(value, str):
+        return value or None
     if isinstance(value, list | dict | bool):
         raise BadRowError(f"custom_id must be text, not {json_kind(value)}")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return None if value is None or value == "" else str(value)
+    return None if value is None else str(value)
 
 
 def spelled_id(value: object) -> str | None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
 
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
@@ -69,8 +69,7 @@ _NAMED_DELIMITER = re.compile(r'"?sep=(.)"?[,;\t]*\s*', re.IGNORECASE)
 _SPARE_CELLS = 4  # cells looked at beyond the header's last, to tell a row that is too long
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of the input, ready to be submitted.
 
     `custom_id` is the input's own, as text; None when it has none. `columns` are the input's other columns, as JSON

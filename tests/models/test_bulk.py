@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import ClauseElement, Connection, Float, Text, select
 
-from tidemill.models.bulk import BulkRows
+from tidemill.models.bulk import BulkRows, Given, run
 from tidemill.models.database import reading
 from tidemill.models.text import decode, encode
 
@@ -43,6 +43,31 @@ def test_no_rows_are_no_rows() -> None:
 def test_thousands_of_rows_are_one_statement() -> None:
     rows = [(i, i / 8, f"row {i}") for i in range(5_000)]
     assert there_and_back(rows) == rows
+
+
+def given_back(connection: Connection) -> ClauseElement:
+    rows = SHAPE.values(connection).c
+    mark = Given("mark", type_=Text)
+    return select(rows.number, rows.share, rows.words, mark.label("mark")).where(
+        rows.number < Given("end", type_=Float)
+    )
+
+
+def run_with(rows: list[tuple[Any, ...]], **given_values: object) -> list[tuple[Any, ...]]:
+    with reading() as connection:
+        return [tuple(row) for row in run(connection, given_back, SHAPE.filled(rows), given_values)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 100, 1_024, 1_025, 5_000])
+def test_a_compiled_statement_takes_any_number_of_rows(count: int) -> None:
+    rows = [(i, i / 8, None if i % 3 else f"row {i}") for i in range(count)]
+    for mark in ("a ?1 {rows} %(mark)s :mark", "b"):
+        assert run_with(rows, mark=mark, end=1e6, spare=1) == [(*row, mark) for row in rows]
+
+
+def test_what_a_statement_is_given_is_no_constant_of_it() -> None:
+    rows = [(1, None, "'; DROP TABLE jobs; --"), (2, 0.5, "x")]
+    assert [len(run_with(rows, mark="m", end=end)) for end in (2.0, 3.0, 1.0)] == [1, 2, 0]
 
 
 def test_a_float_that_is_whole_stays_a_float() -> None:

@@ -3,9 +3,9 @@
 Triggers of the database keep them (migration 0009), so that no way of changing a row can forget it.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select
 from sqlalchemy.exc import NoResultFound
 
 from tidemill.models.scope import Scope
@@ -59,12 +59,12 @@ def read(connection: Connection, scope: Scope) -> BatchNow:
     rows = connection.execute(statement).all()
     if not rows:
         raise NoResultFound(scope.batch_id)
-    return BatchNow([_tally(row) for row in rows if row[4]], *rows[0][:4])
+    return BatchNow([_tally(*row[4:]) for row in rows if row[4]], *rows[0][:4])
 
 
-def _tally(row: Row[Any]) -> Tally:
-    rows, tokens, cost, priced, unpriced = map(int, row[6:])
-    return Tally(row[4], row[5], rows, tokens, cost / COST_UNITS if priced else None, unpriced)
+def _tally(state: str, code: str, *sums: int) -> Tally:
+    rows, tokens, cost, priced, unpriced = map(int, sums)
+    return Tally(state, code, rows, tokens, cost / COST_UNITS if priced else None, unpriced)
 
 
 def _sum(column: ColumnElement[int]) -> ColumnElement[int]:

@@ -22,6 +22,13 @@ _INDEXES = {
     "ix_jobs_error": (["batch_id", "error_code", "id"], _FLAWED),
     "ix_jobs_twins": (["content"], "state = 'queued' and content is not null"),
 }
+_STORAGE = {
+    # Each row is written three times, and never in place, because its state is in the conditions of indexes.
+    "jobs": "autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02",
+    # A row doubles when its call ends; with room beside it, its page takes it and the index stays as it is.
+    "attempts": "fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05",
+    "tallies": "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000",
+}
 _COUNTED = "batch_id, submission, position, state, error_code, input_tokens, output_tokens, cost_usd"
 _KEY = "batch_id, submission, state, error_code"
 _SUMS = ("row_count", "tokens", "cost_usd_e10", "priced", "unpriced")
@@ -61,6 +68,8 @@ def upgrade() -> None:
     for name, (columns, where) in _INDEXES.items():
         op.create_index(name, "jobs", columns, postgresql_where=sa.text(where), sqlite_where=sa.text(where))
     if op.get_bind().dialect.name == "postgresql":
+        for table, settings in _STORAGE.items():
+            op.execute(f"ALTER TABLE {table} SET ({settings})")
         _make_triggers_on_postgres()
     else:
         _make_triggers_on_sqlite()
@@ -73,6 +82,9 @@ def downgrade() -> None:
         for event in ("insert", "update", "delete"):
             op.execute(f"DROP TRIGGER tally_{event} ON jobs")
         op.execute("DROP FUNCTION tally_jobs()")
+        for table in ("jobs", "attempts"):
+            names = ", ".join(setting.partition(" =")[0] for setting in _STORAGE[table].split(", "))
+            op.execute(f"ALTER TABLE {table} RESET ({names})")
     else:
         for event in ("insert", "update", "delete"):
             op.execute(f"DROP TRIGGER tally_{event}")

@@ -181,13 +181,17 @@ def export(output: str, filters: Filters) -> None:
 def _whole_dialogues(statement: Select[Any]) -> Iterator[JsonObject]:
     """The dialogues that the turns of a statement belong to, each once and whole, by their ids."""
     chosen = statement.subquery()
-    own = select(chosen.c.id).where(chosen.c.root_id.is_(None))
-    later = select(chosen.c.root_id).where(chosen.c.root_id.is_not(None))
-    roots = select(dialogues).where(or_(dialogues.c.id.in_(own), dialogues.c.id.in_(later)))
     after = 0
     while True:
+        # The next few of either kind, so that a page does not gather all that fit: the next few of both are among them.
+        own = select(chosen.c.id).where(chosen.c.root_id.is_(None), chosen.c.id > after)
+        later = select(chosen.c.root_id).distinct().where(chosen.c.root_id > after)
+        next_ids = or_(
+            dialogues.c.id.in_(own.order_by(chosen.c.id).limit(_PAGE)),
+            dialogues.c.id.in_(later.order_by(chosen.c.root_id).limit(_PAGE)),
+        )
         with reading(LONG_SECONDS) as connection:
-            rows = connection.execute(roots.where(dialogues.c.id > after).order_by(dialogues.c.id).limit(_PAGE)).all()
+            rows = connection.execute(select(dialogues).where(next_ids).order_by(dialogues.c.id).limit(_PAGE)).all()
             page = [_as_json(row, [each.message for each in turns.messages_of(connection, row.id)]) for row in rows]
         if not page:
             return

@@ -70,3 +70,12 @@ def test_retry_asks_failed_rows_again_and_watch_reports_them(tidemill: Tidemill)
     told = tidemill("watch", "latest", "--json").ok().json
     assert (told["succeeded"], told["failed"]) == (2, 0)
     assert "no row had failed" in tidemill("retry", "latest").ok().out
+
+
+def test_a_batch_is_deleted_once_somebody_is_sure(tidemill: Tidemill) -> None:
+    batch = tidemill("ask", "-i", tidemill.prompts("gone.jsonl", ["here", "today"]), "--json", *HTTP).ok().json["batch"]
+    refused = tidemill("delete", "latest")
+    assert refused.code == 2
+    assert f"{batch} was not deleted; --yes deletes it" in refused.err
+    assert tidemill("delete", "latest", "--yes", "--json").ok().json == {"batch": batch, "delete": 2}
+    assert [tidemill.query(f"SELECT count(*) FROM {name}")[0][0] for name in ("jobs", "messages", "tallies")] == [0] * 3

@@ -101,7 +101,8 @@ def _store(connection: Connection) -> int:
     if connection.dialect.name == "postgresql":
         for table in (jobs, attempts, dialogues, messages):
             connection.execute(text(f"ANALYZE {table.name}"))
-    return connection.execute(select(jobs.c.id).where(jobs.c.batch_id == "waiting").limit(1)).scalar_one()
+    some_id: int = connection.execute(select(jobs.c.id).where(jobs.c.batch_id == "waiting").limit(1)).scalar_one()
+    return some_id
 
 
 @contextmanager

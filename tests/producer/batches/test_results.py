@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.models.errors import InputError
-from tidemill.producer.batches.results import RESULT_COLUMNS, check_destination, merge, to_frame, write
+from tidemill.producer.batches.results import RESULT_COLUMNS, Chunks, check_destination, merge, to_frame, writing
 
 NASTY = 'a,"b"\r\nc\rd\ne;\t\u2028\0 ü 🦀 \ud800'
 
@@ -24,6 +24,15 @@ NASTY = 'a,"b"\r\nc\rd\ne;\t\u2028\0 ü 🦀 \ud800'
 def row(number: int, **columns: Any) -> dict[str, Any]:
     result = {"custom_id": str(number), "status": "succeeded", "reply": f"reply {number}", "input_tokens": 12}
     return merge(columns, result | {"output_tokens": 3, "cost_usd": 1.5e-05, "attempts": 1, "sentiment_score": 0.5})
+
+
+def write(chunks: Chunks, path: str, columns: Sequence[str], *, escape_formulas: bool = False) -> int:
+    rows = 0
+    with writing(path, columns, escape_formulas=escape_formulas) as put:
+        for chunk in chunks:
+            put(chunk)
+            rows += len(chunk)
+    return rows
 
 
 def names(**columns: Any) -> list[str]:

@@ -5,10 +5,10 @@ A page is a range of positions: at both ends of an index, so that neither databa
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, bindparam, func, select
 
 from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.job_requests import read_ask_request
@@ -17,7 +17,7 @@ from tidemill.models.message_shapes import calls_of
 from tidemill.models.tables import OPEN_STATES, batches, dialogues, jobs, messages
 from tidemill.producer.batches.results import REASONING, RESULT_COLUMNS, TOOL_CALLS, merge, named, to_json
 
-PAGE_ROWS = 1_000
+PAGE_ROWS, _FIRST_ROWS = 1_000, 64
 
 
 class Place(NamedTuple):
@@ -68,29 +68,37 @@ def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> It
 def pages(
     batch_id: str, submission: int, after: Place = START, *, ended: bool = False, pictures: bool = False
 ) -> Iterator[Page]:
-    """The rows behind a place, in input order; with `ended`, up to the first one whose outcome may still change."""
+    """The rows behind a place, in input order.
+
+    With `ended`, up to the first one whose outcome may still change. That may be the next one, so few are read first,
+    and more each time.
+    """
     which = {"batch": batch_id, "submission": submission}
     row_of = _row_with_picture if pictures else _row
-    first_open = None
+    size = _FIRST_ROWS if ended else PAGE_ROWS
     while True:
-        bounds = {**which, **after._asdict(), "end": after.position + PAGE_ROWS + 1, "rows": PAGE_ROWS}
+        bounds = {**which, **after._asdict(), "end": after.position + size + 1, "rows": size}
         with reading() as connection:
-            if ended and (first_open := connection.scalar(_first_open(), bounds)) is not None:
-                bounds["end"] = first_open
             stored = connection.execute(_page(pictures), bounds).all()
-        if stored:
-            after = Place(stored[-1].position, stored[-1].id)
-            without = [each.epoch for each in stored if each.status != "succeeded"]
-            yield Page([row_of(each) for each in stored], after, (len(without), sum(without)))
-        if len(stored) == PAGE_ROWS:
-            continue
-        if first_open is not None:
+        there = list(takewhile(_has_ended, stored)) if ended else stored
+        if there:
+            after = Place(there[-1].position, there[-1].id)
+            without = [each.epoch for each in there if each.status != "succeeded"]
+            yield Page([row_of(each) for each in there], after, (len(without), sum(without)))
+        if len(there) < len(stored):
             return
-        with reading(LONG_SECONDS) as connection:  # over a gap, such as rows of earlier submissions
-            following = connection.scalar(_following(), which | {"end": bounds["end"]})
-        if following is None:
-            return
-        after = Place(following - 1)
+        if len(stored) < size:
+            with reading(LONG_SECONDS) as connection:  # over a gap, such as rows of earlier submissions
+                following = connection.scalar(_following(), which | {"end": bounds["end"]})
+            if following is None:
+                return
+            after = Place(following - 1)
+        size = min(2 * size, PAGE_ROWS)
+
+
+def _has_ended(stored: Row[Any]) -> bool:
+    """Whether a row has ended, and its reply is judged."""
+    return stored.status not in OPEN_STATES and (stored.status != "succeeded" or stored.sentiment is not None)
 
 
 def rows_with_keys(batch_id: str, submission: int, keys: Sequence[str]) -> Iterator[list[JsonObject]]:
@@ -113,25 +121,8 @@ def unanswered(batch_id: str, submission: int) -> tuple[int, int]:
 # --- statements, built once ---
 
 _OF_BATCH = (jobs.c.batch_id == bindparam("batch")) & (jobs.c.submission >= bindparam("submission"))
-
-
-def _behind() -> ColumnElement[bool]:
-    """Behind a place, and before the position `end`."""
-    position = jobs.c.position
-    return (
-        _OF_BATCH
-        & (position >= bindparam("position"))
-        & (position < bindparam("end"))
-        & or_(position > bindparam("position"), jobs.c.id > bindparam("id"))
-    )
-
-
-@cache
-def _first_open() -> Select[Any]:
-    """The position of the first row that has not ended, or whose reply is not judged yet."""
-    is_open = jobs.c.state.in_(OPEN_STATES) | ((jobs.c.state == "succeeded") & dialogues.c.sentiment.is_(None))
-    with_judgement = select(jobs.c.position).outerjoin(dialogues, dialogues.c.id == jobs.c.id)
-    return with_judgement.where(_behind(), is_open).order_by(jobs.c.position).limit(1)
+_BEHIND = (jobs.c.position >= bindparam("position")) & (jobs.c.position < bindparam("end"))
+_BEHIND &= (jobs.c.position > bindparam("position")) | (jobs.c.id > bindparam("id"))
 
 
 @cache
@@ -143,7 +134,8 @@ def _following() -> Select[Any]:
 @cache
 def _page(pictures: bool) -> Select[Any]:
     more = (jobs.c.request,) if pictures else ()
-    return _stored(*more).where(_behind()).order_by(jobs.c.position, jobs.c.id).limit(bindparam("rows"))
+    page = _stored(*more).where(_OF_BATCH, _BEHIND).order_by(jobs.c.position, jobs.c.id)
+    return page.limit(bindparam("rows"))
 
 
 @cache

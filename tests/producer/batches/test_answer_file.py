@@ -167,7 +167,7 @@ def test_a_run_that_is_stopped_leaves_no_file(folder: Path) -> None:
 
 
 def test_a_look_writes_no_longer_than_it_may(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_rows, "PAGE_ROWS", 2)
+    monkeypatch.setattr(stored_rows, "_FIRST_ROWS", 2)
     monkeypatch.setattr(answer_file, "_LOOK_SECONDS", -1.0)
     end(batch_of(5))
     with AnswerFile("b", 1, str(folder / "out.csv")) as file:

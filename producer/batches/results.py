@@ -175,11 +175,14 @@ def to_frame(chunks: Chunks) -> "pd.DataFrame":
 
 @contextmanager
 def _jsonl(file: Output, columns: Sequence[str]) -> Iterator[Put]:
-    yield lambda rows: file.write(unbroken(b"".join([to_json(_line(row, columns)) + b"\n" for row in rows])))
+    names = list(columns)
+    yield lambda rows: file.write(unbroken(b"".join([to_json(_line(row, names)) + b"\n" for row in rows])))
 
 
-def _line(row: JsonObject, columns: Sequence[str]) -> JsonObject:
-    line = {name: row.get(name) for name in columns}
+def _line(row: JsonObject, names: list[str]) -> JsonObject:
+    if list(row) == names:  # as almost all rows
+        return row
+    line = {name: row.get(name) for name in names}
     for name in (TOOL_CALLS, REASONING):
         if name in row:
             line[name] = row[name]
@@ -197,7 +200,7 @@ def _csv(cell_of: Callable[[object], object], file: Output, columns: Sequence[st
     writer = csv.writer(SimpleNamespace(write=records.append), lineterminator="\r\n")
 
     def put(rows: list[JsonObject]) -> None:
-        writer.writerows([cell_of(row.get(name)) for name in columns] for row in rows)
+        writer.writerows(map(cell_of, map(row.get, columns)) for row in rows)
         text = "".join(record.removesuffix("\r\n") + "\n" for record in records)
         file.write(text.encode("utf-8", "backslashreplace"))
         records.clear()

@@ -258,3 +258,18 @@ def test_formulas_are_escaped_in_csv_where_that_is_asked_for(tmp_path: Path) -> 
     assert [each[0] for each in read_csv(path)[1:]] == [*formulas, *plain]
     write([rows], str(tmp_path / "out.jsonl"), columns, escape_formulas=True)
     assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["prompt"] == "=1+1"
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="Linux has files without a name")
+def test_an_unfinished_file_has_no_name_so_that_a_kill_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(str(tmp_path / "out.csv"), RESULT_COLUMNS) as put:
+        put([row(1)])
+        assert listed(tmp_path) == []
+    monkeypatch.delattr(os, "O_TMPFILE")  # as on other systems
+    with writing(str(tmp_path / "out.csv"), RESULT_COLUMNS) as put:
+        put([row(1), row(2)])
+        assert len(listed(tmp_path)) == 2
+    assert listed(tmp_path) == ["out.csv"]
+    assert len(read_csv(tmp_path / "out.csv")) == 3

@@ -93,13 +93,15 @@ def test_the_first_rows_are_written_up_to_one_that_may_change(folder: Path) -> N
     assert [each.name for each in folder.iterdir()] == ["out.jsonl"]
 
 
-CHANGES: dict[str, Callable[[list[int]], object]] = {
+def try_again(ids: list[int], *settlement: Callable[..., Any], **values: Any) -> None:
+    change_batch("retry")
+    end(ids[1:2], *settlement, **values)
+
+
+CHANGES: dict[str, Callable[[list[int]], None]] = {
     "nothing": lambda ids: None,
-    "a failed row is tried again and succeeds": lambda ids: (change_batch("retry"), end(ids[1:2])),
-    "a failed row is tried again and fails": lambda ids: (
-        change_batch("retry"),
-        end(ids[1:2], failure, error="another reason"),
-    ),
+    "a failed row is tried again and succeeds": try_again,
+    "a failed row is tried again and fails": lambda ids: try_again(ids, failure, error="another reason"),
     "the same rows are submitted again": lambda ids: submit_again(),
     "a tool is called": lambda ids: end(ids[3:4], answer=CALLING),
 }

@@ -70,6 +70,7 @@ class AnswerFile:
             self._write()
             if is_begun and self._has_changed():
                 self._discard(InterruptedError("rows have changed"))
+                self._more_columns = []
                 self._write()
         return self._rows
 

@@ -219,9 +219,9 @@ def _parquet(file: Output, columns: Sequence[str]) -> Iterator[Put]:
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     group: list[JsonObject] = []
 
-    def put(rows: list[JsonObject], least: int = PARQUET_GROUP_ROWS) -> None:
+    def put(rows: list[JsonObject], *, all_of_them: bool = False) -> None:
         group.extend(rows)
-        while len(group) >= least and group:
+        while len(group) >= PARQUET_GROUP_ROWS or (all_of_them and group):
             some = group[:PARQUET_GROUP_ROWS]
             arrays = [
                 pa.array([_typed(name, row.get(name)) for row in some], schema.field(name).type) for name in columns
@@ -231,7 +231,7 @@ def _parquet(file: Output, columns: Sequence[str]) -> Iterator[Put]:
 
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         yield put
-        put([], least=1)
+        put([], all_of_them=True)
 
 
 def _typed(name: str, value: Any) -> str | int | float | None:

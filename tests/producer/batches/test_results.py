@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.models.errors import InputError
+from tidemill.producer.batches import results
 from tidemill.producer.batches.results import RESULT_COLUMNS, Chunks, check_destination, merge, to_frame, writing
 
 NASTY = 'a,"b"\r\nc\rd\ne;\t\u2028\0 ü 🦀 \ud800'
@@ -124,6 +125,19 @@ def test_parquet_has_fixed_types_whatever_the_rows_hold(tmp_path: Path) -> None:
     assert (kinds["input_tokens"], kinds["cost_usd"]) == ("int64", "double")
     assert table.column("x").to_pylist() == ["1", "a\\ud800"]
     assert table.column("y").to_pylist() == [None, "[1]"]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_a_file_is_the_same_however_its_rows_come(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "PARQUET_GROUP_ROWS", 100)
+    rows = [row(number, text=NASTY) for number in range(250)]
+    files = []
+    for size in (1, 7, 100, 250):
+        write(
+            (rows[start : start + size] for start in range(0, 250, size)), str(tmp_path / f"out{ending}"), names(text=0)
+        )
+        files.append((tmp_path / f"out{ending}").read_bytes())
+    assert len(set(files)) == 1
 
 
 def test_a_failure_keeps_the_older_file_and_leaves_no_other(tmp_path: Path) -> None:

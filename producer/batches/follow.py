@@ -26,9 +26,6 @@ from tidemill.producer.screen.display import Display
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 0.5
 """Between two looks at the database."""
 
-_QUIET_SHARE = 0.05
-"""The same as a share of the time in which nothing has changed, once all open rows may be in flight."""
-
 _LOOK_SHARE = 0.1
 """The largest share of the time that looking may take: counting a million rows is not free."""
 
@@ -119,8 +116,7 @@ def follow(
     check_server(scope.batch_id)
     with _worker(window, scope, display) as runner:
         try:
-            obstacles = Obstacles(display, runner, scope.batch_id)
-            return _watch(scope, obstacles, display, submitting, on_progress, window=window)
+            return _watch(scope, Obstacles(display, runner, scope.batch_id), display, submitting, on_progress)
         finally:
             if submitting is not None:
                 submitting.stop()
@@ -165,10 +161,8 @@ def _watch(
     display: Display,
     submitting: Submitting | None,
     on_progress: Callable[[Progress], None] | None,
-    *,
-    window: int,
 ) -> Progress:
-    before, changed_at = Progress(), time.monotonic()
+    pause = _SHORTEST_PAUSE_SECONDS
     while True:
         is_reading = submitting is not None and submitting.is_reading
         if submitting is not None and submitting.error is not None:
@@ -189,16 +183,8 @@ def _watch(
         if not is_reading and so_far.is_complete:
             return so_far
         obstacles.say_new(so_far)
-        if so_far != before:
-            before, changed_at = so_far, began
-        time.sleep(max(_pause(so_far.open <= window, began - changed_at), took / _LOOK_SHARE))
-
-
-def _pause(is_near_end: bool, quiet_seconds: float) -> float:
-    """Seconds until the next look: few where the run may end in any moment, unless nothing has changed for long."""
-    if not is_near_end:
-        return _LONGEST_PAUSE_SECONDS
-    return min(_LONGEST_PAUSE_SECONDS, max(_SHORTEST_PAUSE_SECONDS, quiet_seconds * _QUIET_SHARE))
+        pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
+        time.sleep(max(pause, took / _LOOK_SHARE))
 
 
 class Obstacles:

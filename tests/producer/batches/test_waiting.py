@@ -16,7 +16,6 @@ from tests.waiting import limit
 from tidemill import ask
 from tidemill.models import embedded
 from tidemill.models.errors import InputError, SettingsError, TidemillError
-from tidemill.producer.batches import follow
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.progress import list_batches
 from tidemill.producer.screen.display import Quiet
@@ -30,12 +29,6 @@ def provider(embedded_home: Path, simulator: Simulator, use_environment: UseEnvi
     yield simulator
     assert not embedded.is_running()
     assert not [each.name for each in threading.enumerate() if each.name in ("consumer", "heartbeat", "courier")]
-
-
-def test_the_end_of_a_run_is_noticed_at_once_and_a_long_wait_costs_little() -> None:
-    pauses = [follow._pause(True, seconds) for seconds in (0.0, 1.0, 4.0, 10.0, 3600.0)]
-    assert pauses == [0.05, 0.05, 0.2, 0.5, 0.5]
-    assert follow._pause(False, 0.0) == 0.5
 
 
 def submit(name: str, prompts: int = 3) -> Batch:

@@ -15,7 +15,7 @@ _INTRODUCER = "\ufdd0"  # a Unicode noncharacter: storable everywhere, reserved 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff\ufdd0]")
 _ESCAPED = re.compile("\ufdd0([0-9A-F]{4})")
 _LONG_INTEGER = re.compile(r"[0-9]{19}")  # orjson would read an integer beyond 64 bits as a float
-_LINE_ENDS = re.compile(rb"\xc2\x85|\xe2\x80[\xa8\xa9]")  # NEL, LINE SEPARATOR, PARAGRAPH SEPARATOR in UTF-8
+_LINE_ENDS = {end.encode(): f"\\u{ord(end):04x}".encode() for end in "\u0085\u2028\u2029"}
 _TWO_DIGITS = re.compile(r"[0-9]{2}")
 # Characters that move the cursor, reorder or hide text, or cannot be printed: C0, C1, bidi, invisible, surrogates
 _CONTROL = re.compile(
@@ -92,9 +92,10 @@ def is_json(value: object) -> bool:
 
 def unbroken(line: bytes) -> bytes:
     """A line of JSON with the same value that `str.splitlines` leaves whole; JSON has escaped all other line ends."""
-    if not _LINE_ENDS.search(line):
-        return line
-    return _LINE_ENDS.sub(lambda match: f"\\u{ord(match[0].decode()):04x}".encode(), line)
+    if not line.isascii():
+        for end, escape in _LINE_ENDS.items():  # five times as fast as a pattern
+            line = line.replace(end, escape)
+    return line
 
 
 def one_line(text: str, limit: int = 300) -> str:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from tidemill.models.rereading import reread_settings
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
+from tidemill.producer.batches.answer_file import AnswerFile
 from tidemill.producer.batches.follow import follow
 from tidemill.producer.batches.progress import Progress, progress, resolve
-from tidemill.producer.batches.results import columns_of, rows_of, rows_with_keys, to_frame, write
+from tidemill.producer.batches.results import to_frame
+from tidemill.producer.batches.stored_rows import columns_of, rows_of, rows_with_keys
 from tidemill.producer.screen.display import Display, Quiet
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class Batch:
         cut off by a limit are not there.
         """
         if self.keys is not None and self.index is not None:
-            return to_frame([rows_with_keys(self.id, self.submission, self.keys)]).set_axis(self.index)
+            return to_frame(rows_with_keys(self.id, self.submission, self.keys)).set_axis(self.index)
         frame = to_frame(rows_of(self.id, self.submission))
         return frame if len(frame) else frame.reindex(columns=columns_of(self.id))
 
@@ -71,5 +73,5 @@ class Batch:
 
         With `escape_formulas`, text in CSV that a spreadsheet would run as a formula gets a `'` before it.
         """
-        rows = rows_of(self.id, self.submission)
-        return write(rows, str(path), columns_of(self.id), escape_formulas=escape_formulas)
+        with AnswerFile(self.id, self.submission, str(path), escape_formulas=escape_formulas) as file:
+            return file.finish()

@@ -5,28 +5,23 @@ A row is a flat dict, made by `merge`: the input's columns first, then `RESULT_C
 
 import csv
 import importlib.util
-import io
 import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from json import dumps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import orjson
-from sqlalchemy import RowMapping, ScalarSelect, Select, Table, Text, and_, func, or_, select, type_coerce
 
-from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.files import replacing, status, temporary
-from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
-from tidemill.models.message_shapes import CALLS, calls_of
-from tidemill.models.tables import batches, dialogues, jobs, messages
 from tidemill.models.text import unbroken
 from tidemill.producer.screen.printing import JsonLines
 
@@ -50,7 +45,7 @@ RESULT_COLUMNS = (
 REASONING = "reply_reasoning"
 """What the model thought before it answered: a field of rows that have it, in JSON lines and in frames."""
 TOOL_CALLS = "tool_calls"
-"""One more column, of batches in which an answer calls tools; where it has no text, they are the reply, too."""
+"""The same for tools that an answer calls; of CSV and Parquet one more column, if a row has it."""
 
 PARQUET_GROUP_ROWS = 8_192  # rows held in memory at most, besides the chunk that completes them
 
@@ -62,21 +57,37 @@ _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)*(e[+-]?[0-9]+)?%?", re.IGNORECASE)
 
 Chunks: TypeAlias = Iterable[list[JsonObject]]
+Output: TypeAlias = "BinaryIO | JsonLines"
+Put: TypeAlias = Callable[[list[JsonObject]], object]
+"""Writes the next rows."""
+Format: TypeAlias = Callable[[Output, Sequence[str]], AbstractContextManager[Put]]
+"""Writes rows with these columns, the header first; what the block has put is complete when it ends."""
+
+STDOUT = "-"
 
 
 def merge(columns: JsonObject, result: JsonObject) -> JsonObject:
     """One output row: the input's columns, then every one of `RESULT_COLUMNS` (None where `result` has none).
 
-    An input column with the name of a result column becomes `input_<name>`. `merge(dict.fromkeys(names), {})` has the
-    names of all columns in their order.
+    `merge(dict.fromkeys(names), {})` has the names of all columns in their order.
     """
-    row: JsonObject = {}
-    for column, value in columns.items():
+    return named(columns) | {name: result.get(name) for name in RESULT_COLUMNS}
+
+
+def named(columns: JsonObject) -> JsonObject:
+    """The input's columns as the results call them: one with the name of a result column is `input_<name>`."""
+    return dict(zip(_names(tuple(columns)), columns.values(), strict=True))
+
+
+@lru_cache
+def _names(columns: tuple[str, ...]) -> list[str]:
+    names = []
+    for column in columns:
         name = column
         while name in (*RESULT_COLUMNS, TOOL_CALLS) or (name != column and name in columns):
             name = f"input_{name}"
-        row[name] = value
-    return row | {name: result.get(name) for name in RESULT_COLUMNS}
+        names.append(name)
+    return names
 
 
 def check_destination(path: str) -> None:
@@ -84,9 +95,9 @@ def check_destination(path: str) -> None:
 
     `-` is JSON Lines on stdout. A path must end in .jsonl, .csv or .parquet, in a folder that exists and is writable.
     """
-    if path == "-":
+    if path == STDOUT:
         return
-    if Path(path).suffix.lower() not in _WRITERS:
+    if Path(path).suffix.lower() not in _FORMATS:
         raise InputError(f"{path!r} has no known ending; name the results .jsonl, .csv or .parquet, or - for stdout")
     try:
         target = Path(path).resolve()  # through a symlink
@@ -113,34 +124,42 @@ def _check_place(path: str, target: Path) -> None:
     probe.unlink()
 
 
-def write(chunks: Chunks, path: str, columns: Sequence[str], *, escape_formulas: bool = False) -> int:
-    """Write the rows' `columns`, in that order, and return how many rows there were.
+@contextmanager
+def writing(path: str, columns: Sequence[str], *, escape_formulas: bool = False) -> Iterator[Put]:
+    """What writes rows, piece by piece, to stdout or to a file that appears under its name when the block ends well.
 
-    A row without a column gets null (an empty cell in CSV); what is not in `columns` is left out. With
-    `escape_formulas`, text in CSV that a spreadsheet would run gets a `'` before it. A file appears under its name only
-    when it is complete and on disk; until then an older one stays as it was. A symlink is written through to its
-    target. Memory is constant.
+    It is complete and on disk then; until then an older one stays as it was. A symlink is written through to its
+    target. A row's `columns` are written in that order; one that it has not gets null (an empty cell in CSV), and what
+    is not in `columns` is left out. With `escape_formulas`, text in CSV that a spreadsheet would run gets a `'` before
+    it. Memory is constant.
 
     Raises InputError when the destination fails; BrokenPipeError when the reader of stdout has gone.
     """
     check_destination(path)
+    ending = ".jsonl" if path == STDOUT else Path(path).suffix.lower()
+    write = _FORMATS["escaped" if escape_formulas and ending == ".csv" else ending]
     try:
-        if path == "-":
-            out = JsonLines()
-            rows = _write_jsonl(out, chunks, columns)
-            out.flush()
-            return rows
-        ending = Path(path).suffix.lower()
-        writer = _WRITERS["escaped" if escape_formulas and ending == ".csv" else ending]
-        with replacing(Path(path).resolve()) as file:
-            return writer(file, chunks, columns)
+        with _stdout() if path == STDOUT else replacing(Path(path).resolve()) as file, write(file, columns) as put:
+            yield put
     except BrokenPipeError:
         raise
     except OSError as error:
         raise InputError(
-            f"{'stdout' if path == '-' else path} cannot be written: {error.strerror or error}; "
+            f"{'stdout' if path == STDOUT else path} cannot be written: {error.strerror or error}; "
             "the answers stay in the database: free space, then `tidemill results BATCH -o ...`"
         ) from error
+
+
+@contextmanager
+def _stdout() -> Iterator[JsonLines]:
+    lines = JsonLines()
+    yield lines
+    lines.flush()
+
+
+def has_header(path: str) -> bool:
+    """Whether all columns must be known before the first row: a line of JSON names its own."""
+    return path != STDOUT and Path(path).suffix.lower() != ".jsonl"
 
 
 def to_frame(chunks: Chunks) -> "pd.DataFrame":
@@ -154,66 +173,65 @@ def to_frame(chunks: Chunks) -> "pd.DataFrame":
     return frame.astype({name: kind for name, kind in types.items() if name in frame})
 
 
-def _write_jsonl(file: BinaryIO | JsonLines, chunks: Chunks, columns: Sequence[str]) -> int:
-    rows = 0
-    for chunk in chunks:
-        file.write(b"".join(unbroken(_json(_line(row, columns))) + b"\n" for row in chunk))
-        rows += len(chunk)
-    return rows
+@contextmanager
+def _jsonl(file: Output, columns: Sequence[str]) -> Iterator[Put]:
+    names = list(columns)
+    yield lambda rows: file.write(unbroken(b"".join([to_json(_line(row, names)) + b"\n" for row in rows])))
 
 
-def _line(row: JsonObject, columns: Sequence[str]) -> JsonObject:
-    line = {name: row.get(name) for name in columns}
-    return line if REASONING not in row else {**line, REASONING: row[REASONING]}
+def _line(row: JsonObject, names: list[str]) -> JsonObject:
+    if list(row) == names:  # as almost all rows
+        return row
+    line = {name: row.get(name) for name in names}
+    for name in (TOOL_CALLS, REASONING):
+        if name in row:
+            line[name] = row[name]
+    return line
 
 
-class _Lines:
-    """Takes csv's records, which end with \\r\\n, and ends them with \\n.
+@contextmanager
+def _csv(cell_of: Callable[[object], object], file: Output, columns: Sequence[str]) -> Iterator[Put]:
+    """UTF-8, quoted where needed. Lone surrogates, which UTF-8 cannot hold, become text such as `\\ud800`.
 
-    Before Python 3.13, csv that ends them with \\n itself leaves a cell with a lone \\r unquoted, and readers take that
-    for the end of the row.
+    Before Python 3.13, csv that ends records with \\n itself leaves a cell with a lone \\r unquoted, and readers take
+    that for the end of the row. So it ends them with \\r\\n, and we make that \\n.
     """
+    records: list[str] = []
+    writer = csv.writer(SimpleNamespace(write=records.append), lineterminator="\r\n")
 
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self._text = text
+    def put(rows: list[JsonObject]) -> None:
+        writer.writerows(map(cell_of, map(row.get, columns)) for row in rows)
+        text = "".join(record.removesuffix("\r\n") + "\n" for record in records)
+        file.write(text.encode("utf-8", "backslashreplace"))
+        records.clear()
 
-    def write(self, record: str) -> None:
-        self._text.write(record.removesuffix("\r\n") + "\n")
-
-
-def _write_csv(cell_of: Callable[[object], object], file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
-    """UTF-8, quoted where needed. Lone surrogates, which UTF-8 cannot hold, become text such as `\\ud800`."""
-    text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
-    try:
-        writer = csv.writer(_Lines(text), lineterminator="\r\n")
-        writer.writerow(map(cell_of, columns))
-        rows = 0
-        for chunk in chunks:
-            writer.writerows([cell_of(row.get(name)) for name in columns] for row in chunk)
-            rows += len(chunk)
-        text.flush()
-        return rows
-    finally:
-        with suppress(OSError):  # of a flush after a failed one
-            text.detach()
+    put([dict(zip(columns, columns, strict=True))])
+    yield put
 
 
-def _write_parquet(file: BinaryIO, chunks: Chunks, columns: Sequence[str]) -> int:
+@contextmanager
+def _parquet(file: Output, columns: Sequence[str]) -> Iterator[Put]:
     """Result columns have types of their own; the input's columns are text, with nested values as compact JSON."""
     import pyarrow as pa
     from pyarrow import parquet
 
     types = dict.fromkeys(_WHOLE, pa.int64()) | dict.fromkeys(_FRACTION, pa.float64())
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
-    rows = 0
-    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-        for group in _groups(chunks):
+    group: list[JsonObject] = []
+
+    def put(rows: list[JsonObject], *, all_of_them: bool = False) -> None:
+        group.extend(rows)
+        while len(group) >= PARQUET_GROUP_ROWS or (all_of_them and group):
+            some = group[:PARQUET_GROUP_ROWS]
             arrays = [
-                pa.array([_typed(name, row.get(name)) for row in group], schema.field(name).type) for name in columns
+                pa.array([_typed(name, row.get(name)) for row in some], schema.field(name).type) for name in columns
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-            rows += len(group)
-    return rows
+            del group[:PARQUET_GROUP_ROWS]
+
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        yield put
+        put([], all_of_them=True)
 
 
 def _typed(name: str, value: Any) -> str | int | float | None:
@@ -224,18 +242,8 @@ def _typed(name: str, value: Any) -> str | int | float | None:
     return float(value) if name in _FRACTION else str(_cell(value)).encode(errors="backslashreplace").decode()
 
 
-def _groups(chunks: Chunks) -> Iterator[list[JsonObject]]:
-    group: list[JsonObject] = []
-    for chunk in chunks:
-        group += chunk
-        if len(group) >= PARQUET_GROUP_ROWS:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _json(value: object) -> bytes:
+def to_json(value: object) -> bytes:
+    """A value of a row as compact JSON: in UTF-8, or in ASCII where it must be."""
     try:
         return orjson.dumps(value, default=_default)
     except TypeError:  # lone surrogates, integers beyond 64 bits
@@ -248,7 +256,7 @@ def _default(value: object) -> float | str:
 
 def _cell(value: object) -> object:
     """A CSV cell: text and numbers as they are, None empty, all else as compact JSON (in ASCII only if it must be)."""
-    return value if value is None or type(value) in (str, int, float, Decimal) else _json(value).decode()
+    return value if value is None or type(value) in (str, int, float, Decimal) else to_json(value).decode()
 
 
 def _inert_cell(value: object) -> object:
@@ -257,120 +265,9 @@ def _inert_cell(value: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, Chunks, Sequence[str]], int]] = {
-    ".jsonl": _write_jsonl,
-    ".csv": partial(_write_csv, _cell),
-    "escaped": partial(_write_csv, _inert_cell),
-    ".parquet": _write_parquet,
+_FORMATS: dict[str, Format] = {
+    ".jsonl": _jsonl,
+    ".csv": partial(_csv, _cell),
+    "escaped": partial(_csv, _inert_cell),
+    ".parquet": _parquet,
 }
-
-
-# --- rows of a batch ---
-
-READ_ROWS = 1_000
-
-
-def latest_turn(batch_id: str) -> int | None:
-    """The last turn that a batch has added to a dialogue or begun one with; `--dialogue` continues it."""
-    with reading() as connection:
-        turn: int | None = connection.scalar(select(func.max(dialogues.c.id)).where(dialogues.c.batch_id == batch_id))
-    return turn
-
-
-def columns_of(batch_id: str) -> list[str]:
-    """Names of a batch's result columns: the input's, then `RESULT_COLUMNS`, then `TOOL_CALLS` if any were made."""
-    rest = type_coerce(messages.c.rest, Text)
-    calling = (
-        select(dialogues.c.id)
-        .select_from(dialogues)
-        .join(messages, messages.c.dialogue_id == dialogues.c.id)
-        .where(messages.c.position == _last_position(dialogues))
-        .where(dialogues.c.batch_id == batch_id, or_(*(rest.contains(f'"{name}":') for name in CALLS)))
-    )
-    with reading() as connection:
-        names = connection.execute(select(batches.c.columns).where(batches.c.id == batch_id)).scalar_one()
-        calls = [TOOL_CALLS] if connection.execute(calling.limit(1)).first() else []
-    return [*merge(dict.fromkeys(names), {}), *calls]
-
-
-def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> Iterator[list[JsonObject]]:
-    """The rows of a batch in input order, a thousand at a time; memory is constant.
-
-    With `submission`, only rows that this submission or a later one held. With `pictures`, rows also have what is known
-    of their picture: path, place (where the file is, from here), sha256, format, width, height.
-    """
-    statement = _rows_statement(batch_id, submission, pictures=pictures)
-    after = (-1, 0)
-    while True:
-        behind = or_(jobs.c.position > after[0], and_(jobs.c.position == after[0], jobs.c.id > after[1]))
-        with reading() as connection:
-            rows = connection.execute(statement.where(behind)).mappings().all()
-        if not rows:
-            return
-        yield [_row(row, with_picture=pictures) for row in rows]
-        after = (rows[-1]["position"], rows[-1]["id"])
-
-
-def rows_with_keys(batch_id: str, submission: int, keys: Sequence[str]) -> list[JsonObject]:
-    """The rows with these keys, in the order of the keys, wherever later submissions have put them."""
-    statement = _rows_statement(batch_id, submission, pictures=False).order_by(None).order_by(jobs.c.id)
-    by_key: dict[str, JsonObject] = {}
-    after = 0
-    while True:
-        with reading() as connection:
-            rows = connection.execute(statement.where(jobs.c.id > after)).mappings().all()
-        if not rows:
-            return [by_key[key] for key in keys]
-        by_key |= {row["key"]: _row(row, with_picture=False) for row in rows}
-        after = rows[-1]["id"]
-
-
-def _rows_statement(batch_id: str, submission: int, *, pictures: bool) -> Select[Any]:
-    return (
-        select(
-            jobs.c.id,
-            jobs.c.position,
-            jobs.c.key,
-            jobs.c.columns,
-            *((jobs.c.request,) if pictures else ()),
-            jobs.c.custom_id,
-            jobs.c.state.label("status"),
-            messages.c.content.label("reply"),
-            dialogues.c.reasoning,
-            messages.c.rest,
-            dialogues.c.sentiment,
-            dialogues.c.sentiment_score,
-            func.coalesce(dialogues.c.model, "").label("model"),
-            jobs.c.input_tokens,
-            jobs.c.output_tokens,
-            jobs.c.cost_usd,
-            jobs.c.attempts,
-            jobs.c.error_code,
-            jobs.c.error,
-        )
-        .outerjoin(dialogues, dialogues.c.id == jobs.c.id)
-        .outerjoin(messages, (messages.c.dialogue_id == dialogues.c.id) & (messages.c.position == _last_position(jobs)))
-        .where(jobs.c.batch_id == batch_id, jobs.c.submission >= submission)
-        .order_by(jobs.c.position, jobs.c.id)  # two pipes that went into one batch have rows of the same position
-        .limit(READ_ROWS)
-    )
-
-
-def _last_position(of: Table) -> ScalarSelect[int]:
-    """The position of the answer in a turn, whose id is the one of this table."""
-    turns = messages.alias()
-    return select(func.max(turns.c.position)).where(turns.c.dialogue_id == of.c.id).correlate(of).scalar_subquery()
-
-
-def _row(stored: RowMapping, *, with_picture: bool) -> JsonObject:
-    calls = calls_of(stored["rest"] or {})
-    reply = stored["reply"] or (_json(calls).decode() if calls else stored["reply"])
-    row = merge(stored["columns"], dict(stored) | {"model": stored["model"] or None, "reply": reply})
-    if calls:
-        row[TOOL_CALLS] = calls
-    if stored["reasoning"] is not None:
-        row.setdefault(REASONING, stored["reasoning"])
-    if not with_picture:
-        return row
-    picture = read_ask_request(stored["request"]).picture or {}
-    return {"place": picture.get("path")} | picture | row

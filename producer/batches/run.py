@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NoReturn, TypeAlias
 
 import typer
@@ -14,12 +15,14 @@ from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
 from tidemill.models.finish import CUT
 from tidemill.models.json_types import JsonObject
 from tidemill.models.settings import settings
+from tidemill.producer.batches.answer_file import AnswerFile
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.control import failures, probe
 from tidemill.producer.batches.follow import Submitting, check_server, follow
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import Progress, counted, marked, resolve
-from tidemill.producer.batches.results import check_destination, latest_turn, rows_of
+from tidemill.producer.batches.results import check_destination
+from tidemill.producer.batches.stored_rows import latest_turn, rows_of
 from tidemill.producer.batches.submit import OpenBatch, check_model, open_batch, submit
 from tidemill.producer.screen.display import Display, display, say
 from tidemill.producer.screen.printing import print_json, print_line, print_text
@@ -67,14 +70,16 @@ def carry_out(
         return _print_detached(batch, submit(opened), opened.tally.answered, as_json)
     is_one = order.rows.is_one and not after
     printer = AnswerPrinter(batch, as_json) if is_one and output is None else None
-    progress = follow_batch(batch, opened, window, display(quiet=as_json or is_one), printer)
-    for finish in after:
-        finish(batch)
+    file = AnswerFile(batch.id, batch.submission, output, escape_formulas=escape_formulas) if output else None
+    with file or nullcontext():
+        progress = follow_batch(batch, opened, window, display(quiet=as_json or is_one), file or printer)
+        for finish in after:
+            finish(batch)
+        if file is not None:
+            file.finish()
     if printer is not None:
         return printer.end()
-    if output is not None:
-        batch.save(output, escape_formulas=escape_formulas)
-    elif not (as_json or after):
+    if not (output or as_json or after):
         print_line(f"{batch.id}: `tidemill results {batch.id} -o answers.jsonl` writes the answers", err=True)
     return _sum_up(batch, progress, as_json, time.monotonic() - began, err=output == "-")
 

@@ -20,8 +20,8 @@ from tidemill.producer.asking.question import make_options
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
-from tidemill.producer.batches.results import rows_of
 from tidemill.producer.batches.run import After
+from tidemill.producer.batches.stored_rows import rows_of
 from tidemill.producer.describing import gallery, sidecars
 from tidemill.producer.describing.children import Children
 from tidemill.producer.describing.images import thumbnails

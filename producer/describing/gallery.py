@@ -55,7 +55,7 @@ def write(
 ) -> int:
     """Write one HTML page with a card for each row, in their order, and return how many there were.
 
-    Rows are dicts as `results.rows_of` yields them; `width`, `height` and `format` are shown where a row has them.
+    Rows are dicts as `stored_rows.rows_of` yields them; `width`, `height` and `format` are shown where a row has them.
     `thumbnail` gives a row's JPEG, or None for a plain tile. Memory is constant. The page appears under its name once
     it is complete. Raises InputError when it cannot be written.
     """

@@ -189,8 +189,8 @@ def write(
 ) -> Written:
     """Write each succeeded row's reply beside its picture.
 
-    Rows are dicts as `results.rows_of` yields them; those without a path on this machine are left out, and those that
-    are no captions. `caption_of` makes the text; a .json file gets the reply as it is. Running it again changes
+    Rows are dicts as `stored_rows.rows_of` yields them; those without a path on this machine are left out, and those
+    that are no captions. `caption_of` makes the text; a .json file gets the reply as it is. Running it again changes
     nothing: `append` and `prepend` add a caption only if it is not among the file's lines, and tags only if they are
     not among its tags. Each file is whole at any time.
 

@@ -7,11 +7,10 @@ from datetime import timedelta
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
-from rich.cells import cell_len
-
 from tidemill.models.cost import format_tokens
 from tidemill.models.text import one_line
 from tidemill.producer.screen.printing import USUAL_WIDTH, is_lively, terminal_width
+from tidemill.producer.screen.tables import width_of
 
 PLAIN_SECONDS = 10.0
 
@@ -117,7 +116,7 @@ class Plain(Quiet):
 
 
 class ProgressBar(Quiet):
-    """A progress bar: for terminals. It is one line at any width."""
+    """A progress bar: for terminals. It is one line at any width, drawn when there is something new, by no thread."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -129,7 +128,7 @@ class ProgressBar(Quiet):
         self._console = Console(stderr=True, width=terminal_width(sys.stderr))
         self._spinner, self._bar = SpinnerColumn(), BarColumn(bar_width=SHORTEST_BAR)
         self._text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
-        self._progress = Progress(self._spinner, self._text, console=self._console, transient=True)
+        self._progress = Progress(self._spinner, self._text, console=self._console, transient=True, auto_refresh=False)
         self._task = self._progress.add_task("reading the input", total=None)
 
     def __enter__(self) -> Self:
@@ -150,7 +149,7 @@ class ProgressBar(Quiet):
         self._bar.bar_width, text = fit(parts, self._console.width - _SPINNER_CELLS)
         self._progress.columns = (self._spinner, *([self._bar] if self._bar.bar_width else []), self._text)
         total = None if reading else counts.rows
-        self._progress.update(self._task, total=total, completed=counts.ended, description=text)
+        self._progress.update(self._task, total=total, completed=counts.ended, description=text, refresh=True)
 
     def say(self, sentence: str) -> None:
         """Print the sentence above the bar."""
@@ -175,10 +174,10 @@ def fit(parts: Sequence[Part], width: int) -> tuple[int, str]:
     """What has room in a line: the length of the bar (0: none), and the parts behind it, each as a whole."""
     chosen: list[Part] = []
     for part in sorted((*parts, _BAR), key=lambda part: part.rank):
-        if not chosen or cell_len(_BETWEEN.join(each.text for each in (*chosen, part))) <= width:
+        if not chosen or width_of(_BETWEEN.join(each.text for each in (*chosen, part))) <= width:
             chosen.append(part)
     text = _BETWEEN.join(part.text for part in parts if part in chosen)
-    return min(LONGEST_BAR, width - cell_len(text) - 1) if _BAR in chosen else 0, text
+    return min(LONGEST_BAR, width - width_of(text) - 1) if _BAR in chosen else 0, text
 
 
 def parts_of(counts: Counts, reading: bool, rate: "Rate") -> list[Part]:

@@ -6,8 +6,6 @@ Nothing that a person copies is ever cut. Into a pipe every row is one line, how
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rich.cells import cell_len, set_cell_size
-
 from tidemill.models.text import one_line
 
 LONGEST_TEXT = 90
@@ -28,6 +26,15 @@ class Column(NamedTuple):
     is_text: bool = False
 
 
+def width_of(text: str) -> int:
+    """How many cells of a terminal a line takes. ASCII needs no table of widths, which takes a while to load."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
 def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[object]], width: int | None) -> list[str]:
     """The lines of a table, its header first.
 
@@ -38,7 +45,7 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[object]], width: 
     """
     shown = [[_shown(column, cell) for column, cell in zip(columns, row, strict=True)] for row in rows]
     by_column = zip(*shown, strict=True) if shown else [()] * len(columns)
-    natural = [max(map(cell_len, (each.name, *cells))) for each, cells in zip(columns, by_column, strict=True)]
+    natural = [max(map(width_of, (each.name, *cells))) for each, cells in zip(columns, by_column, strict=True)]
     if width is None or sum(natural) + len(_GAP) * (len(columns) - 1) <= width:
         return [_line([column.name for column in columns], natural), *(_line(cells, natural) for cells in shown)]
     if width < NARROWEST_TABLE:
@@ -57,14 +64,14 @@ def _shown(column: Column, cell: object) -> str:
 def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> dict[int, int]:
     """The width of each column that has room, by its place; the most important ones choose first."""
     chosen: dict[int, int] = {}
-    natural = {place: max((cell_len(cells[place]) for cells in rows), default=0) for place in range(len(columns))}
+    natural = {place: max((width_of(cells[place]) for cells in rows), default=0) for place in range(len(columns))}
     for place in sorted(natural, key=lambda place: columns[place].rank):
         room = width // 3 if not chosen else width - sum(chosen.values()) - len(_GAP) * len(chosen)
-        lengths = [cell_len(cells[place]) for cells in rows if cells[place]]
+        lengths = [width_of(cells[place]) for cells in rows if cells[place]]
         if columns[place].is_text:
             lengths = [min(natural[place], SHORTEST_TEXT)]
         fitting = [length for length in lengths if length <= room]
-        least = max(cell_len(columns[place].name), *fitting, 0)
+        least = max(width_of(columns[place].name), *fitting, 0)
         if not chosen or (least <= room and 2 * len(fitting) >= len(lengths)):
             chosen[place] = least
     room = width - sum(chosen.values()) - len(_GAP) * (len(chosen) - 1)
@@ -81,7 +88,7 @@ def _row(columns: Sequence[Column], cells: Sequence[str], widths: dict[int, int]
     beside = {place: cells[place] for place in widths}
     folded = {place for place in range(len(cells)) if place not in widths}
     for place, text in beside.items():
-        if cell_len(text) > widths[place] and not columns[place].is_text:
+        if width_of(text) > widths[place] and not columns[place].is_text:
             beside[place] = ""
             folded.add(place)
     if 0 in folded:
@@ -105,10 +112,10 @@ def _filled(items: Sequence[str], width: int, indent: str) -> Iterator[str]:
     """Items side by side; one that is longer than a line is broken at blanks, and nowhere else."""
     line = ""
     for item in filter(None, items):
-        words = item.split(" ") if cell_len(indent + item) > width else [item]
+        words = item.split(" ") if width_of(indent + item) > width else [item]
         between = _BETWEEN
         for word in words:
-            if line and cell_len(indent + line + between + word) > width:
+            if line and width_of(indent + line + between + word) > width:
                 yield indent + line
                 line = "" if between == _BETWEEN else _GAP
                 between = ""
@@ -124,8 +131,12 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+    if width_of(text) <= width:
+        return text
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, width - 1).rstrip() + "…"
 
 
 def _padded(text: str, width: int) -> str:
-    return text + " " * (width - cell_len(text))
+    return text + " " * (width - width_of(text))

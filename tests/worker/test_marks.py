@@ -15,8 +15,9 @@ from tidemill.models.replies import CallError, RawReply, parse_chat
 from tidemill.models.scope import Scope
 from tidemill.models.tables import dialogues, messages
 from tidemill.models.transitions import Claimed, Settlement
+from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.progress import marked
-from tidemill.producer.batches.results import REASONING, columns_of, rows_of, write
+from tidemill.producer.batches.results import REASONING
 from tidemill.worker import settlements
 from tidemill.worker.questions import build
 
@@ -101,8 +102,8 @@ def test_what_the_model_thought_is_stored_beside_the_answer(tmp_path: Path) -> N
         contents = list(connection.scalars(select(messages.c.content)))
     assert thoughts == ["hm \0", None]
     assert not any("hm" in content for content in contents)
-    write(rows_of("b"), str(tmp_path / "a.jsonl"), columns_of("b"))
-    write(rows_of("b"), str(tmp_path / "a.csv"), columns_of("b"))
+    Batch("b").save(tmp_path / "a.jsonl")
+    Batch("b").save(tmp_path / "a.csv")
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [(line["reply"], line.get(REASONING)) for line in lines] == [("Paris", "hm \0"), ("Rome", None)]
     assert REASONING not in lines[1]

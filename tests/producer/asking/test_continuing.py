@@ -35,7 +35,7 @@ from tidemill.producer.asking import assistants
 from tidemill.producer.asking.estimate import estimate
 from tidemill.producer.asking.prompts import Prompts, order_for
 from tidemill.producer.batches.order import Order
-from tidemill.producer.batches.results import latest_turn
+from tidemill.producer.batches.stored_rows import latest_turn
 from tidemill.producer.batches.submit import open_batch, submit
 
 MODEL = "gpt-4"  # takes 8,192 tokens

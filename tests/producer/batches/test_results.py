@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.models.errors import InputError
-from tidemill.producer.batches.results import RESULT_COLUMNS, check_destination, merge, to_frame, write
+from tidemill.producer.batches import results
+from tidemill.producer.batches.results import RESULT_COLUMNS, Chunks, check_destination, merge, to_frame, writing
 
 NASTY = 'a,"b"\r\nc\rd\ne;\t\u2028\0 ü 🦀 \ud800'
 
@@ -24,6 +25,15 @@ NASTY = 'a,"b"\r\nc\rd\ne;\t\u2028\0 ü 🦀 \ud800'
 def row(number: int, **columns: Any) -> dict[str, Any]:
     result = {"custom_id": str(number), "status": "succeeded", "reply": f"reply {number}", "input_tokens": 12}
     return merge(columns, result | {"output_tokens": 3, "cost_usd": 1.5e-05, "attempts": 1, "sentiment_score": 0.5})
+
+
+def write(chunks: Chunks, path: str, columns: Sequence[str], *, escape_formulas: bool = False) -> int:
+    rows = 0
+    with writing(path, columns, escape_formulas=escape_formulas) as put:
+        for chunk in chunks:
+            put(chunk)
+            rows += len(chunk)
+    return rows
 
 
 def names(**columns: Any) -> list[str]:
@@ -115,6 +125,19 @@ def test_parquet_has_fixed_types_whatever_the_rows_hold(tmp_path: Path) -> None:
     assert (kinds["input_tokens"], kinds["cost_usd"]) == ("int64", "double")
     assert table.column("x").to_pylist() == ["1", "a\\ud800"]
     assert table.column("y").to_pylist() == [None, "[1]"]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_a_file_is_the_same_however_its_rows_come(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "PARQUET_GROUP_ROWS", 100)
+    rows = [row(number, text=NASTY) for number in range(250)]
+    files = []
+    for size in (1, 7, 100, 250):
+        write(
+            (rows[start : start + size] for start in range(0, 250, size)), str(tmp_path / f"out{ending}"), names(text=0)
+        )
+        files.append((tmp_path / f"out{ending}").read_bytes())
+    assert len(set(files)) == 1
 
 
 def test_a_failure_keeps_the_older_file_and_leaves_no_other(tmp_path: Path) -> None:
@@ -249,3 +272,18 @@ def test_formulas_are_escaped_in_csv_where_that_is_asked_for(tmp_path: Path) -> 
     assert [each[0] for each in read_csv(path)[1:]] == [*formulas, *plain]
     write([rows], str(tmp_path / "out.jsonl"), columns, escape_formulas=True)
     assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["prompt"] == "=1+1"
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="Linux has files without a name")
+def test_an_unfinished_file_has_no_name_so_that_a_kill_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(str(tmp_path / "out.csv"), RESULT_COLUMNS) as put:
+        put([row(1)])
+        assert listed(tmp_path) == []
+    monkeypatch.delattr(os, "O_TMPFILE")  # as on other systems
+    with writing(str(tmp_path / "out.csv"), RESULT_COLUMNS) as put:
+        put([row(1), row(2)])
+        assert len(listed(tmp_path)) == 2
+    assert listed(tmp_path) == ["out.csv"]
+    assert len(read_csv(tmp_path / "out.csv")) == 3

@@ -14,7 +14,7 @@ from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.message_shapes import calls_of
-from tidemill.models.tables import OPEN_STATES, batches, dialogues, jobs, messages
+from tidemill.models.tables import FLAWED, OPEN_STATES, batches, dialogues, jobs, messages
 from tidemill.producer.batches.results import REASONING, RESULT_COLUMNS, TOOL_CALLS, merge, named, to_json
 
 PAGE_ROWS, _FIRST_ROWS = 1_000, 64
@@ -145,7 +145,7 @@ def _with_keys() -> Select[Any]:
 
 @cache
 def _unanswered() -> Select[Any]:
-    has_none = jobs.c.state.in_(("failed", "cancelled")) & jobs.c.position.is_not(None)
+    has_none = jobs.c.state.in_(("failed", "cancelled")) & FLAWED  # the words of the index that has them
     return select(func.count(), func.coalesce(func.sum(jobs.c.epoch), 0)).where(_OF_BATCH, has_none)
 
 

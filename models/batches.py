@@ -332,7 +332,9 @@ def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
     connection.execute(
         update(batches).where(batches.c.id == batch_id).values(state="cancelled", question_hash="deleted")
     )
-    ids = list(connection.scalars(select(jobs.c.id).where(jobs.c.batch_id == batch_id).limit(transitions.PIECE_ROWS)))
+    # In the order of the input the rows of a piece are neighbours on the disk; in that of their keys they are anywhere.
+    next_rows = select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position)
+    ids = list(connection.scalars(next_rows.limit(transitions.PIECE_ROWS)))
     if not ids:
         for column in (stored_tallies.c.batch_id, batches.c.id):
             connection.execute(delete_from(column.table).where(column == batch_id))

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from tests.house.sources import modules
 
 RUNS_SQL = {"text", "execute", "executemany", "exec_driver_sql", "scalar", "scalars"}
-CONSTANT_SQL = {("models/sqlite.py", "_set_pragmas")}
-"""Functions whose SQL is put together from constants of ours: a PRAGMA takes no parameters."""
+_TALLIES = "migrations/versions/0009_tallies.py"
+CONSTANT_SQL = {
+    ("models/sqlite.py", "_set_pragmas"),
+    *((_TALLIES, name) for name in ("upgrade", "downgrade", "_make_triggers_on_sqlite", "_make_triggers_on_postgres")),
+}
+"""Functions whose SQL is put together from constants of ours: neither a PRAGMA nor a trigger takes parameters."""
 
 STATE_COLUMNS = {"state", "epoch", "lease_until", "failures", "losses"}
 SETS_STATE = {"models/transitions.py"}

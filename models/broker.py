@@ -53,7 +53,7 @@ def _configuration(server: Server) -> dict[str, Any]:
     return {
         "broker_url": server.celery_url,
         "broker_use_ssl": server.celery_tls,
-        "broker_transport_options": _BROKER_OPTIONS[server.kind],
+        "broker_transport_options": _BROKER_OPTIONS.get(server.kind, {}),  # without a broker, only checks use the app
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_connection_timeout": 4,

@@ -45,6 +45,7 @@ class Maintenance:
     def __init__(self, runner: Runner, couriers: Sequence[Rounds]) -> None:
         self._runner = runner
         self._beaten_at = self._unbroken_since = time.monotonic()
+        self._is_known = False
         self._closed = threading.Event()
         lease = settings().lease_seconds
         self._heartbeat = Rounds(
@@ -62,7 +63,7 @@ class Maintenance:
         until = time.monotonic() + 10
         for each in self._rounds:
             each.join(max(0.0, until - time.monotonic()))
-        if forget:
+        if forget and self._is_known:
             try_duty(self._unregister)
 
     def _watch(self) -> None:
@@ -86,6 +87,7 @@ class Maintenance:
         began = time.monotonic()
         claiming = self._runner.claiming_ids()  # read first: a job goes from these to the owned ones
         owned = self._runner.owned_jobs()
+        self._is_known = True
         kept = transact(lambda connection: self._renew(connection, [*owned, *claiming]))
         self._runner.note_renewal(began, owned, kept)
         at = time.monotonic()

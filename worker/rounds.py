@@ -10,6 +10,9 @@ from tidemill.models.errors import TidemillError
 
 log = logging.getLogger(__name__)
 
+_FIRST_MOMENT_SECONDS = 0.25
+"""A command that is over by then has no need of most duties."""
+
 _AFTER_FAILURE_SECONDS = 2.0
 _SAY_AGAIN_SECONDS = 10.0
 
@@ -22,12 +25,14 @@ class Rounds:
     Args:
         name: of the thread.
         duties: each with the seconds between two times.
-        urgent: when set, the first duty is due.
+        urgent: when set, the first duty is due. It is from the start, while all others leave the first moment to it.
     """
 
     def __init__(self, name: str, duties: dict[Duty, float], urgent: threading.Event | None = None) -> None:
         self._duties = duties
         self._urgent = urgent or threading.Event()
+        if urgent is not None:
+            urgent.set()
         self._stopping = False
         self.finished = 0
         """Duties done so far, failed ones too: as long as it rises, the thread is not stuck."""
@@ -44,7 +49,7 @@ class Rounds:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        due_at = dict.fromkeys(self._duties, 0.0)
+        due_at = dict.fromkeys(self._duties, time.monotonic() + _FIRST_MOMENT_SECONDS)
         while not self._stopping:
             if self._urgent.is_set():
                 self._urgent.clear()

@@ -101,6 +101,8 @@ class Runner:
         self._is_alone = False
         self._owned: dict[int, Claimed] = {}
         self._claiming: dict[int, Sequence[int]] = {}
+        self._may_own_others = False
+        """Whether the reply to a claim was lost: it may have been stored."""
         self._held_until: dict[str, float] = {}
         self._stopping = False
         self._renewed_at = time.monotonic()
@@ -223,6 +225,9 @@ class Runner:
             claimed, batch_of, suspects = transact(claim_them)
             self._owned.update((job.id, job) for job in claimed)
             journal.log_claim(claimed, self.worker_id)
+        except BaseException:
+            self._may_own_others = True
+            raise
         finally:
             del self._claiming[id(chosen)]
         self._make_room(reserved - len(claimed))
@@ -412,18 +417,22 @@ class Runner:
         with suppress(TimeoutError):  # what has ended must be stored, whatever keeps a connection from closing
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(_CLOSE_SECONDS)
         self.settler.close(_LAST_WRITE_SECONDS)
-        try:
-            released = transact(lambda connection: release(connection, self.worker_id))
-            journal.log_release(released, self.worker_id)
-            has_released = True
-        except DatabaseError as error:
-            log.warning("jobs not given back, their leases will end: %s", error)
-            has_released = False
+        has_released = self._release() if self._owned or self._may_own_others else True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         if not self._thread.is_alive():
             self._loop.close()
         return has_released
+
+    def _release(self) -> bool:
+        """Give back what is left; returns whether the database was there."""
+        try:
+            released = transact(lambda connection: release(connection, self.worker_id))
+        except DatabaseError as error:
+            log.warning("jobs not given back, their leases will end: %s", error)
+            return False
+        journal.log_release(released, self.worker_id)
+        return True
 
     async def _close(self) -> None:
         for task in self._tasks:

@@ -94,6 +94,7 @@ def test_every_row_becomes_one_queued_job_in_the_inputs_order(rows: int, tmp_pat
     assert batch.provider == "api.openai.com/v1"
 
 
+@pytest.mark.usefixtures("a_broker")
 def test_the_first_jobs_are_in_the_broker_when_submit_returns() -> None:
     batch_id = submitted(prompts(40))
     ids = [job_id for message in arrived() for job_id in message]
@@ -176,6 +177,7 @@ def test_a_paused_batch_stays_paused_when_it_is_submitted_again() -> None:
     assert batch_row(batch_id).state == "paused"
 
 
+@pytest.mark.usefixtures("a_broker")
 def test_a_held_batch_is_probed_at_once_when_somebody_comes_back() -> None:
     from tidemill.models.clock import now_after
 

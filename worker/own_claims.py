@@ -17,8 +17,10 @@ def own_claims(runner: Runner) -> Rounds:
     """The rounds that bring the runner its jobs."""
 
     def claim() -> None:
-        while (room := runner.free) and _claim(runner, room):
-            pass
+        while room := runner.free:
+            runner.expects_more = _claim(runner, room) > 0
+            if not runner.expects_more:
+                break
 
     def unsend() -> None:
         for scope in tuple(runner.scopes):

@@ -10,7 +10,7 @@ from tidemill.models.errors import TidemillError
 
 log = logging.getLogger(__name__)
 
-_FIRST_MOMENT_SECONDS = 0.25
+_FIRST_MOMENT_SECONDS = 0.5
 """A command that is over by then has no need of most duties."""
 
 _AFTER_FAILURE_SECONDS = 2.0

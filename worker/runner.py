@@ -90,7 +90,8 @@ class Runner:
         """Whose jobs are sent and called: one for each who waits in this process."""
         self.hungry = threading.Event()
         """Set when there is need of more jobs: the broker may run out of messages, or there is room to claim some."""
-        self._claims_itself = settings().embedded
+        self.expects_more = False
+        """Whether the last claim of due jobs found some, so that the next one is worth it when there is room."""
         self.in_flight = 0
         """Jobs that have a slot of the window: calling, or waiting for a limit."""
         self._room = threading.Condition()
@@ -129,6 +130,10 @@ class Runner:
             part = ids[start : start + self._worth_a_claim]
             if self._reserve(part):
                 self._run_alone(self._begin_surely(part))
+        self._claimed_since_fed += len(ids)
+        if self._claimed_since_fed >= self.window // 2:
+            self._claimed_since_fed = 0
+            self.hungry.set()
 
     def admit_due(self, scope: Scope, most: int) -> int:
         """Claim and start due jobs of a scope, at most so many; returns how many were due.
@@ -233,11 +238,6 @@ class Runner:
         self._make_room(reserved - len(claimed))
         if claimed:
             self._loop.call_soon_threadsafe(self._start, [(job, batch_of[job.batch_id]) for job in claimed])
-        if not self._claims_itself:
-            self._claimed_since_fed += reserved
-            if self._claimed_since_fed >= self.window // 2:
-                self._claimed_since_fed = 0
-                self.hungry.set()
         return suspects
 
     def _batches_of(self, connection: Connection, claimed: Sequence[Claimed]) -> dict[str, CachedBatch]:
@@ -277,7 +277,7 @@ class Runner:
                     self.in_flight -= 1
         finally:
             self._make_room(1)
-            if self._claims_itself and self.free:
+            if self.expects_more and self.free:
                 self.hungry.set()
         if settlement.outcome == "held" or settlement.hold_reason is not None:
             self._held_until[batch.provider] = time.monotonic() + _HOLD_SECONDS

@@ -197,12 +197,11 @@ def _watch(
             return so_far
         obstacles.say_new(so_far)
         pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
-        least = took / _LOOK_SHARE
+        longest = max(pause, took / _LOOK_SHARE)
         if is_reading or so_far.open > _NEARLY_DONE:
-            time.sleep(max(pause, least))
+            time.sleep(longest)
         else:
-            time.sleep(least)
-            news.wait(known, pause - least)
+            news.wait(known, longest)
 
 
 class Obstacles:

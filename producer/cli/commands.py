@@ -66,6 +66,8 @@ def ask(
     run: flags.RunFlags,
 ) -> None:
     """Ask a prompt, or every row of a file. The same command again continues where it stopped."""
+    if not (run.dry_run or run.detach):
+        _begin_early()
     from tidemill.models.options import AskOptions
     from tidemill.producer.asking.prompts import order_for
     from tidemill.producer.batches.run import carry_out
@@ -426,6 +428,16 @@ def worker(
     # A new program, called by name: producer imports nothing of worker, and a worker needs nothing of the command line.
     program = interpreters.command("-m", "tidemill.worker", "--processes", str(processes))
     os.execv(program[0], program)  # noqa: S606
+
+
+def _begin_early() -> None:
+    """Where the worker runs inside this command, read what it trusts while all else is imported."""
+    from tidemill.models.settings import settings
+
+    if settings().embedded:
+        from tidemill.models import early
+
+        early.read_certificates(settings().openai_base_url)
 
 
 _GARBAGE = 50_000, 20, 20

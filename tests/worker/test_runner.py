@@ -230,7 +230,6 @@ def test_paused_jobs_in_a_message_stay_where_they_are(runner: Runner, provider: 
     assert provider.paid() == []
 
 
-@pytest.mark.usefixtures("a_broker")
 def test_hunger_is_felt_before_the_broker_runs_dry(runner: Runner) -> None:
     add_batch()
     ids = add_jobs(4)
@@ -248,6 +247,7 @@ def test_without_a_broker_due_jobs_are_claimed_when_there_is_room_for_enough(
     assert runner.admit_due(Scope(), 100) == MOST
     assert not runner.hungry.is_set()
     assert runner.admit_due(Scope(), 100) == 0
+    runner.expects_more = True
     provider.control(gate="open")
     wait_until(runner.hungry.is_set, "there is room again")
     claimed = 0

@@ -4,14 +4,16 @@ Whoever sends them to the broker, or claims them itself, does so in the same tra
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, select
 
 from tidemill.models import holds
 from tidemill.models.clock import now, now_after
+from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, batches, jobs
@@ -69,29 +71,83 @@ def _in_scope(scope: Scope) -> ColumnElement[bool]:
 
 def _waiting_batches(connection: Connection, scope: Scope) -> list[WaitingBatch]:
     """Batches with a due job that may go out, the most urgent first."""
+    statement = _batches_statement(is_batch=scope.batch_id is not None, is_dialogue=scope.dialogue_id is not None)
+    parameters = {"provider": settings().provider, "own_batch": scope.batch_id, **_parameters(scope)}
+    return [WaitingBatch(*row) for row in connection.execute(statement, parameters)]
+
+
+def _take(connection: Connection, batch: WaitingBatch, most: int, scope: Scope, *, after: int = 0) -> list[int]:
+    """The batch's next due jobs, after so many that are taken already."""
+    ids: list[int] = []
+    for was_tried in (True, False):  # jobs that were tried before go first: their time for retries is running
+        left = {"batch": batch.id, "most": after + most - len(ids), **_parameters(scope)}
+        ids += connection.scalars(_jobs_statement(is_dialogue=scope.dialogue_id is not None, was_tried=was_tried), left)
+        if len(ids) >= after + most:
+            break
+    return ids[after:]
+
+
+def _take_fairly(connection: Connection, level: Sequence[WaitingBatch], room: int, scope: Scope) -> Iterator[int]:
+    """Take from batches of the same priority in turn; what one leaves, the others get."""
+    parts: dict[str, list[int]] = {batch.id: [] for batch in level}
+    unexhausted = list(level)
+    while unexhausted and room > 0:
+        full = []
+        for left, batch in zip(range(len(unexhausted), 0, -1), unexhausted, strict=True):
+            most = -(-room // left)
+            taken = _take(connection, batch, most, scope, after=len(parts[batch.id]))
+            parts[batch.id] += taken
+            room -= len(taken)
+            if taken and len(taken) == most:
+                full.append(batch)
+        unexhausted = full
+    for position in range(max(map(len, parts.values()), default=0)):
+        yield from (part[position] for part in parts.values() if position < len(part))
+
+
+def _probe(connection: Connection, batch: WaitingBatch, scope: Scope) -> list[int]:
+    """Let one job of a held provider through."""
+    taken = _take(connection, batch, 1, scope)
+    return taken if taken and holds.begin_probe(connection, batch.provider, taken[0]) else []
+
+
+# --- statements, built once ---
+
+
+def _parameters(scope: Scope) -> JsonObject:
+    return {"submission": scope.submission, "dialogue": scope.dialogue_id}
+
+
+@cache
+def _batches_statement(*, is_batch: bool, is_dialogue: bool) -> Select[str, int, str, str | None]:
     statement = select(batches.c.id, batches.c.priority, batches.c.provider, batches.c.hold_reason).where(
         batches.c.state == "open",
-        batches.c.provider == settings().provider,
+        batches.c.provider == bindparam("provider"),
         or_(batches.c.hold_reason.is_(None), holds.may_probe()),
         # One row in the index's order is enough: for an EXISTS Postgres might read a million rows for a hash join.
-        _due_jobs(batches.c.id, scope).limit(1).scalar_subquery().is_not(None),
+        _due_jobs(batches.c.id, is_dialogue=is_dialogue).limit(1).scalar_subquery().is_not(None),
     )
-    if scope.dialogue_id is not None:
-        turns = jobs.c.dialogue_id == scope.dialogue_id, jobs.c.state == "queued"
+    if is_dialogue:
+        turns = jobs.c.dialogue_id == bindparam("dialogue"), jobs.c.state == "queued"
         statement = statement.where(batches.c.id.in_(select(jobs.c.batch_id).where(*turns)))
-    elif scope.batch_id is not None:
-        statement = statement.where(batches.c.id == scope.batch_id)
-    urgent_first = statement.order_by(batches.c.priority.desc(), batches.c.created_at)
-    return [WaitingBatch(*row) for row in connection.execute(urgent_first)]
+    elif is_batch:
+        statement = statement.where(batches.c.id == bindparam("own_batch"))
+    return statement.order_by(batches.c.priority.desc(), batches.c.created_at)
 
 
-def _due_jobs(batch_id: str | ColumnElement[str], scope: Scope) -> Select[int]:
+@cache
+def _jobs_statement(*, is_dialogue: bool, was_tried: bool) -> Select[int]:
+    tried = jobs.c.first_attempt_at.is_not(None) if was_tried else jobs.c.first_attempt_at.is_(None)
+    due_jobs = _due_jobs(bindparam("batch", type_=jobs.c.batch_id.type), is_dialogue=is_dialogue).where(tried)
+    return due_jobs.limit(bindparam("most")).with_for_update(skip_locked=True, of=jobs)
+
+
+def _due_jobs(batch_id: ColumnElement[str], *, is_dialogue: bool) -> Select[int]:
     """Due jobs of a batch: of twins one, whose answer the others will share, and of a dialogue the oldest turn."""
-    in_scope = jobs.c.submission >= scope.submission
-    if scope.dialogue_id is not None:
-        in_scope = jobs.c.dialogue_id == scope.dialogue_id
+    submission = bindparam("submission", type_=jobs.c.submission.type)
+    in_scope = jobs.c.dialogue_id == bindparam("dialogue") if is_dialogue else jobs.c.submission >= submission
     twins = jobs.alias("twins")
-    goes_first = and_(twins.c.id < jobs.c.id, twins.c.state.in_(OPEN_STATES), twins.c.submission >= scope.submission)
+    goes_first = and_(twins.c.id < jobs.c.id, twins.c.state.in_(OPEN_STATES), twins.c.submission >= submission)
     has_twin_before = (
         select(twins.c.id)
         .where(
@@ -116,39 +172,3 @@ def _due_jobs(batch_id: str | ColumnElement[str], scope: Scope) -> Select[int]:
         )
         .order_by(jobs.c.available_at, jobs.c.id)
     )
-
-
-def _take_fairly(connection: Connection, level: Sequence[WaitingBatch], room: int, scope: Scope) -> Iterator[int]:
-    """Take from batches of the same priority in turn; what one leaves, the others get."""
-    parts: dict[str, list[int]] = {batch.id: [] for batch in level}
-    unexhausted = list(level)
-    while unexhausted and room > 0:
-        full = []
-        for left, batch in zip(range(len(unexhausted), 0, -1), unexhausted, strict=True):
-            most = -(-room // left)
-            taken = _take(connection, batch, most, scope, after=len(parts[batch.id]))
-            parts[batch.id] += taken
-            room -= len(taken)
-            if taken and len(taken) == most:
-                full.append(batch)
-        unexhausted = full
-    for position in range(max(map(len, parts.values()), default=0)):
-        yield from (part[position] for part in parts.values() if position < len(part))
-
-
-def _take(connection: Connection, batch: WaitingBatch, most: int, scope: Scope, *, after: int = 0) -> list[int]:
-    """The batch's next due jobs, after so many that are taken already."""
-    ids: list[int] = []
-    # Jobs that were tried before go first: their time for retries is running.
-    for was_tried in (jobs.c.first_attempt_at.is_not(None), jobs.c.first_attempt_at.is_(None)):
-        due_jobs = _due_jobs(batch.id, scope).where(was_tried).limit(after + most - len(ids))
-        ids += connection.scalars(due_jobs.with_for_update(skip_locked=True, of=jobs))
-        if len(ids) >= after + most:
-            break
-    return ids[after:]
-
-
-def _probe(connection: Connection, batch: WaitingBatch, scope: Scope) -> list[int]:
-    """Let one job of a held provider through."""
-    taken = _take(connection, batch, 1, scope)
-    return taken if taken and holds.begin_probe(connection, batch.provider, taken[0]) else []

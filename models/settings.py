@@ -166,7 +166,7 @@ class Settings(BaseModel):
         """The broker that TIDEMILL_BROKER_URL names."""
         return read_url(self.broker_url, "broker")
 
-    @property
+    @cached_property
     def provider(self) -> str:
         """The provider as batches, workers and buckets name it: its host, port and path, never a key."""
         return server_name(self.openai_base_url)

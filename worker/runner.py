@@ -109,6 +109,7 @@ class Runner:
         self._renewed_at = time.monotonic()
         self._cached: dict[str, CachedBatch] = {}
         self._providers: dict[tuple[Transport, Settings], Provider] = {}
+        self._in_use: dict[Transport, tuple[Settings, Provider]] = {}
         self._client_trouble: str | None = None
         self._loop = new_loop()
         self._slots = asyncio.Semaphore(window)
@@ -316,17 +317,21 @@ class Runner:
 
     def _provider(self, transport: Transport) -> Provider:
         configured = settings()  # a notebook may have another key since
-        if (transport, configured) not in self._providers:
-            self._providers[transport, configured] = Provider(
-                base_url=configured.openai_base_url,
-                api_key=configured.openai_api_key,
-                transport=transport,
-                timeout_seconds=configured.timeout_seconds,
-                connections=self.window,
-                organization=configured.openai_org_id,
-                project=configured.openai_project_id,
-            )
-        return self._providers[transport, configured]
+        made_of, provider = self._in_use.get(transport, (None, None))
+        if provider is None or made_of is not configured:  # settings are looked up by value only when they are others
+            if (transport, configured) not in self._providers:
+                self._providers[transport, configured] = Provider(
+                    base_url=configured.openai_base_url,
+                    api_key=configured.openai_api_key,
+                    transport=transport,
+                    timeout_seconds=configured.timeout_seconds,
+                    connections=self.window,
+                    organization=configured.openai_org_id,
+                    project=configured.openai_project_id,
+                )
+            provider = self._providers[transport, configured]
+            self._in_use[transport] = configured, provider
+        return provider
 
     # --- the lease ---
 

@@ -16,7 +16,7 @@ from tidemill.models.clock import now, now_after
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.tables import OPEN_STATES, batches, jobs
+from tidemill.models.tables import OPEN_PARTS, OPEN_STATES, batches, in_part, jobs
 from tidemill.models.transitions import goes_before, share, unsend
 
 IDS_AT_ONCE = 32
@@ -59,14 +59,11 @@ def unsend_older(connection: Connection, seconds: float) -> int:
 
 
 def unsend_all(connection: Connection, scope: Scope) -> int:
-    """Make jobs of a batch due again that were sent: no message is looked at by who runs them; returns how many."""
-    return unsend(connection, _in_scope(scope))
-
-
-def _in_scope(scope: Scope) -> ColumnElement[bool]:
-    """Whether a job is of the scope's batch, or of the dialogue that the batch continues."""
-    own = jobs.c.batch_id == scope.batch_id
-    return own if scope.dialogue_id is None else or_(own, jobs.c.dialogue_id == scope.dialogue_id)
+    """Make jobs due again that were sent, for who runs them and looks at no message; returns how many."""
+    if scope.batch_id is None:
+        return unsend(connection)
+    own = unsend(connection, in_part(OPEN_PARTS[1], scope.batch_id))
+    return own if scope.dialogue_id is None else own + unsend(connection, jobs.c.dialogue_id == scope.dialogue_id)
 
 
 def _waiting_batches(connection: Connection, scope: Scope) -> list[WaitingBatch]:
@@ -137,8 +134,13 @@ def _batches_statement(*, is_batch: bool, is_dialogue: bool) -> Select[str, int,
 
 @cache
 def _jobs_statement(*, is_dialogue: bool, was_tried: bool) -> Select[int]:
-    tried = jobs.c.first_attempt_at.is_not(None) if was_tried else jobs.c.first_attempt_at.is_(None)
-    due_jobs = _due_jobs(bindparam("batch", type_=jobs.c.batch_id.type), is_dialogue=is_dialogue).where(tried)
+    due_jobs = _due_jobs(bindparam("batch", type_=jobs.c.batch_id.type), is_dialogue=is_dialogue)
+    if was_tried:
+        # In another order than that of all due jobs, or Postgres may look for these few among all of them.
+        due_jobs = due_jobs.where(jobs.c.first_attempt_at.is_not(None)).order_by(None)
+        due_jobs = due_jobs.order_by(jobs.c.first_attempt_at, jobs.c.id)
+    else:
+        due_jobs = due_jobs.where(jobs.c.first_attempt_at.is_(None))
     return due_jobs.limit(bindparam("most")).with_for_update(skip_locked=True, of=jobs)
 
 

@@ -16,7 +16,7 @@ from tidemill.models.due import ALIVE_SECONDS, IDS_AT_ONCE, next_jobs, unsend_ol
 from tidemill.models.errors import BrokerError
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.tables import batches, jobs, workers
+from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, workers
 from tidemill.models.transitions import unsend
 
 RESEND_SECONDS = {True: 3.0, False: 60.0}
@@ -68,8 +68,9 @@ def _room(connection: Connection) -> int:
     )
     sent = (
         select(func.count())
-        .join_from(jobs, batches, batches.c.id == jobs.c.batch_id)
-        .where(jobs.c.state == "queued", jobs.c.sent_at.is_not(None), batches.c.provider == provider)
+        .select_from(jobs)
+        .join(batches, in_part(OPEN_PARTS[1], batches.c.id))
+        .where(batches.c.provider == provider)
     )
     fleet, waiting = connection.execute(select(windows.scalar_subquery(), sent.scalar_subquery())).one()
     return max(0, 2 * (int(fleet) or settings().window) - int(waiting))

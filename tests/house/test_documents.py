@@ -203,7 +203,7 @@ def test_the_tables_of_the_database_are_all_explained() -> None:
 def test_the_benchmark_has_one_place_for_its_tables_and_one_for_its_sentence() -> None:
     for name in ("README.md", "docs/speed.md"):
         assert len(re.findall(r"(?ms)^<!-- bench -->\n.+?^<!-- /bench -->$", document(name))) == 1
-    assert "| scenario |" in document("docs/speed.md")
+    assert "| figure | measured | beside |" in document("docs/speed.md")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, event, select, text, update
 
 from tests.rows import PROVIDER, add_batch, add_worker, claimant, rescuer
-from tidemill.models import batches, holds, transitions
+from tidemill.models import batches, due, feed, holds, transitions
 from tidemill.models.clock import now_after
 from tidemill.models.database import engine, transact
 from tidemill.models.scope import Scope
@@ -53,6 +53,10 @@ def works(some_id: int) -> dict[str, Work]:
         "find": lambda c: batches.find(c, batches.Sought({"h"}, PROVIDER, None, ["k1"], 50)),
         "come back": lambda c: batches.come_back(c, "b", PROVIDER),
         "share": transitions.share,
+        "next jobs": lambda c: due.next_jobs(c, Scope(), lambda: 8),
+        "next jobs of a batch": lambda c: due.next_jobs(c, b, lambda: 8),
+        "what was sent of a batch": lambda c: due.unsend_all(c, b),
+        "room at the broker": feed._room,
         "claim": lambda c: transitions.claim(c, range(some_id, some_id + 8), claimant()),
         "release": lambda c: transitions.release(c, "w9"),
         "rescue": lambda c: transitions.rescue(c, rescuer(dead=["w9"])),

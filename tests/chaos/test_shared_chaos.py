@@ -50,15 +50,25 @@ def _all_ended(site: Site) -> bool:
     return not site.user.query("SELECT job_id FROM attempts WHERE outcome IS NULL LIMIT 1")
 
 
+def _all_wait(site: Site) -> bool:
+    before = site.provider.counters()
+    time.sleep(0.5)
+    now = site.provider.counters()
+    return now["in_flight"] == site.processes * WINDOW and now["total"] == before["total"]
+
+
 def test_a_frozen_worker_that_wakes_changes_nothing_and_pays_for_nothing_new(site: Site) -> None:
     site.provider.control(faults={})
     prompts = PROMPTS[:400]
     path = site.user.prompts("frozen.jsonl", prompts)
     with site.user.started("ask", "-i", path, "-o", "answers.jsonl", "--transport", "http") as asking:
-        # Connections are open by then: a call that waits for one goes out when its worker wakes.
         asking.until(lambda: _reached(site, 200), "it is under way")
+        # Between a call's last look at its lease and its first byte a freeze goes unseen: all calls are past that.
+        site.provider.control(latency_ms=3_000, latency_shape="fixed")
+        asking.until(lambda: _all_wait(site), "all calls wait for their answers")
         frozen = psutil.Process(site.workers[1].process.pid).children()[0]
         frozen.suspend()
+        site.provider.control(latency_ms=200)
         try:
             began = time.monotonic()
             ran = asking.ended()  # while it is frozen

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, or_, select, update
 from sqlalchemy import delete as delete_from
 
 from tidemill.models import fine_tunes, holds, tallies, transitions
@@ -26,7 +26,6 @@ from tidemill.models.tables import OPEN_PARTS, attempts, batches, dataset_dialog
 from tidemill.models.tables import tallies as stored_tallies
 
 _KEYS = BulkRows(key="text")
-_IDS = BulkRows(id="int")
 _MOST_REASONS = 10
 
 ON_REVIVAL: dict[str, Callable[[Connection, Sequence[int]], None]] = {"train": fine_tunes.begin_rounds}
@@ -327,7 +326,8 @@ def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
     batch = connection.execute(select(batches).where(batches.c.id == batch_id).with_for_update()).first()
     if batch is None:
         return Piece(0)
-    _check_deletable(connection, batch)
+    if not after:
+        _check_deletable(connection, batch)
     # No command finds it any more, and no worker takes rows that somebody might still store.
     connection.execute(
         update(batches).where(batches.c.id == batch_id).values(state="cancelled", question_hash="deleted")
@@ -339,11 +339,11 @@ def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
         for column in (stored_tallies.c.batch_id, batches.c.id):
             connection.execute(delete_from(column.table).where(column == batch_id))
         return Piece(0)
-    rows = _IDS.table(connection).c
-    parameters = _IDS.parameters(connection, [(job_id,) for job_id in ids])
+    # Of all rows before the first piece; of these once more, because somebody may have gone on since.
+    _check_not_continued(connection, batch_id, ids)
     for column in _COLUMNS_OF_A_JOB:
-        connection.execute(delete_from(column.table).where(column.in_(select(rows.id))), parameters)
-    return Piece(len(ids), after)
+        connection.execute(delete_from(column.table).where(column.in_(ids)))
+    return Piece(len(ids), ids[-1])
 
 
 _COLUMNS_OF_A_JOB = (
@@ -362,19 +362,28 @@ def _check_deletable(connection: Connection, batch: Row[Any]) -> None:
     is_read = batch.read_at is not None or batch.state == "cancelled"
     if not is_read or any(connection.scalar(each) is not None for each in is_open):
         raise InputError(f"{batch.id} has not ended; `tidemill cancel {batch.id}` ends it, then delete it.")
-    if others := _continued_by(connection, batch.id):
-        raise InputError(f"{batch.id} stays: {', '.join(others)} continues dialogues of it. Delete that one first.")
+    _check_not_continued(connection, batch.id)
 
 
-def _continued_by(connection: Connection, batch_id: str) -> list[str]:
-    """Batches, three at most, with turns after this batch's own; none can be asked without those before it."""
+def _check_not_continued(connection: Connection, batch_id: str, ids: Sequence[int] | None = None) -> None:
+    """Raise InputError if other batches go on dialogues of this one, or of its rows `ids`: they need its turns."""
     others = jobs.alias("others")
-    is_later = and_(others.c.dialogue_id.is_not(None), others.c.batch_id != batch_id, others.c.id > jobs.c.id)
-    batch_ids: list[str] = []
-    for turn in (jobs.c.id, jobs.c.dialogue_id):  # the first one of a dialogue, and those that go on
-        later = select(others.c.batch_id).join(jobs, turn == others.c.dialogue_id).distinct().limit(3)
-        batch_ids += connection.scalars(later.where(is_later, jobs.c.batch_id == batch_id))
-    return sorted(set(batch_ids))[:3]
+    turns_before = (
+        jobs.c.id == others.c.dialogue_id,  # the first one of the dialogue
+        and_(jobs.c.dialogue_id == others.c.dialogue_id, jobs.c.id < others.c.id),
+    )
+    # Not EXISTS, for which Postgres might read all rows of the batch.
+    own = (select(jobs.c.id).where(each, jobs.c.batch_id == batch_id).limit(1) for each in turns_before)
+    is_before = [each.scalar_subquery().is_not(None) for each in own]
+    name = others.c.batch_id.concat("")  # or SQLite would read all jobs in the order of their batches
+    later = select(name).where(others.c.dialogue_id > 0, name != batch_id, or_(*is_before))
+    if ids is not None:
+        own_dialogues = select(jobs.c.dialogue_id).where(jobs.c.id.in_(ids))
+        later = later.where(or_(others.c.dialogue_id.in_(ids), others.c.dialogue_id.in_(own_dialogues)))
+    if names := list(connection.scalars(later.distinct().limit(3))):
+        raise InputError(
+            f"{batch_id} stays: {', '.join(sorted(names))} continues dialogues of it. Delete that one first."
+        )
 
 
 def _change_state(connection: Connection, batch_id: str, before: str, after: str) -> int:

@@ -190,18 +190,22 @@ def transact(work: Callable[[Connection], T], seconds: float | None = None) -> T
         return work(connection)
 
 
-def transact_in_pieces(work: Callable[[Connection, int], Piece]) -> int:
+def transact_in_pieces(
+    work: Callable[[Connection, int], Piece], on_rows: Callable[[int], None] = lambda _rows: None
+) -> int:
     """Run `work` in one transaction after another, so that others can write in between; returns how many rows it took.
 
     A kill leaves whole pieces, so `work` must be such that beginning again does the rest.
 
     Args:
         work: is called with the connection and where its last piece ended; 0 at first.
+        on_rows: is called after each piece with how many rows were taken so far.
     """
     rows, after = 0, 0
     while True:
         piece = transact(partial(_begin_after, work, after), LONG_SECONDS)
         rows += piece.rows
+        on_rows(rows)
         if piece.last is None:
             return rows
         after = piece.last

@@ -21,6 +21,7 @@ from tidemill.models.text import dumps, one_line, unbroken
 from tidemill.producer.asking import assistants
 from tidemill.producer.asking.continuing import unknown
 from tidemill.producer.batches.progress import counted, resolve
+from tidemill.producer.screen.display import Ticker, ticked
 from tidemill.producer.screen.printing import JsonLines, print_json, print_line, print_table, print_text
 from tidemill.producer.screen.tables import Column
 
@@ -163,7 +164,8 @@ def export(output: str, filters: Filters) -> None:
     A dialogue of several turns is one line, and is there when any of its turns fits.
     """
     migrations.ensure()
-    lines = (unbroken(f"{dumps(each)}\n".encode()) for each in _whole_dialogues(fitting(None, filters)))
+    chosen = ticked(_whole_dialogues(fitting(None, filters)), Ticker("written", "dialogues"))
+    lines = (unbroken(f"{dumps(each)}\n".encode()) for each in chosen)
     if output == "-":
         out = JsonLines()
         for line in lines:

@@ -17,6 +17,7 @@ from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.batches.submit import find
 from tidemill.producer.intake.tables import Row
+from tidemill.producer.screen.display import Ticker
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,13 @@ def estimate(order: Order) -> Estimate:
     before = Before(order)
     history = history_tokens(order.options)
     rows = done = input_tokens = 0
+    ticker = Ticker("counted")
     for chunk in order.rows.chunks(order.options, order.on_bad_row):
         answered = before.answered([Prepared.of(row) for row in chunk])
         to_send = [row for row, is_answered in zip(chunk, answered, strict=True) if not is_answered]
         rows, done = rows + len(chunk), done + sum(answered)
         input_tokens += _tokens(to_send, order.options) + history * len(to_send)
+        ticker(rows)
     return priced(before.batch_id, order.options, rows, done, rows - done, input_tokens=input_tokens)
 
 

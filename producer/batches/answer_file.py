@@ -5,6 +5,7 @@ outcome may still change. If rows change all the same, because somebody tries fa
 """
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,7 @@ from tidemill.models.errors import DatabaseError
 from tidemill.models.tables import batches
 from tidemill.producer.batches.results import STDOUT, TOOL_CALLS, Put, has_header, writing
 from tidemill.producer.batches.stored_rows import START, Page, columns_of, pages, unanswered
+from tidemill.producer.screen.display import Ticker
 
 _LOOK_SECONDS = 0.05
 """How long one look may write."""
@@ -66,12 +68,13 @@ class AnswerFile:
             BrokenPipeError: the reader of stdout has gone.
         """
         is_begun = self._put is not None
+        ticker = Ticker("written")
         with self._file:
-            self._write()
+            self._write(on_rows=ticker)
             if is_begun and self._has_changed():
                 self._discard(InterruptedError("rows have changed"))
                 self._more_columns = []
-                self._write()
+                self._write(on_rows=ticker)
         return self._rows
 
     def _is_read(self) -> bool:
@@ -86,7 +89,9 @@ class AnswerFile:
             return True
         return self._unanswered != (0, 0) and self._unanswered != unanswered(self._batch_id, self._submission)
 
-    def _write(self, *, ended: bool = False, seconds: float = float("inf")) -> None:
+    def _write(
+        self, *, ended: bool = False, seconds: float = float("inf"), on_rows: Callable[[int], None] = lambda _rows: None
+    ) -> None:
         began = time.monotonic()
         if self._put is None:
             columns = [*columns_of(self._batch_id), *self._more_columns]
@@ -95,10 +100,11 @@ class AnswerFile:
             if self._lacks_column(page):
                 self._more_columns = [TOOL_CALLS]
                 self._discard(InterruptedError("another column"))
-                return self._write(ended=ended, seconds=seconds)
+                return self._write(ended=ended, seconds=seconds, on_rows=on_rows)
             self._put(page.rows)
             self._last = page.last
             self._rows += len(page.rows)
+            on_rows(self._rows)
             self._unanswered = (self._unanswered[0] + page.unanswered[0], self._unanswered[1] + page.unanswered[1])
             if time.monotonic() - began > seconds:
                 break

@@ -16,6 +16,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
 from tidemill.producer.batches.progress import BatchSummary, Progress, counted, list_batches, marked, progress, resolve
+from tidemill.producer.screen.display import Ticker
 from tidemill.producer.screen.printing import print_json, print_line, print_table
 from tidemill.producer.screen.tables import Column
 
@@ -64,7 +65,7 @@ def change(verb: str, batch_name: str, as_json: bool) -> None:
     migrations.ensure()
     act, done, not_done = CHANGES[verb]
     batch_id = resolve(batch_name).id
-    changed = transact_in_pieces(lambda connection, after: act(connection, batch_id, after))
+    changed = transact_in_pieces(lambda connection, after: act(connection, batch_id, after), Ticker("changed"))
     if as_json:
         return print_json({"batch": batch_id, verb: changed})
     print_line(f"{batch_id}: {(done if changed else not_done).format(rows=counted(changed, 'row'), batch=batch_id)}")
@@ -82,7 +83,9 @@ def delete(batch_name: str, is_sure: bool, as_json: bool) -> None:
     question = f"Delete {batch_id} with {counted(progress(Scope(batch_id)).rows, 'row')} and all answers?"
     if not is_sure and not (sys.stdin.isatty() and typer.confirm(question, err=True)):
         raise InputError(f"{batch_id} was not deleted; --yes deletes it without a question.")
-    deleted = transact_in_pieces(lambda connection, after: batches.delete(connection, batch_id, after))
+    deleted = transact_in_pieces(
+        lambda connection, after: batches.delete(connection, batch_id, after), Ticker("deleted")
+    )
     if as_json:
         return print_json({"batch": batch_id, "delete": deleted})
     print_line(f"{batch_id}: deleted, with {counted(deleted, 'row')}.")

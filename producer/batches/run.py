@@ -24,7 +24,7 @@ from tidemill.producer.batches.progress import Progress, counted, marked, resolv
 from tidemill.producer.batches.results import check_destination
 from tidemill.producer.batches.stored_rows import latest_turn, rows_of
 from tidemill.producer.batches.submit import OpenBatch, check_model, open_batch, submit
-from tidemill.producer.screen.display import Display, display, say
+from tidemill.producer.screen.display import Display, Ticker, display, say
 from tidemill.producer.screen.printing import print_json, print_line, print_text
 
 _REASONS = 3
@@ -67,7 +67,7 @@ def carry_out(
     opened = open_batch(order)
     batch = Batch(opened.batch_id, opened.submission, order.options.dialogue)
     if detach:
-        return _print_detached(batch, submit(opened), opened.tally.answered, as_json)
+        return _print_detached(batch, submit(opened, Ticker("submitted")), opened.tally.answered, as_json)
     is_one = order.rows.is_one and not after
     printer = AnswerPrinter(batch, as_json) if is_one and output is None else None
     file = AnswerFile(batch.id, batch.submission, output, escape_formulas=escape_formulas) if output else None

@@ -21,6 +21,7 @@ from tidemill.producer.describing.images import PreparedPicture, RefusedPicture
 from tidemill.producer.describing.picture_files import Pictures, PreparedFile, prepare, row_of
 from tidemill.producer.intake.cells import CHUNK_ROWS
 from tidemill.producer.intake.requests import parse_template
+from tidemill.producer.screen.display import Ticker, ticked
 
 COMPARED_DETAILS: tuple[Detail, ...] = ("low", "high", "auto")
 COMPARED_SIDES = (512, 1024, 2048)
@@ -114,7 +115,8 @@ def estimate_pictures(pictures: Pictures, order: Order) -> PictureEstimate:
     template = parse_template(options.prompt or "")
     can_compare = find_spec("imagehash") is not None
     sums, before = _Sums(), Before(order)
-    for chunk in _chunks(prepare(pictures, options, lambda _note: None, likeness=can_compare)):
+    prepared_files = prepare(pictures, options, lambda _note: None, likeness=can_compare)
+    for chunk in _chunks(ticked(prepared_files, Ticker("looked at", "pictures"))):
         rows = [Prepared.of(row_of(file, picture, template, options)) for file, picture in chunk]
         answered = before.answered(rows)
         sums.rows, sums.done = sums.rows + len(rows), sums.done + sum(answered)

@@ -2,10 +2,10 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 from tidemill.models.cost import format_tokens
 from tidemill.models.text import one_line
@@ -13,6 +13,8 @@ from tidemill.producer.screen.printing import USUAL_WIDTH, is_lively, terminal_w
 from tidemill.producer.screen.tables import width_of
 
 PLAIN_SECONDS = 10.0
+
+T = TypeVar("T")
 
 
 class Counts(Protocol):
@@ -78,6 +80,32 @@ class Display(Protocol):
 def say(sentence: str) -> None:
     """Print a sentence on stderr, where no display is open."""
     print(f"tidemill: {one_line(sentence, 600)}", file=sys.stderr, flush=True)
+
+
+class Ticker:
+    """Says how far a work is that no display shows: every ten seconds a line on stderr, such as "90,000 rows written".
+
+    Args:
+        done: what has been done with the things that are counted.
+        things: what they are called, as a plural.
+    """
+
+    def __init__(self, done: str, things: str = "rows") -> None:
+        self._words = f"{things} {done}"
+        self._said_at = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        """Take note of how many there are by now."""
+        if time.monotonic() - self._said_at >= PLAIN_SECONDS:
+            self._said_at = time.monotonic()
+            say(f"{count:,} {self._words}")
+
+
+def ticked(things: Iterable[T], ticker: Ticker) -> Iterator[T]:
+    """The same things; the ticker is told of each."""
+    for number, thing in enumerate(things, 1):
+        yield thing
+        ticker(number)
 
 
 class Quiet:

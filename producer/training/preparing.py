@@ -3,8 +3,7 @@
 import shutil
 import stat
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,7 +14,7 @@ from tidemill.models.errors import InputError, SettingsError
 from tidemill.models.files import replacing, status
 from tidemill.models.settings import settings
 from tidemill.producer.batches.progress import counted
-from tidemill.producer.screen.display import say
+from tidemill.producer.screen.display import Ticker, say, ticked
 from tidemill.producer.screen.printing import JsonLines, print_json, print_line, print_text
 from tidemill.producer.training.columns import Columns
 from tidemill.producer.training.dataset_report import Report
@@ -24,8 +23,6 @@ from tidemill.producer.training.dialogue_examples import StoredDialogues, exampl
 from tidemill.producer.training.example_files import InputSummary, examples_of, tables_in
 from tidemill.producer.training.examples import METHODS, BadRow, Example
 from tidemill.producer.training.tuning import Terms, check, send_off
-
-_PROGRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ def dataset_of(source: Source, options: DatasetOptions, folder: Path) -> Dataset
         migrations.ensure()
         examples = chain(examples, examples_of_dialogues(source.dialogues, inputs))
     validation = examples_of(aside, columns, method, inputs, use="to check with") if aside else None
-    return build(_with_progress(examples), options, folder, inputs=inputs, validation=validation)
+    return build(ticked(examples, Ticker("read")), options, folder, inputs=inputs, validation=validation)
 
 
 def _names_of(source: Source) -> tuple[str, str]:
@@ -205,13 +202,3 @@ def _next(dataset: Dataset) -> str:
         f"WHAT NEXT\n{look}  With --export train.jsonl instead of --dry-run the examples are written to a file; "
         "without either\n  the model is trained on them. Nothing was sent."
     )
-
-
-def _with_progress(examples: Iterable[Example | BadRow]) -> Iterator[Example | BadRow]:
-    """The same examples; says every few seconds on stderr how many were read."""
-    due = time.monotonic() + _PROGRESS_SECONDS
-    for number, example in enumerate(examples, 1):
-        if number % 1_000 == 0 and time.monotonic() >= due:
-            say(f"{number:,} rows read")
-            due = time.monotonic() + _PROGRESS_SECONDS
-        yield example

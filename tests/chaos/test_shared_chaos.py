@@ -54,7 +54,7 @@ def _all_wait(site: Site) -> bool:
     before = site.provider.counters()
     time.sleep(0.5)
     now = site.provider.counters()
-    return now["in_flight"] == site.processes * WINDOW and now["total"] == before["total"]
+    return bool(now["in_flight"] == site.processes * WINDOW and now["total"] == before["total"])
 
 
 def test_a_frozen_worker_that_wakes_changes_nothing_and_pays_for_nothing_new(site: Site) -> None:

@@ -147,6 +147,20 @@ def counted_work() -> Iterator[list[int]]:
 
 
 @pytest.mark.usefixtures("database")
+def test_a_piece_of_a_delete_reads_no_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill()
+    transact(lambda connection: batches.cancel(connection, "b"))
+    monkeypatch.setattr(transitions, "PIECE_ROWS", 20)
+    after: int | None = 0
+    for _ in range(3):
+        with counted_work() as cost:
+            piece = transact(lambda connection: batches.delete(connection, "b", after or 0))  # noqa: B023
+        assert piece.rows == 20
+        assert cost[0] <= BOUND[engine().dialect.name]
+        after = piece.last
+
+
+@pytest.mark.usefixtures("database")
 def test_nothing_that_is_done_to_a_batch_reads_all_of_it() -> None:
     some_id = fill()
     bound = BOUND[engine().dialect.name]

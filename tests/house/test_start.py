@@ -9,7 +9,15 @@ from tests.waiting import limit
 
 NOT_NEEDED = {
     *("PIL", "alembic", "dotenv", "fsspec", "jsonschema", "matplotlib", "numpy", "openai", "pandas", "psycopg"),
-    *("py3langid", "pydantic_settings", "redis", "rich.console", "tidemill.worker.train", "toktok"),
+    *(
+        "py3langid",
+        "pydantic_settings",
+        "redis",
+        "rich.console",
+        "sqlalchemy.dialects.postgresql",
+        "tidemill.worker.train",
+        "toktok",
+    ),
 }
 MOST_STATEMENTS = 42
 """Different ones: each is built and compiled once a process, which takes longer than to execute it."""

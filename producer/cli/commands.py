@@ -68,12 +68,15 @@ def ask(
     """Ask a prompt, or every row of a file. The same command again continues where it stopped."""
     if not (run.dry_run or run.detach):
         _begin_early()
+    gc.disable()
     from tidemill.models.options import AskOptions
     from tidemill.producer.asking.prompts import order_for
     from tidemill.producer.batches.run import carry_out
     from tidemill.producer.cli.values import options_of
     from tidemill.producer.intake.tables import ReadOptions
 
+    gc.freeze()  # what is imported is no garbage: two looks at it would take 40 ms
+    gc.enable()
     options = options_of(AskOptions, question, reply, calls, trim=trim)
     order = order_for(
         prompt,
@@ -440,13 +443,8 @@ def _begin_early() -> None:
         early.read_certificates(settings().openai_base_url)
 
 
-_GARBAGE = 50_000, 20, 20
-"""Python's 700 objects between two looks for garbage cost a seventh of the CPU of a start, which makes none."""
-
-
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
-    gc.set_threshold(*_GARBAGE)
     # Our settings need no plugin, and to look for some reads about all installed packages: 10 ms.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     ending.leave(run())

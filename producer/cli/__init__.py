@@ -2,5 +2,6 @@
 
 import gc
 
-gc.set_threshold(50_000, 20, 20)
-"""Python's 700 objects between two looks for garbage cost a seventh of the CPU of a start, which makes none."""
+gc.set_threshold(150_000, 20, 20)
+"""So many objects are made by a command's imports. Python's 700 between two looks for garbage, of which there is none,
+would cost a seventh of the CPU of a start."""

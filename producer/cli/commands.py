@@ -68,15 +68,13 @@ def ask(
     """Ask a prompt, or every row of a file. The same command again continues where it stopped."""
     if not (run.dry_run or run.detach):
         _begin_early()
-    gc.disable()
     from tidemill.models.options import AskOptions
     from tidemill.producer.asking.prompts import order_for
     from tidemill.producer.batches.run import carry_out
     from tidemill.producer.cli.values import options_of
     from tidemill.producer.intake.tables import ReadOptions
 
-    gc.freeze()  # what is imported is no garbage: two looks at it would take 40 ms
-    gc.enable()
+    gc.freeze()  # what is imported is no garbage: each look at it would take 20 ms
     options = options_of(AskOptions, question, reply, calls, trim=trim)
     order = order_for(
         prompt,

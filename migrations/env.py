@@ -5,7 +5,7 @@ from typing import Literal
 from alembic import context
 from sqlalchemy import TypeDecorator
 
-from tidemill.models.tables import metadata
+from tidemill.models.tables import complete_metadata
 
 _PLAIN = {
     "SafeText": "sa.Text()",
@@ -22,7 +22,7 @@ def _plain_type(kind: str, item: object, _context: object) -> str | Literal[Fals
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=complete_metadata(),
     render_as_batch=True,
     render_item=_plain_type,
     compare_type=True,

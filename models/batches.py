@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, func, insert, or_, select, true, update
 from sqlalchemy import delete as delete_from
 
-from tidemill.models import fine_tunes, holds, tallies, transitions
+from tidemill.models import holds, tallies, transitions
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now
 from tidemill.models.database import Piece
@@ -28,7 +28,14 @@ from tidemill.models.tables import tallies as stored_tallies
 _KEYS = BulkRows(key="text")
 _MOST_REASONS = 10
 
-ON_REVIVAL: dict[str, Callable[[Connection, Sequence[int]], None]] = {"train": fine_tunes.begin_rounds}
+
+def _begin_rounds(connection: Connection, job_ids: Sequence[int]) -> None:
+    from tidemill.models import fine_tunes  # which no other kind needs
+
+    fine_tunes.begin_rounds(connection, job_ids)
+
+
+ON_REVIVAL: dict[str, Callable[[Connection, Sequence[int]], None]] = {"train": _begin_rounds}
 """Kind of job -> what else to do for jobs that are queued again; most kinds need nothing."""
 
 
@@ -97,25 +104,32 @@ def find(connection: Connection, sought: Sought, *, elsewhere: bool = False) -> 
     `elsewhere`, the batch of any other server.
     """
     source, keys = sought.source, list(sought.keys)
-    is_here = batches.c.provider == sought.provider
     same_questions = (
         select(batches.c.id, batches.c.source, batches.c.provider)
-        .where(batches.c.question_hash.in_(sought.question_hashes), ~is_here if elsewhere else is_here)
+        .where(batches.c.question_hash.in_(sought.question_hashes), _may_have_rows_of(source))
         .order_by(batches.c.created_at.desc(), batches.c.id.desc())
     )
-    if elsewhere and connection.execute(same_questions.limit(1)).first() is None:
-        return None  # as nearly always
     if source is not None:
-        same_source = connection.execute(same_questions.where(batches.c.source == source).limit(1)).first()
-        if same_source is not None:
-            return StoredBatch(*same_source)
+        stored = [StoredBatch(*row) for row in connection.execute(same_questions)]
+        there = [batch for batch in stored if (batch.provider != sought.provider) == elsewhere]
+        if not there or any(batch.source == source for batch in there):
+            return next((batch for batch in there if batch.source == source), None)
     input_keys = _KEYS.table(connection)
     first_rows = (jobs.c.batch_id == batches.c.id) & (jobs.c.position < sought.rows)
     shared = select(func.count()).where(first_rows, jobs.c.key.in_(select(input_keys.c.key))).scalar_subquery()
-    stored = select(func.count()).where(first_rows).scalar_subquery()
-    alike = same_questions.where(shared * 2 >= sought.rows, shared * 2 >= stored)
+    all_ = select(func.count()).where(first_rows).scalar_subquery()
+    is_here = batches.c.provider == sought.provider
+    alike = same_questions.where(~is_here if elsewhere else is_here, shared * 2 >= sought.rows, shared * 2 >= all_)
     candidates = connection.execute(alike, _KEYS.parameters(connection, [(key,) for key in keys]))
     return next((StoredBatch(*batch) for batch in candidates if _may_be_one(batch.source, source)), None)
+
+
+def _may_have_rows_of(source: str | None) -> ColumnElement[bool]:
+    """Whether a batch may be of this input by the name of its source: `_may_be_one` knows more of files."""
+    if source is None:
+        return true()
+    same = or_(batches.c.source.is_(None), batches.c.source == source)
+    return or_(same, batches.c.source.startswith("/")) if Path(source).is_absolute() else same
 
 
 def _may_be_one(stored: str | None, source: str | None) -> bool:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import orjson
 from sqlalchemy import (
+    JSON,
     BigInteger,
     BindParameter,
     ClauseElement,
@@ -38,14 +39,14 @@ from sqlalchemy import (
     text,
     true,
 )
-from sqlalchemy.dialects.postgresql import JSON
-from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 
 ColumnType = Literal["int", "float", "text"]
 _TYPES: dict[ColumnType, type[TypeEngine[Any]]] = {"int": BigInteger, "float": Float, "text": Text}
@@ -141,9 +142,13 @@ def _numbers(first: int, rows: int, columns: int) -> str:
     return f"(VALUES {','.join(places)})"
 
 
-def insert_for(connection: Connection) -> Callable[[Table], PostgresInsert | SqliteInsert]:
+def insert_for(connection: Connection) -> "Callable[[Table], PostgresInsert | SqliteInsert]":
     """This database's own INSERT, which knows ON CONFLICT; SQLAlchemy's general one does not."""
-    return postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
+    if connection.dialect.name == "sqlite":
+        return sqlite_insert
+    from sqlalchemy.dialects.postgresql import insert  # the whole dialect, which SQLite does not need
+
+    return insert
 
 
 class BulkRows:

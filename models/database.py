@@ -86,7 +86,7 @@ def open_engine(database: str | URL) -> Engine:
     """
     url = _parse(database) if isinstance(database, str) else database
     if url.get_backend_name() == "sqlite":
-        return open_sqlite(url, Settings.model_fields["home"].get_default(call_default_factory=True))
+        return open_sqlite(url, partial(Settings.model_fields["home"].get_default, call_default_factory=True))
     from tidemill.models.postgres import open_postgres  # the driver takes a fifth of a second to import
 
     return open_postgres(url)

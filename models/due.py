@@ -27,7 +27,7 @@ ALIVE_SECONDS = 30.0
 
 
 class WaitingBatch(NamedTuple):
-    """A batch with a due job; `hold_reason` is None unless its provider is on hold."""
+    """A batch from which jobs may be taken; `hold_reason` is None unless its provider is on hold."""
 
     id: str
     priority: int
@@ -38,7 +38,7 @@ class WaitingBatch(NamedTuple):
 def next_jobs(connection: Connection, scope: Scope, room: Callable[[], int]) -> list[int]:
     """Ids of due jobs of the configured provider, locked until the commit; of one on hold, its next probe.
 
-    `room` says how many there may be, and is asked only if any job is due.
+    `room` says how many there may be, and is asked only if any job may be due.
     """
     share(connection)
     waiting = _waiting_batches(connection, scope)
@@ -67,7 +67,7 @@ def unsend_all(connection: Connection, scope: Scope) -> int:
 
 
 def _waiting_batches(connection: Connection, scope: Scope) -> list[WaitingBatch]:
-    """Batches with a due job that may go out, the most urgent first."""
+    """Batches with a due job that may go out, the most urgent first; of a scope's own batch without looking for one."""
     statement = _batches_statement(is_batch=scope.batch_id is not None, is_dialogue=scope.dialogue_id is not None)
     parameters = {"provider": settings().provider, "own_batch": scope.batch_id, **_parameters(scope)}
     return [WaitingBatch(*row) for row in connection.execute(statement, parameters)]
@@ -121,14 +121,16 @@ def _batches_statement(*, is_batch: bool, is_dialogue: bool) -> Select[str, int,
         batches.c.state == "open",
         batches.c.provider == bindparam("provider"),
         or_(batches.c.hold_reason.is_(None), holds.may_probe()),
-        # One row in the index's order is enough: for an EXISTS Postgres might read a million rows for a hash join.
-        _due_jobs(batches.c.id, is_dialogue=is_dialogue).limit(1).scalar_subquery().is_not(None),
     )
+    if is_batch and not is_dialogue:  # whether any of its jobs is due, `_take` learns
+        statement = statement.where(batches.c.id == bindparam("own_batch"))
+    else:
+        # One row in the index's order is enough: for an EXISTS Postgres might read a million rows for a hash join.
+        due_jobs = _due_jobs(batches.c.id, is_dialogue=is_dialogue).limit(1)
+        statement = statement.where(due_jobs.scalar_subquery().is_not(None))
     if is_dialogue:
         turns = jobs.c.dialogue_id == bindparam("dialogue"), jobs.c.state == "queued"
         statement = statement.where(batches.c.id.in_(select(jobs.c.batch_id).where(*turns)))
-    elif is_batch:
-        statement = statement.where(batches.c.id == bindparam("own_batch"))
     return statement.order_by(batches.c.priority.desc(), batches.c.created_at)
 
 

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,12 +24,12 @@ _PRAGMAS = (
 )
 
 
-def open_sqlite(url: URL, own_home: Path) -> Engine:
+def open_sqlite(url: URL, own_home: Callable[[], Path]) -> Engine:
     """An engine on SQLite. With the execution option `reading`, a transaction takes no write lock.
 
     Args:
         url: names the file.
-        own_home: a folder that is nobody's but ours; if older versions left it readable by others, that ends.
+        own_home: names a folder that is nobody's but ours; if older versions left it readable by others, that ends.
 
     Raises:
         SettingsError: the URL names no file, or has options.
@@ -45,7 +46,7 @@ def open_sqlite(url: URL, own_home: Path) -> Engine:
     return opened
 
 
-def _make_private(file: Path, own_home: Path) -> None:
+def _make_private(file: Path, own_home: Callable[[], Path]) -> None:
     """Make the file and its folder, if they are not there, with rights for their owner only; -wal and -shm follow."""
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,10 +54,11 @@ def _make_private(file: Path, own_home: Path) -> None:
         raise DatabaseError(f"The folder {file.parent} cannot be made: {error.strerror}. Set TIDEMILL_HOME.") from None
     with suppress(OSError):  # what cannot be made is said when it is opened
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    if file.parent == own_home:
-        for each in (own_home, file, *(file.with_name(f"{file.name}-{end}") for end in ("wal", "shm"))):
-            with suppress(OSError):  # not there, or somebody else's
-                each.chmod(stat.S_IMODE(each.stat().st_mode) & 0o700)
+    for each in (file.parent, file, *(file.with_name(f"{file.name}-{end}") for end in ("wal", "shm"))):
+        with suppress(OSError):  # not there, or somebody else's
+            mode = stat.S_IMODE(each.stat().st_mode)
+            if mode & 0o077 and file.parent == own_home():
+                each.chmod(mode & 0o700)
 
 
 def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:

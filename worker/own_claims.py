@@ -18,7 +18,7 @@ def own_claims(runner: Runner) -> Rounds:
 
     def claim() -> None:
         while room := runner.free:
-            runner.expects_more = _claim(runner, room) > 0
+            runner.expects_more = _fill(runner, room)
             if not runner.expects_more:
                 break
 
@@ -29,7 +29,11 @@ def own_claims(runner: Runner) -> Rounds:
     return Rounds("claims", {claim: LOOK_SECONDS, unsend: _SENT_SECONDS}, runner.hungry)
 
 
-def _claim(runner: Runner, room: int) -> int:
-    """Fill the room, to equal parts for those who wait: the first one's thousands must not keep the others."""
+def _fill(runner: Runner, room: int) -> bool:
+    """Fill the room, to equal parts for those who wait: the first one's thousands must not keep the others.
+
+    Returns whether more may be due: somebody's part is full.
+    """
     scopes = tuple(runner.scopes)
-    return sum(runner.admit_due(scope, -(-room // len(scopes))) for scope in scopes)
+    part = -(-room // len(scopes))
+    return max(runner.admit_due(scope, part) for scope in scopes) >= part

@@ -91,7 +91,7 @@ class Runner:
         self.hungry = threading.Event()
         """Set when there is need of more jobs: the broker may run out of messages, or there is room to claim some."""
         self.expects_more = False
-        """Whether the last claim of due jobs found some, so that the next one is worth it when there is room."""
+        """Whether the last claim of due jobs left some, so that the next one is worth it when there is room."""
         self.in_flight = 0
         """Jobs that have a slot of the window: calling, or waiting for a limit."""
         self._room = threading.Condition()

@@ -5,18 +5,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tidemill.models.canonical import unix_lines
 from tidemill.models.errors import InputError
 from tidemill.models.options import AskOptions, Options
 from tidemill.producer.asking import continuing
-from tidemill.producer.asking.estimate import Estimate, estimate
 from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.order import Order
 from tidemill.producer.intake.piped import piped_text
 from tidemill.producer.intake.tables import ReadOptions, Row, Source, read
 from tidemill.producer.screen.display import say
+
+if TYPE_CHECKING:
+    from tidemill.producer.asking.estimate import Estimate
 
 CHECKED_FIRST_BYTES = 4_000_000
 """Files up to this size are read through once before the first row is submitted, so that a bad row costs nothing."""
@@ -60,8 +62,10 @@ class Prompts:
                 return
         yield from read(self.source, self.how, on_bad_row=on_note, on_note=on_note)
 
-    def estimate(self, order: Order) -> Estimate:
+    def estimate(self, order: Order) -> "Estimate":
         """Tokens and price of the order that these are the rows of."""
+        from tidemill.producer.asking.estimate import estimate  # for a dry run only
+
         return estimate(order)
 
 

@@ -5,13 +5,24 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert, inspect, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import CreateIndex
 
 from tests.rows import add_batch, add_jobs, batch_row, job_row, set_batch, set_job, take_one
 from tests.waiting import limit
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import engine, reading, writing
-from tidemill.models.tables import OPEN_STATES, STATES, attempts, batches, dialogues, jobs, metadata
+from tidemill.models.tables import (
+    OPEN_STATES,
+    STATES,
+    attempts,
+    batches,
+    complete_metadata,
+    dialogues,
+    jobs,
+    metadata,
+)
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -102,6 +113,15 @@ def test_every_table_and_index_of_the_metadata_is_in_the_database() -> None:
     assert set(metadata.tables) <= set(inspector.get_table_names())
     for table in metadata.tables.values():
         assert {index.name for index in table.indexes} <= {each["name"] for each in inspector.get_indexes(table.name)}
+
+
+def test_an_index_holds_the_same_rows_on_both_databases() -> None:
+    indexes = [index for table in complete_metadata().tables.values() for index in table.indexes]
+    made = [
+        [str(CreateIndex(index).compile(dialect=each.dialect())) for index in indexes] for each in (sqlite, postgresql)
+    ]
+    assert made[0] == made[1]
+    assert sum(" WHERE " in each for each in made[0]) > 9
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 # uv takes seconds where pip takes minutes; pip alone knows a mirror that is set for pip.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
+# With PYTHONDONTWRITEBYTECODE, as in many containers, each of a thousand commands would compile all of it anew.
+CODE := models producer worker migrations simulator tidemill tests
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-pythons pytest lint chaos bench bench-full lock clean
 
@@ -21,9 +24,11 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
 	$(PIP) -r $(VENV)/uv.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements.lock \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --require-hashes \
+		-r requirements.lock \
 		|| $(PIP) -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q -j 0 $(CODE)
 	touch $@
 
 demo: setup ## ask a real small model 24 prompts on this machine, no key needed

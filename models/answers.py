@@ -5,7 +5,7 @@ whose answer may be recorded; the primary key is the second wall.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sqlalchemy import Connection, Insert, Select, Table, literal, select
 
@@ -34,8 +34,7 @@ _MESSAGES = BulkRows(dialogue_id="int", position="int", role="text", content="te
 _PARTS = ("text", "image_url", "input_text", "input_image", "input_audio", "input_file", "file")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What somebody said in a dialogue, in the words of Chat Completions.
 
     `content` is its text. `rest` is all else that the message has, by field; where the content is no text, but null or
@@ -45,7 +44,7 @@ class Message:
 
     role: str
     content: str
-    rest: JsonObject = field(default_factory=dict)
+    rest: JsonObject = {}  # noqa: RUF012  # nobody changes it
 
     @staticmethod
     def of(turn: JsonObject) -> "Message":
@@ -89,7 +88,7 @@ class Message:
     @property
     def words(self) -> str:
         """Its text, without pictures."""
-        if "content" in self.rest:
+        if "content" in self.rest or not self.content.startswith("[{"):
             return self.content
         if (picture := self.picture) is not None:
             return picture.text
@@ -98,7 +97,8 @@ class Message:
     @property
     def read(self) -> str:
         """All that a model reads of it as text, tool calls included: what its tokens are counted of."""
-        return f"{self.words}{dumps(self.calls)}" if self.calls else self.words
+        calls = self.calls if self.rest else []
+        return f"{self.words}{dumps(calls)}" if calls else self.words
 
 
 def _words(content: object) -> str:
@@ -118,8 +118,7 @@ def _parts(role: str, content: str) -> list[JsonObject] | None:
     return parts if all(isinstance(part, dict) and part.get("type") in _PARTS for part in parts) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a succeeded job leaves behind: a turn of a dialogue with its messages."""
 
     model: str

@@ -52,8 +52,7 @@ class Message(NamedTuple):
         content = turn.get("content")
         rest = {name: value for name, value in turn.items() if name not in ("role", "content")}
         role, text = str(turn.get("role") or "user"), content if isinstance(content, str) else _words(content)
-        looks_like_parts = _parts(role, text) is not None or pictures.load_message(text) is not None
-        if not isinstance(content, str) or looks_like_parts:
+        if not isinstance(content, str) or (text.startswith("[{") and _looks_like_parts(role, text)):
             rest["content"] = content
         return Message(role, text, rest)
 
@@ -105,6 +104,10 @@ def _words(content: object) -> str:
     if not isinstance(content, list):
         return "" if content is None else str(content)
     return "\n".join(str(part["text"]) for part in content if isinstance(part, dict) and "text" in part)
+
+
+def _looks_like_parts(role: str, content: str) -> bool:
+    return _parts(role, content) is not None or pictures.load_message(content) is not None
 
 
 def _parts(role: str, content: str) -> list[JsonObject] | None:

@@ -324,7 +324,7 @@ class _SuccessBody:
         model = self.payload.get("model")
         return Reply(
             text=text,
-            model="" if model is None or isinstance(model, dict | list) else str(model),
+            model="" if model is None or isinstance(model, (dict, list)) else str(model),
             finish_reason=finish.reason,
             usage=self.usage,
             request_id=headers.get("x-request-id"),

@@ -82,7 +82,7 @@ class _Session:
 
     async def send(self, method: str, url: Any, headers: Any, data: Any, most_bytes: int) -> RawReply:
         """The reply; the headers are all that go out, but for those about the body and the host."""
-        async with self._session.request(
+        response = await self._session.request(
             method,
             url,
             data=data,
@@ -90,8 +90,12 @@ class _Session:
             allow_redirects=False,
             proxy=self._proxy,
             proxy_headers=self._proxy_headers,
-        ) as response:
+        )
+        try:
             return await _raw_reply(response, most_bytes)
+        finally:
+            if not response.closed:  # its end was not read; else the connection is back in the pool already
+                response.close()
 
     async def aclose(self) -> None:
         await self._session.close()

@@ -5,7 +5,7 @@ whose answer may be recorded; the primary key is the second wall.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sqlalchemy import Connection, Insert, Select, Table, literal, select
 
@@ -34,8 +34,7 @@ _MESSAGES = BulkRows(dialogue_id="int", position="int", role="text", content="te
 _PARTS = ("text", "image_url", "input_text", "input_image", "input_audio", "input_file", "file")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What somebody said in a dialogue, in the words of Chat Completions.
 
     `content` is its text. `rest` is all else that the message has, by field; where the content is no text, but null or
@@ -45,7 +44,7 @@ class Message:
 
     role: str
     content: str
-    rest: JsonObject = field(default_factory=dict)
+    rest: JsonObject = {}  # noqa: RUF012  # nobody changes it
 
     @staticmethod
     def of(turn: JsonObject) -> "Message":
@@ -53,8 +52,7 @@ class Message:
         content = turn.get("content")
         rest = {name: value for name, value in turn.items() if name not in ("role", "content")}
         role, text = str(turn.get("role") or "user"), content if isinstance(content, str) else _words(content)
-        looks_like_parts = _parts(role, text) is not None or pictures.load_message(text) is not None
-        if not isinstance(content, str) or looks_like_parts:
+        if not isinstance(content, str) or (text.startswith("[{") and _looks_like_parts(role, text)):
             rest["content"] = content
         return Message(role, text, rest)
 
@@ -89,7 +87,7 @@ class Message:
     @property
     def words(self) -> str:
         """Its text, without pictures."""
-        if "content" in self.rest:
+        if "content" in self.rest or not self.content.startswith("[{"):
             return self.content
         if (picture := self.picture) is not None:
             return picture.text
@@ -98,13 +96,18 @@ class Message:
     @property
     def read(self) -> str:
         """All that a model reads of it as text, tool calls included: what its tokens are counted of."""
-        return f"{self.words}{dumps(self.calls)}" if self.calls else self.words
+        calls = self.calls if self.rest else []
+        return f"{self.words}{dumps(calls)}" if calls else self.words
 
 
 def _words(content: object) -> str:
     if not isinstance(content, list):
         return "" if content is None else str(content)
     return "\n".join(str(part["text"]) for part in content if isinstance(part, dict) and "text" in part)
+
+
+def _looks_like_parts(role: str, content: str) -> bool:
+    return _parts(role, content) is not None or pictures.load_message(content) is not None
 
 
 def _parts(role: str, content: str) -> list[JsonObject] | None:
@@ -118,8 +121,7 @@ def _parts(role: str, content: str) -> list[JsonObject] | None:
     return parts if all(isinstance(part, dict) and part.get("type") in _PARTS for part in parts) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a succeeded job leaves behind: a turn of a dialogue with its messages."""
 
     model: str

@@ -8,6 +8,7 @@ Sources: OpenAI's API reference of Chat Completions and Responses.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from tidemill.models import message_shapes
@@ -61,7 +62,7 @@ class Endpoint:
         """The turns of a body, instructions first."""
         content = body.get(self.turns_field)
         turns: list[Turn] = [{"role": "user", "content": content}] if isinstance(content, str) else []
-        if isinstance(content, list | tuple):  # what is no object the provider refuses
+        if isinstance(content, (list, tuple)):  # what is no object the provider refuses
             turns = [turn for turn in content if isinstance(turn, dict)]
         instructions = body.get(self.instructions_field) if self.instructions_field else None
         return turns if instructions is None else [{"role": "system", "content": str(instructions)}, *turns]
@@ -119,17 +120,21 @@ _TAKES_COMPLETION_TOKENS = re.compile(r"(.*/)?(gpt-[5-9]|o\d)")
 """Models that do not take `max_tokens`; other servers know only that name."""
 
 
+@lru_cache(maxsize=64)
+def _room_name(model: str) -> str:
+    return "max_completion_tokens" if _TAKES_COMPLETION_TOKENS.match(model) else "max_tokens"
+
+
 def _chat_body(options: Options, turns: Sequence[Turn]) -> JsonObject:
     if options.system is not None and all(turn.get("role") not in ("system", "developer") for turn in turns):
         turns = [{"role": "system", "content": options.system}, *turns]
-    name = "max_completion_tokens" if _TAKES_COMPLETION_TOKENS.match(options.model) else "max_tokens"
-    schema = {"name": "reply", "schema": options.schema, "strict": True}
+    schema = options.schema and {"name": "reply", "schema": options.schema, "strict": True}
     return _without_none(
         messages=list(turns),
         temperature=options.temperature,
         reasoning_effort=options.reasoning_effort,
-        response_format=options.schema and {"type": "json_schema", "json_schema": schema},
-        **{name: options.max_tokens},
+        response_format=schema and {"type": "json_schema", "json_schema": schema},
+        **{_room_name(options.model): options.max_tokens},
     )
 
 

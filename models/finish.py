@@ -76,7 +76,6 @@ class Finish(NamedTuple):
     reason: str
 
 
-@lru_cache(maxsize=1_024)
 def _key(word: str) -> str:
     """One spelling for `MAX_TOKENS`, `max-tokens`, `MaxTokens` and `FINISH_REASON_MAX_TOKENS`."""
     bare = re.sub(r"[\W_]+", "", word).lower()
@@ -105,10 +104,16 @@ def read_finish(word: object, native: object = None) -> Finish:
 def _finish(word: object) -> Finish:
     if isinstance(word, dict):
         word = word.get("type") or word.get("reason")
-    if word is None or isinstance(word, bool):
-        return Finish("unstated", "")
-    text = str(word).strip()
+    return _UNSTATED if word is None or isinstance(word, bool) else _finish_of(str(word).strip())
+
+
+_UNSTATED = Finish("unstated", "")
+
+
+@lru_cache(maxsize=1_024)
+def _finish_of(text: str) -> Finish:
     if _SPECIAL_TOKEN.fullmatch(text):
         return Finish("complete", "stop")
-    ending: Ending = _ENDINGS.get(_key(text), "unknown") if _key(text) else "unstated"
+    key = _key(text)
+    ending: Ending = _ENDINGS.get(key, "unknown") if key else "unstated"
     return Finish(ending, _CHAT_WORD.get(ending, text))

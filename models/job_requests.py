@@ -5,7 +5,6 @@
 Another kind of job stores and reads its own form.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from tidemill.models.json_types import JsonObject
@@ -19,8 +18,7 @@ class BatchLine(NamedTuple):
     body: JsonObject
 
 
-@dataclass(frozen=True, slots=True)
-class AskRequest:
+class AskRequest(NamedTuple):
     """The request of `ask` or `describe`: exactly one of a prompt, messages and a batch line.
 
     A prompt may be about a picture.

@@ -14,6 +14,7 @@ Picture: TypeAlias = JsonObject
 """`path` as the user wrote it (a path or a URL), pixels, format `jpeg` or `png`; or `path` and `url` alone."""
 
 _PART = "picture"
+_MARK = f'"type":"{_PART}"'
 
 
 class PictureMessage(NamedTuple):
@@ -30,7 +31,7 @@ def dump_message(text: str, picture: Picture) -> str:
 
 def load_message(content: str) -> PictureMessage | None:
     """The parts of what `dump_message` wrote; None for any other content."""
-    if f'"type":"{_PART}"' not in content:
+    if not content.startswith("[{") or _MARK not in content:
         return None
     try:
         text, part = loads(content)

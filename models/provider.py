@@ -111,8 +111,12 @@ class Provider:
             CallError: there is no usable answer, for any reason.
             UnwantedError: `may_send` said no, and nothing was sent. Nothing else is raised.
         """
-        MAY_SEND.set(may_send)
-        raw = await self._send("POST", endpoint.path, _encode(body))
+        content = _encode(body)
+        before = MAY_SEND.set(may_send)
+        try:
+            raw = await self._send("POST", endpoint.path, content)
+        finally:
+            MAY_SEND.reset(before)  # the task may make other calls
         return endpoint.parse_reply(raw, secret=self._secret)
 
     async def list_all(self, what: str) -> list[JsonObject]:

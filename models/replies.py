@@ -66,8 +66,7 @@ _MARKUP = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A call that succeeded. Strings are exactly the server's, NUL and lone surrogates included (see `models.text`)."""
 
     text: str  # "" only when there are tool calls
@@ -80,7 +79,7 @@ class Reply:
     tool_calls: tuple[JsonObject, ...] = ()  # as the server wrote them
     reasoning: str = ""  # what the model thought before it answered, as far as the server shows it
     mark: Mark | None = None  # what makes the answer doubtful
-    message: JsonObject = field(default_factory=dict, compare=False)
+    message: JsonObject = {}  # noqa: RUF012  # nobody changes it
     """The same whole, with all that the server wrote, as `models.message_shapes.reply_message` makes it."""
 
 
@@ -325,7 +324,7 @@ class _SuccessBody:
         model = self.payload.get("model")
         return Reply(
             text=text,
-            model="" if model is None or isinstance(model, dict | list) else str(model),
+            model="" if model is None or isinstance(model, (dict, list)) else str(model),
             finish_reason=finish.reason,
             usage=self.usage,
             request_id=headers.get("x-request-id"),

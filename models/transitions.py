@@ -13,7 +13,7 @@ Locks are taken in one order, so that no two transactions wait for each other: b
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
@@ -106,8 +106,7 @@ class Enqueued(NamedTuple):
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A job that this worker owns until its lease ends, and what it needs to run it."""
 
     id: int
@@ -124,8 +123,7 @@ class Claimed:
     """The messages of that dialogue before it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """How one claimed job ended, for `settle`.
 
     `snoozed` means that no call was made: nothing is counted and no attempt is kept. `stepped` means the same for a job
@@ -342,7 +340,7 @@ def _claim_turns(connection: Connection, asked: FilledRows, given: JsonObject) -
     if not run(connection, _lock_dialogues, asked):
         return []
     claimed = _claimed(connection, _claim_turn, asked, given)
-    return [replace(job, history=_history(connection, job)) for job in claimed]
+    return [job._replace(history=_history(connection, job)) for job in claimed]
 
 
 def _lock_dialogues(connection: Connection) -> ClauseElement:

@@ -10,7 +10,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tidemill.models import bodies
@@ -82,7 +82,7 @@ class _Session:
 
     async def send(self, method: str, url: Any, headers: Any, data: Any, most_bytes: int) -> RawReply:
         """The reply; the headers are all that go out, but for those about the body and the host."""
-        async with self._session.request(
+        response = await self._session.request(
             method,
             url,
             data=data,
@@ -90,8 +90,12 @@ class _Session:
             allow_redirects=False,
             proxy=self._proxy,
             proxy_headers=self._proxy_headers,
-        ) as response:
+        )
+        try:
             return await _raw_reply(response, most_bytes)
+        finally:
+            if not response.closed:  # its end was not read; else the connection is back in the pool already
+                response.close()
 
     async def aclose(self) -> None:
         await self._session.close()
@@ -187,7 +191,11 @@ class SdkTransport:
                 return httpx2.Response(raw.status, stream=no_body, request=request, extensions={"raw": raw})
 
         class AsyncOpenAI(openai.AsyncOpenAI):  # its name is in the header User-Agent
-            """Reads no URL twice, which would take a tenth of a call's time."""
+            """Makes no URL and no headers twice, which would take a fifth of a call's time."""
+
+            @cached_property
+            def default_headers(self) -> "dict[str, str | openai.Omit]":
+                return super().default_headers
 
             @lru_cache(maxsize=64)  # noqa: B019  # there is one client for each transport
             def _prepare_url(self, url: str) -> httpx2.URL:
@@ -233,8 +241,15 @@ class SdkTransport:
         await self._session.aclose()
 
 
-_SDK_OPTIONS: "RequestOptions" = {"headers": {}, "params": {}, "max_retries": 0, "timeout": None}
-"""The client's own defaults, which it would copy deeply for each call: 25 us."""
+_SDK_OPTIONS: "RequestOptions" = {
+    "headers": {},
+    "params": {},
+    "max_retries": 0,
+    "timeout": None,
+    "security": {"bearer_auth": True},
+    "idempotency_key": "",  # it would draw one for each call, and never send it
+}
+"""The client's own defaults, which it would copy deeply for each call: 40 us."""
 
 _MOST_BYTES: ContextVar[int] = ContextVar("_MOST_BYTES")
 """How much of its reply a task reads; the official client has no place for it."""

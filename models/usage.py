@@ -7,8 +7,8 @@ gateways make of them. `promptTokens`, `prompt-tokens` and `prompt_tokens` are o
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 MOST_TOKENS = 100_000_000
 
@@ -39,8 +39,7 @@ _NUMBER = re.compile(r'"(\w+)"\s*:\s*"?(\d+(?:\.\d+)?)\b')
 _TIER = re.compile(r'(?<!\\)"service_tier"\s*:\s*"(\w+)"')
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens as the server counted them, and the tier that they were served in.
 
     `cached_input_tokens` and `cache_write_tokens` are parts of `input_tokens` with prices of their own: what was read
@@ -87,7 +86,7 @@ def usage_in_fragment(body: bytes) -> Usage | None:
     first = {_key(name): int(float(number)) for name, number in reversed(_NUMBER.findall(text, start))}
     counts: dict[str, int] = {}
     for name, count in first.items():
-        _note(counts, name, count)
+        _note(counts, _roles(name), count)
     return _usage(counts, tiers[-1].lower() if tiers else "")
 
 
@@ -121,13 +120,13 @@ def _add(counts: dict[str, int], usage: Mapping[str, object], depth: int) -> Non
         if isinstance(value, dict):
             if depth and not _is_of_the_answer(name):
                 _add(counts, value, depth - 1)
-        elif _roles(name) and (count := _count(value)) is not None:
-            _note(counts, name, count)
+        elif (roles := _roles(name)) and (count := _count(value)) is not None:
+            _note(counts, roles, count)
 
 
-def _note(counts: dict[str, int], name: str, count: int) -> None:
+def _note(counts: dict[str, int], roles: tuple[str, ...], count: int) -> None:
     """The largest count counts: gateways send several, and 0 in those that they do not use."""
-    for role in _roles(name):
+    for role in roles:
         counts[role] = max(count, counts.get(role, 0))
 
 
@@ -151,6 +150,8 @@ def _is_of_the_answer(name: str) -> bool:
 
 def _count(value: object) -> int | None:
     """A number of tokens; None for anything else, and for more than any model could have read."""
+    if type(value) is int:  # as from nearly every server
+        return value if 0 <= value <= MOST_TOKENS else None
     if isinstance(value, str):
         try:
             value = float(value.replace(",", ""))

@@ -216,7 +216,7 @@ def sentence_seconds(text: str, at: datetime) -> float | None:
 
 def amount(text: str | None) -> float | None:
     """A header's count; None if there is none, or it is negative or absurd."""
-    number = _number(text or "")
+    number = _number(text) if text else None
     return number if number is not None and 0 <= number <= 1e15 else None
 
 

@@ -6,7 +6,6 @@ questions.build -> limits.reserve -> provider.call -> settlements. Nothing here 
 import asyncio
 import base64
 import time
-from dataclasses import replace
 
 from tidemill.models import blobs, cost
 from tidemill.models.json_types import JsonObject
@@ -67,7 +66,7 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
         unserved = limiter.note_refusal(bucket, job.id) if verdict.refused else Unserved()
         await _slow_down(limiter, bucket, error, verdict, unserved.seconds)
         settlement = settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
-        return replace(settlement, hold_reason=unserved_reason(verdict, error, unserved))
+        return settlement._replace(hold_reason=unserved_reason(verdict, error, unserved))
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began
     text = settlements.text_to_check(question, reply)

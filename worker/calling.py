@@ -1,8 +1,7 @@
 """A job of any kind gets from its worker what it needs to call the provider."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
@@ -10,8 +9,7 @@ from tidemill.models.transitions import Claimed, Settlement
 from tidemill.worker.limits import Limiter
 
 
-@dataclass(frozen=True, slots=True)
-class Calling:
+class Calling(NamedTuple):
     """The way to the provider.
 
     `bucket` names the rate budget without the model. `may_call` says just before a call whether it is

@@ -141,16 +141,17 @@ def is_english(text: str) -> bool:
         if word in _KNOWN_WORDS:
             functions += word in _FUNCTION_WORDS
             known += 1
-            row = max(0, row - 3)
+            row = row - 3 if row > 3 else 0
         elif word in _SHARED_WORDS:
-            row = max(0, row - 1)
+            row = row - 1 if row else 0
         elif len(each) > (_LONGEST_WORD if word else _LONGEST_RULE):
             return False
         elif not word[:1].isalpha():
             continue  # a number or a sign
         elif not word.endswith(_ENDINGS):
             row += 1
-            longest_row = max(longest_row, row)
+            if row > longest_row:  # noqa: PLR1730  # max() takes as long as all else in this loop
+                longest_row = row
         words += 1
     if known == words:
         return known > 0

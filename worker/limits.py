@@ -61,8 +61,7 @@ class Limiter:
             max_wait = min(max_wait, GUESSED_WAIT)
         if not state.limited:
             await self._refresh(state)
-            delay = await self._slow_start(state, tokens, max_wait)
-            if delay:
+            if not state.opened.is_set() and (delay := await self._slow_start(state, tokens, max_wait)):
                 return Grant(delay / SECOND, False)
         if not state.limited:
             wait = max(0, state.cells.pause - self._clock())

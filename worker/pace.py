@@ -67,16 +67,14 @@ return reply
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What the user allows a minute; None: learn it from the provider's headers. The lower of both counts."""
 
     rpm: float | None = None
     tpm: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """`granted`: sleep `wait_seconds`, then call. Otherwise nothing was taken: try again after that time."""
 
     wait_seconds: float

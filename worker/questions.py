@@ -5,7 +5,7 @@ how its answer is recorded.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tidemill.models import cost, pictures, turns
 from tidemill.models.answers import Message
@@ -21,8 +21,7 @@ URL_TOKENS = 1_000
 """The tokens reserved for a picture, or another part that is no text, that only the provider will see."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A request as it goes out: where to, the body, and the messages that the dialogue will hold."""
 
     endpoint: Endpoint
@@ -54,8 +53,9 @@ class Question:
     @property
     def most_tokens(self) -> int:
         """What a provider counts against tokens a minute: the estimated prompt and the room for the answer."""
-        prompt = sum(map(cost.estimate_tokens, self.texts)) + self.picture_tokens
-        return prompt + cost.chat_overhead_tokens(len(self.texts)) + self.room_tokens
+        texts = self.texts
+        prompt = sum(map(cost.estimate_tokens, texts)) + self.picture_tokens
+        return prompt + cost.chat_overhead_tokens(len(texts)) + self.room_tokens
 
 
 def build(options: Options, request: JsonObject, picture_url: str = "", history: tuple[Message, ...] = ()) -> Question:

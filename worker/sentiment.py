@@ -8,7 +8,7 @@ because it takes long to load.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -180,21 +180,21 @@ def _score(text: str) -> float:
     """
     from tidemill.worker.vader import compound
 
-    sentences = list(_sentences(text))
+    sentences = _sentences(text)
     counted = [sentence for sentence in sentences if _COURTESY.match(sentence) is None] or sentences
     compounds = [each for each in map(compound, counted) if each]
     weight = len(compounds) + _NEUTRAL_SHARE * (len(counted) - len(compounds))
     return round(sum(compounds) / weight, 4) if compounds else 0.0
 
 
-def _sentences(text: str) -> Iterable[str]:
+def _sentences(text: str) -> list[str]:
     """The first 40 and the last 20 sentences, each cut at 1,000 characters; time is bounded for any text."""
     limit = (_FIRST + _LAST) * _MAX_SENTENCE
     if len(text) <= limit:
         parts = _split(text)
-        return (part[:_MAX_SENTENCE] for part in (parts if len(parts) <= _FIRST + _LAST else _ends(parts, parts)))
+        return [part[:_MAX_SENTENCE] for part in (parts if len(parts) <= _FIRST + _LAST else _ends(parts, parts))]
     head, tail = text[: _FIRST * _MAX_SENTENCE], text[-_LAST * _MAX_SENTENCE :]
-    return (part[:_MAX_SENTENCE] for part in _ends(_split(head), _split(tail)))
+    return [part[:_MAX_SENTENCE] for part in _ends(_split(head), _split(tail))]
 
 
 def _split(text: str) -> list[str]:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import NamedTuple
 
 from sqlalchemy import Connection, update
@@ -205,8 +204,8 @@ def _judged(ending: Ending) -> Ending:
     if judgement is None:
         return ending
     sentiment, score, language = judgement
-    judged = replace(answer, sentiment=sentiment, sentiment_score=score, language=language)
-    return ending._replace(settlement=replace(ending.settlement, answer=judged))
+    judged = answer._replace(sentiment=sentiment, sentiment_score=score, language=language)
+    return ending._replace(settlement=ending.settlement._replace(answer=judged))
 
 
 def _not_storable(ending: Ending, error: Exception) -> Ending:
@@ -298,7 +297,7 @@ def _uncount_while_held(
         return endings
     held = holds.held_providers(connection)
     return [
-        ending._replace(settlement=replace(ending.settlement, outcome="held", counted=False))
+        ending._replace(settlement=ending.settlement._replace(outcome="held", counted=False))
         if ending.settlement.refused and ending.provider in held and not _is_own_affair(ending, left_over)
         else ending
         for ending in endings
@@ -326,7 +325,7 @@ def _is_own_affair(ending: Ending, left_over: frozenset[str]) -> bool:
 
 
 def _without_hold(ending: Ending) -> Ending:
-    return ending._replace(settlement=replace(ending.settlement, hold_reason=None))
+    return ending._replace(settlement=ending.settlement._replace(hold_reason=None))
 
 
 def _fail_if_at_fault(connection: Connection, ending: Ending) -> Ending:
@@ -338,7 +337,7 @@ def _fail_if_at_fault(connection: Connection, ending: Ending) -> Ending:
     for_certain = settlement.http_status in _OF_THE_ACCOUNT
     if not holds.is_at_fault(connection, settlement.job_id, settlement.batch_id, speaks_of_account=for_certain):
         return ending
-    return ending._replace(settlement=replace(settlement, outcome="failed", counted=True))
+    return ending._replace(settlement=settlement._replace(outcome="failed", counted=True))
 
 
 def _write_judgements(connection: Connection, judgements: Sequence[tuple[int, Judgement]]) -> None:

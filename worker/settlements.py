@@ -84,11 +84,15 @@ def of_reply(
     )
 
 
+_DROPPED = {"role", "content", *NOT_KEPT}
+_DROPPED_AT_THE_END = {*_DROPPED, *THOUGHTS}
+
+
 def _answer_message(question: Question, reply: Reply) -> Message:
     """The reply as the dialogue keeps it. What the model thought is part of it only where servers must have it back."""
     text = text_to_check(question, reply) or reply.text
     in_loop = bool(reply.tool_calls) or any(message.role == "tool" for message in question.messages[-1:])
-    dropped = {"role", "content", *NOT_KEPT, *(() if in_loop else THOUGHTS)}
+    dropped = _DROPPED if in_loop else _DROPPED_AT_THE_END
     rest = {name: value for name, value in reply.message.items() if name not in dropped}
     if reply.tool_calls and not calls_of(rest):
         rest["tool_calls"] = list(reply.tool_calls)

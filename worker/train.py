@@ -317,10 +317,10 @@ class Run:
         tokens = self.tune.remote.get("trained_tokens")
         trained = tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else None
         if self.tune.is_booked:
-            return replace(settlement, http_status=200)
+            return settlement._replace(http_status=200)
         price = cost.training_price(self.options.model)
         paid = None if price is None or trained is None else price * trained
-        return replace(settlement, http_status=200, input_tokens=trained, cost_usd=paid)
+        return settlement._replace(http_status=200, input_tokens=trained, cost_usd=paid)
 
     async def _fail_or_cancel(self) -> Settlement:
         status = str(self.tune.status)
@@ -368,7 +368,7 @@ class Run:
         return settlements.of_step(self.job, max(verdict.delay_seconds, 1.0))
 
     def _verdict(self, error: CallError, is_look: bool = False) -> Verdict:
-        return settlements.verdict_on(error, replace(self.job, failures=0, age_seconds=0.0) if is_look else self.job)
+        return settlements.verdict_on(error, self.job._replace(failures=0, age_seconds=0.0) if is_look else self.job)
 
     async def _end_by_error(self, error: CallError, verdict: Verdict) -> Settlement:
         """The settlement of a call that failed; if the job fails with it, its sentence names a way out."""

@@ -2,12 +2,13 @@
 
 The rules and word lists are those of the package `vader` (nltk-vader-sentiment; Hutto & Gilbert, ICWSM-14). It holds
 every word against every rule, and some of its steps are quadratic in the length of a word. Here only the few words that
-score are looked at, and the time is linear in the length of any text. tests/worker/test_vader.py compares the two.
+score are looked at, and what is around them only where some word of the sentence could change their score. The time is
+linear in the length of any text. tests/worker/test_vader.py compares the two.
 """
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 from vader import constants as rules
@@ -38,6 +39,14 @@ _IDIOMS = _by_last_word(rules.SENTIMENT_LADEN_IDIOMS)
 _SCORING = frozenset((*_VALENCES, *_PHRASES, *_IDIOMS))
 _SPECIAL_LAST = frozenset(_by_last_word(rules.SPECIAL_CASES))
 _BOOSTER_LAST = frozenset(phrase.split()[1] for phrase in _BOOSTERS if " " in phrase)
+_PHRASE_LAST = frozenset((*_PHRASES, *_IDIOMS))
+_CHANGING = frozenset(
+    (
+        *("no", "kind", "least", *rules.NEGATE),
+        *(max(phrase.split(), key=len) for phrase in (*_BOOSTERS, *rules.SPECIAL_CASES)),
+    )
+)
+"""Without one of these words, and without "n't", a word scores what the lexicon says. One word stands for a phrase."""
 
 _BEFORE = ((-1, 0), (-2, 0), (-2, -1), (-3, -1), (-3, -2))  # the first of them that is a special case counts ...
 _AROUND = ((-1, 1), (0, 1), (0, 2))  # ... and the last of these, which goes before it
@@ -50,13 +59,15 @@ def compound(text: str) -> float:
     """VADER's `compound` of a sentence, -1..1; 0.0 if none of its words scores."""
     if not text.isascii():
         text = _describe_emoji(text.replace("’", "'").replace("ʼ", "'").replace("‘", "'"))
-    words = text.lower().split()
+    lowered = text.lower()
+    words = lowered.split()
     words = [word if word in _VALENCES else word.strip(rules.PUNCTUATION) or _emoticon(word) for word in words]
     if _SCORING.isdisjoint(words):
         return 0.0
     places = [place for place, word in enumerate(words) if word in _SCORING]
-    total = sum(_valences(words, places, text.split()))
-    emphasis = _emphasis(text)
+    is_changed = "n't" in lowered or not _CHANGING.isdisjoint(words)
+    total = sum(_valences(words, places, text.split(), _valence if is_changed else _own_valence))
+    emphasis = _emphasis(text) if "!" in text or "?" in text else 0.0
     total += emphasis if total > 0 else -emphasis if total < 0 else 0.0
     return round(max(-1.0, min(1.0, total / math.sqrt(total * total + rules.DEFAULT_ALPHA))), 4)
 
@@ -69,12 +80,16 @@ def _emoticon(word: str) -> str:
     return word
 
 
-def _valences(words: list[str], places: list[int], cased: list[str]) -> list[float]:
+def _valences(
+    words: list[str], places: list[int], cased: list[str], value: Callable[[list[str], int, list[bool]], float]
+) -> list[float]:
     """The valences of words and phrases in the order in which VADER adds them up: sums of floats depend on it."""
     shouted = [word.isupper() for word in cased]
-    if all(shouted):
+    if False not in shouted:
         shouted = [False] * len(words)  # where all is in capitals, none stand out
-    by_place = {place: _valence(words, place, shouted) for place in places if words[place] in _VALENCES}
+    by_place = {place: value(words, place, shouted) for place in places if words[place] in _VALENCES}
+    if "but" not in words and _PHRASE_LAST.isdisjoint(words):  # as in most sentences
+        return list(by_place.values())
     for first, length, valence in _occurrences(_PHRASES, words, places):
         for place in range(first, first + length):
             by_place.pop(place, None)
@@ -133,6 +148,12 @@ def _in_context(valence: float, words: list[str], place: int, shouted: list[bool
     if place > 0 and words[place - 1] == "least" and not (place > 1 and words[place - 2] in ("at", "very")):
         valence *= rules.N_SCALAR
     return float(valence)
+
+
+def _own_valence(words: list[str], place: int, shouted: list[bool]) -> float:
+    """What a word scores that nothing around it changes."""
+    valence = _VALENCES[words[place]]
+    return float(valence + math.copysign(rules.C_INCR, valence) if shouted[place] and valence else valence)
 
 
 def _negation(word: str, between: list[str]) -> float:

@@ -1,7 +1,6 @@
 """Each transition is one line that names the job and never what it says; who is told is decided by one setting."""
 
 import logging
-from dataclasses import replace
 
 import pytest
 
@@ -20,7 +19,7 @@ def _at_info(caplog: pytest.LogCaptureFixture, embedded_home: object) -> None:
 def test_what_is_settled_is_told_with_job_epoch_batch_tokens_and_reason(caplog: pytest.LogCaptureFixture) -> None:
     add_batch()
     first, second, third = take(add_jobs(3))
-    held = replace(failure(third, "held"), error="no credit", http_status=402)
+    held = failure(third, "held")._replace(error="no credit", http_status=402)
     endings = [success(first, "the reply"), failure(second, "failed"), held]
     write([Ending(each, PROVIDER) for each in endings], [])
     lines = caplog.messages
@@ -38,7 +37,7 @@ def test_what_is_settled_is_told_with_job_epoch_batch_tokens_and_reason(caplog: 
 def test_what_came_too_late_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
     add_batch()
     (job,) = take(add_jobs(1))
-    write([Ending(success(replace(job, epoch=job.epoch + 1)), PROVIDER)], [])
+    write([Ending(success(job._replace(epoch=job.epoch + 1)), PROVIDER)], [])
     assert "succeeded, too late to be stored" in caplog.messages[0]
 
 

@@ -28,6 +28,7 @@ from tidemill.models.provider import (
     Provider,
     Reply,
     Transport,
+    UnwantedError,
     Usage,
     check_headers,
     list_models,
@@ -219,6 +220,19 @@ async def test_without_a_key_the_call_is_still_made(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_that_a_call_is_not_wanted_says_nothing_about_other_calls_of_its_task(
+    start: Start, transport: Transport
+) -> None:
+    script = await start(reply_bytes(chat()))
+    provider = open_provider(transport, script.url)
+    with pytest.raises(UnwantedError):
+        await provider.call(CHAT, BODY, lambda: False)
+    assert script.requests == []
+    assert await provider.fetch("/files/c1") == chat()
+    await provider.aclose()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_connection_is_used_again(start: Start, transport: Transport) -> None:
     script = await start(reply_bytes(chat()))
     provider = open_provider(transport, script.url, connections=1)
@@ -264,12 +278,14 @@ async def test_a_chat_reply_has_text_model_usage_and_rate_headers(start: Start) 
         x_other="no",
     )
     headers = {"x-ratelimit-remaining-tokens": "99", "retry-after-ms": "5"}
-    assert reply == Reply("Ahoj 🌊", "m-1", "stop", Usage(9, 4, 3), "req_1", headers, 200)
+    message = {"role": "assistant", "content": "Ahoj 🌊"}
+    assert reply == Reply("Ahoj 🌊", "m-1", "stop", Usage(9, 4, 3), "req_1", headers, 200, message=message)
 
 
 async def test_a_response_has_text_model_usage_and_rate_headers(start: Start) -> None:
     reply = await replied(start, response(text_item("Hel"), text_item("lo")), "responses", x_request_id="req_1")
-    assert reply == Reply("Hello", "m-1", "stop", Usage(9, 4, 3), "req_1", {}, 200)
+    message = {"role": "assistant", "content": "Hello"}
+    assert reply == Reply("Hello", "m-1", "stop", Usage(9, 4, 3), "req_1", {}, 200, message=message)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +346,8 @@ async def test_an_event_stream_that_nobody_asked_for_is_read(start: Start) -> No
     chunks = [{"model": "m-1", "choices": each, "usage": None if each else USAGE} for each in choices]
     body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
     reply = await both(start, reply_bytes(body.encode(), headers={"Content-Type": "text/event-stream"}))
-    assert reply == Reply("Hello", "m-1", "stop", Usage(9, 4, 3), None, {}, 200)
+    message = {"content": "Hello"}
+    assert reply == Reply("Hello", "m-1", "stop", Usage(9, 4, 3), None, {}, 200, message=message)
 
 
 # --- a success status that is no success ----------------------------------------------------------------------------

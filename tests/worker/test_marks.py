@@ -1,7 +1,6 @@
 """A doubtful answer is kept, and says so; what the model thought is stored beside the answer and nowhere else."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ def test_what_the_model_thought_is_stored_beside_the_answer(tmp_path: Path) -> N
     ended = settled({"content": "<think>hm \0</think>Paris"}, finish_reason="weird")
     plain = settled({"content": "Rome"}, finish_reason="stop")
     first, second = take(add_jobs(2))
-    put(replace(ended, job_id=first.id, epoch=first.epoch), replace(plain, job_id=second.id, epoch=second.epoch))
+    put(ended._replace(job_id=first.id, epoch=first.epoch), plain._replace(job_id=second.id, epoch=second.epoch))
     assert job_row(first.id).error_code == "unknown_finish_reason"
     assert marked(Scope(batch_id="b")) == [("unknown_finish_reason", 1, ended.error)]
     with reading() as connection:

@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import NamedTuple, TypeVar
 
@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from tidemill.models.database_errors import ConflictError, explain_errors
 from tidemill.models.errors import SettingsError
 from tidemill.models.settings import Settings, settings
-from tidemill.models.sqlite import open_sqlite
+from tidemill.models.sqlite import open_sqlite, write_turn
 
 READ_SECONDS = 30.0
 """How long a server may take over one statement that only reads."""
@@ -149,8 +149,10 @@ def writing(seconds: float | None = None) -> Iterator[Connection]:
     Raises:
         DatabaseError: as `transact`.
     """
-    with _connection(answer_seconds=seconds or write_seconds()) as connection, connection.begin():
-        yield connection
+    with _connection(answer_seconds=seconds or write_seconds()) as connection:
+        is_sqlite = connection.dialect.name == "sqlite"
+        with write_turn() if is_sqlite else nullcontext(), connection.begin():
+            yield connection
 
 
 @contextmanager

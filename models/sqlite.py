@@ -3,8 +3,10 @@
 import os
 import sqlite3
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -12,10 +14,13 @@ from sqlalchemy.engine import URL
 
 from tidemill.models.errors import DatabaseError, SettingsError
 
+_BUSY_SECONDS = 30
+"""How long a transaction waits for others that write."""
+
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=NORMAL",
-    "busy_timeout=30000",
+    f"busy_timeout={1000 * _BUSY_SECONDS}",
     "foreign_keys=ON",
     # A row's key is a hash, so that a thousand new rows change a thousand pages of its index. With 16 MB of pages in
     # memory (2 by default) and in the -wal file (4), storing one of many rows costs a fifth less.
@@ -40,7 +45,7 @@ def open_sqlite(url: URL, own_home: Callable[[], Path]) -> Engine:
             "TIDEMILL_DATABASE_URL: sqlite takes the path of a file and no options, as in sqlite:////folder/tidemill.db."
         )
     _make_private(Path(url.database), own_home)
-    opened = create_engine(url, hide_parameters=True, connect_args={"timeout": 30}, pool_use_lifo=True)
+    opened = create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}, pool_use_lifo=True)
     event.listen(opened, "connect", _set_pragmas)
     event.listen(opened, "begin", _begin)
     return opened
@@ -59,6 +64,41 @@ def _make_private(file: Path, own_home: Callable[[], Path]) -> None:
             mode = stat.S_IMODE(each.stat().st_mode)
             if mode & 0o077 and file.parent == own_home():
                 each.chmod(mode & 0o700)
+
+
+_turns: deque[threading.Event] = deque()
+"""The threads of this process that write or want to, in the order in which they came; the first one's is set."""
+_turns_lock = threading.Lock()
+
+
+@contextmanager
+def write_turn() -> Iterator[None]:
+    """A block in which it is this thread's turn to write.
+
+    SQLite has no order: who waits for its lock looks again and again, and more seldom each time. A thread that stores
+    a thousand rows after the other would keep all others waiting. After the time that SQLite would wait, it decides.
+    """
+    own = threading.Event()
+    with _turns_lock:
+        _turns.append(own)
+        _turns[0].set()
+    try:
+        own.wait(_BUSY_SECONDS)
+        yield
+    finally:
+        with _turns_lock:
+            _turns.remove(own)
+            if _turns:
+                _turns[0].set()
+
+
+def _begin_anew() -> None:
+    """None of the threads that wait is in a fork."""
+    global _turns, _turns_lock
+    _turns, _turns_lock = deque(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:

@@ -12,6 +12,8 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_jobs, count
 from tests.servers import Postgres
+from tests.waiting import wait_until
+from tidemill.models import sqlite
 from tidemill.models.clock import now
 from tidemill.models.database import engine, open_engine, reading, transact, writing
 from tidemill.models.database_errors import ConflictError
@@ -49,6 +51,25 @@ def test_threads_that_write_at_once_wait_for_each_other() -> None:
     for thread in threads:
         thread.join()
     assert count(jobs, jobs.c.attempts == 80) == 1
+
+
+@pytest.mark.usefixtures("embedded_home")
+def test_who_writes_again_and_again_lets_the_others_go_first() -> None:
+    order: list[str] = []
+
+    def write(name: str) -> None:
+        with writing():
+            order.append(name)
+
+    others = [threading.Thread(target=write, args=(name,)) for name in ("second", "third")]
+    with writing():
+        for number, other in enumerate(others, 2):
+            other.start()
+            wait_until(lambda: len(sqlite._turns) == number, "it stands in line")  # noqa: B023
+    write("again")
+    assert order == ["second", "third", "again"]
+    for other in others:
+        other.join()
 
 
 @pytest.mark.usefixtures("embedded_home")

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 CHECKED_FIRST_BYTES = 4_000_000
 """Files up to this size are read through once before the first row is submitted, so that a bad row costs nothing."""
+
+KEPT_CHUNKS = 10
+"""Of a thousand rows each: what is kept of such a file from that reading. Short rows take many times their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,21 @@ class Prompts:
         """
         for file in self.files:
             if os.path.isfile(file) and file.stat().st_size <= CHECKED_FIRST_BYTES:  # noqa: PTH113  # Path's may raise
-                for _ in read(self.source, self.how, on_bad_row=lambda _sentence: None, on_note=on_note):
-                    pass
-                yield from read(self.source, self.how, on_bad_row=on_note)
+                yield from self._checked(on_note)
                 return
         yield from read(self.source, self.how, on_bad_row=on_note, on_note=on_note)
+
+    def _checked(self, on_note: Callable[[str], None]) -> Iterator[list[Row]]:
+        """All rows, once it is sure that all can be read; few of them are not read again."""
+        skipped: list[str] = []
+        unread = read(self.source, self.how, on_bad_row=skipped.append, on_note=on_note)
+        kept = list(islice(unread, KEPT_CHUNKS))
+        if deque(unread, maxlen=1):  # read to its end, and there is more
+            yield from read(self.source, self.how, on_bad_row=on_note)
+            return
+        for sentence in skipped:
+            on_note(sentence)
+        yield from kept
 
     def estimate(self, order: Order) -> "Estimate":
         """Tokens and price of the order that these are the rows of."""

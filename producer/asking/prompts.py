@@ -26,7 +26,7 @@ CHECKED_FIRST_BYTES = 4_000_000
 """Files up to this size are read through once before the first row is submitted, so that a bad row costs nothing."""
 
 KEPT_CHUNKS = 10
-"""Of a thousand rows each: what is kept of such a file from that reading. Short rows take many times their bytes."""
+"""Of a thousand rows at most: what is kept of such a file from that reading. Short rows take many times their bytes."""
 
 
 @dataclass(frozen=True, slots=True)

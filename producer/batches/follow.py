@@ -33,6 +33,9 @@ _LOOK_SHARE = 0.1
 _READ_FIRST_SECONDS = 0.3
 """For so long rows are read before the worker starts, if all so far are answered already: it may not be needed."""
 
+_WORKER_SECONDS = 1.0
+"""How long rows wait for the worker to start: both at once would only make the first answer late."""
+
 _NEARLY_DONE = 1000
 """While fewer rows are open, each time that some have ended is worth a look."""
 
@@ -51,6 +54,8 @@ class Submitting:
         self.error: BaseException | None = None
         self.has_work = threading.Event()
         """Set when a row without an answer is stored, or all rows are read."""
+        self.has_worker = threading.Event()
+        """Set when somebody is there who asks such rows: the others are not stored before."""
         self._opened = opened
         self._stopped = False
         self._has_said = False
@@ -70,6 +75,7 @@ class Submitting:
     def _check(self, rows: int) -> None:
         if rows > self._opened.tally.answered:
             self.has_work.set()
+            self.has_worker.wait(_WORKER_SECONDS)
         if self._stopped:
             raise _StoppedError
 
@@ -94,6 +100,7 @@ class Submitting:
     def stop(self) -> None:
         """Read no further than the present chunk."""
         self._stopped = True
+        self.has_worker.set()
         self._thread.join(2)
 
 
@@ -129,6 +136,8 @@ def follow(
     if submitting is None:
         check_server(scope.batch_id)
     with _worker(window, scope, display) as runner:
+        if submitting is not None:
+            submitting.has_worker.set()
         try:
             return _watch(scope, Obstacles(display, runner, scope.batch_id), display, submitting, on_progress)
         finally:

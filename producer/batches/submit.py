@@ -4,6 +4,7 @@ COMMIT batch + jobs, a thousand at a time, then feed. The same command on the sa
 rows stay done, open rows stay open, failed rows are tried again, new or changed rows are new jobs.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from tidemill.producer.batches.order import Order
 from tidemill.producer.intake.tables import Row
 
 _FEED_SECONDS = 0.25
+"""Between two looks at what the broker can take."""
 
 
 @dataclass(slots=True)
@@ -168,12 +170,13 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
     """
     occurrences = Occurrences()
     columns: dict[str, None] = {}
-    tally, fed_at = opened.tally, 0.0
+    tally, fed_at = opened.tally, -math.inf
+    pause = 0.0 if settings().embedded else _FEED_SECONDS
     for chunk, names in _prepared(opened.chunks):
         columns |= names
         _store(opened, chunk, occurrences)
         on_rows(tally.rows)
-        if time.monotonic() - fed_at > _FEED_SECONDS:
+        if time.monotonic() - fed_at >= pause:
             _feed(opened)
             fed_at = time.monotonic()
     # A pipe or a frame has no name: it may be only a part of what came before, so that no row has left it.

@@ -161,7 +161,7 @@ def open_source(
 
 
 def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Rows in lists of at most 1,000, the first of at most 32; of a slow source, what has come within a second."""
+    """Rows in lists of 32, 256, 1,000, 1,000 and so on at most; of a slow source, what has come within a second."""
     chunk: list[Row] = []
     size, due = FIRST_CHUNK_ROWS, math.inf
     for row in rows:
@@ -170,7 +170,7 @@ def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
         chunk.append(row)
         if len(chunk) >= size or time.monotonic() >= due:
             yield chunk
-            chunk, size = [], CHUNK_ROWS
+            chunk, size = [], min(8 * size, CHUNK_ROWS)
     if chunk:
         yield chunk
 

@@ -299,7 +299,8 @@ def _claim_turn(connection: Connection) -> ClauseElement:
 def _claim(connection: Connection, condition: ColumnElement[bool]) -> ClauseElement:
     claimable = (
         select(jobs.c.id)
-        .join(batches, batches.c.id == jobs.c.batch_id)
+        # Which batch it is, is hidden: before Postgres has looked at a new table it would rather read the whole batch.
+        .join(batches, batches.c.id == jobs.c.batch_id.concat(""))
         .where(
             jobs.c.id.in_(select(_JOB_IDS.values(connection).c.id)),
             jobs.c.state == "queued",

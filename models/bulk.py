@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import orjson
 from sqlalchemy import (
+    CTE,
     JSON,
     BigInteger,
     BindParameter,
@@ -160,7 +161,7 @@ class BulkRows:
     def __init__(self, **columns: ColumnType) -> None:
         self.columns = columns
 
-    def table(self, connection: Connection) -> Subquery:
+    def table(self, connection: Connection) -> Subquery | CTE:
         """The rows as something to select from; its columns have the names of this shape."""
         return self._by_column() if connection.dialect.name == "postgresql" else self._by_row()
 
@@ -170,7 +171,7 @@ class BulkRows:
             return {"rows": orjson.dumps(rows).decode()}
         return self.filled(rows).by_column()
 
-    def values(self, connection: Connection) -> Subquery:
+    def values(self, connection: Connection) -> Subquery | CTE:
         """The same in a statement for `run`; no row has null in its first column."""
         if connection.dialect.name == "postgresql":
             return self._by_column()
@@ -185,13 +186,15 @@ class BulkRows:
         """Rows of this shape, for `run`; every row has one value a column, in order."""
         return FilledRows(self, rows)
 
-    def _by_column(self) -> Subquery:
+    def _by_column(self) -> CTE:
         """An array a column, which Postgres takes apart much faster than an array a row."""
         columns = [
             cast(func.json_array_elements_text(cast(Given(f"rows_{name}", type_=Text), JSON)), _TYPES[kind]).label(name)
             for name, kind in self.columns.items()
         ]
-        return select(*columns).subquery("rows")
+        # Materialized, or a nested loop would read the texts anew for each row of a table: Postgres plans one where its
+        # figures say that hardly any row qualifies, and they may be a minute old.
+        return select(*columns).cte("rows").prefix_with("MATERIALIZED")
 
     def _by_row(self) -> Subquery:
         array = func.json_each(bindparam("rows", type_=Text)).table_valued("value", name="array")

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import Connection, event, select, text, update
 
 from tests.rows import PROVIDER, add_batch, add_worker, claimant, rescuer
-from tidemill.models import batches, due, feed, holds, transitions
+from tidemill.models import batches, bulk, due, feed, holds, transitions
 from tidemill.models.clock import now_after
-from tidemill.models.database import engine, transact
+from tidemill.models.database import engine, transact, writing
 from tidemill.models.scope import Scope
 from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.tables import batches as batches_table
@@ -147,6 +147,25 @@ def counted_work() -> Iterator[list[int]]:
     finally:
         event.remove(engine(), "before_cursor_execute", before)
         event.remove(engine(), "after_cursor_execute", after)
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+@pytest.mark.usefixtures("database")
+def test_rows_that_are_sent_are_read_once_though_postgres_knows_of_no_open_attempt() -> None:
+    some_id = fill()  # its last look was at attempts that have all ended
+    with writing() as connection:
+        claimed = transitions.claim(connection, range(some_id, some_id + 300), claimant())
+        values = {"job_id": 0, "epoch": 0, "outcome": "succeeded"}
+        rows = [
+            tuple({**values, **job._asdict(), "job_id": job.id}.get(name) for name in transitions._SETTLED.columns)
+            for job in claimed
+        ]
+        statement = bulk._text(transitions._end_attempts(connection), connection.dialect).sql
+        given = transitions._SETTLED.filled(rows).by_column()
+        plan = [line for (line,) in connection.exec_driver_sql(f"EXPLAIN ANALYZE {statement}", given)]
+    readings = [line for line in plan if "ProjectSet" in line]
+    assert len(claimed) == 300
+    assert readings and all("loops=1)" in line for line in readings), "\n".join(plan)
 
 
 @pytest.mark.usefixtures("database")

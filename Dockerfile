@@ -6,7 +6,7 @@ FROM base AS build
 ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1
 WORKDIR /build
 COPY requirements.lock requirements-image.lock ./
-# uv itself comes from the lock of a checkout, all else from that of the image, which has every extra but the demo.
+# uv itself comes from the lock of a checkout, all else from that of the image, which has every extra of a server.
 # --no-build: wheels only, so no compiler is needed.
 RUN sed -n '/^uv==/,/[^\\]$/p' requirements.lock > uv.txt \
     && pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore --require-hashes -r uv.txt

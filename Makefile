@@ -65,7 +65,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 	--extra parquet --extra heif --extra dedupe --extra plots
 
 lock: setup ## write both locks anew from pyproject.toml: for a checkout, and for the image
-	$(BIN)/$(COMPILE) --python-version 3.11 --extra demo --group dev pyproject.toml -o requirements.lock
+	$(BIN)/$(COMPILE) --python-version 3.11 --extra notebook --extra demo --group dev pyproject.toml -o requirements.lock
 	$(BIN)/$(COMPILE) --python-version 3.13 --extra s3 --extra gcs -c requirements.lock pyproject.toml -o requirements-image.lock
 
 clean: ## remove the environment and what the demo left

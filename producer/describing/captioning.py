@@ -204,7 +204,7 @@ def _write_gallery(path: str, batch: Batch) -> None:
     with Children(1, thumbnails) as children:
         thumbnail = partial(_thumbnail, children)
         count = gallery.write(path, batch.id, batch.progress().summary(), rows, thumbnail)
-    say(f"{path}: {counted(count, 'picture')} with their captions.")
+    say(f"{path}: {counted(count, 'picture')} with {'its caption' if count == 1 else 'their captions'}.")
 
 
 def _thumbnail(children: Children, row: JsonObject) -> bytes | None:

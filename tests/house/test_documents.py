@@ -36,8 +36,9 @@ OF_COMPOSE = {"POSTGRES_PASSWORD", "RUN_AS"}
 
 
 def code_lines(text: str) -> list[str]:
-    """Code as a reader would type it: indented lines, without what is said beside them."""
-    return [line.split("   #")[0] for line in re.findall(r"(?m)^ {4}(?=\S)(.+)$", text)]
+    """Code as a reader would type it: indented lines, continued ones as one, without what is said beside them."""
+    whole = re.sub(r" \\\n +", " ", text)
+    return [line.split("   #")[0] for line in re.findall(r"(?m)^ {4}(?=\S)(.+)$", whole)]
 
 
 def typed_commands(text: str) -> list[str]:

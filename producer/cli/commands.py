@@ -341,6 +341,42 @@ def retry(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     verbs.retry(batch_id, as_json)
 
 
+@app.command(cls=flags.EachOnce, epilog="Example: tidemill diff prompts-3f9a1c --model gpt-6-terra --sample 50")
+@flags.expand_groups
+def diff(
+    *,
+    batch: flags.BatchId,
+    other: Annotated[
+        str | None, typer.Argument(help="The batch to compare it with.", metavar="OTHER", show_default=False)
+    ] = None,
+    change: flags.ChangeFlags,
+    reply: flags.ReplyFlags,
+    calls: flags.CallFlags,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the comparison to a .html, .jsonl or .csv file."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many of the rows that differ most are shown.")] = 10,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count the calls of the sample and their price; send nothing.")
+    ] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Compare two batches, or ask a sample of one with a change, before all rows are paid for."""
+    from tidemill.models.options import DescribeOptions
+    from tidemill.producer.cli.values import options_of
+    from tidemill.producer.comparing.diff import Terms
+    from tidemill.producer.comparing.diff import diff as compare
+    from tidemill.producer.comparing.sampling import Change
+
+    options = options_of(DescribeOptions, change, reply, calls)
+    asked = Change(options, change.assistant, change.template)
+    compare(
+        batch,
+        Terms(other, asked, change.sample, change.seed, change.new, rows, output, calls.window, dry_run, as_json),
+    )
+
+
 @app.command(epilog="Example: tidemill pause prompts-3f9a1c")
 def pause(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Start no more calls of a batch; calls in flight end."""

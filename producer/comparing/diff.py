@@ -14,6 +14,7 @@ from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
+from tidemill.models.settings import settings
 from tidemill.models.tables import jobs
 from tidemill.models.transitions import COST_PLACES
 from tidemill.producer.batches.batch import Batch
@@ -152,6 +153,10 @@ def _print_price(price: Price, rows: int, as_json: bool) -> None:
 def _asked(order: Order, terms: Terms) -> Pairs:
     """Ask a sample, or go on with it, and say which of its rows is which."""
     assert isinstance(order.rows, Sample)
+    if not settings().embedded:
+        from tidemill.models import broker  # with it comes Celery, a tenth of a second of CPU
+
+        broker.refuse_unsupported()
     stop_like_ctrl_c()
     opened = open_batch(order)
     opened.tally.keys = []

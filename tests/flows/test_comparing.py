@@ -17,15 +17,12 @@ ROWS = 40
 OTHER = ("--model", "gpt-4o-mini", "--max-tokens", "60")
 
 
-def begun(tidemill: Tidemill, *options: str, rows: int = ROWS, name: str = "first") -> str:
-    """Ask so many questions of a table; the batch's id."""
-    table = "".join(f"what is {n} <script>alert({n})</script>?,{n}\n" for n in range(rows))
-    path = tidemill.write(f"{rows}.csv", f"question,n\n{table}")
-    return str(tidemill("ask", "-i", path, "--name", name, "--json", *HTTP, *options).ok().json["batch"])
-
-
-def test_a_sample_is_asked_with_a_change_and_nothing_is_paid_twice(tidemill: Tidemill, simulator: Simulator) -> None:
-    batch = begun(tidemill)
+def test_a_sample_is_asked_with_a_change_and_compared_and_nothing_is_paid_twice(
+    tidemill: Tidemill, simulator: Simulator
+) -> None:
+    table = "".join(f"what is {n} <script>alert({n})</script>?,{n}\n" for n in range(ROWS))
+    path = tidemill.write("questions.csv", f"question,n\n{table}")
+    batch = tidemill("ask", "-i", path, "--json", *HTTP).ok().json["batch"]
     ran = tidemill("diff", batch, *OTHER, "--sample", "8", "--json").ok()
     assert f"8 of {ROWS} rows for gpt-4o-mini: 8 calls" in ran.err
     told = ran.json
@@ -51,19 +48,14 @@ def test_a_sample_is_asked_with_a_change_and_nothing_is_paid_twice(tidemill: Tid
     assert page.count("<script>") == 1
     assert "&lt;script&gt;alert(" in page
 
-
-def test_two_batches_stand_side_by_side(tidemill: Tidemill, simulator: Simulator) -> None:
-    first = begun(tidemill)
-    begun(tidemill, "-t", "Shorter: {question}", rows=ROWS // 2, name="second")
-    paid = len(simulator.paid())
-    ran = tidemill("diff", first, "second", "-o", "both.csv", "--rows", "1").ok()
-    assert f"{ROWS // 2} rows compared, matched by the input's columns; only A has {ROWS // 2} more rows." in ran.out
-    assert "\nrow " in ran.out
+    ran = tidemill("diff", batch, changed["b"]["batch"], "-o", "both.csv", "--rows", "1").ok()  # two batches
+    assert f"8 rows compared, matched by the input's columns; only A has {ROWS - 8} more rows." in ran.out
+    assert ran.out.count("\nrow ") == 1
     with (tidemill.folder / "both.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["n"] for row in rows] == [str(n) for n in range(ROWS // 2)]
+    assert [row["row"] for row in rows] == sorted((row["row"] for row in rows), key=int)
     assert all(row["b_asked"] == f"Shorter: {row['question']}" and row["a_reply"] != row["b_reply"] for row in rows)
-    assert len(simulator.paid()) == paid
+    assert len(simulator.paid()) == ROWS + 12 + 8
 
 
 def test_rows_with_messages_a_body_or_a_picture_are_asked_with_the_change(tidemill: Tidemill) -> None:

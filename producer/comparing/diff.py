@@ -27,7 +27,16 @@ from tidemill.producer.batches.submit import check_model, open_batch
 from tidemill.producer.comparing import comparison_page
 from tidemill.producer.comparing.comparison import Comparison, Pair, likeness
 from tidemill.producer.comparing.pairing import SAMPLE, Pairs, pair, side_by_side
-from tidemill.producer.comparing.sampling import SAMPLE_ROWS, Change, Price, Sample, order_of, price_of, sampled_batch
+from tidemill.producer.comparing.sampling import (
+    SAMPLE_ROWS,
+    Change,
+    Price,
+    Sample,
+    about,
+    order_of,
+    price_of,
+    sampled_batch,
+)
 from tidemill.producer.comparing.side_by_side import columns_of_file, row_of_file, show
 from tidemill.producer.screen import web_page
 from tidemill.producer.screen.display import display, say
@@ -125,16 +134,16 @@ class Projection(NamedTuple):
         before = f"before, all {counted(self.rows, 'row')} cost {format_usd(self.before_usd)}"
         if self.usd is None:
             return f"What all rows would cost with the change is not known, for the price is not; {before}."
-        return f"With the change all rows would cost about {format_usd(self.usd)}; {before}."
+        return f"With the change all rows would cost {about(self.usd)}; {before}."
 
 
 def _with_sample(batch: Row[Any], terms: Terms) -> None:
     order = order_of(batch, terms.change, terms.sample or SAMPLE_ROWS, terms.seed, new=terms.new)
     assert isinstance(order.rows, Sample)
-    check_model(order)
     before = progress(Scope(batch.id))
     price = price_of(order)
     if terms.dry_run:
+        check_model(order)
         return _print_price(price, before.rows, terms.as_json)
     say(price.text(before.rows))
     pairs = _asked(order, terms)

@@ -69,7 +69,7 @@ class Sample:
     kind: str
     ids: Ids
     changed: frozenset[str]
-    """The names of the options that were changed."""
+    """The names of the options that were said, or are others now."""
     template: str | None = None
 
     def chunks(self, options: Options, on_note: Callable[[str], None]) -> Iterator[list[Row]]:
@@ -184,6 +184,7 @@ def order_of(batch: StoredRow[Any], change: Change, sample: int, seed: int, *, n
     options = Options.from_json(choice.options)
     options = replace(options, system=options.system or None)
     changed = {name for name, value in options.to_json().items() if value != stored.to_json()[name]}
+    changed |= change.options.keys()  # what was said counts where a row has another than its batch
     ids = _chosen(batch.id, sample, seed)
     if not len(ids):
         raise InputError(f"{batch.id} has no row that was answered or failed, so there is nothing to compare with.")
@@ -264,12 +265,17 @@ class Price(NamedTuple):
             return f"{sample}: all are answered already, so no call is made."
         there = f" ({counted(estimated.done, 'row')} answered already)" if estimated.done else ""
         if estimated.output_tokens is None:
-            most = "There is no limit to what they can cost without --max-tokens"
+            most = "Without --max-tokens there is no limit to what they cost"
         else:
             most = f"They cost {cost.format_usd(estimated.total_usd)} at most"
-        likely = "" if self.likely_usd is None else f", and {cost.format_usd(self.likely_usd)} with answers as before"
+        likely = "" if self.likely_usd is None else f"; with answers as long as before, {about(self.likely_usd)}"
         prompts = f"Prompts: {estimated.input_tokens:,} tokens, {cost.format_usd(estimated.input_usd)}."
         return f"{sample}: {counted(estimated.to_send, 'call')}{there}. {prompts} {most}{likely}."
+
+
+def about(usd: float | None) -> str:
+    """An amount that is only likely, for people: "about $0.021", "less than $0.001"."""
+    return f"about {cost.format_usd(usd)}".replace("about <", "less than ")
 
 
 def price_of(order: Order) -> Price:

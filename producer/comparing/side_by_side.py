@@ -40,13 +40,13 @@ def figures(comparison: Comparison) -> Iterator[Figure]:
     if _not_ended(a) or _not_ended(b):
         yield _counts("open or cancelled", _not_ended(a), _not_ended(b))
     shown, other = a.to_json(), b.to_json()
-    for name, field, kind in (
+    for label, figure, kind in (
         ("characters, mean", "characters", "mean"),
         ("characters, median", "characters", "median"),
         ("output tokens, mean", "output_tokens", "mean"),
         ("seconds, median", "seconds", "median"),
     ):
-        yield _numbers(name, shown[field][kind], other[field][kind])
+        yield _numbers(label, shown[figure][kind], other[figure][kind])
     yield Figure(" / ".join(JUDGED), _sentiments(a), _sentiments(b))
     yield Figure("cost", format_usd(a.usd), format_usd(b.usd), _percent(a.usd, b.usd))
     yield Figure("cost of 1,000 such rows", format_usd(_per_thousand(a)), format_usd(_per_thousand(b)))
@@ -74,7 +74,11 @@ def _counts(name: str, a: int, b: int) -> Figure:
 
 
 def _numbers(name: str, a: float | None, b: float | None) -> Figure:
-    return Figure(name, *("-" if each is None else f"{each:,.4g}" for each in (a, b)), _percent(a, b))
+    return Figure(name, _number(a), _number(b), _percent(a, b))
+
+
+def _number(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:,.4g}"
 
 
 def _percent(a: float | None, b: float | None) -> str:

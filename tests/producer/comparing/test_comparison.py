@@ -77,8 +77,10 @@ def pair(a: Answer, b: Answer, number: int = 1) -> Pair:
     return Pair(number, None, {}, ("why?", "why?"), (a, b))
 
 
-def answered(reply: str, sentiment: str = "neutral", **figures: float) -> Answer:
-    return Answer("succeeded", reply, sentiment, "m", 10, 5, **figures)  # type: ignore[arg-type]
+def answered(
+    reply: str, sentiment: str = "neutral", *, cost_usd: float | None = None, seconds: float | None = None
+) -> Answer:
+    return Answer("succeeded", reply, sentiment, "m", 10, 5, cost_usd, seconds)
 
 
 FAILED = Answer("failed", error_code="context_length_exceeded", error="too long")

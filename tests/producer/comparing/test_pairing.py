@@ -1,6 +1,5 @@
 """Which rows of two batches are the same is found by what they are, on either database, and is said."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,9 @@ from tidemill import ask
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.tables import jobs
-from tidemill.producer.batches.progress import resolve
 from tidemill.producer.comparing.diff import Terms, diff
 from tidemill.producer.comparing.pairing import pair, side_by_side
-from tidemill.producer.comparing.sampling import Change, Sample, order_of
+from tidemill.producer.comparing.sampling import Change
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -82,25 +80,6 @@ def test_answers_stand_side_by_side_with_what_was_asked() -> None:
     assert [each.number for each in next(side_by_side(pairs.at([1])))] == [2]
 
 
-def test_a_sample_is_the_same_each_time_and_a_larger_one_has_the_smaller() -> None:
-    batch_id = stored(texts(*(f"question {n}" for n in range(60))))
-    batch = resolve(batch_id)
-    with pytest.raises(InputError, match="no row that was answered"):
-        order_of(batch, Change({"model": "m"}), 5, 0)
-    pairs = pair(batch_id, batch_id)
-    put(*map(success, take(pairs.ids[0].tolist())))
-
-    def chosen(rows: int, seed: int = 0) -> list[int]:
-        sample = order_of(batch, Change({"model": "m"}), rows, seed).rows
-        assert isinstance(sample, Sample)
-        return list(sample.ids.tolist())
-
-    assert chosen(10) == chosen(10) == sorted(chosen(10))
-    assert set(chosen(10)) < set(chosen(20))
-    assert chosen(10) != chosen(10, seed=1)
-    assert len(chosen(100)) == 60
-
-
 def test_what_cannot_be_compared_is_said_in_a_sentence() -> None:
     first, other = stored(texts("a", "b", "c")), stored(texts("d"))
     body = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
@@ -125,17 +104,3 @@ def test_what_cannot_be_compared_is_said_in_a_sentence() -> None:
     for batch, terms, sentence in cases:
         with pytest.raises(InputError, match=sentence):
             diff(batch, terms)
-
-
-def test_what_a_sample_will_cost_is_said_and_nothing_sent(capsys: pytest.CaptureFixture[str]) -> None:
-    batch = stored(texts(*(f"question {n}" for n in range(60))))
-    put(*map(success, take(pair(batch, batch).ids[0].tolist())))
-    change = Change({"model": "gpt-4o-mini", "max_tokens": 60})
-    diff(batch, Terms(None, change, sample=8, dry_run=True))
-    said = capsys.readouterr().out
-    assert "8 of 60 rows for gpt-4o-mini: 8 calls." in said
-    assert said.endswith("Nothing was sent.\n")
-    diff(batch, Terms(None, change, sample=8, dry_run=True, as_json=True))
-    told = json.loads(capsys.readouterr().out)
-    assert (told["rows"], told["to_send"], told["most_output_tokens"], told["batch"]) == (8, 8, 480, None)
-    assert 0 < told["likely_usd"] < told["most_usd"]

@@ -99,17 +99,22 @@ def similarity(a: Sequence[str], b: Sequence[str]) -> float:
 
 
 def pieces(text: str, other: str) -> Iterator[tuple[str, bool]]:
-    """A text in pieces, and of each whether it is a word that the other text does not have: what similarity misses."""
-    left, end = Counter(words(other)), 0
+    """A text in pieces, and of each whether it is words that the other text does not have: what similarity misses."""
+    left = Counter(words(other))
+    end, run = 0, slice(0, 0)
     for match in islice(_WORD.finditer(text), MOST_WORDS):
         word = match[0].casefold()
         if left[word]:
             left[word] -= 1
-            continue
-        yield text[end : match.start()], False
-        yield match[0], True
-        end = match.end()
-    yield text[end:], False
+        elif text[run.stop : match.start()].isspace() and text[run]:
+            run = slice(run.start, match.end())
+        else:
+            yield text[end : run.start], False
+            yield text[run], True
+            end, run = run.stop, slice(*match.span())
+    yield text[end : run.start], False
+    yield text[run], True
+    yield text[run.stop :], False
 
 
 @dataclass(slots=True)

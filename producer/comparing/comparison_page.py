@@ -46,23 +46,24 @@ def write(path: str, pairs: Pairs, comparison: Comparison, rows: Iterable[list[P
 
 
 def _summary(pairs: Pairs, comparison: Comparison, told: str) -> Iterator[str]:
-    yield "<section>\n<table>\n"
-    yield f"<tr><th></th><th>A · {shown(pairs.batches[0])}</th><th>B · {shown(pairs.batches[1])}</th><th></th></tr>\n"
-    for name, *cells in figures(comparison):
-        yield f"<tr><th>{shown(name)}</th>{''.join(f'<td>{shown(cell)}</td>' for cell in cells)}</tr>\n"
-    yield "</table>\n"
+    a, b = pairs.batches
+    lines = "".join(_line(name, cells) for name, *cells in figures(comparison))
+    yield f"<section>\n<table>\n{_line('', (f'A · {a}', f'B · {b}', 'B beside A'), 'th')}{lines}</table>\n"
     if comparison.labels:
         labels, counts = table_of_labels(comparison.labels)
         yield "<table>\n<caption>How often each answer of A (a line) met each answer of B (a column)</caption>\n"
-        yield f"<tr><th></th>{''.join(f'<th>{shown(label)}</th>' for label in labels)}</tr>\n"
-        for label, row in zip(labels, counts, strict=True):
-            yield f"<tr><th>{shown(label)}</th>{''.join(f'<td>{count:,}</td>' for count in row)}</tr>\n"
+        yield _line("", labels, "th")
+        yield from (_line(label, row) for label, row in zip(labels, counts, strict=True))
         yield "</table>\n"
     yield "".join(f"<p>{shown(sentence)}</p>\n" for sentence in (*sentences(comparison), told) if sentence)
     more = comparison.pairs - MOST_ROWS
     if more > 0:
         yield f"<p>Below are the {MOST_ROWS:,} rows that differ most; {more:,} more are compared above.</p>\n"
     yield _CONTROLS
+
+
+def _line(head: str, cells: Iterable[object], tag: str = "td") -> str:
+    return f"<tr><th>{shown(head)}</th>{''.join(f'<{tag}>{shown(cell)}</{tag}>' for cell in cells)}</tr>\n"
 
 
 def _row(pair: Pair) -> Iterator[str]:
@@ -102,7 +103,8 @@ def _half(name: str, answer: Answer, other: Answer) -> Iterator[str]:
         yield f'<p class="text" dir="auto">{_cut(answer.text)}</p>'
     else:
         text = answer.text[:LONGEST_TEXT]
-        words = (f"<mark>{shown(piece)}</mark>" if own else shown(piece) for piece, own in pieces(text, other.text))
+        told = ((shown(piece), own) for piece, own in pieces(text, other.text) if piece)
+        words = (f"<mark>{piece}</mark>" if own else piece for piece, own in told)
         yield f'<p class="text" dir="auto">{"".join(words)}{"…" if len(answer.text) > len(text) else ""}</p>'
     yield "</div>\n"
 

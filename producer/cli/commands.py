@@ -356,6 +356,7 @@ def diff(
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write the comparison to a .html, .jsonl or .csv file."),
     ] = None,
+    escape_formulas: flags.EscapeFormulas = False,
     rows: Annotated[int, typer.Option(min=0, help="How many of the rows that differ most are shown.")] = 10,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count the calls of the sample and their price; send nothing.")
@@ -370,11 +371,20 @@ def diff(
     from tidemill.producer.comparing.sampling import Change
 
     options = options_of(DescribeOptions, change, reply, calls)
-    asked = Change(options, change.assistant, change.template)
-    compare(
-        batch,
-        Terms(other, asked, change.sample, change.seed, change.new, rows, output, calls.window, dry_run, as_json),
+    terms = Terms(
+        other=other,
+        change=Change(options, change.assistant, change.template),
+        sample=change.sample,
+        seed=change.seed,
+        new=change.new,
+        rows=rows,
+        output=output,
+        escape_formulas=escape_formulas,
+        window=calls.window,
+        dry_run=dry_run,
+        as_json=as_json,
     )
+    compare(batch, terms)
 
 
 @app.command(epilog="Example: tidemill pause prompts-3f9a1c")

@@ -39,7 +39,7 @@ from tidemill.producer.comparing.sampling import (
 )
 from tidemill.producer.comparing.side_by_side import columns_of_file, row_of_file, show
 from tidemill.producer.screen import web_page
-from tidemill.producer.screen.display import display, say
+from tidemill.producer.screen.display import Ticker, display, say
 from tidemill.producer.screen.printing import print_json, print_line
 
 KINDS = ("ask", "describe")
@@ -56,6 +56,7 @@ class Terms(NamedTuple):
     new: bool = False
     rows: int = 10
     output: str | None = None
+    escape_formulas: bool = False
     window: int | None = None
     dry_run: bool = False
     as_json: bool = False
@@ -188,22 +189,12 @@ def _asked(order: Order, terms: Terms) -> Pairs:
 
 
 def _report(pairs: Pairs, terms: Terms, project: Callable[[Comparison], Projection] | None) -> None:
-    is_page = terms.output is not None and web_page.is_named(terms.output)
-    comparison = Comparison(max(terms.rows, comparison_page.MOST_ROWS) if is_page else terms.rows)
-    with ExitStack() as stack:
-        put = None
-        if terms.output is not None and not is_page:
-            inputs = [name for name in columns_of(pairs.batches[0]) if name not in RESULT_COLUMNS]
-            put = stack.enter_context(writing(terms.output, columns_of_file(inputs)))
-        for page in side_by_side(pairs):
-            rows = [row_of_file(each, comparison.add(each)) for each in page]
-            if put is not None:
-                put(rows)
+    comparison = _compared(pairs, terms)
     projection = None if project is None else project(comparison)
-    if is_page and terms.output is not None:
-        places = comparison.most_different(comparison_page.MOST_ROWS, same=True)
+    if terms.output is not None and web_page.is_named(terms.output):
+        shown = side_by_side(pairs.at(comparison.most_different(comparison_page.MOST_ROWS, same=True)))
         told = "" if projection is None else projection.text()
-        comparison_page.write(terms.output, pairs, comparison, side_by_side(pairs.at(places)), told)
+        comparison_page.write(terms.output, pairs, comparison, shown, told)
     most = side_by_side(pairs.at(comparison.most_different(terms.rows)))
     if terms.as_json:
         return print_json(_as_json(pairs, comparison, projection, most))
@@ -214,6 +205,25 @@ def _report(pairs: Pairs, terms: Terms, project: Callable[[Comparison], Projecti
     if terms.output is not None:
         print_line(f"{terms.output}: the comparison.", err=True)
     return None
+
+
+def _compared(pairs: Pairs, terms: Terms) -> Comparison:
+    """Compare all pairs, and write them on the way where a file of rows is wanted."""
+    is_page = terms.output is not None and web_page.is_named(terms.output)
+    comparison = Comparison(max(terms.rows, comparison_page.MOST_ROWS) if is_page else terms.rows)
+    ticker = Ticker("compared")
+    with ExitStack() as stack:
+        put = None
+        if terms.output is not None and not is_page:
+            inputs = [name for name in columns_of(pairs.batches[0]) if name not in RESULT_COLUMNS]
+            columns = columns_of_file(inputs)
+            put = stack.enter_context(writing(terms.output, columns, escape_formulas=terms.escape_formulas))
+        for page in side_by_side(pairs):
+            rows = [row_of_file(each, comparison.add(each)) for each in page]
+            if put is not None:
+                put(rows)
+            ticker(comparison.pairs)
+    return comparison
 
 
 def _as_json(

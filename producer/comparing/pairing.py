@@ -23,6 +23,7 @@ from tidemill.models.text import dumps
 from tidemill.producer.batches.results import REASONING, RESULT_COLUMNS, TOOL_CALLS
 from tidemill.producer.batches.stored_rows import PAGE_ROWS, columns_of, rows_with_keys
 from tidemill.producer.comparing.comparison import Answer, Pair
+from tidemill.producer.screen.display import Ticker, ticked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,7 +101,7 @@ def _identities(batch_id: str) -> Identities:
     ids, hashes = array("q"), [array("Q") for _ in WAYS]
     with reading(LONG_SECONDS) as connection:
         stored = connection.execution_options(yield_per=PAGE_ROWS).execute(_rows_of(), {"batch": batch_id})
-        for row in stored:
+        for row in ticked(stored, Ticker("read")):
             ids.append(row.id)
             own_id = _NONE if row.custom_id == row.key else _hash(row.custom_id)
             for column, value in zip(hashes, (own_id, _hash(row.columns), _hash(row.request)), strict=True):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from tests.rows import failure, put, success, take
+from tests.rows import add_batch, failure, put, success, take
 from tidemill import ask
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
@@ -91,6 +91,7 @@ def test_what_cannot_be_compared_is_said_in_a_sentence() -> None:
         (first, Terms("nowhere"), "There is no batch 'nowhere'"),
         (first, Terms(other), "have no row in common"),
         (first, Terms(first), f"Both are {first}"),
+        (first, Terms(add_batch("t", kind="train")), "t is of the kind train"),
         (first, Terms(), "Name a second batch, or what to ask otherwise"),
         (first, Terms(other, Change(asking)), "Two batches are compared as they are"),
         (first, Terms(None, Change({}, None, "{nothing}")), "there is no column 'nothing'; there are 'prompt'"),

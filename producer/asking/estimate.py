@@ -11,6 +11,7 @@ from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.text import dumps
+from tidemill.models.vision import picture_tokens
 from tidemill.producer.asking.continuing import history_tokens
 from tidemill.producer.batches.keys import Prepared, keys_of
 from tidemill.producer.batches.order import Order
@@ -133,7 +134,16 @@ class Before:
 def _tokens(rows: Sequence[Row], options: Options) -> int:
     texts = [text for row in rows for text in _texts(row.request, options.system)]
     overhead = sum(cost.chat_overhead_tokens(2 if options.system else 1) for _ in rows)
-    return sum(cost.count_many(texts, options.model)) + overhead
+    pictures = sum(_picture_tokens(row.request, options) for row in rows)
+    return sum(cost.count_many(texts, options.model)) + overhead + pictures
+
+
+def _picture_tokens(request: JsonObject, options: Options) -> int:
+    """Tokens of a row's picture; 0 where there is none, or where its size is not known."""
+    picture = read_ask_request(request).picture or {}
+    if "width" not in picture:
+        return 0
+    return picture_tokens(options.model, picture["width"], picture["height"], options.detail or "auto").tokens
 
 
 def _texts(request: JsonObject, system: str | None) -> list[str]:

@@ -341,6 +341,52 @@ def retry(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     verbs.retry(batch_id, as_json)
 
 
+@app.command(cls=flags.EachOnce, epilog="Example: tidemill diff prompts-3f9a1c --model gpt-6-terra --sample 50")
+@flags.expand_groups
+def diff(
+    *,
+    batch: flags.BatchId,
+    other: Annotated[
+        str | None, typer.Argument(help="The batch to compare it with.", metavar="OTHER", show_default=False)
+    ] = None,
+    change: flags.ChangeFlags,
+    reply: flags.ReplyFlags,
+    calls: flags.CallFlags,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the comparison to a .html, .jsonl or .csv file."),
+    ] = None,
+    escape_formulas: flags.EscapeFormulas = False,
+    rows: Annotated[int, typer.Option(min=0, help="How many of the rows that differ most are shown.")] = 10,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count the calls of the sample and their price; send nothing.")
+    ] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Compare two batches, or ask a sample of one with a change, before all rows are paid for."""
+    from tidemill.models.options import DescribeOptions
+    from tidemill.producer.cli.values import options_of
+    from tidemill.producer.comparing.diff import Terms
+    from tidemill.producer.comparing.diff import diff as compare
+    from tidemill.producer.comparing.sampling import Change
+
+    options = options_of(DescribeOptions, change, reply, calls)
+    terms = Terms(
+        other=other,
+        change=Change(options, change.assistant, change.template),
+        sample=change.sample,
+        seed=change.seed,
+        new=change.new,
+        rows=rows,
+        output=output,
+        escape_formulas=escape_formulas,
+        window=calls.window,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+    compare(batch, terms)
+
+
 @app.command(epilog="Example: tidemill pause prompts-3f9a1c")
 def pause(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Start no more calls of a batch; calls in flight end."""

@@ -158,6 +158,27 @@ class RunFlags(NamedTuple):
     as_json: Json = False
 
 
+class ChangeFlags(NamedTuple):
+    """What is asked otherwise of a sample of a batch; all else stays as it was asked."""
+
+    model: Annotated[str | None, typer.Option(help="Ask this model instead.")] = None
+    system: Annotated[str | None, typer.Option(help="Other instructions; '' is none.")] = None
+    assistant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The instructions, model and options of this assistant.")
+    ] = None
+    template: Annotated[
+        str | None,
+        typer.Option("--template", "-t", help="Another prompt with {column} placeholders, filled from the columns."),
+    ] = None
+    prompt: Annotated[str | None, typer.Option(help="Of pictures: ask this instead.")] = None
+    detail: Annotated[str | None, typer.Option(help="Of pictures: low, high, auto or original.")] = None
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="How many rows are asked, the same ones each time.", show_default="50")
+    ] = None
+    seed: Annotated[int, typer.Option(help="Another seed chooses other rows.")] = 0
+    new: Annotated[bool, typer.Option("--new", help="Ask again, even what was answered before.")] = False
+
+
 class FilterFlags(NamedTuple):
     """Which stored dialogues are meant."""
 

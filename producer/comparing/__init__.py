@@ -1,0 +1,1 @@
+"""Comparing before paying: two batches of the same rows, or a changed question for a sample of one."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, func, insert, or_, select, true, update
 from sqlalchemy import delete as delete_from
 
-from tidemill.models import holds, tallies, transitions
+from tidemill.models import holds, kept_costs, tallies, transitions
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now
 from tidemill.models.database import Piece
@@ -331,8 +331,10 @@ def cancel(connection: Connection, batch_id: str, after: int = 0) -> Piece:
     return Piece(cancelled, after if cancelled else None)
 
 
-def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
+def delete(connection: Connection, batch_id: str, after: int = 0, *, keep_costs: bool = False) -> Piece:
     """Delete an ended batch with all that belongs to it: a piece of its rows, and with the last one the batch itself.
+
+    With `keep_costs`, what their calls came to is added to `kept_costs`.
 
     Raises:
         InputError: it may not go; the text says why. What earlier pieces have deleted is gone.
@@ -341,7 +343,7 @@ def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
     if batch is None:
         return Piece(0)
     if not after:
-        _check_deletable(connection, batch)
+        check_deletable(connection, batch)
     # No command finds it any more, and no worker takes rows that somebody might still store.
     connection.execute(
         update(batches).where(batches.c.id == batch_id).values(state="cancelled", question_hash="deleted")
@@ -355,6 +357,8 @@ def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
         return Piece(0)
     # Of all rows before the first piece; of these once more, because somebody may have gone on since.
     _check_not_continued(connection, batch_id, ids)
+    if keep_costs:
+        kept_costs.keep(connection, batch, ids)
     for column in _COLUMNS_OF_A_JOB:
         connection.execute(delete_from(column.table).where(column.in_(ids)))
     return Piece(len(ids), ids[-1])
@@ -369,17 +373,20 @@ _COLUMNS_OF_A_JOB = (
 )
 
 
-def _check_deletable(connection: Connection, batch: Row[Any]) -> None:
+def check_deletable(connection: Connection, batch: Row[Any], gone_before: Sequence[str] = ()) -> None:
+    """Raise InputError if a batch (a row of `batches`) may not go, once those of `gone_before` are gone."""
     if batch.kind == "train":
         raise InputError(f"{batch.id} is a fine-tune. Its rows say what there is at the provider, and stay.")
     is_open = [select(jobs.c.id).where(in_part(part, batch.id)).limit(1) for part in OPEN_PARTS]
     is_read = batch.read_at is not None or batch.state == "cancelled"
     if not is_read or any(connection.scalar(each) is not None for each in is_open):
         raise InputError(f"{batch.id} has not ended; `tidemill cancel {batch.id}` ends it, then delete it.")
-    _check_not_continued(connection, batch.id)
+    _check_not_continued(connection, batch.id, gone_before=gone_before)
 
 
-def _check_not_continued(connection: Connection, batch_id: str, ids: Sequence[int] | None = None) -> None:
+def _check_not_continued(
+    connection: Connection, batch_id: str, ids: Sequence[int] | None = None, gone_before: Sequence[str] = ()
+) -> None:
     """Raise InputError if other batches go on dialogues of this one, or of its rows `ids`: they need its turns."""
     others = jobs.alias("others")
     turns_before = (
@@ -390,7 +397,7 @@ def _check_not_continued(connection: Connection, batch_id: str, ids: Sequence[in
     own = (select(jobs.c.id).where(each, jobs.c.batch_id == batch_id).limit(1) for each in turns_before)
     is_before = [each.scalar_subquery().is_not(None) for each in own]
     name = others.c.batch_id.concat("")  # or SQLite would read all jobs in the order of their batches
-    later = select(name).where(others.c.dialogue_id > 0, name != batch_id, or_(*is_before))
+    later = select(name).where(others.c.dialogue_id > 0, name.not_in([batch_id, *gone_before]), or_(*is_before))
     if ids is not None:
         own_dialogues = select(jobs.c.dialogue_id).where(jobs.c.id.in_(ids))
         later = later.where(or_(others.c.dialogue_id.in_(ids), others.c.dialogue_id.in_(own_dialogues)))

@@ -1,0 +1,199 @@
+"""Batches that ended long ago are deleted in one go, and then the stored files that no row names any more."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row
+
+from tidemill import migrations
+from tidemill.models import batches as batch_verbs
+from tidemill.models import blobs, pruning
+from tidemill.models.blobs import StoredFile
+from tidemill.models.database import LONG_SECONDS, Piece, reading, transact_in_pieces
+from tidemill.models.durations import seconds_of
+from tidemill.models.errors import InputError, OptionError
+from tidemill.models.json_types import JsonObject
+from tidemill.models.scope import Scope
+from tidemill.producer.batches.deletion import ask_first
+from tidemill.producer.batches.progress import counted, progress
+from tidemill.producer.screen.display import Ticker, ticked
+from tidemill.producer.screen.printing import print_json, print_line, print_table
+from tidemill.producer.screen.tables import Column
+
+_FILES_AT_ONCE = 100_000
+"""Files whose names are looked up in one pass over the rows: 20 MB of memory."""
+_MOST_SHOWN = 20
+COLUMNS = (Column("batch", 1), Column("created", 3), Column("rows", 2), Column("cost", 4))
+
+
+class Plan(NamedTuple):
+    """What would go, and what stays although it is old."""
+
+    before: datetime
+    batches: list[Row[Any]]
+    """The latest first, so that a dialogue's later turns go before its first one."""
+    rows: int
+    bytes: int
+    staying: list[str]
+    """A sentence for each old batch that stays."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Those of the batches."""
+        return [batch.id for batch in self.batches]
+
+
+class Files(NamedTuple):
+    """So many files of the store, with so many bytes."""
+
+    number: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{counted(self.number, 'stored file')} ({_megabytes(self.bytes)})"
+
+
+def prune(older_than: str, *, keep_costs: bool, dry_run: bool, is_sure: bool, as_json: bool) -> None:
+    """Delete what is older than a duration such as `90d`, once somebody has said yes.
+
+    Raises:
+        OptionError: it is no duration.
+        InputError: nobody has said yes.
+        BlobError: the store cannot be used; where somebody was sure, the batches are gone by then.
+    """
+    migrations.ensure()
+    plan = _plan(older_than)
+    for sentence in [*plan.staying[:_MOST_SHOWN], *_more(len(plan.staying) - _MOST_SHOWN)]:
+        print_line(f"tidemill: {sentence}", err=True)
+    if dry_run or not is_sure:
+        files = _add_up(_unnamed_files(plan.ids))
+        if dry_run:
+            return _show(plan, files, as_json)
+        if not plan.batches and not files.number:
+            return _report(plan, 0, files, as_json)
+        print_line(f"{_summary(plan, files)} {_COSTS[keep_costs]}", err=True)
+        ask_first("Delete all that?", "Nothing was deleted", is_sure)
+    rows = _delete(plan, keep_costs)
+    return _report(plan, rows, _add_up(file for file in _unnamed_files(()) if blobs.remove(file.sha256)), as_json)
+
+
+_COSTS = {
+    True: "What their calls cost is kept.",
+    False: "What their calls cost is forgotten; --keep-costs keeps it.",
+}
+
+
+# --- batches ---
+
+
+def _plan(older_than: str) -> Plan:
+    try:
+        seconds = seconds_of(older_than)
+    except ValueError as error:
+        raise OptionError("older_than", older_than, f"{error}.") from None
+    chosen: list[Row[Any]] = []
+    staying: list[str] = []
+    with reading(LONG_SECONDS) as connection:
+        before = pruning.cutoff(connection, seconds)
+        for batch in ticked(pruning.old_batches(connection, before), Ticker("looked at", "batches")):
+            try:
+                batch_verbs.check_deletable(connection, batch, [each.id for each in chosen])
+            except InputError as error:
+                staying.append(str(error))
+            else:
+                chosen.append(batch)
+        rows = sum(pruning.count_rows(connection, batch.id) for batch in chosen)
+        share = rows / max(pruning.count_rows(connection), 1)
+        return Plan(before, chosen, rows, int(share * pruning.size(connection)), staying)
+
+
+def _delete(plan: Plan, keep_costs: bool) -> int:
+    """Delete the batches, each in pieces; those in which something has happened meanwhile stay. Returns the rows."""
+    ticker, rows = Ticker("deleted"), 0
+
+    def delete(batch_id: str, connection: Connection, after: int) -> Piece:
+        return pruning.delete_old(connection, batch_id, plan.before, after, keep_costs=keep_costs)
+
+    def say_how_far(rows_before: int, rows_of_batch: int) -> None:
+        ticker(rows_before + rows_of_batch)
+
+    for batch_id in plan.ids:
+        try:
+            rows += transact_in_pieces(partial(delete, batch_id), partial(say_how_far, rows))
+        except InputError as error:
+            print_line(f"tidemill: {error}", err=True)
+    return rows
+
+
+# --- files of the store ---
+
+
+def _unnamed_files(gone: Sequence[str]) -> Iterator[StoredFile]:
+    """Old files that no row names, once the batches of `gone` are gone; each pass over the rows looks for many."""
+    files = ticked(blobs.old_files(), Ticker("looked at", "stored files"))
+    while some := {file.sha256: file for file in islice(files, _FILES_AT_ONCE)}:
+        for sha256 in sorted(pruning.unnamed(some, set(gone), Ticker("looked at"))):
+            yield some[sha256]
+
+
+def _add_up(files: Iterable[StoredFile]) -> Files:
+    number = size = 0
+    for file in files:
+        number, size = number + 1, size + file.bytes
+    return Files(number, size)
+
+
+# --- what is said ---
+
+
+def _show(plan: Plan, files: Files, as_json: bool) -> None:
+    if as_json:
+        return print_json(_as_json(plan, plan.rows, files))
+    if plan.batches:
+        of_batch = ((batch, progress(Scope(batch.id))) for batch in plan.batches)
+        print_table(
+            COLUMNS,
+            [(batch.id, f"{batch.created_at:%Y-%m-%d}", f"{it.rows:,}", it.cost()) for batch, it in of_batch],
+        )
+    print_line(f"{_summary(plan, files)} Nothing was deleted.", err=True)
+    return None
+
+
+def _summary(plan: Plan, files: Files) -> str:
+    batches = f"{_batches(plan)} with {counted(plan.rows, 'row')} (about {_megabytes(plan.bytes)})"
+    batches += f" ended before {plan.before:%Y-%m-%d %H:%M} UTC."
+    return f"{batches} No row names {files} in {blobs.shown_url()}." if files.number else batches
+
+
+def _report(plan: Plan, rows: int, files: Files, as_json: bool) -> None:
+    if as_json:
+        return print_json(_as_json(plan, rows, files))
+    print_line(f"deleted: {_batches(plan)} with {counted(rows, 'row')}, and {files}.")
+    return None
+
+
+def _as_json(plan: Plan, rows: int, files: Files) -> JsonObject:
+    return {
+        "before": plan.before.isoformat(),
+        "batches": plan.ids,
+        "rows": rows,
+        "bytes": plan.bytes,
+        "files": files.number,
+        "file_bytes": files.bytes,
+        "staying": plan.staying,
+    }
+
+
+def _batches(plan: Plan) -> str:
+    return f"{len(plan.batches):,} batch{'' if len(plan.batches) == 1 else 'es'}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _more(number: int) -> list[str]:
+    return [f"and {number:,} more stay."] if number > 0 else []

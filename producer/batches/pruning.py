@@ -53,7 +53,7 @@ class Files(NamedTuple):
     bytes: int
 
     def __str__(self) -> str:
-        return f"{counted(self.number, 'stored file')} ({_megabytes(self.bytes)})"
+        return f"{counted(self.number, 'stored file')} ({_shown(self.bytes)})"
 
 
 def prune(older_than: str, *, keep_costs: bool, dry_run: bool, is_sure: bool, as_json: bool) -> None:
@@ -73,11 +73,15 @@ def prune(older_than: str, *, keep_costs: bool, dry_run: bool, is_sure: bool, as
         if dry_run:
             return _show(plan, files, as_json)
         if not plan.batches and not files.number:
-            return _report(plan, 0, files, as_json)
+            return _report(plan, files, as_json)
         print_line(f"{_summary(plan, files)} {_COSTS[keep_costs]}", err=True)
         ask_first("Delete all that?", "Nothing was deleted", is_sure)
-    rows = _delete(plan, keep_costs)
-    return _report(plan, rows, _add_up(file for file in _unnamed_files(()) if blobs.remove(file.sha256)), as_json)
+    plan = _delete(plan, keep_costs)
+    try:
+        files = _add_up(file for file in _unnamed_files(()) if blobs.remove(file.sha256))
+    except blobs.BlobError as error:
+        raise blobs.BlobError(f"Deleted {_batches(plan)}, but not all stored files. {error}") from None
+    return _report(plan, files, as_json)
 
 
 _COSTS = {
@@ -110,9 +114,9 @@ def _plan(older_than: str) -> Plan:
         return Plan(before, chosen, rows, int(share * pruning.size(connection)), staying)
 
 
-def _delete(plan: Plan, keep_costs: bool) -> int:
-    """Delete the batches, each in pieces; those in which something has happened meanwhile stay. Returns the rows."""
-    ticker, rows = Ticker("deleted"), 0
+def _delete(plan: Plan, keep_costs: bool) -> Plan:
+    """Delete the batches, each in pieces; those in which something has happened meanwhile stay. Returns what went."""
+    ticker, gone, rows = Ticker("deleted"), list[Row[Any]](), 0
 
     def delete(batch_id: str, connection: Connection, after: int) -> Piece:
         return pruning.delete_old(connection, batch_id, plan.before, after, keep_costs=keep_costs)
@@ -120,12 +124,15 @@ def _delete(plan: Plan, keep_costs: bool) -> int:
     def say_how_far(rows_before: int, rows_of_batch: int) -> None:
         ticker(rows_before + rows_of_batch)
 
-    for batch_id in plan.ids:
+    for batch in plan.batches:
         try:
-            rows += transact_in_pieces(partial(delete, batch_id), partial(say_how_far, rows))
+            rows += transact_in_pieces(partial(delete, batch.id), partial(say_how_far, rows))
         except InputError as error:
             print_line(f"tidemill: {error}", err=True)
-    return rows
+            plan.staying.append(str(error))
+        else:
+            gone.append(batch)
+    return plan._replace(batches=gone, rows=rows)
 
 
 # --- files of the store ---
@@ -151,7 +158,7 @@ def _add_up(files: Iterable[StoredFile]) -> Files:
 
 def _show(plan: Plan, files: Files, as_json: bool) -> None:
     if as_json:
-        return print_json(_as_json(plan, plan.rows, files))
+        return print_json(_as_json(plan, files))
     if plan.batches:
         of_batch = ((batch, progress(Scope(batch.id))) for batch in plan.batches)
         print_table(
@@ -163,23 +170,23 @@ def _show(plan: Plan, files: Files, as_json: bool) -> None:
 
 
 def _summary(plan: Plan, files: Files) -> str:
-    batches = f"{_batches(plan)} with {counted(plan.rows, 'row')} (about {_megabytes(plan.bytes)})"
+    batches = f"{_batches(plan)} with {counted(plan.rows, 'row')} (about {_shown(plan.bytes)})"
     batches += f" ended before {plan.before:%Y-%m-%d %H:%M} UTC."
     return f"{batches} No row names {files} in {blobs.shown_url()}." if files.number else batches
 
 
-def _report(plan: Plan, rows: int, files: Files, as_json: bool) -> None:
+def _report(plan: Plan, files: Files, as_json: bool) -> None:
     if as_json:
-        return print_json(_as_json(plan, rows, files))
-    print_line(f"deleted: {_batches(plan)} with {counted(rows, 'row')}, and {files}.")
+        return print_json(_as_json(plan, files))
+    print_line(f"deleted: {_batches(plan)} with {counted(plan.rows, 'row')}, and {files}.")
     return None
 
 
-def _as_json(plan: Plan, rows: int, files: Files) -> JsonObject:
+def _as_json(plan: Plan, files: Files) -> JsonObject:
     return {
         "before": plan.before.isoformat(),
         "batches": plan.ids,
-        "rows": rows,
+        "rows": plan.rows,
         "bytes": plan.bytes,
         "files": files.number,
         "file_bytes": files.bytes,
@@ -191,8 +198,8 @@ def _batches(plan: Plan) -> str:
     return f"{len(plan.batches):,} batch{'' if len(plan.batches) == 1 else 'es'}"
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+def _shown(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 100_000 or not size else f"{size / 1e3:,.1f} kB"
 
 
 def _more(number: int) -> list[str]:

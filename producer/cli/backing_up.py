@@ -1,6 +1,7 @@
 """The embedded database is copied while it is in use; for a shared one there is pg_dump, which a sentence shows."""
 
 import os
+import stat
 from pathlib import Path
 from shlex import quote
 
@@ -26,7 +27,7 @@ def backup(file: str, force: bool, as_json: bool) -> None:
             "A shared database is copied by its own program, which asks for the password: "
             f"pg_dump --format=custom --file={quote(file)} --username=USER {quote(shown)}"
         )
-    target, own = Path(file).absolute(), Path(str(url.database)).absolute()
+    target, own = Path(file).resolve(), Path(str(url.database))
     _check_free(target, own, force)
     unfinished = files.temporary(target)
     try:
@@ -53,11 +54,13 @@ def backup(file: str, force: bool, as_json: bool) -> None:
 def _check_free(target: Path, own: Path, force: bool) -> None:
     try:
         there = files.status(target)
-        is_own = there is not None and target.samefile(own)
+        is_own = target in {own.resolve(), *(own.resolve().with_name(f"{own.name}-{end}") for end in ("wal", "shm"))}
     except (OSError, ValueError) as error:
         raise InputError(f"{target} cannot be written: {getattr(error, 'strerror', None) or error}.") from None
-    if is_own or target.is_dir():
-        raise InputError(f"{target} is {'the database itself' if is_own else 'a folder'}; name another file.")
+    if is_own:
+        raise InputError(f"{target} belongs to the database itself; name another file.")
+    if there is not None and not stat.S_ISREG(there.st_mode):
+        raise InputError(f"{target} is no file that could be replaced; name another one.")
     if there is not None and not force:
         raise InputError(f"{target} is there already; --force replaces it.")
 

@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -373,7 +374,7 @@ _COLUMNS_OF_A_JOB = (
 )
 
 
-def check_deletable(connection: Connection, batch: Row[Any], gone_before: Sequence[str] = ()) -> None:
+def check_deletable(connection: Connection, batch: Row[Any], gone_before: Collection[str] = ()) -> None:
     """Raise InputError if a batch (a row of `batches`) may not go, once those of `gone_before` are gone."""
     if batch.kind == "train":
         raise InputError(f"{batch.id} is a fine-tune. Its rows say what there is at the provider, and stay.")
@@ -385,7 +386,7 @@ def check_deletable(connection: Connection, batch: Row[Any], gone_before: Sequen
 
 
 def _check_not_continued(
-    connection: Connection, batch_id: str, ids: Sequence[int] | None = None, gone_before: Sequence[str] = ()
+    connection: Connection, batch_id: str, ids: Sequence[int] | None = None, gone_before: Collection[str] = ()
 ) -> None:
     """Raise InputError if other batches go on dialogues of this one, or of its rows `ids`: they need its turns."""
     others = jobs.alias("others")
@@ -397,11 +398,12 @@ def _check_not_continued(
     own = (select(jobs.c.id).where(each, jobs.c.batch_id == batch_id).limit(1) for each in turns_before)
     is_before = [each.scalar_subquery().is_not(None) for each in own]
     name = others.c.batch_id.concat("")  # or SQLite would read all jobs in the order of their batches
-    later = select(name).where(others.c.dialogue_id > 0, name.not_in([batch_id, *gone_before]), or_(*is_before))
+    later = select(name).where(others.c.dialogue_id > 0, name != batch_id, or_(*is_before))
     if ids is not None:
         own_dialogues = select(jobs.c.dialogue_id).where(jobs.c.id.in_(ids))
         later = later.where(or_(others.c.dialogue_id.in_(ids), others.c.dialogue_id.in_(own_dialogues)))
-    if names := list(connection.scalars(later.distinct().limit(3))):
+    staying = (each for each in connection.scalars(later.distinct()) if each not in gone_before)
+    if names := list(islice(staying, 3)):
         raise InputError(
             f"{batch_id} stays: {', '.join(sorted(names))} continues dialogues of it. Delete that one first."
         )

@@ -60,6 +60,7 @@ def erase(connection: Connection, root_id: int) -> Piece:
     transitions.erase(connection, ids)
     for column in (dialogues.c.id, messages.c.dialogue_id, dataset_dialogues.c.dialogue_id):
         connection.execute(delete(column.table).where(column.in_(ids)))
+    _check_not_open(connection, root_id)  # somebody may have gone on with it just now; then nothing has happened
     return Piece(len(ids), None if is_last else root_id)
 
 

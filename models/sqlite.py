@@ -134,8 +134,8 @@ def copy(source: Connection, target: Path, on_bytes: Callable[[int], None]) -> i
         copied.execute("PRAGMA journal_mode = DELETE")
         size = target.stat().st_size
         copied.set_progress_handler(lambda: on_bytes(size), 100_000)  # a check of many gigabytes takes minutes
-        if (found := copied.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise OSError(0, f"it is damaged: {found}")
+        if (verdict := copied.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise OSError(0, f"it is damaged: {verdict}")
     except sqlite3.Error as error:
         raise OSError(0, str(error)) from error  # else it would be said of the database itself
     finally:

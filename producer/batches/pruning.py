@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row
@@ -12,14 +13,15 @@ from tidemill import migrations
 from tidemill.models import batches as batch_verbs
 from tidemill.models import blobs, pruning
 from tidemill.models.blobs import StoredFile
-from tidemill.models.database import LONG_SECONDS, Piece, reading, transact_in_pieces
+from tidemill.models.database import LONG_SECONDS, Piece, engine, reading, transact_in_pieces
 from tidemill.models.durations import seconds_of
 from tidemill.models.errors import InputError, OptionError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
+from tidemill.models.settings import settings
 from tidemill.producer.batches.deletion import ask_first
 from tidemill.producer.batches.progress import counted, progress
-from tidemill.producer.screen.display import Ticker, ticked
+from tidemill.producer.screen.display import Ticker, say, ticked
 from tidemill.producer.screen.printing import print_json, print_line, print_table
 from tidemill.producer.screen.tables import Column
 
@@ -99,16 +101,17 @@ def _plan(older_than: str) -> Plan:
     except ValueError as error:
         raise OptionError("older_than", older_than, f"{error}.") from None
     chosen: list[Row[Any]] = []
-    staying: list[str] = []
+    staying, ids = list[str](), set[str]()
     with reading(LONG_SECONDS) as connection:
         before = pruning.cutoff(connection, seconds)
         for batch in ticked(pruning.old_batches(connection, before), Ticker("looked at", "batches")):
             try:
-                batch_verbs.check_deletable(connection, batch, [each.id for each in chosen])
+                batch_verbs.check_deletable(connection, batch, ids)
             except InputError as error:
                 staying.append(str(error))
             else:
                 chosen.append(batch)
+                ids.add(batch.id)
         rows = sum(pruning.count_rows(connection, batch.id) for batch in chosen)
         share = rows / max(pruning.count_rows(connection), 1)
         return Plan(before, chosen, rows, int(share * pruning.size(connection)), staying)
@@ -140,10 +143,22 @@ def _delete(plan: Plan, keep_costs: bool) -> Plan:
 
 def _unnamed_files(gone: Sequence[str]) -> Iterator[StoredFile]:
     """Old files that no row names, once the batches of `gone` are gone; each pass over the rows looks for many."""
+    if (other := _other_database()) is not None:
+        say(
+            f"{blobs.shown_url()} stays: it may hold files of {other}, too. Set TIDEMILL_BLOBS_URL to a store of its own."
+        )
+        return
     files = ticked(blobs.old_files(), Ticker("looked at", "stored files"))
     while some := {file.sha256: file for file in islice(files, _FILES_AT_ONCE)}:
         for sha256 in sorted(pruning.unnamed(some, set(gone), Ticker("looked at"))):
             yield some[sha256]
+
+
+def _other_database() -> Path | None:
+    """The embedded database beside the usual store, where it is not the one in use: the files may be its own."""
+    beside = settings().home / "tidemill.db"
+    is_another = settings().database_url and not settings().blobs_url and beside.exists()
+    return beside if is_another and Path(str(engine().url.database)) != beside else None
 
 
 def _add_up(files: Iterable[StoredFile]) -> Files:
@@ -170,15 +185,18 @@ def _show(plan: Plan, files: Files, as_json: bool) -> None:
 
 
 def _summary(plan: Plan, files: Files) -> str:
-    batches = f"{_batches(plan)} with {counted(plan.rows, 'row')} (about {_shown(plan.bytes)})"
-    batches += f" ended before {plan.before:%Y-%m-%d %H:%M} UTC."
-    return f"{batches} No row names {files} in {blobs.shown_url()}." if files.number else batches
+    day = f"{plan.before:%Y-%m-%d %H:%M} UTC"
+    batches = f"{_batches(plan)} with {counted(plan.rows, 'row')} (about {_shown(plan.bytes)}) ended before {day}."
+    sentence = batches if plan.batches else f"No batch that ended before {day} can go."
+    return f"{sentence} No row names {files} in {blobs.shown_url()}." if files.number else sentence
 
 
 def _report(plan: Plan, files: Files, as_json: bool) -> None:
     if as_json:
         return print_json(_as_json(plan, files))
     print_line(f"deleted: {_batches(plan)} with {counted(plan.rows, 'row')}, and {files}.")
+    if plan.rows:
+        print_line("tidemill: the database uses the room again; its files do not shrink.", err=True)
     return None
 
 

@@ -97,6 +97,7 @@ def test_the_same_command_neither_asks_it_again_nor_brings_its_words_back() -> N
     assert (row.state, row.error_code, row.columns, row.request) == ("failed", "deleted", {}, {"prompt": ""})
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_no_batch_waits_for_turns_that_were_deleted() -> None:
     root = add_turns(2)[0]
     with pytest.raises(InputError, match="later continues dialogues of it"):
@@ -114,6 +115,7 @@ def test_a_dialogue_with_an_open_turn_stays_whole() -> None:
     assert count(messages) == 4
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_it_is_said_what_was_trained_on_it() -> None:
     root = add_turns(3)[0]
     with writing() as connection:
@@ -125,6 +127,7 @@ def test_it_is_said_what_was_trained_on_it() -> None:
     assert extent.datasets == ["support"]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_there_is_no_dialogue_of_a_row_without_an_answer() -> None:
     add_batch()
     (queued,) = add_jobs(1)

@@ -10,7 +10,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.tables import dialogues, jobs, kept_costs
 from tidemill.producer.batches.deletion import delete_batch, delete_dialogue
 
-pytestmark = pytest.mark.usefixtures("database")
+pytestmark = pytest.mark.usefixtures("embedded_home")
 
 
 def test_a_dialogue_goes_by_any_of_its_turns_once_somebody_is_sure(capsys: pytest.CaptureFixture[str]) -> None:

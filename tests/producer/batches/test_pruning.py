@@ -19,13 +19,14 @@ from tidemill.models.errors import InputError, OptionError
 from tidemill.models.tables import batches, jobs, kept_costs
 from tidemill.producer.batches.pruning import prune
 
-pytestmark = pytest.mark.usefixtures("database")
+both = pytest.mark.usefixtures("database")
+"""Others are about what is said or done around the database, whichever it is."""
 
 OLD = now_after(-100 * 86_400.0)
 
 
 @pytest.fixture(autouse=True)
-def store(tmp_path: Path, database: str, use_environment: UseEnvironment) -> Path:
+def store(tmp_path: Path, embedded_home: Path, use_environment: UseEnvironment) -> Path:
     """A folder for the stored files."""
     use_environment({"TIDEMILL_BLOBS_URL": str(tmp_path / "blobs")})
     return tmp_path / "blobs"
@@ -63,6 +64,7 @@ def stored(store: Path) -> set[str]:
     return {path.name for path in store.rglob("*") if path.is_file()}
 
 
+@both
 def test_old_batches_and_the_files_that_only_they_named_go_and_nothing_else(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,15 +78,15 @@ def test_old_batches_and_the_files_that_only_they_named_go_and_nothing_else(
     set_batch("paused, not read to its end", state="paused", read_at=None)
     add_batch("young", read_at=now_after(0.0))
     set_job(add_jobs(1, "young")[0], request={"prompt": "", "picture": {"path": "a", "sha256": of_young}})
-    told = run(capsys, dry_run=True)
-    assert (told["batches"], told["rows"], told["files"]) == (["old"], 3, 2)
+    result = run(capsys, dry_run=True)
+    assert (result["batches"], result["rows"], result["files"]) == (["old"], 3, 2)
     with pytest.raises(InputError, match="Nothing was deleted; --yes"):
         run(capsys, is_sure=False)
     assert stored(store) == {of_old, of_young, orphan, young}
-    assert run(capsys) | {"before": told["before"]} == told | {"bytes": told["bytes"]}
+    assert run(capsys) | {"before": result["before"]} == result | {"bytes": result["bytes"]}
     assert batch_ids() == {"open", "paused, not read to its end", "young"}
     assert stored(store) == {of_young, young}
-    assert len(told["staying"]) == 2
+    assert len(result["staying"]) == 2
     assert count(kept_costs) == 0
 
 
@@ -93,14 +95,15 @@ def test_a_dialogue_over_several_batches_goes_at_once_or_not_at_all(capsys: pyte
     set_job(add_old("second")[0], dialogue_id=first)
     set_job(add_old("third")[0], dialogue_id=first)
     set_batch("third", read_at=now_after(0.0))
-    told = run(capsys)
+    result = run(capsys)
     assert batch_ids() == {"first", "second", "third"}
-    assert [each.partition(" stays")[0] for each in told["staying"]] == ["second", "first"]
+    assert [each.partition(" stays")[0] for each in result["staying"]] == ["second", "first"]
     set_batch("third", read_at=OLD)
     assert set(run(capsys)["batches"]) == {"first", "second", "third"}
     assert batch_ids() == set()
 
 
+@both
 def test_a_prune_that_is_killed_in_the_middle_is_typed_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,3 +144,15 @@ def test_a_store_that_is_away_keeps_no_batch(tmp_path: Path, use_environment: Us
     with pytest.raises(blobs.BlobError, match=r"^Deleted 1 batch, but not all stored files\. The pictures' store"):
         prune("90d", keep_costs=False, dry_run=False, is_sure=True, as_json=True)
     assert batch_ids() == set()
+
+
+def test_the_usual_store_stays_where_another_database_is_beside_it(
+    embedded_home: Path, tmp_path: Path, use_environment: UseEnvironment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_environment({"TIDEMILL_BLOBS_URL": "", "TIDEMILL_DATABASE_URL": f"sqlite:///{tmp_path / 'other.db'}"})
+    orphan = put_file(embedded_home / "blobs", b"orphan", 2)
+    prune("90d", keep_costs=False, dry_run=False, is_sure=True, as_json=True)
+    assert "it may hold files of" in capsys.readouterr().err
+    assert stored(embedded_home / "blobs") == {orphan}
+    use_environment({"TIDEMILL_DATABASE_URL": ""})
+    assert run(capsys)["files"] == 1

@@ -120,8 +120,8 @@ def test_for_a_shared_database_the_right_command_is_shown_without_the_password(u
     use_environment({"TIDEMILL_DATABASE_URL": "postgresql://anna:geheim@db:5433/mill?sslmode=require&password=auch"})
     with pytest.raises(InputError) as refused:
         backup("/backups/a b.dump", force=False, as_json=False)
-    told = str(refused.value)
-    assert "pg_dump --format=custom --file='/backups/a b.dump' --username=USER postgresql://db:5433/mill" in told
-    assert "geheim" not in told
-    assert "auch" not in told
+    sentence = str(refused.value)
+    assert "pg_dump --format=custom --file='/backups/a b.dump' --username=USER postgresql://db:5433/mill" in sentence
+    assert "geheim" not in sentence
+    assert "auch" not in sentence
     assert engine().url.get_backend_name() == "postgresql"

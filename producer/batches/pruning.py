@@ -144,9 +144,7 @@ def _delete(plan: Plan, keep_costs: bool) -> Plan:
 def _unnamed_files(gone: Sequence[str]) -> Iterator[StoredFile]:
     """Old files that no row names, once the batches of `gone` are gone; each pass over the rows looks for many."""
     if (other := _other_database()) is not None:
-        say(
-            f"{blobs.shown_url()} stays: it may hold files of {other}, too. Set TIDEMILL_BLOBS_URL to a store of its own."
-        )
+        say(f"{blobs.shown_url()} stays: it may hold files of {other}. Set TIDEMILL_BLOBS_URL to a store of its own.")
         return
     files = ticked(blobs.old_files(), Ticker("looked at", "stored files"))
     while some := {file.sha256: file for file in islice(files, _FILES_AT_ONCE)}:

@@ -8,13 +8,14 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, func, insert, or_, select, true, update
 from sqlalchemy import delete as delete_from
 
-from tidemill.models import holds, tallies, transitions
+from tidemill.models import holds, kept_costs, tallies, transitions
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now
 from tidemill.models.database import Piece
@@ -331,8 +332,10 @@ def cancel(connection: Connection, batch_id: str, after: int = 0) -> Piece:
     return Piece(cancelled, after if cancelled else None)
 
 
-def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
+def delete(connection: Connection, batch_id: str, after: int = 0, *, keep_costs: bool = False) -> Piece:
     """Delete an ended batch with all that belongs to it: a piece of its rows, and with the last one the batch itself.
+
+    With `keep_costs`, what their calls came to is added to `kept_costs`.
 
     Raises:
         InputError: it may not go; the text says why. What earlier pieces have deleted is gone.
@@ -341,7 +344,7 @@ def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
     if batch is None:
         return Piece(0)
     if not after:
-        _check_deletable(connection, batch)
+        check_deletable(connection, batch)
     # No command finds it any more, and no worker takes rows that somebody might still store.
     connection.execute(
         update(batches).where(batches.c.id == batch_id).values(state="cancelled", question_hash="deleted")
@@ -355,6 +358,8 @@ def delete(connection: Connection, batch_id: str, after: int = 0) -> Piece:
         return Piece(0)
     # Of all rows before the first piece; of these once more, because somebody may have gone on since.
     _check_not_continued(connection, batch_id, ids)
+    if keep_costs:
+        kept_costs.keep(connection, batch, ids)
     for column in _COLUMNS_OF_A_JOB:
         connection.execute(delete_from(column.table).where(column.in_(ids)))
     return Piece(len(ids), ids[-1])
@@ -369,17 +374,20 @@ _COLUMNS_OF_A_JOB = (
 )
 
 
-def _check_deletable(connection: Connection, batch: Row[Any]) -> None:
+def check_deletable(connection: Connection, batch: Row[Any], gone_before: Collection[str] = ()) -> None:
+    """Raise InputError if a batch (a row of `batches`) may not go, once those of `gone_before` are gone."""
     if batch.kind == "train":
         raise InputError(f"{batch.id} is a fine-tune. Its rows say what there is at the provider, and stay.")
     is_open = [select(jobs.c.id).where(in_part(part, batch.id)).limit(1) for part in OPEN_PARTS]
     is_read = batch.read_at is not None or batch.state == "cancelled"
     if not is_read or any(connection.scalar(each) is not None for each in is_open):
         raise InputError(f"{batch.id} has not ended; `tidemill cancel {batch.id}` ends it, then delete it.")
-    _check_not_continued(connection, batch.id)
+    _check_not_continued(connection, batch.id, gone_before=gone_before)
 
 
-def _check_not_continued(connection: Connection, batch_id: str, ids: Sequence[int] | None = None) -> None:
+def _check_not_continued(
+    connection: Connection, batch_id: str, ids: Sequence[int] | None = None, gone_before: Collection[str] = ()
+) -> None:
     """Raise InputError if other batches go on dialogues of this one, or of its rows `ids`: they need its turns."""
     others = jobs.alias("others")
     turns_before = (
@@ -394,7 +402,8 @@ def _check_not_continued(connection: Connection, batch_id: str, ids: Sequence[in
     if ids is not None:
         own_dialogues = select(jobs.c.dialogue_id).where(jobs.c.id.in_(ids))
         later = later.where(or_(others.c.dialogue_id.in_(ids), others.c.dialogue_id.in_(own_dialogues)))
-    if names := list(connection.scalars(later.distinct().limit(3))):
+    staying = (each for each in connection.scalars(later.distinct()) if each not in gone_before)
+    if names := list(islice(staying, 3)):
         raise InputError(
             f"{batch_id} stays: {', '.join(sorted(names))} continues dialogues of it. Delete that one first."
         )

@@ -5,12 +5,16 @@ fsspec opens. Every call blocks, so the worker's loop calls from a thread.
 """
 
 import hashlib
+import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tidemill.models import urls
 from tidemill.models.errors import TidemillError
@@ -20,6 +24,19 @@ from tidemill.models.text import one_line
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+
+GRACE_SECONDS = 86_400.0
+"""For so long a file is left alone that no row names: its row may be about to be stored."""
+
+
+class StoredFile(NamedTuple):
+    """A file of the store: its name is the SHA-256 (hex) of its content."""
+
+    sha256: str
+    bytes: int
+    age_seconds: float
+    """0 where the store does not say since when it is there."""
 
 
 class BlobError(TidemillError):
@@ -33,12 +50,16 @@ class BlobMissingError(BlobError):
 def put(content: bytes, sha256: str) -> None:
     """Store a picture under the SHA-256 of its content (hex). On return it is on disk. Thread-safe.
 
-    Nothing is written if a file of that name and size exists. Raises BlobError.
+    Nothing is written if a file of that name and size exists and is young; an older one is made young again, so that
+    nobody removes it before its row is stored. Raises BlobError.
     """
     with _open_store() as (files, root):
         path = _path(root, sha256)
-        if _size(files, path) != len(content):
+        there = _stored(files, path)
+        if there is None or there.bytes != len(content):
             _write(files, root, path, content)
+        elif there.age_seconds > GRACE_SECONDS / 2:
+            _renew(files, root, path, content)
 
 
 def get(sha256: str) -> bytes:
@@ -111,9 +132,9 @@ def _path(root: str, sha256: str) -> str:
     return f"{root}/{sha256[:2]}/{sha256}"
 
 
-def _size(files: "AbstractFileSystem", path: str) -> int | None:
+def _stored(files: "AbstractFileSystem", path: str) -> "StoredFile | None":
     try:
-        return int(files.info(path)["size"])
+        return _stored_file(files.info(path))
     except FileNotFoundError:
         return None
 
@@ -166,3 +187,64 @@ _WAYS_OUT = {
     "credentials": "set the variables with the key, such as AWS_ACCESS_KEY_ID or GOOGLE_APPLICATION_CREDENTIALS",
     "connect": "start the store's server, or fix TIDEMILL_BLOBS_URL and the variable with its address",
 }
+
+
+# --- remove ---
+
+
+def old_files() -> Iterator[StoredFile]:
+    """The files that are older than the grace, folder after folder: a 256th of all is in memory. Raises BlobError."""
+    for number in range(256):
+        with _open_store() as (files, root):
+            folder = f"{root}/{number:02x}"
+            files.invalidate_cache(folder)
+            try:
+                infos = files.ls(folder, detail=True)
+            except FileNotFoundError:
+                continue
+            there = [_stored_file(each) for each in infos if each["type"] == "file"]
+        yield from (
+            file
+            for file in there
+            if file.age_seconds > GRACE_SECONDS
+            and _SHA256.fullmatch(file.sha256)
+            and file.sha256.startswith(f"{number:02x}")
+        )
+
+
+def remove(sha256: str) -> bool:
+    """Remove a file that is old, as nobody has stored it again meanwhile; returns whether it was. Raises BlobError."""
+    with _open_store() as (files, root):
+        path = _path(root, sha256)
+        files.invalidate_cache(path)
+        there = _stored(files, path)
+        if there is None or there.age_seconds <= GRACE_SECONDS:
+            return False
+        files.rm_file(path)
+    return True
+
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+"""What fsspec's file systems call the time at which a file was last written, each in its own words."""
+
+
+def _stored_file(info: dict[str, object]) -> StoredFile:
+    written_at = next((info[name] for name in _TIMES if info.get(name)), None)
+    if isinstance(written_at, str):
+        written_at = datetime.fromisoformat(written_at)
+    if isinstance(written_at, datetime):
+        written_at = written_at.timestamp()
+    age = time.time() - written_at if isinstance(written_at, int | float) else 0.0
+    return StoredFile(str(info["name"]).rpartition("/")[2], int(str(info["size"])), age)
+
+
+def _renew(files: "AbstractFileSystem", root: str, path: str, content: bytes) -> None:
+    """Make a file young. In a folder that costs nothing; an object store must be given it again."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    if isinstance(files, LocalFileSystem):
+        with suppress(OSError):  # somebody else's, or removed just now: then it is written anew
+            os.utime(path)
+            return
+    _write(files, root, path, content)

@@ -111,3 +111,37 @@ def _begin(connection: Connection) -> None:
     # A transaction that reads and then writes needs the lock from the start: upgrading fails at once when busy.
     only_reads = connection.get_execution_options().get("reading", False)
     connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
+
+
+def copy(source: Connection, target: Path, on_bytes: Callable[[int], None]) -> int:
+    """Copy a database, as it is at one moment, into an empty file, while others write. Returns how many bytes it has.
+
+    Args:
+        source: in a transaction that has read something: what others write from then on is not in the copy.
+        target: a file of no bytes. When this returns the copy is checked, and needs no file beside it.
+        on_bytes: is called every now and then with how much is copied.
+
+    Raises:
+        OSError: the disk is full, or the copy is damaged.
+    """
+    driver = source.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    copied = sqlite3.connect(target, isolation_level=None)
+    try:
+        (page_bytes,) = driver.execute("PRAGMA page_size").fetchone()
+        copied.execute("PRAGMA locking_mode = EXCLUSIVE")  # so that no file for sharing it is made
+        driver.backup(copied, pages=_PAGES, progress=lambda _, left, all_: on_bytes((all_ - left) * page_bytes))
+        copied.execute("PRAGMA journal_mode = DELETE")
+        size = target.stat().st_size
+        copied.set_progress_handler(lambda: on_bytes(size), 100_000)  # a check of many gigabytes takes minutes
+        if (verdict := copied.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise OSError(0, f"it is damaged: {verdict}")
+    except sqlite3.Error as error:
+        raise OSError(0, str(error)) from error  # else it would be said of the database itself
+    finally:
+        copied.close()
+    return size
+
+
+_PAGES = 2_048
+"""Of four kilobytes, that are copied between two looks at the clock."""

@@ -237,6 +237,27 @@ attempts = Table(
     comment="one row per provider call, begun before the call: the ledger the bill is checked against",
 )
 
+kept_costs = Table(
+    "kept_costs",
+    metadata,
+    Column("batch_id", String(80), nullable=False),
+    Column("day", String(10), nullable=False, comment="on which the calls began, in UTC: 2026-11-28"),
+    Column("model", SafeText, nullable=False, comment="as the server said; of rows without an answer, as was asked"),
+    Column("outcome", String(12), nullable=False, comment="as in attempts"),
+    Column("batch_name", String(200), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("provider", String(200), nullable=False),
+    Column("assistant", SafeText, comment="its name; null: none"),
+    Column("calls", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cost_usd_e10", BigInteger, nullable=False, comment="in 1e-10 USD, so that sums are exact"),
+    Column("priced", BigInteger, nullable=False, comment="calls whose cost is known"),
+    Column("unpriced", BigInteger, nullable=False, comment="calls that used tokens at an unknown price"),
+    PrimaryKeyConstraint("batch_id", "day", "model", "outcome"),
+    comment="what the calls of deleted rows came to: the ledger goes on here when the rows themselves are gone",
+)
+
 dialogues = Table(
     "dialogues",
     metadata,

@@ -3,7 +3,8 @@
     queued --claim--> running --succeed--> succeeded
       ^                 | |----fail------> failed
       '--retry, snooze--' '----cancel----> cancelled      (cancel also from queued; revive: failed, cancelled -> queued;
-         release, rescue                                   share: queued -> as its twin ended)
+         release, rescue                                   share: queued -> as its twin ended;
+                                                           erase: what has ended -> failed)
 
 Every transition is one guarded UPDATE. Claim, release, rescue, cancel and revive raise `epoch`. Whoever finishes a job
 must name the epoch that it claimed, so a worker that lost its lease can write nothing about a job that others have
@@ -74,6 +75,9 @@ ALONE_AFTER = MAX_LOSSES - 1
 
 LONGEST_DELAY_SECONDS = 360.0
 """No queued job waits for longer; one that is due later was queued before the clock was set back."""
+
+ERASED = "deleted"
+"""Error code of rows whose texts somebody has deleted."""
 
 COST_PLACES = 10
 """Decimals of a dollar that are kept: a token costs at least a ten-millionth."""
@@ -213,7 +217,7 @@ def _add_jobs(connection: Connection) -> ClauseElement:
             "submission": case(
                 (jobs.c.submission > added.excluded.submission, jobs.c.submission), else_=added.excluded.submission
             ),
-            "columns": added.excluded["columns"],
+            "columns": case((jobs.c.error_code == ERASED, jobs.c["columns"]), else_=added.excluded["columns"]),
             # An equal picture is the same job: its file may have been renamed.
             "request": case((jobs.c.content.is_not(None), added.excluded.request), else_=jobs.c.request),
         },
@@ -798,6 +802,29 @@ def revive(
         _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids]),
     )
     return ids
+
+
+def erase(connection: Connection, ids: Sequence[int]) -> None:
+    """Take every word out of ended jobs; what they cost stays, and so does the key by which their row is known again.
+
+    They count as refused rows, which are never asked: a command that still has the row in its input must not pay twice.
+    """
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(ids), jobs.c.state.in_(ENDED_STATES))
+        .values(
+            state="failed",
+            epoch=0,
+            custom_id="",
+            request={"prompt": ""},
+            columns={},
+            content=None,
+            dialogue_id=None,
+            error_code=ERASED,
+            error="its dialogue was deleted; `--new` asks the whole batch anew.",
+        )
+    )
+    connection.execute(update(attempts).where(attempts.c.job_id.in_(ids)).values(error=None))
 
 
 def begin_next_step(connection: Connection, job: Claimed) -> None:

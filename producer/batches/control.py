@@ -1,17 +1,14 @@
 """A batch under way can be retried, paused, resumed and cancelled, and its status says what went wrong."""
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import typer
 from sqlalchemy import Connection
 
 from tidemill import migrations
 from tidemill.models import batches, holds
 from tidemill.models.cost import format_tokens
 from tidemill.models.database import Piece, reading, transact, transact_in_pieces
-from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
@@ -69,26 +66,6 @@ def change(verb: str, batch_name: str, as_json: bool) -> None:
     if as_json:
         return print_json({"batch": batch_id, verb: changed})
     print_line(f"{batch_id}: {(done if changed else not_done).format(rows=counted(changed, 'row'), batch=batch_id)}")
-    return None
-
-
-def delete(batch_name: str, is_sure: bool, as_json: bool) -> None:
-    """Delete a batch that has ended, with its answers, once somebody has said yes.
-
-    Raises:
-        InputError: nobody has, or it may not go.
-    """
-    migrations.ensure()
-    batch_id = resolve(batch_name).id
-    question = f"Delete {batch_id} with {counted(progress(Scope(batch_id)).rows, 'row')} and all answers?"
-    if not is_sure and not (sys.stdin.isatty() and typer.confirm(question, err=True)):
-        raise InputError(f"{batch_id} was not deleted; --yes deletes it without a question.")
-    deleted = transact_in_pieces(
-        lambda connection, after: batches.delete(connection, batch_id, after), Ticker("deleted")
-    )
-    if as_json:
-        return print_json({"batch": batch_id, "delete": deleted})
-    print_line(f"{batch_id}: deleted, with {counted(deleted, 'row')}.")
     return None
 
 

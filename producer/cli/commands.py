@@ -416,14 +416,51 @@ def cancel(batch: flags.BatchId, as_json: flags.Json = False) -> None:
 
 @app.command(epilog="Example: tidemill delete prompts-3f9a1c --yes")
 def delete(
-    batch: flags.BatchId,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete without a question.")] = False,
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="Id of a batch, the beginning of one, or `latest`; or the number of a dialogue.",
+            metavar="BATCH|DIALOGUE",
+        ),
+    ],
+    keep_costs: flags.KeepCosts = False,
+    yes: flags.Yes = False,
     as_json: flags.Json = False,
 ) -> None:
-    """Delete a batch that has ended, with its answers; the same command again would ask all rows anew."""
-    from tidemill.producer.batches import control
+    """Delete a batch that has ended, with its answers, or a dialogue with all of its turns."""
+    from tidemill.producer.batches import deletion
 
-    control.delete(batch, yes, as_json)
+    if what.isascii() and what.isdecimal():
+        return deletion.delete_dialogue(int(what), yes, as_json)
+    return deletion.delete_batch(what, keep_costs, yes, as_json)
+
+
+@app.command(epilog="Example: tidemill prune --older-than 90d --keep-costs --dry-run")
+def prune(
+    older_than: Annotated[
+        str, typer.Option(metavar="DURATION", help="What ended longer ago than this goes, such as 90d.")
+    ],
+    keep_costs: flags.KeepCosts = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; delete nothing.")] = False,
+    yes: flags.Yes = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Delete batches that ended long ago, and stored files that no row names any more."""
+    from tidemill.producer.batches import pruning
+
+    pruning.prune(older_than, keep_costs=keep_costs, dry_run=dry_run, is_sure=yes, as_json=as_json)
+
+
+@app.command(epilog="Example: tidemill backup /backups/tidemill.db --force")
+def backup(
+    file: Annotated[str, typer.Argument(help="Where the copy goes.", metavar="FILE")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Copy the embedded database into a file while it is in use, and check the copy."""
+    from tidemill.producer.cli import backing_up
+
+    backing_up.backup(file, force, as_json)
 
 
 @app.command(epilog="Example: tidemill models --json")

@@ -43,6 +43,8 @@ Format = Annotated[
     ),
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Submit only; workers or a later run do the work.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Delete without a question.")]
+KeepCosts = Annotated[bool, typer.Option("--keep-costs", help="Keep what the calls cost, by day, model and outcome.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Output = Annotated[
     str | None,

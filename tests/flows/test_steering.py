@@ -74,6 +74,7 @@ def test_retry_asks_failed_rows_again_and_watch_reports_them(tidemill: Tidemill)
 
 def test_a_batch_is_deleted_once_somebody_is_sure(tidemill: Tidemill) -> None:
     batch = tidemill("ask", "-i", tidemill.prompts("gone.jsonl", ["here", "today"]), "--json", *HTTP).ok().json["batch"]
+    assert tidemill("delete", "1", "--yes", "--json").ok().json["dialogue"] == 1
     refused = tidemill("delete", "latest")
     assert refused.code == 2
     assert f"{batch} was not deleted; --yes deletes it" in refused.err

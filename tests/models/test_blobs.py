@@ -4,8 +4,10 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
@@ -227,3 +229,63 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, old)
     assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+# --- remove ---
+
+
+def age(folder: Path, sha256: str, seconds: float) -> str:
+    at = time.time() - seconds
+    os.utime(folder / sha256[:2] / sha256, (at, at))
+    return sha256
+
+
+def test_only_files_that_are_old_and_ours_are_offered_and_removed(folder: Path) -> None:
+    assert list(blobs.old_files()) == []
+    young, old = (stored(content) for content in (b"young", b"old"))
+    age(folder, old, blobs.GRACE_SECONDS + 60)
+    age(folder, young, blobs.GRACE_SECONDS - 60)
+    foreign = folder / old[:2] / "notes.txt"
+    foreign.write_text("somebody else's")
+    os.utime(foreign, (0, 0))
+    assert [(file.sha256, file.bytes) for file in blobs.old_files()] == [(old, 3)]
+    assert [blobs.remove(each) for each in (old, old, young)] == [True, False, False]
+    assert [path.name for path in folder.rglob("*") if len(path.name) == 64] == [young]
+
+
+def test_a_file_that_is_stored_again_is_young_again(folder: Path) -> None:
+    sha256 = stored(b"picture")
+    age(folder, sha256, blobs.GRACE_SECONDS + 60)
+    (offered,) = blobs.old_files()
+    stored(b"picture")  # a command that stores its row in a moment
+    assert not blobs.remove(offered.sha256)
+    assert blobs.get(sha256) == b"picture"
+
+
+@pytest.mark.parametrize(
+    "time_of",
+    [
+        {"mtime": 1e9},
+        {"LastModified": datetime(2001, 9, 9, tzinfo=UTC)},
+        {"updated": "2001-09-09T01:46:40.000Z"},
+        {"created": datetime(2001, 9, 9, tzinfo=UTC)},
+    ],
+    ids=str,
+)
+def test_each_stores_own_word_for_the_time_is_understood(time_of: dict[str, object]) -> None:
+    file = blobs._stored_file({"name": "bucket/ab/abc", "size": 3, **time_of})
+    assert (file.sha256, file.bytes) == ("abc", 3)
+    assert 20 * 365 * 86_400 < file.age_seconds < 100 * 365 * 86_400
+
+
+def test_a_file_of_an_unknown_age_is_young() -> None:
+    assert blobs._stored_file({"name": "ab/abc", "size": 3, "time": 1e9}).age_seconds == 0.0
+
+
+def test_an_object_store_is_given_an_old_file_again(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = stored(b"picture")
+    monkeypatch.setattr(blobs, "GRACE_SECONDS", -1.0)  # all is old
+    assert [file.sha256 for file in blobs.old_files()] == [sha256]
+    stored(b"picture")
+    assert blobs.remove(sha256)
+    assert names() == []

@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, select, text, update
+from sqlalchemy import Connection, event, func, select, text, update
 
 from tests.rows import PROVIDER, add_batch, add_worker, claimant, rescuer
-from tidemill.models import batches, bulk, due, feed, holds, transitions
+from tidemill.models import batches, bulk, due, erasure, feed, holds, transitions
 from tidemill.models.clock import now_after
 from tidemill.models.database import engine, transact, writing
 from tidemill.models.scope import Scope
@@ -68,6 +68,8 @@ def works(some_id: int) -> dict[str, Work]:
         "resume": lambda c: batches.resume(c, "b"),
         "end of an input that lost no row": lambda c: batches.drop_rows(c, "b", 1),
         "retry": lambda c: batches.retry(c, "b"),
+        "what a dialogue is": lambda c: erasure.extent(c, an_answered_id(c)),
+        "delete a dialogue": lambda c: erasure.erase(c, an_answered_id(c)),
         "cancel": lambda c: batches.cancel(c, "b"),
     }
     return {
@@ -75,6 +77,10 @@ def works(some_id: int) -> dict[str, Work]:
         "status": lambda: (list_batches(20), marked(b)),
         **{name: partial(transact, work) for name, work in in_transaction.items()},
     }
+
+
+def an_answered_id(connection: Connection) -> int:
+    return int(connection.execute(select(func.max(dialogues.c.id))).scalar_one())
 
 
 def fill(is_new: bool = False) -> int:
@@ -168,15 +174,16 @@ def test_rows_that_are_sent_are_read_once_though_postgres_knows_of_no_open_attem
     assert readings and all("loops=1)" in line for line in readings), "\n".join(plan)
 
 
+@pytest.mark.parametrize("keep_costs", [False, True])
 @pytest.mark.usefixtures("database")
-def test_a_piece_of_a_delete_reads_no_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_piece_of_a_delete_reads_no_other_rows(monkeypatch: pytest.MonkeyPatch, keep_costs: bool) -> None:
     fill()
     transact(lambda connection: batches.cancel(connection, "b"))
     monkeypatch.setattr(transitions, "PIECE_ROWS", 20)
     after: int | None = 0
     for _ in range(3):
         with counted_work() as cost:
-            piece = transact(lambda connection: batches.delete(connection, "b", after or 0))  # noqa: B023
+            piece = transact(lambda connection: batches.delete(connection, "b", after or 0, keep_costs=keep_costs))  # noqa: B023
         assert piece.rows == 20
         assert cost[0] <= BOUND[engine().dialect.name]
         after = piece.last

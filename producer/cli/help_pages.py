@@ -17,20 +17,28 @@ COMMAND_PANELS: Mapping[str, str] = {
 }
 """Title of a panel -> the commands in it, in their order."""
 
+_CALL_PANELS = {
+    "Reply": "--temperature --max-tokens --reasoning-effort --schema --param",
+    "Speed": "--window --rpm --tpm --transport --endpoint",
+}
 _RUN_PANELS = {
     "Input": "--input --recursive --column --template --format --sheet --limit --exclude --fetch --skip-bad-rows",
     "Output": "--output --order --sidecar --existing --gallery --json --escape-formulas",
     "Question": "--model --system --preset --prompt --detail --max-side --assistant --no-assistant --dialogue --trim",
     "Run": "--dry-run --detach --new --name --priority --max-wait --fail-fast --moved-from --help",
-    "Reply": "--temperature --max-tokens --reasoning-effort --schema --param",
-    "Speed": "--window --rpm --tpm --transport --endpoint",
+    **_CALL_PANELS,
 }
 
 OPTION_PANELS: Mapping[str, Mapping[str, str]] = {
     "ask": _RUN_PANELS,
     "describe": _RUN_PANELS,
+    "diff": {
+        "Comparison": "--output --rows --dry-run --json --help",
+        "What is asked anew": "--model --system --template --assistant --prompt --detail --sample --seed --new",
+        **_CALL_PANELS,
+    },
     "train": {
-        "Check and start": "--dry-run --export --wait --detach --new --name --json --strict --help",
+        "Check and start": "--dry-run --export --wait --max-wait --detach --new --name --json --strict --help",
         "Examples from files": "--prompt-column --reply-column --system-column --system --preferred-column "
         "--non-preferred-column --negative --skip-bad-rows",
         "Examples from dialogues": "--from-dialogues --batch --sentiment --assistant --since --until --answered-by "

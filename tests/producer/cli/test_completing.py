@@ -14,9 +14,9 @@ LATEST = ("latest", "the newest batch")
 
 
 def test_names_are_those_of_the_database_that_begin_as_typed(embedded_home: Path) -> None:
-    for name in ("support", "sales", "100%"):
-        row = {"name": name, "options": {}, "created_at": datetime(2026, 11, 28, tzinfo=UTC)}
-        transact(lambda connection, row=row: connection.execute(assistants.insert().values(row)))
+    common = {"options": {}, "created_at": datetime(2026, 11, 28, tzinfo=UTC)}
+    rows = [{"name": name, **common} for name in ("support", "sales", "100%")]
+    transact(lambda connection: connection.execute(assistants.insert().values(rows)))
     assert completing.assistant_names("s") == [("sales", ""), ("support", "")]
     assert completing.assistant_names("100%") == [("100%", "")]
     assert completing.assistant_names("%") == []

@@ -33,7 +33,7 @@ OPTION_PANELS: Mapping[str, Mapping[str, str]] = {
     "ask": _RUN_PANELS,
     "describe": _RUN_PANELS,
     "diff": {
-        "Comparison": "--output --rows --dry-run --json --help",
+        "Comparison": "--output --rows --dry-run --json --escape-formulas --help",
         "What is asked anew": "--model --system --template --assistant --prompt --detail --sample --seed --new",
         **_CALL_PANELS,
     },

@@ -37,6 +37,11 @@ def environment() -> dict[str, str]:
     return {name.upper(): value for name, value in os.environ.items() if value}
 
 
+def names() -> Iterable[str]:
+    """The names of the file's variables that have a value, in capitals."""
+    return _values().keys()
+
+
 def read(names: Iterable[str]) -> dict[str, str | None]:
     """What the file decides of these variables, which are those that the environment does not have.
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from tidemill.models import dotenv
+from tidemill.models import dotenv, misspelt
 from tidemill.models.errors import SettingsError
 from tidemill.models.server_names import server_name
 from tidemill.models.servers import Server, read_url
@@ -186,13 +186,14 @@ class Settings(BaseModel):
 def settings() -> Settings:
     """The process's settings, read on first use.
 
-    What `.env` decides about places is said on stderr, once a process.
+    What `.env` decides about places is said on stderr, once a process; so are names that are misspelt.
 
     Raises:
         SettingsError: a variable has a value that cannot work, or `.env` names a server that must not get a key; the
             text names it.
     """
     dotenv.say_places(_from_file())
+    misspelt.say({*dotenv.environment(), *dotenv.names()}, _names())
     return read_settings()
 
 
@@ -217,4 +218,8 @@ def export_file() -> None:
 
 
 def _from_file() -> dict[str, str | None]:
-    return dotenv.read([str(field.validation_alias) for field in Settings.model_fields.values()])
+    return dotenv.read(_names())
+
+
+def _names() -> list[str]:
+    return [str(field.validation_alias) for field in Settings.model_fields.values()]

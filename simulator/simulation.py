@@ -40,7 +40,7 @@ from tidemill.simulator.shelf import Shelf
 # A wide but believable tail: with 0.6 the 99th percentile is 3.4 times the mean.
 LATENCY_SIGMA = 0.6
 LIMIT_FIELDS = {"rpm", "tpm", "limit_policy", "limit_burst_seconds"}
-DEFAULT_MODELS = ("gpt-5.6-luna", "gpt-4.1-mini", "gpt-4o-mini")
+DEFAULT_MODELS = ("gpt-6-luna", "gpt-4.1-mini", "gpt-4o-mini")
 NO_CALL = Call("chat", "", "", [], b"", 0, None, None)
 _normal = NormalDist()
 

@@ -28,6 +28,9 @@ from tidemill.producer.screen.tables import Column
 JUDGEMENTS = ("positive", "negative", "neutral", "unknown")
 _PAGE = 500
 
+_SEARCHED_AT_ONCE = 20_000
+"""Ids of turns in one statement of a search: less than a second's work."""
+
 
 class Filters(NamedTuple):
     """Which turns are meant: those that fit every filter that is not None."""
@@ -86,7 +89,7 @@ def show_list(words: str | None, filters: Filters, limit: int, as_json: bool) ->
     """Print turns, the newest first, each with its question and its answer."""
     migrations.ensure()
     with reading(LONG_SECONDS) as connection:
-        rows = connection.execute(fitting(words, filters).order_by(dialogues.c.id.desc()).limit(limit)).all()
+        rows = _newest(connection, words, filters, limit)
         messages_by_turn = {row.id: _messages_of_turn(connection, row.id) for row in rows}
     if as_json:
         return print_json([_as_json(row, messages_by_turn[row.id]) for row in rows])
@@ -105,6 +108,27 @@ def show_list(words: str | None, filters: Filters, limit: int, as_json: bool) ->
         for row in rows
     ]
     return print_table([column for column in COLUMNS if of or column.name != "of"], cells)
+
+
+def _newest(connection: Connection, words: str | None, filters: Filters, limit: int) -> list[Row[Any]]:
+    """The newest turns that fit, the newest first.
+
+    To look for words is to read every message, so it goes from part to part and says how far it is.
+    """
+    fit = fitting(words, filters).order_by(dialogues.c.id.desc())
+    if not words:
+        return list(connection.execute(fit.limit(limit)))
+    among = fitting(None, filters).subquery()
+    first, last = connection.execute(select(func.min(among.c.id), func.max(among.c.id))).one()
+    rows: list[Row[Any]] = []
+    ticker = Ticker("searched", "dialogues")
+    for top in range(last or 0, (first or 1) - 1, -_SEARCHED_AT_ONCE):
+        part = dialogues.c.id.between(top - _SEARCHED_AT_ONCE + 1, top)
+        rows += connection.execute(fit.where(part).limit(limit - len(rows)))
+        if len(rows) == limit:
+            break
+        ticker(min(last - top + _SEARCHED_AT_ONCE, last - first + 1))
+    return rows
 
 
 def show(turn_id: int, as_json: bool) -> None:

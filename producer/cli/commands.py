@@ -10,22 +10,29 @@ from typing import Annotated
 import typer
 
 from tidemill.models.errors import InputError
-from tidemill.producer.cli import ending, flags
+from tidemill.producer.cli import completing, ending, flags
 from tidemill.producer.cli.groups import assistants_app, db_app, dialogues_app, fine_tunes_app
+from tidemill.producer.cli.help_pages import FIRST_STEPS, Commands, show_version
 
-app = typer.Typer(
+app = Commands(
     name="tidemill",
     help="A job queue for language-model work: thousands of prompts in, every answer stored exactly once.",
-    epilog="First steps: `tidemill ask 'Why is the sky blue?'`, then `tidemill ask -i prompts.csv -o answers.jsonl`.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode="rich",
+    epilog=FIRST_STEPS,
 )
 app.add_typer(dialogues_app, name="dialogues")
 app.add_typer(assistants_app, name="assistants")
 app.add_typer(db_app, name="db")
 app.add_typer(fine_tunes_app, name="fine-tunes")
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options of `tidemill` itself; each acts by its callback."""
 
 
 @app.command(
@@ -219,7 +226,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Another seed keeps other examples aside.")] = 0,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, max=50, help="How often each example is read.", show_default="the provider chooses"),
+        typer.Option(
+            min=1, max=50, help="How often each example is read, 50 times at most.", show_default="the provider chooses"
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option(help="Instructions before every example that has none.")] = None,
     prompt_column: Annotated[str | None, typer.Option(help="The column of the prompts.")] = None,
@@ -239,14 +248,15 @@ def train(
     ] = None,
     suffix: Annotated[str | None, typer.Option(help="A word in the new model's name, 64 characters at most.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Examples per step.", show_default="the provider chooses")
+        int | None,
+        typer.Option(min=1, max=256, help="Examples per step, 256 at most.", show_default="the provider chooses"),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Multiplier of the learning rate.", show_default="the provider chooses")
     ] = None,
-    beta: Annotated[float | None, typer.Option(min=0, max=2, help="For dpo: how closely to stay with the model.")] = (
-        None
-    ),
+    beta: Annotated[
+        float | None, typer.Option(min=0, max=2, help="For dpo: how closely to stay with the model, 0 to 2.")
+    ] = None,
     param: flags.Param = None,
     transport: flags.Transport = "sdk",
     name: Annotated[str | None, typer.Option(help="What to call the job.")] = None,
@@ -303,6 +313,7 @@ def status(
         typer.Argument(
             help="Id of a batch, the beginning of one, or `latest`; lists recent batches when left out.",
             metavar="BATCH",
+            autocompletion=completing.batch_ids,
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many batches to list.")] = 20,
@@ -499,7 +510,9 @@ def rehearse(
 
 @app.command(epilog="Example: tidemill worker --processes 2 --window 200")
 def worker(
-    processes: Annotated[int, typer.Option(min=1, max=64, help="Worker processes; each uses up to one core.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Worker processes, 64 at most; each uses up to one core.")
+    ] = 1,
     window: Annotated[
         int | None, flags.number("window", help="Calls in flight in each process.", show_default="256")
     ] = None,

@@ -1,8 +1,9 @@
 """One command says whether everything that a run needs is there, and what to fix."""
 
+import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import typer
@@ -11,14 +12,17 @@ from sqlalchemy import Connection, false, func, select
 
 from tidemill import migrations
 from tidemill.models import blobs, broker, cost, outbound, shutdown
-from tidemill.models.database import writing
+from tidemill.models.clock import now_after
+from tidemill.models.database import reading, writing
+from tidemill.models.due import ALIVE_SECONDS
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.provider import CallError, check_headers, list_models
 from tidemill.models.settings import Settings, settings
-from tidemill.models.tables import metadata
+from tidemill.models.tables import metadata, workers
 from tidemill.models.text import one_line
 from tidemill.models.urls import shown_url
+from tidemill.producer.batches.progress import counted
 from tidemill.producer.screen.printing import print_json, print_line, print_table
 from tidemill.producer.screen.tables import Column
 
@@ -152,11 +156,52 @@ def _certificates() -> str:
 
 
 def _provider() -> str:
-    models = list_models(settings())
-    ids = {model.get("id") for model in models}
-    verb = "has" if settings().model in ids else "does not list"
-    where, model = settings().openai_base_url, settings().model
-    return f"{where} answers with {len(models)} models; it {verb} the default model {model}"
+    ids = [str(each.get("id")) for each in list_models(settings())]
+    return of_models(ids, settings().model, settings().openai_base_url)
+
+
+def of_models(ids: Sequence[str], model: str, where: str) -> str:
+    """What a server lists, for people; many list nothing, and take any name.
+
+    Raises:
+        TidemillError: the default model is not among them.
+    """
+    if not ids:
+        return f"{where} answers and lists no models; {model}, the default, may still be one"
+    if any(is_listed(model, each) for each in ids):
+        return f"{where} answers and lists {counted(len(ids), 'model')}; the default model {model} is one of them"
+    raise TidemillError(
+        f"{where} does not list the default model {model}. Set TIDEMILL_MODEL to one that it lists, such as "
+        f"{', '.join(sorted(ids)[:3])} (all: `tidemill models`), or name one with --model in each command."
+    )
+
+
+def is_listed(model: str, listed: str) -> bool:
+    """Whether a server that lists a model under this id takes this name for it.
+
+    A name may be that of the newest snapshot (gpt-6-luna-2026-09-01), of the newest tag (llama4:latest), or what stands
+    behind a folder (models/gemini-3-flash).
+    """
+    names = {listed, listed.rpartition("/")[2], listed.removesuffix(":latest")}
+    return model in names or any(_SNAPSHOT.fullmatch(each.removeprefix(model)) for each in names)
+
+
+_SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest|preview)")
+
+
+def _workers() -> str:
+    alive = select(workers.c.provider, func.count().label("alive")).where(workers.c.seen_at > now_after(-ALIVE_SECONDS))
+    with reading() as connection:
+        by_server = {row.provider: row.alive for row in connection.execute(alive.group_by(workers.c.provider))}
+    own = by_server.pop(settings().provider, 0)
+    others = f"; {sum(by_server.values())} for other servers" if by_server else ""
+    if settings().embedded:
+        return f"none needed: commands run a worker inside themselves; {own} alive at present{others}"
+    if not own:
+        raise TidemillError(
+            f"no worker is alive for {settings().provider}{others}. Start one: `tidemill worker`; rows wait until then."
+        )
+    return f"{own} alive for {settings().provider}{others}"
 
 
 _CHECKS: dict[str, Callable[[], str]] = {
@@ -170,6 +215,7 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "proxy": _proxy,
     "certificates": _certificates,
     "provider": _provider,
+    "workers": _workers,
 }
 
 

@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, get_type_hints
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperOption
 
 from tidemill.models.allowed import ALLOWED
 from tidemill.models.errors import InputError
+from tidemill.producer.cli import completing
+from tidemill.producer.cli.help_pages import Command
 
 
 def number(option: str, *, help: str, show_default: bool | str = True) -> object:  # noqa: A002  # as Typer calls it
     """A flag for a number in the range that the option has everywhere."""
     allowed = ALLOWED[option]
+    if allowed.most is not None:
+        help = f"{help[:-1]}, {allowed.least or 0:,} to {allowed.most:,}."  # noqa: A001
     return typer.Option(min=allowed.least, max=allowed.most, help=help, show_default=show_default)
 
 
@@ -57,8 +61,18 @@ EscapeFormulas = Annotated[
     typer.Option("--escape-formulas", help="In CSV, put ' before text that a spreadsheet would run as a formula."),
 ]
 Newest = Annotated[int, typer.Option(min=1, help="How many, the newest first.")]
-BatchId = Annotated[str, typer.Argument(help="Id of a batch, the beginning of one, or `latest`.", metavar="BATCH")]
-AssistantName = Annotated[str, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")]
+BatchId = Annotated[
+    str,
+    typer.Argument(
+        help="Id of a batch, the beginning of one, or `latest`.", metavar="BATCH", autocompletion=completing.batch_ids
+    ),
+]
+AssistantName = Annotated[
+    str,
+    typer.Argument(
+        help="Name of an assistant, as `list` shows it.", metavar="NAME", autocompletion=completing.assistant_names
+    ),
+]
 FineTuneId = Annotated[
     str,
     typer.Argument(
@@ -68,7 +82,7 @@ FineTuneId = Annotated[
 ]
 
 
-class EachOnce(TyperCommand):
+class EachOnce(Command):
     """A command that refuses a flag that is there twice and takes one value: none wins in silence."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -101,7 +115,9 @@ class QuestionFlags(NamedTuple):
     assistant: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Use this assistant: its instructions, model and options, where the command sets none."
+            metavar="NAME",
+            help="Use this assistant: its instructions, model and options, where the command sets none.",
+            autocompletion=completing.assistant_names,
         ),
     ] = None
     no_assistant: Annotated[bool, typer.Option("--no-assistant", help="Ask without the default assistant.")] = False
@@ -110,7 +126,7 @@ class QuestionFlags(NamedTuple):
 class ReplyFlags(NamedTuple):
     """What the reply should be like."""
 
-    temperature: Annotated[float | None, number("temperature", help="Randomness of the answers, 0 to 2.")] = None
+    temperature: Annotated[float | None, number("temperature", help="Randomness of the answers.")] = None
     max_tokens: Annotated[
         int | None, number("max_tokens", help="Longest answer in tokens. Setting it also speeds up the run.")
     ] = None
@@ -184,11 +200,18 @@ class ChangeFlags(NamedTuple):
 class FilterFlags(NamedTuple):
     """Which stored dialogues are meant."""
 
-    batch: Annotated[str | None, typer.Option(help="Only dialogues of this batch.")] = None
+    batch: Annotated[
+        str | None, typer.Option(help="Only dialogues of this batch.", autocompletion=completing.batch_ids)
+    ] = None
     sentiment: Annotated[
         str | None, typer.Option(help="Only dialogues judged positive, negative, neutral or unknown.")
     ] = None
-    assistant: Annotated[str | None, typer.Option(metavar="NAME", help="Only dialogues with this assistant.")] = None
+    assistant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Only dialogues with this assistant.", autocompletion=completing.assistant_names
+        ),
+    ] = None
 
 
 class _Group(Protocol):

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from tidemill.models.errors import InputError
-from tidemill.producer.cli import flags
+from tidemill.producer.cli import completing, flags
+from tidemill.producer.cli.help_pages import Commands
 
-dialogues_app = typer.Typer(no_args_is_help=True, help="Show, search and export what was asked and answered.")
-assistants_app = typer.Typer(no_args_is_help=True, help="Keep instructions, model and options under a name.")
-fine_tunes_app = typer.Typer(no_args_is_help=True, help="Show and control the fine-tunes that `train` has started.")
-db_app = typer.Typer(no_args_is_help=True, help="Upgrade the database.")
+dialogues_app = Commands(help="Show, search and export what was asked and answered.")
+assistants_app = Commands(help="Keep instructions, model and options under a name.")
+fine_tunes_app = Commands(help="Show and control the fine-tunes that `train` has started.")
+db_app = Commands(help="Upgrade the database.")
 
 
 @dialogues_app.command("list", epilog="Example: tidemill dialogues list --sentiment negative --limit 5")
@@ -118,7 +119,10 @@ def assistants_add(
 @assistants_app.command("use", epilog="Example: tidemill assistants use support")
 def assistants_use(
     name: Annotated[
-        str | None, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")
+        str | None,
+        typer.Argument(
+            help="Name of an assistant, as `list` shows it.", metavar="NAME", autocompletion=completing.assistant_names
+        ),
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="Have no default assistant any more.")] = False,
 ) -> None:

@@ -87,18 +87,19 @@ class Ticker:
 
     Args:
         done: what has been done with the things that are counted.
-        things: what they are called, as a plural.
+        things: what they are called, as a plural with an s.
     """
 
     def __init__(self, done: str, things: str = "rows") -> None:
-        self._words = f"{things} {done}"
+        self._done, self._things = done, things
         self._said_at = time.monotonic()
 
     def __call__(self, count: int) -> None:
         """Take note of how many there are by now."""
         if time.monotonic() - self._said_at >= PLAIN_SECONDS:
             self._said_at = time.monotonic()
-            say(f"{count:,} {self._words}")
+            things = self._things.removesuffix("s") if count == 1 else self._things
+            say(f"{count:,} {things} {self._done}")
 
 
 def ticked(things: Iterable[T], ticker: Ticker) -> Iterator[T]:

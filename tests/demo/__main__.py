@@ -49,10 +49,10 @@ def _demo(console: Console) -> int:
     prompts = Path(os.path.relpath(Path(__file__).with_name("prompts.csv")))
     program = Path(os.path.relpath(Path(sys.executable).with_name("tidemill")))
     if not program.exists():
-        raise DemoError(f"{program} is not installed: make setup")
+        raise DemoError(f"{program} is not installed: make demo")
     HOME.mkdir(exist_ok=True)
     ANSWERS.unlink(missing_ok=True)
-    _say(console, f"Starting {MODEL} on this machine: a real model, if a very small one.")
+    _say(console, f"Starting {MODEL} on this machine, a real model, if a very small one: some seconds")
     with model_server(HOME / "model.log") as base_url:
         code = _ask(console, program, prompts, base_url)
     if not ANSWERS.exists():  # stopped, or refused; the command has said why

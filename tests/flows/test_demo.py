@@ -69,7 +69,7 @@ def test_the_model_server_does_not_outlive_a_demo_that_was_killed(tmp_path: Path
 
 def test_a_missing_wheel_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(DemoError, match="make clean setup"), model_server(tmp_path / "model.log"):
+    with pytest.raises(DemoError, match="make clean demo"), model_server(tmp_path / "model.log"):
         pass
 
 

@@ -105,7 +105,7 @@ def test_models_are_listed_with_their_prices(library: Tidemill) -> None:
 
 def test_doctor_says_that_all_is_well_and_shows_no_key(library: Tidemill) -> None:
     told = library("doctor", OPENAI_API_KEY="sk-very-secret").ok().out
-    assert told.count("ok ") == 10
+    assert told.count("ok ") == 11
     assert "FIX" not in told
     assert "sk-very-secret" not in told
     assert {"OPENAI_API_KEY", "TIDEMILL_HOME", "TIDEMILL_WINDOW"} <= {line.split(" ")[0] for line in told.splitlines()}
@@ -119,7 +119,7 @@ def test_doctor_says_what_to_fix(library: Tidemill) -> None:
     )
     assert ran.code == 1
     wrong = {check["name"]: check["says"] for check in ran.json["checks"] if not check["ok"]}
-    assert set(wrong) == {"broker", "provider"}
+    assert set(wrong) == {"broker", "provider", "workers"}
     assert "secret" not in ran.out
 
 

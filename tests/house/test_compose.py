@@ -98,6 +98,16 @@ def test_the_image_has_every_extra_of_a_server_in_the_versions_that_are_tested()
     assert not {"pytest", "mypy", "hypothesis"} & image.keys()
 
 
+def test_the_demo_has_what_a_plain_installation_has_in_the_versions_that_are_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = {re.split(r"[\[<>=; ]", each)[0].replace(".", "-") for each in project["dependencies"]}
+    wanted |= {re.split(r"[<>=]", each)[0] for each in project["optional-dependencies"]["demo"]}
+    demo, tested = pins("requirements-demo.lock"), pins("requirements.lock")
+    assert wanted <= demo.keys()
+    assert demo.items() <= tested.items()
+    assert not {"pytest", "mypy", "pyarrow", "llama-cpp-python"} & demo.keys()
+
+
 def test_what_an_embedded_run_stores_outlives_its_container() -> None:
     assert re.search(r"^VOLUME /data$", DOCKERFILE, re.MULTILINE)
     for name in OURS:

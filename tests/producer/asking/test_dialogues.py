@@ -15,6 +15,7 @@ from tidemill.models.tables import dialogues as dialogue_table
 from tidemill.producer.asking import dialogues
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.stored_rows import rows_of
+from tidemill.producer.screen import display
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -85,6 +86,21 @@ def test_all_words_must_be_in_a_dialogue_in_any_case_and_any_turn(capsys: Captur
     assert listed(capsys, "sky Blue") == [first]
     assert listed(capsys, "question sky") == [first]  # one in the question, one in the answer
     assert listed(capsys, "green") == []
+
+
+def test_a_search_goes_from_part_to_part_and_says_how_far_it_is(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blue = [job for batch in ("a", "b") for job in answered("blue", "blue", "grey", batch_id=batch)[:2]]
+    monkeypatch.setattr(dialogues, "_SEARCHED_AT_ONCE", 2)
+    monkeypatch.setattr(display, "PLAIN_SECONDS", 0.0)
+    dialogues.show_list("BLUE", dialogues.Filters(), 50, as_json=True)
+    shown = capsys.readouterr()
+    assert [each["id"] for each in json.loads(shown.out)] == blue[::-1]
+    assert shown.err.splitlines() == [f"tidemill: {number} dialogues searched" for number in (2, 4, 6)]
+    dialogues.show_list("blue", dialogues.Filters(), 3, as_json=True)
+    assert [each["id"] for each in json.loads(capsys.readouterr().out)] == blue[:0:-1]
+    assert listed(capsys, "blue", batch="a") == blue[1::-1]
 
 
 def test_signs_of_a_pattern_are_only_characters(capsys: Captured) -> None:

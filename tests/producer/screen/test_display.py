@@ -13,4 +13,4 @@ def test_who_waits_long_is_told_how_far_it_is(
     assert capsys.readouterr().err == ""  # it took no time
     monkeypatch.setattr(display, "PLAIN_SECONDS", 0.0)
     assert list(ticked("ab", Ticker("looked at", "pictures"))) == ["a", "b"]
-    assert capsys.readouterr().err == "tidemill: 1 pictures looked at\ntidemill: 2 pictures looked at\n"
+    assert capsys.readouterr().err == "tidemill: 1 picture looked at\ntidemill: 2 pictures looked at\n"

@@ -52,6 +52,26 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> 
         typer.echo(line)
 
 
+def print_entries(entries: Sequence[tuple[str, str]]) -> None:
+    """Print texts beside their labels; on a terminal, what is longer than a line goes on below where it began."""
+    import textwrap
+
+    room = max((len(label) for label, _ in entries), default=0) + 2
+    width = terminal_width(sys.stdout)
+    for label, text in entries:
+        line = f"{label:<{room}}{printable(text)}".rstrip()
+        whole = width is None or len(line) <= width or width < 2 * room
+        lines = (
+            [line]
+            if whole
+            else textwrap.wrap(
+                line, width, subsequent_indent=" " * room, break_long_words=False, break_on_hyphens=False
+            )
+        )
+        for each in lines:
+            typer.echo(each)
+
+
 def terminal_width(stream: TextIO) -> int | None:
     """How many cells a line has, as COLUMNS or the terminal itself says; None for a pipe or a file."""
     if not stream.isatty():

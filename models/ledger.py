@@ -66,6 +66,13 @@ class Call(NamedTuple):
     seconds: float
 
 
+class Other(NamedTuple):
+    """Another job that a job waits for, or has waited for."""
+
+    id: int
+    state: str
+
+
 class Later(NamedTuple):
     """Rows that are due later: how many, up to what was asked for, and when the next one is due."""
 
@@ -82,9 +89,9 @@ def clock(connection: Connection) -> datetime:
 def all_workers(connection: Connection) -> list[Worker]:
     """Every worker that the database knows, the oldest first; those that were not seen for a day are forgotten."""
     names = ("id", "host", "pid", "provider", "version", "window", "in_flight", "started_at", "seen_at")
-    silent = seconds_since(connection, workers.c.seen_at)
-    known = select(*(workers.c[name] for name in names), silent).order_by(workers.c.started_at, workers.c.id)
-    return [Worker(*row) for row in connection.execute(known)]
+    columns: list[Any] = [workers.c[name] for name in names]
+    known = select(*columns, seconds_since(connection, workers.c.seen_at))
+    return [Worker(*row) for row in connection.execute(known.order_by(workers.c.started_at, workers.c.id))]
 
 
 # --- one row ---
@@ -125,19 +132,20 @@ def answer_of(connection: Connection, job_id: int) -> Row[Any] | None:
     return connection.execute(select(dialogues).where(dialogues.c.id == job_id)).one_or_none()
 
 
-def turn_before(connection: Connection, turn: Row[Any]) -> Row[Any] | None:
-    """The job of the same dialogue that has to end before this queued one may run: its id and state."""
+def turn_before(connection: Connection, turn: Row[Any]) -> Other | None:
+    """The job of the same dialogue that has to end before this queued one may run."""
     if turn.dialogue_id is None:
         return None
     goes_first = or_(and_(jobs.c.id < turn.id, jobs.c.state == "queued"), jobs.c.state == "running")
     others = select(jobs.c.id, jobs.c.state).where(
         jobs.c.dialogue_id == turn.dialogue_id, jobs.c.id != turn.id, goes_first
     )
-    return connection.execute(others.order_by(jobs.c.id).limit(1)).one_or_none()
+    first = connection.execute(others.order_by(jobs.c.id).limit(1)).one_or_none()
+    return None if first is None else Other(*first)
 
 
-def twin_of(connection: Connection, twin: Row[Any]) -> Row[Any] | None:
-    """The job whose end this one waits for, or has taken over, because it asks the same: its id and state."""
+def twin_of(connection: Connection, twin: Row[Any]) -> Other | None:
+    """The job whose end this one waits for, or has taken over, because it asks the same."""
     if twin.content is None:
         return None
     goes_first = or_(and_(jobs.c.id < twin.id, jobs.c.state.in_(OPEN_STATES)), jobs.c.state == "succeeded")
@@ -150,7 +158,8 @@ def twin_of(connection: Connection, twin: Row[Any]) -> Row[Any] | None:
         jobs.c.id != twin.id,
         is_one,
     )
-    return connection.execute(others.order_by(jobs.c.id).limit(1)).one_or_none()
+    first = connection.execute(others.order_by(jobs.c.id).limit(1)).one_or_none()
+    return None if first is None else Other(*first)
 
 
 def rows_ahead(connection: Connection, queued: Row[Any], most: int) -> int:
@@ -158,14 +167,12 @@ def rows_ahead(connection: Connection, queued: Row[Any], most: int) -> int:
 
     Rows that were tried before go first, then those that are due for longer.
     """
-    due = [_unsent(queued.batch_id), jobs.c.available_at <= now()]
-    before = or_(
-        jobs.c.available_at < queued.available_at,
-        and_(jobs.c.available_at == queued.available_at, jobs.c.id < queued.id),
-    )
+    due = [_unsent(queued.batch_id), jobs.c.available_at <= queued.available_at]
+    before = or_(jobs.c.available_at < queued.available_at, jobs.c.id < queued.id)
     if queued.first_attempt_at is not None:
         due.append(jobs.c.first_attempt_at.is_not(None))
-    ahead = select(jobs.c.id).where(*due, before).limit(most + 1)
+    # In the order of the index, or either database may look for these few in another way.
+    ahead = select(jobs.c.id).where(*due, before).order_by(jobs.c.available_at, jobs.c.id).limit(most + 1)
     sent = select(jobs.c.id).where(in_part(OPEN_PARTS[1], queued.batch_id)).limit(most + 1)
     return sum(connection.scalar(select(func.count()).select_from(each.subquery())) or 0 for each in (ahead, sent))
 
@@ -245,9 +252,9 @@ def ages_of_ends(connection: Connection, batch_id: str) -> list[float]:
     furthest = _furthest_position(connection, batch_id)
     if furthest is None:
         return []
-    beside = select(jobs.c.finished_at).where(jobs.c.batch_id == batch_id, jobs.c.position <= furthest)
-    page = beside.order_by(jobs.c.position.desc()).limit(_SAMPLE).subquery()
-    ages = select(seconds_since(connection, page.c.finished_at)).where(page.c.finished_at.is_not(None))
+    # A range of positions: neither database can choose to sort the whole batch for it.
+    beside = jobs.c.batch_id == batch_id, jobs.c.position.between(furthest - _SAMPLE + 1, furthest)
+    ages = select(seconds_since(connection, jobs.c.finished_at)).where(*beside, jobs.c.finished_at.is_not(None))
     return sorted(float(age) for age in connection.scalars(ages))
 
 

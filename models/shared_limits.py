@@ -38,7 +38,7 @@ def read(provider: str, model: str) -> LearnedLimits | None:
             server.celery_url, ssl=server.celery_tls or False, transport_options=options
         )
         with connection:
-            connection.ensure_connection(max_retries=1, timeout=_TRY_SECONDS)
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=_TRY_SECONDS)
             channel: Any = connection.default_channel  # the stubs do not know Redis' own
             seconds, microseconds = channel.client.time()
             stored = channel.client.hmget(f"tidemill:limits:{{{provider}|{model}}}", _FIELDS)

@@ -27,6 +27,8 @@ from tidemill.producer.screen.printing import print_entries, print_json, print_l
 _JOB = re.compile(r"(?:job )? *([0-9]+)")
 _NUMBER = re.compile(r"[0-9]+")
 _EXAMPLE_CHARACTERS = 160
+_PROMPT_CHARACTERS = 66
+"""One line of a terminal of 80 columns."""
 _Entry = tuple[str, str]
 
 
@@ -95,7 +97,7 @@ def _heading(life: Life) -> str:
 def _row_facts(life: Life) -> Iterator[_Entry]:
     job, batch = life.job, life.batch
     yield "asks", f"{batch.options['model']} at {batch.provider} ({batch.kind})"
-    if asked := row_life.asked(life):
+    if asked := row_life.asked(life, _PROMPT_CHARACTERS):
         yield "prompt", asked
     yield "custom_id", one_line(job.custom_id, _EXAMPLE_CHARACTERS)
     if job.custom_id != job.key:
@@ -168,8 +170,8 @@ def _ending(outlook: Outlook) -> str:
     if eta is not None:
         left = counted(outlook.progress.open, "open row")
         return f"in about {in_words(eta)}, if it goes on so ({left})"
-    if outlook.reasons and outlook.rate is not None:
-        return "unknown while it waits; see below"
+    if outlook.is_blocked:
+        return "not before what it waits for"
     return "unknown: too few rows have ended in the last ten minutes to tell"
 
 

@@ -17,7 +17,7 @@ from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.shared_limits import LearnedLimits
 from tidemill.producer.batches import reasons, row_life
-from tidemill.producer.batches.progress import Progress, counts
+from tidemill.producer.batches.progress import Progress, counted, counts
 from tidemill.producer.batches.reasons import Fleet, Reason
 from tidemill.producer.batches.row_life import reasons_json
 
@@ -54,11 +54,16 @@ class Outlook:
     reasons: list[Reason]
 
     @property
+    def is_blocked(self) -> bool:
+        """Whether something keeps every row."""
+        return any(each.code in _BLOCKING for each in self.reasons)
+
+    @property
     def eta_seconds(self) -> float | None:
         """When all rows will have ended, if it goes on so; None where nobody can say."""
         if not self.progress.open:
             return 0.0
-        if self.rate is None or any(each.code in _BLOCKING for each in self.reasons):
+        if self.rate is None or self.is_blocked:
             return None
         last = (self.later.next_at - self.now).total_seconds() if self.later.next_at else 0.0
         return max(self.progress.open / self.rate.rows_per_second, last)
@@ -125,15 +130,15 @@ def _reasons(connection: Connection, outlook: Outlook) -> Iterator[Reason]:
     yield from of_batch
     running, waiting = progress.states["running"], progress.states["queued"] - outlook.later.rows - outlook.sent
     if running:
-        yield Reason("running", f"{running:,} rows are claimed: their calls are under way, or wait for their turn.")
+        yield Reason("running", f"{counted(running, 'row')} claimed: in calls, or waiting for a turn (limits).")
     if outlook.later.next_at is not None:
         most = "more than " if outlook.later.rows > MOST_LATER else ""
-        rows = f"{most}{min(outlook.later.rows, MOST_LATER):,}"
-        sentence = f"{rows} are due later, after a failed call or a full limit; the next one {{}}."
+        rows = f"{most}{counted(min(outlook.later.rows, MOST_LATER), 'row')} due later"
         until = reasons.until(outlook.later.next_at, now)
-        yield Reason("due_later", sentence.format(until), outlook.later.next_at)
+        sentence = f"{rows}, after a failed call or a full limit; the next one {until}."
+        yield Reason("due_later", sentence, outlook.later.next_at)
     if outlook.sent:
-        yield Reason("sent", f"{outlook.sent:,} are with the broker and wait for a free place.")
+        yield Reason("sent", f"{counted(outlook.sent, 'row')} with the broker, waiting for a free place.")
     if waiting > 0 and not of_batch:
         yield _queued(connection, outlook, waiting)
 
@@ -145,7 +150,9 @@ def _queued(connection: Connection, outlook: Outlook, waiting: int) -> Reason:
     first = f" More urgent batches go first: {', '.join(urgent)}." if urgent else ""
     is_idle = outlook.fleet.is_embedded and not outlook.progress.states["running"]
     own = f" `tidemill watch {batch.id}` runs them, if no command does." if is_idle else ""
-    return Reason("queued", f"{waiting:,} are due and wait for a place ({places:,} places, {free:,} free).{first}{own}")
+    return Reason(
+        "queued", f"{counted(waiting, 'row')} due, waiting for a place ({places:,} places, {free:,} free).{first}{own}"
+    )
 
 
 # --- what to do about failures ---

@@ -37,9 +37,13 @@ class Fleet(NamedTuple):
         """Those that live and call this provider."""
         return [worker for worker in self.workers if worker.is_alive and worker.provider == provider]
 
+    def worker(self, worker_id: str | None) -> Worker | None:
+        """The worker of an id, as long as the database knows it."""
+        return next((worker for worker in self.workers if worker.id == worker_id), None)
+
     def name(self, worker_id: str | None) -> str:
         """A worker for people: its id as logs have it, and where it runs, as long as the database knows that."""
-        known = next((worker for worker in self.workers if worker.id == worker_id), None)
+        known = self.worker(worker_id)
         where = f" ({known.host}, pid {known.pid})" if known else ""
         return f"worker {(worker_id or '')[:_SHOWN_OF_ID]}{where}"
 
@@ -99,9 +103,8 @@ def _watch(batch: Row[Any]) -> str:
 def of_running(call: Row[Any] | None, job: Row[Any], fleet: Fleet, now: datetime) -> Reason:
     """What a claimed row waits for: its turn or its call, or that somebody takes it from a worker that is gone."""
     who = fleet.name(job.worker_id)
-    ends = job.lease_until
-    lives = any(worker.id == job.worker_id and worker.is_alive for worker in fleet.workers)
-    if not lives and ends is not None:
+    ends, worker = job.lease_until, fleet.worker(job.worker_id)
+    if ends is not None and not (worker is not None and worker.is_alive):
         sentence = f"{who} has it and is not alive; another one takes the row over {until(ends, now)}, once one runs."
         return Reason("lost_worker", sentence, ends)
     age = f" {since(call.started_at, now)}" if call is not None else ""

@@ -15,6 +15,7 @@ from tidemill.models import ledger
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.job_requests import last_words
 from tidemill.models.json_types import JsonObject
+from tidemill.models.ledger import Other
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES
 from tidemill.models.text import one_line
@@ -27,6 +28,7 @@ MOST_AHEAD = 500
 
 _WORTH_SAYING_SECONDS = 0.5
 _ERROR_CHARACTERS = 400
+_PASSING_ERROR_CHARACTERS = 160
 _PROMPT_CHARACTERS = 200
 
 
@@ -47,7 +49,7 @@ class Life:
     batch: Row[Any]
     calls: Sequence[Row[Any]]
     answer: Row[Any] | None
-    twin: Row[Any] | None
+    twin: Other | None
     fine_tune: Row[Any] | None
     fleet: Fleet
     now: datetime
@@ -172,8 +174,10 @@ def _between(life: Life, before: Row[Any] | None, epoch: int) -> Iterator[Event]
 
 def _call(life: Life, call: Row[Any]) -> Iterator[Event]:
     """A line of the ledger: its claim, its call and what came of it."""
-    who = {"epoch": call.epoch, "worker": call.worker_id}
-    yield Event("claimed", f"claimed by {life.fleet.name(call.worker_id)}", call.started_at, who)
+    known = life.fleet.worker(call.worker_id)
+    place = {"host": known.host if known else None, "pid": known.pid if known else None}
+    facts = {"epoch": call.epoch, "worker": call.worker_id, **place}
+    yield Event("claimed", f"claimed by {life.fleet.name(call.worker_id)}", call.started_at, facts)
     if call.outcome is None:
         return
     if call.seconds is not None:
@@ -208,7 +212,8 @@ def _details(call: Row[Any]) -> str:
     if call.request_id:
         parts.append(call.request_id)
     if call.error_code or call.error:
-        parts.append(one_line(f"{call.error_code}: {call.error or ''}", _ERROR_CHARACTERS))
+        most = _ERROR_CHARACTERS if call.outcome == "failed" else _PASSING_ERROR_CHARACTERS
+        parts.append(one_line(f"{call.error_code}: {call.error or ''}", most))
     return f": {' · '.join(parts)}" if parts else ""
 
 
@@ -263,9 +268,9 @@ def _judgement(answer: Row[Any]) -> Iterator[Event]:
 # --- for scripts ---
 
 
-def asked(life: Life) -> str:
-    """What the row asks, as one shortened line."""
-    return one_line(last_words(life.job.request), _PROMPT_CHARACTERS)
+def asked(life: Life, most: int = _PROMPT_CHARACTERS) -> str:
+    """What the row asks, as one shortened line of so many characters."""
+    return one_line(last_words(life.job.request), most)
 
 
 def dialogue_of(life: Life) -> int | None:

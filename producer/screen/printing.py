@@ -59,17 +59,14 @@ def print_entries(entries: Sequence[tuple[str, str]]) -> None:
     room = max((len(label) for label, _ in entries), default=0) + 2
     width = terminal_width(sys.stdout)
     for label, text in entries:
-        line = f"{label:<{room}}{printable(text)}".rstrip()
-        whole = width is None or len(line) <= width or width < 2 * room
-        lines = (
-            [line]
-            if whole
-            else textwrap.wrap(
-                line, width, subsequent_indent=" " * room, break_long_words=False, break_on_hyphens=False
+        lines = [f"{label:<{room}}{printable(text)}".rstrip()]
+        if width is not None and 2 * room < width < len(lines[0]):
+            behind = " " * room
+            lines = textwrap.wrap(
+                lines[0], width, subsequent_indent=behind, break_long_words=False, break_on_hyphens=False
             )
-        )
-        for each in lines:
-            typer.echo(each)
+        for line in lines:
+            typer.echo(line)
 
 
 def terminal_width(stream: TextIO) -> int | None:

@@ -244,7 +244,7 @@ def oldest_calls(connection: Connection, batch_id: str, most: int) -> list[Call]
 
 
 def ages_of_ends(connection: Connection, batch_id: str) -> list[float]:
-    """How many seconds ago rows ended that stand in the input beside those under way.
+    """How many seconds ago rows ended that stand in the input before those under way, the nearest one first.
 
     Rows are claimed in the order of the input, so the few hundred before the furthest one have ended last. No index
     leads to what ended lately: it would cost every call.
@@ -255,7 +255,7 @@ def ages_of_ends(connection: Connection, batch_id: str) -> list[float]:
     # A range of positions: neither database can choose to sort the whole batch for it.
     beside = jobs.c.batch_id == batch_id, jobs.c.position.between(furthest - _SAMPLE + 1, furthest)
     ages = select(seconds_since(connection, jobs.c.finished_at)).where(*beside, jobs.c.finished_at.is_not(None))
-    return sorted(float(age) for age in connection.scalars(ages))
+    return [float(age) for age in connection.scalars(ages.order_by(jobs.c.position.desc()))]
 
 
 def _furthest_position(connection: Connection, batch_id: str) -> int | None:

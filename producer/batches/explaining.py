@@ -156,7 +156,7 @@ def _batch_facts(outlook: Outlook) -> Iterator[_Entry]:
         yield "ended", "every row has ended"
         return
     yield "ends", _ending(outlook)
-    if outlook.rate is not None:
+    if outlook.rate is not None and not outlook.is_blocked:
         pace = outlook.rate.rows_per_second
         shown = f"{pace:,.1f} rows a second" if pace >= 1 else f"{pace * 60:,.1f} rows a minute"
         yield "pace", f"about {shown}, over the last {in_words(outlook.rate.over_seconds)}"

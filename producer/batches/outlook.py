@@ -100,15 +100,19 @@ def load(connection: Connection, batch_id: str, limits: LearnedLimits | None) ->
 
 
 def rate(ages: Sequence[float]) -> Rate | None:
-    """How fast rows end, of how many seconds ago they did; None if too few have ended lately.
+    """How fast rows end, of how many seconds ago they did, from the nearest to those under way on.
 
-    Of the last minute if that says enough, else of the last ten. Where all of the sample is younger, of its own time.
+    Of the last minute if that says enough, else of the last ten; where all of the sample is younger, of its own time.
+    None if too few have ended lately, or if they stand apart: of rows that are tried again nobody knows the neighbours.
     """
     for window in _WINDOWS_SECONDS:
-        recent = [age for age in ages if age <= window]
-        if len(recent) >= (_ENOUGH_ENDS if window != _WINDOWS_SECONDS[-1] else _FEWEST_ENDS):
-            over = window if len(recent) < len(ages) else max(1.0, *recent)
-            return Rate(len(recent) / over, over)
+        recent = [place for place, age in enumerate(ages) if age <= window]
+        if len(recent) < (_ENOUGH_ENDS if window != _WINDOWS_SECONDS[-1] else _FEWEST_ENDS):
+            continue
+        if 2 * len(recent) <= recent[-1]:
+            return None
+        over = window if len(recent) < len(ages) else max(1.0, *ages)
+        return Rate(len(recent) / over, over)
     return None
 
 
@@ -130,7 +134,7 @@ def _reasons(connection: Connection, outlook: Outlook) -> Iterator[Reason]:
     yield from of_batch
     running, waiting = progress.states["running"], progress.states["queued"] - outlook.later.rows - outlook.sent
     if running:
-        yield Reason("running", f"{counted(running, 'row')} claimed: in calls, or waiting for a turn (limits).")
+        yield _running(running, has_workers=bool(outlook.fleet.alive(batch.provider)))
     if outlook.later.next_at is not None:
         most = "more than " if outlook.later.rows > MOST_LATER else ""
         rows = f"{most}{counted(min(outlook.later.rows, MOST_LATER), 'row')} due later"
@@ -141,6 +145,12 @@ def _reasons(connection: Connection, outlook: Outlook) -> Iterator[Reason]:
         yield Reason("sent", f"{counted(outlook.sent, 'row')} with the broker, waiting for a free place.")
     if waiting > 0 and not of_batch:
         yield _queued(connection, outlook, waiting)
+
+
+def _running(rows: int, *, has_workers: bool) -> Reason:
+    if has_workers:
+        return Reason("running", f"{counted(rows, 'row')} claimed: in calls, or waiting for their turn (limits).")
+    return Reason("lost_worker", f"{counted(rows, 'row')} claimed by workers that are gone; the next one takes over.")
 
 
 def _queued(connection: Connection, outlook: Outlook, waiting: int) -> Reason:

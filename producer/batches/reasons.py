@@ -1,4 +1,4 @@
-"""Why a row or a batch does not move has a few possible reasons, and each has its word, its sentence and its end.
+"""A row or a batch does not move for one of a few reasons, and each has its word, its sentence and its end.
 
 Pure functions of what `models.ledger` reads. The words (`code`) are for scripts and stay; the sentences are for people.
 """
@@ -52,7 +52,7 @@ def until(at: datetime, now: datetime) -> str:
     """A time to come: `at 22:33:10 (in 12 s)`."""
     left = (at - now).total_seconds()
     day = f"{at:%Y-%m-%d} " if at.date() != now.date() else ""
-    return f"at {day}{at:%H:%M:%S} UTC (in {in_words(left)})" if left > 0 else "now"
+    return f"at {day}{at:%H:%M:%S} UTC (in {in_words(left)})" if left >= 0.05 else "now"
 
 
 def since(at: datetime, now: datetime) -> str:
@@ -113,14 +113,14 @@ def of_running(call: Row[Any] | None, job: Row[Any], fleet: Fleet, now: datetime
     )
 
 
-def of_due_time(job: Row[Any], last: Row[Any] | None, now: datetime) -> Reason | None:
-    """That a queued row is due later, and why."""
+def of_due_time(job: Row[Any], last: Row[Any] | None, now: datetime, *, has_steps: bool) -> Reason | None:
+    """That a queued row is due later, and why; `last` is its last call."""
     if job.available_at <= now:
         return None
-    why = "a limit was full, or it takes one of several steps"
-    if last is not None and last.outcome == "retried":
-        why = f"its last call failed: {last.error_code or last.http_status or 'no reply'}"
-    return Reason("due_later", f"It is due again {until(job.available_at, now)}, because {why}.", job.available_at)
+    why = "its next step is then" if has_steps else "a limit was full"
+    if last is not None and last.outcome == "retried" and last.epoch == job.epoch:
+        why = f"its last call failed ({last.error_code or last.http_status or 'no reply'})"
+    return Reason("due_later", f"It is due {until(job.available_at, now)}: {why}.", job.available_at)
 
 
 class Place(NamedTuple):

@@ -100,7 +100,8 @@ def _reasons(connection: Connection, life: Life) -> Iterator[Reason]:
 def _own_reasons(connection: Connection, life: Life) -> Iterator[Reason]:
     """Why this queued row in particular is not called."""
     job = life.job
-    if (due := reasons.of_due_time(job, life.calls[-1] if life.calls else None, life.now)) is not None:
+    last, has_steps = life.calls[-1] if life.calls else None, life.fine_tune is not None
+    if (due := reasons.of_due_time(job, last, life.now, has_steps=has_steps)) is not None:
         yield due
     if (turn := ledger.turn_before(connection, job)) is not None:
         yield Reason(
@@ -162,14 +163,14 @@ def _between(life: Life, before: Row[Any] | None, epoch: int) -> Iterator[Event]
         yield Event("revived", "queued again, by `tidemill retry` or the same command")
     if missing <= 0:
         return
-    if life.batch.kind == "train":
+    if life.fine_tune is not None:
         sentence = f"{missing} steps (files, the provider's job, looks at it), which are no calls of the ledger"
         yield Event("stepped", sentence, facts={"times": missing})
         return
     times = "once" if missing == 1 else f"{missing} times"
-    why = "a limit was full, the batch was paused or held, or the worker stopped"
-    by_hand = "a cancel and a retry by hand look the same here"
-    yield Event("uncalled", f"claimed {times} without a call: {why}; {by_hand}", facts={"times": missing})
+    why = "a limit was full, a pause, a hold, a stopping worker"
+    sentence = f"claimed {times} without a call ({why}), or cancelled and tried again by hand"
+    yield Event("uncalled", sentence, facts={"times": missing})
 
 
 def _call(life: Life, call: Row[Any]) -> Iterator[Event]:

@@ -9,6 +9,7 @@ from tidemill.models.durations import in_words
 from tidemill.models.json_types import JsonObject
 from tidemill.models.ledger import Worker
 from tidemill.models.settings import settings
+from tidemill.producer.batches.progress import counted
 from tidemill.producer.screen.printing import print_json, print_line, print_table
 from tidemill.producer.screen.tables import Column
 
@@ -35,18 +36,18 @@ def show(show_all: bool, as_json: bool) -> None:
     if as_json:
         return print_json([_as_json(worker) for worker in shown])
     if not any(worker.is_alive for worker in known):
-        print_line(_none_alive(len(known)), err=True)
+        print_line(_none_alive(gone=len(known) - len(shown)), err=True)
     if not shown:
         return None
     return print_table(COLUMNS, [_cells(worker, (now - worker.started_at).total_seconds()) for worker in shown])
 
 
-def _none_alive(gone: int) -> str:
+def _none_alive(*, gone: int) -> str:
     if settings().embedded:
         start = "Without a broker each command that waits runs one inside itself; `tidemill worker` runs one, too."
     else:
         start = "Start one: `tidemill worker`."
-    return f"No worker is alive. {start}" + (f" {gone} gone; --all shows them." if gone else "")
+    return f"No worker is alive. {start}" + (f" {counted(gone, 'worker')} gone; --all shows them." if gone else "")
 
 
 def _cells(worker: Worker, up_seconds: float) -> Sequence[object]:

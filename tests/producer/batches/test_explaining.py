@@ -210,7 +210,7 @@ def test_each_kind_of_waiting_has_its_word_and_its_sentence(capsys: pytest.Captu
     put(failure(take_one(second), "retried", delay_seconds=100.0))
     told = story(second, capsys)
     assert codes(told) == ["due_later"]
-    assert told["waits_for"][0]["until"] and "its last call failed: server_error" in says(told)
+    assert told["waits_for"][0]["until"] and "its last call failed (server_error)" in says(told)
 
     take_one(third, "w1")
     assert "worker w1 (h, pid 1) has it since" in says(story(third, capsys))

@@ -15,6 +15,7 @@ from tidemill.models.due import ALIVE_SECONDS
 from tidemill.models.fine_tunes import owner_name
 from tidemill.models.tables import (
     ENDED_STATES,
+    FLAWED,
     OPEN_PARTS,
     OPEN_STATES,
     attempts,
@@ -192,7 +193,7 @@ def urgent_batches(connection: Connection, own: Row[Any]) -> list[str]:
 
 def fine_tune_of(connection: Connection, job_id: int) -> Row[Any] | None:
     """What a train job has at the provider; None for every other job, and before its first step."""
-    names = ("remote_id", "status", "wanted", "model", "note", "created_at", "seen_at")
+    names = ("remote_id", "status", "wanted", "model", "note", "remote", "created_at", "seen_at")
     own = select(*(fine_tunes.c[name] for name in names)).where(fine_tunes.c.job_id == job_id)
     return connection.execute(own).one_or_none()
 
@@ -219,6 +220,12 @@ def rows_due_later(connection: Connection, batch_id: str, most: int) -> Later:
 def rows_sent(connection: Connection, batch_id: str) -> int:
     """Rows whose ids are with the broker."""
     return connection.scalar(select(func.count()).where(in_part(OPEN_PARTS[1], batch_id))) or 0
+
+
+def was_ever_claimed(connection: Connection, batch_id: str, code: str) -> bool:
+    """Whether rows that failed with this code were claimed; rows that were refused when they were stored were not."""
+    one = select(jobs.c.epoch).where(FLAWED, jobs.c.batch_id == batch_id, jobs.c.error_code == code)
+    return bool(connection.scalar(one.where(jobs.c.state == "failed").limit(1)))
 
 
 def an_open_job(connection: Connection, batch_id: str) -> int | None:

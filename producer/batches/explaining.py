@@ -18,7 +18,7 @@ from tidemill.models.settings import settings
 from tidemill.models.text import one_line
 from tidemill.producer.batches import outlook as outlooks
 from tidemill.producer.batches import row_life
-from tidemill.producer.batches.outlook import Outlook, advice
+from tidemill.producer.batches.outlook import Outlook
 from tidemill.producer.batches.progress import counted, resolve
 from tidemill.producer.batches.reasons import Reason
 from tidemill.producer.batches.row_life import Event, Life
@@ -200,5 +200,5 @@ def _slowest(outlook: Outlook) -> Iterator[_Entry]:
 def _failures(outlook: Outlook) -> Iterator[_Entry]:
     for number, each in enumerate(outlook.failures):
         example = one_line(each.example, _EXAMPLE_CHARACTERS)
-        what = f"{each.rows:,} × {each.code}: {example} → {advice(each.code, outlook.batch.id)}"
+        what = f"{each.rows:,} × {each.code}: {example} → {each.advice}"
         yield "" if number else "failed", what

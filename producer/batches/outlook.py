@@ -37,6 +37,15 @@ class Rate(NamedTuple):
     over_seconds: float
 
 
+class Failure(NamedTuple):
+    """Rows that failed for one reason: how many, its code, the sentence of one of them, and what to do."""
+
+    rows: int
+    code: str
+    example: str
+    advice: str
+
+
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """How a batch stands, as read in one transaction."""
@@ -50,7 +59,7 @@ class Outlook:
     slowest: list[Call]
     rate: Rate | None
     limits: LearnedLimits | None
-    failures: list[batches.FailureReason]
+    failures: list[Failure]
     reasons: list[Reason]
 
     @property
@@ -92,7 +101,7 @@ def load(connection: Connection, batch_id: str, limits: LearnedLimits | None) ->
         ledger.oldest_calls(connection, batch_id, _SLOWEST),
         rate(ledger.ages_of_ends(connection, batch_id)) if progress.open else None,
         limits,
-        batches.failures(connection, batch_id),
+        _failures(connection, batch_id),
         [],
     )
     outlook.reasons.extend(_reasons(connection, outlook))
@@ -167,6 +176,14 @@ def _queued(connection: Connection, outlook: Outlook, waiting: int) -> Reason:
 
 # --- what to do about failures ---
 
+
+def _failures(connection: Connection, batch_id: str) -> list[Failure]:
+    return [
+        Failure(*each, advice(each.code, batch_id, was_asked=ledger.was_ever_claimed(connection, batch_id, each.code)))
+        for each in batches.failures(connection, batch_id)
+    ]
+
+
 _ADVICE = {
     "context_length_exceeded": "shorten these prompts, or ask a model that takes more",
     "request_too_large": "shorten these prompts, lower --max-tokens, or raise the provider's limit",
@@ -185,11 +202,12 @@ _ADVICE = {
 """Error code -> what its owner can do; whatever else failed may succeed later."""
 
 _AGAIN = "`tidemill retry {batch}` asks again, then `tidemill watch {batch}`"
+_NEVER_ASKED = "it was never asked; correct the input, then run the same command again"
 
 
-def advice(code: str, batch_id: str) -> str:
-    """What to do about rows that failed with this code."""
-    return _ADVICE.get(code, _AGAIN).format(batch=batch_id)
+def advice(code: str, batch_id: str, *, was_asked: bool = True) -> str:
+    """What to do about rows that failed with this code, or were refused before they were asked."""
+    return (_ADVICE.get(code, _AGAIN) if was_asked else _NEVER_ASKED).format(batch=batch_id)
 
 
 # --- for scripts ---
@@ -228,7 +246,7 @@ def to_json(outlook: Outlook) -> JsonObject:
             for each in outlook.slowest
         ],
         "failures": [
-            {"rows": each.rows, "error_code": each.code, "example": each.example, "do": advice(each.code, batch.id)}
+            {"rows": each.rows, "error_code": each.code, "example": each.example, "do": each.advice}
             for each in outlook.failures
         ],
         "waits_for": reasons_json(outlook.reasons),

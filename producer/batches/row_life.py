@@ -6,7 +6,7 @@ led to no call.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row
@@ -28,6 +28,8 @@ MOST_AHEAD = 500
 
 _WORTH_SAYING_SECONDS = 0.5
 _ERROR_CHARACTERS = 400
+_LAST_SECOND = 2**33
+"""Of the times that a server may name, in seconds since 1970: more would be milliseconds."""
 _PASSING_ERROR_CHARACTERS = 160
 _PROMPT_CHARACTERS = 200
 
@@ -82,6 +84,10 @@ def _reasons(connection: Connection, life: Life) -> Iterator[Reason]:
     job, batch, now = life.job, life.batch, life.now
     for step in ledger.doubted_steps(connection, job.id) if life.fine_tune is not None else ():
         yield Reason("doubt", f"Whether the provider has made its {step} is unknown; the next step looks for it there.")
+    if life.fine_tune is not None and job.state in OPEN_STATES:
+        expected = _expected_end(life.fine_tune)
+        end = f"; it expects to have trained {reasons.until(expected, now)}" if expected else ""
+        yield Reason("provider", f"Training goes on: {_status(life.fine_tune)}{end}.", expected)
     if job.state == "running":
         yield reasons.of_running(life.calls[-1] if life.calls else None, job, life.fleet, now)
     elif job.state == "queued":
@@ -250,12 +256,25 @@ def _end(life: Life) -> Event:
 
 
 def _fine_tune(tune: Row[Any]) -> Event:
-    parts = [f"the provider says {tune.status or 'nothing yet'}"]
-    parts += [f"{tune.remote_id}"] if tune.remote_id else []
-    parts += [f"it is to {tune.wanted}"] if tune.wanted else []
-    parts += [f"trouble: {one_line(tune.note, _ERROR_CHARACTERS)}"] if tune.note else []
+    note = f"; trouble: {one_line(tune.note, _ERROR_CHARACTERS)}" if tune.note else ""
     facts = {"status": tune.status, "remote_id": tune.remote_id, "model": tune.model, "note": tune.note}
-    return Event("fine_tune", "fine-tune: " + " · ".join(parts), tune.seen_at, facts)
+    return Event("fine_tune", f"{_status(tune)}{note}", tune.seen_at, facts)
+
+
+def _status(tune: Row[Any]) -> str:
+    """What the provider says of a fine-tune, and what somebody wants of it."""
+    name = f" of {tune.remote_id}" if tune.remote_id else ""
+    wish = f", and it is to {tune.wanted}" if tune.wanted else ""
+    said = f'"{one_line(tune.status, 60)}"' if tune.status else "nothing yet"
+    return f"the provider says {said}{name}{wish}"
+
+
+def _expected_end(tune: Row[Any]) -> datetime | None:
+    """When the provider expects a fine-tune to end, as OpenAI's `estimated_finish` says it; None if it does not."""
+    expected = (tune.remote or {}).get("estimated_finish")
+    if not isinstance(expected, int | float) or not 0 < expected < _LAST_SECOND:
+        return None
+    return datetime.fromtimestamp(expected, UTC)
 
 
 def _judgement(answer: Row[Any]) -> Iterator[Event]:

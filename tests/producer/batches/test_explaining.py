@@ -179,6 +179,7 @@ def test_a_refused_picture_and_a_shared_answer_have_no_call_and_say_why(capsys: 
     assert names(shared) == ["submitted", "shared", "judged"]
     assert shared["events"][1]["twin"] == first
     assert names(story("b:3", capsys)) == ["submitted", "refused"]
+    assert "never asked; correct the input" in story("b", capsys)["failures"][0]["do"]
 
 
 def test_what_a_call_waited_for_its_turn_is_said_as_far_as_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,15 +278,17 @@ def test_a_fine_tune_says_what_the_provider_says_and_when_it_is_looked_at(capsys
         dataset = {"id": "d", "name": "d", "method": "supervised", "training": blob, "report": {}, "created_at": now()}
         connection.execute(insert(datasets).values(**dataset))
         tune = {"remote_id": "ftjob-1", "status": "running", "created_at": now(), "seen_at": now()}
+        tune["remote"] = {"estimated_finish": 4_000_000_000}
         connection.execute(insert(fine_tunes).values(job_id=job_id, dataset_id="d", **tune))
         doubt = {"step": "job", "round": 1, "token": "t", "sent_at": now()}
         connection.execute(insert(creations).values(owner=f"job {job_id}", **doubt))
     told = story("b", capsys)
-    assert codes(told) == ["doubt", "due_later"], "the only open row speaks for its batch"
+    assert codes(told) == ["doubt", "provider", "due_later"], "the only open row speaks for its batch"
     row = story(job_id, capsys)
     assert names(row) == ["submitted", "stepped", "fine_tune"]
     assert row["events"][1]["times"] == 3
-    assert "the provider says running · ftjob-1" in row["events"][2]["says"]
+    assert row["events"][2]["says"] == 'the provider says "running" of ftjob-1'
+    assert told["waits_for"][1]["until"] == "2096-10-02T07:06:40+00:00"
 
 
 # --- how a row is called ---

@@ -92,7 +92,7 @@ def all_workers(connection: Connection) -> list[Worker]:
     names = ("id", "host", "pid", "provider", "version", "window", "in_flight", "started_at", "seen_at")
     columns: list[Any] = [workers.c[name] for name in names]
     known = select(*columns, seconds_since(connection, workers.c.seen_at))
-    return [Worker(*row) for row in connection.execute(known.order_by(workers.c.started_at, workers.c.id))]
+    return [Worker._make(row) for row in connection.execute(known.order_by(workers.c.started_at, workers.c.id))]
 
 
 # --- one row ---

@@ -131,14 +131,14 @@ class Place(NamedTuple):
     urgent: Sequence[str]
 
 
-def of_place(job: Row[Any], batch: Row[Any], fleet: Fleet, place: Place) -> Reason:
+def of_place(job: Row[Any], batch: Row[Any], fleet: Fleet, place: Place, now: datetime) -> Reason:
     """That a queued row is due, and what is before it."""
     alive = fleet.alive(batch.provider)
     free = sum(max(0, worker.window - worker.in_flight) for worker in alive)
     places = f"{counted(sum(worker.window for worker in alive), 'place')}, {free:,} free"
     first = f" More urgent batches go first: {', '.join(place.urgent)}." if place.urgent else ""
     if job.sent_at is not None:
-        return Reason("sent", f"It is with the broker and waits for a free place ({places}).{first}")
+        return Reason("sent", f"It is with the broker {since(job.sent_at, now)}, for a free place ({places}).{first}")
     before = f"{'more than ' if place.is_more else ''}{counted(place.rows, 'row')}"
     own = f" Only a command that waits for this batch takes them: {_watch(batch)}" if fleet.is_embedded else ""
     return Reason("queued", f"It is due; {before} of its batch before it ({places}).{first}{own}")

@@ -98,7 +98,7 @@ def _reasons(connection: Connection, life: Life) -> Iterator[Reason]:
         if not (of_batch or own):
             ahead, urgent = ledger.rows_ahead(connection, job, MOST_AHEAD), ledger.urgent_batches(connection, batch)
             place = Place(min(ahead, MOST_AHEAD), ahead > MOST_AHEAD, urgent)
-            yield reasons.of_place(job, batch, life.fleet, place)
+            yield reasons.of_place(job, batch, life.fleet, place, now)
     elif life.answer is not None and life.answer.sentiment is None:
         yield Reason("judgement", "Its reply is not judged yet; a worker judges what was left within a minute.")
 
@@ -204,7 +204,7 @@ _OUTCOMES = {
     "held": "not served, which put the provider on hold and counts as no attempt",
     "failed": "failed for good",
     "lost": "lost: its worker stopped or vanished, or the row was cancelled; whether the call was billed is unknown",
-    "stale": "came too late: others had the row by then; the cost counts, the answer does not",
+    "stale": "came too late: the row had been taken from its worker; the cost counts, the answer does not",
 }
 """Outcome of a call -> what that means."""
 

@@ -17,16 +17,19 @@ from tidemill.models.errors import InputError
 from tidemill.models.settings import settings
 from tidemill.models.text import one_line
 from tidemill.producer.batches import outlook as outlooks
-from tidemill.producer.batches import row_life
+from tidemill.producer.batches import row_events, row_life
 from tidemill.producer.batches.outlook import Outlook
 from tidemill.producer.batches.progress import counted, resolve
 from tidemill.producer.batches.reasons import Reason
-from tidemill.producer.batches.row_life import Event, Life
+from tidemill.producer.batches.row_events import Event
+from tidemill.producer.batches.row_life import Life
 from tidemill.producer.screen.printing import print_entries, print_json, print_line
 
 _JOB = re.compile(r"(?:job )? *([0-9]+)")
 _NUMBER = re.compile(r"[0-9]+")
 _EXAMPLE_CHARACTERS = 160
+_MOST_EVENTS, _FIRST_EVENTS = 60, 10
+"""What is shown of a very long life: its beginning and its end."""
 _PROMPT_CHARACTERS = 66
 """One line of a terminal of 80 columns."""
 _Entry = tuple[str, str]
@@ -77,11 +80,11 @@ def _explain_row(job_id: int, as_json: bool) -> None:
     if life is None:
         raise InputError(f"There is no job {job_id}. Name a row of a batch, such as latest:1, or a job of the log.")
     if as_json:
-        return print_json(row_life.to_json(life))
+        return print_json(row_events.to_json(life))
     print_line(_heading(life))
     print_entries([(f"  {label}", text) for label, text in _row_facts(life)])
     print_line("")
-    print_entries(list(_timeline(row_life.events(life))))
+    print_entries(list(_timeline(row_events.events(life))))
     if life.reasons:
         print_line("")
         print_entries(_reason_entries(life.reasons))
@@ -97,7 +100,7 @@ def _heading(life: Life) -> str:
 def _row_facts(life: Life) -> Iterator[_Entry]:
     job, batch = life.job, life.batch
     yield "asks", f"{batch.options['model']} at {batch.provider} ({batch.kind})"
-    if asked := row_life.asked(life, _PROMPT_CHARACTERS):
+    if asked := row_events.asked(life, _PROMPT_CHARACTERS):
         yield "prompt", asked
     yield "custom_id", one_line(job.custom_id, _EXAMPLE_CHARACTERS)
     if job.custom_id != job.key:
@@ -105,13 +108,17 @@ def _row_facts(life: Life) -> Iterator[_Entry]:
     used = f"{format_tokens(job.input_tokens)} + {format_tokens(job.output_tokens)} tokens"
     price = format_usd(job.cost_usd) if job.cost_usd is not None or job.input_tokens else format_usd(0.0)
     yield "calls", f"{job.attempts:,} · {used} · {price}"
-    if (dialogue := row_life.dialogue_of(life)) is not None:
+    if (dialogue := row_events.dialogue_of(life)) is not None:
         shown = f"; `tidemill dialogues show {dialogue}` shows it" if life.answer is not None else ""
         yield "dialogue", f"{dialogue}{shown}"
 
 
 def _timeline(events: Sequence[Event]) -> Iterator[_Entry]:
     """Events with their times; the day is said at the beginning and where it changes."""
+    if len(events) > _MOST_EVENTS:
+        left_out = len(events) - _MOST_EVENTS
+        more = Event("more", f"… {left_out:,} more events, all with --json")
+        events = [*events[:_FIRST_EVENTS], more, *events[_FIRST_EVENTS - _MOST_EVENTS :]]
     days = [each.at.date() if each.at is not None else None for each in events]
     day = next(filter(None, days), None)
     if day is not None:

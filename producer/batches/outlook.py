@@ -19,7 +19,6 @@ from tidemill.models.shared_limits import LearnedLimits
 from tidemill.producer.batches import reasons, row_life
 from tidemill.producer.batches.progress import Progress, counted, counts
 from tidemill.producer.batches.reasons import Fleet, Reason
-from tidemill.producer.batches.row_life import reasons_json
 
 MOST_LATER = 500
 """Rows that are due later are counted up to so many."""
@@ -249,5 +248,5 @@ def to_json(outlook: Outlook) -> JsonObject:
             {"rows": each.rows, "error_code": each.code, "example": each.example, "do": each.advice}
             for each in outlook.failures
         ],
-        "waits_for": reasons_json(outlook.reasons),
+        "waits_for": reasons.to_json(outlook.reasons),
     }

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Row
 
 from tidemill.models.durations import in_words
+from tidemill.models.json_types import JsonObject
 from tidemill.models.ledger import Worker
 from tidemill.models.text import one_line
 from tidemill.producer.batches.progress import counted
@@ -142,3 +143,11 @@ def of_place(job: Row[Any], batch: Row[Any], fleet: Fleet, place: Place, now: da
     before = f"{'more than ' if place.is_more else ''}{counted(place.rows, 'row')}"
     own = f" Only a command that waits for this batch takes them: {_watch(batch)}" if fleet.is_embedded else ""
     return Reason("queued", f"It is due; {before} of its batch before it ({places}).{first}{own}")
+
+
+def to_json(waits: Sequence[Reason]) -> list[JsonObject]:
+    """Reasons for scripts; times are UTC."""
+    return [
+        {"code": each.code, "says": each.sentence, "until": each.until.isoformat() if each.until else None}
+        for each in waits
+    ]

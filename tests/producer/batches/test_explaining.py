@@ -44,8 +44,8 @@ def story(name: str | int, capsys: pytest.CaptureFixture[str]) -> JsonObject:
     """What `tidemill explain NAME --json` prints."""
     capsys.readouterr()
     explain(str(name), as_json=True)
-    told: JsonObject = json.loads(capsys.readouterr().out)
-    return told
+    account: JsonObject = json.loads(capsys.readouterr().out)
+    return account
 
 
 def page(name: str | int, capsys: pytest.CaptureFixture[str]) -> str:
@@ -55,19 +55,19 @@ def page(name: str | int, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def codes(told: JsonObject) -> list[str]:
+def codes(account: JsonObject) -> list[str]:
     """What it waits for."""
-    return [each["code"] for each in told["waits_for"]]
+    return [each["code"] for each in account["waits_for"]]
 
 
-def names(told: JsonObject) -> list[str]:
+def names(account: JsonObject) -> list[str]:
     """What has happened."""
-    return [each["event"] for each in told["events"]]
+    return [each["event"] for each in account["events"]]
 
 
-def says(told: JsonObject) -> str:
+def says(account: JsonObject) -> str:
     """All that it waits for, in words."""
-    return " ".join(each["says"] for each in told["waits_for"])
+    return " ".join(each["says"] for each in account["waits_for"])
 
 
 def hold(reason: str = "no credit") -> None:
@@ -96,8 +96,8 @@ def test_a_row_with_a_retry_a_hold_a_loss_and_an_answer_reads_in_order(capsys: p
     put(success(take_one(job_id), seconds=0.0))
     with writing() as connection:
         connection.execute(update(dialogues).values(sentiment="positive", sentiment_score=0.5, language="en"))
-    told = story(job_id, capsys)
-    assert names(told) == [
+    account = story(job_id, capsys)
+    assert names(account) == [
         "submitted",
         *("claimed", "called", "retried"),
         *("claimed", "called", "held"),
@@ -105,14 +105,14 @@ def test_a_row_with_a_retry_a_hold_a_loss_and_an_answer_reads_in_order(capsys: p
         *("claimed", "called", "succeeded"),
         "judged",
     ]
-    assert [each["epoch"] for each in told["events"] if each["event"] == "claimed"] == [1, 2, 3, 5]
-    assert [each["host"] for each in told["events"] if each["event"] == "claimed"] == ["h", "h", None, "h"]
-    times = [each["at"] for each in told["events"] if each["at"]]
+    assert [each["epoch"] for each in account["events"] if each["event"] == "claimed"] == [1, 2, 3, 5]
+    assert [each["host"] for each in account["events"] if each["event"] == "claimed"] == ["h", "h", None, "h"]
+    times = [each["at"] for each in account["events"] if each["at"]]
     assert times == sorted(times)
-    answered = told["events"][-2]
+    answered = account["events"][-2]
     assert (answered["http_status"], answered["request_id"], answered["cost_usd"]) == (200, "req-1", 0.25)
-    assert (told["job"], told["batch"], told["row"], told["custom_id"]) == (job_id, "b", 1, "id-r0")
-    assert (told["dialogue"], told["losses"], told["waits_for"]) == (job_id, 1, [])
+    assert (account["job"], account["batch"], account["row"], account["custom_id"]) == (job_id, "b", 1, "id-r0")
+    assert (account["dialogue"], account["losses"], account["waits_for"]) == (job_id, 1, [])
     shown = page(job_id, capsys)
     assert shown.index("failed, to be tried again: 500") < shown.index("not served") < shown.index("lost: its worker")
     assert "prompt     question r0" in shown and "answered: 200" in shown and "judged positive (+0.50)" in shown
@@ -130,13 +130,13 @@ def test_claims_without_a_call_and_revivals_show_though_the_ledger_does_not_keep
     assert names(story(job_id, capsys)) == ["submitted", "uncalled"]
     put(failure(take_one(job_id)))
     change_batch("retry")
-    told = story(job_id, capsys)
-    assert names(told) == ["submitted", "uncalled", "claimed", "called", "failed", "revived"]
-    assert told["events"][1]["times"] == 3
+    account = story(job_id, capsys)
+    assert names(account) == ["submitted", "uncalled", "claimed", "called", "failed", "revived"]
+    assert account["events"][1]["times"] == 3
     change_batch("cancel")
-    told = story(job_id, capsys)
-    assert names(told)[-2:] == ["revived", "cancelled"]
-    assert told["waits_for"] == []
+    account = story(job_id, capsys)
+    assert names(account)[-2:] == ["revived", "cancelled"]
+    assert account["waits_for"] == []
 
 
 def test_a_row_whose_worker_vanished_three_times_says_why_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,9 +148,9 @@ def test_a_row_whose_worker_vanished_three_times_says_why_it_failed(capsys: pyte
             assert codes(story(job_id, capsys)) == ["alone"]
         take([job_id], "dead", alone=True)
         transact(lambda connection: rescue(connection, rescuer(dead=["dead"])))
-    told = story(job_id, capsys)
-    assert names(told) == ["submitted", *("claimed", "lost") * 3, "ended"]
-    assert "worker_lost" in told["events"][-1]["says"]
+    account = story(job_id, capsys)
+    assert names(account) == ["submitted", *("claimed", "lost") * 3, "ended"]
+    assert "worker_lost" in account["events"][-1]["says"]
 
 
 def test_an_answer_that_came_late_is_the_end_of_its_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,9 +159,9 @@ def test_an_answer_that_came_late_is_the_end_of_its_row(capsys: pytest.CaptureFi
     late = take_one(job_id)
     transact(lambda connection: rescue(connection, rescuer(dead=["w1"])))
     put(success(late))
-    told = story(job_id, capsys)
-    assert names(told) == ["submitted", "claimed", "called", "succeeded"]
-    assert codes(told) == ["judgement"]
+    account = story(job_id, capsys)
+    assert names(account) == ["submitted", "claimed", "called", "succeeded"]
+    assert codes(account) == ["judgement"]
 
 
 def test_a_refused_picture_and_a_shared_answer_have_no_call_and_say_why(capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,6 +194,17 @@ def test_what_a_call_waited_for_its_turn_is_said_as_far_as_it_is_known(capsys: p
     assert "waited 2" in called["says"]
 
 
+def test_a_very_long_life_shows_its_beginning_and_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    add_batch()
+    (job_id,) = add_jobs(1)
+    for nth in range(25):
+        put(failure(take_one(job_id), "retried", error=f"failure {nth}.", counted=False))
+    shown = page(job_id, capsys)
+    assert "… 16 more events, all with --json" in shown
+    assert "failure 0." in shown and "failure 24." in shown and "failure 5." not in shown
+    assert len(story(job_id, capsys)["events"]) == 76
+
+
 # --- what a row waits for ---
 
 
@@ -203,15 +214,15 @@ def test_each_kind_of_waiting_has_its_word_and_its_sentence(capsys: pytest.Captu
     assert codes(story(first, capsys)) == ["no_worker"]
     assert "`tidemill watch b`" in says(story(first, capsys))
     add_worker(window=10, in_flight=10)
-    told = story(third, capsys)
-    assert codes(told) == ["queued"]
-    assert "2 rows of its batch before it (10 places, 0 free)" in says(told)
-    assert told["events"][0]["at"] is not None, "of a row that nobody has claimed it is known when it was stored"
+    account = story(third, capsys)
+    assert codes(account) == ["queued"]
+    assert "2 rows of its batch before it (10 places, 0 free)" in says(account)
+    assert account["events"][0]["at"] is not None, "of a row that nobody has claimed it is known when it was stored"
 
     put(failure(take_one(second), "retried", delay_seconds=100.0))
-    told = story(second, capsys)
-    assert codes(told) == ["due_later"]
-    assert told["waits_for"][0]["until"] and "its last call failed (server_error)" in says(told)
+    account = story(second, capsys)
+    assert codes(account) == ["due_later"]
+    assert account["waits_for"][0]["until"] and "its last call failed (server_error)" in says(account)
 
     take_one(third, "w1")
     assert "worker w1 (h, pid 1) has it since" in says(story(third, capsys))
@@ -221,9 +232,9 @@ def test_each_kind_of_waiting_has_its_word_and_its_sentence(capsys: pytest.Captu
 
     hold()
     change_batch("pause")
-    told = story(second, capsys)
-    assert codes(told) == ["paused", "held", "due_later"]
-    assert "`tidemill resume b`" in says(told) and "no credit" in says(told)
+    account = story(second, capsys)
+    assert codes(account) == ["paused", "held", "due_later"]
+    assert "`tidemill resume b`" in says(account) and "no credit" in says(account)
 
 
 def test_a_row_waits_for_the_broker_and_for_urgent_batches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,9 +255,9 @@ def test_a_turn_of_a_dialogue_waits_for_the_turn_before_it(capsys: pytest.Captur
     put(success(take_one(root)))
     add_batch("b")
     enqueue_rows([{}, {}], dialogue_id=root)
-    told = story("b:2", capsys)
-    assert codes(told) == ["turn"]
-    assert f"job {story('b:1', capsys)['job']}, an earlier turn, is queued" in says(told)
+    account = story("b:2", capsys)
+    assert codes(account) == ["turn"]
+    assert f"job {story('b:1', capsys)['job']}, an earlier turn, is queued" in says(account)
 
 
 @pytest.mark.parametrize(
@@ -282,13 +293,13 @@ def test_a_fine_tune_says_what_the_provider_says_and_when_it_is_looked_at(capsys
         connection.execute(insert(fine_tunes).values(job_id=job_id, dataset_id="d", **tune))
         doubt = {"step": "job", "round": 1, "token": "t", "sent_at": now()}
         connection.execute(insert(creations).values(owner=f"job {job_id}", **doubt))
-    told = story("b", capsys)
-    assert codes(told) == ["doubt", "provider", "due_later"], "the only open row speaks for its batch"
+    account = story("b", capsys)
+    assert codes(account) == ["doubt", "provider", "due_later"], "the only open row speaks for its batch"
     row = story(job_id, capsys)
     assert names(row) == ["submitted", "stepped", "fine_tune"]
     assert row["events"][1]["times"] == 3
     assert row["events"][2]["says"] == 'the provider says "running" of ftjob-1'
-    assert told["waits_for"][1]["until"] == "2096-10-02T07:06:40+00:00"
+    assert account["waits_for"][1]["until"] == "2096-10-02T07:06:40+00:00"
 
 
 # --- how a row is called ---
@@ -344,23 +355,23 @@ def test_a_batch_says_what_it_waits_for_and_when_it_will_end(capsys: pytest.Capt
     failed, later, *_ = take(ids[20:24])
     put(failure(failed, error_code="context_length_exceeded", error="too long"))
     put(failure(later, "retried", delay_seconds=200.0))
-    told = story("b", capsys)
-    assert told.keys() == _OF_A_BATCH
+    account = story("b", capsys)
+    assert account.keys() == _OF_A_BATCH
     assert story(ids[0], capsys).keys() == _OF_A_ROW
-    assert codes(told) == ["running", "due_later", "queued"]
-    assert (told["open"], told["running"], told["due_later"]) == (19, 2, 1)
-    assert told["rows_per_second"] > 0
-    assert told["eta_seconds"] == pytest.approx(200, abs=30), "not before the last row is due"
-    assert [each["job"] for each in told["slowest"]] == ids[22:24]
-    assert told["failures"][0]["do"].startswith("shorten these prompts")
+    assert codes(account) == ["running", "due_later", "queued"]
+    assert (account["open"], account["running"], account["due_later"]) == (19, 2, 1)
+    assert account["rows_per_second"] > 0
+    assert account["eta_seconds"] == pytest.approx(200, abs=30), "not before the last row is due"
+    assert [each["job"] for each in account["slowest"]] == ids[22:24]
+    assert account["failures"][0]["do"].startswith("shorten these prompts")
     shown = page("b", capsys)
     assert "ends       in about 3 min" in shown and "pace       about" in shown
     assert f"oldest     job {ids[22]} (row 23, claimed" in shown
     assert "1 × context_length_exceeded: too long → shorten" in shown
     hold("no credit left")
-    told = story("b", capsys)
-    assert told["eta_seconds"] is None
-    assert codes(told)[0] == "held" and "no credit left" in says(told)
+    account = story("b", capsys)
+    assert account["eta_seconds"] is None
+    assert codes(account)[0] == "held" and "no credit left" in says(account)
     assert "not before what it waits for" in page("b", capsys)
 
 
@@ -370,8 +381,8 @@ def test_an_ended_batch_waits_for_nothing_but_its_judgements(capsys: pytest.Capt
     assert codes(story("b", capsys)) == ["judgement"]
     with writing() as connection:
         connection.execute(update(dialogues).values(sentiment="neutral"))
-    told = story("b", capsys)
-    assert (told["waits_for"], told["eta_seconds"]) == ([], 0.0)
+    account = story("b", capsys)
+    assert (account["waits_for"], account["eta_seconds"]) == ([], 0.0)
     assert "every row has ended" in page("b", capsys)
 
 

@@ -35,12 +35,14 @@ class Event(NamedTuple):
 
 
 def events(life: Life) -> list[Event]:
-    """The life of a row in order; only an answer that came too late stands where it came: others had the row by then."""
-    timed, latest = [], life.batch.created_at
+    """The life of a row in order. Only what came too late stands where it came: others had the row by then."""
+    timed: list[tuple[datetime, Event]] = []
+    latest: datetime = life.batch.created_at
     for each in _events(life):
-        if each.at is not None and each.name != "stale":
+        is_late = each.name == "stale"
+        if each.at is not None and not is_late:
             latest = max(latest, each.at)
-        timed.append((each.at if each.name == "stale" else latest, each))
+        timed.append((each.at if each.at is not None and is_late else latest, each))
     return [each for _, each in sorted(timed, key=itemgetter(0))]
 
 

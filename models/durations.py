@@ -1,4 +1,4 @@
-"""How long is said in one way everywhere: `90s`, `10m`, `6h`, `90d`."""
+"""How long is written in one way everywhere, `90s`, `10m`, `6h`, `90d`, and read by people in one way."""
 
 import re
 
@@ -17,3 +17,17 @@ def seconds_of(text: str) -> float:
     if _PART.sub("", compact) or not 0 < seconds < 1e10:
         raise ValueError("write it with its unit: 90s, 10m, 1h30m, 6h, 90d or 2w")
     return seconds
+
+
+def in_words(seconds: float) -> str:
+    """A duration for people: `0.4 s`, `12 s`, `1 min 38 s`, `2 h 05 min`, `3 d 4 h`."""
+    if 0 < seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, left = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    days, hours_left = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours_left} h"
+    if hours:
+        return f"{hours} h {minutes_left:02} min"
+    return f"{minutes} min {left:02} s" if minutes else f"{left} s"

@@ -81,7 +81,7 @@ class FineTune:
 
 def owner(job: Claimed) -> Owner:
     """The owner of a claimed train job's creations."""
-    return Owner(_key(job.id), partial(_check_owned, job=job))
+    return Owner(owner_name(job.id), partial(_check_owned, job=job))
 
 
 def keep_dataset(connection: Connection, **columns: object) -> None:
@@ -113,7 +113,7 @@ def load(connection: Connection, job: Claimed, dataset_id: str) -> FineTune:
     row = connection.execute(select(fine_tunes, age).where(fine_tunes.c.job_id == job.id)).one()
     dataset = connection.execute(select(datasets).where(datasets.c.id == dataset_id)).one()
     files = {step: getattr(dataset, step) for step in FILES if getattr(dataset, step) is not None}
-    known = creations.load(connection, _key(job.id))
+    known = creations.load(connection, owner_name(job.id))
     nameless_seconds = connection.scalar(
         select(seconds_since(connection, fine_tune_events.c.created_at)).where(
             fine_tune_events.c.job_id == job.id,
@@ -234,7 +234,7 @@ def want(connection: Connection, job_id: int, control: str) -> bool:
 
     Does nothing and returns False if nothing was sent to the provider yet.
     """
-    if not creations.is_begun(connection, _key(job_id), "job"):
+    if not creations.is_begun(connection, owner_name(job_id), "job"):
         return False
     connection.execute(update(fine_tunes).where(fine_tunes.c.job_id == job_id).values(wanted=control))
     make_due(connection, job_id)
@@ -262,7 +262,8 @@ def begin_rounds(connection: Connection, job_ids: Sequence[int]) -> None:
 # --- ownership and events ---
 
 
-def _key(job_id: int) -> str:
+def owner_name(job_id: int) -> str:
+    """What the creations of a job call their owner."""
     return f"job {job_id}"
 
 

@@ -49,3 +49,20 @@ def read_ask_request(request: JsonObject) -> AskRequest:
 def read_train_request(request: JsonObject) -> TrainRequest:
     """Read the request of a job of `train`."""
     return TrainRequest(request["dataset"], request["provider"])
+
+
+def last_words(request: JsonObject) -> str:
+    """What a job asks, for one line that a person reads: its picture's name and its last words.
+
+    "" where there is no text, and for kinds of another package.
+    """
+    body = request.get("body", request)
+    turns = body.get("messages") or body.get("input") if isinstance(body, dict) else None
+    last = turns[-1] if isinstance(turns, list) and turns else turns
+    content = last.get("content") if isinstance(last, dict) else last or request.get("prompt")
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = " ".join(text for text in texts if isinstance(text, str))
+    picture = request.get("picture")
+    name = f"[{picture.get('path') or picture.get('url') or ''}] " if isinstance(picture, dict) else ""
+    return f"{name}{content}" if isinstance(content, str) else name.rstrip()

@@ -109,6 +109,8 @@ def _show(batch_name: str, as_json: bool) -> None:
         print_line(f"  {each.rows:,} × {each.code}: {one_line(each.example, 160)}")
     for code, rows, sentence in doubtful:
         print_line(f"  {rows:,} answered × {code}: {one_line(sentence, 160)}")
+    if so_far.open or reasons:
+        print_line(f"`tidemill explain {batch.id}` says what it waits for, and what to do.")
     return None
 
 

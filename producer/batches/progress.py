@@ -92,10 +92,11 @@ class Progress:
 def progress(scope: Scope) -> Progress:
     """Count the rows of a batch, or of one submission of it."""
     with reading() as connection:
-        return _count(connection, scope)
+        return counts(connection, scope)
 
 
-def _count(connection: Connection, scope: Scope) -> Progress:
+def counts(connection: Connection, scope: Scope) -> Progress:
+    """As `progress`, in the caller's transaction."""
     now = tallies.read(connection, scope)
     rows = dict.fromkeys(STATES, 0)
     for each in now.tallies:
@@ -139,7 +140,7 @@ def list_batches(limit: int) -> list[BatchSummary]:
     with reading() as connection:
         return [
             BatchSummary(
-                row.id, row.kind, row.options["model"], row.created_at, _count(connection, Scope(batch_id=row.id))
+                row.id, row.kind, row.options["model"], row.created_at, counts(connection, Scope(batch_id=row.id))
             )
             for row in connection.execute(newest)
         ]

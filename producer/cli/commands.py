@@ -325,6 +325,24 @@ def status(
     control.status(batch, limit, as_json)
 
 
+@app.command(epilog="Example: tidemill explain latest:12")
+def explain(
+    name: Annotated[
+        list[str],
+        typer.Argument(
+            help="A batch, a job (`17` or `job 17`), or a row: BATCH:12 by its number, BATCH:CUSTOM_ID by its id.",
+            metavar="BATCH|ROW",
+            show_default=False,
+        ),
+    ],
+    as_json: flags.Json = False,
+) -> None:
+    """Say what a batch waits for and when it will end, or tell the whole life of one row."""
+    from tidemill.producer.batches import explaining
+
+    explaining.explain(" ".join(name), as_json)
+
+
 @app.command(epilog="Example: tidemill watch latest")
 def watch(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Follow a batch to its end; without a broker, its open rows also run here."""
@@ -472,6 +490,17 @@ def backup(
     from tidemill.producer.cli import backing_up
 
     backing_up.backup(file, force, as_json)
+
+
+@app.command(epilog="Example: tidemill workers --all")
+def workers(
+    show_all: Annotated[bool, typer.Option("--all", help="Also those that were not seen for a while.")] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """List the worker processes that are alive, with what each has in flight."""
+    from tidemill.producer.batches import worker_list
+
+    worker_list.show(show_all, as_json)
 
 
 @app.command(epilog="Example: tidemill models --json")

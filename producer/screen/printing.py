@@ -52,6 +52,23 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> 
         typer.echo(line)
 
 
+def print_entries(entries: Sequence[tuple[str, str]]) -> None:
+    """Print texts beside their labels; on a terminal, what is longer than a line goes on below where it began."""
+    import textwrap
+
+    room = max((len(label) for label, _ in entries), default=0) + 2
+    width = terminal_width(sys.stdout)
+    for label, text in entries:
+        lines = [f"{label:<{room}}{printable(text)}".rstrip()]
+        if width is not None and 2 * room < width < len(lines[0]):
+            behind = " " * room
+            lines = textwrap.wrap(
+                lines[0], width, subsequent_indent=behind, break_long_words=False, break_on_hyphens=False
+            )
+        for line in lines:
+            typer.echo(line)
+
+
 def terminal_width(stream: TextIO) -> int | None:
     """How many cells a line has, as COLUMNS or the terminal itself says; None for a pipe or a file."""
     if not stream.isatty():

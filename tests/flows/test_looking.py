@@ -52,6 +52,20 @@ def test_status_of_one_batch_says_why_rows_failed(library: Tidemill) -> None:
     assert (told["rows"], told["failed"], told["failures"][0]["error_code"]) == (3, 1, "context_length_exceeded")
 
 
+def test_a_row_and_a_batch_are_explained(library: Tidemill) -> None:
+    row = library("explain", "rivers:1", "--json").ok().json
+    assert (row["custom_id"], row["state"], row["prompt"]) == ("a", "succeeded", ROWS[0]["prompt"])
+    assert [each["event"] for each in row["events"]] == ["submitted", "claimed", "called", "succeeded", "judged"]
+    assert library("explain", "job", str(row["job"]), "--json").ok().json == row
+    shown = library.on_a_terminal("explain", "rivers:c")
+    assert "failed for good: 400" in shown and max(map(len, shown.splitlines())) <= 80
+    batch = library("explain", "rivers").ok().out
+    assert "every row has ended" in batch and "1 × context_length_exceeded" in batch and "→ shorten" in batch
+    nobody = library("explain", "rivers:nobody")
+    assert (nobody.code, nobody.out) == (2, "")
+    assert library("workers", "--json").ok().json == []
+
+
 def test_results_come_in_every_form_and_say_the_same(library: Tidemill) -> None:
     rows = library("results", "rivers").ok().rows
     assert [row["custom_id"] for row in rows] == ["a", "b", "c"]

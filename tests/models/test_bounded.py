@@ -14,12 +14,13 @@ import pytest
 from sqlalchemy import Connection, event, func, select, text, update
 
 from tests.rows import PROVIDER, add_batch, add_worker, claimant, rescuer
-from tidemill.models import batches, bulk, due, erasure, feed, holds, transitions
+from tidemill.models import batches, bulk, due, erasure, feed, holds, ledger, transitions
 from tidemill.models.clock import now_after
 from tidemill.models.database import engine, transact, writing
 from tidemill.models.scope import Scope
 from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.tables import batches as batches_table
+from tidemill.producer.batches import outlook, row_life
 from tidemill.producer.batches.progress import list_batches, marked, progress
 
 ROWS = 10_000
@@ -65,6 +66,12 @@ def works(some_id: int) -> dict[str, Work]:
         "messages lost": lambda c: transitions.unsend(c, jobs.c.sent_at < now_after(-3.0)),
         "left over": lambda c: holds.is_left_over(c, "b", PROVIDER),
         "at fault": lambda c: holds.is_at_fault(c, some_id, "b", speaks_of_account=False),
+        "explain a batch under way": lambda c: outlook.load(c, "b", None),
+        "explain a batch that waits": lambda c: outlook.load(c, "waiting", None),
+        "explain a queued row": lambda c: row_life.load(c, some_id),
+        "explain the last queued row": lambda c: row_life.load(c, some_id + ROWS - 1),
+        "explain a running row": lambda c: row_life.load(c, ledger.job_at(c, "b", ROWS) or 0),
+        "explain a row with a twin": lambda c: row_life.load(c, ledger.job_at(c, "b", 40) or 0),
         "resume": lambda c: batches.resume(c, "b"),
         "end of an input that lost no row": lambda c: batches.drop_rows(c, "b", 1),
         "retry": lambda c: batches.retry(c, "b"),

@@ -1,8 +1,8 @@
-"""Durations are read as people write them, and nothing else is taken for one."""
+"""Durations are read as people write them, and nothing else is taken for one; people read them in one way."""
 
 import pytest
 
-from tidemill.models.durations import seconds_of
+from tidemill.models.durations import in_words, seconds_of
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,21 @@ def test_a_duration_is_seconds(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="10m"):
         seconds_of(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-3.0, "0 s"),
+        (0.0, "0 s"),
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (98.0, "1 min 38 s"),
+        (7_500.0, "2 h 05 min"),
+        (273_600.0, "3 d 4 h"),
+    ],
+)
+def test_a_duration_is_read_by_people(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words

@@ -39,6 +39,7 @@ from tidemill.models.transitions import (
     revive,
     settle,
 )
+from tidemill.producer.batches import row_events, row_life
 
 COST = 0.25
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
@@ -286,6 +287,21 @@ class StateMachine(RuleBasedStateMachine):
     def the_tallies_are_what_a_count_of_all_rows_says(self) -> None:
         for submission in (0, 2):
             check_tallies("b", submission)
+
+    def teardown(self) -> None:
+        """Whatever has happened, each row's life can be told, and whoever is open waits for something that is said."""
+        for job_id, expected in self.expected.items():
+            with reading() as connection:
+                life = row_life.load(connection, job_id)
+            assert life is not None
+            events = row_events.to_json(life)["events"]
+            names = [each["event"] for each in events]
+            assert names.count("claimed") == len(expected.ledger)
+            outcomes = sorted(each["event"] for each in events if "outcome" in each)
+            assert outcomes == sorted(filter(None, expected.ledger.values()))
+            is_open = expected.state in ("queued", "running")
+            assert bool([each for each in life.reasons if each.code != "judgement"]) == is_open
+            assert is_open or {expected.state, "ended"} & {*names}
 
 
 def _price(outcome: str) -> float | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tidemill.models.lines import Lines
 from tidemill.models.text import printable, printable_json
 from tidemill.producer.screen.display import say
-from tidemill.producer.screen.printing import JsonLines, print_json, print_line, print_table, print_text
+from tidemill.producer.screen.printing import JsonLines, print_entries, print_json, print_line, print_table, print_text
 from tidemill.producer.screen.tables import Column
 
 ACTS = "\x1b]0;pwned\x07\x9b31m\u202egpj.exe\u2066\x7f\r\x08\u200b\ufeff\U000e0041\ud800\u2028"
@@ -97,3 +97,19 @@ def test_a_log_line_stays_one_line_whatever_is_in_it() -> None:
     line = Lines("%(levelname)s %(message)s").format(record)
     assert line.startswith("WARNING failed: no\\n2026 INFO forged \\x1b")
     assert harmless(line) and "\n" not in line
+
+
+def test_an_entry_goes_on_below_where_it_began_and_is_one_line_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = [("began", "one two three four five six"), ("", "x" * 30), ("", ACTS)]
+    print_entries(entries)
+    piped = capsys.readouterr().out
+    assert piped.splitlines()[0] == "began  one two three four five six"
+    assert harmless(piped)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "24")
+    print_entries(entries)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:2] == ["began  one two three", "       four five six"]
+    assert "x" * 30 in "".join(shown), "what cannot be broken stays whole"

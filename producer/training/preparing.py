@@ -56,9 +56,7 @@ def train(
     Raises:
         InputError: an option or a source cannot be used.
     """
-    _check(source, options)
-    check(terms)
-    _check_shutdowns(options.model, sends=not (dry_run or export))
+    check_all(source, options, terms, sends=not (dry_run or export))
     targets = _targets(export, source, options)
     with tempfile.TemporaryDirectory(prefix="tidemill-train-") as scratch:
         dataset = dataset_of(source, options, Path(scratch))
@@ -70,13 +68,25 @@ def train(
         elif not sent_off:
             print_json(dataset.report.to_json(), err=aside)
         if stopped:
-            raise InputError(_why_stopped(dataset.report))
+            raise InputError(why_stopped(dataset.report))
         if export is not None and not dry_run:
             _export(dataset, targets)
         elif not dry_run:
-            send_off(dataset, options, terms, *_names_of(source), as_json=as_json)
+            send_off(dataset, options, terms, *names_of(source), as_json=as_json)
         elif not as_json:
             print_line(f"\n{_next(dataset)}")
+
+
+def check_all(source: Source, options: DatasetOptions, terms: Terms, *, sends: bool) -> None:
+    """Raise InputError for what can be seen to be wrong before anything is read; say what will end at the provider.
+
+    Args:
+        source, options, terms: as for `train`.
+        sends: whether a model is to be trained; if not, one that has been shut down is only spoken of.
+    """
+    _check(source, options)
+    check(terms)
+    _check_shutdowns(options.model, sends=sends)
 
 
 def _check_shutdowns(model: str, *, sends: bool) -> None:
@@ -113,7 +123,7 @@ def dataset_of(source: Source, options: DatasetOptions, folder: Path) -> Dataset
     return build(ticked(examples, Ticker("read")), options, folder, inputs=inputs, validation=validation)
 
 
-def _names_of(source: Source) -> tuple[str, str]:
+def names_of(source: Source) -> tuple[str, str]:
     """What a job on these examples is called, and where they are from."""
     files = ["stdin" if path == "-" else Path(path).stem or path for path in source.paths]
     dialogues = [] if source.dialogues is None else ["dialogues"]
@@ -180,7 +190,8 @@ def _export(dataset: Dataset, targets: Sequence[str]) -> None:
             print_line(f"{target}: {counted(part.examples, 'example')}, sha256 {part.sha256[:12]}", err=True)
 
 
-def _why_stopped(report: Report) -> str:
+def why_stopped(report: Report) -> str:
+    """Why nothing is written or sent, in a sentence."""
     findings = report.findings
     if not report.stops():
         return f"{_warnings(report)}, and --strict takes warnings for errors; nothing was written or sent."

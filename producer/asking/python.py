@@ -1,6 +1,7 @@
 """Scripts and notebooks submit the same batches as the command line, with the same ids: `from tidemill import ask`."""
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from tidemill import migrations
 from tidemill.models.allowed import check_names, check_values
+from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import AskOptions
 from tidemill.models.rereading import reread_settings
+from tidemill.models.text import one_line
 from tidemill.producer.asking import dialogues
 from tidemill.producer.asking.prompts import Prompts, as_turns
 from tidemill.producer.asking.question import complete_options
@@ -79,6 +82,7 @@ def ask(
     """
     reread_settings()
     checked, schema = checked_options(options, AskOptions, _PARAMETERS, limit=limit, priority=priority)
+    _check_path(source)
     migrations.ensure()
     rows = as_frame(source)
     is_path = isinstance(rows, str | Path) and str(rows) != "-"
@@ -97,6 +101,17 @@ def ask(
         on_bad_row=say,
     )
     return submit_all(order if dialogue is None else as_turns(order, name), rows, schema)
+
+
+def _check_path(source: object) -> None:
+    """Refuse what looks like a prompt in the place of a file."""
+    if isinstance(source, str) and any(map(str.isspace, source)) and "://" not in source and "*" not in source:
+        path = source.replace("\0", "")
+        if not os.path.exists(path):  # noqa: PTH110  # Path's may raise
+            raise InputError(
+                f"There is no file {one_line(source, 80)!r}, and a string is a path; a prompt goes into a list: "
+                f"ask([{one_line(source, 40)!r}])."
+            )
 
 
 def checked_options(

@@ -31,8 +31,17 @@ def soon(look: Callable[[], T]) -> T | None:
 
 
 def line(name: str, so_far: Progress | None) -> str:
-    """`<Batch prompts-3f9a1c: 4 rows: 3 succeeded, 1 failed, 0 open · 1,204 tokens · $0.021>`."""
-    return f"<{name}>" if so_far is None else f"<{name} · {so_far.summary()}>"
+    """`<Batch prompts-3f9a1c · 4 rows: 3 succeeded, 1 failed, 0 open · 1,204 tokens · $0.021>`."""
+    return f"<{name}>" if so_far is None else f"<{' · '.join([name, so_far.summary(), *_waiting(so_far)])}>"
+
+
+def _waiting(so_far: Progress) -> list[str]:
+    """What its open rows wait for, if for anything."""
+    if not so_far.open:
+        return []
+    if so_far.hold_reason:
+        return [f"on hold: {one_line(so_far.hold_reason, 160)}"]
+    return [] if so_far.state == "open" else [so_far.state]
 
 
 def html(batch_id: str, so_far: Progress, failures: Sequence[FailureReason]) -> str:
@@ -50,8 +59,7 @@ def html(batch_id: str, so_far: Progress, failures: Sequence[FailureReason]) -> 
         cells["cancelled"] = f"{so_far.states['cancelled']:,}"
     head = "".join(f"<th>{name}</th>" for name in cells)
     row = "".join(f"<td>{cell}</td>" for cell in cells.values())
-    waits = so_far.hold_reason if so_far.open else None
-    state = f" &middot; on hold: {escape(one_line(waits, 300))}" if waits else ""
+    state = "".join(f" &middot; {escape(each)}" for each in _waiting(so_far))
     table = f"<table><thead><tr>{head}</tr></thead><tbody><tr>{row}</tr></tbody></table>"
     shown = f"<div><strong>{escape(batch_id)}</strong>{state}{table}"
     return f"{shown}{_reasons(place, failed, failures)}</div>"

@@ -49,11 +49,11 @@ def as_options(options: Mapping[str, object]) -> tuple[JsonObject, type[Any] | N
 
 def schema_of(kind: type[Any]) -> JsonObject:
     """The JSON schema of a class as strict providers want it: every field required, and no others allowed."""
-    from pydantic.errors import PydanticUserError
+    from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
     try:
         schema = _adapter(kind).json_schema()
-    except PydanticUserError as error:
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         why = f"no JSON schema can be made of it ({one_line(error.message.splitlines()[0], 160)})"
         raise OptionError("schema", kind, f"{why}.") from None
     if schema.get("type") != "object" and "$ref" not in schema:

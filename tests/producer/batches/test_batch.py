@@ -131,11 +131,8 @@ def test_pandas_polars_and_arrow_ask_the_same_and_get_their_order_back(provider:
     answers = batch.to_polars()
     assert answers["prompt"].to_list() == columns["prompt"]
     assert answers["id"].to_list() == columns["id"]
-    assert (answers["id"].dtype, answers["attempts"].dtype, answers["cost_usd"].dtype) == (
-        *(pl.Int64, pl.Int64),
-        pl.Float64,
-    )
-    assert answers["error"].dtype == pl.String
+    types = {"id": pl.Int64, "attempts": pl.Int64, "cost_usd": pl.Float64, "error": pl.String}
+    assert {name: answers.schema[name] for name in types} == types
     assert list(batch.to_frame()["prompt"]) == columns["prompt"]
     columns_alone = (frame["prompt"], table["prompt"], table["prompt"].combine_chunks(), pd.Series(columns["prompt"]))
     assert len({submitted(each).id for each in columns_alone}) == 1

@@ -102,7 +102,7 @@ def test_a_class_without_fields_is_refused_in_one_sentence(kind: type[Any]) -> N
 
 
 def test_only_answers_that_do_not_fit_count_as_invalid() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"status": "succeeded", "reply": '{"x": 1, "y": 2}', "error_code": None, "error": None},
         {"status": "succeeded", "reply": '{"x": 1', "error_code": "length", "error": "cut"},
         {"status": "failed", "reply": None, "error_code": NOT_FITTING, "error": "the reply is not JSON"},

@@ -181,6 +181,7 @@ def estimate(
     """
     reread_settings()
     checked, _ = checked_options(options, AskOptions, _PARAMETERS, limit=limit)
+    _check_path(source)
     migrations.ensure()
     rows = as_frame(source)
     is_path = isinstance(rows, str | Path) and str(rows) != "-"

@@ -3,8 +3,8 @@
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Source:
     negatives: Sequence[str] = ()
     validation: str | None = None
     dialogues: StoredDialogues | None = None
+    called: Mapping[str, str] = field(default_factory=dict)
+    """Path -> what people are told of that file instead, because they have not named it."""
 
 
 def train(
@@ -115,7 +117,9 @@ def dataset_of(source: Source, options: DatasetOptions, folder: Path) -> Dataset
     aside = [] if source.validation is None else [source.validation]
     examples: Iterator[Example | BadRow] = iter(())
     if paths:
-        examples = examples_of(paths, columns, method, inputs, negatives=source.negatives, without=aside)
+        examples = examples_of(
+            paths, columns, method, inputs, negatives=source.negatives, without=aside, called=source.called
+        )
     if source.dialogues is not None:
         migrations.ensure()
         examples = chain(examples, examples_of_dialogues(source.dialogues, inputs))
@@ -125,9 +129,10 @@ def dataset_of(source: Source, options: DatasetOptions, folder: Path) -> Dataset
 
 def names_of(source: Source) -> tuple[str, str]:
     """What a job on these examples is called, and where they are from."""
-    files = ["stdin" if path == "-" else Path(path).stem or path for path in source.paths]
+    paths = [source.called.get(path, path) for path in source.paths]
+    files = ["stdin" if path == "-" else Path(path).stem or path for path in paths]
     dialogues = [] if source.dialogues is None else ["dialogues"]
-    sources = [*source.paths, *([] if source.dialogues is None else [str(source.dialogues)])]
+    sources = [*paths, *([] if source.dialogues is None else [str(source.dialogues)])]
     return ", ".join([*files, *dialogues]), ", ".join(sources)
 
 

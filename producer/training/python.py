@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast, overload
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FineTune", "TrainOptions", "afine_tune", "atrain", "fine_tune", "train"]
 
-_FRAME = "frame"
-"""What examples are called that come from no file."""
+_FRAME = "frame.jsonl"
+"""Where examples are written that come from no file."""
 
 
 class TrainOptions(TypedDict, total=False):
@@ -234,8 +234,7 @@ def train(
             print_text(dataset.report.text(), err=True)
             raise InputError(why_stopped(dataset.report))
         migrations.ensure()
-        named = replace(examples, paths=[_name(each, Path(scratch)) for each in examples.paths])
-        job, was_there = submit_job(dataset, dataset_options, terms, *names_of(named))
+        job, was_there = submit_job(dataset, dataset_options, terms, *names_of(examples))
     row = fine_tune_lookup.find(job.id)
     if was_there:
         say(f"{job.id} is this very job: {fine_tune_lookup.status_of(row)}; new=True trains again.")
@@ -272,11 +271,8 @@ def _source(source: "Examples | None", options: TrainOptions, folder: Path) -> S
         [str(each) for each in options.get("negative", ())],
         _text(options.get("validation")),
         stored if options.get("from_dialogues") else None,
+        called={str(folder / _FRAME): "the frame"},
     )
-
-
-def _name(path: str, folder: Path) -> str:
-    return _FRAME if Path(path).parent == folder else path
 
 
 def _text(value: object) -> str | None:
@@ -292,7 +288,7 @@ def _paths(source: "Examples | None", folder: Path) -> list[str]:
         if all(isinstance(each, str | Path) for each in listed):
             return [str(each) for each in listed]
         rows = listed
-    path = folder / f"{_FRAME}.jsonl"
+    path = folder / _FRAME
     _, records = open_source(rows, False, say, say, ANY_TABLE)
     with path.open("w", encoding="utf-8") as file:
         file.writelines(f"{dumps(record)}\n" for _, record in records)

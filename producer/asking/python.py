@@ -16,6 +16,7 @@ from tidemill.models.rereading import reread_settings
 from tidemill.models.text import one_line
 from tidemill.producer.asking import dialogues
 from tidemill.producer.asking.prompts import Prompts, as_turns
+from tidemill.producer.asking.python_words import in_python_words
 from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.off_the_loop import off_the_loop
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Dialogue", "aask", "adialogue", "aestimate", "ask", "dialogue", "estimate"]
 
 
+@in_python_words
 def ask(
     source: "PromptSource",
     *,
@@ -153,6 +155,7 @@ def submit_all(order: Order, rows: object, schema: type[Any] | None) -> Batch:
     return Batch(opened.batch_id, opened.submission, order.options.dialogue, keys, index, schema)
 
 
+@in_python_words
 def estimate(
     source: "PromptSource",
     *,

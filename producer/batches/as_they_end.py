@@ -7,6 +7,7 @@ the rows that come next, and those before them that have not ended.
 import contextvars
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -14,6 +15,7 @@ from typing import Any, Self, TypeAlias
 from sqlalchemy import Select, bindparam, select
 
 from tidemill.models.database import reading
+from tidemill.models.errors import DatabaseError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.tables import OPEN_STATES, dialogues, jobs
@@ -28,7 +30,7 @@ _LOOKED_AT_ROWS = 2_000
 
 
 def pages_as_they_end(scope: Scope, follow: Follow, stopped: threading.Event) -> Iterator[list[JsonObject]]:
-    """The rows of a scope as they end, a page for each look at the database that shows new ones.
+    """The rows of a scope as they end, in pages, some of which are empty.
 
     Args:
         scope: of one batch.
@@ -41,7 +43,8 @@ def pages_as_they_end(scope: Scope, follow: Follow, stopped: threading.Event) ->
     unended = _Unended(scope)
     with _Following(follow, stopped) as following:
         while following.is_under_way():
-            yield from unended.pages()
+            with suppress(DatabaseError):  # it may only be restarting; whoever follows gives up in time
+                yield from unended.pages()
     yield from unended.pages()
     if following.error is not None:
         raise following.error
@@ -98,32 +101,31 @@ class _Unended:
         """Ids of rows up to there that have not ended."""
 
     def pages(self) -> Iterator[list[JsonObject]]:
-        """What has ended by now."""
-        if ended := self._ended_of_open():
-            yield rows_with_ids(ended)
-        while len(self._open) < _LOOKED_AT_ROWS and (next_ended := self._ended_of_next()) is not None:
-            if next_ended:
-                yield rows_with_ids(next_ended)
+        """What has ended by now. If the database fails, nothing is lost: the next call has it."""
+        yield self._page_of_open()
+        while len(self._open) < _LOOKED_AT_ROWS and (page := self._next_page()) is not None:
+            yield page
 
-    def _ended_of_open(self) -> list[int]:
+    def _page_of_open(self) -> list[JsonObject]:
         if not self._open:
             return []
         with reading() as connection:
             looks = connection.execute(_among(), {"ids": self._open}).all()
         ended = {each.id for each in looks if _has_ended(each)}
-        in_order = [job_id for job_id in self._open if job_id in ended]
+        page = rows_with_ids([job_id for job_id in self._open if job_id in ended])
         self._open = [job_id for job_id in self._open if job_id not in ended]
-        return in_order
+        return page
 
-    def _ended_of_next(self) -> list[int] | None:
-        """Ids of the next rows that have ended; None: there are no more rows."""
+    def _next_page(self) -> list[JsonObject] | None:
+        """Those of the next rows that have ended; None: there are no more rows."""
         with reading() as connection:
             looks = connection.execute(_next(), {**self._batch, **self._behind._asdict()}).all()
         if not looks:
             return None
+        page = rows_with_ids([each.id for each in looks if _has_ended(each)])
         self._behind = Place(looks[-1].position, looks[-1].id)
         self._open += [each.id for each in looks if not _has_ended(each)]
-        return [each.id for each in looks if _has_ended(each)]
+        return page
 
 
 def _has_ended(look: Any) -> bool:

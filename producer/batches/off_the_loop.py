@@ -18,6 +18,7 @@ def off_the_loop(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]
     async def on_a_thread(*args: P.args, **options: P.kwargs) -> T:
         return await asyncio.to_thread(function, *args, **options)
 
+    on_a_thread.__name__ = f"a{function.__name__}"
     return on_a_thread
 
 

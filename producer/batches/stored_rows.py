@@ -113,6 +113,8 @@ def rows_with_keys(batch_id: str, submission: int, keys: Sequence[str]) -> Itera
 
 def rows_with_ids(ids: Sequence[int]) -> list[JsonObject]:
     """The rows with these ids, in the order of the ids; those that were deleted meanwhile are left out."""
+    if not ids:
+        return []
     with reading() as connection:
         by_id = {each.id: _row(each) for each in connection.execute(_with_ids(), {"ids": list(ids)})}
     return [by_id[job_id] for job_id in ids if job_id in by_id]

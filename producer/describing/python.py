@@ -9,6 +9,7 @@ from tidemill import migrations
 from tidemill.models.options import DescribeOptions
 from tidemill.models.rereading import reread_settings
 from tidemill.producer.asking.python import checked_options, submit_all
+from tidemill.producer.asking.python_words import in_python_words
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.off_the_loop import off_the_loop
 from tidemill.producer.describing import captioning
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["adescribe", "describe"]
 
 
+@in_python_words
 def describe(
     source: "Places",
     *,

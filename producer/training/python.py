@@ -17,6 +17,7 @@ from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES
 from tidemill.models.text import dumps
 from tidemill.producer.asking.dialogues import Filters
+from tidemill.producer.asking.python_words import in_python_words
 from tidemill.producer.batches import showing
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.off_the_loop import off_the_loop
@@ -198,6 +199,7 @@ def train(
 def train(source: "Examples | None" = None, *, dry_run: Literal[True], **options: Unpack[TrainOptions]) -> Report: ...
 
 
+@in_python_words
 def train(
     source: "Examples | None" = None, *, dry_run: bool = False, **options: Unpack[TrainOptions]
 ) -> FineTune | Report:

@@ -56,6 +56,27 @@ def test_rows_come_as_they_end_each_once_and_leaving_the_loop_stops_the_work(
     assert sorted(asyncio.run(under_asyncio())) == sorted(QUESTIONS[:3])
 
 
+def _fail(_ids: object) -> None:
+    raise errors.DatabaseError("The database is away.")
+
+
+def test_a_database_that_is_away_for_a_moment_loses_no_row(
+    provider: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = submitted(QUESTIONS)
+    unended = as_they_end._Unended(batch.scope)
+    assert [row for page in unended.pages() for row in page] == []
+    batch.wait()
+    late = submitted(["And then?"], name="late")
+    late.wait()
+    for rows, prompts in ((unended, QUESTIONS), (as_they_end._Unended(late.scope), ["And then?"])):
+        with monkeypatch.context() as away:
+            away.setattr(as_they_end, "rows_with_ids", _fail)
+            with pytest.raises(errors.DatabaseError):
+                list(rows.pages())
+        assert [row["prompt"] for page in rows.pages() for row in page] == prompts
+
+
 def test_what_goes_wrong_while_rows_come_is_raised_where_they_are_read(provider: Simulator) -> None:
     with pytest.raises(errors.InputError, match="There is no batch 'gone'"):
         list(Batch("gone"))

@@ -4,7 +4,6 @@ import ast
 import asyncio
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,7 +58,6 @@ def test_python_in_a_document_runs(name: str, users_folder: Path) -> None:
 def test_the_notebook_runs_in_a_kernel(users_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
     client = nbclient.NotebookClient(
         notebook, timeout=int(limit()), kernel_name="python3", resources={"metadata": {"path": str(users_folder)}}

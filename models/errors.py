@@ -48,3 +48,15 @@ class DatabaseError(TidemillError):
 
 class BrokerError(TidemillError):
     """The broker does not answer. The jobs are stored and run once it does."""
+
+
+class NotEndedError(TidemillError, TimeoutError):
+    """A wait has reached its limit before all rows had ended. They are stored, and another wait goes on with them."""
+
+    exit_code = NOT_ALL_SUCCEEDED
+
+
+class NotTrainedError(TidemillError):
+    """A fine-tune has ended without a model."""
+
+    exit_code = NOT_ALL_SUCCEEDED

@@ -26,7 +26,8 @@ class ReplyOptions(TypedDict, total=False):
     max_tokens: int | None
     reasoning_effort: str | None
     params: JsonObject | None
-    schema: JsonObject | None
+    schema: JsonObject | type | None
+    """A JSON schema; in Python also a class of fields, which is made one before anything else looks at it."""
 
 
 class QuestionOptions(ReplyOptions, total=False):

@@ -19,7 +19,7 @@ from tidemill.models.message_shapes import inner_of
 from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.text import dumps, one_line, unbroken
 from tidemill.producer.asking import assistants
-from tidemill.producer.asking.continuing import unknown
+from tidemill.producer.asking.continuing import root, unknown
 from tidemill.producer.batches.progress import counted, resolve
 from tidemill.producer.screen.display import Ticker, ticked
 from tidemill.producer.screen.printing import JsonLines, print_json, print_line, print_table, print_text
@@ -168,6 +168,39 @@ def show(turn_id: int, as_json: bool) -> None:
         why = f": {one_line(call.error, 160)}" if call.error else ""
         print_line(f"  {call.started_at:%Y-%m-%d %H:%M:%S} {call.outcome or 'under way'}{took}{why}")
     return None
+
+
+class Whole(NamedTuple):
+    """A dialogue for Python callers: its messages in the shape of Chat Completions, and what is known of its turns."""
+
+    messages: list[JsonObject]
+    turns: list[JsonObject]
+
+
+def root_of(turn_id: int) -> int:
+    """The number of the dialogue that a turn belongs to.
+
+    Raises:
+        InputError: there is no such turn.
+    """
+    return root(turn_id).id
+
+
+def whole(root_id: int) -> Whole:
+    """All that was said in a dialogue.
+
+    Raises:
+        InputError: it is not there any more.
+    """
+    with reading() as connection:
+        rows = connection.execute(select(dialogues).where(turns.of_dialogue(root_id)).order_by(dialogues.c.id)).all()
+        spoken = turns.messages_of(connection, root_id)
+    if not rows:
+        raise InputError(unknown(root_id))
+    facts = [_as_json(row, []) for row in rows]
+    for turn in facts:
+        del turn["messages"]
+    return Whole([each.message.as_json for each in spoken], facts)
 
 
 def _show_turn(turn: Row[Any], root_id: int, turn_messages: list[Message]) -> None:

@@ -111,6 +111,15 @@ def rows_with_keys(batch_id: str, submission: int, keys: Sequence[str]) -> Itera
         yield [by_key[key] for key in some]
 
 
+def rows_with_ids(ids: Sequence[int]) -> list[JsonObject]:
+    """The rows with these ids, in the order of the ids; those that were deleted meanwhile are left out."""
+    if not ids:
+        return []
+    with reading() as connection:
+        by_id = {each.id: _row(each) for each in connection.execute(_with_ids(), {"ids": list(ids)})}
+    return [by_id[job_id] for job_id in ids if job_id in by_id]
+
+
 def unanswered(batch_id: str, submission: int) -> tuple[int, int]:
     """How many rows have ended without an answer, with the sum of their epochs: of a whole batch what `Page` has."""
     with reading(LONG_SECONDS) as connection:
@@ -141,6 +150,11 @@ def _page(pictures: bool) -> Select[Any]:
 @cache
 def _with_keys() -> Select[Any]:
     return _stored(jobs.c.key).where(_OF_BATCH, jobs.c.key.in_(bindparam("keys", expanding=True)))
+
+
+@cache
+def _with_ids() -> Select[Any]:
+    return _stored().where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
 
 @cache

@@ -102,14 +102,14 @@ def order_for(
         OptionError: there is no such preset.
     """
     _check_paths(pictures)
-    places = pictures.paths or (str(pictures.table),)
+    places = pictures.paths or tuple(map(str, pictures.files))
     chosen = choose(options, assistant, no_assistant=no_assistant)
     return Order(
         options=_options(chosen.options, preset or "caption"),
         assistant_id=chosen.assistant_id,
         rows=PictureRows(pictures),
-        name=name or _name(places[0]),
-        source_name=name or (None if pictures.table == "-" else "\n".join(map(_source, places))),
+        name=name or (_name(places[0]) if places else "stdin" if isinstance(pictures.table, str) else "frame"),
+        source_name=name or "\n".join(map(_source, places)) or None,
         priority=priority,
         new=new,
         moved_from=moved_from,
@@ -130,7 +130,7 @@ def _source(path: str) -> str:
 
 
 def _name(path: str) -> str:
-    return (Path("stdin") if path == "-" else Path(path).resolve()).stem or "pictures"
+    return Path(path).resolve().stem or "pictures"
 
 
 def _options(options: JsonObject, name: str) -> Options:

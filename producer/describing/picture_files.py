@@ -57,6 +57,11 @@ class Pictures:
     exclude: tuple[str, ...] = ()
 
     @property
+    def files(self) -> Sequence[Path]:
+        """The table, where it is a file."""
+        return [Path(self.table)] if isinstance(self.table, str | Path) and self.table != "-" else []
+
+    @property
     def is_one(self) -> bool:
         """Whether it is a single picture, whose answer alone is shown."""
         return len(self.paths) == 1 and not os.path.isdir(self.paths[0])  # noqa: PTH112  # Path's may raise
@@ -149,7 +154,7 @@ def find(pictures: Pictures, on_note: Callable[[str], None]) -> Iterator[Picture
     if done and not left:
         raise NothingLeftError(f"{counted(done, 'picture')} found, each with its caption file already.")
     if not left:
-        places = listed(pictures.paths) if pictures.table is None else str(pictures.table)
+        places = listed(pictures.paths or [str(each) for each in pictures.files] or ["the table"])
         raise InputError(f"There is no picture in {places}; name files, or a folder with -r for the folders in it too.")
 
 

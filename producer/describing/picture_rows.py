@@ -40,8 +40,7 @@ class PictureRows:
     @property
     def files(self) -> Sequence[Path]:
         """The table of paths; no output can have the name of a picture."""
-        table = self.pictures.table
-        return [Path(table)] if isinstance(table, str | Path) and table != "-" else []
+        return self.pictures.files
 
     def chunks(self, options: Options, on_note: Callable[[str], None]) -> Iterator[list[Row]]:
         """The pictures as rows; a prepared picture is stored before its row comes.

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeGuard, cast
 
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
+from tidemill.producer.intake.arrow_tables import as_table
 from tidemill.producer.intake.begun import begun, spooled
 from tidemill.producer.intake.cells import CHUNK_ROWS, cells_of, frame_records, plain, unique
 from tidemill.producer.intake.compressed import UNPACK_ERRORS, ending_of, is_compressed, opened
@@ -64,6 +65,13 @@ ANY_TABLE = Wanted(of_prompts=False)
 """What training takes: rows with columns."""
 
 Source: TypeAlias = "str | Path | pd.DataFrame | Iterable[str] | Iterable[Mapping[str, object]]"
+
+
+class ArrowTable(Protocol):
+    """A frame or column of polars, an Arrow table, or anything else that gives its rows as an Arrow stream."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
+
 
 _NAMED_DELIMITER = re.compile(r'"?sep=(.)"?[,;\t]*\s*', re.IGNORECASE)
 _SPARE_CELLS = 4  # cells looked at beyond the header's last, to tell a row that is too long
@@ -338,10 +346,20 @@ def is_frame(source: object) -> "TypeGuard[pd.DataFrame]":
     return pandas is not None and isinstance(source, pandas.DataFrame)
 
 
-def as_frame(source: "Source | pd.Series") -> Source:
-    """A Series as the frame of its prompts, with its index; any other source as it is."""
+def as_frame(source: "Source | pd.Series | ArrowTable", column: str = "prompt") -> Source:
+    """A Series as the frame of its values, with its index; rows of polars or Arrow; any other source as it is.
+
+    Args:
+        source: what a Python caller passes.
+        column: what the values of a lone column are called.
+    """
     pandas = sys.modules.get("pandas")
-    return source.to_frame("prompt") if pandas is not None and isinstance(source, pandas.Series) else source
+    if pandas is not None and isinstance(source, pandas.Series):
+        return cast("pd.DataFrame", source.to_frame(column))
+    if isinstance(source, (str, Path, list)) or is_frame(source):
+        return source
+    table = as_table(source, column)
+    return cast("Source", source) if table is None else table
 
 
 _READERS: dict[str, tuple[str, Callable[[ByteStream, Input], Records]]] = {

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import IO
 
 from tidemill.models.errors import InputError
@@ -78,6 +79,7 @@ def examples_of(
     negatives: Sequence[str] = (),
     without: Sequence[str] = (),
     use: str = "examples",
+    called: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Example | BadRow]:
     """The examples in files and folders, in their order; `-` is standard input.
 
@@ -87,6 +89,7 @@ def examples_of(
             made of a good and a negative reply to the same prompt; rows without a pair are left out and reported.
         without: files to leave out of folders, because they are read for something else.
         use: what the report calls the examples.
+        called: path -> what the report calls that file, if not by its path.
 
     Raises:
         InputError: while it is iterated: a file cannot be read, or its columns do not fit.
@@ -95,7 +98,7 @@ def examples_of(
     files = [each for each in tables_in(paths, inputs) if each == "-" or Path(each).resolve() not in elsewhere]
     named = set(paths)
     good_rows = chain.from_iterable(
-        _rows(file, columns, method, inputs.add(file, use), is_named=file in named) for file in files
+        _rows(file, columns, method, inputs.add(called.get(file, file), use), is_named=file in named) for file in files
     )
     negative_rows = chain.from_iterable(
         _rows(file, columns, method, inputs.add(file, "what not to say")) for file in tables_in(negatives, inputs)
@@ -186,7 +189,7 @@ def _rows(
     """
     notes: list[str] = []
     source = _Collecting(
-        "standard input" if file == "-" else file, skip_bad_rows=True, on_bad_row=_ignore, on_note=notes.append
+        "standard input" if file == "-" else summary.file, skip_bad_rows=True, on_bad_row=_ignore, on_note=notes.append
     )
     source.waiting = deque()
     names: tuple[str, ...] | None = None

@@ -12,7 +12,7 @@ from tidemill.models import fine_tunes
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import transact
 from tidemill.models.embedded import embedded_worker
-from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
+from tidemill.models.errors import InputError, NotTrainedError
 from tidemill.models.job_requests import read_train_request
 from tidemill.models.scope import Scope
 from tidemill.models.server_names import is_same_host
@@ -29,12 +29,6 @@ from tidemill.producer.training.fine_tune_pages import event_line
 
 LOOK_SECONDS = 0.1
 REQUEST_SECONDS = 60.0
-
-
-class NotTrainedError(TidemillError):
-    """A fine-tune has ended without a model."""
-
-    exit_code = NOT_ALL_SUCCEEDED
 
 
 def results(batch_name: str, _output: str, _escape_formulas: bool) -> NoReturn:
@@ -85,12 +79,22 @@ def watch(name: str, as_json: bool) -> None:
     """
     migrations.ensure()
     stop_like_ctrl_c()
+    row = take_up(name)
+    follow_batch(Batch(row.id), None, 1, Quiet(), EventPrinter(row.id, quiet=as_json))
+    _print_end(find(row.id), as_json)
+
+
+def take_up(name: str) -> FineTuneRow:
+    """A fine-tune that is about to be followed here; one that lacks only its model's name is tried again.
+
+    Raises:
+        InputError: it is at another server.
+    """
     row = find(name)
     _check_server(row)
     if _may_have_model(row):
         transact(lambda connection: control.CHANGES["retry"].act(connection, row.id, 0))
-    follow_batch(Batch(row.id), None, 1, Quiet(), EventPrinter(row.id, quiet=as_json))
-    _print_end(find(row.id), as_json)
+    return row
 
 
 def follow_until_created(batch: Batch) -> FineTuneRow:
@@ -134,6 +138,24 @@ def change(verb: str, name: str, as_json: bool) -> None:
     Raises:
         InputError: it has ended, is at another server, or the provider refuses.
     """
+    row, objection = tell(verb, name)
+    if as_json:
+        return print_json(to_json(row))
+    if objection is not None:
+        raise InputError(objection)
+    if row.wanted is not None:
+        say(f"{row.id}: noted; a worker will tell the provider. Is one alive? Start it with `tidemill worker`.")
+    else:
+        print_line(f"{row.id}: {_DONE[verb]}; status: {status_of(row)}.")
+    return None
+
+
+def tell(verb: str, name: str) -> tuple[FineTuneRow, str | None]:
+    """Pause, resume or cancel a fine-tune; returns how it is then, and a sentence if that is not what was asked for.
+
+    Raises:
+        InputError: it has ended, or is at another server.
+    """
     migrations.ensure()
     row = find(name)
     if row.state not in OPEN_STATES:
@@ -143,17 +165,10 @@ def change(verb: str, name: str, as_json: bool) -> None:
     if transact(lambda connection: _change(connection, row, verb)):
         _wait_for_provider(row, verb, last_event)
     row = find(row.id)
-    if as_json:
-        return print_json(to_json(row))
     if row.state not in (*OPEN_STATES, "cancelled"):
-        raise InputError(f"{row.id} had ended ({status_of(row)}) before it could be told to {verb}.")
-    if row.wanted is not None:
-        say(f"{row.id}: noted; a worker will tell the provider. Is one alive? Start it with `tidemill worker`.")
-    elif (objection := _objection(row, last_event)) is not None:
-        raise InputError(f"{row.id}: {objection}")
-    else:
-        print_line(f"{row.id}: {_DONE[verb]}; status: {status_of(row)}.")
-    return None
+        return row, f"{row.id} had ended ({status_of(row)}) before it could be told to {verb}."
+    objection = None if row.wanted is not None else _objection(row, last_event)
+    return row, None if objection is None else f"{row.id}: {objection}"
 
 
 def _change(connection: Connection, row: FineTuneRow, verb: str) -> bool:

@@ -3,8 +3,8 @@
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Source:
     negatives: Sequence[str] = ()
     validation: str | None = None
     dialogues: StoredDialogues | None = None
+    called: Mapping[str, str] = field(default_factory=dict)
+    """Path -> what people are told of that file instead, because they have not named it."""
 
 
 def train(
@@ -56,9 +58,7 @@ def train(
     Raises:
         InputError: an option or a source cannot be used.
     """
-    _check(source, options)
-    check(terms)
-    _check_shutdowns(options.model, sends=not (dry_run or export))
+    check_all(source, options, terms, sends=not (dry_run or export))
     targets = _targets(export, source, options)
     with tempfile.TemporaryDirectory(prefix="tidemill-train-") as scratch:
         dataset = dataset_of(source, options, Path(scratch))
@@ -70,13 +70,25 @@ def train(
         elif not sent_off:
             print_json(dataset.report.to_json(), err=aside)
         if stopped:
-            raise InputError(_why_stopped(dataset.report))
+            raise InputError(why_stopped(dataset.report))
         if export is not None and not dry_run:
             _export(dataset, targets)
         elif not dry_run:
-            send_off(dataset, options, terms, *_names_of(source), as_json=as_json)
+            send_off(dataset, options, terms, *names_of(source), as_json=as_json)
         elif not as_json:
             print_line(f"\n{_next(dataset)}")
+
+
+def check_all(source: Source, options: DatasetOptions, terms: Terms, *, sends: bool) -> None:
+    """Raise InputError for what can be seen to be wrong before anything is read; say what will end at the provider.
+
+    Args:
+        source, options, terms: as for `train`.
+        sends: whether a model is to be trained; if not, one that has been shut down is only spoken of.
+    """
+    _check(source, options)
+    check(terms)
+    _check_shutdowns(options.model, sends=sends)
 
 
 def _check_shutdowns(model: str, *, sends: bool) -> None:
@@ -105,7 +117,9 @@ def dataset_of(source: Source, options: DatasetOptions, folder: Path) -> Dataset
     aside = [] if source.validation is None else [source.validation]
     examples: Iterator[Example | BadRow] = iter(())
     if paths:
-        examples = examples_of(paths, columns, method, inputs, negatives=source.negatives, without=aside)
+        examples = examples_of(
+            paths, columns, method, inputs, negatives=source.negatives, without=aside, called=source.called
+        )
     if source.dialogues is not None:
         migrations.ensure()
         examples = chain(examples, examples_of_dialogues(source.dialogues, inputs))
@@ -113,11 +127,12 @@ def dataset_of(source: Source, options: DatasetOptions, folder: Path) -> Dataset
     return build(ticked(examples, Ticker("read")), options, folder, inputs=inputs, validation=validation)
 
 
-def _names_of(source: Source) -> tuple[str, str]:
+def names_of(source: Source) -> tuple[str, str]:
     """What a job on these examples is called, and where they are from."""
-    files = ["stdin" if path == "-" else Path(path).stem or path for path in source.paths]
+    paths = [source.called.get(path, path) for path in source.paths]
+    files = ["stdin" if path == "-" else Path(path).stem or path for path in paths]
     dialogues = [] if source.dialogues is None else ["dialogues"]
-    sources = [*source.paths, *([] if source.dialogues is None else [str(source.dialogues)])]
+    sources = [*paths, *([] if source.dialogues is None else [str(source.dialogues)])]
     return ", ".join([*files, *dialogues]), ", ".join(sources)
 
 
@@ -180,7 +195,8 @@ def _export(dataset: Dataset, targets: Sequence[str]) -> None:
             print_line(f"{target}: {counted(part.examples, 'example')}, sha256 {part.sha256[:12]}", err=True)
 
 
-def _why_stopped(report: Report) -> str:
+def why_stopped(report: Report) -> str:
+    """Why nothing is written or sent, in a sentence."""
     findings = report.findings
     if not report.stops():
         return f"{_warnings(report)}, and --strict takes warnings for errors; nothing was written or sent."

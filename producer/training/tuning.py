@@ -109,7 +109,7 @@ def send_off(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str,
         NotTrainedError: the provider did not take it, or with `wait` the job ended without a model.
     """
     migrations.ensure()
-    batch, resumed = _submit_job(dataset, options, terms, name, source)
+    batch, resumed = submit_job(dataset, options, terms, name, source)
     row = find(batch.id)
     if resumed:
         say(f"{batch.id} is this very job: {status_of(row)}; --new trains again.")
@@ -127,7 +127,8 @@ def send_off(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str,
     return None
 
 
-def _submit_job(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str, source: str) -> tuple[Batch, bool]:
+def submit_job(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str, source: str) -> tuple[Batch, bool]:
+    """Store a dataset and its job; returns the job's batch, and whether there was this very job already."""
     parts = {"training": dataset.train, "validation": dataset.validation}
     stored = {name: None if part is None else _store(part) for name, part in parts.items()}
     hashes = [None if each is None else each["sha256"] for each in stored.values()]

@@ -22,6 +22,9 @@ from tests.house.sources import PACKAGES, ROOT
 from tests.waiting import limit
 from tidemill.simulator import Simulator, reply_tag
 
+OWN_FILES = [path.name for path in (ROOT / "tidemill").iterdir() if path.is_file() and not path.is_symlink()]
+"""In the folder `tidemill`, beside the links."""
+
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=limit(), check=False)
@@ -56,7 +59,7 @@ def test_a_wheel_has_one_top_level_name_and_every_module(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"tidemill"}
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
     ours = {f"tidemill/{path.relative_to(ROOT).as_posix()}" for path in files if path.parent.name != "__pycache__"}
-    assert set(contents(wheel)) == ours | {"tidemill/__init__.py", "tidemill/py.typed"}
+    assert set(contents(wheel)) == ours | {f"tidemill/{name}" for name in OWN_FILES}
 
 
 def test_a_wheel_from_the_source_archive_is_the_same(wheel: Path, tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_a_wheel_from_a_clone_without_links_is_the_same(wheel: Path, tmp_path: P
     clone = tmp_path / "clone"
     for name in PACKAGES:
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "tidemill/__init__.py", "tidemill/py.typed"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore", *(f"tidemill/{each}" for each in OWN_FILES)):
         (clone / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
     for name in PACKAGES:

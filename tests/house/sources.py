@@ -43,6 +43,20 @@ def document(name: str) -> str:
     return (ROOT / name).read_text("utf-8")
 
 
+ALL_PYTHON = ("docs/python.md",)
+"""Documents whose code is Python throughout: a block there may go on with what an earlier one has imported."""
+
+
+def python_of(name: str) -> list[str]:
+    """The Python programs in a document: its indented blocks that import from Tidemill."""
+    blocks = re.findall(r"(?m)(?:^ {4}.*\n|^\n(?= {4}))+", document(name))
+    return [
+        "\n".join(line[4:] for line in block.splitlines())
+        for block in blocks
+        if "<<" not in block and (name in ALL_PYTHON or re.search(r"(?m)^ {4}(?:from|import) tidemill\b", block))
+    ]
+
+
 def section(text: str, heading: str) -> str:
     """What stands under a heading of Markdown, up to the next one of its level or above."""
     head, found, rest = text.partition(f"\n{heading}\n")

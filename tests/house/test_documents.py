@@ -10,7 +10,7 @@ import pytest
 
 import tidemill
 from tests.house.commands import commands, options_of
-from tests.house.sources import DOCUMENTS, ROOT, document, first_cells, headings, section
+from tests.house.sources import DOCUMENTS, ROOT, document, first_cells, headings, python_of, section
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, TidemillError
 from tidemill.models.options import Options
 from tidemill.models.settings import Settings
@@ -24,6 +24,9 @@ README_LINES = 220
 
 LONGEST_MEAN_SENTENCE = 17
 """Words, over all sentences of a document; most are below 25."""
+
+NAMED_BY_TYPES = {"Dialogue", "FineTune", "__version__"}
+"""Public names that nobody has to write."""
 
 READ_OUTSIDE_SETTINGS = {"TIDEMILL_DEBUG"}
 """Read by producer/cli/ending.py, when settings may be what is broken."""
@@ -69,28 +72,25 @@ def test_every_job_of_the_front_door_is_shown() -> None:
     assert {"ask", "describe", "train", "status", "results", "worker", "db", "doctor"} <= shown
 
 
-def python_examples() -> list[tuple[str, str]]:
-    """(document, program) for each indented block that imports from tidemill."""
-    return [
-        (name, "\n".join(line[4:] for line in block.splitlines()))
-        for name in DOCUMENTS
-        for block in re.findall(r"(?m)(?:^ {4}.*\n|^\n(?= {4}))+", document(name))
-        if "    from tidemill import" in block and "<<" not in block
-    ]
-
-
-@pytest.mark.parametrize(("name", "program"), python_examples())
+@pytest.mark.parametrize(("name", "program"), [(name, each) for name in DOCUMENTS for each in python_of(name)])
 def test_python_in_a_document_uses_what_there_is(name: str, program: str) -> None:
     allowed = {*inspect.signature(tidemill.ask).parameters, *(field.name for field in fields(Options))}
     for node in ast.walk(ast.parse(program.strip("\n"))):
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and node.module == "tidemill":
             assert {alias.name for alias in node.names} <= set(tidemill.__all__), name
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ask":
-            assert {keyword.arg for keyword in node.keywords} <= allowed, name
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "tidemill":
+            assert node.attr in tidemill.__all__, name
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "ask":
+            assert {keyword.arg for keyword in node.keywords if keyword.arg} <= allowed, name
 
 
-def test_python_is_shown_in_readme_and_in_the_manual() -> None:
-    assert [name for name, _ in python_examples()] == ["README.md", "docs/asking.md"]
+def test_python_is_shown_in_readme_and_in_the_manuals() -> None:
+    assert {"README.md", "docs/asking.md", "docs/python.md"} <= {name for name in DOCUMENTS if python_of(name)}
+
+
+def test_every_public_name_has_an_example() -> None:
+    shown = "\n".join(python_of("docs/python.md"))
+    assert {name for name in tidemill.__all__ if not re.search(rf"\b{name}\b", shown)} <= NAMED_BY_TYPES
 
 
 def test_make_targets_in_the_documents_exist() -> None:

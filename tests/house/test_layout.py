@@ -20,7 +20,9 @@ DOORS = {
     "aiohttp": {"models/transports.py"},
     "redis": {"worker/limits.py"},
     "pandas": {"producer/intake/tables.py", "producer/intake/packed.py", "producer/batches/results.py"},
-    "pyarrow": {"producer/intake/packed.py", "producer/batches/results.py"},
+    "pyarrow": {"producer/intake/packed.py", "producer/intake/arrow_tables.py", "producer/batches/results.py"},
+    "polars": {"producer/batches/polars_frame.py"},
+    "IPython": {"producer/screen/notebook.py"},
     "celery": {"models/broker.py", "models/messages.py", "worker/app.py"},
     "kombu": {"models/broker.py", "models/messages.py"},
     "PIL": {
@@ -31,7 +33,18 @@ DOORS = {
 }
 """A library -> the only files that import it."""
 
-GUARDED_BY_CONTRACT = ("openai", "aiohttp", "redis", "pandas", "PIL", "matplotlib", "fsspec", "celery")
+GUARDED_BY_CONTRACT = (
+    "openai",
+    "aiohttp",
+    "redis",
+    "pandas",
+    "PIL",
+    "matplotlib",
+    "fsspec",
+    "celery",
+    "polars",
+    "IPython",
+)
 LABELS = ("Why ", "This module ", "This file ", "Module ")
 
 

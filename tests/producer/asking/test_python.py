@@ -11,13 +11,15 @@ import pytest
 from tests.conftest import UseEnvironment
 from tests.house.sources import ROOT
 from tidemill import ask
-from tidemill.models.errors import OptionError
+from tidemill.models.errors import InputError, OptionError
+from tidemill.producer.asking.python_words import as_arguments
 
 pytestmark = pytest.mark.usefixtures("embedded_home")
 
 RIGHT = """\
 from typing import Unpack
 
+import tidemill
 from tidemill import AskOptions, ask
 
 
@@ -25,18 +27,29 @@ def classify(rows: list[str], **options: Unpack[AskOptions]) -> None:
     ask(rows, **options)
 
 
+class Review:
+    stars: int
+
+
+ask(["x"], schema=Review)
 ask(["x"], model=None, temperature=0.5, params={"seed": 1}, transport="http", trim="oldest", endpoint="chat")
 """
 WRONG = {
     'ask(["x"], modle="m")': '"modle" for "ask"; did you mean "model"?',
     'ask(["x"], temperature="hot")': '"temperature" to "ask" has incompatible type "str"',
     'ask(["x"], transport="pigeon")': '"transport" to "ask" has incompatible type',
+    'ask(["x"], schema="Review")': '"schema" to "ask" has incompatible type "str"',
+    "tidemill.nothing": 'Module has no attribute "nothing"',
     'classify(["x"], max_tokens="many")': '"max_tokens" to "classify" has incompatible type "str"',
 }
 """A line that is refused -> what mypy says of it."""
 
 READ_BY_MYPY = [
-    f"tidemill/{name}.py" for name in ("__init__", "producer/asking/python", "models/options", "models/vision")
+    f"tidemill/{name}.py"
+    for name in (
+        *("__init__", "producer/asking/python", "producer/asking/python_words"),
+        *("models/json_types", "models/options", "models/vision"),
+    )
 ]
 """All that the types of `ask` need: to read every module would take a minute."""
 
@@ -91,3 +104,23 @@ def test_nothing_is_stored_for_options_that_cannot_work(tmp_path: Path, use_envi
     with pytest.raises(OptionError):
         ask(["Why?"], temperature=3)
     assert not (tmp_path / "nothing yet").exists()
+
+
+@pytest.mark.parametrize(
+    ("sentence", "in_python"),
+    [
+        ("fix it, or leave such rows out with --skip-bad-rows", "fix it, or leave such rows out with skip_bad_rows="),
+        ("--new begins, --moved-from goes on: drop one.", "new= begins, moved_from= goes on: drop one."),
+        ("stop: `tidemill cancel x --json` ends it", "stop: `tidemill cancel x --json` ends it"),
+        ("row 1: 'a--b ---x-- --Y' is no number", "row 1: 'a--b ---x-- --Y' is no number"),
+    ],
+)
+def test_an_error_names_arguments_where_the_command_line_names_flags(sentence: str, in_python: str) -> None:
+    assert as_arguments(sentence) == in_python
+
+
+def test_a_prompt_in_the_place_of_a_path_is_explained() -> None:
+    with pytest.raises(InputError, match=r"a prompt goes into a list: ask\(\['Why is the sky blue\?'\]\)\.$"):
+        ask("Why is the sky blue?")
+    with pytest.raises(InputError, match=r"leave such rows out with skip_bad_rows=$"):
+        ask([{"prompt": ""}])

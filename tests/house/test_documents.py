@@ -62,7 +62,7 @@ def test_what_a_document_shows_can_be_typed(name: str, typed: str) -> None:
         return  # a group
     called = [command for command in commands() if words[: len(command.split())] == command.split()]
     assert called, f"{name}: there is no command in: {typed}"
-    allowed = options_of(commands()[called[0]])
+    allowed = {"-h", "--help", *options_of(commands()[called[0]])}
     for option in (word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)):
         assert option in allowed, f"{name}: {called[0]} has no option {option}"
 

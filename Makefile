@@ -79,7 +79,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 EXTRAS := --extra parquet --extra heif --extra dedupe --extra plots
 
 lock: setup ## write the locks anew from pyproject.toml: for a checkout, for the image and for the demo
-	$(BIN)/$(COMPILE) --python-version 3.11 $(EXTRAS) --extra notebook --extra demo --group dev pyproject.toml -o requirements.lock
+	$(BIN)/$(COMPILE) --python-version 3.11 $(EXTRAS) --extra demo --group dev pyproject.toml -o requirements.lock
 	$(BIN)/$(COMPILE) --python-version 3.13 $(EXTRAS) --extra s3 --extra gcs -c requirements.lock pyproject.toml -o requirements-image.lock
 	$(BIN)/$(COMPILE) --python-version 3.11 --extra demo --group setup -c requirements.lock pyproject.toml -o requirements-demo.lock
 

@@ -89,7 +89,7 @@ def test_the_image_has_every_extra_of_a_server_in_the_versions_that_are_tested()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = [*project["dependencies"]]
     extras = project["optional-dependencies"]
-    wanted += [each for extra in extras.keys() - {"all", "demo", "notebook"} for each in extras[extra]]
+    wanted += [each for extra in extras.keys() - {"all", "demo"} for each in extras[extra]]
     image, tested = pins("requirements-image.lock"), pins("requirements.lock")
     assert {re.split(r"[\[<>=]", each)[0].replace(".", "-") for each in wanted} <= image.keys()
     assert {name: image[name] for name in image.keys() & tested.keys()} == {

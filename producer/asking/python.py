@@ -1,7 +1,6 @@
 """Scripts and notebooks submit the same batches as the command line, with the same ids: `from tidemill import ask`."""
 
 import inspect
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
@@ -14,6 +13,7 @@ from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.submit import open_batch, submit
+from tidemill.producer.intake.sources import files_of
 from tidemill.producer.intake.tables import ReadOptions, Source, as_frame, is_frame
 from tidemill.producer.screen.display import say
 
@@ -24,7 +24,7 @@ __all__ = ["ask"]
 
 
 def ask(
-    source: "str | Path | pd.DataFrame | pd.Series | Iterable[str] | Iterable[Mapping[str, object]]",
+    source: "Source | pd.Series",
     *,
     column: str | None = None,
     template: str | None = None,
@@ -43,7 +43,8 @@ def ask(
     """Submit prompts and return their batch at once; `wait()` on it runs or watches the work.
 
     Args:
-        source: a DataFrame, a Series, prompts, rows as mappings, or the path of a file (a plain string is a path).
+        source: a DataFrame, a Series, prompts, rows as mappings, or the path, glob or URL of a file (a plain string is
+            one); a list of `Path`s is several files.
         column: the column that holds the prompt, as `--column`.
         template: a prompt with `{column}` placeholders, as `-t`.
         name: what to call the batch; together with the options it is also what the batch is found by again.
@@ -68,15 +69,15 @@ def ask(
     check_values({**options, "limit": limit, "priority": priority})
     migrations.ensure()
     source = as_frame(source)
-    is_path = isinstance(source, str | Path) and str(source) != "-"
+    files = files_of(source)
     complete = complete_options(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
     if dialogue is not None and not isinstance(source, str | Path) and not hasattr(source, "columns"):
         source = cast("Source", list(source))  # they are looked at before they are read
     order = Order(
         options=complete.options,
         rows=Prompts(source, ReadOptions(column, template, skip_bad_rows, limit, format)),
-        name=name or (Path(str(source)).stem if is_path else "frame"),
-        source_name=name or (str(Path(str(source)).resolve()) if is_path else None),
+        name=name or (files.name if files else "frame"),
+        source_name=name or (files.known_by if files else None),
         priority=priority,
         new=new,
         moved_from=moved_from,

@@ -14,6 +14,7 @@ from tidemill.producer.describing.images import PreparedPicture
 from tidemill.producer.describing.picture_estimate import PictureEstimate, estimate_pictures
 from tidemill.producer.describing.picture_files import Pictures, PreparedFile, prepare, row_of
 from tidemill.producer.intake.requests import parse_template
+from tidemill.producer.intake.sources import files_of
 from tidemill.producer.intake.tables import Row, chunks_of
 
 _STORING = 8
@@ -39,9 +40,9 @@ class PictureRows:
 
     @property
     def files(self) -> Sequence[Path]:
-        """The table of paths; no output can have the name of a picture."""
-        table = self.pictures.table
-        return [Path(table)] if isinstance(table, str | Path) and table != "-" else []
+        """The tables of paths; no output can have the name of a picture."""
+        tables = files_of(self.pictures.table)
+        return tables.paths() if tables else []
 
     def chunks(self, options: Options, on_note: Callable[[str], None]) -> Iterator[list[Row]]:
         """The pictures as rows; a prepared picture is stored before its row comes.

@@ -191,7 +191,7 @@ def _rows(
     source.waiting = deque()
     names: tuple[str, ...] | None = None
     shape: Shape | str = ""
-    for number, record in standard_records(source) if file == "-" else file_records(Path(file), source):
+    for number, record in standard_records(source) if file == "-" else file_records(file, source):
         for bad in source.drain():
             summary.rows += bad.times
             yield bad

@@ -17,7 +17,7 @@ from tests.house.sources import DOCUMENTS, PACKAGES, ROOT, Module, document, mod
 DOORS = {
     "openai": {"models/transports.py"},
     "httpx2": {"models/transports.py"},
-    "aiohttp": {"models/transports.py"},
+    "aiohttp": {"models/transports.py", "models/remote_files.py"},
     "redis": {"worker/limits.py"},
     "pandas": {"producer/intake/tables.py", "producer/intake/packed.py", "producer/batches/results.py"},
     "pyarrow": {"producer/intake/packed.py", "producer/batches/results.py"},
@@ -27,11 +27,13 @@ DOORS = {
         f"producer/describing/{name}.py" for name in ("images", "opening", "loading", "showing", "colours", "depths")
     },
     "matplotlib": {"producer/training/curves.py"},
-    "fsspec": {"models/blobs.py"},
+    "fsspec": {"models/remote_files.py"},
+    "backports": {"producer/intake/compressed.py"},
+    "xlsxwriter": {"producer/batches/workbooks.py"},
 }
 """A library -> the only files that import it."""
 
-GUARDED_BY_CONTRACT = ("openai", "aiohttp", "redis", "pandas", "PIL", "matplotlib", "fsspec", "celery")
+GUARDED_BY_CONTRACT = ("openai", "aiohttp", "redis", "pandas", "PIL", "matplotlib", "fsspec", "celery", "xlsxwriter")
 LABELS = ("Why ", "This module ", "This file ", "Module ")
 
 

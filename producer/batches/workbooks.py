@@ -1,8 +1,10 @@
 """Answers as a workbook: text stays text, and what a sheet cannot hold is refused or said."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -35,7 +37,8 @@ def xlsx(
     if len(columns) > MOST_COLUMNS:
         raise InputError(f"A sheet holds {MOST_COLUMNS:,} columns, and there are {len(columns):,}: {_ELSEWHERE}.")
     with TemporaryDirectory(prefix="tidemill-") as folder:
-        book = Workbook(file, {"constant_memory": True, "tmpdir": folder})
+        path = Path(folder, "answers.xlsx")  # what is compressed on its way cannot be written out of order
+        book = Workbook(str(path), {"constant_memory": True, "tmpdir": folder})
         sheet = book.add_worksheet("answers")
         sheet.freeze_panes(1, 0)
         written = cut = 0
@@ -57,6 +60,8 @@ def xlsx(
             book.fileclosed = True  # or it would be written when it is forgotten
             raise
         book.close()
+        with path.open("rb") as whole:
+            shutil.copyfileobj(whole, file)
     if cut:
         cells = "1 cell is" if cut == 1 else f"{cut:,} cells are"
         say(f"{cells} longer than Excel takes ({MOST_CHARACTERS:,} characters) and cut; for all of it, {_ELSEWHERE}.")

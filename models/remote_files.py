@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlsplit
 
 from tidemill.models.errors import InputError, TidemillError
 from tidemill.models.outbound import outbound
@@ -67,6 +68,14 @@ def is_web(url: str) -> bool:
 
 def _scheme(url: str) -> str:
     return url.partition("://")[0].lower()
+
+
+def path_of(url: str) -> str:
+    """The path in an address, without its query. Raises RemoteFileError."""
+    try:
+        return urlsplit(url).path
+    except ValueError:
+        raise RemoteFileError(f"{shown_url(url)} is no usable address, as https://host/prompts.csv is") from None
 
 
 def filesystem(url: str) -> tuple["AbstractFileSystem", str]:
@@ -143,9 +152,7 @@ def check_writable(url: str) -> None:
     Raises:
         RemoteFileError: no file could be written there.
     """
-    if _scheme(url) not in _REPLACED_WHOLE:
-        others = "https:// is only read" if is_web(url) else f"{_scheme(url)}:// is no place that replaces files whole"
-        raise RemoteFileError(f"{shown_url(url)} cannot be written: {others}; name a local file, s3:// or gs://")
+    _check_scheme(url)
     with _explaining(url, "written"):
         files, path = filesystem(url)
         folder, slash, name = path.rpartition("/")
@@ -156,6 +163,12 @@ def check_writable(url: str) -> None:
             files.rm_file(f"{folder}/{_PROBE}")
 
 
+def _check_scheme(url: str) -> None:
+    if _scheme(url) not in _REPLACED_WHOLE:
+        others = "https:// is only read" if is_web(url) else f"{_scheme(url)}:// is no place that replaces files whole"
+        raise RemoteFileError(f"{shown_url(url)} cannot be written: {others}; name a local file, s3:// or gs://")
+
+
 @contextmanager
 def replacing(url: str) -> Iterator[BinaryIO]:
     """A local file that takes the place of the one at an address when the block ends well.
@@ -163,6 +176,7 @@ def replacing(url: str) -> Iterator[BinaryIO]:
     Raises:
         RemoteFileError: it cannot be sent; what was there before stays.
     """
+    _check_scheme(url)
     with NamedTemporaryFile(prefix="tidemill-") as file:
         yield file  # type: ignore[misc]  # it is a wrapper of one
         file.flush()

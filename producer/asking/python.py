@@ -1,7 +1,7 @@
 """Scripts and notebooks submit the same batches as the command line, with the same ids: `from tidemill import ask`."""
 
 import inspect
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Unpack, cast
 
 from tidemill import migrations
@@ -71,11 +71,11 @@ def ask(
     source = as_frame(source)
     files = files_of(source)
     complete = complete_options(options, assistant, no_assistant=no_assistant, dialogue=dialogue)
-    if dialogue is not None and not isinstance(source, str | Path) and not hasattr(source, "columns"):
-        source = cast("Source", list(source))  # they are looked at before they are read
+    if dialogue is not None and files is None and not hasattr(source, "columns"):
+        source = cast("Source", list(cast("Iterable[object]", source)))  # they are looked at before they are read
     order = Order(
         options=complete.options,
-        rows=Prompts(source, ReadOptions(column, template, skip_bad_rows, limit, format)),
+        rows=Prompts(files or source, ReadOptions(column, template, skip_bad_rows, limit, format)),
         name=name or (files.name if files else "frame"),
         source_name=name or (files.known_by if files else None),
         priority=priority,

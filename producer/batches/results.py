@@ -17,14 +17,13 @@ from json import dumps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
-from urllib.parse import urlsplit
 
 import orjson
 
 from tidemill.models.errors import InputError
 from tidemill.models.files import replacing, status, temporary
 from tidemill.models.json_types import JsonObject
-from tidemill.models.remote_files import RemoteFileError, check_writable, is_url
+from tidemill.models.remote_files import RemoteFileError, check_writable, is_url, path_of
 from tidemill.models.remote_files import replacing as replacing_remote
 from tidemill.models.text import unbroken
 from tidemill.producer.batches.workbooks import xlsx
@@ -106,25 +105,25 @@ def check_destination(path: str) -> None:
     exists and is writable. At an address a few bytes are written and removed.
     """
     if path == STDOUT:
-        return None
-    if _ending(path) not in _FORMATS:
-        raise InputError(
-            f"{shown(path)!r} has no known ending; name the results .jsonl, .csv or .parquet (or .tsv, .xlsx), "
-            "also compressed (.csv.gz), or - for stdout"
-        )
+        return
+    _check_ending(path)
     if is_url(path):
         check_writable(path)
-        return _check_libraries(path)
+        return
     try:
         target = Path(path).resolve()  # through a symlink
         _check_place(path, target)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name too long, a loop of symlinks
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path!r} cannot be written: {reason}; choose another destination with -o") from error
-    return _check_libraries(path)
 
 
-def _check_libraries(path: str) -> None:
+def _check_ending(path: str) -> None:
+    if _ending(path) not in _FORMATS:
+        raise InputError(
+            f"{shown(path)!r} has no known ending; name the results .jsonl, .csv or .parquet (or .tsv, .xlsx), "
+            "also compressed (.csv.gz), or - for stdout"
+        )
     if _ending(path) == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise InputError(
             f"{shown(path)} needs pyarrow to be written: pip install 'tidemill[parquet]', or name it .jsonl"
@@ -138,7 +137,7 @@ def _ending(path: str) -> str:
 
 def _name(path: str) -> Path:
     """The path in an address; any other as it is."""
-    return Path(urlsplit(path).path if is_url(path) else path)
+    return Path(path_of(path) if is_url(path) else path)
 
 
 def _check_place(path: str, target: Path) -> None:
@@ -167,8 +166,7 @@ def writing(path: str, columns: Sequence[str], *, escape_formulas: bool = False)
 
     Raises InputError when the destination fails; BrokenPipeError when the reader of stdout has gone.
     """
-    if not is_url(path):  # what is written there says itself whether it can be
-        check_destination(path)
+    (_check_ending if is_url(path) else check_destination)(path)  # an address says itself whether it can be written
     ending = ".jsonl" if path == STDOUT else _ending(path)
     write = _FORMATS[_ESCAPED.get(ending, ending) if escape_formulas else ending]
     try:

@@ -36,7 +36,8 @@ app.add_typer(fine_tunes_app, name="fine-tunes")
 def ask(
     *,
     prompt: Annotated[
-        str | None, typer.Argument(help="One prompt; its answer goes to stdout.", show_default=False)
+        str | None,
+        typer.Argument(help="One prompt, or @FILE that holds it; its answer goes to stdout.", show_default=False),
     ] = None,
     input_: Annotated[
         list[str] | None,
@@ -52,7 +53,10 @@ def ask(
     escape_formulas: flags.EscapeFormulas = False,
     column: Annotated[str | None, typer.Option(help="The column that holds the prompt.")] = None,
     template: Annotated[
-        str | None, typer.Option("--template", "-t", help="A prompt with {column} placeholders, filled from each row.")
+        str | None,
+        typer.Option(
+            "--template", "-t", help="A prompt with {column} placeholders, filled from each row; @FILE reads a file."
+        ),
     ] = None,
     format_: flags.Format = None,
     sheet: flags.Sheet = None,
@@ -127,7 +131,7 @@ def describe(
     sheet: flags.Sheet = None,
     prompt: Annotated[
         str | None,
-        typer.Option(help="What to ask; may contain {name}, {stem}, {directory} and the table's columns."),
+        typer.Option(help="What to ask, or @FILE; may contain {name}, {stem}, {directory} and the table's columns."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="caption, alt-text, tags or json.", show_default="caption")] = None,
     detail: Annotated[str | None, typer.Option(help="How closely to look: low, high, auto or original.")] = None,
@@ -231,7 +235,9 @@ def train(
         int | None,
         typer.Option(min=1, max=50, help="How often each example is read.", show_default="the provider chooses"),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="Instructions before every example that has none.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help="Instructions before every example that has none, or @FILE.")
+    ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="The column of the prompts.")] = None,
     reply_column: Annotated[str | None, typer.Option(help="The column of the replies.")] = None,
     system_column: Annotated[str | None, typer.Option(help="The column of each row's instructions.")] = None,

@@ -31,6 +31,8 @@ class Files:
 
     def __post_init__(self) -> None:
         """Refuse a pipe beside others: a batch is found again by the names of its files, and a pipe has none."""
+        for url in filter(is_url, self.patterns):
+            remote_files.path_of(url)
         if STDIN in self.patterns and len(self.patterns) > 1:
             raise InputError("-i - is standard input, and cannot be one of several inputs: save it to a file first.")
 
@@ -49,7 +51,7 @@ class Files:
         first = self.patterns[0]
         if self.is_stdin:
             return "stdin"
-        path = PurePosixPath(urlsplit(first).path) if is_url(first) else Path(first).absolute()
+        path = PurePosixPath(remote_files.path_of(first)) if is_url(first) else Path(first).absolute()
         while glob.has_magic(path.name):
             path = path.parent
         return path.stem or "files"
@@ -94,9 +96,12 @@ class Files:
         place = _place(output)
         for pattern in self.patterns:
             full = _place(pattern)
-            if is_url(full) == is_url(place) and _fits(place, full, is_glob=_is_glob(pattern)):
+            if place == full:
+                raise InputError(f"{shown(output)} is the input itself; name another file for the answers with -o.")
+            if _is_glob(pattern) and _fits(place, full):
                 raise InputError(
-                    f"{shown(output)} is an input itself, by -i {shown(pattern)}: name another file with -o."
+                    f"{shown(output)} would be an input of the next run, by -i {shown(pattern)!r}: name another file, "
+                    "or one in another folder, with -o."
                 )
 
 
@@ -135,7 +140,7 @@ def _full_name(pattern: str) -> str:
 def _is_glob(pattern: str) -> bool:
     """Whether it stands for several files. In a URL only `*` does, since `?` begins a query."""
     if is_url(pattern):
-        return "*" in urlsplit(pattern).path and not remote_files.is_web(pattern)
+        return "*" in remote_files.path_of(pattern) and not remote_files.is_web(pattern)
     return glob.has_magic(pattern) and not os.path.lexists(pattern)
 
 
@@ -152,8 +157,9 @@ def _naturally(path: str) -> list[str | int]:
     return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", path)]
 
 
-def _fits(place: str, full: str, *, is_glob: bool) -> bool:
-    return place == full or (is_glob and fnmatch(place, full) and ("**" in full or place.count("/") == full.count("/")))
+def _fits(place: str, pattern: str) -> bool:
+    is_beside = "**" in pattern or place.count("/") == pattern.count("/")
+    return is_url(place) == is_url(pattern) and is_beside and fnmatch(place, pattern)
 
 
 @contextmanager
@@ -175,5 +181,5 @@ def local(name: str | Path) -> Iterator[Path]:
 
 def _ending(url: str) -> str:
     """The last two endings of the path: `.csv.gz`."""
-    endings = "".join(PurePosixPath(urlsplit(url).path).suffixes[-2:])
+    endings = "".join(PurePosixPath(remote_files.path_of(url)).suffixes[-2:])
     return endings if re.fullmatch(r"(\.[A-Za-z0-9]{1,10})*", endings) else ""

@@ -243,7 +243,7 @@ def file_records(file: str | Path, input_: Input, wanted: Wanted = ANY_TABLE) ->
 def _local_records(path: Path, input_: Input, wanted: Wanted) -> Records:
     try:
         if path.is_dir():
-            raise input_.fault("is a folder; name a file in it")
+            raise input_.fault("is a folder; name a file in it, or its files with a glob such as 'folder/*.csv'")
         with opened(path, HEAD_BYTES) as file:
             must_copy = is_compressed(path) or not path.is_file()
             yield from _records(file, ending_of(path), input_, wanted, must_copy=must_copy)

@@ -18,6 +18,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.text import dumps, loads
 from tidemill.producer.intake.compressed import ending_of
 from tidemill.producer.intake.records import BadRowError, Input, Record
+from tidemill.producer.intake.sources import Files, shown
 from tidemill.producer.intake.spoiled import spoiling
 from tidemill.producer.intake.tables import file_records, standard_records
 from tidemill.producer.training.columns import (
@@ -123,13 +124,13 @@ def _elsewhere(paths: Iterable[str], uses: Mapping[str, Sequence[str]]) -> dict[
 
 
 def tables_in(paths: Iterable[str], inputs: InputSummary) -> list[str]:
-    """The files to read: those that the user named, and the tables of folders, by name.
+    """The files to read: those that the user named, also by globs, and the tables of folders, by name.
 
     Raises:
-        InputError: a folder cannot be read or holds no table.
+        InputError: a folder cannot be read or holds no table, or a glob fits nothing.
     """
     files: list[str] = []
-    for path in paths:
+    for path in (each for name in paths for each in Files((name,)).expand()):
         folder = Path(path)
         if path == "-" or not os.path.isdir(folder):  # noqa: PTH112  # Path's may raise
             files.append(path)
@@ -186,7 +187,7 @@ def _rows(
     """
     notes: list[str] = []
     source = _Collecting(
-        "standard input" if file == "-" else file, skip_bad_rows=True, on_bad_row=_ignore, on_note=notes.append
+        "standard input" if file == "-" else shown(file), skip_bad_rows=True, on_bad_row=_ignore, on_note=notes.append
     )
     source.waiting = deque()
     names: tuple[str, ...] | None = None

@@ -203,7 +203,7 @@ def _reason(error: Exception, url: str) -> str:
     text = f"{type(error).__name__} {error}".lower()
     status = getattr(error, "status", None)
     if isinstance(error, ImportError):
-        remedy = next((way for name, way in _EXTRAS.items() if name in text), f"what opens {_scheme(url)}://")
+        remedy = next((way for name, way in _EXTRAS.items() if name in text), f"fsspec's driver for {_scheme(url)}://")
         return f"that needs {remedy}"
     if isinstance(status, int):
         return _STATUSES.get(status) or f"the server answers {status}; try again later"

@@ -52,7 +52,7 @@ class Files:
         if self.is_stdin:
             return "stdin"
         path = PurePosixPath(remote_files.path_of(first)) if is_url(first) else Path(first).absolute()
-        while glob.has_magic(path.name):
+        while _is_glob(first) and glob.has_magic(path.name):
             path = path.parent
         return path.stem or "files"
 

@@ -66,7 +66,7 @@ class InputSummary:
 
     def add(self, file: str, use: str) -> FileSummary:
         """Note a file that is about to be read."""
-        self.files.append(FileSummary(file, use))
+        self.files.append(FileSummary(shown(file), use))
         return self.files[-1]
 
 
@@ -107,9 +107,11 @@ def examples_of(
         yield from good_rows
         yield from map(_without_weight, negative_rows)
     if not files:
-        raise InputError(f"{', '.join(paths)}: each table in it was also named with {' or '.join(elsewhere.values())}.")
+        raise InputError(
+            f"{', '.join(map(shown, paths))}: each table in it was also named with {' or '.join(elsewhere.values())}."
+        )
     if not any(each.rows for each in inputs.files if each.use == use):
-        raise InputError(f"{', '.join(paths)}: there is no row in it; check the path.")
+        raise InputError(f"{', '.join(map(shown, paths))}: there is no row in it; check the path.")
 
 
 def _elsewhere(paths: Iterable[str], uses: Mapping[str, Sequence[str]]) -> dict[Path, str]:
@@ -118,7 +120,7 @@ def _elsewhere(paths: Iterable[str], uses: Mapping[str, Sequence[str]]) -> dict[
     for path in paths:
         if option := elsewhere.get(Path(path).resolve()):
             raise InputError(
-                f"{path} was named twice, as examples and with {option}; name another file for one of them."
+                f"{shown(path)} was named twice, as examples and with {option}; name another file for one of them."
             )
     return elsewhere
 

@@ -73,6 +73,8 @@ def test_a_batch_is_known_by_what_was_typed(folder: Path) -> None:
     assert [Files((each,)).name for each in ("data/*.csv", "s3://bucket/a.csv", "s3://b/in/*", "**/*.csv")] == [
         *("data", "a", "in", folder.name),
     ]
+    (folder / "a[1].csv").touch()
+    assert Files(("a[1].csv",)).name == "a[1]"
     assert files_of(["a"]) is files_of([{}]) is files_of(pd.DataFrame()) is None
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tidemill.models import urls
+from tidemill.models import remote_files, urls
 from tidemill.models.errors import TidemillError
 from tidemill.models.files import replacing, take_after
 from tidemill.models.settings import settings
@@ -111,13 +111,7 @@ def shown_url() -> str:
 @cache
 def _open(url: str) -> tuple["AbstractFileSystem", str]:
     """fsspec's filesystem and the root in it. This makes a relative folder absolute, once a process."""
-    from fsspec.core import url_to_fs
-    from fsspec.implementations.local import LocalFileSystem
-
-    if "://" not in url:  # a path may hold what has a meaning in URLs
-        return LocalFileSystem(), str(Path(url).expanduser().absolute())
-    files, root = url_to_fs(url)
-    return files, root.rstrip("/")
+    return remote_files.filesystem(url)
 
 
 @contextmanager
@@ -141,9 +135,7 @@ def _stored(files: "AbstractFileSystem", path: str) -> "StoredFile | None":
 
 def _write(files: "AbstractFileSystem", root: str, path: str, content: bytes) -> None:
     """Write a file whole or not at all. Object stores do so by themselves; a folder needs a temporary name."""
-    from fsspec.implementations.local import LocalFileSystem
-
-    if not isinstance(files, LocalFileSystem):
+    if not remote_files.is_local(files):
         files.pipe_file(path, content)
         return
     _make_folder(Path(root), Path(path).parent)

@@ -8,7 +8,6 @@ import hashlib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import SupportsIndex
 
 from sqlalchemy import Connection, func, select
@@ -26,6 +25,7 @@ from tidemill.models.options import Options
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, batches, dialogues, jobs, messages
 from tidemill.models.text import dumps, one_line
+from tidemill.producer.intake.sources import files_of
 from tidemill.producer.screen.display import say
 
 _NOT_PASSED_ON = ("system", "dialogue", "trim", "prompt", "max_side")
@@ -112,8 +112,8 @@ def _source_name(root_id: int, answered: int, prompts: str) -> str:
 
 def _fingerprint(source: object) -> str:
     """What tells these prompts from others: a file's path, a hash of prompts, or only where they come from."""
-    if isinstance(source, str | Path):
-        return "stdin" if str(source) == "-" else str(Path(source).resolve())
+    if (files := files_of(source)) is not None:
+        return files.known_by or "stdin"
     if isinstance(source, list) and all(isinstance(each, str) for each in source):
         return hashlib.sha256(dumps(source).encode()).hexdigest()
     return "rows"

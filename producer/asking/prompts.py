@@ -16,6 +16,7 @@ from tidemill.producer.asking import continuing
 from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.order import Order
 from tidemill.producer.intake.piped import piped_text
+from tidemill.producer.intake.sources import Files, files_of
 from tidemill.producer.intake.tables import ReadOptions, Row, Source, read
 from tidemill.producer.screen.display import say
 
@@ -49,20 +50,20 @@ class Prompts:
 
     @property
     def files(self) -> Sequence[Path]:
-        """The file that they are read from."""
-        is_path = isinstance(self.source, str | Path) and self.source != "-"
-        return [Path(str(self.source))] if is_path else []
+        """The files that they are read from, as far as they are here."""
+        files = files_of(self.source)
+        return files.paths() if files else []
 
     def chunks(self, options: Options, on_note: Callable[[str], None]) -> Iterator[list[Row]]:
-        """The prompts as rows; a file that is not too big is read through before the first of them comes.
+        """The prompts as rows; files that are not too big are read through before the first of them comes.
 
         Raises:
             InputError: the input cannot be read, or a row of it cannot be used.
         """
-        for file in self.files:
-            if os.path.isfile(file) and file.stat().st_size <= CHECKED_FIRST_BYTES:  # noqa: PTH113  # Path's may raise
-                yield from self._checked(on_note)
-                return
+        files = files_of(self.source)
+        if files and files.size() <= CHECKED_FIRST_BYTES:
+            yield from self._checked(on_note)
+            return
         yield from read(self.source, self.how, on_bad_row=on_note, on_note=on_note)
 
     def _checked(self, on_note: Callable[[str], None]) -> Iterator[list[Row]]:
@@ -86,7 +87,7 @@ class Prompts:
 
 def order_for(
     prompt: str | None,
-    input_: str | None,
+    input_: str | Files | None,
     options: AskOptions,
     how: ReadOptions | None = None,
     *,
@@ -114,9 +115,10 @@ def order_for(
             assistant or dialogue.
     """
     how = how or ReadOptions()
-    if prompt is not None and input_ is not None:
-        raise InputError(f"A prompt and the file {input_} were given, and a run asks one of them: drop the other.")
-    if prompt is None and input_ is None:
+    files = None if input_ is None else files_of(input_)
+    if prompt is not None and files is not None:
+        raise InputError(f"A prompt and the file {files} were given, and a run asks one of them: drop the other.")
+    if prompt is None and files is None:
         raise InputError("Give a prompt, or a file of prompts with -i: tidemill ask 'Why is the sky blue?'")
     if prompt is not None:
         _check_prompt(prompt, how)
@@ -130,11 +132,8 @@ def order_for(
         content = unix_lines(prompt).encode(errors="surrogatepass")
         own_source = f"prompt {hashlib.sha256(content).hexdigest()}"
     else:
-        assert input_ is not None
-        source = input_
-        path = None if input_ == "-" else Path(input_)
-        own_name = path.stem if path else "stdin"
-        own_source = str(path.resolve()) if path else None
+        assert files is not None
+        source, own_name, own_source = files, files.name, files.known_by
     order = Order(
         options=complete.options,
         rows=Prompts(source, how),

@@ -24,6 +24,7 @@ from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.submit import open_batch, submit
 from tidemill.producer.batches.typed_answers import as_options
 from tidemill.producer.intake.arrow_tables import Table
+from tidemill.producer.intake.sources import files_of
 from tidemill.producer.intake.tables import ArrowTable, ReadOptions, Source, as_frame, is_frame
 from tidemill.producer.screen.display import say
 
@@ -50,6 +51,7 @@ def ask(
     limit: int | None = None,
     skip_bad_rows: bool = False,
     format: str | None = None,  # noqa: A002  # as the flag is called
+    sheet: str | None = None,
     assistant: str | None = None,
     no_assistant: bool = False,
     dialogue: int | None = None,
@@ -60,8 +62,8 @@ def ask(
         batch = tidemill.ask(frame, column="text", system="Yes or no?", max_tokens=5)
 
     Args:
-        source: a frame, table or column of pandas, polars or Arrow; prompts; rows as mappings; or the path of a file
-            (a plain string is a path).
+        source: a frame, table or column of pandas, polars or Arrow; prompts; rows as mappings; or the path, glob or URL
+            of a file (a plain string is one). A list of `Path`s is several files.
         column: the column that holds the prompt, as `--column`.
         template: a prompt with `{column}` placeholders, as `-t`.
         name: what to call the batch; together with the options it is also what the batch is found by again.
@@ -72,6 +74,7 @@ def ask(
         limit: submit the first rows only.
         skip_bad_rows: leave out rows that cannot be used.
         format: what the file is, as `--format`; None: by its name and how it begins.
+        sheet: name or number of a workbook's sheet; None for the first one.
         assistant: whose instructions, model and options fill what is not set; None for the default one.
         no_assistant: ask without the default one too.
         dialogue: the id of any turn of a dialogue; the prompts become its next turns.
@@ -87,15 +90,15 @@ def ask(
     _check_path(source)
     migrations.ensure()
     rows = as_frame(source)
-    is_path = isinstance(rows, str | Path) and str(rows) != "-"
+    files = files_of(rows)
     complete = complete_options(cast("AskOptions", checked), assistant, no_assistant=no_assistant, dialogue=dialogue)
-    if dialogue is not None and not isinstance(rows, str | Path) and not is_frame(rows):
-        rows = cast("Source", list(rows))  # they are looked at before they are read
+    if dialogue is not None and files is None and not is_frame(rows):
+        rows = cast("Source", list(cast("Iterable[object]", rows)))  # they are looked at before they are read
     order = Order(
         options=complete.options,
-        rows=Prompts(rows, ReadOptions(column, template, skip_bad_rows, limit, format)),
-        name=name or (Path(str(rows)).stem if is_path else "frame"),
-        source_name=name or (str(Path(str(rows)).resolve()) if is_path else None),
+        rows=Prompts(files or rows, ReadOptions(column, template, skip_bad_rows, limit, format, sheet)),
+        name=name or (files.name if files else "frame"),
+        source_name=name or (files.known_by if files else None),
         priority=priority,
         new=new,
         moved_from=moved_from,
@@ -164,6 +167,7 @@ def estimate(
     limit: int | None = None,
     skip_bad_rows: bool = False,
     format: str | None = None,  # noqa: A002  # as the flag is called
+    sheet: str | None = None,
     name: str | None = None,
     assistant: str | None = None,
     no_assistant: bool = False,
@@ -187,10 +191,10 @@ def estimate(
     _check_path(source)
     migrations.ensure()
     rows = as_frame(source)
-    is_path = isinstance(rows, str | Path) and str(rows) != "-"
+    files = files_of(rows)
     complete = complete_options(cast("AskOptions", checked), assistant, no_assistant=no_assistant)
-    own = str(Path(str(rows)).resolve()) if is_path else None
-    prompts = Prompts(rows, ReadOptions(column, template, skip_bad_rows, limit, format))
+    own = files.known_by if files else None
+    prompts = Prompts(files or rows, ReadOptions(column, template, skip_bad_rows, limit, format, sheet))
     return prompts.estimate(Order(complete.options, prompts, source_name=name or own, on_bad_row=say))
 
 

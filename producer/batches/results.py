@@ -1,5 +1,6 @@
 """A file of paid answers is written whole or not at all, and no character in a reply can break it.
 
+Its name says the format, whether it is compressed, and whether it is here or at an address: `s3://bucket/a.csv.gz`.
 A row is a flat dict, made by `merge`: the input's columns first, then `RESULT_COLUMNS`.
 """
 
@@ -15,14 +16,19 @@ from functools import lru_cache, partial
 from json import dumps
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 import orjson
 
 from tidemill.models.errors import InputError
 from tidemill.models.files import replacing, status, temporary
 from tidemill.models.json_types import JsonObject
+from tidemill.models.remote_files import RemoteFileError, check_writable, is_url, path_of
+from tidemill.models.remote_files import replacing as replacing_remote
 from tidemill.models.text import unbroken
+from tidemill.producer.batches.workbooks import xlsx
+from tidemill.producer.intake.compressed import ending_of, packing
+from tidemill.producer.intake.sources import shown
 from tidemill.producer.screen.printing import JsonLines
 
 if TYPE_CHECKING:
@@ -51,6 +57,8 @@ PARQUET_GROUP_ROWS = 8_192  # rows held in memory at most, besides the chunk tha
 
 _WHOLE = ("input_tokens", "output_tokens", "attempts")
 _FRACTION = ("sentiment_score", "cost_usd")
+NUMBERS = (*_WHOLE, *_FRACTION)
+"""Of `RESULT_COLUMNS`, those that are numbers."""
 
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 """How cells begin that Excel, LibreOffice or Google Sheets may run (OWASP, CSV Injection)."""
@@ -93,20 +101,43 @@ def _names(columns: tuple[str, ...]) -> list[str]:
 def check_destination(path: str) -> None:
     """Raise InputError when `path` cannot take results; called before any paid work.
 
-    `-` is JSON Lines on stdout. A path must end in .jsonl, .csv or .parquet, in a folder that exists and is writable.
+    `-` is JSON Lines on stdout. A path must end in one of `_FORMATS`, perhaps compressed (`.csv.gz`), in a folder that
+    exists and is writable. At an address a few bytes are written and removed.
     """
     if path == STDOUT:
         return
-    if Path(path).suffix.lower() not in _FORMATS:
-        raise InputError(f"{path!r} has no known ending; name the results .jsonl, .csv or .parquet, or - for stdout")
+    _check_ending(path)
+    if is_url(path):
+        check_writable(path)
+        return
     try:
         target = Path(path).resolve()  # through a symlink
         _check_place(path, target)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name too long, a loop of symlinks
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path!r} cannot be written: {reason}; choose another destination with -o") from error
-    if Path(path).suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise InputError(f"{path} needs pyarrow to be written: pip install 'tidemill[parquet]', or name it .jsonl")
+
+
+def _check_ending(path: str) -> None:
+    if _ending(path) not in _FORMATS:
+        raise InputError(
+            f"{shown(path)!r} has no known ending; name the results .jsonl, .csv or .parquet (or .tsv, .xlsx), "
+            "also compressed (.csv.gz), or - for stdout"
+        )
+    if _ending(path) == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise InputError(
+            f"{shown(path)} needs pyarrow to be written: pip install 'tidemill[parquet]', or name it .jsonl"
+        )
+
+
+def _ending(path: str) -> str:
+    """What says the format: `.csv` of answers.csv and of s3://bucket/answers.csv.gz."""
+    return ending_of(_name(path))
+
+
+def _name(path: str) -> Path:
+    """The path in an address; any other as it is."""
+    return Path(path_of(path) if is_url(path) else path)
 
 
 def _check_place(path: str, target: Path) -> None:
@@ -128,38 +159,46 @@ def _check_place(path: str, target: Path) -> None:
 def writing(path: str, columns: Sequence[str], *, escape_formulas: bool = False) -> Iterator[Put]:
     """What writes rows, piece by piece, to stdout or to a file that appears under its name when the block ends well.
 
-    It is complete and on disk then; until then an older one stays as it was. A symlink is written through to its
-    target. A row's `columns` are written in that order; one that it has not gets null (an empty cell in CSV), and what
-    is not in `columns` is left out. With `escape_formulas`, text in CSV that a spreadsheet would run gets a `'` before
-    it. Memory is constant.
+    It is complete then, on disk or at its address; until then an older one stays as it was. A symlink is written
+    through to its target. A row's `columns` are written in that order; one that it has not gets null (an empty cell in
+    CSV), and what is not in `columns` is left out. With `escape_formulas`, text in CSV that a spreadsheet would run
+    gets a `'` before it. Memory is constant.
 
     Raises InputError when the destination fails; BrokenPipeError when the reader of stdout has gone.
     """
-    check_destination(path)
-    ending = ".jsonl" if path == STDOUT else Path(path).suffix.lower()
-    write = _FORMATS["escaped" if escape_formulas and ending == ".csv" else ending]
+    (_check_ending if is_url(path) else check_destination)(path)  # an address says itself whether it can be written
+    ending = ".jsonl" if path == STDOUT else _ending(path)
+    write = _FORMATS[_ESCAPED.get(ending, ending) if escape_formulas else ending]
     try:
-        with _stdout() if path == STDOUT else replacing(Path(path).resolve()) as file, write(file, columns) as put:
+        with _destination(path) as file, write(file, columns) as put:
             yield put
     except BrokenPipeError:
         raise
+    except RemoteFileError as error:
+        raise InputError(f"{error}; the answers stay in the database: `tidemill results BATCH -o ...`") from error
     except OSError as error:
         raise InputError(
-            f"{'stdout' if path == STDOUT else path} cannot be written: {error.strerror or error}; "
+            f"{'stdout' if path == STDOUT else shown(path)} cannot be written: {error.strerror or error}; "
             "the answers stay in the database: free space, then `tidemill results BATCH -o ...`"
         ) from error
 
 
 @contextmanager
-def _stdout() -> Iterator[JsonLines]:
-    lines = JsonLines()
-    yield lines
-    lines.flush()
+def _destination(path: str) -> Iterator[Output]:
+    """What takes the bytes before they are compressed."""
+    if path == STDOUT:
+        lines = JsonLines()
+        yield lines
+        lines.flush()
+        return
+    place = replacing_remote(path) if is_url(path) else replacing(Path(path).resolve())
+    with place as file, packing(file, _name(path)) as packed:
+        yield packed
 
 
 def has_header(path: str) -> bool:
     """Whether all columns must be known before the first row: a line of JSON names its own."""
-    return path != STDOUT and Path(path).suffix.lower() != ".jsonl"
+    return path != STDOUT and _ending(path) != ".jsonl"
 
 
 def to_frame(chunks: Chunks) -> "pd.DataFrame":
@@ -190,14 +229,16 @@ def _line(row: JsonObject, names: list[str]) -> JsonObject:
 
 
 @contextmanager
-def _csv(cell_of: Callable[[object], object], file: Output, columns: Sequence[str]) -> Iterator[Put]:
+def _csv(
+    cell_of: Callable[[object], object], file: Output, columns: Sequence[str], *, delimiter: str = ","
+) -> Iterator[Put]:
     """UTF-8, quoted where needed. Lone surrogates, which UTF-8 cannot hold, become text such as `\\ud800`.
 
     Before Python 3.13, csv that ends records with \\n itself leaves a cell with a lone \\r unquoted, and readers take
     that for the end of the row. So it ends them with \\r\\n, and we make that \\n.
     """
     records: list[str] = []
-    writer = csv.writer(SimpleNamespace(write=records.append), lineterminator="\r\n")
+    writer = csv.writer(SimpleNamespace(write=records.append), lineterminator="\r\n", delimiter=delimiter)
 
     def put(rows: list[JsonObject]) -> None:
         writer.writerows(map(cell_of, map(row.get, columns)) for row in rows)
@@ -259,6 +300,12 @@ def _cell(value: object) -> object:
     return value if value is None or type(value) in (str, int, float, Decimal) else to_json(value).decode()
 
 
+def text_of_cell(value: object) -> str:
+    """A cell as CSV shows it."""
+    cell = _cell(value)
+    return "" if cell is None else str(cell)
+
+
 def _inert_cell(value: object) -> object:
     """A CSV cell that no spreadsheet runs as a formula: `'` stands before text that could be one."""
     cell = _cell(value)
@@ -269,5 +316,10 @@ _FORMATS: dict[str, Format] = {
     ".jsonl": _jsonl,
     ".csv": partial(_csv, _cell),
     "escaped": partial(_csv, _inert_cell),
+    ".tsv": partial(_csv, _cell, delimiter="\t"),
+    "escaped tsv": partial(_csv, _inert_cell, delimiter="\t"),
     ".parquet": _parquet,
+    ".xlsx": cast("Format", partial(xlsx, _cell)),
 }
+_ESCAPED = {".csv": "escaped", ".tsv": "escaped tsv"}
+"""Formats in which a spreadsheet runs text; a workbook says which cells are text."""

@@ -210,12 +210,3 @@ def watch(batch_name: str, as_json: bool) -> None:
     probe(row.provider)
     progress = follow_batch(batch, None, None, display(quiet=as_json))
     return _sum_up(batch, progress, as_json, time.monotonic() - began)
-
-
-def results(batch_name: str, output: str, escape_formulas: bool) -> None:
-    """Write a batch's rows as they are now."""
-    check_destination(output)
-    migrations.ensure()
-    batch = Batch(resolve(batch_name).id)
-    written = batch.save(output, escape_formulas=escape_formulas)
-    print_line(f"{counted(written, 'row')} written · {batch.progress().summary()}", err=True)

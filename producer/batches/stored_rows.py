@@ -18,6 +18,8 @@ from tidemill.models.tables import FLAWED, OPEN_STATES, batches, dialogues, jobs
 from tidemill.producer.batches.results import REASONING, RESULT_COLUMNS, TOOL_CALLS, merge, named, to_json
 
 PAGE_ROWS, _FIRST_ROWS = 1_000, 64
+_SOUGHT_ROWS = 20_000
+"""So many are looked through in one statement for those that fit a condition."""
 
 
 class Place(NamedTuple):
@@ -55,20 +57,29 @@ def latest_turn(batch_id: str) -> int | None:
     return turn
 
 
-def rows_of(batch_id: str, submission: int = 0, *, pictures: bool = False) -> Iterator[list[JsonObject]]:
+def rows_of(
+    batch_id: str, submission: int = 0, *, pictures: bool = False, condition: ColumnElement[bool] | None = None
+) -> Iterator[list[JsonObject]]:
     """The rows of a batch in input order, a thousand at a time; memory is constant.
 
     With `submission`, only rows that this submission or a later one held. With `pictures`, rows also have what is known
-    of their picture: path, place (where the file is, from here), sha256, format, width, height.
+    of their picture: path, place (where the file is, from here), sha256, format, width, height. With a `condition` on
+    jobs or dialogues, only rows for which it holds.
     """
-    for page in pages(batch_id, submission, pictures=pictures):
+    for page in pages(batch_id, submission, pictures=pictures, condition=condition):
         yield page.rows
 
 
 def pages(
-    batch_id: str, submission: int, after: Place = START, *, ended: bool = False, pictures: bool = False
+    batch_id: str,
+    submission: int,
+    after: Place = START,
+    *,
+    ended: bool = False,
+    pictures: bool = False,
+    condition: ColumnElement[bool] | None = None,
 ) -> Iterator[Page]:
-    """The rows behind a place, in input order.
+    """The rows behind a place, in input order; with a condition, those for which it holds.
 
     With `ended`, up to the first one whose outcome may still change. That may be the next one, so few are read first,
     and more each time.
@@ -77,9 +88,11 @@ def pages(
     row_of = _row_with_picture if pictures else _row
     size = _FIRST_ROWS if ended else PAGE_ROWS
     while True:
-        bounds = {**which, **after._asdict(), "end": after.position + size + 1, "rows": size}
+        span = size if condition is None else _SOUGHT_ROWS
+        bounds = {**which, **after._asdict(), "end": after.position + span + 1, "rows": size}
+        page = _page(pictures) if condition is None else _page(pictures).where(condition)
         with reading() as connection:
-            stored = connection.execute(_page(pictures), bounds).all()
+            stored = connection.execute(page, bounds).all()
         there = list(takewhile(_has_ended, stored)) if ended else stored
         if there:
             after = Place(there[-1].position, there[-1].id)

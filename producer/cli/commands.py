@@ -43,21 +43,30 @@ def root(
 def ask(
     *,
     prompt: Annotated[
-        str | None, typer.Argument(help="One prompt; its answer goes to stdout.", show_default=False)
+        str | None,
+        typer.Argument(help="One prompt, or @FILE that holds it; its answer goes to stdout.", show_default=False),
     ] = None,
     input_: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--input", "-i", metavar="FILE", help="CSV, JSONL, Parquet, Excel or text, one prompt a row; - is stdin."
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="CSV, JSONL, Parquet, Excel or text, one prompt a row: a path, a glob in quotes, a URL, - for stdin. "
+            "May be repeated.",
         ),
     ] = None,
     output: flags.Output = None,
     escape_formulas: flags.EscapeFormulas = False,
     column: Annotated[str | None, typer.Option(help="The column that holds the prompt.")] = None,
     template: Annotated[
-        str | None, typer.Option("--template", "-t", help="A prompt with {column} placeholders, filled from each row.")
+        str | None,
+        typer.Option(
+            "--template", "-t", help="A prompt with {column} placeholders, filled from each row; @FILE reads a file."
+        ),
     ] = None,
     format_: flags.Format = None,
+    sheet: flags.Sheet = None,
     dialogue: Annotated[
         int | None,
         typer.Option(metavar="ID", help="Continue this dialogue; several rows become its next turns, one by one."),
@@ -78,16 +87,16 @@ def ask(
     from tidemill.models.options import AskOptions
     from tidemill.producer.asking.prompts import order_for
     from tidemill.producer.batches.run import carry_out
-    from tidemill.producer.cli.values import options_of
+    from tidemill.producer.cli.values import inputs_of, options_of, prompt_of, text_of
     from tidemill.producer.intake.tables import ReadOptions
 
     gc.freeze()  # what is imported is no garbage: each look at it would take 20 ms
     options = options_of(AskOptions, question, reply, calls, trim=trim)
     order = order_for(
-        prompt,
-        input_,
+        prompt_of(prompt),
+        inputs_of(input_, output),
         options,
-        ReadOptions(column, template, skip_bad_rows, batch.limit, format_),
+        ReadOptions(column, text_of("-t", template), skip_bad_rows, batch.limit, format_, sheet),
         name=batch.name,
         assistant=question.assistant,
         no_assistant=question.no_assistant,
@@ -117,15 +126,19 @@ def describe(
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Include the folders in a folder.")] = False,
     input_: Annotated[
-        str | None, typer.Option("--input", "-i", metavar="FILE", help="A table of paths or URLs; - is stdin.")
+        list[str] | None,
+        typer.Option(
+            "--input", "-i", metavar="FILE", help="A table of paths or URLs; a glob in quotes, - for stdin; repeatable."
+        ),
     ] = None,
     output: flags.Output = None,
     escape_formulas: flags.EscapeFormulas = False,
     column: Annotated[str | None, typer.Option(help="The table's column that holds the paths.")] = None,
     format_: flags.Format = None,
+    sheet: flags.Sheet = None,
     prompt: Annotated[
         str | None,
-        typer.Option(help="What to ask; may contain {name}, {stem}, {directory} and the table's columns."),
+        typer.Option(help="What to ask, or @FILE; may contain {name}, {stem}, {directory} and the table's columns."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="caption, alt-text, tags or json.", show_default="caption")] = None,
     detail: Annotated[str | None, typer.Option(help="How closely to look: low, high, auto or original.")] = None,
@@ -158,15 +171,16 @@ def describe(
     """Caption pictures: a file, a folder, or a table of paths. The same command again continues where it stopped."""
     from tidemill.models.options import DescribeOptions
     from tidemill.producer.batches.run import After, carry_out
-    from tidemill.producer.cli.values import options_of
+    from tidemill.producer.cli.values import inputs_of, options_of, text_of
     from tidemill.producer.describing import captioning
     from tidemill.producer.describing.picture_files import Pictures
 
-    options = options_of(DescribeOptions, question, reply, calls, prompt=prompt, detail=detail, max_side=max_side)
+    asked = text_of("--prompt", prompt)
+    options = options_of(DescribeOptions, question, reply, calls, prompt=asked, detail=detail, max_side=max_side)
+    tables = inputs_of(input_, output)
+    leaving_out = tuple(exclude or ())
     order = captioning.order_for(
-        Pictures(
-            tuple(paths or ()), input_, column, recursive, fetch, batch.limit, format_, exclude=tuple(exclude or ())
-        ),
+        Pictures(tuple(paths or ()), tables, column, recursive, fetch, batch.limit, format_, None, leaving_out, sheet),
         options,
         preset=preset,
         name=batch.name,
@@ -230,7 +244,9 @@ def train(
             min=1, max=50, help="How often each example is read, 50 times at most.", show_default="the provider chooses"
         ),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="Instructions before every example that has none.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help="Instructions before every example that has none, or @FILE.")
+    ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="The column of the prompts.")] = None,
     reply_column: Annotated[str | None, typer.Option(help="The column of the replies.")] = None,
     system_column: Annotated[str | None, typer.Option(help="The column of each row's instructions.")] = None,
@@ -271,7 +287,7 @@ def train(
     """Train a model on a table of prompts and replies: check, report, split and price them, then start the job."""
     from tidemill.models.options import QuestionOptions
     from tidemill.producer.asking.dialogues import Filters
-    from tidemill.producer.cli.values import options_of
+    from tidemill.producer.cli.values import options_of, text_of
     from tidemill.producer.training import preparing as training
     from tidemill.producer.training.columns import Columns
     from tidemill.producer.training.datasets import DEFAULT_MODEL, DatasetOptions
@@ -285,6 +301,7 @@ def train(
         raise InputError("Filters of stored dialogues were given without --from-dialogues; add it, or drop them.")
     options = options_of(QuestionOptions, param=param, transport=transport)
     hyperparameters = {"batch_size": batch_size, "learning_rate_multiplier": learning_rate, "beta": beta}
+    system = text_of("--system", system)
     columns = Columns(prompt_column, reply_column, system_column, preferred_column, non_preferred_column, system)
     training.train(
         training.Source(sources or (), columns, negative or (), validation, stored if from_dialogues else None),
@@ -353,12 +370,42 @@ def watch(batch: flags.BatchId, as_json: flags.Json = False) -> None:
 
 
 @app.command(cls=flags.EachOnce, epilog="Example: tidemill results prompts-3f9a1c -o answers.parquet")
-def results(batch: flags.BatchId, output: flags.Output = "-", escape_formulas: flags.EscapeFormulas = False) -> None:
-    """Write the rows of a batch with their answers, in input order."""
+def results(
+    *,
+    batch: flags.BatchId,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="A .jsonl, .csv, .tsv, .parquet or .xlsx file, also .gz or .zst, also s3:// or gs://; - is stdout. "
+            "May be repeated.",
+            show_default="-",
+        ),
+    ] = None,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STATUS", help="Only rows that are queued, running, succeeded, failed or cancelled."),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help="Only rows such as sentiment=negative, with =, !=, <, <=, >, >= or ~."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(metavar="NAMES", help="Only these columns, with commas between them.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows that fit.")] = None,
+    escape_formulas: flags.EscapeFormulas = False,
+) -> None:
+    """Write the rows of a batch with their answers, in input order: all of them, or those that fit."""
+    from tidemill.producer.batches.saving import Selection
     from tidemill.producer.cli.kinds import verbs_for
 
     verbs, batch_id = verbs_for(batch)
-    verbs.results(batch_id, output or "-", escape_formulas)
+    verbs.results(
+        batch_id, output or ["-"], escape_formulas, Selection(status or (), columns or (), where or (), limit)
+    )
 
 
 @app.command(epilog="Example: tidemill retry latest")

@@ -46,6 +46,10 @@ Format = Annotated[
         show_default="by its name and how it begins",
     ),
 ]
+Sheet = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The workbook's sheet, by name or number.", show_default="the first one"),
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Submit only; workers or a later run do the work.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Delete without a question.")]
 KeepCosts = Annotated[bool, typer.Option("--keep-costs", help="Keep what the calls cost, by day, model and outcome.")]
@@ -53,7 +57,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Output = Annotated[
     str | None,
     typer.Option(
-        "--output", "-o", metavar="FILE", help="Write all rows to a .jsonl, .csv or .parquet file; - is stdout."
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write all rows to a .jsonl, .csv, .tsv, .parquet or .xlsx file, also .gz or .zst, also s3:// or gs://; "
+        "- is stdout.",
     ),
 ]
 EscapeFormulas = Annotated[
@@ -111,7 +119,9 @@ class QuestionFlags(NamedTuple):
     """Which model to ask, and with which instructions."""
 
     model: Model = None
-    system: Annotated[str | None, typer.Option(help="Instructions that go before every prompt.")] = None
+    system: Annotated[str | None, typer.Option(help="Instructions that go before every prompt; @FILE reads them.")] = (
+        None
+    )
     assistant: Annotated[
         str | None,
         typer.Option(

@@ -104,16 +104,18 @@ def assistants_show(name: flags.AssistantName, as_json: flags.Json = False) -> N
 def assistants_add(
     *,
     name: Annotated[str, typer.Argument(help="Name of the assistant; one that exists is changed.", metavar="NAME")],
-    instructions: Annotated[str | None, typer.Option(help="Instructions that go before every prompt.")] = None,
+    instructions: Annotated[
+        str | None, typer.Option(help="Instructions that go before every prompt; @FILE reads them.")
+    ] = None,
     model: flags.Model = None,
     reply: flags.ReplyFlags,
 ) -> None:
     """Add an assistant, or change the one of that name."""
     from tidemill.models.options import ReplyOptions
     from tidemill.producer.asking import assistants
-    from tidemill.producer.cli.values import options_of
+    from tidemill.producer.cli.values import options_of, text_of
 
-    assistants.add(name, instructions, model, options_of(ReplyOptions, reply))
+    assistants.add(name, text_of("--instructions", instructions), model, options_of(ReplyOptions, reply))
 
 
 @assistants_app.command("use", epilog="Example: tidemill assistants use support")

@@ -3,13 +3,16 @@
 Pausing and cancelling must act at once, so what loads Celery is imported when it is needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tidemill import migrations
 from tidemill.producer.batches import control
 from tidemill.producer.batches.progress import resolve
+
+if TYPE_CHECKING:
+    from tidemill.producer.batches.saving import Selection
 
 
 def _watch(batch_id: str, as_json: bool) -> None:
@@ -18,10 +21,10 @@ def _watch(batch_id: str, as_json: bool) -> None:
     run.watch(batch_id, as_json)
 
 
-def _results(batch_id: str, output: str, escape_formulas: bool) -> None:
-    from tidemill.producer.batches import run
+def _results(batch_id: str, outputs: Sequence[str], escape_formulas: bool, selection: "Selection") -> None:
+    from tidemill.producer.batches import saving
 
-    run.results(batch_id, output, escape_formulas)
+    saving.results(batch_id, outputs, escape_formulas, selection)
 
 
 class Verbs(NamedTuple):
@@ -31,8 +34,8 @@ class Verbs(NamedTuple):
     """
 
     watch: Callable[[str, bool], None] = _watch
-    results: Callable[[str, str, bool], None] = _results
-    """Its further arguments are where the rows go, and whether formulas are escaped in CSV."""
+    results: Callable[[str, Sequence[str], bool, "Selection"], None] = _results
+    """Its further arguments are where the rows go, whether formulas are escaped in CSV, and which rows are wanted."""
     retry: Callable[[str, bool], None] = partial(control.change, "retry")
     pause: Callable[[str, bool], None] = partial(control.change, "pause")
     resume: Callable[[str, bool], None] = partial(control.change, "resume")

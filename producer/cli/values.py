@@ -1,13 +1,17 @@
 """What is typed on a command line becomes the options that Python callers give, or an error of one sentence."""
 
+import os
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from tidemill.models.allowed import check_values
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.schemas import schema_fault
 from tidemill.models.text import loads
+
+if TYPE_CHECKING:
+    from tidemill.producer.intake.sources import Files
 
 _Options = TypeVar("_Options")
 
@@ -22,14 +26,67 @@ def options_of(kind: type[_Options], *groups: NamedTuple, **single: object) -> _
 
     Raises:
         OptionError: an option has a value that it cannot have.
-        InputError: --param or --schema cannot be used.
+        InputError: --param or --schema cannot be used, or --system names a file that cannot.
     """
     flags: JsonObject = {name: value for group in groups for name, value in group._asdict().items()} | single
     flags["params"] = _params(flags.get("param") or []) or None
     flags["schema"] = _schema(flags.get("schema"))
+    flags["system"] = text_of("--system", flags.get("system"))
     options = {name: flags[name] for name in kind.__annotations__ if flags.get(name) is not None}
     check_values(options)
     return cast("_Options", options)
+
+
+def text_of(flag: str, value: str | None) -> str | None:
+    """What a flag for a text says: `@FILE` is what the file holds, without line ends at its end, and `@@` an @.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if value is None or not value.startswith("@"):
+        return value
+    if value.startswith("@@"):
+        return value[1:]
+    if not value[1:]:
+        raise InputError(f"{flag} is @ alone: name a file, such as @prompt.md, or write @@ for the sign itself.")
+    from tidemill.producer.intake.text_files import read_text
+
+    try:
+        return read_text(value[1:])
+    except InputError as error:
+        raise InputError(f"{flag} {value}: {error}. For a text that begins with @, write @@.") from None
+
+
+def prompt_of(typed: str | None) -> str | None:
+    """The prompt that was typed; `@FILE` is what a file of that name holds, which is said, and any other @ stays.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if typed is None or not typed.startswith("@") or not os.path.isfile(typed[1:]):  # noqa: PTH113  # Path's may raise
+        return typed
+    from tidemill.producer.intake.text_files import read_text
+    from tidemill.producer.screen.display import say
+
+    text = read_text(typed[1:])
+    say(f"{typed[1:]} ({len(text):,} characters) is the prompt; a blank at the end of {typed} asks the mere words.")
+    return text
+
+
+def inputs_of(typed: list[str] | None, output: str | None) -> "Files | None":
+    """The files that -i names.
+
+    Raises:
+        InputError: what is written to `output` would be read as input by the next run.
+    """
+    if not typed:
+        return None
+    from tidemill.producer.intake.sources import Files
+
+    files = Files(tuple(typed))
+    if output is not None:
+        files.check_output(output)
+    return files
 
 
 def _params(pairs: list[str]) -> JsonObject:

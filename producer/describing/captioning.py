@@ -29,6 +29,7 @@ from tidemill.producer.describing.picture_files import MAX_SIDE, Pictures, find
 from tidemill.producer.describing.picture_rows import PictureRows
 from tidemill.producer.describing.sidecars import Existing, Sidecars
 from tidemill.producer.intake.requests import parse_template
+from tidemill.producer.intake.sources import files_of
 from tidemill.producer.screen.display import say
 
 
@@ -102,14 +103,14 @@ def order_for(
         OptionError: there is no such preset.
     """
     _check_paths(pictures)
-    places = pictures.paths or tuple(map(str, pictures.files))
+    tables = files_of(pictures.table)
     chosen = choose(options, assistant, no_assistant=no_assistant)
     return Order(
         options=_options(chosen.options, preset or "caption"),
         assistant_id=chosen.assistant_id,
         rows=PictureRows(pictures),
-        name=name or (_name(places[0]) if places else "stdin" if isinstance(pictures.table, str) else "frame"),
-        source_name=name or "\n".join(map(_source, places)) or None,
+        name=name or (tables.name if tables else _name(pictures.paths[0]) if pictures.paths else "frame"),
+        source_name=name or (tables.known_by if tables else "\n".join(map(_source, pictures.paths)) or None),
         priority=priority,
         new=new,
         moved_from=moved_from,
@@ -157,7 +158,8 @@ def with_sidecars(order: Order, ending: str, existing: str) -> tuple[Order, Afte
         raise SettingsError(f"--existing is {existing!r}; it must be one of {', '.join(get_args(Existing))}.")
     assert isinstance(order.rows, PictureRows)
     pictures = order.rows.pictures
-    if pictures.table == "-":
+    tables = files_of(pictures.table)
+    if tables and tables.is_stdin:
         raise InputError("--sidecar looks at all paths before it begins; give them as a file with -i, not as a pipe.")
     every = [each.place for each in find(replace(pictures, limit=None), lambda _note: None)]
     full = sidecars.shared(every, ending)

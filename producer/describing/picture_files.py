@@ -24,7 +24,8 @@ from tidemill.producer.describing.images import PreparedPicture, Preparer, Refus
 from tidemill.producer.intake.formats import Wanted
 from tidemill.producer.intake.records import BadRowError
 from tidemill.producer.intake.requests import Template, custom_id, listed, spelled_id
-from tidemill.producer.intake.tables import Row, Source, open_source
+from tidemill.producer.intake.sources import files_of
+from tidemill.producer.intake.tables import Opened, Row, Source, open_source
 
 PATH_COLUMNS = ("path", "file", "filename", "image", "picture", "image_path", "url", "image_url")
 """Usual names of a table's column of paths, tried in this order."""
@@ -55,11 +56,14 @@ class Pictures:
     """Of the table, as `--format` says it."""
     is_done: Callable[[str], bool] | None = None
     exclude: tuple[str, ...] = ()
+    sheet: str | None = None
+    """Of the table, where it is a workbook: name or number."""
 
     @property
     def files(self) -> Sequence[Path]:
-        """The table, where it is a file."""
-        return [Path(self.table)] if isinstance(self.table, str | Path) and self.table != "-" else []
+        """The tables, where they are files."""
+        tables = files_of(self.table)
+        return tables.paths() if tables else []
 
     @property
     def is_one(self) -> bool:
@@ -170,10 +174,16 @@ def _from_paths(pictures: Pictures, on_note: Callable[[str], None]) -> Iterator[
 
 
 def _from_table(pictures: Pictures, table: Source, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
-    """The rows of a table. A path that does not exist is looked for beside the table."""
-    wanted = Wanted(pictures.format, (pictures.column,) if pictures.column else (), PATH_COLUMNS, of_prompts=False)
-    source, records = open_source(table, False, on_note, on_note, wanted)
-    folder = Path(table).parent if isinstance(table, str | Path) and table != "-" else Path()
+    """The rows of a table, or of several."""
+    columns = (pictures.column,) if pictures.column else ()
+    wanted = Wanted(pictures.format, columns, PATH_COLUMNS, of_prompts=False, sheet=pictures.sheet)
+    for each in open_source(table, False, on_note, on_note, wanted):
+        yield from _from_rows(pictures, each, on_note)
+
+
+def _from_rows(pictures: Pictures, table: Opened, on_note: Callable[[str], None]) -> Iterator[PictureFile]:
+    """The rows of one table. A path that does not exist is looked for beside the table."""
+    source, records, folder = table
     column, excluded = pictures.column, 0
     for line, record in records:
         if column is None:

@@ -39,7 +39,7 @@ class PictureRows:
 
     @property
     def files(self) -> Sequence[Path]:
-        """The table of paths; no output can have the name of a picture."""
+        """The tables of paths; no output can have the name of a picture."""
         return self.pictures.files
 
     def chunks(self, options: Options, on_note: Callable[[str], None]) -> Iterator[list[Row]]:

@@ -33,6 +33,7 @@ def describe(
     exclude: Sequence[str] = (),
     column: str | None = None,
     format: str | None = None,  # noqa: A002  # as the flag is called
+    sheet: str | None = None,
     preset: str | None = None,
     fetch: bool = False,
     name: str | None = None,
@@ -54,7 +55,7 @@ def describe(
         recursive: include the folders in a folder.
         exclude: globs of names or paths that are left out.
         column: the table's column that holds the paths.
-        format: what the file of a table is, as `--format`.
+        format, sheet: what the file of a table is, and which sheet of a workbook, as `--format` and `--sheet`.
         preset: caption, alt-text, tags or json, for what `prompt` and `schema` do not say.
         fetch: fetch URLs here, and send the pictures.
         name, priority, new, moved_from, limit, assistant, no_assistant: as for `tidemill.ask`; `limit` counts pictures.
@@ -67,9 +68,9 @@ def describe(
     reread_settings()
     checked, schema = checked_options(options, DescribeOptions, _PARAMETERS, limit=limit, priority=priority)
     migrations.ensure()
-    paths, table = _paths_or_table(source, format)
+    paths, table = _paths_or_table(source, is_table=format is not None or sheet is not None)
     order = captioning.order_for(
-        Pictures(paths, table, column, recursive, fetch, limit, format, exclude=tuple(exclude)),
+        Pictures(paths, table, column, recursive, fetch, limit, format, exclude=tuple(exclude), sheet=sheet),
         checked,
         preset=preset,
         name=name,
@@ -82,9 +83,9 @@ def describe(
     return submit_all(order, table, schema)
 
 
-def _paths_or_table(source: object, format_: str | None) -> "tuple[tuple[str, ...], Source | None]":
+def _paths_or_table(source: object, *, is_table: bool) -> "tuple[tuple[str, ...], Source | None]":
     if isinstance(source, str | Path):
-        is_table = format_ is not None or ("://" not in str(source) and Path(source).suffix.lower() in ENDINGS)
+        is_table = is_table or ("://" not in str(source) and Path(source).suffix.lower() in ENDINGS)
         return ((), source) if is_table else ((str(source),), None)
     table = as_frame(cast("Source", source), "path")
     if isinstance(table, list | tuple | set) and all(isinstance(each, str | Path) for each in table):

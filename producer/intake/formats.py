@@ -41,7 +41,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "is a gzip archive: unpack it with gunzip, or let its name end in .gz"),
     (0, b"BZh", "is a bzip2 archive: unpack it with bunzip2, or let its name end in .bz2"),
     (0, b"\xfd7zXZ\0", "is an xz archive: unpack it with unxz, or let its name end in .xz"),
-    (0, b"\x28\xb5\x2f\xfd", "is a zstd archive: unpack it with unzstd"),
+    (0, b"\x28\xb5\x2f\xfd", "is a zstd archive: unpack it with unzstd, or let its name end in .zst"),
     (0, b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive: unpack it"),
     (0, b"Rar!\x1a\x07", "is a RAR archive: unpack it"),
     (257, b"ustar", "is a tar archive: unpack it with tar -xf"),
@@ -90,7 +90,8 @@ class Wanted(NamedTuple):
     """What a caller wants of an input.
 
     `format` is what the user says that it is, `columns` those that have to be there, `usual` names of columns that are
-    taken unasked. `of_prompts`: a row may be a mere text.
+    taken unasked. `of_prompts`: a row may be a mere text. `sheet` is the name of a workbook's sheet, or its number,
+    counted from 1.
     """
 
     format: str | None = None
@@ -98,6 +99,7 @@ class Wanted(NamedTuple):
     usual: tuple[str, ...] = ()
     of_prompts: bool = True
     named_by: str = "--column"
+    sheet: str | None = None
 
 
 class Recognised(NamedTuple):

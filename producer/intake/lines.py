@@ -38,8 +38,12 @@ def json_lines(file: ByteStream, input_: Input) -> Records:
     return _objects(_parsed(_lines(file, input_), input_), input_)
 
 
-def json_file(file: ByteStream, input_: Input, *, may_be_one: bool = False) -> Records:
-    """JSON as people save it: a list of objects, or one object a line; with `may_be_one`, also a single object."""
+def json_file(file: ByteStream, input_: Input, *, of_prompts: bool = True) -> Records:
+    """JSON as people save it: a list of objects, or one object a line.
+
+    With `of_prompts` also a list of strings, which are prompts; without, also a single object.
+    """
+    may_be_one = not of_prompts
     lines = _lines(file, input_)
     head = list(islice(lines, 2))
     if not head:
@@ -63,7 +67,18 @@ def json_file(file: ByteStream, input_: Input, *, may_be_one: bool = False) -> R
         rows = [rows]
     if not isinstance(rows, list):
         raise input_.fault(f"holds {json_kind(rows)}; write a list of objects, or one object a line")
-    yield from _objects(enumerate(rows, 1), input_)
+    if of_prompts and rows and isinstance(rows[0], str):
+        yield from _strings(rows, input_)
+    else:
+        yield from _objects(enumerate(rows, 1), input_)
+
+
+def _strings(rows: list[object], input_: Input) -> Records:
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, str):
+            yield number, {"prompt": row}
+        else:
+            input_.report_bad_row(number, f"is {json_kind(row)}, and the first is a string; let all be of one kind")
 
 
 def _is_object(line: bytes) -> bool:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.models.errors import InputError
-from tidemill.producer.intake.formats import Wanted, WrongFormatError, recognise, text_encoding
-from tidemill.producer.intake.lines import encoding_error
 from tidemill.producer.intake.records import Input
+from tidemill.producer.intake.text_files import decoded_text
 
 FIRST_SECONDS = 1.0
 """The wait for a first byte where whoever started the command holds the pipe: it has nothing else to do."""
@@ -33,16 +32,9 @@ def piped_text(on_note: Callable[[str], None]) -> str:
     if not content.strip():
         return ""
     try:
-        recognise(content, "", Wanted("text"))
-    except WrongFormatError as error:
-        raise input_.fault(f"{error}; it was to go before the prompt") from None
-    name = text_encoding(content)
-    if name is None:
-        raise input_.fault("is not text: it holds NUL bytes; it was to go before the prompt")
-    try:
-        text = content.decode(name).rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise encoding_error(input_, error) from error
+        text = decoded_text(content, input_)
+    except InputError as error:
+        raise InputError(f"{error}; it was to go before the prompt") from None
     if text.strip():
         input_.note(f"({len(text):,} characters) goes before the prompt; < /dev/null leaves it out.")
     return text

@@ -14,7 +14,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.producer.intake.arrow_tables import as_table
 from tidemill.producer.intake.begun import begun, spooled
 from tidemill.producer.intake.cells import CHUNK_ROWS, cells_of, frame_records, plain, unique
-from tidemill.producer.intake.compressed import UNPACK_ERRORS, ending_of, is_compressed, opened
+from tidemill.producer.intake.compressed import ending_of, is_compressed, opened, unpack_errors
 from tidemill.producer.intake.formats import (
     FORMATS,
     HEAD_BYTES,
@@ -39,6 +39,7 @@ from tidemill.producer.intake.formats import (
     reads_like_prompt,
     recognise,
 )
+from tidemill.producer.intake.formats import shown as shown_format
 from tidemill.producer.intake.headers import without_lost_header
 from tidemill.producer.intake.lines import (
     ByteStream,
@@ -53,6 +54,7 @@ from tidemill.producer.intake.lines import (
 from tidemill.producer.intake.packed import parquet_records, workbook_records
 from tidemill.producer.intake.records import BadRowError, Input, Records
 from tidemill.producer.intake.requests import PROMPT_COLUMNS, Asker, Request, custom_id, parse_template, spelled_id
+from tidemill.producer.intake.sources import Files, files_of, local, shown
 from tidemill.producer.intake.spoiled import SpoiledRows, texts_of
 
 if TYPE_CHECKING:
@@ -64,7 +66,9 @@ CHUNK_SECONDS = 1.0  # a slow pipe does not keep workers waiting for a full chun
 ANY_TABLE = Wanted(of_prompts=False)
 """What training takes: rows with columns."""
 
-Source: TypeAlias = "str | Path | pd.DataFrame | Iterable[str] | Iterable[Mapping[str, object]]"
+Source: TypeAlias = (
+    "str | Path | Files | pd.DataFrame | Iterable[str] | Iterable[Path] | Iterable[Mapping[str, object]]"
+)
 
 
 class ArrowTable(Protocol):
@@ -114,13 +118,17 @@ class ReadOptions:
     limit: int | None = None
     format: str | None = None
     """One of `formats.FORMATS`, for a file or a pipe; None: by name and content."""
+    sheet: str | None = None
+    """Name or number of a workbook's sheet; None: the first one."""
 
     @property
     def wanted(self) -> Wanted:
         """What the input has to be for these options."""
         if self.template is not None and self.column is None:
-            return Wanted(self.format, tuple(parse_template(self.template).names), PROMPT_COLUMNS, named_by="-t")
-        return Wanted(self.format, (self.column,) if self.column is not None else (), PROMPT_COLUMNS)
+            names = tuple(parse_template(self.template).names)
+            return Wanted(self.format, names, PROMPT_COLUMNS, named_by="-t", sheet=self.sheet)
+        columns = () if self.column is None else (self.column,)
+        return Wanted(self.format, columns, PROMPT_COLUMNS, sheet=self.sheet)
 
 
 def read(
@@ -132,16 +140,24 @@ def read(
 ) -> Iterator[list[Row]]:
     """Stream a source as lists of at most 1,000 rows; the first holds at most 32.
 
-    A source is a path, `-` for stdin, a DataFrame, or an iterable of prompts or of mappings. `on_bad_row` gets one
-    sentence for each row that `how.skip_bad_rows` skips, `on_note` one for what was taken for what.
+    A source is a path, glob or URL, `-` for stdin, several of them, a DataFrame, or an iterable of prompts or of
+    mappings. `on_bad_row` gets one sentence for each row that `how.skip_bad_rows` skips, `on_note` one for what was
+    taken for what.
 
     Raises InputError, a sentence that names source, line and remedy, while it is iterated.
     """
     if how.limit is not None and how.limit < 1:
         raise InputError(f"the limit is {how.limit}, but it counts rows: give 1 or more")
-    input_, records = open_source(source, how.skip_bad_rows, on_bad_row, on_note, how.wanted)
-    asker = Asker(input_, how.column, how.template)
-    yield from chunks_of(islice(_rows(records, asker, input_), how.limit))
+    inputs = open_source(source, how.skip_bad_rows, on_bad_row, on_note, how.wanted)
+    yield from chunks_of(islice(_all_rows(inputs, how), how.limit))
+
+
+class Opened(NamedTuple):
+    """One of the inputs of a source: its name for sentences, its records, and the folder that it is in."""
+
+    input: Input
+    records: Records
+    folder: Path = Path()
 
 
 def open_source(
@@ -150,22 +166,29 @@ def open_source(
     on_bad_row: Callable[[str], None],
     on_note: Callable[[str], None],
     wanted: Wanted,
-) -> tuple[Input, Records]:
-    """A source's name for sentences, and its records: the columns of each row with the row's number."""
+) -> list[Opened]:
+    """The inputs of a source: each file that it names, or the frame or list that it is."""
     if wanted.format not in (None, *FORMATS):
         raise InputError(f"The format is {wanted.format!r}; it must be one of {', '.join(FORMATS)}.")
-    if isinstance(source, (str, Path)):
-        input_ = Input("standard input" if source == "-" else str(source), skip_bad_rows, on_bad_row, on_note=on_note)
-        return input_, standard_records(input_, wanted) if source == "-" else file_records(Path(source), input_, wanted)
-    if wanted.format is not None:
-        raise InputError("A format was given, and it is about files and pipes only; drop it for a frame or a list.")
+    files = files_of(source)
+    if files is not None:
+        opened = []
+        for each in files.expand():
+            name = "standard input" if each == "-" else shown(each)
+            input_ = Input(name, skip_bad_rows, on_bad_row, on_note=on_note)
+            records = standard_records(input_, wanted) if each == "-" else file_records(each, input_, wanted)
+            opened.append(Opened(input_, records, Path() if each == "-" else Path(each).parent))
+        return opened
+    if wanted.format is not None or wanted.sheet is not None:
+        kind = "format" if wanted.format is not None else "sheet"
+        raise InputError(f"A {kind} was given, and it is about files and pipes only; drop it for a frame or a list.")
     name = "the DataFrame" if is_frame(source) else "the input"
     input_ = Input(name, skip_bad_rows, on_bad_row, unit="row", on_note=on_note)
     if not is_frame(source):
-        return input_, _item_records(source, input_)
+        return [Opened(input_, _item_records(cast("Iterable[object]", source), input_))]
     if len(source.columns) == 1 and not wanted.columns and reads_like_prompt(name := str(source.columns[0])):
         input_.note(f"has one column, {name[:60]!r}; if that is a prompt, read its file with header=None.")
-    return input_, frame_records(source)
+    return [Opened(input_, frame_records(source))]
 
 
 def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -183,7 +206,19 @@ def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield chunk
 
 
-def _rows(records: Records, asker: Asker, input_: Input) -> Iterator[Row]:
+def _all_rows(inputs: Sequence[Opened], how: ReadOptions) -> Iterator[Row]:
+    """The rows of one input after the other; of several, those without a row are named and left out."""
+    has_rows = False
+    for input_, records, _ in inputs:
+        asker = Asker(input_, how.column, how.template)
+        for row in _rows(records, asker, input_, is_alone=len(inputs) == 1):
+            has_rows = True
+            yield row
+    if not has_rows:
+        raise InputError("None of the inputs has a row that can be used.")
+
+
+def _rows(records: Records, asker: Asker, input_: Input, *, is_alone: bool) -> Iterator[Row]:
     has_rows, spoiled = False, SpoiledRows(input_)
     for line, record in records:
         try:
@@ -198,17 +233,25 @@ def _rows(records: Records, asker: Asker, input_: Input) -> Iterator[Row]:
         spoiled.look(line, texts_of(request))
         yield Row(own_id, record, request, line, asked=asked, spelled_id=spelled)
     spoiled.say_counts()
-    if not has_rows and input_.bad_rows:
-        raise input_.fault(f"has no row that can be used: all {input_.bad_rows:,} are bad")
-    if not has_rows:
-        raise input_.fault("is empty: it holds no prompt")
+    if has_rows:
+        return
+    bad = f"has no row that can be used: all {input_.bad_rows:,} are bad"
+    why = bad if input_.bad_rows else "is empty: it holds no prompt"
+    if is_alone:
+        raise input_.fault(why)
+    input_.note(f"{why}; it is left out.")
 
 
-def file_records(path: Path, input_: Input, wanted: Wanted = ANY_TABLE) -> Records:
-    """A file's records; says in `input_` what its numbers count, and reports bad rows there."""
+def file_records(file: str | Path, input_: Input, wanted: Wanted = ANY_TABLE) -> Records:
+    """The records of a file or URL; says in `input_` what its numbers count, and reports bad rows there."""
+    with local(file) as path:
+        yield from _local_records(path, input_, wanted)
+
+
+def _local_records(path: Path, input_: Input, wanted: Wanted) -> Records:
     try:
         if path.is_dir():
-            raise input_.fault("is a folder; name a file in it")
+            raise input_.fault("is a folder; name a file in it, or its files with a glob such as 'folder/*.csv'")
         with opened(path, HEAD_BYTES) as file:
             must_copy = is_compressed(path) or not path.is_file()
             yield from _records(file, ending_of(path), input_, wanted, must_copy=must_copy)
@@ -218,7 +261,7 @@ def file_records(path: Path, input_: Input, wanted: Wanted = ANY_TABLE) -> Recor
         raise  # the caller's own, from on_bad_row
     except FileNotFoundError as error:
         raise input_.fault("does not exist; check the path") from error
-    except UNPACK_ERRORS as error:
+    except unpack_errors() as error:
         raise input_.fault(f"is no whole archive ({error}): get it anew, or unpack it with gunzip or 7-Zip") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise input_.fault(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -246,8 +289,12 @@ def _records(stream: Any, ending: str, input_: Input, wanted: Wanted, *, must_co
     if note is not None:
         input_.note(note)
     input_.unit, reader = _READERS[format_]
-    if reader is json_file and not wanted.of_prompts:
-        reader = partial(json_file, may_be_one=True)
+    if reader is json_file:
+        reader = partial(json_file, of_prompts=wanted.of_prompts)
+    if wanted.sheet is not None:
+        if format_ not in WORKBOOKS:
+            raise input_.fault(f"is read as {shown_format(format_)}, and --sheet is about workbooks: drop it")
+        reader = partial(workbook_records, sheet=wanted.sheet)
     with spooled(file) if must_copy and format_ in PACKED else nullcontext(file) as readable:
         records = reader(readable, input_)
         yield from without_lost_header(records, input_, wanted) if format_ in HEADED else records

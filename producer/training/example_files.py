@@ -19,6 +19,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.text import dumps, loads
 from tidemill.producer.intake.compressed import ending_of
 from tidemill.producer.intake.records import BadRowError, Input, Record
+from tidemill.producer.intake.sources import Files, shown
 from tidemill.producer.intake.spoiled import spoiling
 from tidemill.producer.intake.tables import file_records, standard_records
 from tidemill.producer.training.columns import (
@@ -66,7 +67,7 @@ class InputSummary:
 
     def add(self, file: str, use: str) -> FileSummary:
         """Note a file that is about to be read."""
-        self.files.append(FileSummary(file, use))
+        self.files.append(FileSummary(shown(file), use))
         return self.files[-1]
 
 
@@ -109,9 +110,11 @@ def examples_of(
         yield from good_rows
         yield from map(_without_weight, negative_rows)
     if not files:
-        raise InputError(f"{', '.join(paths)}: each table in it was also named with {' or '.join(elsewhere.values())}.")
+        raise InputError(
+            f"{', '.join(map(shown, paths))}: each table in it was also named with {' or '.join(elsewhere.values())}."
+        )
     if not any(each.rows for each in inputs.files if each.use == use):
-        raise InputError(f"{', '.join(paths)}: there is no row in it; check the path.")
+        raise InputError(f"{', '.join(map(shown, paths))}: there is no row in it; check the path.")
 
 
 def _elsewhere(paths: Iterable[str], uses: Mapping[str, Sequence[str]]) -> dict[Path, str]:
@@ -120,19 +123,19 @@ def _elsewhere(paths: Iterable[str], uses: Mapping[str, Sequence[str]]) -> dict[
     for path in paths:
         if option := elsewhere.get(Path(path).resolve()):
             raise InputError(
-                f"{path} was named twice, as examples and with {option}; name another file for one of them."
+                f"{shown(path)} was named twice, as examples and with {option}; name another file for one of them."
             )
     return elsewhere
 
 
 def tables_in(paths: Iterable[str], inputs: InputSummary) -> list[str]:
-    """The files to read: those that the user named, and the tables of folders, by name.
+    """The files to read: those that the user named, also by globs, and the tables of folders, by name.
 
     Raises:
-        InputError: a folder cannot be read or holds no table.
+        InputError: a folder cannot be read or holds no table, or a glob fits nothing.
     """
     files: list[str] = []
-    for path in paths:
+    for path in (each for name in paths for each in Files((name,)).expand()):
         folder = Path(path)
         if path == "-" or not os.path.isdir(folder):  # noqa: PTH112  # Path's may raise
             files.append(path)
@@ -194,7 +197,7 @@ def _rows(
     source.waiting = deque()
     names: tuple[str, ...] | None = None
     shape: Shape | str = ""
-    for number, record in standard_records(source) if file == "-" else file_records(Path(file), source):
+    for number, record in standard_records(source) if file == "-" else file_records(file, source):
         for bad in source.drain():
             summary.rows += bad.times
             yield bad

@@ -1,7 +1,7 @@
 """A user may follow a fine-tune to its end, and pause, resume or cancel it: here and at the provider."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import NoReturn
 
@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.1
 REQUEST_SECONDS = 60.0
 
 
-def results(batch_name: str, _output: str, _escape_formulas: bool) -> NoReturn:
+def results(batch_name: str, _outputs: Sequence[str], _escape_formulas: bool, _selection: object) -> NoReturn:
     """Raise InputError: a fine-tune has no rows to write."""
     batch_id = resolve(batch_name).id
     raise InputError(f"{batch_id} is a fine-tune and has no rows; `tidemill fine-tunes show {batch_id}` shows it.")

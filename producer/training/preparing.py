@@ -12,8 +12,10 @@ from tidemill import migrations
 from tidemill.models import shutdown
 from tidemill.models.errors import InputError, SettingsError
 from tidemill.models.files import replacing, status
+from tidemill.models.remote_files import is_url
 from tidemill.models.settings import settings
 from tidemill.producer.batches.progress import counted
+from tidemill.producer.intake.sources import Files, shown
 from tidemill.producer.screen.display import Ticker, say, ticked
 from tidemill.producer.screen.printing import JsonLines, print_json, print_line, print_text
 from tidemill.producer.training.columns import Columns
@@ -130,9 +132,9 @@ def dataset_of(source: Source, options: DatasetOptions, folder: Path) -> Dataset
 def names_of(source: Source) -> tuple[str, str]:
     """What a job on these examples is called, and where they are from."""
     paths = [source.called.get(path, path) for path in source.paths]
-    files = ["stdin" if path == "-" else Path(path).stem or path for path in paths]
+    files = [Files((path,)).name if is_url(path) or path == "-" else Path(path).stem or path for path in paths]
     dialogues = [] if source.dialogues is None else ["dialogues"]
-    sources = [*paths, *([] if source.dialogues is None else [str(source.dialogues)])]
+    sources = [*map(shown, paths), *([] if source.dialogues is None else [str(source.dialogues)])]
     return ", ".join([*files, *dialogues]), ", ".join(sources)
 
 

@@ -291,9 +291,9 @@ def _paths(source: "Examples | None", folder: Path) -> list[str]:
             return [str(each) for each in listed]
         rows = listed
     path = folder / _FRAME
-    _, records = open_source(rows, False, say, say, ANY_TABLE)
+    inputs = open_source(rows, False, say, say, ANY_TABLE)
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(f"{dumps(record)}\n" for _, record in records)
+        file.writelines(f"{dumps(record)}\n" for each in inputs for _, record in each.records)
     return [str(path)]
 
 

@@ -352,3 +352,25 @@ def test_a_strangers_text_does_nothing_on_a_terminal(tidemill: Tidemill, simulat
         assert not [each for each in ("\x1b]0;", "\x07", "\x9b", "\u202e") if each in shown], (command, shown)
     exported = tidemill("dialogues", "export").ok().rows
     assert exported[0]["messages"][0]["content"] == f"say {HOSTILE}"
+
+
+# --- several files ---
+
+
+def test_several_files_are_one_batch_which_the_same_command_finds_again(
+    tidemill: Tidemill, simulator: Simulator
+) -> None:
+    tidemill.write("part2.csv", "prompt,topic\nWhy?,sky\n")
+    tidemill.write("part10.json", '["How?"]')
+    tidemill.write("system.md", "Be brief.\n")
+    command = ("ask", "-i", "part*", "--system", "@system.md", "-o", "out.xlsx", "--transport", "http")
+    tidemill(*command).ok()
+    tidemill.write("part3.jsonl", '{"prompt": "Where?", "place": "here"}\n')
+    assert "continues: 2 answered already" in tidemill(*command).ok().err
+    assert simulator.counters()["paid"] == 3
+    frame = pd.read_excel(tidemill.folder / "out.xlsx", engine="calamine")
+    assert list(frame["prompt"]) == ["Why?", "Where?", "How?"]
+    assert list(frame.columns[:3]) == ["prompt", "topic", "place"]
+    tidemill("results", "latest", "--where", "topic=sky", "--columns", "prompt", "-o", "a.csv.gz", "-o", "b.tsv").ok()
+    assert pd.read_csv(tidemill.folder / "a.csv.gz").to_dict("list") == {"prompt": ["Why?"]}
+    assert (tidemill.folder / "b.tsv").read_text() == "prompt\nWhy?\n"

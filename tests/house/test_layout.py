@@ -17,7 +17,7 @@ from tests.house.sources import DOCUMENTS, PACKAGES, ROOT, Module, document, mod
 DOORS = {
     "openai": {"models/transports.py"},
     "httpx2": {"models/transports.py"},
-    "aiohttp": {"models/transports.py"},
+    "aiohttp": {"models/transports.py", "models/remote_files.py"},
     "redis": {"worker/limits.py"},
     "pandas": {"producer/intake/tables.py", "producer/intake/packed.py", "producer/batches/results.py"},
     "pyarrow": {"producer/intake/packed.py", "producer/intake/arrow_tables.py", "producer/batches/results.py"},
@@ -29,7 +29,9 @@ DOORS = {
         f"producer/describing/{name}.py" for name in ("images", "opening", "loading", "showing", "colours", "depths")
     },
     "matplotlib": {"producer/training/curves.py"},
-    "fsspec": {"models/blobs.py"},
+    "fsspec": {"models/remote_files.py"},
+    "backports": {"producer/intake/compressed.py"},
+    "xlsxwriter": {"producer/batches/workbooks.py"},
 }
 """A library -> the only files that import it."""
 
@@ -44,6 +46,7 @@ GUARDED_BY_CONTRACT = (
     "celery",
     "polars",
     "IPython",
+    "xlsxwriter",
 )
 LABELS = ("Why ", "This module ", "This file ", "Module ")
 

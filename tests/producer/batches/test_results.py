@@ -214,7 +214,8 @@ def test_every_destination_that_cannot_work_is_an_error_before_any_work(
             monkeypatch.setattr(Path, name, of_os)
     (tmp_path / "folder.csv").mkdir()
     unusable = {
-        "out.xlsx": "no known ending",
+        "out.xlsb": "no known ending",
+        "out.csv.zip": "no known ending",
         "out": "no known ending",
         "folder.csv": "is a folder",
         "missing/out.csv": "does not exist; create it first",

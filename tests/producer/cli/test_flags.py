@@ -9,7 +9,7 @@ import typer
 from tidemill.models.errors import InputError, OptionError
 from tidemill.models.options import AskOptions, DescribeOptions, ReplyOptions
 from tidemill.producer.cli import ending, flags
-from tidemill.producer.cli.values import options_of
+from tidemill.producer.cli.values import options_of, prompt_of, text_of
 
 
 class Pair(NamedTuple):
@@ -82,3 +82,55 @@ def test_what_cannot_work_is_said_in_words_of_the_command_line(
         options_of(AskOptions, typed)
     assert ending.code_of(lambda: options_of(AskOptions, typed)) == OptionError.exit_code
     assert capsys.readouterr().err == f"tidemill: {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        ("plain", "plain"),
+        ("@prompt.md", "Be {kind}.\n\nAlways"),
+        ("@@alice says", "@alice says"),
+        ("mail me@home", "mail me@home"),
+        (None, None),
+    ],
+)
+def test_a_text_may_be_in_a_file(
+    typed: str | None, text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompt.md").write_bytes("\ufeffBe {kind}.\n\nAlways\r\n\n".encode())
+    assert text_of("--system", typed) == text
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        ("@missing.md", "--system @missing.md: missing.md does not exist; check the path. For a text that begins with"),
+        ("@empty.md", "empty.md is empty"),
+        ("@latin.md", "latin.md is not UTF-8: there is a byte 0xe9"),
+        ("@folder", "folder cannot be read: Is a directory"),
+        ("@", "--system is @ alone: name a file"),
+    ],
+)
+def test_a_text_file_that_cannot_be_used_costs_one_sentence(
+    typed: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.md").write_text(" \n")
+    (tmp_path / "latin.md").write_bytes("café".encode("latin-1"))
+    with pytest.raises(InputError) as caught:
+        text_of("--system", typed)
+    assert reason in str(caught.value)
+
+
+def test_a_prompt_is_a_file_only_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompt.md").write_text("Why?\n")
+    for typed in ("@alice, why?", "@@x", "@prompt.md ", "@", None):
+        assert prompt_of(typed) == typed
+    assert capsys.readouterr().err == ""
+    assert prompt_of("@prompt.md") == "Why?"
+    assert "prompt.md (4 characters) is the prompt; a blank at the end" in capsys.readouterr().err

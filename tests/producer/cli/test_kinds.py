@@ -10,6 +10,7 @@ import pytest
 from tests.rows import add_batch, add_jobs, batch_row, put, success, take
 from tidemill.models.errors import InputError
 from tidemill.models.settings import settings
+from tidemill.producer.batches.saving import Selection
 from tidemill.producer.cli.kinds import VERBS, Verbs, verbs_for
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -33,7 +34,7 @@ def test_a_kind_that_is_not_named_has_plain_rows(kind: str, tmp_path: Path, caps
     put(*map(success, take(ids[1:])))
     verbs.watch(batch_id, True)
     assert json.loads(capsys.readouterr().out)["succeeded"] == 2
-    verbs.results(batch_id, str(tmp_path / "out.jsonl"), False)
+    verbs.results(batch_id, [str(tmp_path / "out.jsonl")], False, Selection())
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
 
 
@@ -43,7 +44,7 @@ def test_a_fine_tune_is_a_batch_without_rows_of_its_own() -> None:
     assert batch_id == "tune-1"
     assert verbs.watch is not Verbs().watch
     with pytest.raises(InputError, match="tune-1 is a fine-tune and has no rows; `tidemill fine-tunes show tune-1`"):
-        verbs.results(batch_id, "-", False)
+        verbs.results(batch_id, ["-"], False, Selection())
 
 
 def test_retrying_is_the_same_for_all() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tidemill.models.errors import InputError
 from tidemill.producer.training.columns import Columns
-from tidemill.producer.training.example_files import InputSummary, examples_of
+from tidemill.producer.training.example_files import InputSummary, examples_of, tables_in
 from tidemill.producer.training.examples import BadRow, Example
 
 
@@ -195,3 +195,12 @@ def test_preferences_are_made_of_pairs_and_the_rest_is_left_out_and_said() -> No
 def test_one_reply_is_no_preference() -> None:
     _, bad, _ = read(table("good.csv", ("q1", "a1")), method="dpo")
     assert [each.code for each in bad] == ["no_rejected"]
+
+
+def test_a_glob_names_tables_and_nothing_secret_of_an_address_is_in_the_report() -> None:
+    for name in ("t10.csv", "t2.csv", "other.txt"):
+        Path(name).touch()
+    assert tables_in(["t*.csv"], InputSummary()) == ["t2.csv", "t10.csv"]
+    with pytest.raises(InputError, match=r"u\*\.csv fits no file"):
+        tables_in(["u*.csv"], InputSummary())
+    assert InputSummary().add("https://me:canary@host/a.csv?key=canary", "examples").file == "https://host/a.csv"

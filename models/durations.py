@@ -17,3 +17,11 @@ def seconds_of(text: str) -> float:
     if _PART.sub("", compact) or not 0 < seconds < 1e10:
         raise ValueError("write it with its unit: 90s, 10m, 1h30m, 6h, 90d or 2w")
     return seconds
+
+
+def spoken(seconds: float) -> str:
+    """A duration in a sentence: `0.4 s`, `75 s`, `12 min`, `3 h 5 min`."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min"

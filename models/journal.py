@@ -127,8 +127,3 @@ def log_release(jobs: int, worker_id: str) -> None:
     """A stopping worker has given these jobs back."""
     if jobs:
         note(INFO, "release", f"worker {worker_id[:8]} gives back {jobs} jobs", worker=worker_id, jobs=jobs)
-
-
-def log_change(batch_id: str, change: str, jobs: int) -> None:
-    """A command has submitted, cancelled or revived jobs of a batch."""
-    note(INFO, "change", f"{batch_id}: {jobs} jobs {change}", batch=batch_id, change=change, jobs=jobs)

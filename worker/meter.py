@@ -75,7 +75,7 @@ class Meter:
         counts["cost_usd"] += ended.cost_usd or 0.0
         if ended.seconds is not None:
             self._latency.observe(ended.seconds)
-            if kind := _refusal(ended.http_status):
+            if ended.outcome != "held" and (kind := _refusal(ended.http_status)):  # of a hold the log speaks anyway
                 counts[f"refused:{kind}"] = counts.get(f"refused:{kind}", 0) + 1
         if ended.outcome == "failed" and not is_late:
             key = (ended.batch_id, code)

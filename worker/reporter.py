@@ -45,6 +45,7 @@ class Reporter:
         self._began_at = self._minute_at = time.monotonic()
         self._minute_counts = runner.counts()
         self._storms = Storms()
+        self._storms.look(self._began_at, self._minute_counts)
         self._untold: dict[tuple[str, str], Failure] = {}
         self._told_at: dict[tuple[str, str], float] = {}
         self._is_idle = False
@@ -123,8 +124,8 @@ class Reporter:
         latency = "" if p50 is None or p95 is None else f" · p50 {spoken(p50)}, p95 {spoken(p95)}"
         calling, waiting = self._runner.calls_under_way, self._runner.waiting_for_limits
         sentence = (
-            f"{calls:,.0f} calls in {spoken(seconds)}: {outcomes} · {tokens}{latency} · {calling} in flight, "
-            f"{waiting} waiting for limits"
+            f"{calls:,.0f} call{'s' * (calls != 1)} in {spoken(seconds)}: {outcomes} · {tokens}{latency} · "
+            f"{calling} in flight, {waiting} waiting for limits"
         )
         note(
             INFO,
@@ -231,8 +232,10 @@ class Reporter:
 
     def _say_end(self, kind: str, storm: Storm) -> None:
         seconds = storm.last_at - storm.began_at + STORM_SECONDS
-        lead = f"{settings().provider} {_refuses(kind)} no more" if kind.isdigit() else "replies come again"
-        sentence = f"{lead}: {storm.calls:,.0f} calls were not served within {spoken(seconds)}"
+        what = kind if kind.isdigit() else "call without a reply"
+        sentence = (
+            f"{settings().provider}: no {what} any more; {storm.calls:,.0f} calls met with it in {spoken(seconds)}"
+        )
         fields = {"calls": int(storm.calls), "seconds": round(seconds, 1)}
         note(INFO, "storm_ends", sentence, provider=settings().provider, refusal=kind, **fields)
 

@@ -194,7 +194,7 @@ class Settler:
             self._write_until_stored(endings[middle:], [])
         elif endings and endings[0].settlement.error_code != NOT_STORABLE:
             job_id = endings[0].settlement.job_id
-            note(ERROR, NOT_STORABLE, f"job {job_id} cannot be stored: {reason_of(error)}", job=job_id)
+            note(ERROR, "not_storable", f"job {job_id} cannot be stored: {reason_of(error)}", job=job_id)
             self._write_until_stored([_not_storable(endings[0], error)], [])
         else:
             sentence = f"given up storing {len(endings)} endings, {len(judgements)} judgements: {reason_of(error)}"

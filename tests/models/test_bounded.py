@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, event, select, text, update
 
 from tests.rows import PROVIDER, add_batch, add_worker, claimant, rescuer
-from tidemill.models import batches, bulk, due, feed, holds, transitions
+from tidemill.models import backlog, batches, bulk, due, feed, holds, transitions
 from tidemill.models.clock import now_after
 from tidemill.models.database import engine, transact, writing
 from tidemill.models.scope import Scope
@@ -68,6 +68,7 @@ def works(some_id: int) -> dict[str, Work]:
         "resume": lambda c: batches.resume(c, "b"),
         "end of an input that lost no row": lambda c: batches.drop_rows(c, "b", 1),
         "retry": lambda c: batches.retry(c, "b"),
+        "what waits": backlog.read,
         "cancel": lambda c: batches.cancel(c, "b"),
     }
     return {

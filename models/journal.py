@@ -25,6 +25,8 @@ def show_in_worker() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if settings().log == "json" else Lines(_FORMAT))
     logging.basicConfig(level=WARNING, handlers=[handler])
+    if settings().log == "json":
+        logging.captureWarnings(True)
     set_level("info")
 
 

@@ -55,11 +55,11 @@ class Reporter:
     def close(self) -> None:
         """Tell what is not told yet, and that the worker has stopped."""
         self._rounds.stop()
-        self._rounds.join(2 * LOOK_SECONDS)
+        self._rounds.join(TICK_SECONDS)  # a look at a database that is away need not be waited for
         at, counts = time.monotonic(), self._runner.counts()
         self._tell_failures(at, all_of_them=True)
         for kind, storm in self._storms.blowing.items():
-            self._say_end(kind, storm)
+            self._say_end(kind, storm, "until the stop")
         self._say_rates(difference(counts, self._minute_counts), at - self._minute_at)
         self._say_stop(at, counts)
         self._send(counts)
@@ -72,7 +72,7 @@ class Reporter:
         for kind, storm in begun.items():
             self._say_begin(kind, storm)
         for kind, storm in over.items():
-            self._say_end(kind, storm)
+            self._say_end(kind, storm, "and none lately")
         if at - self._minute_at >= MINUTE_SECONDS:
             self._tell_minute(at, counts)
 
@@ -170,9 +170,8 @@ class Reporter:
         """Say why nothing runs: nothing is due, or all that is open waits for a later time or a user."""
         rows = waiting.rows
         if self._is_idle:
-            sentence = "idle: no row is due" + (
-                f"; {rows['paused']:,} wait in paused batches" if rows["paused"] else ""
-            )
+            paused = f"; {rows['paused']:,} wait in paused batches" if rows["paused"] else ""
+            sentence = f"idle: no row is due{paused}"
         else:
             pause = self._runner.pause_seconds
             sentence = f"no call was made: {rows['due']:,} rows are due, {rows['later']:,} wait for their next try"
@@ -189,7 +188,7 @@ class Reporter:
         broker = "none" if configured.embedded else shown_url(configured.broker_url)
         limits = shown_url(configured.effective_limits_url) if configured.effective_limits_url else "this process"
         sentence = (
-            f"worker {runner.worker_id[:8]} has started: tidemill {version}, {configured.provider}, "
+            f"worker {runner.worker_id[:8]} has started: version {version}, {configured.provider}, "
             f"window {runner.window}, database {stored}, broker {broker}, limits {limits}"
         )
         note(
@@ -230,12 +229,10 @@ class Reporter:
         sentence = f"{lead}; they are tried again, more slowly"
         note(WARNING, "storm_begins", sentence, provider=settings().provider, refusal=kind, calls=int(storm.calls))
 
-    def _say_end(self, kind: str, storm: Storm) -> None:
+    def _say_end(self, kind: str, storm: Storm, end: str) -> None:
         seconds = storm.last_at - storm.began_at + STORM_SECONDS
-        what = kind if kind.isdigit() else "call without a reply"
-        sentence = (
-            f"{settings().provider}: no {what} any more; {storm.calls:,.0f} calls met with it in {spoken(seconds)}"
-        )
+        what = f"met with {kind}" if kind.isdigit() else "got no reply"
+        sentence = f"{settings().provider}: {storm.calls:,.0f} calls {what} within {spoken(seconds)}, {end}"
         fields = {"calls": int(storm.calls), "seconds": round(seconds, 1)}
         note(INFO, "storm_ends", sentence, provider=settings().provider, refusal=kind, **fields)
 

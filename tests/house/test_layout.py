@@ -33,15 +33,7 @@ DOORS = {
 """A library -> the only files that import it."""
 
 GUARDED_BY_CONTRACT = (
-    "openai",
-    "aiohttp",
-    "redis",
-    "pandas",
-    "PIL",
-    "matplotlib",
-    "fsspec",
-    "celery",
-    "prometheus_client",
+    *("openai", "aiohttp", "redis", "pandas", "PIL", "matplotlib", "fsspec", "celery", "prometheus_client"),
 )
 LABELS = ("Why ", "This module ", "This file ", "Module ")
 

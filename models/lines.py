@@ -9,10 +9,14 @@ import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 
 from tidemill.models.text import printable
 
 Field = str | int | float | None
+
+_Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+"""As `sys.exc_info` has it."""
 
 _OURS = logging.getLogger("tidemill")
 _SELDOM_SECONDS = 60.0
@@ -55,11 +59,10 @@ class Lines(logging.Formatter):
         """The line, without characters that could act, hide or begin another line."""
         return printable(super().formatMessage(record)).replace("\n", "\\n")
 
-    def formatException(self, ei: object) -> str:  # noqa: N802
+    def formatException(self, ei: _Raised) -> str:  # noqa: N802
         """The traceback without the error's text, which may hold what a row says."""
-        _, error, frames = ei  # type: ignore[misc]  # as logging passes it
-        lines = [*traceback.format_tb(frames), type(error).__name__]
-        return printable("".join(lines))
+        kind, _, frames = ei
+        return printable("".join([*traceback.format_tb(frames), kind.__name__ if kind else ""]))
 
 
 class JsonFormatter(Lines):

@@ -34,7 +34,7 @@ class Supervisor:
     """Keeps this number of workers running until it is told to stop; a fleet hears what they count."""
 
     def __init__(self, processes: int, fleet: Fleet | None = None) -> None:
-        self._stopping = False
+        self._stopping = self._is_hurried = False
         self._fleet = fleet
         self._kill_at = float("inf")
         self._restarted: set[int] = set()
@@ -60,6 +60,7 @@ class Supervisor:
 
     def stop(self, *_: int | FrameType | None) -> None:
         """Tell every worker to drain; the second time, to stop at once."""
+        self._is_hurried = self._stopping
         signal_number = signal.SIGQUIT if self._stopping else signal.SIGTERM
         if not self._stopping:
             self._kill_at = time.monotonic() + stopping.longest_seconds() + stopping.FROZEN_SECONDS
@@ -86,6 +87,8 @@ class Supervisor:
                     if not self._stopping:  # a signal to stop may have come meanwhile
                         self._processes[number] = self._start(number)
             if self._stopping and all(process.poll() is not None for process in self._processes):
+                if self._is_hurried:
+                    starting.say("told to stop twice, so nothing was waited for", event="stopped_at_once")
                 return next((process.returncode for process in self._processes if process.returncode), 0)
             time.sleep(0.1)
 

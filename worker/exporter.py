@@ -128,7 +128,8 @@ class TidemillCollector(Collector):
         gauges = {
             name: GaugeMetricFamily(f"tidemill_{name}", text, labels=("provider",)) for name, text in families.items()
         }
-        for provider, each in sorted((backlogs or {}).items())[:_MOST_PROVIDERS]:
+        own_first = sorted((backlogs or {}).items(), key=lambda each: (each[0] != settings().provider, each[0]))
+        for provider, each in own_first[:_MOST_PROVIDERS]:
             for state, number in each.rows.items():
                 rows.add_metric((provider, state), number)
             for name, gauge in gauges.items():

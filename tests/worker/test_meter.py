@@ -25,8 +25,8 @@ from tidemill.worker.storms import CALM_SECONDS, STORM_SECONDS, Storms
 
 
 def ended(job: int, outcome: Outcome = "succeeded", code: str | None = None, status: int | None = 200) -> Settlement:
-    used = {"seconds": 0.4, "input_tokens": 3, "output_tokens": 5, "cost_usd": 0.25}
-    return Settlement(job, 1, "b", outcome, http_status=status, error_code=code)._replace(**used)
+    settlement = Settlement(job, 1, "b", outcome, http_status=status, error_code=code, seconds=0.4)
+    return settlement._replace(input_tokens=3, output_tokens=5, cost_usd=0.25)
 
 
 def metered(*settlements: Settlement, late: tuple[int, ...] = ()) -> Meter:

@@ -107,6 +107,8 @@ def main() -> int:
     except TidemillError as error:
         starting.say(error, level=ERROR, event="cannot_start")
         return error.exit_code
+    if sentence := starting.missing_key():
+        starting.say(sentence)
     supervisor = Supervisor(processes, fleet)
     signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGINT, supervisor.stop)

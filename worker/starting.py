@@ -46,6 +46,16 @@ def check() -> None:
         say(error)
 
 
+def missing_key() -> str | None:
+    """That there is no key for a server that is likely to need one, in a sentence; None otherwise."""
+    if settings().openai_api_key is not None or not settings().openai_base_url.startswith("https:"):
+        return None
+    return (
+        f"OPENAI_API_KEY is not set, so {settings().provider} is called without a key. If it needs one, set it and "
+        "start the worker again; until then rows wait on hold."
+    )
+
+
 def say(sentence: object, *, level: int = WARNING, event: str = "starting") -> None:
     """Say a sentence on stderr: as it is, before or beside the log, or as a line of a log of JSON."""
     if _is_json:

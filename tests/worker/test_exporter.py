@@ -1,5 +1,7 @@
 """A scrape costs little and never fails, whatever becomes of the database."""
 
+import http.client
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +9,9 @@ from sqlalchemy import event
 
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_jobs
+from tests.waiting import limit
 from tidemill.models.database import engine
+from tidemill.models.errors import SettingsError
 from tidemill.models.settings import settings
 from tidemill.worker import exporter
 from tidemill.worker.exporter import Queue, TidemillCollector
@@ -56,3 +60,23 @@ def test_more_providers_than_anybody_has_make_no_endless_list(embedded_home: obj
         add_jobs(1, f"b{number}")
     scraped = samples(TidemillCollector(Fleet(), Queue()))
     assert len({name[1] for name in scraped if name[0] == "tidemill_queue_rows"}) == exporter._MOST_PROVIDERS
+
+
+@pytest.mark.usefixtures("embedded_home")
+def test_the_port_says_how_the_fleet_is_and_one_that_is_taken_is_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"The port {port} for metrics cannot be had: .*--metrics-port"):
+            exporter.serve(port, Fleet())
+    exporter.serve(port, Fleet())
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=limit())
+    shown = {}
+    for path in ("/healthz", "/metrics", "/else"):
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        shown[path] = (reply.status, reply.read().decode())
+        connection.close()
+    assert shown["/healthz"] == (503, "no worker has started yet\n")
+    assert shown["/metrics"][0] == 200 and "tidemill_info" in shown["/metrics"][1]
+    assert shown["/else"][0] == 404

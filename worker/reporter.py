@@ -17,7 +17,6 @@ from typing import BinaryIO
 from tidemill.models import backlog, journal
 from tidemill.models.database import engine, reading
 from tidemill.models.durations import spoken
-from tidemill.models.errors import DatabaseError
 from tidemill.models.lines import note
 from tidemill.models.settings import settings
 from tidemill.models.urls import shown_url
@@ -93,12 +92,8 @@ class Reporter:
         self._minute_at, self._minute_counts = at, counts
         was_idle, self._is_idle = self._is_idle, False
         has_news = self._say_rates(lately, seconds) or self._say_waiting()
-        try:
-            with reading(LOOK_SECONDS) as connection:
-                waiting = backlog.read(connection, [settings().provider])[settings().provider]
-        except DatabaseError as error:
-            note(WARNING, "trouble", str(error))
-            return
+        with reading(LOOK_SECONDS) as connection:  # whose error the rounds tell, as for every duty
+            waiting = backlog.read(connection, [settings().provider])[settings().provider]
         if waiting.hold_reason is not None:
             probe = waiting.next_probe_seconds
             journal.log_held(settings().provider, waiting.hold_reason, probe, waiting.batches_on_hold)

@@ -1,11 +1,11 @@
 """Every call in flight is an open file to the system, of which a process may have only so many."""
 
-import logging
 import sys
 from contextlib import suppress
+from logging import WARNING
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+from tidemill.models.lines import note
 
 _RESERVE = 64
 """Files that a worker opens beside its calls: databases, pipes to children, pictures, a broker."""
@@ -23,14 +23,11 @@ def window_that_fits(window: int) -> int:
     if limit is None or limit >= needed:
         return window
     fitting = max(1, window - (needed - limit))
-    log.warning(
-        "Only %d calls in flight rather than %d: the system allows this process %d open files. "
-        "Raise that limit (ulimit -n %d), or lower TIDEMILL_WINDOW.",
-        fitting,
-        window,
-        limit,
-        needed,
+    sentence = (
+        f"Only {fitting} calls in flight rather than {window}: the system allows this process {limit} open files. "
+        f"Raise that limit (ulimit -n {needed}), or lower TIDEMILL_WINDOW."
     )
+    note(WARNING, "window", sentence, window=fitting, files=limit)
     return fitting
 
 

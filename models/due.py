@@ -4,6 +4,7 @@ Whoever sends them to the broker, or claims them itself, does so in the same tra
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from functools import cache
 from itertools import groupby
 from operator import attrgetter
@@ -144,6 +145,12 @@ def _jobs_statement(*, is_dialogue: bool, was_tried: bool) -> Select[int]:
     else:
         due_jobs = due_jobs.where(jobs.c.first_attempt_at.is_(None))
     return due_jobs.limit(bindparam("most")).with_for_update(skip_locked=True, of=jobs)
+
+
+def first_due() -> Select[datetime]:
+    """Of a batch of the query around it: since when the job could have gone out that waits longest."""
+    due_jobs = _due_jobs(batches.c.id, is_dialogue=False).params(submission=0)
+    return due_jobs.with_only_columns(jobs.c.available_at).limit(1)
 
 
 def _due_jobs(batch_id: ColumnElement[str], *, is_dialogue: bool) -> Select[int]:

@@ -69,15 +69,16 @@ def may_probe() -> ColumnElement[bool]:
     return or_(batches.c.held_until <= now(), batches.c.held_at > now_after(1.0))
 
 
-def lift(connection: Connection, answered_calls: Sequence[tuple[int, int]]) -> list[str]:
+def lift(connection: Connection, answered_calls: Sequence[tuple[int, int]]) -> dict[str, float]:
     """Lift the hold of providers that answered one of these (job id, epoch) calls, if it began after the hold did.
 
-    Returns the providers whose hold was lifted.
+    Returns the providers whose hold was lifted, and after how many seconds.
     """
-    serving = []
+    serving: dict[str, float] = {}
     held = connection.execute(
         select(batches.c.provider, batches.c.held_at).where(batches.c.hold_reason.is_not(None)).distinct()
     ).all()
+    at = connection.scalar(select(now())) if held else None
     for provider, held_at in held:
         own = batches.alias("own")
         began_after = (
@@ -98,7 +99,7 @@ def lift(connection: Connection, answered_calls: Sequence[tuple[int, int]]) -> l
         )
         if lifted.rowcount:
             give_time(connection, batches.c.provider == provider)
-            serving.append(provider)
+            serving[provider] = max(serving.get(provider, 0.0), (at - held_at).total_seconds() if at else 0.0)
     return serving
 
 

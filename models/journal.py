@@ -1,15 +1,17 @@
-"""The log has one line for each transition of a job, and all of those lines are written here.
+"""What happens to jobs is told in the log here, in events that name job, epoch and batch as the tables do.
 
-They are at level info and written after the commit. They name job, epoch and batch as the tables do, and never contain
-a prompt or an answer. `TIDEMILL_LOG_LEVEL` decides who sees them. Without it a worker shows them, and a command that
-runs a worker inside itself shows only warnings.
+At info are events that somebody may act on; what becomes of each single job is at debug. No line holds a prompt, a
+reply, a key or an error's text, which may repeat them: the row has that. `TIDEMILL_LOG_LEVEL` decides who sees what.
+Without it a worker shows info, and a command that runs a worker inside itself shows only warnings.
 """
 
 import logging
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from logging import DEBUG, INFO, WARNING
 
-from tidemill.models.lines import Lines
+from tidemill.models.durations import in_words
+from tidemill.models.lines import JsonFormatter, Lines, note
 from tidemill.models.settings import settings
 from tidemill.models.transitions import WITHOUT_ATTEMPT, Claimed, Settlement
 
@@ -19,10 +21,12 @@ _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def show_in_worker() -> None:
-    """Write our log, and the warnings of libraries, to stderr with time and level."""
+    """Write our log, and the warnings of libraries, to stderr with time and level, in the form of the setting."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines(_FORMAT))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    handler.setFormatter(JsonFormatter() if settings().log == "json" else Lines(_FORMAT))
+    logging.basicConfig(level=WARNING, handlers=[handler])
+    if settings().log == "json":
+        logging.captureWarnings(True)
     set_level("info")
 
 
@@ -31,22 +35,42 @@ def set_level(default: str = "warning") -> None:
     logging.getLogger("tidemill").setLevel((settings().log_level or default).upper())
 
 
+def is_shown() -> bool:
+    """Whether anybody sees what happens at level info."""
+    return log.isEnabledFor(INFO)
+
+
 def log_claim(jobs: Sequence[Claimed], worker_id: str) -> None:
     """This worker has claimed these jobs."""
-    if jobs and log.isEnabledFor(logging.INFO):
+    if jobs and log.isEnabledFor(DEBUG):
         batches = ", ".join(sorted({job.batch_id for job in jobs}))
         numbers = " ".join(str(job.id) for job in jobs)
-        log.info("worker %s claimed %d of %s: jobs %s", worker_id[:8], len(jobs), batches, numbers)
+        sentence = f"worker {worker_id[:8]} claimed {len(jobs)} of {batches}: jobs {numbers}"
+        note(DEBUG, "claim", sentence, worker=worker_id, jobs=len(jobs))
 
 
 def log_settlements(settlements: Iterable[Settlement], written: Collection[tuple[int, int]]) -> None:
     """These jobs have ended or are queued again; those not in `written` had been taken from this worker before."""
-    if not log.isEnabledFor(logging.INFO):
+    if not log.isEnabledFor(DEBUG):
         return
     for each in settlements:
-        level = logging.DEBUG if each.outcome in WITHOUT_ATTEMPT else logging.INFO
         outcome = each.outcome if (each.job_id, each.epoch) in written else f"{each.outcome}, too late to be stored"
-        log.log(level, "job %d epoch %d of %s %s%s", each.job_id, each.epoch, each.batch_id, outcome, _details(each))
+        note(
+            DEBUG,
+            "job",
+            f"job {each.job_id} epoch {each.epoch} of {each.batch_id} {outcome}{_details(each)}",
+            job=each.job_id,
+            epoch=each.epoch,
+            batch=each.batch_id,
+            outcome=each.outcome,
+            code=each.error_code,
+            status=each.http_status,
+            seconds=each.seconds,
+            request_id=each.request_id,
+            input_tokens=each.input_tokens,
+            output_tokens=each.output_tokens,
+            cost_usd=each.cost_usd,
+        )
 
 
 def _details(settlement: Settlement) -> str:
@@ -59,48 +83,49 @@ def _details(settlement: Settlement) -> str:
     if settlement.input_tokens is not None:
         price = "price unknown" if settlement.cost_usd is None else f"${settlement.cost_usd:.6f}"
         parts.append(f"{settlement.input_tokens} + {settlement.output_tokens or 0} tokens, {price}")
-    if settlement.request_id:
-        parts.append(settlement.request_id)
-    if settlement.error_code:
-        parts.append(f"{settlement.error_code}: {settlement.error}")
+    parts += [each for each in (settlement.request_id, settlement.error_code) if each]
     return f" · {' · '.join(parts)}" if parts else ""
 
 
 def log_hold(provider: str, reason: str) -> None:
     """The provider serves nobody; its batches wait."""
-    log.info("%s is on hold: %s", provider, reason)
+    note(INFO, "hold_begins", f"{provider} is on hold: {reason}", provider=provider, reason=reason)
 
 
-def log_lift(provider: str) -> None:
-    """The provider answers again; its hold is lifted."""
-    log.info("%s answers again; its batches go on", provider)
+def log_held(provider: str, reason: str, next_probe_seconds: float, batches: int) -> None:
+    """The provider is still on hold."""
+    soon = f"in {in_words(next_probe_seconds)}" if next_probe_seconds >= 1 else "now"
+    sentence = f"{provider} is still on hold, the next try is {soon}: {reason}"
+    probe = round(max(0.0, next_probe_seconds), 1)
+    note(INFO, "hold", sentence, provider=provider, reason=reason, next_probe_seconds=probe, batches=batches)
+
+
+def log_lift(provider: str, seconds: float) -> None:
+    """The provider answers again; its hold is lifted after so many seconds."""
+    sentence = f"{provider} answers again after {in_words(seconds)} on hold; its batches go on"
+    note(INFO, "hold_ends", sentence, provider=provider, seconds=round(seconds, 1))
 
 
 def log_rescue(jobs: int) -> None:
     """Jobs of workers that vanished are queued again."""
-    log.warning("%d jobs of vanished workers are queued again", jobs)
+    note(WARNING, "rescue", f"{jobs} jobs of vanished workers are queued again", jobs=jobs)
 
 
 def log_drain(calls: int, seconds: float) -> None:
     """A stopping worker waits for its calls in flight."""
-    log.info("stopping: %d calls in flight have %g s to end", calls, seconds)
+    note(INFO, "drain", f"stopping: {calls} calls in flight have {seconds:g} s to end", calls=calls, seconds=seconds)
 
 
 def log_broken_off(calls: int) -> None:
     """A stopping worker has waited for these calls in vain."""
-    log.warning(
-        "%d calls did not end in time and are broken off: they run again and may be paid for twice. "
-        "TIDEMILL_DRAIN_SECONDS longer than the longest call avoids that.",
-        calls,
+    sentence = (
+        f"{calls} calls did not end in time and are broken off: they run again and may be paid for twice. "
+        "TIDEMILL_DRAIN_SECONDS longer than the longest call avoids that."
     )
+    note(WARNING, "broken_off", sentence, calls=calls)
 
 
 def log_release(jobs: int, worker_id: str) -> None:
     """A stopping worker has given these jobs back."""
     if jobs:
-        log.info("worker %s gives back %d jobs", worker_id[:8], jobs)
-
-
-def log_change(batch_id: str, change: str, jobs: int) -> None:
-    """A command has submitted, cancelled or revived jobs of a batch."""
-    log.info("%s: %d jobs %s", batch_id, jobs, change)
+        note(INFO, "release", f"worker {worker_id[:8]} gives back {jobs} jobs", worker=worker_id, jobs=jobs)

@@ -7,11 +7,13 @@ some of them and print the others, with all that is in them.
 import logging
 from collections.abc import Callable
 from functools import cache
+from logging import WARNING
 from typing import Any
 
 import kombu
 from celery.worker.consumer import Consumer as CeleryConsumer
 
+from tidemill.models.lines import note
 from tidemill.models.text import one_line
 
 log = logging.getLogger(__name__)
@@ -22,7 +24,7 @@ _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 
 def log_dropped(why: str) -> None:
     """A message was taken from the queue and will not be looked at again."""
-    log.warning("A message that is not ours was dropped: %s.", why)
+    note(WARNING, "dropped", f"A message that is not ours was dropped: {why}.")
 
 
 class Consumer(CeleryConsumer):

@@ -129,6 +129,16 @@ class Settings(BaseModel):
         validation_alias="TIDEMILL_LOG_LEVEL",
         description="debug, info, warning or error; else workers log at info, commands at warning",
     )
+    log: Literal["text", "json"] = Field(
+        "text", validation_alias="TIDEMILL_LOG", description="the form of a worker's log: text or json"
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65_535,
+        validation_alias="TIDEMILL_METRICS_PORT",
+        description="where `tidemill worker` serves metrics for Prometheus, and its health; else nowhere",
+    )
     prices: Path | None = Field(
         None, validation_alias="TIDEMILL_PRICES", description="TOML file of prices that go before the built-in ones"
     )

@@ -5,10 +5,12 @@ is gone and has said nothing: it holds the other end of their standard input.
 """
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
 import time
+from logging import ERROR, INFO
 from types import FrameType
 
 from tidemill.migrations import ensure
@@ -16,35 +18,49 @@ from tidemill.models import interpreters
 from tidemill.models.errors import TidemillError
 from tidemill.models.provider import check_client
 from tidemill.models.settings import export_file, settings
-from tidemill.models.text import printable
-from tidemill.worker import stopping
+from tidemill.worker import starting, stopping
+from tidemill.worker.fleet import Fleet
 
 RESTART_SECONDS = 2.0
 
 
-def command(number: int) -> list[str]:
-    """The command line that starts one worker."""
+def command(number: int, *more: str) -> list[str]:
+    """The command line that starts one worker; `more` is the pipe for its counts, if it has one."""
     module = "alone" if settings().embedded else "app"
-    return interpreters.command("-c", f"from tidemill.worker.{module} import run; run()", f"tidemill{number}@%h")
+    return interpreters.command("-c", f"from tidemill.worker.{module} import run; run()", f"tidemill{number}@%h", *more)
 
 
 class Supervisor:
-    """Keeps this number of workers running until it is told to stop."""
+    """Keeps this number of workers running until it is told to stop; a fleet hears what they count."""
 
-    def __init__(self, processes: int) -> None:
-        self._stopping = False
+    def __init__(self, processes: int, fleet: Fleet | None = None) -> None:
+        self._stopping = self._is_hurried = False
+        self._fleet = fleet
         self._kill_at = float("inf")
         self._restarted: set[int] = set()
         self._processes = [self._start(number) for number in range(processes)]
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
+        if self._fleet is None:
+            return self._open(command(number))
+        ours, its = os.pipe()
+        try:
+            process = self._open(command(number, str(its)), its)
+        finally:
+            os.close(its)
+        self._fleet.listen(number, ours)
+        return process
+
+    @staticmethod
+    def _open(command: list[str], *pipes: int) -> subprocess.Popen[bytes]:
         # In a session of its own: the terminal's Ctrl-C reaches only us, and each worker gets exactly one signal.
         return subprocess.Popen(  # noqa: S603  # our own command
-            command(number), stdin=subprocess.PIPE, start_new_session=True
+            command, stdin=subprocess.PIPE, start_new_session=True, pass_fds=pipes
         )
 
     def stop(self, *_: int | FrameType | None) -> None:
         """Tell every worker to drain; the second time, to stop at once."""
+        self._is_hurried = self._stopping
         signal_number = signal.SIGQUIT if self._stopping else signal.SIGTERM
         if not self._stopping:
             self._kill_at = time.monotonic() + stopping.longest_seconds() + stopping.FROZEN_SECONDS
@@ -66,11 +82,13 @@ class Supervisor:
                         break
                     # A worker that ran before may have been restarted while the database was away.
                     self._restarted.add(number)
-                    print(f"worker {number} ended with {process.returncode}; starting it again", file=sys.stderr)  # noqa: T201
+                    starting.say(f"worker {number} ended with {process.returncode}; starting it again", event="restart")
                     time.sleep(RESTART_SECONDS)
                     if not self._stopping:  # a signal to stop may have come meanwhile
                         self._processes[number] = self._start(number)
             if self._stopping and all(process.poll() is not None for process in self._processes):
+                if self._is_hurried:
+                    starting.say("told to stop twice, so nothing was waited for", event="stopped_at_once")
                 return next((process.returncode for process in self._processes if process.returncode), 0)
             time.sleep(0.1)
 
@@ -81,18 +99,34 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1)
     processes = parser.parse_args().processes
     try:
+        starting.show_log()
         check_client(settings())
         ensure()
-        window = settings().window
+        fleet = _served()
         export_file()
     except TidemillError as error:
-        print(f"tidemill: {printable(str(error))}", file=sys.stderr)  # noqa: T201
+        starting.say(error, level=ERROR, event="cannot_start")
         return error.exit_code
-    supervisor = Supervisor(processes)
+    if sentence := starting.missing_key():
+        starting.say(sentence)
+    supervisor = Supervisor(processes, fleet)
     signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGINT, supervisor.stop)
-    print(f"{processes} worker(s), {window} calls in flight each; Ctrl-C stops.", file=sys.stderr, flush=True)  # noqa: T201
+    sentence = f"{processes} worker(s), {settings().window} calls in flight each; Ctrl-C stops."
+    starting.say(sentence, level=INFO, event="starting")
     return supervisor.run()
+
+
+def _served() -> Fleet | None:
+    """The fleet whose counts are served, where metrics are asked for. Raises SettingsError if the port is taken."""
+    port = settings().metrics_port
+    if port is None:
+        return None
+    from tidemill.worker import exporter  # with prometheus-client, which nobody else needs
+
+    fleet = Fleet()
+    exporter.serve(port, fleet)
+    return fleet
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 
-from tidemill.models import journal
 from tidemill.models.child import when_parent_is_gone
 from tidemill.worker import process, starting, stopping
 
@@ -15,10 +14,10 @@ def run() -> None:
     is_told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: is_told.set())
-    journal.show_in_worker()
     with starting.or_exit():
+        starting.show_log()
         starting.check()
-    process.start()
+    process.start(pipe=starting.pipe())
     is_told.wait()
     stopping.end_in_time()
     process.stop()

@@ -5,12 +5,12 @@ import os
 import signal
 import sys
 import warnings
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
-from tidemill.models import broker, journal
+from tidemill.models import broker
 from tidemill.models.broker import app as make_app
 from tidemill.models.child import when_parent_is_gone
 from tidemill.models.errors import BrokerError, SettingsError
@@ -28,6 +28,10 @@ _GARBAGE = 50_000, 20, 20
 """Python's 700 objects between two looks for garbage cost a sixth of the CPU of a call, which makes none."""
 
 
+_pipe: BinaryIO | None = None
+"""To the process that started this one and serves its metrics, if it does."""
+
+
 class _Controller(Protocol):
     """What Celery calls its worker."""
 
@@ -35,20 +39,23 @@ class _Controller(Protocol):
 
 
 def run() -> None:
-    """Run one Celery worker, named by the last argument, until it is stopped or the process that started it is gone.
+    """Run one Celery worker, named by the first argument, until it is stopped or the process that started it is gone.
 
     `celery -A tidemill.worker.app worker` would also import from the working folder.
     """
+    global _pipe
     gc.set_threshold(*_GARBAGE)
+    _pipe = starting.pipe()
     when_parent_is_gone(lambda: os.kill(os.getpid(), signal.SIGTERM))
     ours = ("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat")
-    app.worker_main(["--quiet", "worker", *ours, "--hostname", sys.argv[-1]])
+    app.worker_main(["--quiet", "worker", *ours, "--hostname", sys.argv[1]])
 
 
 @setup_logging.connect(weak=False)
 def _log(**_: object) -> None:
     """Set up our log; Celery sets up its own only if nobody is connected here."""
-    journal.show_in_worker()
+    with starting.or_exit():
+        starting.show_log()
 
 
 @worker_init.connect(weak=False)
@@ -77,7 +84,7 @@ def _say_what_is_missing() -> None:
 
 @worker_ready.connect(weak=False)
 def _start(**_: object) -> None:
-    process.start()
+    process.start(pipe=_pipe)
 
 
 @worker_shutting_down.connect(weak=False)

@@ -4,17 +4,16 @@ Of our modules a child imports only this one, worker/sentiment.py and what they 
 small.
 """
 
-import logging
 import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from logging import WARNING
 
 from tidemill.models.child import Child, Parent
 from tidemill.models.errors import TidemillError
+from tidemill.models.lines import note
 from tidemill.worker.sentiment import UNJUDGEABLE, Judgement, identifier, judge
-
-log = logging.getLogger(__name__)
 
 CHILD = "from tidemill.worker.judge import serve; serve()"
 START_SECONDS = 30.0
@@ -83,12 +82,13 @@ class Judge:
                 except (TimeoutError, EOFError):
                     self._end_child()
                     if place < alone_until and not self._is_over():
-                        log.warning("the reply of job %d cannot be judged; its sentiment stays unknown", some[0][0])
+                        sentence = f"the reply of job {some[0][0]} cannot be judged; its sentiment stays unknown"
+                        note(WARNING, "not_judged", sentence, job=some[0][0])
                         judged.append((some[0][0], UNJUDGEABLE))
                     alone_until = max(alone_until, place + len(some))
         except TidemillError:
             if not self._is_over():
-                log.warning("no process that judges replies can be started; this one does it")
+                note(WARNING, "no_judge", "no process that judges replies can be started; this one does it")
                 unsuspected = batch[max(len(judged), alone_until) :]
                 judged += [(key, judge([text])[0]) for key, text in unsuspected]
         return judged

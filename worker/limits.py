@@ -6,22 +6,22 @@ ask: the script in Redis, for many callers at once, or this process alone. Only 
 
 import asyncio
 import contextlib
-import logging
 import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 from tidemill.models.errors import SettingsError
+from tidemill.models.lines import note
 from tidemill.models.servers import read_url, reason_of
 from tidemill.worker.bucket import DAY_SECONDS, REFUND_SECONDS, Bucket
+from tidemill.worker.meter import WAIT, Histogram
 from tidemill.worker.pace import LUA, SECOND, Cells, Changes, Cost, Grant, Limits, Unserved, admit, apply, microseconds
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
-
-log = logging.getLogger(__name__)
 
 SLOW_START_CALLS, SLOW_START = 8, 5 * SECOND
 VIEW_AGE = SECOND // 2  # how old this process's view of a bucket in Redis may get
@@ -45,6 +45,8 @@ class Limiter:
         self._retry_at: int | None = None  # when to try a lost Redis again; None: it answers
         self._worker = uuid.uuid4().hex
         self._buckets: dict[str, Bucket] = {}
+        self.waits = Histogram(WAIT)
+        """How long calls had to wait until they might go."""
 
     async def reserve(self, bucket: str, tokens: int, limits: Limits, max_wait_seconds: float) -> Grant:
         """Take one request and `tokens` (an estimate that `refund` corrects) out of the bucket's budget.
@@ -52,7 +54,7 @@ class Limiter:
         While no limit is known and no reply has come, 8 calls go at once. The others wait in here for the first
         `observe`, or 5 s until the next 8 go.
         """
-        state = self._bucket(bucket)
+        state, asked_at = self._bucket(bucket), self._clock()
         if limits is not state.configured and limits != state.configured:
             state.configured = limits
             state.update_paces(self._clock())
@@ -76,7 +78,9 @@ class Limiter:
             wait = await future
         if wait < 0:  # try again halfway, so that no call's time stays unused
             return Grant((-wait - max_wait / 2) / SECOND, False)
-        state.count_grant(self._clock())
+        now = self._clock()
+        state.count_grant(now)
+        self.waits.observe((now - asked_at + wait) / SECOND)
         return Grant(wait / SECOND, True)
 
     async def pause_seconds(self, bucket: str) -> float:
@@ -138,6 +142,22 @@ class Limiter:
             yield
         finally:
             state.under_way.remove(began)
+
+    @property
+    def calls_under_way(self) -> int:
+        """How many there are; asked by any thread."""
+        return sum(len(state.under_way) for state in list(self._buckets.values()))
+
+    @property
+    def oldest_call_seconds(self) -> float:
+        """For how long the oldest call is under way; 0 without any."""
+        begun = [at for state in list(self._buckets.values()) for at in tuple(state.under_way)[:1]]
+        return (self._clock() - min(begun)) / SECOND if begun else 0.0
+
+    @property
+    def longest_pause_seconds(self) -> float:
+        """For how long a provider has asked not to be called; 0 if it has not."""
+        return max((0.0, *((state.cells.pause - self._clock()) / SECOND for state in list(self._buckets.values()))))
 
     def note_refusal(self, bucket: str, job_id: int) -> Unserved:
         """Note that a call of this job was refused; for how long every call of this process was."""
@@ -280,7 +300,7 @@ class Limiter:
         if self._retry_at is not None:
             cells.requests = max(cells.requests, state.cells.requests)
             cells.tokens = max(cells.tokens, state.cells.tokens)
-            log.warning("The Redis of the shared limits answers again.")
+            note(INFO, "limits_back", "The Redis of the shared limits answers again.")
         state.born = born if self._retry_at is None else 0
         state.cells, state.workers, self._retry_at = cells, workers, None
         learned = Limits(float(rpm) if rpm else None, float(tpm) if tpm else None)
@@ -295,11 +315,11 @@ class Limiter:
 
     def _note_outage(self, error: Exception) -> None:
         if self._retry_at is None:
-            log.warning(
-                "The Redis of the shared limits does not answer (%s); each worker keeps to its share of the last "
-                "known limits until it does.",
-                reason_of(error),
+            sentence = (
+                f"The Redis of the shared limits does not answer ({reason_of(error)}); each worker keeps to its share "
+                "of the last known limits until it does."
             )
+            note(WARNING, "limits_away", sentence)
         self._retry_at = self._clock() + REDIS_RETRY
         for state in self._buckets.values():
             state.born = 0  # Redis does not know yet what is granted from now on

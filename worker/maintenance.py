@@ -21,13 +21,12 @@ from sqlalchemy import Connection, delete, func, or_, select, update
 from tidemill.models import journal
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, stuck_seconds, transact
+from tidemill.models.lines import note
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, dialogues, jobs, messages, workers
 from tidemill.models.transitions import Rescuer, correct_due_times, renew, rescue
 from tidemill.worker.rounds import Rounds, try_duty
 from tidemill.worker.runner import Runner
-
-log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
 _STUCK_EXIT_CODE = 70
@@ -76,7 +75,8 @@ class Maintenance:
             stuck_for = stuck_for + passed if state == seen else 0.0
             seen, looked_at = state, time.monotonic()
             if stuck_for > stuck_seconds():
-                log.critical("nothing could be renewed or stored for %.0f s; this process ends itself", stuck_for)
+                sentence = f"nothing could be renewed or stored for {stuck_for:.0f} s; this process ends itself"
+                note(logging.CRITICAL, "stuck", sentence, seconds=round(stuck_for))
                 logging.shutdown()
                 os._exit(_STUCK_EXIT_CODE)  # and whoever keeps this worker starts another one
 

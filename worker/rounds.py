@@ -1,20 +1,18 @@
 """A worker's duties are done again and again on a few threads; one that fails must not end the others."""
 
-import logging
-import math
 import threading
 import time
 from collections.abc import Callable
+from logging import ERROR, WARNING
 
+from tidemill.models.database_errors import reason_of
 from tidemill.models.errors import TidemillError
-
-log = logging.getLogger(__name__)
+from tidemill.models.lines import Seldom, place_of
 
 _FIRST_MOMENT_SECONDS = 0.5
 """A command that is over by then has no need of most duties."""
 
 _AFTER_FAILURE_SECONDS = 2.0
-_SAY_AGAIN_SECONDS = 10.0
 
 Duty = Callable[[], object]
 
@@ -62,8 +60,8 @@ class Rounds:
             self._urgent.wait(max(0.01, min(due_at.values()) - time.monotonic()))
 
 
-_said_at: dict[str, float] = {}
-"""Sentence -> when it was logged: in an outage all duties fail alike."""
+_seldom = Seldom()
+"""In an outage all duties fail alike."""
 
 
 def try_duty(duty: Duty) -> bool:
@@ -71,13 +69,10 @@ def try_duty(duty: Duty) -> bool:
     try:
         duty()
     except TidemillError as error:
-        sentence, at = str(error), time.monotonic()
-        if at - _said_at.get(sentence, -math.inf) > _SAY_AGAIN_SECONDS:
-            _said_at[sentence] = at
-            log.warning("%s", sentence)
+        _seldom.note(WARNING, "trouble", str(error), about=str(error))
         return False
-    except Exception as error:  # whatever it is, the others must go on
-        debug = log.isEnabledFor(logging.DEBUG)
-        log.error("maintenance: %s: %s; it will be tried again", type(error).__name__, error, exc_info=debug)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the others must go on
+        sentence = f"maintenance: {place_of(error)}: {reason_of(error)}; it will be tried again; please report it"
+        _seldom.note(ERROR, "defect", sentence, about=sentence)
         return False
     return True

@@ -8,14 +8,13 @@ as many answers wait to be stored: they would be lost, and paid for again, with 
 
 import asyncio
 import errno
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import count
+from logging import ERROR, WARNING
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -26,6 +25,7 @@ from tidemill.models.database import transact
 from tidemill.models.due import IDS_AT_ONCE, next_jobs
 from tidemill.models.errors import DatabaseError, SettingsError
 from tidemill.models.holds import PROBE_SECONDS
+from tidemill.models.lines import Seldom, note, place_of
 from tidemill.models.options import Options, Transport
 from tidemill.models.provider import Provider
 from tidemill.models.scope import Scope
@@ -46,15 +46,13 @@ from tidemill.worker.judge import Judge
 from tidemill.worker.kinds import KINDS
 from tidemill.worker.limits import Limiter, limiter
 from tidemill.worker.loop import new_loop
+from tidemill.worker.meter import Counts, Meter
 from tidemill.worker.settle import BULK_ROWS, Settler
-
-log = logging.getLogger(__name__)
 
 MOST_AHEAD = 2 * IDS_AT_ONCE
 """Jobs claimed beyond the window, but no more than the window: with this process they would be lost for nothing."""
 
 _CLAIM_RETRY_SECONDS = 1.0
-_SAY_EVERY = 10
 _CLOSE_SECONDS = 10.0
 _LAST_WRITE_SECONDS = 10.0
 _NO_FILE_SECONDS = 2.0
@@ -111,6 +109,7 @@ class Runner:
         self._providers: dict[tuple[Transport, Settings], Provider] = {}
         self._in_use: dict[Transport, tuple[Settings, Provider]] = {}
         self._client_trouble: str | None = None
+        self._seldom = Seldom()
         self._loop = new_loop()
         self._waiting: deque[tuple[Claimed, CachedBatch]] = deque()
         """Claimed jobs without a slot yet."""
@@ -121,8 +120,13 @@ class Runner:
         """Each is a slot of the window that is in use."""
         self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
         self._thread.start()
+        self.meter = Meter()
         self.settler = Settler(
-            Judge(), bulk_rows=min(BULK_ROWS, window), hurry=lambda: self._claimed == 0, on_written=self._note_stored
+            Judge(),
+            bulk_rows=min(BULK_ROWS, window),
+            hurry=lambda: self._claimed == 0,
+            on_written=self._note_stored,
+            meter=self.meter,
         )
 
     # --- on Celery's threads, or the courier's ---
@@ -178,7 +182,8 @@ class Runner:
     def _run_alone(self, job_ids: Sequence[int]) -> None:
         """Run jobs that workers vanished with while this process has no other, so that they can take none with them."""
         for job_id in job_ids:
-            log.warning("job %d runs alone: %d workers vanished while they ran it", job_id, ALONE_AFTER)
+            sentence = f"job {job_id} runs alone: {ALONE_AFTER} workers vanished while they ran it"
+            note(WARNING, "alone", sentence, job=job_id)
             with self._room:
                 self._room.wait_for(lambda: self._stopping or not self._is_alone)
                 self._is_alone = True
@@ -202,12 +207,12 @@ class Runner:
 
     def _begin_surely(self, ids: Sequence[int], *, alone: bool = False) -> list[int]:
         """As `_begin`, but it waits for a database that is away: a message comes once."""
-        for attempt in count():
+        while True:
             try:
                 return self._begin(len(ids), lambda _: ids, [], alone=alone)
             except DatabaseError as error:
-                if attempt % _SAY_EVERY == 0:
-                    log.warning("%d jobs not claimed yet: %s", len(ids), error)
+                sentence = f"{len(ids)} jobs not claimed yet: {error}"
+                self._seldom.note(WARNING, "waits_to_claim", sentence, about=str(error), jobs=len(ids))
                 with self._room:
                     if self._room.wait_for(lambda: self._stopping, _CLAIM_RETRY_SECONDS):
                         break  # the message is used up, but its jobs are in the table
@@ -307,10 +312,10 @@ class Runner:
             return await KINDS[batch.kind](job, batch.options, calling)
         except SettingsError as error:  # a kind or an endpoint of a package that is not installed here
             return settlements.of_defect(job, "not_supported", str(error))
-        except Exception as error:  # a defect of ours must cost one row, not the process
+        except Exception as error:  # noqa: BLE001  # a defect of ours must cost one row, not the process
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
                 return settlements.of_snooze(job, _NO_FILE_SECONDS)  # none was left for a pool of connections
-            log.error("job %d: %s: %s", job.id, type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
+            note(ERROR, "defect", f"job {job.id}: {place_of(error)}; please report it", job=job.id, batch=job.batch_id)
             sentence = f"tidemill itself failed on this row ({type(error).__name__}); please report it."
             return settlements.of_defect(job, "internal_error", sentence)
 
@@ -320,7 +325,7 @@ class Runner:
             provider = self._provider(transport)
         except SettingsError as error:
             self._client_trouble = str(error)
-            log.error("%s", error)
+            self._seldom.note(ERROR, "trouble", str(error), about=str(error))
             return None
         self._client_trouble = None
         return provider
@@ -406,6 +411,37 @@ class Runner:
         """Why no call can be made or stored at present, in a sentence; None when they can."""
         return self.settler.trouble or self._client_trouble
 
+    # --- for who watches ---
+
+    def counts(self) -> Counts:
+        """What this process's calls came to so far."""
+        return {**self.meter.read(), **self._limiter.waits.counts}
+
+    @property
+    def calls_under_way(self) -> int:
+        """Calls that are sent and not ended; other jobs with a slot wait for a limit."""
+        return self._limiter.calls_under_way
+
+    @property
+    def waiting_for_limits(self) -> int:
+        """Jobs with a slot that may not call yet."""
+        return max(0, self.in_flight - self.calls_under_way)
+
+    @property
+    def oldest_call_seconds(self) -> float:
+        """For how long the oldest call is under way."""
+        return self._limiter.oldest_call_seconds
+
+    @property
+    def pause_seconds(self) -> float:
+        """For how long the provider has asked not to be called; 0 if it has not."""
+        return self._limiter.longest_pause_seconds
+
+    @property
+    def unstored(self) -> int:
+        """Jobs whose run has ended and is not stored yet."""
+        return max(0, self._unstored - self.in_flight)
+
     @property
     def is_admitting(self) -> bool:
         """False once the runner must stop."""
@@ -447,7 +483,7 @@ class Runner:
         try:
             released = transact(lambda connection: release(connection, self.worker_id))
         except DatabaseError as error:
-            log.warning("jobs not given back, their leases will end: %s", error)
+            note(WARNING, "not_released", f"jobs not given back, their leases will end: {error}")
             return False
         journal.log_release(released, self.worker_id)
         return True

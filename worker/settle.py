@@ -5,12 +5,12 @@ stored with their judgement; the others are stored first, and their judgements c
 the database does not answer all of them wait, and are written once it does.
 """
 
-import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from logging import ERROR, INFO, WARNING
 from typing import NamedTuple
 
 from sqlalchemy import Connection, update
@@ -20,12 +20,12 @@ from tidemill.models.bulk import BulkRows
 from tidemill.models.database import transact
 from tidemill.models.database_errors import reason_of
 from tidemill.models.errors import DatabaseError
+from tidemill.models.lines import Seldom, note
 from tidemill.models.tables import dialogues
 from tidemill.models.transitions import Settlement, settle
 from tidemill.worker.judge import Judge
+from tidemill.worker.meter import Meter
 from tidemill.worker.sentiment import Judgement, judge_now, load_words
-
-log = logging.getLogger(__name__)
 
 BULK_ROWS = 100
 BULK_SECONDS = 0.1
@@ -53,6 +53,7 @@ class Settler:
         bulk_rows: endings that are written together at most.
         hurry: whether nothing else is under way, so that the last ending need not wait for others.
         on_written: called with what has been written.
+        meter: counts what has been written.
     """
 
     def __init__(
@@ -61,11 +62,14 @@ class Settler:
         hurry: Callable[[], bool],
         on_written: Callable[[Sequence[Settlement]], None],
         bulk_rows: int = BULK_ROWS,
+        meter: Meter | None = None,
     ) -> None:
         self._judge = judge
         self._bulk_rows = bulk_rows
         self._hurry = hurry
         self._on_written = on_written
+        self._meter = meter or Meter()
+        self._seldom = Seldom()
         self._give_up_at = float("inf")
         self._endings: queue.SimpleQueue[Ending | None] = queue.SimpleQueue()
         self._judgements: queue.SimpleQueue[list[tuple[int, Judgement]]] = queue.SimpleQueue()
@@ -145,21 +149,25 @@ class Settler:
         pause = _RETRY_SECONDS
         while True:
             if self.trouble is not None and time.monotonic() > self._give_up_at:
-                log.error("%d endings are not stored, their jobs will run again: %s", len(endings), self.trouble)
+                sentence = f"{len(endings)} endings are not stored, their jobs will run again: {self.trouble}"
+                note(ERROR, "not_stored", sentence, jobs=len(endings))
                 return
             try:
-                written = write(endings, judgements)
+                written = write(endings, judgements, self._meter)
                 break
             except DatabaseError as error:
                 # Writing the same rows twice is harmless, thanks to epoch, ledger and primary keys.
                 self.finished += 1
                 self.trouble = str(error)
-                log.warning("%d endings wait: %s", len(endings), error)
+                sentence = f"{len(endings)} endings wait: {error}"
+                self._seldom.note(WARNING, "waits_to_store", sentence, about=str(error), jobs=len(endings))
                 time.sleep(min(pause, max(0.0, self._give_up_at - time.monotonic())))
                 pause = min(pause * 2, 10.0)
             except Exception as error:  # noqa: BLE001  # whatever is raised, some row is the cause
                 self._write_apart(endings, judgements, error)
                 return
+        if self.trouble is not None:
+            note(INFO, "stored", f"{len(endings)} endings that waited are stored", jobs=len(endings))
         self.trouble = None
         self.finished += 1
         self._on_written([ending.settlement for ending in endings])
@@ -185,10 +193,12 @@ class Settler:
             self._write_until_stored(endings[:middle], [])
             self._write_until_stored(endings[middle:], [])
         elif endings and endings[0].settlement.error_code != NOT_STORABLE:
-            log.error("job %d cannot be stored: %s", endings[0].settlement.job_id, reason_of(error))
+            job_id = endings[0].settlement.job_id
+            note(ERROR, "not_storable", f"job {job_id} cannot be stored: {reason_of(error)}", job=job_id)
             self._write_until_stored([_not_storable(endings[0], error)], [])
         else:
-            log.error("given up storing %d endings, %d judgements: %s", len(endings), len(judgements), reason_of(error))
+            sentence = f"given up storing {len(endings)} endings, {len(judgements)} judgements: {reason_of(error)}"
+            note(ERROR, "not_stored", sentence, jobs=len(endings))
             self._on_written([ending.settlement for ending in endings])  # their leases end
 
 
@@ -237,17 +247,23 @@ class _Written(NamedTuple):
     claims: set[tuple[int, int]]
     held: dict[str, str]
     """Provider -> reason."""
-    serving: Sequence[str]
+    serving: dict[str, float]
+    """Provider -> seconds on hold."""
 
 
-def write(endings: Sequence[Ending], judgements: Sequence[tuple[int, Judgement]]) -> set[tuple[int, int]]:
+def write(
+    endings: Sequence[Ending], judgements: Sequence[tuple[int, Judgement]], meter: Meter | None = None
+) -> set[tuple[int, int]]:
     """Write endings and judgements in one transaction; returns (job id, epoch) of the jobs whose state it changed."""
     written = transact(lambda connection: _write(connection, endings, judgements))
-    journal.log_settlements((ending.settlement for ending in written.endings), written.claims)
+    settlements = [ending.settlement for ending in written.endings]
+    journal.log_settlements(settlements, written.claims)
+    if meter is not None:
+        meter.count(settlements, written.claims)
     for provider, reason in written.held.items():
         journal.log_hold(provider, reason)
-    for provider in written.serving:
-        journal.log_lift(provider)
+    for provider, seconds in written.serving.items():
+        journal.log_lift(provider, seconds)
     return written.claims
 
 
@@ -263,8 +279,8 @@ def _write(connection: Connection, endings: Sequence[Ending], judgements: Sequen
     return _Written(endings, claims, newly_held, serving)
 
 
-def _write_holds(connection: Connection, endings: Sequence[Ending]) -> tuple[Sequence[str], dict[str, str]]:
-    """The providers whose hold was lifted, and those that are newly held with the reason."""
+def _write_holds(connection: Connection, endings: Sequence[Ending]) -> tuple[dict[str, float], dict[str, str]]:
+    """The providers whose hold was lifted, with its seconds, and those that are newly held with the reason."""
     answered = [
         (ending.settlement.job_id, ending.settlement.epoch)
         for ending in endings
@@ -273,7 +289,7 @@ def _write_holds(connection: Connection, endings: Sequence[Ending]) -> tuple[Seq
         and not ending.settlement.refused
         and ending.settlement.hold_reason is None
     ]
-    serving = holds.lift(connection, answered) if answered else []
+    serving = holds.lift(connection, answered) if answered else {}
     newly_held: dict[str, str] = {}
     wanted = {ending.provider: hold for ending in endings if (hold := _hold(ending.settlement)) is not None}
     for provider, (reason, seconds) in wanted.items():

@@ -1,12 +1,11 @@
 """Whatever hangs, a stop has an end: who waits for it would kill with less care."""
 
-import logging
 import os
 import threading
+from logging import ERROR
 
+from tidemill.models.lines import note
 from tidemill.models.settings import settings
-
-log = logging.getLogger(__name__)
 
 AFTER_DRAIN_SECONDS = 45.0
 """What a stop may take beyond `TIDEMILL_DRAIN_SECONDS`: with a database that is away, storing is tried for a while."""
@@ -27,5 +26,6 @@ def end_in_time() -> None:
 
 
 def _end() -> None:
-    log.error("not stopped after %.0f s; what is not stored runs again after its lease", longest_seconds())
+    sentence = f"not stopped after {longest_seconds():.0f} s; what is not stored runs again after its lease"
+    note(ERROR, "not_stopped", sentence, seconds=longest_seconds())
     os._exit(1)

@@ -592,12 +592,18 @@ def worker(
     window: Annotated[
         int | None, flags.number("window", help="Calls in flight in each process.", show_default="256")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Serve metrics for Prometheus on this port.", show_default="none"),
+    ] = None,
 ) -> None:
     """Run jobs until stopped; on Ctrl-C or SIGTERM, calls in flight have at most 25 seconds to end."""
     from tidemill.models import interpreters
 
     if window is not None:
         os.environ["TIDEMILL_WINDOW"] = str(window)
+    if metrics_port is not None:
+        os.environ["TIDEMILL_METRICS_PORT"] = str(metrics_port)
     # A new program, called by name: producer imports nothing of worker, and a worker needs nothing of the command line.
     program = interpreters.command("-m", "tidemill.worker", "--processes", str(processes))
     os.execv(program[0], program)  # noqa: S606

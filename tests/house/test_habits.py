@@ -19,13 +19,7 @@ SETS_SENT = {"models/transitions.py", "models/feed.py"}
 """Who may say that a job's message is out or used up; of a fine-tune, somebody's wish is due at once."""
 
 SHOWS_TRACEBACK = {"exception", "print_exc", "print_exception", "print_tb", "format_exc"}
-PRINTS_SENTENCES = {
-    "models/dotenv.py",
-    "models/misspelt.py",
-    "simulator/__main__.py",
-    "worker/__main__.py",
-    "worker/starting.py",
-}
+PRINTS_SENTENCES = {"models/dotenv.py", "models/misspelt.py", "simulator/__main__.py", "worker/starting.py"}
 """Before there is a log."""
 CELERY_DELAYS = {"countdown", "eta", "expires"}
 

@@ -13,6 +13,7 @@ NOT_NEEDED = {
         "py3langid",
         "pydantic_settings",
         "redis",
+        "prometheus_client",
         "rich.console",
         "sqlalchemy.dialects.postgresql",
         "tidemill.worker.train",

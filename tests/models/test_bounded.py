@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, event, func, select, text, update
 
 from tests.rows import PROVIDER, add_batch, add_worker, claimant, rescuer
-from tidemill.models import batches, bulk, due, erasure, feed, holds, ledger, transitions
+from tidemill.models import backlog, batches, bulk, due, erasure, feed, holds, ledger, transitions
 from tidemill.models.clock import now_after
 from tidemill.models.database import engine, transact, writing
 from tidemill.models.scope import Scope
@@ -77,6 +77,7 @@ def works(some_id: int) -> dict[str, Work]:
         "retry": lambda c: batches.retry(c, "b"),
         "what a dialogue is": lambda c: erasure.extent(c, an_answered_id(c)),
         "delete a dialogue": lambda c: erasure.erase(c, an_answered_id(c)),
+        "what waits": backlog.read,
         "cancel": lambda c: batches.cancel(c, "b"),
     }
     return {

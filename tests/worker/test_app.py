@@ -14,6 +14,7 @@ from tests.rows import add_batch, add_jobs, count
 from tests.servers import Broker, Postgres
 from tests.waiting import limit, wait_until
 from tidemill.models.tables import jobs, workers
+from tidemill.worker import starting
 from tidemill.worker.__main__ import main
 
 HANGS = """
@@ -132,3 +133,18 @@ def test_a_worker_without_a_broker_claims_what_is_due_and_ends_when_it_is_told(
         wait_until(lambda: count(jobs, jobs.c.state == "succeeded") == len(ids), "all are answered")
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(limit(10)) == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "url", "is_missing"),
+    [
+        ("", "https://api.openai.com/v1", True),
+        ("k", "https://api.openai.com/v1", False),
+        ("", "http://host:1/v1", False),
+    ],
+)
+def test_a_key_that_is_likely_to_be_needed_is_missed_at_once(
+    key: str, url: str, is_missing: bool, use_environment: UseEnvironment
+) -> None:
+    use_environment({"OPENAI_API_KEY": key, "OPENAI_BASE_URL": url})
+    assert ("OPENAI_API_KEY is not set" in (starting.missing_key() or "")) is is_missing

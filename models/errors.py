@@ -3,6 +3,9 @@
 NOT_ALL_SUCCEEDED = 1
 """The exit code of a command that did its work, and not all of it went well."""
 
+NOT_ENDED = 3
+"""The exit code of a command that stopped waiting: rows are still open, and the same command goes on."""
+
 
 class TidemillError(Exception):
     """A condition that the user can fix. Its text is the whole message: what is wrong, where, and what to do.

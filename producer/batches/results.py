@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from decimal import Decimal
 from functools import lru_cache, partial
 from json import dumps
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import orjson
 
 from tidemill.models.errors import InputError
-from tidemill.models.files import replacing, status, temporary
+from tidemill.models.files import GrowingFile, replacing, status, temporary
 from tidemill.models.json_types import JsonObject
 from tidemill.models.text import unbroken
 from tidemill.producer.screen.printing import JsonLines
@@ -57,7 +57,7 @@ _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)*(e[+-]?[0-9]+)?%?", re.IGNORECASE)
 
 Chunks: TypeAlias = Iterable[list[JsonObject]]
-Output: TypeAlias = "BinaryIO | JsonLines"
+Output: TypeAlias = "BinaryIO | JsonLines | GrowingFile"
 Put: TypeAlias = Callable[[list[JsonObject]], object]
 """Writes the next rows."""
 Format: TypeAlias = Callable[[Output, Sequence[str]], AbstractContextManager[Put]]
@@ -125,13 +125,15 @@ def _check_place(path: str, target: Path) -> None:
 
 
 @contextmanager
-def writing(path: str, columns: Sequence[str], *, escape_formulas: bool = False) -> Iterator[Put]:
+def writing(
+    path: str, columns: Sequence[str], *, escape_formulas: bool = False, growing: GrowingFile | None = None
+) -> Iterator[Put]:
     """What writes rows, piece by piece, to stdout or to a file that appears under its name when the block ends well.
 
     It is complete and on disk then; until then an older one stays as it was. A symlink is written through to its
     target. A row's `columns` are written in that order; one that it has not gets null (an empty cell in CSV), and what
     is not in `columns` is left out. With `escape_formulas`, text in CSV that a spreadsheet would run gets a `'` before
-    it. Memory is constant.
+    it. Memory is constant. With `growing`, which is the file of this path, rows appear as they are put (see `grows`).
 
     Raises InputError when the destination fails; BrokenPipeError when the reader of stdout has gone.
     """
@@ -139,7 +141,8 @@ def writing(path: str, columns: Sequence[str], *, escape_formulas: bool = False)
     ending = ".jsonl" if path == STDOUT else Path(path).suffix.lower()
     write = _FORMATS["escaped" if escape_formulas and ending == ".csv" else ending]
     try:
-        with _stdout() if path == STDOUT else replacing(Path(path).resolve()) as file, write(file, columns) as put:
+        whole = nullcontext(growing) if growing else replacing(Path(path).resolve())
+        with _stdout() if path == STDOUT else whole as file, write(file, columns) as put:
             yield put
     except BrokenPipeError:
         raise
@@ -160,6 +163,11 @@ def _stdout() -> Iterator[JsonLines]:
 def has_header(path: str) -> bool:
     """Whether all columns must be known before the first row: a line of JSON names its own."""
     return path != STDOUT and Path(path).suffix.lower() != ".jsonl"
+
+
+def grows(path: str) -> bool:
+    """Whether rows can be appended one by one, so that whoever reads the file meanwhile sees whole ones."""
+    return path == STDOUT or ("://" not in path and Path(path).suffix.lower() in (".jsonl", ".csv"))
 
 
 def to_frame(chunks: Chunks) -> "pd.DataFrame":

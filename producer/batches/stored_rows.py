@@ -83,8 +83,7 @@ def pages(
         there = list(takewhile(_has_ended, stored)) if ended else stored
         if there:
             after = Place(there[-1].position, there[-1].id)
-            without = [each.epoch for each in there if each.status != "succeeded"]
-            yield Page([row_of(each) for each in there], after, (len(without), sum(without)))
+            yield Page([row_of(each) for each in there], after, _without_answer(there))
         if len(there) < len(stored):
             return
         if len(stored) < size:
@@ -99,6 +98,45 @@ def pages(
 def _has_ended(stored: Row[Any]) -> bool:
     """Whether a row has ended, and its reply is judged."""
     return stored.status not in OPEN_STATES and (stored.status != "succeeded" or stored.sentiment is not None)
+
+
+def _without_answer(stored: Sequence[Row[Any]]) -> tuple[int, int]:
+    epochs = [each.epoch for each in stored if each.status != "succeeded"]
+    return len(epochs), sum(epochs)
+
+
+def last_position(batch_id: str) -> int:
+    """The position of a batch's last row; -1 where it has none."""
+    with reading() as connection:
+        position = connection.scalar(select(func.max(jobs.c.position)).where(jobs.c.batch_id == batch_id))
+    return -1 if position is None else int(position)
+
+
+def ids_at(batch_id: str, submission: int, positions: Sequence[int], *, ended: bool) -> list[int]:
+    """Ids of the rows at these positions, in the order in which they ended.
+
+    With `ended`, without those whose outcome may still change, and without others of their position.
+    """
+    bounds = {"batch": batch_id, "submission": submission, "positions": positions}
+    with reading() as connection:
+        stored = connection.execute(_at_positions(), bounds).all()
+    open_ = {each.position for each in stored if not _has_ended(each)} if ended else set()
+    there = [each for each in stored if each.position not in open_]
+    there.sort(key=lambda each: (each.finished_at is None, each.finished_at or each.id, each.id))
+    return [each.id for each in there]
+
+
+def page_of(batch_id: str, submission: int, ids: Sequence[int]) -> tuple[Page, list[int]]:
+    """The rows with these ids, in the order of the ids, and their positions.
+
+    Those that the input no longer holds are left out.
+    """
+    with reading() as connection:
+        bounds = {"batch": batch_id, "submission": submission, "ids": ids}
+        stored = {each.id: each for each in connection.execute(_with_ids(), bounds)}
+    there = [stored[each] for each in ids if each in stored]
+    last = Place(there[-1].position, there[-1].id) if there else START
+    return Page([_row(each) for each in there], last, _without_answer(there)), [each.position for each in there]
 
 
 def rows_with_keys(batch_id: str, submission: int, keys: Sequence[str]) -> Iterator[list[JsonObject]]:
@@ -141,6 +179,18 @@ def _page(pictures: bool) -> Select[Any]:
 @cache
 def _with_keys() -> Select[Any]:
     return _stored(jobs.c.key).where(_OF_BATCH, jobs.c.key.in_(bindparam("keys", expanding=True)))
+
+
+@cache
+def _at_positions() -> Select[Any]:
+    columns = jobs.c.id, jobs.c.position, jobs.c.state.label("status"), dialogues.c.sentiment, jobs.c.finished_at
+    stored = select(*columns).outerjoin(dialogues, dialogues.c.id == jobs.c.id)
+    return stored.where(_OF_BATCH, jobs.c.position.in_(bindparam("positions", expanding=True)))
+
+
+@cache
+def _with_ids() -> Select[Any]:
+    return _stored().where(_OF_BATCH, jobs.c.id.in_(bindparam("ids", expanding=True)), jobs.c.position.is_not(None))
 
 
 @cache

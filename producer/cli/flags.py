@@ -54,6 +54,17 @@ EscapeFormulas = Annotated[
     bool,
     typer.Option("--escape-formulas", help="In CSV, put ' before text that a spreadsheet would run as a formula."),
 ]
+RowOrder = Annotated[
+    str,
+    typer.Option("--order", metavar="ORDER", help="Of the rows in -o: input, or finished, which is as they end."),
+]
+MaxWait = Annotated[
+    str | None,
+    typer.Option("--max-wait", metavar="TIME", help="Stop after so long, such as 10m, with exit code 3."),
+]
+FailFast = Annotated[
+    bool, typer.Option("--fail-fast", help="Stop at the first row that fails, or when the provider serves nobody.")
+]
 Newest = Annotated[int, typer.Option(min=1, help="How many, the newest first.")]
 BatchId = Annotated[str, typer.Argument(help="Id of a batch, the beginning of one, or `latest`.", metavar="BATCH")]
 AssistantName = Annotated[str, typer.Argument(help="Name of an assistant, as `list` shows it.", metavar="NAME")]
@@ -156,6 +167,13 @@ class RunFlags(NamedTuple):
         bool, typer.Option("--dry-run", help="Count rows, tokens and price; send and store nothing.")
     ] = False
     as_json: Json = False
+
+
+class EndFlags(NamedTuple):
+    """When to stop although rows are open."""
+
+    max_wait: MaxWait = None
+    fail_fast: FailFast = False
 
 
 class FilterFlags(NamedTuple):

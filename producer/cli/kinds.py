@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from tidemill import migrations
 from tidemill.producer.batches import control
+from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.progress import resolve
 
 
-def _watch(batch_id: str, as_json: bool) -> None:
+def _watch(batch_id: str, as_json: bool, ends: Ends) -> None:
     from tidemill.producer.batches import run
 
-    run.watch(batch_id, as_json)
+    run.watch(batch_id, as_json, ends)
 
 
 def _results(batch_id: str, output: str, escape_formulas: bool) -> None:
@@ -30,7 +31,8 @@ class Verbs(NamedTuple):
     The defaults fit every kind that has plain rows.
     """
 
-    watch: Callable[[str, bool], None] = _watch
+    watch: Callable[[str, bool, Ends], None] = _watch
+    """Its further argument says when to stop although rows are open."""
     results: Callable[[str, str, bool], None] = _results
     """Its further arguments are where the rows go, and whether formulas are escaped in CSV."""
     retry: Callable[[str, bool], None] = partial(control.change, "retry")

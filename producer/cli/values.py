@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
 from tidemill.models.allowed import check_values
-from tidemill.models.errors import InputError
+from tidemill.models.durations import seconds_of
+from tidemill.models.errors import InputError, OptionError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.schemas import schema_fault
 from tidemill.models.text import loads
+from tidemill.producer.batches.ends import Ends
+from tidemill.producer.batches.row_orders import ORDERS, OrderName
 
 _Options = TypeVar("_Options")
 
@@ -30,6 +33,22 @@ def options_of(kind: type[_Options], *groups: NamedTuple, **single: object) -> _
     options = {name: flags[name] for name in kind.__annotations__ if flags.get(name) is not None}
     check_values(options)
     return cast("_Options", options)
+
+
+def ends_of(max_wait: str | None, fail_fast: bool = False) -> Ends:
+    """When to stop waiting; raises OptionError if `max_wait` is no duration."""
+    try:
+        return Ends(None if max_wait is None else seconds_of(max_wait), fail_fast)
+    except ValueError as error:
+        raise OptionError("max_wait", max_wait, f"{error}.") from None
+
+
+def order_of(name: str) -> OrderName:
+    """The order of the rows in a file of answers; raises OptionError where there is none of that name."""
+    for known in ORDERS:
+        if known == name:
+            return known
+    raise OptionError("order", name, f"it must be {' or '.join(ORDERS)}.")
 
 
 def _params(pairs: list[str]) -> JsonObject:

@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from sqlalchemy import select
 
-from tidemill.models import news, tallies
+from tidemill.models import holds, news, tallies
+from tidemill.models.clock import now
 from tidemill.models.database import reading
 from tidemill.models.embedded import EmbeddedRunner, embedded_worker
 from tidemill.models.errors import DatabaseError, InputError
@@ -226,17 +228,31 @@ class _Limit:
     def __init__(self, scope: Scope, ends: Ends) -> None:
         self._scope, self._ends = scope, ends
         self._began = time.monotonic()
+        self._began_at: datetime | None = None
+        """The same on the database's clock; only with `fail_fast`."""
+        if ends.fail_fast:
+            with reading() as connection:
+                self._began_at = connection.scalar(select(now()))
 
     def check(self, so_far: Progress, obstacles: Obstacles) -> None:
         """Raise StoppedEarlyError if the run is to end here."""
         most, is_open = self._ends.max_wait_seconds, f"{counted(so_far.open, 'row')} of {self._scope.batch_id} open"
         if self._ends.fail_fast and so_far.states["failed"]:
-            with reading() as connection:
-                code = next((each for each, _ in tallies.reasons(connection, self._scope, "failed")), "")
-                why = tallies.example(connection, self._scope, "failed", code)
-            raise RowFailedError(f"Stopped, because a row has failed ({code}): {why}")
-        if self._ends.fail_fast and so_far.hold_reason is not None:
+            raise RowFailedError(f"Stopped, because a row has failed {self._failure()}")
+        if so_far.hold_reason is not None and self._is_held_now():
             raise NotEndedError(f"Stopped with {is_open}, because the provider serves nobody: {so_far.hold_reason}")
         if most is not None and time.monotonic() - self._began >= most:
             why = obstacles.why(so_far)
             raise NotEndedError(f"Stopped after {duration(most)} with {is_open}. {why} The same command goes on.")
+
+    def _failure(self) -> str:
+        with reading() as connection:
+            code = next((each for each, _ in tallies.reasons(connection, self._scope, "failed")), "")
+            return f"({code}): {tallies.example(connection, self._scope, 'failed', code)}"
+
+    def _is_held_now(self) -> bool:
+        """Whether the run must not wait for the provider; a hold of before may be over, and is tried once more."""
+        if self._began_at is None or self._scope.batch_id is None:
+            return False
+        with reading() as connection:
+            return holds.has_held_since(connection, self._scope.batch_id, self._began_at)

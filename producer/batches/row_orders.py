@@ -14,6 +14,9 @@ OrderName = Literal["input", "finished"]
 _PROBED_ROWS = 500
 """Rows of which one statement asks whether they have ended."""
 
+_SPAN_ROWS = 2_000
+"""How far apart they may be: what lies between them is read, too."""
+
 
 class RowOrder(Protocol):
     """Gives out the rows of one submission of a batch, each once."""
@@ -80,7 +83,7 @@ class FinishedOrder:
         """The next positions whose rows were not given out."""
         positions: list[int] = []
         place = self._is_out.find(0, self._next)
-        while place >= 0 and len(positions) < _PROBED_ROWS:
+        while place >= 0 and len(positions) < _PROBED_ROWS and place < (positions or [place])[0] + _SPAN_ROWS:
             positions.append(place)
             place = self._is_out.find(0, place + 1)
         self._next = positions[-1] + 1 if positions else 0

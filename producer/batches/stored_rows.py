@@ -113,11 +113,12 @@ def last_position(batch_id: str) -> int:
 
 
 def ids_at(batch_id: str, submission: int, positions: Sequence[int], *, ended: bool) -> list[int]:
-    """Ids of the rows at these positions, in the order in which they ended.
+    """Ids of the rows at these positions, in the order in which they ended; what lies between them is read, too.
 
     With `ended`, without those whose outcome may still change, and without others of their position.
     """
-    bounds = {"batch": batch_id, "submission": submission, "positions": positions}
+    span = {"position": min(positions), "end": max(positions) + 1}
+    bounds = {"batch": batch_id, "submission": submission, "positions": positions, **span}
     with reading() as connection:
         stored = connection.execute(_at_positions(), bounds).all()
     open_ = {each.position for each in stored if not _has_ended(each)} if ended else set()
@@ -183,10 +184,12 @@ def _with_keys() -> Select[Any]:
 
 @cache
 def _at_positions() -> Select[Any]:
-    # A join could read all dialogues for these few rows: before Postgres has looked at a new table, it would.
+    # Nothing to join, and a range that alone leads to an index: before Postgres has looked at a table, it would read
+    # all dialogues for a join, and all of the batch for a list.
     sentiment = select(dialogues.c.sentiment).where(dialogues.c.id == jobs.c.id).scalar_subquery().label("sentiment")
     stored = select(jobs.c.id, jobs.c.position, jobs.c.state.label("status"), sentiment, jobs.c.finished_at)
-    return stored.where(_OF_BATCH, jobs.c.position.in_(bindparam("positions", expanding=True)))
+    span = (jobs.c.position >= bindparam("position")) & (jobs.c.position < bindparam("end"))
+    return stored.where(_OF_BATCH, span, (jobs.c.position + 0).in_(bindparam("positions", expanding=True)))
 
 
 @cache

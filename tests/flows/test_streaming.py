@@ -6,8 +6,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.flows.tidemill import Tidemill, answers, summary
 from tidemill.simulator import Simulator, prompt_hash, reply_tag
 
@@ -69,9 +67,6 @@ def test_a_run_ends_when_its_time_is_over_or_a_row_has_failed(tidemill: Tidemill
         "tidemill: Stopped, because a row has failed (unprocessable_entity): The request could not be processed."
     )
     assert 1 <= len(ran.rows) < 21
-    simulator.control(latency_ms=0)
-    assert {row["prompt"] for row in tidemill(*command[:-2]).ok().rows} == set(prompts)
-    assert tidemill("ask", "x", "--max-wait", "soon").code == 2
 
 
 def test_one_answer_is_on_the_terminal_while_it_is_written_and_is_stored_as_it_was_shown(
@@ -96,11 +91,8 @@ def test_one_answer_is_on_the_terminal_while_it_is_written_and_is_stored_as_it_w
     assert simulator.paid_by_prompt() == {prompt_hash(prompt): 2}
 
 
-@pytest.mark.parametrize("fault", ["nul", "unstreamed"])
-def test_what_is_shown_is_escaped_and_a_server_that_does_not_stream_is_no_trouble(
-    fault: str, tidemill: Tidemill, simulator: Simulator
-) -> None:
-    shown = tidemill.on_a_terminal("ask", f"!!{fault} tide", *HTTP)
-    assert shown.startswith("\\x00\\ud83d") == (fault == "nul")
-    assert shown.endswith(f"{reply_tag(f'!!{fault} tide')}\r\n")
+def test_what_is_shown_while_it_is_written_acts_on_no_terminal(tidemill: Tidemill, simulator: Simulator) -> None:
+    shown = tidemill.on_a_terminal("ask", "!!nul tide", *HTTP)
+    assert shown.startswith("\\x00\\ud83d")
+    assert shown.endswith(f"{reply_tag('!!nul tide')}\r\n")
     assert shown.count("\n") == 1

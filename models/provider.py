@@ -233,8 +233,9 @@ class Provider:
 
 def _refuses_streams(error: CallError) -> bool:
     """Whether the server takes the request, but for its wish that the answer may come in pieces."""
-    words = f"{error.param} {error.code} {error.message}".lower()
-    return error.kind == "status" and error.status in (400, 404, 405, 422, 501) and "stream" in words
+    words = f"{error.param} {error.code} {error.message}"
+    is_refusal = error.kind == "status" and error.status in (400, 404, 405, 422, 501)
+    return is_refusal and re.search(r"\bstream", words, re.IGNORECASE) is not None
 
 
 def check(settings: Settings) -> None:

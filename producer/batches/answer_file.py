@@ -71,7 +71,7 @@ class AnswerFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not self._is_ending:
+        if error is not None and grows(self._path) and not self._is_ending:
             with suppress(Exception):  # the run ends for another reason
                 self._look(None, _LAST_LOOK_SECONDS)
         self._discard(error or InterruptedError("not finished"))
@@ -141,10 +141,11 @@ class AnswerFile:
 
     def _has_changed(self) -> bool:
         """Whether what is written may be other by now: rows submitted or tried again, other columns, another file."""
-        if not self._is_read() or (self._growing is not None and not self._growing.is_intact()):
-            return True
-        if self._path != STDOUT and self._columns != [*columns_of(self._batch_id), *self._more_columns]:
-            return True
+        if self._path != STDOUT:  # what is printed cannot be written anew in any case
+            is_other = self._growing is not None and not self._growing.is_intact()
+            columns = [*columns_of(self._batch_id), *self._more_columns]
+            if is_other or not self._is_read() or self._columns != columns:
+                return True
         return self._unanswered != (0, 0) and self._unanswered != unanswered(self._batch_id, self._submission)
 
     def _write(

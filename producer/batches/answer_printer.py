@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
 from typing import NamedTuple
@@ -72,17 +73,23 @@ class LiveAnswer(Quiet):
 
     def _run(self) -> None:
         while True:
-            match self._coming.get():
-                case _Sentence() as sentence:
-                    self._say(sentence.text)
-                case str() as text:
-                    self._print(text)
-                case _Begin():
-                    if self._answer:
-                        self._say("The answer broke off and is asked for again; it begins anew.")
-                    self._answer = self._held = ""
-                case event:
-                    event.set()
+            each = self._coming.get()
+            if isinstance(each, threading.Event):
+                each.set()
+                continue
+            with suppress(OSError):  # the terminal was closed; what is stored does not depend on it
+                self._show(each)
+
+    def _show(self, each: "_Begin | _Sentence | str") -> None:
+        match each:
+            case _Sentence(sentence):
+                self._say(sentence)
+            case _Begin():
+                if self._answer:
+                    self._say("The answer broke off and is asked for again; it begins anew.")
+                self._answer = self._held = ""
+            case text:
+                self._print(text)
 
     def _print(self, text: str) -> None:
         text, self._held = self._held + text, ""

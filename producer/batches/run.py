@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import NoReturn, TypeAlias
 
 import typer
@@ -79,22 +80,23 @@ def carry_out(
     is_printed = is_one and output is None
     live = LiveAnswer() if is_printed and not as_json and settings().embedded and sys.stdout.isatty() else None
     printer = AnswerPrinter(batch, as_json, live) if is_printed else None
-    file = AnswerFile(batch.id, batch.submission, output or "", escape_formulas=escape_formulas, order=row_order)
+    new_file = partial(AnswerFile, batch.id, batch.submission, escape_formulas=escape_formulas, order=row_order)
+    file = new_file(output) if output else None
     screen = live or display(quiet=is_one, lines=as_json or (output == STDOUT and sys.stdout.isatty()))
-    with file if output else nullcontext(), listening(batch.id, live) if live else nullcontext():
+    with file or nullcontext(), listening(batch.id, live) if live else nullcontext():
         progress = follow_batch(
             batch,
             opened,
             window,
             screen,
-            file if output else printer,
+            file or printer,
             ends=ends,
             silence_seconds=PLAIN_SECONDS if is_one else REMIND_SECONDS,
             as_json=as_json,
         )
         for finish in after:
             finish(batch)
-        if output:
+        if file is not None:
             file.finish()
     if printer is not None:
         return printer.end(progress)

@@ -9,7 +9,7 @@ import typer
 from tidemill.models.errors import InputError, OptionError
 from tidemill.models.options import AskOptions, DescribeOptions, ReplyOptions
 from tidemill.producer.cli import ending, flags
-from tidemill.producer.cli.values import options_of
+from tidemill.producer.cli.values import ends_of, options_of, order_of
 
 
 class Pair(NamedTuple):
@@ -82,3 +82,13 @@ def test_what_cannot_work_is_said_in_words_of_the_command_line(
         options_of(AskOptions, typed)
     assert ending.code_of(lambda: options_of(AskOptions, typed)) == OptionError.exit_code
     assert capsys.readouterr().err == f"tidemill: {sentence}\n"
+
+
+def test_how_long_a_run_may_take_and_the_order_of_its_rows_are_checked_before_it_begins() -> None:
+    assert ends_of("1h30m", True) == (5_400.0, True)
+    assert ends_of(None) == (None, False)
+    assert order_of("finished") == "finished"
+    with pytest.raises(OptionError, match="write it with its unit: 90s, 10m"):
+        ends_of("10")
+    with pytest.raises(OptionError, match="it must be input or finished"):
+        order_of("random")

@@ -5,7 +5,7 @@ counted; the whole is inflated once it is known to fit.
 """
 
 import zlib
-from collections.abc import AsyncIterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping
 from typing import Final
 
 MB: Final = 2**20
@@ -45,7 +45,13 @@ def is_plain_and_fits(headers: Mapping[str, str], most_bytes: int) -> bool:
     return int(length[:20]) <= most_bytes
 
 
-async def read_whole(pieces: AsyncIterable[bytes], encoding: str, length: str, most_bytes: int) -> bytes:
+async def read_whole(
+    pieces: AsyncIterable[bytes],
+    encoding: str,
+    length: str,
+    most_bytes: int,
+    on_piece: Callable[[bytes], None] = lambda _piece: None,
+) -> bytes:
     """The whole body, decompressed.
 
     Args:
@@ -53,6 +59,7 @@ async def read_whole(pieces: AsyncIterable[bytes], encoding: str, length: str, m
         encoding: the header Content-Encoding; "" without one.
         length: the header Content-Length, so that nothing is read of what is too large; "" without one.
         most_bytes: how large the body may be, compressed and decompressed.
+        on_piece: is called with each piece as it comes, decompressed.
 
     Raises:
         TooLargeError, DamagedError, EncodingError: see there.
@@ -65,10 +72,11 @@ async def read_whole(pieces: AsyncIterable[bytes], encoding: str, length: str, m
     async for piece in pieces:
         body.append(piece)
         raw_bytes += len(piece)
-        for step in gunzip.inflate(piece) if gunzip else ():
+        for step in gunzip.inflate(piece) if gunzip else (piece,):
             bytes_ += len(step)
             if bytes_ > most_bytes:
                 raise TooLargeError(most_bytes)
+            on_piece(step)
         if raw_bytes > most_bytes:
             raise TooLargeError(most_bytes)
     if gunzip is None:

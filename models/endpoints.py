@@ -39,6 +39,7 @@ class Endpoint:
         turns_field: the body's field for the turns, a list or one prompt as text.
         instructions_field: the body's field for the instructions, where they are no turn.
         room_fields: fields of the body that limit the answer's tokens; the first one present counts.
+        stream_fields: what a body says besides, so that its answer comes in pieces; None: that is not known.
         to_messages, of_messages: make messages, in the shape of Chat Completions, of turns, and turns of messages.
     """
 
@@ -50,6 +51,7 @@ class Endpoint:
     turns_field: str
     instructions_field: str | None
     room_fields: tuple[str, ...]
+    stream_fields: JsonObject | None = None
     to_messages: Callable[[Sequence[Turn]], list[Turn]] = list
     of_messages: Callable[[Sequence[Turn]], list[Turn]] = message_shapes.to_chat
 
@@ -152,6 +154,7 @@ CHAT = Endpoint(
     turns_field="messages",
     instructions_field=None,
     room_fields=("max_completion_tokens", "max_tokens"),
+    stream_fields={"stream": True, "stream_options": {"include_usage": True}},
 )
 
 
@@ -184,6 +187,7 @@ RESPONSES = Endpoint(
     turns_field="input",
     instructions_field="instructions",
     room_fields=("max_output_tokens",),
+    stream_fields={"stream": True},
     to_messages=message_shapes.of_items,
     of_messages=message_shapes.to_items,
 )

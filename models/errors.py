@@ -3,6 +3,9 @@
 NOT_ALL_SUCCEEDED = 1
 """The exit code of a command that did its work, and not all of it went well."""
 
+NOT_ENDED = 3
+"""The exit code of a command that stopped waiting: rows are still open, and the same command goes on."""
+
 
 class TidemillError(Exception):
     """A condition that the user can fix. Its text is the whole message: what is wrong, where, and what to do.
@@ -50,8 +53,18 @@ class BrokerError(TidemillError):
     """The broker does not answer. The jobs are stored and run once it does."""
 
 
-class NotEndedError(TidemillError, TimeoutError):
-    """A wait has reached its limit before all rows had ended. They are stored, and another wait goes on with them."""
+class StoppedEarlyError(TidemillError):
+    """A run was stopped by a limit of its own. Open rows stay open, and the same command goes on with them."""
+
+
+class NotEndedError(StoppedEarlyError, TimeoutError):
+    """It took too long, or the provider serves nobody; the text says what is open and what it waits for."""
+
+    exit_code = NOT_ENDED
+
+
+class RowFailedError(StoppedEarlyError):
+    """A row has failed; the text says why."""
 
     exit_code = NOT_ALL_SUCCEEDED
 

@@ -5,6 +5,7 @@ first answer lifts it.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, case, func, literal, or_, select, tuple_, update
 
@@ -110,6 +111,19 @@ def probe_at_once(connection: Connection, provider: str) -> None:
         .where(batches.c.provider == provider, batches.c.hold_reason.is_not(None))
         .values(held_until=now(), hold_probes=0)
     )
+
+
+def has_held_since(connection: Connection, batch_id: str, since: datetime) -> bool:
+    """Whether the batch's hold began, or one of its probes was refused, after this time of the database's clock."""
+    refused = (
+        select(attempts.c.job_id)
+        .where(
+            attempts.c.job_id == batches.c.probe_job_id, attempts.c.started_at >= since, attempts.c.outcome == "held"
+        )
+        .exists()
+    )
+    held = select(batches.c.id).where(batches.c.id == batch_id, batches.c.hold_reason.is_not(None))
+    return connection.scalar(held.where(or_(batches.c.held_at >= since, refused))) is not None
 
 
 ALONE_AFTER = 2

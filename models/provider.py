@@ -16,6 +16,7 @@ import orjson
 from pydantic import SecretStr
 
 from tidemill.models import bodies
+from tidemill.models.deltas import Deltas
 from tidemill.models.endpoints import Endpoint
 from tidemill.models.errors import SettingsError
 from tidemill.models.json_types import JsonObject
@@ -32,7 +33,7 @@ from tidemill.models.replies import (
     safe_line,
 )
 from tidemill.models.settings import Settings, checked_url
-from tidemill.models.transports import MAY_SEND, TRANSPORTS, File, UnwantedError, proxy_headers, reason_of
+from tidemill.models.transports import MAY_SEND, ON_PIECE, TRANSPORTS, File, UnwantedError, proxy_headers, reason_of
 from tidemill.models.usage import Usage
 
 __all__ = [
@@ -81,6 +82,8 @@ class Provider:
         self._base_url = _checked_url(base_url)
         self._secret = _checked_header("OPENAI_API_KEY", api_key.get_secret_value() if api_key else None) or ""
         self._timeout_seconds = timeout_seconds
+        self._unstreamed: set[str] = set()
+        """Endpoints at which the server refuses to stream."""
         headers = {
             "OpenAI-Organization": _checked_header("OPENAI_ORG_ID", organization),
             "OpenAI-Project": _checked_header("OPENAI_PROJECT_ID", project),
@@ -101,11 +104,16 @@ class Provider:
             ) from None
 
     async def call(
-        self, endpoint: Endpoint, body: Mapping[str, object], may_send: Callable[[], bool] | None = None
+        self,
+        endpoint: Endpoint,
+        body: Mapping[str, object],
+        may_send: Callable[[], bool] | None = None,
+        hear: Callable[[str], None] | None = None,
     ) -> Reply:
         """Send one request, once, and read the reply.
 
-        `may_send` is asked once more when the connection is there, which may have taken a while.
+        `may_send` is asked once more when the connection is there, which may have taken a while. With `hear` the server
+        is asked to stream, where it can, and `hear` gets the text of the answer as it comes; the reply is the same.
 
         Raises:
             CallError: there is no usable answer, for any reason.
@@ -114,10 +122,28 @@ class Provider:
         content = _encode(body)
         before = MAY_SEND.set(may_send)
         try:
-            raw = await self._send("POST", endpoint.path, content)
+            if hear is None or endpoint.stream_fields is None or endpoint.name in self._unstreamed:
+                raw = await self._send("POST", endpoint.path, content)
+            else:
+                raw = await self._stream(endpoint, body, content, hear)
         finally:
             MAY_SEND.reset(before)  # the task may make other calls
         return endpoint.parse_reply(raw, secret=self._secret)
+
+    async def _stream(
+        self, endpoint: Endpoint, body: Mapping[str, object], content: bytes, hear: Callable[[str], None]
+    ) -> RawReply:
+        """Ask for a stream, and without one where the server refuses that; it has billed nothing then."""
+        before = ON_PIECE.set(Deltas(hear))
+        try:
+            return await self._send("POST", endpoint.path, _as_json({**body, **(endpoint.stream_fields or {})}))
+        except CallError as error:
+            if not _refuses_streams(error):
+                raise
+        finally:
+            ON_PIECE.reset(before)
+        self._unstreamed.add(endpoint.name)
+        return await self._send("POST", endpoint.path, content)
 
     async def list_all(self, what: str) -> list[JsonObject]:
         """Everything that the server lists under GET /`what`, on all pages, as the server describes it.
@@ -205,6 +231,13 @@ class Provider:
         return CallError(kind, safe_line(f"{lead}: {reason}", self._secret), code=code)
 
 
+def _refuses_streams(error: CallError) -> bool:
+    """Whether the server takes the request, but for its wish that the answer may come in pieces."""
+    words = f"{error.param} {error.code} {error.message}"
+    is_refusal = error.kind == "status" and error.status in (400, 404, 405, 422, 501)
+    return is_refusal and re.search(r"\bstream", words, re.IGNORECASE) is not None
+
+
 def check(settings: Settings) -> None:
     """Check before any work whether a call can be made at all.
 
@@ -278,7 +311,10 @@ def _encode(body: Mapping[str, object]) -> bytes:
     """
     if body.get("stream"):
         raise CallError("request", 'The body asks for a stream; take out "stream"', code="unsupported_stream")
-    body = dict(body)
+    return _as_json(dict(body))
+
+
+def _as_json(body: JsonObject) -> bytes:
     try:
         return orjson.dumps(body)
     except orjson.JSONEncodeError:

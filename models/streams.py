@@ -28,6 +28,16 @@ def join_chunks(chunks: Sequence[JsonObject]) -> tuple[JsonObject, bool]:
     return _join_events(chunks) if is_events else _join_deltas(chunks)
 
 
+def text_of(chunk: JsonObject) -> str:
+    """What a chunk adds to the text of the answer."""
+    if chunk.get("type") == "response.output_text.delta":
+        return str(chunk.get("delta") or "")
+    part = _choice(chunk)
+    delta = part.get("delta") or part.get("message") or {"content": part.get("text")}
+    content = delta.get("content") if isinstance(delta, dict) else None
+    return content if isinstance(content, str) else ""
+
+
 def _join_deltas(chunks: Sequence[JsonObject]) -> tuple[JsonObject, bool]:
     reply: JsonObject = {}
     message: JsonObject = {}

@@ -72,6 +72,22 @@ def split_thinking(text: str) -> Thought:
     return Thought("\n\n".join(filter(None, blocks)), answer.lstrip())
 
 
+_LONGEST_OPENING = 48
+"""Characters in which a mark that opens the thinking is complete."""
+
+
+def answer_so_far(text: str) -> str | None:
+    """Of an output that is still being written, the answer as far as it is there; None while that cannot be known."""
+    start = text.lstrip()
+    if not start or start.startswith(("<|", "analysis"[: len(start)])) or start[:8].lower() == "analysis":
+        return None  # the whole output will tell
+    thought = split_thinking(text)
+    if thought.answer != text:
+        return answer_so_far(thought.answer) if thought.answer else None
+    may_be_mark = start.startswith(_SIGNS) and len(start) < _LONGEST_OPENING and "\n" not in start
+    return None if may_be_mark else text
+
+
 def _opening(text: str, place: int) -> tuple[int, str] | None:
     """Where the thinking begins behind the mark at `place`, and the pattern of its end."""
     for begin, end in _OPENINGS:

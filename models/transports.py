@@ -31,6 +31,9 @@ DNS_CACHE_SECONDS = 60
 MAY_SEND: ContextVar[Callable[[], bool] | None] = ContextVar("MAY_SEND", default=None)
 """Of the task that makes a call: asked once more when its connection is there, just before the request is written."""
 
+ON_PIECE: ContextVar[Callable[[bytes], None] | None] = ContextVar("ON_PIECE", default=None)
+"""Of the task that makes a call: gets the body of a success, decompressed, piece by piece as it comes."""
+
 
 class UnwantedError(Exception):
     """Nobody wants the call any more, now that its connection is there. Nothing was sent."""
@@ -258,14 +261,16 @@ _MOST_BYTES: ContextVar[int] = ContextVar("_MOST_BYTES")
 async def _raw_reply(response: "aiohttp.ClientResponse", most_bytes: int) -> RawReply:
     """Read a reply: the whole body of a success, and the beginning of any other."""
     named = _named(response.raw_headers)
-    encoding = named.get("content-encoding", "")
+    encoding, on_piece = named.get("content-encoding", ""), ON_PIECE.get()
     if not 200 <= response.status < 300:
         body = await bodies.read_beginning(response.content.iter_any(), encoding)
-    elif bodies.is_plain_and_fits(named, most_bytes):  # as most do, and aiohttp reads no more than the header says
+    elif on_piece is None and bodies.is_plain_and_fits(
+        named, most_bytes
+    ):  # as most do, and aiohttp reads no more than the header says
         body = await response.content.read()
     else:
         pieces, length = response.content.iter_any(), named.get("content-length", "")
-        body = await bodies.read_whole(pieces, encoding, length, most_bytes)
+        body = await bodies.read_whole(pieces, encoding, length, most_bytes, on_piece or (lambda _piece: None))
     return RawReply(response.status, named, body)
 
 

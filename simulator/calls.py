@@ -33,6 +33,8 @@ class Call:
     max_tokens: int | None
     schema: dict[str, Any] | None
     nth: int = 0
+    streams: bool = False
+    streams_usage: bool = False
 
 
 def _digest(text: str, images: Iterable[str]) -> bytes:
@@ -159,6 +161,10 @@ def read_call(path: str, body: object) -> Call:
         raise BadCallError("We could not parse the JSON body of your request: it must be an object.")
     if not isinstance(body.get("model"), str) or not body["model"]:
         raise BadCallError("you must provide a model parameter")
-    if body.get("stream"):
-        raise BadCallError("The simulator does not stream.", "stream", "unsupported_value")
-    return READERS[path](body)
+    call = READERS[path](body)
+    options = body.get("stream_options")
+    if options is not None and not body.get("stream"):
+        raise BadCallError("The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options")
+    call.streams = bool(body.get("stream"))
+    call.streams_usage = call.endpoint == "responses" or (isinstance(options, dict) and bool(options["include_usage"]))
+    return call

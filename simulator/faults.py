@@ -33,6 +33,8 @@ class Answer:
     # Refusals come back at once, as from a real provider; whatever the model worked on takes the latency.
     takes_latency: bool = True
     extra_seconds: float = 0.0
+    streams: bool = True
+    """Whether it comes in the events of a stream where the call asks for one."""
 
 
 FaultFunction = Callable[[Call, Options, str], Answer]
@@ -114,6 +116,23 @@ def _last(call: Call, options: Options, identity: str) -> Answer:
     """An answer after which nothing remains for hours."""
     headers = b"x-ratelimit-remaining-requests: 0\r\nx-ratelimit-reset-requests: 5h12m0s\r\n"
     return replace(good(call, options, identity), headers=headers)
+
+
+def _no_stream(call: Call, options: Options, identity: str) -> Answer:
+    if not call.streams:
+        return good(call, options, identity)
+    message = "Your organization must be verified to stream this model."
+    return rejection(400, "invalid_request_error", message, "stream", "unsupported_value")
+
+
+def _unstreamed(call: Call, options: Options, identity: str) -> Answer:
+    return replace(good(call, options, identity), streams=False)
+
+
+def _thinks(call: Call, options: Options, identity: str) -> Answer:
+    reply = generate(call, options.reply_chars)
+    reply.text = f"<think>\nLet me think about <b>that</b>.\n</think>\n\n{reply.text}"
+    return Answer(200, encode(call, reply, identity), reply)
 
 
 def _bad_gateway(_call: Call, _options: Options, _identity: str) -> Answer:
@@ -209,6 +228,9 @@ FAULTS: dict[str, FaultFunction] = {
     "context": _context,
     "notfound": model_not_found,
     "flat": _flat,
+    "nostream": _no_stream,
+    "unstreamed": _unstreamed,
+    "thinks": _thinks,
 }
 # What a test writes when it means a state of the server rather than a fault of a call.
 MODES: dict[str, str] = {"down503": "503", "down502": "502html", "gone": "reset", **{name: name for name in FAULTS}}

@@ -32,6 +32,7 @@ class SimulatorOptions(TypedDict, total=False):
     retry_after_ms: int
     slow_seconds: float
     drip_seconds: float
+    token_ms: float
     scripts: dict[str, str]
     shutdown: dict[str, str]
     tuning_seconds: float
@@ -64,6 +65,7 @@ class Options:
     retry_after_ms: int = 200
     slow_seconds: float = 5.0
     drip_seconds: float = 0.2
+    token_ms: float = 0.0
     scripts: dict[str, str] = field(default_factory=dict)
     shutdown: dict[str, str] = field(default_factory=dict)
     tuning_seconds: float = 1.0
@@ -132,6 +134,7 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "retry_after_ms": (int, "what the fault 429ms asks for"),
     "slow_seconds": (float, "how late the headers of the fault slow are"),
     "drip_seconds": (float, "how long the body of the fault drip takes"),
+    "token_ms": (float, "how long it is from one word of a streamed reply to the next"),
     "scripts": (_texts, "ROUTE=SCRIPT, repeatable: faults of one route, such as 'POST /v1/files=!!reset_after*1'"),
     "shutdown": (_dates, "NAME=YYYY-MM-DD, repeatable: the day a model ends"),
     "tuning_seconds": (float, "how long a fine-tune takes"),

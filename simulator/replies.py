@@ -4,6 +4,7 @@ Every reply is a pure function of the prompt, so a test can foresee it and two b
 Body shapes: the OpenAI API specification, checked with the official SDK by simulator_test.
 """
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -160,6 +161,48 @@ def encode(call: Call, reply: Reply, identity: str) -> bytes:
     if reply.text is not None and LONE_SURROGATE in reply.text:
         return body.replace(LONE_SURROGATE.encode(), b"\\ud83d")
     return body
+
+
+def _sse(value: dict[str, Any], name: str | None = None) -> bytes:
+    body = orjson.dumps(value).replace(LONE_SURROGATE.encode(), b"\\ud83d")
+    return (f"event: {name}\n".encode() if name else b"") + b"data: " + body + b"\n\n"
+
+
+def _chat_events(call: Call, reply: Reply, identity: str) -> list[bytes]:
+    whole = _chat(call, reply, identity)
+    head = {name: whole[name] for name in ("id", "created", "model", "service_tier", "system_fingerprint")}
+    head["object"] = "chat.completion.chunk"
+
+    def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
+        choices = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
+        return _sse({**head, "choices": choices if reply.sends_choices else []})
+
+    said = [{"content": token} for token in _TOKEN.findall(reply.text or "")]
+    refused = [{"refusal": reply.refusal}] if reply.refusal else []
+    events = [chunk({"role": "assistant", "content": ""}), *map(chunk, [*said, *refused]), chunk({}, reply.finish)]
+    if call.streams_usage and "usage" in whole:
+        events.append(_sse({**head, "choices": [], "usage": whole["usage"]}))
+    return [*events, b"data: [DONE]\n\n"]
+
+
+def _response_events(call: Call, reply: Reply, identity: str) -> list[bytes]:
+    whole = _response(call, reply, identity)
+    begun = whole | {"status": "in_progress", "output": [], "incomplete_details": None, "usage": None}
+    events: list[dict[str, Any]] = [{"type": "response.created", "response": begun}]
+    place = {"item_id": f"msg_{identity}", "output_index": 0, "content_index": 0}
+    said = _TOKEN.findall(reply.text or "") if whole["output"] else []
+    events += [{"type": "response.output_text.delta", **place, "delta": token} for token in said]
+    events.append({"type": f"response.{whole['status']}", "response": whole})
+    return [_sse({**event, "sequence_number": nth}, str(event["type"])) for nth, event in enumerate(events)]
+
+
+_TOKEN = re.compile(r"\S+\s*|\s+")
+EVENTS: dict[str, Callable[[Call, Reply, str], list[bytes]]] = {"chat": _chat_events, "responses": _response_events}
+
+
+def stream(call: Call, reply: Reply, identity: str) -> list[bytes]:
+    """The same reply in the events of a stream, a word in each."""
+    return EVENTS[call.endpoint](call, reply, identity)
 
 
 def error_body(message: str, kind: str | None, param: str | None = None, code: str | int | None = None) -> bytes:

@@ -19,6 +19,7 @@ import orjson
 from tidemill.simulator.calls import READERS, Call, caller_of
 from tidemill.simulator.faults import Answer, rejection
 from tidemill.simulator.ledger import Ledger
+from tidemill.simulator.replies import stream
 from tidemill.simulator.simulation import Simulation
 from tidemill.simulator.wheel import Wheel
 
@@ -118,7 +119,30 @@ class Connection(asyncio.Protocol):
                 gone=gone, caller=caller,
             )  # fmt: skip
         ledger.end(status, gone)
-        self._send(answer, identity, self._simulation.limit_headers())
+        limits = self._simulation.limit_headers()
+        if call is not None and call.streams and answer.reply is not None and answer.streams:
+            self._stream(stream(call, answer.reply, identity), answer, identity, limits)
+        else:
+            self._send(answer, identity, limits)
+
+    def _stream(self, events: list[bytes], answer: Answer, identity: str, limit_headers: bytes) -> None:
+        if answer.delivery == "reset" or self._transport is None:
+            return self._close(reset=True)
+        head = (
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+            b"x-request-id: req_%b\r\n%b\r\n" % (identity.encode(), limit_headers)
+        )
+        self._write(head)
+        pieces = [b"%x\r\n%b\r\n" % (len(event), event) for event in events]
+        is_cut = answer.delivery == "cut"
+        if is_cut:
+            del pieces[len(pieces) // 2 :]
+        pause = self._simulation.options.token_ms / 1000
+        for turn, piece in enumerate([*pieces, b"" if is_cut else b"0\r\n\r\n"]):
+            self._loop.call_later(turn * pause, self._write, piece)
+        if is_cut or not self._parser.should_keep_alive():
+            self._loop.call_later(len(pieces) * pause, partial(self._close, reset=False))
+        return None
 
     def _on_other(self, path: str) -> None:
         method, simulation = self._parser.get_method().decode(), self._simulation

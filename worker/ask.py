@@ -6,8 +6,9 @@ questions.build -> limits.reserve -> provider.call -> settlements. Nothing here 
 import asyncio
 import base64
 import time
+from collections.abc import Callable
 
-from tidemill.models import blobs, cost
+from tidemill.models import blobs, cost, live
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
@@ -57,7 +58,7 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
         body = await _whole_body(job, options, question)
         cost.load_prices()  # while the call is in flight: its reply has a price
         with limiter.under_way(bucket):
-            reply = await calling.provider.call(question.endpoint, body, calling.may_call)
+            reply = await calling.provider.call(question.endpoint, body, calling.may_call, _ear(job, question))
     except UnwantedError:  # by the time that its connection was there
         await limiter.refund(bucket, reserved)
         return settlements.of_snooze(job)
@@ -74,6 +75,15 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
     usage = settlements.usage_of(question, reply)
     await limiter.refund(bucket, reserved - usage.input_tokens - usage.output_tokens)
     return settlements.of_reply(job, question, reply, usage, seconds, complaint=complaint)
+
+
+def _ear(job: Claimed, question: Question) -> Callable[[str], None] | None:
+    """What hears the answer while it is written, where somebody in this process does; JSON by a schema is no prose."""
+    listener = live.listener_of(job.batch_id) if question.schema is None else None
+    if listener is None:
+        return None
+    listener.begin()
+    return listener.hear
 
 
 async def _whole_body(job: Claimed, options: Options, question: Question) -> JsonObject:

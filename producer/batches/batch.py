@@ -1,7 +1,6 @@
 """Rows that were submitted together are followed, read and saved as one thing, in scripts and by commands."""
 
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from tidemill.models import batches as stored_batches
 from tidemill.models import tallies
 from tidemill.models.batches import FailureReason
 from tidemill.models.database import Piece, reading, transact_in_pieces
-from tidemill.models.errors import InputError, NotEndedError
+from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.rereading import reread_settings
 from tidemill.models.scope import Scope
@@ -25,8 +24,9 @@ from tidemill.models.settings import settings
 from tidemill.producer.batches import off_the_loop, showing, typed_answers
 from tidemill.producer.batches.answer_file import AnswerFile
 from tidemill.producer.batches.as_they_end import pages_as_they_end
+from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.follow import follow
-from tidemill.producer.batches.progress import Progress, counted, list_batches, progress, resolve
+from tidemill.producer.batches.progress import Progress, list_batches, progress, resolve
 from tidemill.producer.batches.results import Chunks, to_frame
 from tidemill.producer.batches.stored_rows import columns_of, latest_turn, rows_of, rows_with_keys
 from tidemill.producer.batches.typed_answers import Parsed
@@ -107,26 +107,20 @@ class Batch:
         window: int | None = None,
         display: Display | None = None,
     ) -> Progress:
-        ends_at = None if timeout is None else time.monotonic() + timeout
         with display or display_here() as shown:
-            so_far = self._follow(
-                lambda _: stopped.is_set() or (ends_at is not None and time.monotonic() >= ends_at), shown, window
-            )
-        if so_far.is_complete or stopped.is_set():
-            return so_far
-        have = "has" if so_far.open == 1 else "have"
-        raise NotEndedError(
-            f"{self.id}: {counted(so_far.open, 'row')} {have} not ended after {timeout:g} s. Nothing is lost: another "
-            "wait() goes on."
-        )
+            return self._follow(lambda _: stopped.is_set(), shown, window, Ends(timeout))
 
     def _follow(
-        self, has_enough: Callable[[Progress], bool], display: Display | None = None, window: int | None = None
+        self,
+        has_enough: Callable[[Progress], bool],
+        display: Display | None = None,
+        window: int | None = None,
+        ends: Ends | None = None,
     ) -> Progress:
         reread_settings()
         resolve(self.id)
         with nullcontext(display) if display else Quiet() as shown:
-            return follow(self.scope, window or settings().window, shown, on_progress=has_enough)
+            return follow(self.scope, window or settings().window, shown, on_progress=has_enough, ends=ends)
 
     def __iter__(self) -> Iterator[JsonObject]:
         """Rows as they end, each once, while the work goes on; as `wait` otherwise. Leaving the loop stops the work.

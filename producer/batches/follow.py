@@ -8,19 +8,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from sqlalchemy import select
 
-from tidemill.models import news
-from tidemill.models.clock import now_after
+from tidemill.models import holds, news, tallies
+from tidemill.models.clock import now
 from tidemill.models.database import reading
-from tidemill.models.due import ALIVE_SECONDS
+from tidemill.models.durations import in_words
 from tidemill.models.embedded import EmbeddedRunner, embedded_worker
-from tidemill.models.errors import DatabaseError, InputError
+from tidemill.models.errors import DatabaseError, InputError, NotEndedError, RowFailedError, StoppedEarlyError
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.tables import batches, workers
-from tidemill.producer.batches.progress import Progress, progress
+from tidemill.models.tables import batches
+from tidemill.producer.batches.ends import Ends
+from tidemill.producer.batches.obstacles import REMIND_SECONDS, Obstacles
+from tidemill.producer.batches.progress import Progress, counted, progress
 from tidemill.producer.batches.submit import OpenBatch, submit
 from tidemill.producer.screen.display import Display
 
@@ -38,9 +41,6 @@ _WORKER_SECONDS = 1.0
 
 _NEARLY_DONE = 1000
 """While fewer rows are open, each time that some have ended is worth a look."""
-
-_TROUBLE_SECONDS = 30.0
-_WORKER_CHECK_SECONDS = 10.0
 
 
 class _StoppedError(Exception):
@@ -111,6 +111,8 @@ def follow(
     *,
     submitting: Submitting | None = None,
     on_progress: Callable[[Progress], bool | None] | None = None,
+    ends: Ends | None = None,
+    silence_seconds: float | None = REMIND_SECONDS,
 ) -> Progress:
     """Wait until every row of a submission has ended and every reply is judged.
 
@@ -120,11 +122,15 @@ def follow(
         display: shows how far it is.
         submitting: what still reads the rows, if they are not all read.
         on_progress: is called with what each look at the database counts; if it returns True, that look is the last.
+        ends: when to stop although rows are open.
+        silence_seconds: after so long without an answer a sentence says so; None: never.
 
     Raises:
+        NotEndedError, RowFailedError: one of `ends` has come; calls in flight have ended or were given back.
         KeyboardInterrupt: the user stopped; calls in flight have ended or were given back.
         InputError, DatabaseError: reading or storing failed; what was committed is safe.
     """
+    limit = _Limit(scope, ends or Ends())
     if submitting is not None:
         submitting.has_work.wait(_READ_FIRST_SECONDS)
         submitting.say_answered(display)
@@ -139,7 +145,8 @@ def follow(
         if submitting is not None:
             submitting.has_worker.set()
         try:
-            return _watch(scope, Obstacles(display, runner, scope.batch_id), display, submitting, on_progress)
+            obstacles = Obstacles(display, runner, scope.batch_id, silence_seconds)
+            return _watch(scope, display, submitting, on_progress, obstacles=obstacles, limit=limit)
         finally:
             if submitting is not None:
                 submitting.stop()
@@ -167,10 +174,10 @@ def _worker(window: int, scope: Scope, display: Display) -> Iterator[EmbeddedRun
     with embedded_worker(window, scope) as runner:
         try:
             yield runner
-        except KeyboardInterrupt:
-            is_last = len(runner.scopes) == 1
+        except (KeyboardInterrupt, StoppedEarlyError):
+            is_last, calls = len(runner.scopes) == 1, counted(runner.in_flight, "call")
             display.say(
-                f"Stopping. {runner.in_flight} calls in flight may end (at most {settings().drain_seconds:.0f} s; "
+                f"Stopping. {calls} in flight may end (at most {settings().drain_seconds:.0f} s; "
                 "Ctrl-C again stops at once). Nothing is lost: the same command continues from here."
                 if is_last
                 else "Stopping. Others wait in this process, so that calls in flight end. Nothing is lost."
@@ -180,10 +187,12 @@ def _worker(window: int, scope: Scope, display: Display) -> Iterator[EmbeddedRun
 
 def _watch(
     scope: Scope,
-    obstacles: "Obstacles",
     display: Display,
     submitting: Submitting | None,
     on_progress: Callable[[Progress], bool | None] | None,
+    *,
+    obstacles: Obstacles,
+    limit: "_Limit",
 ) -> Progress:
     pause = _SHORTEST_PAUSE_SECONDS
     while True:
@@ -205,6 +214,7 @@ def _watch(
         if has_enough or (not is_reading and so_far.is_complete):
             return so_far
         obstacles.say_new(so_far)
+        limit.check(so_far, obstacles)
         pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
         longest = max(pause, took / _LOOK_SHARE)
         if is_reading or so_far.open > _NEARLY_DONE:
@@ -213,66 +223,37 @@ def _watch(
             news.wait(known, longest)
 
 
-class Obstacles:
-    """Says what a run waits for, once each time that changes."""
+class _Limit:
+    """Ends a run that may take no longer, or must not go on."""
 
-    def __init__(self, display: Display, runner: EmbeddedRunner | None, batch_id: str | None) -> None:
-        self._display = display
-        self._batch_id = batch_id
-        self._runner = runner
-        self._last: dict[str, str | None] = {}
-        self._trouble_since: float | None = None
-        self._checked_workers_at = time.monotonic()
+    def __init__(self, scope: Scope, ends: Ends) -> None:
+        self._scope, self._ends = scope, ends
+        self._began = time.monotonic()
+        self._began_at: datetime | None = None
+        """The same on the database's clock; only with `fail_fast`."""
+        if ends.fail_fast:
+            with reading() as connection:
+                self._began_at = connection.scalar(select(now()))
 
-    def say_new(self, so_far: Progress) -> None:
-        """Say what a run waits for now and did not before.
+    def check(self, so_far: Progress, obstacles: Obstacles) -> None:
+        """Raise StoppedEarlyError if the run is to end here."""
+        most, is_open = self._ends.max_wait_seconds, f"{counted(so_far.open, 'row')} of {self._scope.batch_id} open"
+        if self._ends.fail_fast and so_far.states["failed"]:
+            raise RowFailedError(f"Stopped, because a row has failed {self._failure()}")
+        if so_far.hold_reason is not None and self._is_held_now():
+            raise NotEndedError(f"Stopped with {is_open}, because the provider serves nobody: {so_far.hold_reason}")
+        if most is not None and time.monotonic() - self._began >= most:
+            why = obstacles.why(so_far)
+            raise NotEndedError(f"Stopped after {in_words(most)} with {is_open}. {why} Run it again, and it goes on.")
 
-        Raises:
-            DatabaseError: the database could not be used for half a minute.
-        """
-        self._say("hold", so_far.hold_reason)
-        paused = f"The batch is paused; `tidemill resume {self._batch_id}` continues it."
-        self._say("state", paused if so_far.state == "paused" else None)
-        self.say_trouble(self._runner.trouble if self._runner is not None else None)
-        if self._runner is None and time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
-            self._checked_workers_at = time.monotonic()
-            self._say("workers", _missing_worker(self._batch_id))
-
-    def _say(self, topic: str, sentence: str | None) -> None:
-        if sentence != self._last.get(topic) and sentence is not None:
-            self._display.say(sentence)
-        self._last[topic] = sentence
-
-    def say_trouble(self, trouble: str | None) -> None:
-        """Say that the database cannot be used, or that it can again.
-
-        Raises:
-            DatabaseError: it has not been usable for half a minute.
-        """
-        self._say("trouble", trouble)
-        if trouble is None:
-            self._trouble_since = None
-        elif self._trouble_since is None:
-            self._trouble_since = time.monotonic()
-        elif time.monotonic() - self._trouble_since > _TROUBLE_SECONDS:
-            raise DatabaseError(trouble)
-
-
-def _missing_worker(batch_id: str | None) -> str | None:
-    """What to start, if no living worker serves the batch's provider."""
-    provider = select(batches.c.provider).where(batches.c.id == batch_id)
-    alive = select(workers.c.provider).where(workers.c.seen_at > now_after(-ALIVE_SECONDS)).distinct()
-    try:
+    def _failure(self) -> str:
         with reading() as connection:
-            others = sorted(each or "an unknown server" for each in connection.scalars(alive))
-            wanted = connection.scalar(provider)
-    except DatabaseError:
-        return None  # unknown; that the database does not answer is said elsewhere
-    if wanted in others:
-        return None
-    if not others:
-        return "No worker is alive. Start one: `tidemill worker`."
-    return (
-        f"No worker serves {wanted}; those that are alive serve {', '.join(others)}. "
-        "Start one whose OPENAI_BASE_URL names it: `tidemill worker`."
-    )
+            code = next((each for each, _ in tallies.reasons(connection, self._scope, "failed")), "")
+            return f"({code}): {tallies.example(connection, self._scope, 'failed', code)}"
+
+    def _is_held_now(self) -> bool:
+        """Whether the run must not wait for the provider; a hold of before may be over, and is tried once more."""
+        if self._began_at is None or self._scope.batch_id is None:
+            return False
+        with reading() as connection:
+            return holds.has_held_since(connection, self._scope.batch_id, self._began_at)

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from decimal import Decimal
 from functools import lru_cache, partial
 from json import dumps
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 import orjson
 
-from tidemill.models.errors import InputError
-from tidemill.models.files import replacing, status, temporary
+from tidemill.models.errors import InputError, TidemillError
+from tidemill.models.files import GrowingFile, replacing, status, temporary
 from tidemill.models.json_types import JsonObject
 from tidemill.models.remote_files import RemoteFileError, check_writable, is_url, path_of
 from tidemill.models.remote_files import replacing as replacing_remote
@@ -65,7 +65,7 @@ _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)*(e[+-]?[0-9]+)?%?", re.IGNORECASE)
 
 Chunks: TypeAlias = Iterable[list[JsonObject]]
-Output: TypeAlias = "BinaryIO | JsonLines"
+Output: TypeAlias = "BinaryIO | JsonLines | GrowingFile"
 Put: TypeAlias = Callable[[list[JsonObject]], object]
 """Writes the next rows."""
 Format: TypeAlias = Callable[[Output, Sequence[str]], AbstractContextManager[Put]]
@@ -156,13 +156,16 @@ def _check_place(path: str, target: Path) -> None:
 
 
 @contextmanager
-def writing(path: str, columns: Sequence[str], *, escape_formulas: bool = False) -> Iterator[Put]:
+def writing(
+    path: str, columns: Sequence[str], *, escape_formulas: bool = False, growing: GrowingFile | None = None
+) -> Iterator[Put]:
     """What writes rows, piece by piece, to stdout or to a file that appears under its name when the block ends well.
 
     It is complete then, on disk or at its address; until then an older one stays as it was. A symlink is written
     through to its target. A row's `columns` are written in that order; one that it has not gets null (an empty cell in
     CSV), and what is not in `columns` is left out. With `escape_formulas`, text in CSV that a spreadsheet would run
-    gets a `'` before it. Memory is constant.
+    gets a `'` before it. Memory is constant. With `growing`, which is the file of this path, rows appear as they are
+    put (see `grows`).
 
     Raises InputError when the destination fails; BrokenPipeError when the reader of stdout has gone.
     """
@@ -170,12 +173,12 @@ def writing(path: str, columns: Sequence[str], *, escape_formulas: bool = False)
     ending = ".jsonl" if path == STDOUT else _ending(path)
     write = _FORMATS[_ESCAPED.get(ending, ending) if escape_formulas else ending]
     try:
-        with _destination(path) as file, write(file, columns) as put:
+        with nullcontext(growing) if growing else _destination(path) as file, write(file, columns) as put:
             yield put
-    except BrokenPipeError:
-        raise
     except RemoteFileError as error:
         raise InputError(f"{error}; the answers stay in the database: `tidemill results BATCH -o ...`") from error
+    except (BrokenPipeError, TidemillError):  # a time-out of the run is an OSError, too
+        raise
     except OSError as error:
         raise InputError(
             f"{'stdout' if path == STDOUT else shown(path)} cannot be written: {error.strerror or error}; "
@@ -199,6 +202,11 @@ def _destination(path: str) -> Iterator[Output]:
 def has_header(path: str) -> bool:
     """Whether all columns must be known before the first row: a line of JSON names its own."""
     return path != STDOUT and _ending(path) != ".jsonl"
+
+
+def grows(path: str) -> bool:
+    """Whether rows can be appended one by one, so that whoever reads the file meanwhile sees whole ones."""
+    return path == STDOUT or (not is_url(path) and Path(path).suffix.lower() in (".jsonl", ".csv", ".tsv"))
 
 
 def to_frame(chunks: Chunks) -> "pd.DataFrame":

@@ -6,26 +6,30 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import NoReturn, TypeAlias
 
 import typer
 
 from tidemill import migrations
-from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, TidemillError
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, StoppedEarlyError
 from tidemill.models.finish import CUT
-from tidemill.models.json_types import JsonObject
+from tidemill.models.live import listening
 from tidemill.models.settings import settings
 from tidemill.producer.batches.answer_file import AnswerFile
+from tidemill.producer.batches.answer_printer import AnswerPrinter, LiveAnswer
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.control import failures, probe
+from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.follow import Submitting, check_server, follow
+from tidemill.producer.batches.obstacles import REMIND_SECONDS
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import Progress, counted, marked, resolve
-from tidemill.producer.batches.results import check_destination
-from tidemill.producer.batches.stored_rows import latest_turn, rows_of
+from tidemill.producer.batches.results import STDOUT, check_destination
+from tidemill.producer.batches.row_orders import OrderName
 from tidemill.producer.batches.submit import OpenBatch, check_model, open_batch, submit
-from tidemill.producer.screen.display import Display, Ticker, display, say
-from tidemill.producer.screen.printing import print_json, print_line, print_text
+from tidemill.producer.screen.display import PLAIN_SECONDS, Display, Ticker, display, patience, say
+from tidemill.producer.screen.printing import print_json, print_line
 
 _REASONS = 3
 """How many kinds of failure the end of a run names."""
@@ -43,13 +47,16 @@ def carry_out(
     dry_run: bool,
     as_json: bool,
     escape_formulas: bool = False,
+    row_order: OrderName = "input",
+    ends: Ends | None = None,
     after: Sequence[After] = (),
 ) -> None:
-    """Submit an order, follow the work, write the rows, and sum up.
+    """Submit an order, follow the work, write the rows as they end, and sum up.
 
     If it is one row, and nothing else is done with it, only its answer goes to stdout, as soon as it is there.
 
     Raises:
+        StoppedEarlyError: one of `ends` has come.
         InputError: the rows cannot be read, or cannot be written to their destination.
         UnansweredError: the one row has no answer.
     """
@@ -64,21 +71,35 @@ def carry_out(
         broker.refuse_unsupported()
     stop_like_ctrl_c()
     began = time.monotonic()
-    opened = open_batch(order)
+    with patience("Still reading the first rows, or waiting for the database; another process may be writing to it."):
+        opened = open_batch(order)
     batch = Batch(opened.batch_id, opened.submission, order.options.dialogue)
     if detach:
         return _print_detached(batch, submit(opened, Ticker("submitted")), opened.tally.answered, as_json)
     is_one = order.rows.is_one and not after
-    printer = AnswerPrinter(batch, as_json) if is_one and output is None else None
-    file = AnswerFile(batch.id, batch.submission, output, escape_formulas=escape_formulas) if output else None
-    with file or nullcontext():
-        progress = follow_batch(batch, opened, window, display(quiet=as_json or is_one), file or printer)
+    is_printed = is_one and output is None
+    live = LiveAnswer() if is_printed and not as_json and settings().embedded and sys.stdout.isatty() else None
+    printer = AnswerPrinter(batch, as_json, live) if is_printed else None
+    new_file = partial(AnswerFile, batch.id, batch.submission, escape_formulas=escape_formulas, order=row_order)
+    file = new_file(output) if output else None
+    screen = live or display(quiet=is_one, lines=as_json or (output == STDOUT and sys.stdout.isatty()))
+    with file or nullcontext(), listening(batch.id, live) if live else nullcontext():
+        progress = follow_batch(
+            batch,
+            opened,
+            window,
+            screen,
+            file or printer,
+            ends=ends,
+            silence_seconds=PLAIN_SECONDS if is_one else REMIND_SECONDS,
+            as_json=as_json,
+        )
         for finish in after:
             finish(batch)
         if file is not None:
             file.finish()
     if printer is not None:
-        return printer.end()
+        return printer.end(progress)
     if not (output or as_json or after):
         print_line(f"{batch.id}: `tidemill results {batch.id} -o answers.jsonl` writes the answers", err=True)
     return _sum_up(batch, progress, as_json, time.monotonic() - began, err=output == "-")
@@ -130,57 +151,31 @@ def follow_batch(
     window: int | None,
     screen: Display,
     on_progress: Callable[[Progress], bool | None] | None = None,
+    *,
+    ends: Ends | None = None,
+    silence_seconds: float | None = REMIND_SECONDS,
+    as_json: bool = False,
 ) -> Progress:
-    """Follow a batch, or run it here where no worker is elsewhere; on Ctrl-C say how far it is."""
+    """Follow a batch, or run it here where no worker is elsewhere; where that is stopped, say how far it is."""
     try:
         with screen:
-            submitting = Submitting(opened) if opened is not None else None
             return follow(
-                batch.scope, window or settings().window, screen, submitting=submitting, on_progress=on_progress
+                batch.scope,
+                window or settings().window,
+                screen,
+                submitting=Submitting(opened) if opened is not None else None,
+                on_progress=on_progress,
+                ends=ends,
+                silence_seconds=silence_seconds,
             )
-    except KeyboardInterrupt:
-        say(f"{batch.id} stopped: {batch.progress().summary()}")
+    except (KeyboardInterrupt, StoppedEarlyError) as stop:
+        so_far = batch.progress()
+        if isinstance(stop, StoppedEarlyError) and not so_far.open:  # the last calls have ended while it stopped
+            return so_far
+        say(f"{batch.id} stopped: {so_far.summary()}")
+        if as_json and isinstance(stop, StoppedEarlyError):
+            print_json({"batch": batch.id, **so_far.to_json()})
         raise
-
-
-class AnswerPrinter:
-    """Prints one row's answer the moment it is stored; only `as_json` shows its sentiment, and waits for that."""
-
-    def __init__(self, batch: Batch, as_json: bool) -> None:
-        self._batch = batch
-        self._as_json = as_json
-        self._is_printed = False
-
-    def __call__(self, progress: Progress) -> bool:
-        """Print the answer if it is there and was not printed; returns whether there is nothing to wait for."""
-        if not self._as_json and not self._is_printed and progress.states["succeeded"]:
-            print_text(self._row()["reply"])
-            sys.stdout.flush()
-            self._is_printed = True
-        return self._is_printed
-
-    def end(self) -> None:
-        """Print what is not printed yet.
-
-        Raises:
-            UnansweredError: there is no answer; the text says why.
-        """
-        if self._is_printed:
-            return
-        row = self._row()
-        if self._as_json:
-            print_json(row | {"dialogue": latest_turn(self._batch.id)})
-        if row["status"] != "succeeded":
-            raise UnansweredError(f"{row['error'] or row['status']} ({row['error_code'] or row['status']})")
-
-    def _row(self) -> JsonObject:
-        return next(iter(rows_of(self._batch.id, self._batch.submission)))[0]
-
-
-class UnansweredError(TidemillError):
-    """The one row has no answer."""
-
-    exit_code = NOT_ALL_SUCCEEDED
 
 
 def _sum_up(batch: Batch, progress: Progress, as_json: bool, seconds: float, *, err: bool = False) -> None:
@@ -198,7 +193,7 @@ def _sum_up(batch: Batch, progress: Progress, as_json: bool, seconds: float, *, 
         raise typer.Exit(NOT_ALL_SUCCEEDED)
 
 
-def watch(batch_name: str, as_json: bool) -> None:
+def watch(batch_name: str, as_json: bool, ends: Ends) -> None:
     """Follow a batch that exists to its end; without a broker its open rows run here."""
     migrations.ensure()
     stop_like_ctrl_c()
@@ -208,5 +203,5 @@ def watch(batch_name: str, as_json: bool) -> None:
     if batch.progress().open:
         check_server(row.id)
     probe(row.provider)
-    progress = follow_batch(batch, None, None, display(quiet=as_json))
+    progress = follow_batch(batch, None, None, display(lines=as_json), ends=ends, as_json=as_json)
     return _sum_up(batch, progress, as_json, time.monotonic() - began)

@@ -96,8 +96,7 @@ def pages(
         there = list(takewhile(_has_ended, stored)) if ended else stored
         if there:
             after = Place(there[-1].position, there[-1].id)
-            without = [each.epoch for each in there if each.status != "succeeded"]
-            yield Page([row_of(each) for each in there], after, (len(without), sum(without)))
+            yield Page([row_of(each) for each in there], after, _without_answer(there))
         if len(there) < len(stored):
             return
         if len(stored) < size:
@@ -114,6 +113,46 @@ def _has_ended(stored: Row[Any]) -> bool:
     return stored.status not in OPEN_STATES and (stored.status != "succeeded" or stored.sentiment is not None)
 
 
+def _without_answer(stored: Sequence[Row[Any]]) -> tuple[int, int]:
+    epochs = [each.epoch for each in stored if each.status != "succeeded"]
+    return len(epochs), sum(epochs)
+
+
+def last_position(batch_id: str) -> int:
+    """The position of a batch's last row; -1 where it has none."""
+    with reading() as connection:
+        position = connection.scalar(select(func.max(jobs.c.position)).where(jobs.c.batch_id == batch_id))
+    return -1 if position is None else int(position)
+
+
+def ids_at(batch_id: str, submission: int, positions: Sequence[int], *, ended: bool) -> list[int]:
+    """Ids of the rows at these positions, in the order in which they ended; what lies between them is read, too.
+
+    With `ended`, without those whose outcome may still change, and without others of their position.
+    """
+    span = {"position": min(positions), "end": max(positions) + 1}
+    bounds = {"batch": batch_id, "submission": submission, "positions": positions, **span}
+    with reading() as connection:
+        stored = connection.execute(_at_positions(), bounds).all()
+    open_ = {each.position for each in stored if not _has_ended(each)} if ended else set()
+    there = [each for each in stored if each.position not in open_]
+    there.sort(key=lambda each: (each.finished_at is None, each.finished_at or each.id, each.id))
+    return [each.id for each in there]
+
+
+def page_of(batch_id: str, submission: int, ids: Sequence[int]) -> tuple[Page, list[int]]:
+    """The rows with these ids, in the order of the ids, and their positions.
+
+    Those that the input no longer holds are left out.
+    """
+    with reading() as connection:
+        bounds = {"batch": batch_id, "submission": submission, "ids": ids}
+        stored = {each.id: each for each in connection.execute(_with_ids(), bounds)}
+    there = [stored[each] for each in ids if each in stored]
+    last = Place(there[-1].position, there[-1].id) if there else START
+    return Page([_row(each) for each in there], last, _without_answer(there)), [each.position for each in there]
+
+
 def rows_with_keys(batch_id: str, submission: int, keys: Sequence[str]) -> Iterator[list[JsonObject]]:
     """The rows with these keys, in the order of the keys, wherever later submissions have put them."""
     wanted = iter(keys)
@@ -122,15 +161,6 @@ def rows_with_keys(batch_id: str, submission: int, keys: Sequence[str]) -> Itera
             stored = connection.execute(_with_keys(), {"batch": batch_id, "submission": submission, "keys": some}).all()
         by_key = {each.key: _row(each) for each in stored}
         yield [by_key[key] for key in some]
-
-
-def rows_with_ids(ids: Sequence[int]) -> list[JsonObject]:
-    """The rows with these ids, in the order of the ids; those that were deleted meanwhile are left out."""
-    if not ids:
-        return []
-    with reading() as connection:
-        by_id = {each.id: _row(each) for each in connection.execute(_with_ids(), {"ids": list(ids)})}
-    return [by_id[job_id] for job_id in ids if job_id in by_id]
 
 
 def unanswered(batch_id: str, submission: int) -> tuple[int, int]:
@@ -166,8 +196,20 @@ def _with_keys() -> Select[Any]:
 
 
 @cache
+def _at_positions() -> Select[Any]:
+    # Nothing to join, and a range that alone leads to an index: before Postgres has looked at a table, it would read
+    # all dialogues for a join, and all of the batch for a list.
+    sentiment = select(dialogues.c.sentiment).where(dialogues.c.id == jobs.c.id).scalar_subquery().label("sentiment")
+    stored = select(jobs.c.id, jobs.c.position, jobs.c.state.label("status"), sentiment, jobs.c.finished_at)
+    span = (jobs.c.position >= bindparam("position")) & (jobs.c.position < bindparam("end"))
+    return stored.where(_OF_BATCH, span, (jobs.c.position + 0).in_(bindparam("positions", expanding=True)))
+
+
+@cache
 def _with_ids() -> Select[Any]:
-    return _stored().where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+    # The batch's name is hidden from the planner, which would rather read the batch than look up these few.
+    own = (jobs.c.batch_id.concat("") == bindparam("batch")) & (jobs.c.submission >= bindparam("submission"))
+    return _stored().where(jobs.c.id.in_(bindparam("ids", expanding=True)), own, jobs.c.position.is_not(None))
 
 
 @cache

@@ -57,6 +57,7 @@ def ask(
         ),
     ] = None,
     output: flags.Output = None,
+    row_order: flags.RowOrder = "input",
     escape_formulas: flags.EscapeFormulas = False,
     column: Annotated[str | None, typer.Option(help="The column that holds the prompt.")] = None,
     template: Annotated[
@@ -79,6 +80,7 @@ def ask(
     calls: flags.CallFlags,
     batch: flags.BatchFlags,
     skip_bad_rows: flags.SkipBadRows = False,
+    ends: flags.EndFlags,
     run: flags.RunFlags,
 ) -> None:
     """Ask a prompt, or every row of a file. The same command again continues where it stopped."""
@@ -87,9 +89,10 @@ def ask(
     from tidemill.models.options import AskOptions
     from tidemill.producer.asking.prompts import order_for
     from tidemill.producer.batches.run import carry_out
-    from tidemill.producer.cli.values import inputs_of, options_of, prompt_of, text_of
+    from tidemill.producer.cli.values import ends_of, inputs_of, options_of, order_of, prompt_of, text_of
     from tidemill.producer.intake.tables import ReadOptions
 
+    order_name, limits = order_of(row_order), ends_of(*ends)
     gc.freeze()  # what is imported is no garbage: each look at it would take 20 ms
     options = options_of(AskOptions, question, reply, calls, trim=trim)
     order = order_for(
@@ -109,6 +112,8 @@ def ask(
         order,
         output=output,
         escape_formulas=escape_formulas,
+        row_order=order_name,
+        ends=limits,
         window=calls.window,
         detach=run.detach,
         dry_run=run.dry_run,
@@ -132,6 +137,7 @@ def describe(
         ),
     ] = None,
     output: flags.Output = None,
+    row_order: flags.RowOrder = "input",
     escape_formulas: flags.EscapeFormulas = False,
     column: Annotated[str | None, typer.Option(help="The table's column that holds the paths.")] = None,
     format_: flags.Format = None,
@@ -166,15 +172,17 @@ def describe(
     reply: flags.ReplyFlags,
     calls: flags.CallFlags,
     batch: flags.BatchFlags,
+    ends: flags.EndFlags,
     run: flags.RunFlags,
 ) -> None:
     """Caption pictures: a file, a folder, or a table of paths. The same command again continues where it stopped."""
     from tidemill.models.options import DescribeOptions
     from tidemill.producer.batches.run import After, carry_out
-    from tidemill.producer.cli.values import inputs_of, options_of, text_of
+    from tidemill.producer.cli.values import ends_of, inputs_of, options_of, order_of, text_of
     from tidemill.producer.describing import captioning
     from tidemill.producer.describing.picture_files import Pictures
 
+    order_name, limits = order_of(row_order), ends_of(*ends)
     asked = text_of("--prompt", prompt)
     options = options_of(DescribeOptions, question, reply, calls, prompt=asked, detail=detail, max_side=max_side)
     tables = inputs_of(input_, output)
@@ -200,6 +208,8 @@ def describe(
         order,
         output=output,
         escape_formulas=escape_formulas,
+        row_order=order_name,
+        ends=limits,
         window=calls.window,
         detach=run.detach,
         dry_run=run.dry_run,
@@ -280,6 +290,7 @@ def train(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the job to its end, then print the model's name.")
     ] = False,
+    max_wait: flags.MaxWait = None,
     detach: flags.Detach = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, count and price; send and write nothing.")] = False,
     as_json: flags.Json = False,
@@ -287,13 +298,16 @@ def train(
     """Train a model on a table of prompts and replies: check, report, split and price them, then start the job."""
     from tidemill.models.options import QuestionOptions
     from tidemill.producer.asking.dialogues import Filters
-    from tidemill.producer.cli.values import options_of, text_of
+    from tidemill.producer.cli.values import ends_of, options_of, text_of
     from tidemill.producer.training import preparing as training
     from tidemill.producer.training.columns import Columns
     from tidemill.producer.training.datasets import DEFAULT_MODEL, DatasetOptions
     from tidemill.producer.training.dialogue_examples import StoredDialogues, day
     from tidemill.producer.training.tuning import Terms
 
+    if max_wait is not None and not wait:
+        raise InputError("--max-wait says how long --wait may take; add --wait, or drop it.")
+    ends = ends_of(max_wait)
     dates = day("--since", since), day("--until", until)
     fitting = Filters(filters.batch, filters.sentiment, filters.assistant, answered_by, *dates, min_length)
     stored = StoredDialogues(search or None, fitting)
@@ -315,6 +329,7 @@ def train(
             new,
             wait,
             detach,
+            ends,
         ),
         strict=strict,
         dry_run=dry_run,
@@ -360,13 +375,20 @@ def explain(
     explaining.explain(" ".join(name), as_json)
 
 
-@app.command(epilog="Example: tidemill watch latest")
-def watch(batch: flags.BatchId, as_json: flags.Json = False) -> None:
+@app.command(epilog="Example: tidemill watch latest --max-wait 1h")
+def watch(
+    batch: flags.BatchId,
+    max_wait: flags.MaxWait = None,
+    fail_fast: flags.FailFast = False,
+    as_json: flags.Json = False,
+) -> None:
     """Follow a batch to its end; without a broker, its open rows also run here."""
     from tidemill.producer.cli.kinds import verbs_for
+    from tidemill.producer.cli.values import ends_of
 
+    ends = ends_of(max_wait, fail_fast)
     verbs, batch_id = verbs_for(batch)
-    verbs.watch(batch_id, as_json)
+    verbs.watch(batch_id, as_json, ends)
 
 
 @app.command(cls=flags.EachOnce, epilog="Example: tidemill results prompts-3f9a1c -o answers.parquet")

@@ -68,6 +68,17 @@ EscapeFormulas = Annotated[
     bool,
     typer.Option("--escape-formulas", help="In CSV, put ' before text that a spreadsheet would run as a formula."),
 ]
+RowOrder = Annotated[
+    str,
+    typer.Option("--order", metavar="ORDER", help="Of the rows in -o: input, or finished, which is as they end."),
+]
+MaxWait = Annotated[
+    str | None,
+    typer.Option("--max-wait", metavar="TIME", help="Stop after so long, such as 10m, with exit code 3."),
+]
+FailFast = Annotated[
+    bool, typer.Option("--fail-fast", help="Stop at the first row that fails, or when the provider serves nobody.")
+]
 Newest = Annotated[int, typer.Option(min=1, help="How many, the newest first.")]
 BatchId = Annotated[
     str,
@@ -205,6 +216,13 @@ class ChangeFlags(NamedTuple):
     ] = None
     seed: Annotated[int, typer.Option(help="Another seed chooses other rows.")] = 0
     new: Annotated[bool, typer.Option("--new", help="Ask again, even what was answered before.")] = False
+
+
+class EndFlags(NamedTuple):
+    """When to stop although rows are open."""
+
+    max_wait: MaxWait = None
+    fail_fast: FailFast = False
 
 
 class FilterFlags(NamedTuple):

@@ -164,11 +164,12 @@ def fine_tunes_show(job: flags.FineTuneId, as_json: flags.Json = False) -> None:
 
 
 @fine_tunes_app.command("watch", epilog="Example: tidemill fine-tunes watch latest")
-def fine_tunes_watch(job: flags.FineTuneId, as_json: flags.Json = False) -> None:
+def fine_tunes_watch(job: flags.FineTuneId, max_wait: flags.MaxWait = None, as_json: flags.Json = False) -> None:
     """Follow a fine-tune to its end; the model's name goes to stdout. Without a broker, it also runs here."""
+    from tidemill.producer.cli.values import ends_of
     from tidemill.producer.training import fine_tune_control
 
-    fine_tune_control.watch(job, as_json)
+    fine_tune_control.watch(job, as_json, ends_of(max_wait))
 
 
 @fine_tunes_app.command("pause", epilog="Example: tidemill fine-tunes pause support-3f9a1c")

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tidemill import migrations
 from tidemill.producer.batches import control
+from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.progress import resolve
 
 if TYPE_CHECKING:
     from tidemill.producer.batches.saving import Selection
 
 
-def _watch(batch_id: str, as_json: bool) -> None:
+def _watch(batch_id: str, as_json: bool, ends: Ends) -> None:
     from tidemill.producer.batches import run
 
-    run.watch(batch_id, as_json)
+    run.watch(batch_id, as_json, ends)
 
 
 def _results(batch_id: str, outputs: Sequence[str], escape_formulas: bool, selection: "Selection") -> None:
@@ -33,7 +34,8 @@ class Verbs(NamedTuple):
     The defaults fit every kind that has plain rows.
     """
 
-    watch: Callable[[str, bool], None] = _watch
+    watch: Callable[[str, bool, Ends], None] = _watch
+    """Its further argument says when to stop although rows are open."""
     results: Callable[[str, Sequence[str], bool, "Selection"], None] = _results
     """Its further arguments are where the rows go, whether formulas are escaped in CSV, and which rows are wanted."""
     retry: Callable[[str, bool], None] = partial(control.change, "retry")

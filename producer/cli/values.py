@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from tidemill.models.allowed import check_values
-from tidemill.models.errors import InputError
+from tidemill.models.durations import seconds_of
+from tidemill.models.errors import InputError, OptionError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.schemas import schema_fault
 from tidemill.models.text import loads
+from tidemill.producer.batches.ends import Ends
+from tidemill.producer.batches.row_orders import ORDERS, OrderName
 
 if TYPE_CHECKING:
     from tidemill.producer.intake.sources import Files
@@ -87,6 +90,22 @@ def inputs_of(typed: list[str] | None, output: str | None) -> "Files | None":
     if output is not None:
         files.check_output(output)
     return files
+
+
+def ends_of(max_wait: str | None, fail_fast: bool = False) -> Ends:
+    """When to stop waiting; raises OptionError if `max_wait` is no duration."""
+    try:
+        return Ends(None if max_wait is None else seconds_of(max_wait), fail_fast)
+    except ValueError as error:
+        raise OptionError("max_wait", max_wait, f"{error}.") from None
+
+
+def order_of(name: str) -> OrderName:
+    """The order of the rows in a file of answers; raises OptionError where there is none of that name."""
+    for known in ORDERS:
+        if known == name:
+            return known
+    raise OptionError("order", name, f"it must be {' or '.join(ORDERS)}.")
 
 
 def _params(pairs: list[str]) -> JsonObject:

@@ -1,8 +1,10 @@
 """A run is shown while it is under way, on stderr, because stdout carries data only."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self, TypeVar
@@ -110,7 +112,7 @@ def ticked(things: Iterable[T], ticker: Ticker) -> Iterator[T]:
 
 
 class Quiet:
-    """Shows sentences only: for Python callers and `--json`."""
+    """Shows sentences only: for Python callers and single prompts."""
 
     def __enter__(self) -> Self:
         return self
@@ -242,17 +244,33 @@ class Rate:
             return [Part("0 rows/s", 5)]
         rate = (last - first) / (ended - began)
         shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
-        return [Part(f"{shown} rows/s", 5), Part(f"ETA {_duration(counts.open / rate)}", 4)]
+        return [Part(f"{shown} rows/s", 5), Part(f"ETA {_exactly(counts.open / rate)}", 4)]
 
 
-def _duration(seconds: float) -> str:
+def _exactly(seconds: float) -> str:
     minutes, left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {left:02} s" if minutes else f"{left} s"
 
 
-def display(quiet: bool = False) -> Display:
-    """The display that fits where stderr goes."""
+def display(quiet: bool = False, *, lines: bool = False) -> Display:
+    """The display that fits where stderr goes; with `lines` no bar, which would be in the way of other output."""
     if quiet:
         return Quiet()
-    return ProgressBar() if is_lively(sys.stderr) else Plain()
+    return ProgressBar() if is_lively(sys.stderr) and not lines else Plain()
+
+
+@contextmanager
+def patience(sentence: str) -> Iterator[None]:
+    """Say the sentence if the block takes longer than ten seconds, and every ten seconds from then on."""
+    has_ended = threading.Event()
+
+    def wait() -> None:
+        while not has_ended.wait(PLAIN_SECONDS):
+            say(sentence)
+
+    threading.Thread(target=wait, name="patience", daemon=True).start()
+    try:
+        yield
+    finally:
+        has_ended.set()

@@ -33,10 +33,12 @@ class JsonLines:
     """stdout for lines of JSON, which are written as `print_json` would."""
 
     def write(self, lines: bytes) -> int:
-        """Write whole lines."""
+        """Write whole lines, which the reader gets at once."""
         text = lines.decode()
         shown = "\n".join(map(printable_json, text.split("\n"))) if not text.isascii() or "\x7f" in text else text
-        return sys.stdout.buffer.write(shown.encode())
+        written = sys.stdout.buffer.write(shown.encode())
+        self.flush()
+        return written
 
     def flush(self) -> None:
         """Write what is buffered."""

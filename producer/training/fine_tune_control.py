@@ -20,6 +20,7 @@ from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES
 from tidemill.producer.batches import control
 from tidemill.producer.batches.batch import Batch
+from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.progress import Progress, resolve
 from tidemill.producer.batches.run import follow_batch, stop_like_ctrl_c
 from tidemill.producer.screen.display import Quiet, say
@@ -71,16 +72,18 @@ class EnoughError(Exception):
     """Following can end, although the job continues."""
 
 
-def watch(name: str, as_json: bool) -> None:
+def watch(name: str, as_json: bool, ends: Ends) -> None:
     """Follow a fine-tune to its end; without a broker, run it here.
 
     Raises:
+        StoppedEarlyError: one of `ends` has come.
         NotTrainedError: it ended without a model; the text says why.
     """
     migrations.ensure()
     stop_like_ctrl_c()
     row = take_up(name)
-    follow_batch(Batch(row.id), None, 1, Quiet(), EventPrinter(row.id, quiet=as_json))
+    printer = EventPrinter(row.id, quiet=as_json)
+    follow_batch(Batch(row.id), None, 1, Quiet(), printer, ends=ends, silence_seconds=None)
     _print_end(find(row.id), as_json)
 
 
@@ -101,7 +104,7 @@ def follow_until_created(batch: Batch) -> FineTuneRow:
     """Without a broker: run the job here until the provider has it, or it has ended; with one, return at once."""
     printer = EventPrinter(batch.id, quiet=True, until=lambda row: row.remote_id is not None)
     with suppress(EnoughError):
-        follow_batch(batch, None, 1, Quiet(), printer)
+        follow_batch(batch, None, 1, Quiet(), printer, silence_seconds=None)
     return find(batch.id)
 
 

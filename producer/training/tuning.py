@@ -25,6 +25,7 @@ from tidemill.models.tables import OPEN_STATES, dataset_dialogues
 from tidemill.models.text import dumps
 from tidemill.producer.asking.question import make_options
 from tidemill.producer.batches.batch import Batch
+from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.order import DryRun, Order
 from tidemill.producer.batches.run import stop_like_ctrl_c
 from tidemill.producer.batches.submit import open_batch, submit
@@ -54,6 +55,8 @@ class Terms:
     new: bool = False
     wait: bool = False
     detach: bool = False
+    ends: Ends = field(default_factory=Ends)
+    """With `wait`: when to stop waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def send_off(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str,
     if resumed:
         say(f"{batch.id} is this very job: {status_of(row)}; --new trains again.")
     if terms.wait:
-        return watch(batch.id, as_json)
+        return watch(batch.id, as_json, terms.ends)
     if settings().embedded and not terms.detach and row.state in OPEN_STATES:
         stop_like_ctrl_c()
         row = follow_until_created(batch)

@@ -172,8 +172,11 @@ class Tidemill:
         )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def on_a_terminal(self, *args: str) -> str:
-        """What a terminal gets of both streams while `tidemill` runs with these arguments to its end."""
+    def on_a_terminal(self, *args: str, look: Callable[[bytes], None] = lambda _shown: None) -> str:
+        """What a terminal gets of both streams while `tidemill` runs with these arguments to its end.
+
+        `look` is called with what is shown by then, each time that there is more.
+        """
         leader, terminal = pty.openpty()
         process = subprocess.Popen(
             [*self._command, *args],
@@ -188,6 +191,7 @@ class Tidemill:
         with suppress(OSError):  # so a terminal says that nobody is there any more
             while piece := os.read(leader, 65_536):
                 shown += piece
+                look(shown)
         os.close(leader)
         process.wait(limit())
         return shown.decode()

@@ -20,8 +20,9 @@ from tidemill.models.database import engine, transact, writing
 from tidemill.models.scope import Scope
 from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.tables import batches as batches_table
-from tidemill.producer.batches import outlook, row_life
+from tidemill.producer.batches import obstacles, outlook, row_life
 from tidemill.producer.batches.progress import list_batches, marked, progress
+from tidemill.producer.batches.stored_rows import ids_at, last_position, page_of
 
 ROWS = 10_000
 OPEN_ROWS = 20
@@ -83,6 +84,10 @@ def works(some_id: int) -> dict[str, Work]:
     return {
         "progress": lambda: progress(b),
         "status": lambda: (list_batches(20), marked(b)),
+        "what is next": lambda: obstacles._next_due("b"),
+        "last position": lambda: last_position("b"),
+        "rows that have ended": lambda: ids_at("b", 0, range(5_000, 5_020), ended=True),
+        "rows by id": lambda: page_of("b", 0, range(some_id, some_id + 8)),
         **{name: partial(transact, work) for name, work in in_transaction.items()},
     }
 

@@ -130,7 +130,8 @@ EXPECTED: dict[str, tuple[int | None, Any, bool]] = {
     "notfound": (404, "model_not_found", False), "nousage": (200, None, True), "nul": (200, None, True),
     "nullcontent": (200, None, True), "quota": (429, "credit_balance_exhausted", False), "refusal": (200, None, True),
     "reset": (None, None, False), "reset_after": (None, None, True), "slow": (200, None, True),
-    "slow_down": (429, "slow_down", False), "wrongjson": (200, None, False),
+    "slow_down": (429, "slow_down", False), "nostream": (200, None, True), "unstreamed": (200, None, True),
+    "thinks": (200, None, True), "wrongjson": (200, None, False),
 }  # fmt: skip
 
 
@@ -210,7 +211,8 @@ def test_keys_models_and_unreadable_requests(sim: Simulator) -> None:
     assert ask(sim, "hi")[0] == 404
     sim.reset()
     assert post(sim, "/nosuch", {})[0] == 404
-    assert json.loads(ask(sim, "hi", stream=True)[2])["error"]["param"] == "stream"
+    assert json.loads(ask(sim, "!!nostream hi", stream=True)[2])["error"]["param"] == "stream"
+    assert json.loads(ask(sim, "hi", stream_options={})[2])["error"]["param"] == "stream_options"
     assert post(sim, "/responses", {"model": "m"})[0] == 400 and post(sim, "/chat/completions", {})[0] == 400
     assert sim.paid() == []
 

@@ -1,4 +1,4 @@
-"""A file that is written while rows end has, to the byte, what one that is written at the end has."""
+"""A file that grows while rows end has, to the byte, what one that is written at the end has."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ from tidemill.models.clock import now
 from tidemill.models.database import writing
 from tidemill.models.errors import DatabaseError, InputError
 from tidemill.models.tables import dialogues, jobs
-from tidemill.producer.batches import answer_file, stored_rows
+from tidemill.producer.batches import answer_file, row_orders, stored_rows
 from tidemill.producer.batches.answer_file import AnswerFile
 from tidemill.producer.batches.batch import Batch
 
@@ -66,7 +66,12 @@ def written(file: AnswerFile) -> int:
     return file._rows
 
 
-def test_the_first_rows_are_written_up_to_one_that_may_change(folder: Path) -> None:
+def statuses_in(path: Path) -> list[str]:
+    """Of the rows that a reader finds now; every line must be whole."""
+    return [json.loads(line)["status"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_the_first_rows_are_there_up_to_one_that_may_change(folder: Path) -> None:
     ids = batch_of(6)
     path = folder / "out.jsonl"
     path.write_text("older")
@@ -75,21 +80,19 @@ def test_the_first_rows_are_written_up_to_one_that_may_change(folder: Path) -> N
         assert written(file) == 0
         end(ids[1:2])
         file()
-        assert written(file) == 0  # the first one is open
+        assert path.read_text() == "older"  # the first row is open
         end(ids[:1], failure)
         file()
-        assert written(file) == 2
+        assert statuses_in(path) == ["failed", "succeeded"]
         put(*map(success, take(ids[2:4])))
         file()
-        assert written(file) == 2  # not judged
+        assert len(statuses_in(path)) == 2  # not judged
         judge()
         file()
-        assert written(file) == 4
-        assert path.read_text() == "older"
+        assert len(statuses_in(path)) == 4
         end(ids[4:])
         assert file.finish() == 6
-    statuses = [json.loads(line)["status"] for line in path.read_text().splitlines()]
-    assert statuses == ["failed", *["succeeded"] * 5]
+    assert statuses_in(path) == ["failed", *["succeeded"] * 5]
     assert [each.name for each in folder.iterdir()] == ["out.jsonl"]
 
 
@@ -128,13 +131,28 @@ def test_whatever_happens_meanwhile_the_file_is_that_of_the_end(change: str, fol
         assert (b"tool_calls" in after) == (change == "a tool is called")
 
 
-def test_nothing_is_written_while_the_input_is_read_and_nothing_to_stdout_before_the_end(folder: Path) -> None:
-    ids = batch_of(1, read_at=None)
-    end(ids)
-    files = [AnswerFile("b", 1, str(folder / "out.csv")), AnswerFile("b", 1, "-")]
-    look(files)
-    assert list(map(written, files)) == [0, 0]
-    assert list(folder.iterdir()) == []
+def test_while_the_input_is_read_lines_come_that_name_their_columns_and_no_table(
+    folder: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    end(batch_of(2, read_at=None, columns=[]))
+    with writing() as connection:
+        connection.execute(update(jobs).values(columns={"n": 1}))
+    paths = [str(folder / "out.csv"), str(folder / "out.jsonl"), "-"]
+    with ExitStack() as stack:
+        files = [stack.enter_context(AnswerFile("b", 1, path)) for path in paths]
+        look(files)
+        assert list(map(written, files)) == [0, 2, 2]
+        shown = capsysbinary.readouterr().out
+        assert b'"n":' in shown
+        assert shown == (folder / "out.jsonl").read_bytes()
+        set_batch(read_at=now(), columns=["n"])
+        assert [file.finish() for file in files] == [2, 2, 2]
+    Batch("b").save(folder / "after.jsonl")
+    assert (folder / "out.jsonl").read_bytes() == (folder / "after.jsonl").read_bytes()
+    set_batch(submission=2, read_at=None)
+    with AnswerFile("b", 2, "-") as file:  # rows of an earlier submission may be anywhere
+        file()
+        assert written(file) == 0
 
 
 def test_what_fails_during_a_run_is_tried_again_at_its_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +164,7 @@ def test_what_fails_during_a_run_is_tried_again_at_its_end(folder: Path, monkeyp
         assert written(file) == 0
         folder.mkdir()
         with monkeypatch.context() as away:
-            away.setattr(answer_file, "pages", away_database)
+            away.setattr(row_orders, "pages", away_database)
             file()
         assert file.finish() == 3
     with pytest.raises(InputError, match="does not exist"), AnswerFile("b", 1, str(folder / "no" / "a.csv")) as file:
@@ -158,14 +176,96 @@ def away_database(*_args: object, **_options: object) -> None:
     raise DatabaseError("away")
 
 
-def test_a_run_that_is_stopped_leaves_no_file(folder: Path) -> None:
-    end(batch_of(3))
-    for ending in ENDINGS:
+def test_a_run_that_is_stopped_leaves_what_has_ended_where_a_file_can_grow(folder: Path) -> None:
+    ids = batch_of(4)
+    end(ids[:1])
+    for rows, ending in enumerate(ENDINGS, 1):
         with pytest.raises(KeyboardInterrupt), AnswerFile("b", 1, str(folder / f"out{ending}")) as file:
             file()
-            assert written(file) == 3
+            assert written(file) == rows
+            end(ids[rows : rows + 1])  # a call that was in flight
             raise KeyboardInterrupt
-    assert list(folder.iterdir()) == []
+    assert sorted(each.name for each in folder.iterdir()) == ["out.csv", "out.jsonl"]
+    assert [len((folder / f"out{ending}").read_text().splitlines()) for ending in (".csv", ".jsonl")] == [4, 2]
+
+
+def numbers_in(path: Path) -> list[int]:
+    return [int(json.loads(line)["custom_id"].removeprefix("id-r")) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("change", ["nothing", "a failed row is tried again and succeeds"])
+def test_rows_may_come_in_the_order_in_which_they_end_and_stay_in_it(
+    change: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_orders, "_PROBED_ROWS", 2)
+    ids = batch_of(7)
+    path = folder / "out.jsonl"
+    with AnswerFile("b", 1, str(path), order="finished") as file:
+        for some, settlement in (([5, 3], success), ([1], failure), ([6], success)):
+            end([ids[each] for each in some], settlement)
+            file(Batch("b").progress())
+        assert numbers_in(path) == [3, 5, 1, 6]
+        CHANGES[change](ids)
+        end([each for each in ids if job_row(each).state == "queued"])
+        assert file.finish() == 7
+    assert numbers_in(path) == [3, 5, 1, 6, 0, 2, 4]
+    assert statuses_in(path).count("failed") == (change == "nothing")
+
+
+def test_a_look_for_rows_that_ended_asks_about_few(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_orders, "_PROBED_ROWS", 2)
+    monkeypatch.setattr(answer_file, "_LOOK_SECONDS", -1.0)
+    ids = batch_of(7)
+    end(ids[4:])
+    with AnswerFile("b", 1, str(folder / "out.jsonl"), order="finished") as file:
+        for rows in (0, 0, 2, 3, 3):
+            file(Batch("b").progress())
+            assert written(file) == rows
+
+
+def put_another(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_text("mine")
+    other.replace(path)
+
+
+CHANGED_BY_OTHERS: dict[str, Callable[[Path], object]] = {
+    "gone": Path.unlink,
+    "longer": lambda path: path.write_text(f"{path.read_text()}mine\n"),
+    "another": put_another,
+}
+
+
+@pytest.mark.parametrize("change", CHANGED_BY_OTHERS)
+def test_a_file_that_others_have_changed_is_written_anew(change: str, folder: Path) -> None:
+    ids = batch_of(2)
+    path = folder / "out.jsonl"
+    end(ids[:1])
+    with AnswerFile("b", 1, str(path)) as file:
+        file()
+        CHANGED_BY_OTHERS[change](path)
+        end(ids[1:])
+        file()
+        file.finish()
+    assert statuses_in(path) == ["succeeded"] * 2
+
+
+def test_two_that_write_the_same_file_never_mix_their_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = batch_of(2)
+    path = folder / "out.csv"
+    end(ids[:1])
+    with AnswerFile("b", 1, str(path)) as first, AnswerFile("b", 1, str(path)) as second:
+        look([first, second])
+        before = path.read_bytes()
+        end(ids[1:])
+        second()
+        assert path.read_bytes() == before
+        first()
+        whole = path.read_bytes()
+        assert whole.startswith(before)
+        assert [second.finish(), first.finish()] == [2, 2]
+        assert path.read_bytes() == whole
+    assert "out.csv is being written by another command" in capsys.readouterr().err
 
 
 def test_a_look_writes_no_longer_than_it_may(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ import tidemill
 from tests.conftest import UseEnvironment, WaitUntil
 from tidemill import Batch, ask, errors
 from tidemill.models import embedded
-from tidemill.producer.batches import as_they_end
+from tidemill.producer.batches import row_orders
+from tidemill.producer.batches.row_orders import FinishedOrder
 from tidemill.simulator import Simulator
 
 QUESTIONS = [f"Question {number}?" for number in range(11)]
@@ -40,7 +41,7 @@ def submitted(prompts: Any, **options: Any) -> Batch:
 def test_rows_come_as_they_end_each_once_and_leaving_the_loop_stops_the_work(
     provider: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(as_they_end, "_LOOKED_AT_ROWS", 4)  # so that there are many pages
+    monkeypatch.setattr(row_orders, "_PROBED_ROWS", 2)  # so that there are many pages
     batch = submitted(QUESTIONS)
     first = [row["prompt"] for row in islice(batch, 2)]
     assert set(first) <= set(QUESTIONS)
@@ -56,7 +57,7 @@ def test_rows_come_as_they_end_each_once_and_leaving_the_loop_stops_the_work(
     assert sorted(asyncio.run(under_asyncio())) == sorted(QUESTIONS[:3])
 
 
-def _fail(_ids: object) -> None:
+def _fail(*_: object) -> None:
     raise errors.DatabaseError("The database is away.")
 
 
@@ -64,17 +65,15 @@ def test_a_database_that_is_away_for_a_moment_loses_no_row(
     provider: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = submitted(QUESTIONS)
-    unended = as_they_end._Unended(batch.scope)
-    assert [row for page in unended.pages() for row in page] == []
+    order = FinishedOrder(batch.id, batch.submission)
+    assert [row for page in order.pages(ended=True) for row in page.rows] == []
     batch.wait()
-    late = submitted(["And then?"], name="late")
-    late.wait()
-    for rows, prompts in ((unended, QUESTIONS), (as_they_end._Unended(late.scope), ["And then?"])):
-        with monkeypatch.context() as away:
-            away.setattr(as_they_end, "rows_with_ids", _fail)
-            with pytest.raises(errors.DatabaseError):
-                list(rows.pages())
-        assert [row["prompt"] for page in rows.pages() for row in page] == prompts
+    with monkeypatch.context() as away:
+        away.setattr(row_orders, "page_of", _fail)
+        with pytest.raises(errors.DatabaseError):
+            list(order.pages(ended=True, most=len(QUESTIONS)))
+    rows = [row["prompt"] for page in order.pages(ended=True) for row in page.rows]
+    assert sorted(rows) == sorted(QUESTIONS)
 
 
 def test_what_goes_wrong_while_rows_come_is_raised_where_they_are_read(provider: Simulator) -> None:
@@ -87,7 +86,7 @@ def test_a_wait_ends_at_its_limit_or_with_its_task_and_loses_nothing(
 ) -> None:
     provider.control(gate="shut")
     batch = submitted(QUESTIONS[:2])
-    with pytest.raises(errors.NotEndedError, match=r"2 rows have not ended after 0\.2 s\. Nothing is lost") as caught:
+    with pytest.raises(errors.NotEndedError, match=rf"Stopped after .* with 2 rows of {batch.id} open") as caught:
         batch.wait(0.2)
     assert isinstance(caught.value, TimeoutError)
 

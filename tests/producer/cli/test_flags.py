@@ -9,7 +9,7 @@ import typer
 from tidemill.models.errors import InputError, OptionError
 from tidemill.models.options import AskOptions, DescribeOptions, ReplyOptions
 from tidemill.producer.cli import ending, flags
-from tidemill.producer.cli.values import options_of, prompt_of, text_of
+from tidemill.producer.cli.values import ends_of, options_of, order_of, prompt_of, text_of
 
 
 class Pair(NamedTuple):
@@ -134,3 +134,13 @@ def test_a_prompt_is_a_file_only_where_there_is_one(
     assert capsys.readouterr().err == ""
     assert prompt_of("@prompt.md") == "Why?"
     assert "prompt.md (4 characters) is the prompt; a blank at the end" in capsys.readouterr().err
+
+
+def test_how_long_a_run_may_take_and_the_order_of_its_rows_are_checked_before_it_begins() -> None:
+    assert ends_of("1h30m", True) == (5_400.0, True)
+    assert ends_of(None) == (None, False)
+    assert order_of("finished") == "finished"
+    with pytest.raises(OptionError, match="write it with its unit: 90s, 10m"):
+        ends_of("10")
+    with pytest.raises(OptionError, match="it must be input or finished"):
+        order_of("random")

@@ -10,6 +10,7 @@ import pytest
 from tests.rows import add_batch, add_jobs, batch_row, put, success, take
 from tidemill.models.errors import InputError
 from tidemill.models.settings import settings
+from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.saving import Selection
 from tidemill.producer.cli.kinds import VERBS, Verbs, verbs_for
 
@@ -32,7 +33,7 @@ def test_a_kind_that_is_not_named_has_plain_rows(kind: str, tmp_path: Path, caps
         ("b-1", verb) for verb in ("pause", "resume", "cancel", "retry")
     ]
     put(*map(success, take(ids[1:])))
-    verbs.watch(batch_id, True)
+    verbs.watch(batch_id, True, Ends())
     assert json.loads(capsys.readouterr().out)["succeeded"] == 2
     verbs.results(batch_id, [str(tmp_path / "out.jsonl")], False, Selection())
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2

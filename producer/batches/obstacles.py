@@ -1,0 +1,170 @@
+"""Nobody waits without knowing for what: it is said at once, again each minute, and when it is over."""
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from tidemill.models import live
+from tidemill.models.clock import now_after, seconds_since
+from tidemill.models.database import reading
+from tidemill.models.due import ALIVE_SECONDS
+from tidemill.models.durations import in_words
+from tidemill.models.embedded import EmbeddedRunner
+from tidemill.models.errors import DatabaseError
+from tidemill.models.tables import batches, jobs, workers
+from tidemill.producer.batches.progress import Progress, counted
+from tidemill.producer.screen.display import Display
+
+REMIND_SECONDS = 60.0
+"""After so long what a run waits for is said again."""
+
+_TROUBLE_SECONDS = 30.0
+_WORKER_CHECK_SECONDS = 10.0
+
+_OVER = {
+    "hold": "The provider answers again after {}; going on.",
+    "state": "The batch was resumed after {}; going on.",
+    "trouble": "The trouble is over after {}; going on.",
+    "workers": "A worker is there after {}; going on.",
+}
+"""What a run may wait for -> the sentence once that is over."""
+
+
+@dataclass(slots=True)
+class _Obstacle:
+    sentence: str
+    since: float
+    told_at: float
+
+
+class Obstacles:
+    """Says what a run waits for.
+
+    Args:
+        display: where it is said.
+        runner: the worker inside this command; None where workers are elsewhere.
+        batch_id: whose rows are waited for.
+        silence_seconds: after so long without an answer a sentence says so, and again each minute; None: never.
+    """
+
+    def __init__(
+        self, display: Display, runner: EmbeddedRunner | None, batch_id: str | None, silence_seconds: float | None
+    ) -> None:
+        self._display = display
+        self._runner = runner
+        self._batch_id = batch_id
+        self._now: dict[str, _Obstacle] = {}
+        self._silence_seconds = silence_seconds
+        self._ended = -1
+        self._answered_at = self._silence_told_at = self._checked_workers_at = time.monotonic()
+        self._last: Progress | None = None
+
+    def say_new(self, so_far: Progress) -> None:
+        """Say what a run waits for now and did not before, or for a minute, and what is over.
+
+        Raises:
+            DatabaseError: the database could not be used for half a minute.
+        """
+        self._note("hold", so_far.hold_reason)
+        paused = f"The batch is paused; `tidemill resume {self._batch_id}` continues it."
+        self._note("state", paused if so_far.state == "paused" else None)
+        self.say_trouble(self._runner.trouble if self._runner is not None else None)
+        if self._runner is None and time.monotonic() - self._checked_workers_at > _WORKER_CHECK_SECONDS:
+            self._checked_workers_at = time.monotonic()
+            self._note("workers", _missing_worker(self._batch_id))
+        elif "workers" in self._now:
+            self._note("workers", self._now["workers"].sentence)
+        self._note_silence(so_far)
+
+    def say_trouble(self, trouble: str | None) -> None:
+        """Say that the database cannot be used, or that it can again.
+
+        Raises:
+            DatabaseError: it has not been usable for half a minute.
+        """
+        self._note("trouble", trouble)
+        if trouble is not None and time.monotonic() - self._now["trouble"].since > _TROUBLE_SECONDS:
+            raise DatabaseError(trouble)
+
+    def why(self, so_far: Progress) -> str:
+        """In sentences, what the run waits for at present."""
+        if self._runner is None and (missing := _missing_worker(self._batch_id)) is not None:
+            return missing
+        return " ".join(each.sentence for each in self._now.values()) or _of_silence(so_far, self._batch_id)
+
+    def _note(self, topic: str, sentence: str | None) -> None:
+        now, known = time.monotonic(), self._now.get(topic)
+        if sentence is None:
+            if known is not None:
+                del self._now[topic]
+                self._display.say(_OVER[topic].format(in_words(now - known.since)))
+        elif known is None or sentence != known.sentence:
+            self._now[topic] = _Obstacle(sentence, known.since if known else now, now)
+            self._display.say(sentence)
+        elif now - known.told_at >= REMIND_SECONDS:
+            known.told_at = now
+            self._display.say(f"Still waiting after {in_words(now - known.since)}: {sentence}")
+
+    def _note_silence(self, so_far: Progress) -> None:
+        """Say that no row ends, where nothing else explains it."""
+        now, listener = time.monotonic(), live.listener_of(self._batch_id)
+        if so_far.ended != self._ended or self._now:
+            self._ended, self._answered_at = so_far.ended, now
+        elif listener is not None and listener.heard_at > self._answered_at:
+            self._answered_at = listener.heard_at
+        if self._silence_seconds is None or not so_far.open:
+            return
+        is_first = self._silence_told_at <= self._answered_at
+        due_at = self._answered_at + self._silence_seconds if is_first else self._silence_told_at + REMIND_SECONDS
+        if now >= due_at:
+            self._silence_told_at = now
+            no_answer = "No answer yet after" if so_far.rows == 1 else "No row has ended for"
+            self._display.say(f"{no_answer} {in_words(now - self._answered_at)}. {_of_silence(so_far, self._batch_id)}")
+
+
+def _of_silence(so_far: Progress, batch_id: str | None) -> str:
+    """What becomes of open rows, where nothing keeps all of them waiting."""
+    running, queued = so_far.states["running"], so_far.states["queued"]
+    calls = f"{counted(running, 'call')} {'is' if running == 1 else 'are'} under way or waiting for a limit"
+    parts = [calls] if running or not queued else []
+    reason = ""
+    if queued:
+        seconds, error = _next_due(batch_id)
+        due = f", the next one due in {in_words(seconds)}" if seconds >= 1 else ""
+        parts.append(f"{counted(queued, 'row')} {'is' if queued == 1 else 'are'} queued{due}")
+        reason = f" Its last call failed: {error}" if error else ""
+    return f"{', '.join(parts)}.{reason}"
+
+
+def _next_due(batch_id: str | None) -> tuple[float, str | None]:
+    """In how many seconds the next queued row is due, and why its last call failed."""
+    try:
+        with reading() as connection:
+            seconds = -seconds_since(connection, jobs.c.available_at)
+            due = (jobs.c.batch_id == batch_id) & (jobs.c.state == "queued") & jobs.c.sent_at.is_(None)
+            one = select(seconds, jobs.c.error).where(due).order_by(jobs.c.available_at, jobs.c.id).limit(1)
+            row = connection.execute(one).first()
+    except DatabaseError:  # said elsewhere
+        return 0.0, None
+    return (float(row[0]), row[1]) if row else (0.0, None)
+
+
+def _missing_worker(batch_id: str | None) -> str | None:
+    """What to start, if no living worker serves the batch's provider."""
+    provider = select(batches.c.provider).where(batches.c.id == batch_id)
+    alive = select(workers.c.provider).where(workers.c.seen_at > now_after(-ALIVE_SECONDS)).distinct()
+    try:
+        with reading() as connection:
+            others = sorted(each or "an unknown server" for each in connection.scalars(alive))
+            needed = connection.scalar(provider)
+    except DatabaseError:
+        return None  # unknown; that the database does not answer is said elsewhere
+    if needed in others:
+        return None
+    if not others:
+        return "No worker is alive. Start one: `tidemill worker`."
+    return (
+        f"No worker serves {needed}; those that are alive serve {', '.join(others)}. "
+        "Start one whose OPENAI_BASE_URL names it: `tidemill worker`."
+    )

@@ -233,9 +233,7 @@ def _stored_file(info: dict[str, object]) -> StoredFile:
 
 def _renew(files: "AbstractFileSystem", root: str, path: str, content: bytes) -> None:
     """Make a file young. In a folder that costs nothing; an object store must be given it again."""
-    from fsspec.implementations.local import LocalFileSystem
-
-    if isinstance(files, LocalFileSystem):
+    if remote_files.is_local(files):
         with suppress(OSError):  # somebody else's, or removed just now: then it is written anew
             os.utime(path)
             return

@@ -13,6 +13,7 @@ import io
 import math
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeGuard, cast
 
 from tidemill.models.errors import InputError
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 
 FIRST_CHUNK_ROWS = 32  # small, so that workers start at once
 CHUNK_SECONDS = 1.0  # a slow pipe does not keep workers waiting for a full chunk
+PAUSE_SECONDS = 0.2  # after which a pipe that says nothing more is taken to pause
 
 ANY_TABLE = Wanted(of_prompts=False)
 """What training takes: rows with columns."""
@@ -149,7 +152,9 @@ def read(
     if how.limit is not None and how.limit < 1:
         raise InputError(f"the limit is {how.limit}, but it counts rows: give 1 or more")
     inputs = open_source(source, how.skip_bad_rows, on_bad_row, on_note, how.wanted)
-    yield from chunks_of(islice(_all_rows(inputs, how), how.limit))
+    rows = islice(_all_rows(inputs, how), how.limit)
+    files = files_of(source)
+    yield from chunks_of(_with_pauses(rows) if files is not None and files.is_stdin else rows)
 
 
 class Opened(NamedTuple):
@@ -191,19 +196,48 @@ def open_source(
     return [Opened(input_, frame_records(source))]
 
 
-def chunks_of(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Rows in lists of 32, 256, 1,000, 1,000 and so on at most; of a slow source, what has come within a second."""
+def chunks_of(rows: Iterable[Row | None]) -> Iterator[list[Row]]:
+    """Rows in lists of 32, 256, 1,000, 1,000 and so on at most; of a slow source, what has come within a second.
+
+    None among the rows says that the source pauses.
+    """
     chunk: list[Row] = []
     size, due = FIRST_CHUNK_ROWS, math.inf
     for row in rows:
-        if not chunk:
-            due = time.monotonic() + CHUNK_SECONDS
-        chunk.append(row)
-        if len(chunk) >= size or time.monotonic() >= due:
+        if row is not None:
+            due = due if chunk else time.monotonic() + CHUNK_SECONDS
+            chunk.append(row)
+        if chunk and (row is None or len(chunk) >= size or time.monotonic() >= due):
             yield chunk
             chunk, size = [], min(8 * size, CHUNK_ROWS)
     if chunk:
         yield chunk
+
+
+def _with_pauses(rows: Iterator[Row]) -> Iterator[Row | None]:
+    """The rows of a pipe, and None where none has come for a while: those that are there need not wait for the next."""
+    arrived: Queue[Row | BaseException | None] = Queue(CHUNK_ROWS)
+
+    def take_all() -> None:
+        try:
+            for row in rows:
+                arrived.put(row)
+            arrived.put(None)
+        except BaseException as error:  # noqa: BLE001  # it is raised again where the rows are read
+            arrived.put(error)
+
+    threading.Thread(target=take_all, name="pipe", daemon=True).start()
+    while True:
+        try:
+            row = arrived.get(timeout=PAUSE_SECONDS)
+        except Empty:
+            yield None
+            continue
+        if row is None:
+            return
+        if isinstance(row, BaseException):
+            raise row
+        yield row
 
 
 def _all_rows(inputs: Sequence[Opened], how: ReadOptions) -> Iterator[Row]:

@@ -71,7 +71,7 @@ def test_no_line_has_the_text_of_an_error_for_it_may_repeat_the_prompt(caplog: p
 
 def test_the_end_of_a_hold_says_how_long_it_was(caplog: pytest.LogCaptureFixture) -> None:
     journal.log_lift(PROVIDER, 754.2)
-    assert caplog.messages == [f"{PROVIDER} answers again after 13 min on hold; its batches go on"]
+    assert caplog.messages == [f"{PROVIDER} answers again after 12 min 34 s on hold; its batches go on"]
 
 
 def test_as_json_a_line_is_one_object_with_its_event_and_fields() -> None:

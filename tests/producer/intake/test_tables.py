@@ -300,7 +300,7 @@ def test_stdin_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, content: byt
     assert reason in error_of("-")
 
 
-def test_the_first_rows_of_a_pipe_come_before_its_end() -> None:
+def test_rows_of_a_pipe_come_before_the_next_ones() -> None:
     code = (
         "from tidemill.producer.intake.tables import *\n"
         "for chunk in read('-', ReadOptions(), on_bad_row=print): print(len(chunk), flush=True)\n"
@@ -311,9 +311,12 @@ def test_the_first_rows_of_a_pipe_come_before_its_end() -> None:
         assert process.stdout
         process.stdin.write(b'{"prompt": "x"}\n' * 40)
         process.stdin.flush()
-        assert process.stdout.readline() == b"32\n"
+        assert [process.stdout.readline() for _ in range(2)] == [b"32\n", b"8\n"]
+        process.stdin.write(b'{"prompt": "y"}\n')
+        process.stdin.flush()
+        assert process.stdout.readline() == b"1\n"
         process.stdin.close()
-        assert process.stdout.readline() == b"8\n"
+        assert process.stdout.readline() == b""
     assert process.returncode == 0
 
 

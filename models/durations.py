@@ -20,9 +20,11 @@ def seconds_of(text: str) -> float:
 
 
 def in_words(seconds: float) -> str:
-    """A duration for people: `0.4 s`, `12 s`, `1 min 38 s`, `2 h 05 min`, `3 d 4 h`."""
+    """A duration for people: `43 ms`, `0.4 s`, `5 s`, `1 min 38 s`, `12 min`, `2 h 05 min`, `3 d 4 h`."""
+    if 0 < seconds < 0.0995:
+        return f"{1_000 * seconds:.0f} ms"
     if 0 < seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f} s".replace(".0 s", " s")
     minutes, left = divmod(round(max(0.0, seconds)), 60)
     hours, minutes_left = divmod(minutes, 60)
     days, hours_left = divmod(hours, 24)
@@ -30,4 +32,4 @@ def in_words(seconds: float) -> str:
         return f"{days} d {hours_left} h"
     if hours:
         return f"{hours} h {minutes_left:02} min"
-    return f"{minutes} min {left:02} s" if minutes else f"{left} s"
+    return f"{minutes} min {left:02} s".removesuffix(" 00 s") if minutes else f"{left} s"

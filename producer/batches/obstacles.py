@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from tidemill.models import live
-from tidemill.models.clock import now_after, seconds_since
+from tidemill.models.clock import seconds_since
 from tidemill.models.database import reading
-from tidemill.models.due import ALIVE_SECONDS
 from tidemill.models.durations import in_words
 from tidemill.models.embedded import EmbeddedRunner
 from tidemill.models.errors import DatabaseError
-from tidemill.models.tables import batches, jobs, workers
+from tidemill.models.tables import batches, jobs
 from tidemill.producer.batches.progress import Progress, counted
 from tidemill.producer.screen.display import Display
 
@@ -98,13 +97,13 @@ class Obstacles:
         if sentence is None:
             if known is not None:
                 del self._now[topic]
-                self._display.say(_OVER[topic].format(in_words(now - known.since)))
+                self._display.say(_OVER[topic].format(_in_minutes(now - known.since)))
         elif known is None or sentence != known.sentence:
             self._now[topic] = _Obstacle(sentence, known.since if known else now, now)
             self._display.say(sentence)
         elif now - known.told_at >= REMIND_SECONDS:
             known.told_at = now
-            self._display.say(f"Still waiting after {in_words(now - known.since)}: {sentence}")
+            self._display.say(f"Still waiting after {_in_minutes(now - known.since)}: {sentence}")
 
     def _note_silence(self, so_far: Progress) -> None:
         """Say that no row ends, where nothing else explains it."""
@@ -120,7 +119,13 @@ class Obstacles:
         if now >= due_at:
             self._silence_told_at = now
             no_answer = "No answer yet after" if so_far.rows == 1 else "No row has ended for"
-            self._display.say(f"{no_answer} {in_words(now - self._answered_at)}. {_of_silence(so_far, self._batch_id)}")
+            silence = _in_minutes(now - self._answered_at)
+            self._display.say(f"{no_answer} {silence}. {_of_silence(so_far, self._batch_id)}")
+
+
+def _in_minutes(seconds: float) -> str:
+    """How long something has lasted; from a minute on, seconds would only be noise."""
+    return in_words(seconds if seconds < 60 else seconds - seconds % 60)
 
 
 def _of_silence(so_far: Progress, batch_id: str | None) -> str:
@@ -152,19 +157,12 @@ def _next_due(batch_id: str | None) -> tuple[float, str | None]:
 
 def _missing_worker(batch_id: str | None) -> str | None:
     """What to start, if no living worker serves the batch's provider."""
-    provider = select(batches.c.provider).where(batches.c.id == batch_id)
-    alive = select(workers.c.provider).where(workers.c.seen_at > now_after(-ALIVE_SECONDS)).distinct()
+    from tidemill.models import ledger  # for runs whose workers are elsewhere
+    from tidemill.producer.batches.reasons import Fleet, missing_worker
+
     try:
         with reading() as connection:
-            others = sorted(each or "an unknown server" for each in connection.scalars(alive))
-            needed = connection.scalar(provider)
+            batch = connection.execute(select(batches).where(batches.c.id == batch_id)).one()
+            return missing_worker(batch, Fleet(ledger.all_workers(connection), is_embedded=False))
     except DatabaseError:
         return None  # unknown; that the database does not answer is said elsewhere
-    if needed in others:
-        return None
-    if not others:
-        return "No worker is alive. Start one: `tidemill worker`."
-    return (
-        f"No worker serves {needed}; those that are alive serve {', '.join(others)}. "
-        "Start one whose OPENAI_BASE_URL names it: `tidemill worker`."
-    )

@@ -72,7 +72,7 @@ def of_batch(batch: Row[Any], fleet: Fleet, now: datetime) -> list[Reason]:
         reasons.append(Reason("paused", f"The batch is paused; `tidemill resume {batch.id}` continues it."))
     if batch.hold_reason is not None:
         reasons.append(_hold(batch, now))
-    if batch.state != "cancelled" and (missing := _missing_worker(batch, fleet)):
+    if batch.state != "cancelled" and (missing := missing_worker(batch, fleet)):
         reasons.append(Reason("no_worker", missing))
     return reasons
 
@@ -85,7 +85,7 @@ def _hold(batch: Row[Any], now: datetime) -> Reason:
     return Reason("held", one_line(sentence, 2 * _ERROR_CHARACTERS), batch.held_until)
 
 
-def _missing_worker(batch: Row[Any], fleet: Fleet) -> str | None:
+def missing_worker(batch: Row[Any], fleet: Fleet) -> str | None:
     """What to start, if no living worker serves the batch's provider."""
     if fleet.alive(batch.provider):
         return None

@@ -101,6 +101,6 @@ def test_a_worker_of_another_server_leaves_a_batch_alone_and_the_command_says_so
     with open_site(tmp_path, workers=(1,)) as site:
         site.user.prompts("prompts.jsonl", PROMPTS[:5])
         with site.user.started(*ASK, OPENAI_BASE_URL="http://another.test:1/v1") as asking:
-            asking.says("No worker serves another.test:1")
+            asking.says("No worker for another.test:1")
         assert _paid(site) == 0
         assert site.user.query("SELECT state, count(*) FROM jobs GROUP BY 1") == [("queued", 5)]

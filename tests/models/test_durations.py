@@ -34,10 +34,12 @@ def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     [
         (-3.0, "0 s"),
         (0.0, "0 s"),
+        (0.043, "43 ms"),
         (0.44, "0.4 s"),
         (9.96, "10 s"),
         (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
+        (5.0, "5 s"),
+        (59.6, "1 min"),
         (98.0, "1 min 38 s"),
         (7_500.0, "2 h 05 min"),
         (273_600.0, "3 d 4 h"),

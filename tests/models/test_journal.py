@@ -110,8 +110,8 @@ def test_the_same_trouble_is_told_once_a_minute(caplog: pytest.LogCaptureFixture
     seldom = Seldom()
     for waiting in (3, 5):
         seldom.note(logging.WARNING, "waits_to_store", f"{waiting} endings wait", about="database away")
-    seldom.note(logging.WARNING, "waits_to_store", "9 endings wait", about="disk full")
-    assert caplog.messages == ["3 endings wait", "9 endings wait"]
+    seldom.note(logging.WARNING, "waits_to_store", "no room for 9 endings", about="disk full")
+    assert caplog.messages == ["3 endings wait", "no room for 9 endings"]
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_rows_that_wait_for_their_next_call_say_why_the_last_one_failed(clock: C
     clock.seconds += 60
     (sentence,) = look(progress(queued=3))
     assert re.fullmatch(
-        r"No row has ended for 1 min\. 3 rows are queued, the next one due in 1 min\. "
+        r"No row has ended for 1 min\. 3 rows are queued, the next one due in 1 min .. s\. "
         r"Its last call failed: Overloaded\.",
         sentence,
     )

@@ -10,7 +10,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from logging import INFO, WARNING
+from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
 from tidemill.models.errors import SettingsError
@@ -300,7 +300,7 @@ class Limiter:
         if self._retry_at is not None:
             cells.requests = max(cells.requests, state.cells.requests)
             cells.tokens = max(cells.tokens, state.cells.tokens)
-            note(INFO, "limits_back", "The Redis of the shared limits answers again.")
+            note(WARNING, "limits_back", "The Redis of the shared limits answers again.")
         state.born = born if self._retry_at is None else 0
         state.cells, state.workers, self._retry_at = cells, workers, None
         learned = Limits(float(rpm) if rpm else None, float(tpm) if tpm else None)

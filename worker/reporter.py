@@ -97,6 +97,9 @@ class Reporter:
         if waiting.hold_reason is not None:
             probe = waiting.next_probe_seconds
             journal.log_held(settings().provider, waiting.hold_reason, probe, waiting.batches_on_hold)
+        elif has_news and (later := waiting.rows["later"]):
+            sentence = f"rows that wait for a limit or their next try: {later:,}; `tidemill explain` says which"
+            note(INFO, "later", sentence, rows=later)
         elif not has_news:
             self._is_idle = not (waiting.rows["due"] or waiting.rows["running"] or waiting.rows["later"])
             if not (self._is_idle and was_idle):

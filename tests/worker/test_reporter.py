@@ -63,6 +63,9 @@ def test_every_minute_is_explained(
     simulator.control(mode="context")
     add_jobs(4, "b", prefix="failing")
     wait_until(lambda: "4 failed (context_length_exceeded 4)" in caplog.text, "failures are in the minute")
+    simulator.control(mode="500")
+    add_jobs(1, "b", prefix="again")
+    wait_until(lambda: "rows that wait for a limit or their next try: 1" in caplog.text, "it says what is due later")
     process.stop()
     assert "has started: version" in caplog.get_records("setup")[0].message
     assert events(caplog)[-1] == "stop"

@@ -5,6 +5,7 @@ The servers are real, started once a session and only when a test asks for one. 
 """
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck
 from sqlalchemy import make_url
 
+from tests.flows import warm
 from tests.schedule import Schedule, turn
 from tests.servers import Broker, Postgres
 from tests.waiting import LIMIT_SECONDS, limit, measure, wait_until
@@ -57,6 +59,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what was kept for the session."""
     if folder := config.stash.get(_CACHE, None):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays to the end, and need not be looked through for garbage over and over."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -279,7 +287,10 @@ def _provider_of(simulator: Simulator) -> dict[str, str]:
 
 @pytest.fixture
 def run_cli(tmp_path: Path, clean_environment: None) -> RunCli:
-    """Runs a command as its user would, in an empty folder; returns the completed process with text output."""
+    """Runs a command as its user would, in an empty folder; returns the completed process with text output.
+
+    As in tests/flows it forks off a process that has its imports, where nothing but our variables is changed.
+    """
     folder = tmp_path / "cwd"
     folder.mkdir()
 
@@ -289,9 +300,14 @@ def run_cli(tmp_path: Path, clean_environment: None) -> RunCli:
         input: str | None = None,  # noqa: A002
         timeout: float = LIMIT_SECONDS,
     ) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | (env or {})
+        if warm.can_run(environment):
+            return subprocess.CompletedProcess(
+                args, *warm.run(args, environment, folder, (input or "").encode(), limit(timeout))
+            )
         return subprocess.run(
             [sys.executable, "-P", "-m", "tidemill.producer.cli.commands", *args],
-            env=os.environ | (env or {}),
+            env=environment,
             cwd=folder,
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,

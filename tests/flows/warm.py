@@ -1,7 +1,7 @@
 """Hundreds of commands run in tests, and most of what one costs is imports: here they fork off a process that has them.
 
 What runs is the command line itself, in a process of its own with its own variables, folder and streams. Where a test
-is about more than that (another interpreter, PYTHON* or locale variables, a terminal), commands start cold.
+is about more than that (another interpreter, locale variables), commands start cold.
 """
 
 import atexit
@@ -21,12 +21,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn
 
-_OURS = ("OPENAI_", "TIDEMILL_")
+_OURS = ("OPENAI_", "TIDEMILL_", "PYTHONPATH")
 _NUMBER = struct.Struct("i")
 
 
 def can_run(environment: Mapping[str, str]) -> bool:
-    """Whether these variables are this process's own but for ours, which are read when a command runs."""
+    """Whether these variables are this process's own but for ours and PYTHONPATH, which are read when a command runs."""
     return _of_others(environment) == _of_others(os.environ)
 
 
@@ -150,6 +150,7 @@ def _run_for(stdin: int, stdout: int, stderr: int, asker: int) -> NoReturn:
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(environment)
+            sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
             sys.argv = ["tidemill", *args]
             sys.modules["tidemill.producer.cli.commands"].main()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

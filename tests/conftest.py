@@ -36,8 +36,11 @@ from tidemill.simulator import Simulator
 
 __all__ = ["RunCli", "UseEnvironment", "WaitUntil", "wait_until"]
 
-# Hundreds of processes are started from these sources: they are compiled once.
+# Hundreds of processes are started from these sources, and each that runs tests reads all of them: compiled once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Thousands of tests are collected and kept: Python's 700 objects between two looks for garbage would be a sixth of it.
+gc.set_threshold(50_000, 20, 20)
 # A shell's background job ignores Ctrl-C, and so would every command that tests start in it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -223,7 +223,7 @@ def hostile() -> Mapping[str, tuple[bytes, str]]:
     return MappingProxyType(files)
 
 
-def write(folder: Path, files: dict[str, bytes]) -> list[str]:
+def write(folder: Path, files: Mapping[str, bytes]) -> list[str]:
     """Write the files; returns their paths."""
     for name, content in files.items():
         (folder / name).write_bytes(content)

@@ -5,6 +5,7 @@ The servers are real, started once a session and only when a test asks for one. 
 """
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck
 from sqlalchemy import make_url
 
+from tests.flows import warm
 from tests.schedule import Schedule, turn
 from tests.servers import Broker, Postgres
 from tests.waiting import LIMIT_SECONDS, limit, measure, wait_until
@@ -34,8 +36,11 @@ from tidemill.simulator import Simulator
 
 __all__ = ["RunCli", "UseEnvironment", "WaitUntil", "wait_until"]
 
-# Hundreds of processes are started from these sources: they are compiled once.
+# Hundreds of processes are started from these sources, and each that runs tests reads all of them: compiled once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Thousands of tests are collected and kept: Python's 700 objects between two looks for garbage would be a sixth of it.
+gc.set_threshold(50_000, 20, 20)
 # A shell's background job ignores Ctrl-C, and so would every command that tests start in it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -57,6 +62,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what was kept for the session."""
     if folder := config.stash.get(_CACHE, None):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays to the end, and need not be looked through for garbage over and over."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -279,7 +290,10 @@ def _provider_of(simulator: Simulator) -> dict[str, str]:
 
 @pytest.fixture
 def run_cli(tmp_path: Path, clean_environment: None) -> RunCli:
-    """Runs a command as its user would, in an empty folder; returns the completed process with text output."""
+    """Runs a command as its user would, in an empty folder; returns the completed process with text output.
+
+    As in tests/flows it forks off a process that has its imports, where nothing but our variables is changed.
+    """
     folder = tmp_path / "cwd"
     folder.mkdir()
 
@@ -289,9 +303,14 @@ def run_cli(tmp_path: Path, clean_environment: None) -> RunCli:
         input: str | None = None,  # noqa: A002
         timeout: float = LIMIT_SECONDS,
     ) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | (env or {})
+        if warm.can_run(environment):
+            return subprocess.CompletedProcess(
+                args, *warm.run(args, environment, folder, (input or "").encode(), limit(timeout))
+            )
         return subprocess.run(
             [sys.executable, "-P", "-m", "tidemill.producer.cli.commands", *args],
-            env=os.environ | (env or {}),
+            env=environment,
             cwd=folder,
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,

@@ -3,9 +3,12 @@
 import random
 import struct
 import zlib
+from collections.abc import Mapping
+from functools import cache
 from io import BytesIO
 from itertools import starmap
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
@@ -58,7 +61,8 @@ def quarters(mode: str = "RGB", side: int = 64) -> Image.Image:
     return image.convert(mode)
 
 
-def full_of_secrets() -> dict[str, bytes]:
+@cache
+def full_of_secrets() -> Mapping[str, bytes]:
     """Pictures with a name, a position, comments and text in all their places."""
     image, exif = photo(64, 48), Image.Exif()
     exif[ARTIST] = SECRET
@@ -190,12 +194,13 @@ def _xyz(values: tuple[float, ...]) -> bytes:
     return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
 
 
-def hostile() -> dict[str, tuple[bytes, str]]:
+@cache
+def hostile() -> Mapping[str, tuple[bytes, str]]:
     """Name -> content, and the code with which it must be refused."""
     jpeg, png = encoded(photo(400, 300), "JPEG"), encoded(photo(400, 300), "PNG")
     broken = bytearray(png)
     broken[len(broken) // 2] ^= 0xFF
-    return {
+    files = {
         "empty.jpg": (b"", "empty_file"),
         "text.jpg": (b"I am a picture.", "not_a_picture"),
         "zeros.png": (bytes(5000), "not_a_picture"),
@@ -215,9 +220,10 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "fat.jpg": (progressive_jpeg_of_size(12_000, 12_000), "too_large"),
         "fat.png": (png_of_size(12_000, 12_000), "too_large"),
     }
+    return MappingProxyType(files)
 
 
-def write(folder: Path, files: dict[str, bytes]) -> list[str]:
+def write(folder: Path, files: Mapping[str, bytes]) -> list[str]:
     """Write the files; returns their paths."""
     for name, content in files.items():
         (folder / name).write_bytes(content)

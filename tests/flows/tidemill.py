@@ -75,21 +75,8 @@ class Running:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, nth: int) -> None:
         self._out, self._err = folder / f".out-{nth}", folder / f".err-{nth}"
-        self.process: subprocess.Popen[bytes] | warm.Command
         with self._out.open("wb") as out, self._err.open("wb") as err, Path(os.devnull).open("rb") as nothing:
-            if _is_warm(command, environment):
-                streams = nothing.fileno(), out.fileno(), err.fileno()
-                self.process = warm.Command(command[len(COMMAND) :], environment, folder, streams)
-            else:
-                self.process = subprocess.Popen(
-                    command,
-                    env=environment,
-                    cwd=folder,
-                    stdin=nothing,
-                    stdout=out,
-                    stderr=err,
-                    start_new_session=True,
-                )
+            self.process = _start(command, environment, folder, (nothing.fileno(), out.fileno(), err.fileno()))
 
     @property
     def err(self) -> str:
@@ -159,8 +146,8 @@ class Tidemill:
     def _run(self, command: list[str], given: str | bytes | None, timeout: float, env: Mapping[str, str]) -> Ran:
         environment = self._environment(env)
         given = given.encode() if isinstance(given, str) else given or b""
-        if _is_warm(command, environment):
-            return Ran(*warm.run(command[len(COMMAND) :], environment, self.folder, given, limit(timeout)))
+        if (args := _warm_arguments(command, environment)) is not None:
+            return Ran(*warm.run(args, environment, self.folder, given, limit(timeout)))
         done = subprocess.run(
             command,
             env=environment,
@@ -178,14 +165,10 @@ class Tidemill:
         `look` is called with what is shown by then, each time that there is more.
         """
         leader, terminal = pty.openpty()
-        process = subprocess.Popen(
-            [*self._command, *args],
-            env=self._environment({"TERM": "xterm", "PYTHONIOENCODING": "utf-8"}),
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=terminal,
-            stderr=terminal,
-        )
+        environment = self._environment({"TERM": "xterm", "PYTHONIOENCODING": "utf-8"})
+        with Path(os.devnull).open("rb") as nothing:
+            streams = nothing.fileno(), terminal, terminal
+            process = _start([*self._command, *args], environment, self.folder, streams)
         os.close(terminal)
         shown = b""
         with suppress(OSError):  # so a terminal says that nobody is there any more
@@ -249,8 +232,25 @@ class Tidemill:
             return list(connection.execute(text(statement), parameters))
 
 
-def _is_warm(command: Sequence[str], environment: Mapping[str, str]) -> bool:
-    return tuple(command[: len(COMMAND)]) == COMMAND and warm.can_run(environment)
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, streams: tuple[int, int, int]
+) -> subprocess.Popen[bytes] | warm.Command:
+    """Start a command in a session of its own, warm where that is the same."""
+    if (args := _warm_arguments(command, environment)) is not None:
+        return warm.Command(args, environment, folder, streams)
+    stdin, stdout, stderr = streams
+    return subprocess.Popen(
+        command, env=environment, cwd=folder, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
+    )
+
+
+def _warm_arguments(command: Sequence[str], environment: Mapping[str, str]) -> list[str] | None:
+    """What tests/flows/warm.py is given of a command; None for one that must start cold."""
+    if not warm.can_run(environment):
+        return None
+    if tuple(command[: len(COMMAND)]) == COMMAND:
+        return list(command[len(COMMAND) :])
+    return list(command[1:]) if tuple(command[:2]) == (sys.executable, "-c") else None
 
 
 def answers(rows: list[dict[str, Any]], column: str = "prompt") -> bool:

@@ -1,7 +1,7 @@
 """Hundreds of commands run in tests, and most of what one costs is imports: here they fork off a process that has them.
 
 What runs is the command line itself, in a process of its own with its own variables, folder and streams. Where a test
-is about more than that (another interpreter, PYTHON* or locale variables, a terminal), commands start cold.
+is about more than that (another interpreter, variables of another kind), commands start cold.
 """
 
 import atexit
@@ -19,25 +19,28 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
-_OURS = ("OPENAI_", "TIDEMILL_")
+_READ_LATE = ("OPENAI_", "TIDEMILL_", "PYTHONPATH", "PYTHONIOENCODING", "TERM", "COLUMNS")
+"""How the names of variables begin that are read when a command runs, or are seen to then."""
+
 _NUMBER = struct.Struct("i")
 
 
 def can_run(environment: Mapping[str, str]) -> bool:
-    """Whether these variables are this process's own but for ours, which are read when a command runs."""
+    """Whether these variables are this process's own but for those that are read when a command runs."""
     return _of_others(environment) == _of_others(os.environ)
 
 
 def _of_others(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith(_OURS)}
+    return {name: value for name, value in environment.items() if not name.startswith(_READ_LATE)}
 
 
 class Command:
     """`tidemill` with these arguments, in a session of its own; what a test uses of `subprocess.Popen`.
 
     Args:
+        args: of the command; `-c` and a script stand for `python -c` and the script.
         streams: file descriptors of its standard input, output and error.
     """
 
@@ -150,12 +153,31 @@ def _run_for(stdin: int, stdout: int, stderr: int, asker: int) -> NoReturn:
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(environment)
-            sys.argv = ["tidemill", *args]
-            sys.modules["tidemill.producer.cli.commands"].main()
+            encoding = environment.get("PYTHONIOENCODING", sys.stdout.encoding)
+            sys.stdout = _opened(1, encoding, sys.stdout.errors)
+            sys.stderr = _opened(2, encoding, sys.stderr.errors)
+            sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+            _run(args)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         with suppress(BrokenPipeError):  # nobody wants to know any more
             client.sendall(_NUMBER.pack(code))
     os._exit(0)
+
+
+def _opened(number: int, encoding: str, errors: str | None) -> TextIO:
+    """A stream as an interpreter opens it at its start; the server's own believe that they are what they were."""
+    is_in_lines = number == 2 or os.isatty(number)
+    return open(number, "w", 1 if is_in_lines else -1, encoding, errors, closefd=False)
+
+
+def _run(args: list[str]) -> NoReturn:
+    if args[0] == "-c":
+        sys.argv, sys.path[:0] = ["-c"], [""]
+        exec(args[1], {"__name__": "__main__"})  # as `python -c` does it
+        sys.exit()
+    sys.argv = ["tidemill", *args]
+    sys.modules["tidemill.producer.cli.commands"].main()
+    sys.exit()
 
 
 if __name__ == "__main__":

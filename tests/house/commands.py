@@ -1,6 +1,8 @@
 """Documents are compared with the commands that there are, not with a list kept beside them."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import typer
@@ -8,9 +10,10 @@ import typer
 from tidemill.producer.cli.commands import app
 
 
+@cache
 def commands() -> Mapping[str, Any]:
     """Every command, those of groups as `dialogues list`; groups themselves are not commands."""
-    return dict(_walk(typer.main.get_command(app), ""))
+    return MappingProxyType(dict(_walk(typer.main.get_command(app), "")))
 
 
 def _walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:

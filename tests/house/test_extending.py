@@ -67,7 +67,8 @@ def extended(embedded_environment: dict[str, str], tmp_path: Path) -> Tidemill:
 def test_an_endpoint_from_outside_answers_the_command_line(extended: Tidemill, echo_url: str, transport: str) -> None:
     ask = ("ask", "--endpoint", "echo", "--transport", transport)
     assert extended(*ask, "Hello there", OPENAI_BASE_URL=echo_url).ok().out.strip() == "Hello there"
-    assert extended(*ask, "Hello", "--system", "Loudly.", OPENAI_BASE_URL=echo_url).ok().out.strip() == "HELLO"
+    loud = extended(*ask, "Hello there", "--system", "Loudly.", OPENAI_BASE_URL=echo_url).ok()
+    assert loud.out.strip() == "HELLO THERE"
 
 
 def test_its_lines_in_a_batch_file_and_later_turns_go_there_too(extended: Tidemill, echo_url: str) -> None:
@@ -75,11 +76,11 @@ def test_its_lines_in_a_batch_file_and_later_turns_go_there_too(extended: Tidemi
         "custom_id": "a",
         "method": "POST",
         "url": "/v1/echo",
-        "body": {"turns": [{"role": "user", "content": "x"}]},
+        "body": {"turns": [{"role": "user", "content": "Hello there"}]},
     }
     extended.write("lines.jsonl", json.dumps(line) + "\n")
     (row,) = extended("ask", "-i", "lines.jsonl", "-o", "-", OPENAI_BASE_URL=echo_url).ok().rows
-    assert (row["custom_id"], row["status"], row["reply"], row["model"]) == ("a", "succeeded", "x", "echo-1")
+    assert (row["custom_id"], row["status"], row["reply"], row["model"]) == ("a", "succeeded", "Hello there", "echo-1")
     again = extended("ask", "--dialogue", "1", "And then?", OPENAI_BASE_URL=echo_url).ok()
     assert again.out.strip() == "And then?"
 

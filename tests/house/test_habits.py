@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 
 from tests.house.sources import modules
 
@@ -24,12 +25,15 @@ PRINTS_SENTENCES = {"models/dotenv.py", "models/misspelt.py", "simulator/__main_
 CELERY_DELAYS = {"countdown", "eta", "expires"}
 
 
-def calls() -> Iterator[tuple[str, str, ast.Call]]:
+@cache
+def calls() -> tuple[tuple[str, str, ast.Call], ...]:
     """(file, function it stands in, call) for every call in our packages."""
-    for module in modules():
-        for function, node in _with_function(module.tree, ""):
-            if isinstance(node, ast.Call):
-                yield module.name, function, node
+    return tuple(
+        (module.name, function, node)
+        for module in modules()
+        for function, node in _with_function(module.tree, "")
+        if isinstance(node, ast.Call)
+    )
 
 
 def _with_function(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST]]:

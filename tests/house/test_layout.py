@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -46,10 +47,15 @@ LABELS = ("Why ", "This module ", "This file ", "Module ")
 # --- imports ---
 
 
-def imported(module: Module) -> Iterator[str]:
+@cache
+def imported(module: Module) -> frozenset[str]:
     """Dotted names of what a module imports, anywhere in it but for type checking: `tidemill.models.cost`, `redis`."""
-    skipped = {id(node) for branch in ast.walk(module.tree) if _is_typing_only(branch) for node in ast.walk(branch)}
-    for node in ast.walk(module.tree):
+    return frozenset(_imported(module.tree))
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    skipped = {id(node) for branch in ast.walk(tree) if _is_typing_only(branch) for node in ast.walk(branch)}
+    for node in ast.walk(tree):
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):

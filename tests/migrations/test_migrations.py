@@ -14,7 +14,6 @@ from sqlalchemy import insert, inspect, select, text
 from tests.conftest import RunCli, UseEnvironment
 from tests.rows import add_batch, add_jobs, count, put, success, take
 from tests.servers import Postgres
-from tests.waiting import limit
 from tidemill import migrations
 from tidemill.models.database import engine, reading, writing
 from tidemill.models.errors import DatabaseError
@@ -186,20 +185,11 @@ def test_an_upgrade_of_a_newer_schema_is_refused_in_a_sentence() -> None:
     assert found() == "9999"
 
 
-@pytest.mark.usefixtures("empty_database")
-def test_four_upgrades_at_once_wait_for_each_other(empty_database: str) -> None:
+def test_four_upgrades_at_once_wait_for_each_other(empty_database: str, run_cli: RunCli) -> None:
     """Alembic keeps its context in module globals, so that concurrent upgrades are separate processes in real life."""
-    import os
-    import subprocess
-    import sys
-
-    code = "from tidemill import migrations; print(migrations.upgrade())"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ)
-        for _ in range(4)
-    ]
-    told = [process.communicate(timeout=limit())[0].decode().split() for process in processes]
-    assert told == [[migrations.HEAD]] * 4
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: run_cli(["db", "upgrade"]), range(4)))
+    assert [each.stdout for each in done] == [f"The database has schema {migrations.HEAD}.\n"] * 4
     assert found() == migrations.HEAD
 
 

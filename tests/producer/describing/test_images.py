@@ -490,6 +490,15 @@ def taken_over() -> Callable[[Any, bytes], tuple[Any, bytes]]:
     return lambda item, content: (json.loads(content), b"\xff\xd8")
 
 
+@pytest.fixture(scope="module")
+def hostile_preparer() -> Iterator[Preparer]:
+    """One whose decoder is taken over; to start it imports this file."""
+    with Preparer("gpt-6-luna", "auto", 2048, processes=1) as one:
+        one._children.close()
+        one._children = children.Children(1, taken_over)
+        yield one
+
+
 @pytest.mark.parametrize(
     "claim",
     [
@@ -503,15 +512,13 @@ def taken_over() -> Callable[[Any, bytes], tuple[Any, bytes]]:
         [["a"], "b"],
     ],
 )
-def test_nothing_that_a_decoder_says_is_taken_for_granted(claim: object) -> None:
+def test_nothing_that_a_decoder_says_is_taken_for_granted(hostile_preparer: Preparer, claim: object) -> None:
     good: dict[str, object] = dict.fromkeys(("width", "height", "source_width", "source_height", "source_bytes"), 1)
     good |= {"format": "jpeg", "source_format": "gif", "notes": ["a"], "likeness": None}
-    with Preparer("gpt-6-luna", "auto", 2048, processes=1) as preparer:
-        preparer._children.close()
-        preparer._children = children.Children(1, taken_over)
-        assert prepared(preparer, json.dumps(good).encode()).sha256 == hashlib.sha256(b"\xff\xd8").hexdigest()
-        wrong = good | claim if isinstance(claim, dict) else claim
-        assert refused(preparer, json.dumps(wrong).encode()).code == "decoder_crashed"
+    picture = prepared(hostile_preparer, json.dumps(good).encode())
+    assert picture.sha256 == hashlib.sha256(b"\xff\xd8").hexdigest()
+    wrong = good | claim if isinstance(claim, dict) else claim
+    assert refused(hostile_preparer, json.dumps(wrong).encode()).code == "decoder_crashed"
 
 
 def test_ctrl_c_is_for_the_parent(preparer: Preparer) -> None:

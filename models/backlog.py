@@ -52,6 +52,7 @@ def read(connection: Connection, providers: Iterable[str] = ()) -> dict[str, Bac
         later = min(unsent, row.later) if state_now == "due" else 0
         _add(backlogs, row, state_now, unsent - later, at)
         backlogs[row.provider].rows["later"] += later
+        backlogs[row.provider].batches_on_hold += state_now == "held"
     _count_holds(connection, backlogs, at)
     alive = select(workers.c.provider, func.count()).where(workers.c.seen_at > now_after(-ALIVE_SECONDS))
     for provider, number in connection.execute(alive.group_by(workers.c.provider)):
@@ -102,11 +103,12 @@ def _unsent(at: datetime) -> Select[Any]:
 
 def _count_holds(connection: Connection, backlogs: dict[str, Backlog], at: datetime) -> None:
     """Note what the providers with held rows wait for."""
-    held = select(
-        batches.c.provider, func.max(batches.c.hold_reason), func.min(batches.c.held_until), func.count()
-    ).where(batches.c.hold_reason.is_not(None), batches.c.state == "open")
-    for provider, reason, until, number in connection.execute(held.group_by(batches.c.provider)):
+    held = select(batches.c.provider, func.max(batches.c.hold_reason), func.min(batches.c.held_until)).where(
+        batches.c.hold_reason.is_not(None), batches.c.state == "open"
+    )
+    for provider, reason, until in connection.execute(held.group_by(batches.c.provider)):
         backlog = backlogs.get(provider)
         if backlog is not None and (backlog.rows["held"] or backlog.rows["running"]):
-            backlog.batches_on_hold, backlog.hold_reason = number, reason
+            backlog.hold_reason = reason
+            backlog.batches_on_hold = backlog.batches_on_hold or 1  # its last row may be the probe that runs
             backlog.next_probe_seconds = max(0.0, (until - at).total_seconds()) if until else 0.0

@@ -40,6 +40,7 @@ def test_open_rows_are_told_by_what_they_wait_for() -> None:
 def test_rows_of_a_provider_on_hold_are_not_due() -> None:
     add_batch("b")
     add_jobs(2, "b")
+    add_batch("ended")
     transact(lambda connection: holds.hold(connection, PROVIDER, "no credit", 600.0))
     with reading() as connection:
         here = backlog.read(connection)[PROVIDER]

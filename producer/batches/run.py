@@ -60,6 +60,7 @@ def carry_out(
         InputError: the rows cannot be read, or cannot be written to their destination.
         UnansweredError: the one row has no answer.
     """
+    _refuse_what_is_in_vain(output, row_order, detach, ends or Ends())
     if output is not None:
         check_destination(output)
         _check_that_input_stays(order, output)
@@ -103,6 +104,20 @@ def carry_out(
     if not (output or as_json or after):
         print_line(f"{batch.id}: `tidemill results {batch.id} -o answers.jsonl` writes the answers", err=True)
     return _sum_up(batch, progress, as_json, time.monotonic() - began, err=output == "-")
+
+
+def _refuse_what_is_in_vain(output: str | None, row_order: OrderName, detach: bool, ends: Ends) -> None:
+    if row_order != "input" and output is None:
+        raise InputError(f"--order {row_order} is about the rows of a file: name one with -o, or drop it.")
+    if detach and ends != Ends():
+        raise InputError(
+            "--max-wait and --fail-fast are for a run that waits, and --detach waits for nothing: drop one."
+        )
+    if detach and output is not None:
+        raise InputError(
+            "-o is written by a run that waits, and --detach waits for nothing: drop one; later "
+            "`tidemill results BATCH -o ...` writes the answers."
+        )
 
 
 def _check_that_input_stays(order: Order, output: str) -> None:

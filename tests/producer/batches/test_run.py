@@ -15,6 +15,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.options import Options
 from tidemill.models.tables import batches, jobs
 from tidemill.producer.batches import run
+from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.order import Order
 from tidemill.producer.intake.tables import Row
 
@@ -94,6 +95,21 @@ def test_the_answer_of_one_row_is_printed_alone_unless_more_is_done_with_it(caps
     carry_out(Riddles(["a"], is_one=True), after=[lambda batch: ended.append(batch.id)])
     assert len(ended) == 1
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"row_order": "finished"}, "--order finished is about the rows of a file"),
+        ({"detach": True, "ends": Ends(max_wait_seconds=60)}, "--detach waits for nothing"),
+        ({"detach": True, "ends": Ends(fail_fast=True)}, "--detach waits for nothing"),
+        ({"detach": True, "output": "answers.jsonl"}, "later `tidemill results BATCH -o ...` writes the answers"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(how: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        carry_out(Riddles(["a", "b"]), **how)
+    assert count(jobs) == 0
 
 
 def test_a_file_that_the_rows_are_read_from_is_never_written(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Rows that were submitted together are followed, read and saved as one thing, in scripts and by commands."""
 
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,8 +21,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.rereading import reread_settings
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.producer.batches import off_the_loop, showing, typed_answers
-from tidemill.producer.batches.answer_file import AnswerFile
+from tidemill.producer.batches import off_the_loop, saving, showing, typed_answers
 from tidemill.producer.batches.as_they_end import pages_as_they_end
 from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.follow import follow
@@ -222,13 +221,35 @@ class Batch:
         """
         return typed_answers.parse(chain.from_iterable(self._chunks()), schema or self.schema)
 
-    def save(self, path: str | Path, *, escape_formulas: bool = False) -> int:
-        """Write the rows to a .jsonl, .csv or .parquet file; returns how many there are.
+    def save(
+        self,
+        path: str | Path,
+        *more: str | Path,
+        status: str | Sequence[str] = (),
+        where: str | Sequence[str] = (),
+        columns: str | Sequence[str] = (),
+        limit: int | None = None,
+        escape_formulas: bool = False,
+    ) -> int:
+        """Write the rows, or those that fit, to files whose endings say their formats; returns how many there are.
 
-        With `escape_formulas`, text in CSV that a spreadsheet would run as a formula gets a `'` before it.
+            batch.save("failed.csv", status="failed", columns=["custom_id", "error"])
+
+        Args:
+            path, more: files, or addresses such as "s3://bucket/answers.parquet".
+            status: only rows of this status, or of one of several.
+            where: only rows for which it holds, or they all hold: "sentiment=negative", "output_tokens>50".
+            columns: only these, in this order.
+            limit: only the first rows that fit.
+            escape_formulas: text in CSV that a spreadsheet would run as a formula gets a `'` before it.
+
+        Raises:
+            InputError: a file cannot be written, or there is no such status or column.
         """
-        with AnswerFile(self.id, self.submission, str(path), escape_formulas=escape_formulas) as file:
-            return file.finish()
+        places = [str(path), *map(str, more)]
+        saving.check_destinations(places)
+        selection = saving.Selection(_several(status), _several(columns), _several(where), limit)
+        return saving.save(self.id, places, selection, submission=self.submission, escape_formulas=escape_formulas)
 
     def _chunks(self) -> Chunks:
         if self.keys is not None:
@@ -255,6 +276,10 @@ class Batch:
 
     def _change(self, act: Callable[[Connection, str, int], Piece]) -> int:
         return transact_in_pieces(lambda connection, after: act(connection, self.id, after))
+
+
+def _several(names: str | Sequence[str]) -> Sequence[str]:
+    return [names] if isinstance(names, str) else names
 
 
 def batch(name: str = "latest") -> Batch:

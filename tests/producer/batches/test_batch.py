@@ -1,6 +1,7 @@
 """A batch in Python: its rows as they end, waits that stop, verbs, looks that never fail, frames of every library."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -123,6 +124,10 @@ def test_a_batch_says_what_failed_and_can_be_changed(
     batch.wait()
     assert [(each.rows, each.code) for each in batch.failures] == [(2, "unprocessable_entity")]
     assert [row["prompt"] for row in batch.failed_rows()] == ["!!422 <b>Why?</b>", "!!422 How?"]
+    places = tmp_path / "failed.csv", tmp_path / "failed.jsonl"
+    assert batch.save(*places, status="failed", where=["prompt~why"], columns="prompt,error_code") == 1
+    assert places[0].read_text().splitlines()[1:] == ["!!422 <b>Why?</b>,unprocessable_entity"]
+    assert json.loads(places[1].read_text())["prompt"] == "!!422 <b>Why?</b>"
     assert batch.cost == batch.progress().cost_usd
     page = batch._repr_html_() or ""
     assert f'<a href="#tidemill-{batch.id}-failures">2</a>' in page

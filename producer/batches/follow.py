@@ -21,6 +21,7 @@ from tidemill.models.errors import DatabaseError, InputError, NotEndedError, Row
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches
+from tidemill.models.transitions import ERASED
 from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.obstacles import REMIND_SECONDS, Obstacles
 from tidemill.producer.batches.progress import Progress, counted, progress
@@ -238,18 +239,21 @@ class _Limit:
     def check(self, so_far: Progress, obstacles: Obstacles) -> None:
         """Raise StoppedEarlyError if the run is to end here."""
         most, is_open = self._ends.max_wait_seconds, f"{counted(so_far.open, 'row')} of {self._scope.batch_id} open"
-        if self._ends.fail_fast and so_far.states["failed"]:
-            raise RowFailedError(f"Stopped, because a row has failed {self._failure()}")
+        if self._ends.fail_fast and so_far.states["failed"] and (failure := self._failure()) is not None:
+            raise RowFailedError(f"Stopped, because a row has failed {failure}")
         if so_far.hold_reason is not None and self._is_held_now():
             raise NotEndedError(f"Stopped with {is_open}, because the provider serves nobody: {so_far.hold_reason}")
         if most is not None and time.monotonic() - self._began >= most:
             why = obstacles.why(so_far)
             raise NotEndedError(f"Stopped after {in_words(most)} with {is_open}. {why} Run it again, and it goes on.")
 
-    def _failure(self) -> str:
+    def _failure(self) -> str | None:
+        """Why rows have failed most often; None if somebody has only deleted them, which is no failure of the run."""
         with reading() as connection:
-            code = next((each for each, _ in tallies.reasons(connection, self._scope, "failed")), "")
-            return f"({code}): {tallies.example(connection, self._scope, 'failed', code)}"
+            for code, _ in tallies.reasons(connection, self._scope, "failed"):
+                if code != ERASED:
+                    return f"({code}): {tallies.example(connection, self._scope, 'failed', code)}"
+        return None
 
     def _is_held_now(self) -> bool:
         """Whether the run must not wait for the provider; a hold of before may be over, and is tried once more."""

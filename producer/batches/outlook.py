@@ -16,6 +16,7 @@ from tidemill.models.ledger import Call, Later
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.shared_limits import LearnedLimits
+from tidemill.models.transitions import ERASED
 from tidemill.producer.batches import reasons, row_life
 from tidemill.producer.batches.progress import Progress, counted, counts
 from tidemill.producer.batches.reasons import Fleet, Reason
@@ -197,6 +198,7 @@ _ADVICE = {
     "not_supported": "the server cannot do this; ask another model or server",
     "worker_lost": "look into the worker's log and memory, then `tidemill retry {batch}`",
     "internal_error": "a defect of ours; please report it",
+    ERASED: "nothing: somebody wanted their words deleted; what the calls cost stays",
 }
 """Error code -> what its owner can do; whatever else failed may succeed later."""
 
@@ -206,7 +208,8 @@ _NEVER_ASKED = "it was never asked; correct the input, then run the same command
 
 def advice(code: str, batch_id: str, *, was_asked: bool = True) -> str:
     """What to do about rows that failed with this code, or were refused before they were asked."""
-    return (_ADVICE.get(code, _AGAIN) if was_asked else _NEVER_ASKED).format(batch=batch_id)
+    known = was_asked or code == ERASED  # a deleted row counts as one that was never claimed
+    return (_ADVICE.get(code, _AGAIN) if known else _NEVER_ASKED).format(batch=batch_id)
 
 
 # --- for scripts ---

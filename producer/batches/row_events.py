@@ -16,6 +16,7 @@ from tidemill.models.job_requests import last_words
 from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import OPEN_STATES
 from tidemill.models.text import one_line
+from tidemill.models.transitions import ERASED
 from tidemill.producer.batches import reasons
 from tidemill.producer.batches.row_life import Life, status_of
 
@@ -167,6 +168,8 @@ def _end(life: Life) -> Event:
     if _is_shared(life) and life.twin is not None:
         sentence = f"took over how job {life.twin.id} ended, which asks the same, at no cost{why}"
         return Event("shared", sentence, job.finished_at, {"twin": life.twin.id})
+    if job.error_code == ERASED:
+        return Event("deleted", f"emptied, because {job.error}", None)
     if job.epoch == 0:
         return Event("refused", f"refused when it was stored, and never asked{why}", job.finished_at)
     return Event("ended", f"ended as {job.state}{why}", job.finished_at)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, Self, TypeVar
 
 from tidemill.models.cost import format_tokens
+from tidemill.models.durations import in_words
 from tidemill.models.text import one_line
 from tidemill.producer.screen.printing import USUAL_WIDTH, is_lively, terminal_width
 from tidemill.producer.screen.tables import width_of
@@ -244,13 +245,7 @@ class Rate:
             return [Part("0 rows/s", 5)]
         rate = (last - first) / (ended - began)
         shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
-        return [Part(f"{shown} rows/s", 5), Part(f"ETA {_exactly(counts.open / rate)}", 4)]
-
-
-def _exactly(seconds: float) -> str:
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {left:02} s" if minutes else f"{left} s"
+        return [Part(f"{shown} rows/s", 5), Part(f"ETA {in_words(round(counts.open / rate))}", 4)]
 
 
 def display(quiet: bool = False, *, lines: bool = False) -> Display:

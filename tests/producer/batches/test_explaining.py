@@ -35,6 +35,7 @@ from tidemill.models.text import dumps
 from tidemill.models.transitions import Enqueued, Settlement, enqueue, rescue, share
 from tidemill.producer.batches import worker_list
 from tidemill.producer.batches.control import status
+from tidemill.producer.batches.deletion import delete_dialogue
 from tidemill.producer.batches.explaining import explain
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -180,6 +181,18 @@ def test_a_refused_picture_and_a_shared_answer_have_no_call_and_say_why(capsys: 
     assert shared["events"][1]["twin"] == first
     assert names(story("b:3", capsys)) == ["submitted", "refused"]
     assert "never asked; correct the input" in story("b", capsys)["failures"][0]["do"]
+
+
+def test_a_row_whose_dialogue_was_deleted_says_so_and_what_it_has_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    add_batch(read_at=now_after(0.0))
+    first, _ = add_jobs(2)
+    put(success(take_one(first)))
+    delete_dialogue(first, is_sure=True, as_json=False)
+    life = story(first, capsys)
+    assert (life["error_code"], life["prompt"], life["waits_for"]) == ("deleted", "", [])
+    assert names(life) == ["submitted", "claimed", "called", "succeeded", "deleted"]
+    assert "its dialogue was deleted" in life["events"][-1]["says"]
+    assert story("b", capsys)["failures"][0]["do"].startswith("nothing: somebody wanted their words deleted")
 
 
 def test_what_a_call_waited_for_its_turn_is_said_as_far_as_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,9 @@ from tidemill import ask
 from tidemill.models import embedded
 from tidemill.models.errors import InputError, SettingsError, TidemillError
 from tidemill.producer.batches.batch import Batch
+from tidemill.producer.batches.deletion import delete_dialogue
+from tidemill.producer.batches.ends import Ends
+from tidemill.producer.batches.follow import follow
 from tidemill.producer.batches.progress import list_batches
 from tidemill.producer.screen.display import Quiet
 from tidemill.simulator import Simulator
@@ -82,6 +85,15 @@ def test_several_waits_share_one_worker_and_end_each_for_itself(provider: Simula
 
 def _ask_in_a_fork() -> None:
     os._exit(0 if submit("in the fork").wait().all_succeeded else 1)
+
+
+def test_a_dialogue_that_somebody_deleted_stops_no_run_that_may_not_fail(provider: Simulator) -> None:
+    first = submit("some", 1)
+    first.wait()
+    delete_dialogue(first.turn or 0, is_sure=True, as_json=False)
+    batch = submit("some", 2)
+    assert batch.id == first.id
+    assert follow(batch.scope, 4, Quiet(), ends=Ends(fail_fast=True)).states["succeeded"] == 1
 
 
 def test_a_fork_has_a_worker_of_its_own(provider: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,8 @@ def _row_facts(life: Life) -> Iterator[_Entry]:
     yield "asks", f"{batch.options['model']} at {batch.provider} ({batch.kind})"
     if asked := row_events.asked(life, _PROMPT_CHARACTERS):
         yield "prompt", asked
-    yield "custom_id", one_line(job.custom_id, _EXAMPLE_CHARACTERS)
+    if job.custom_id:
+        yield "custom_id", one_line(job.custom_id, _EXAMPLE_CHARACTERS)
     if job.custom_id != job.key:
         yield "key", job.key
     used = f"{format_tokens(job.input_tokens)} + {format_tokens(job.output_tokens)} tokens"

@@ -68,7 +68,8 @@ def _events(life: Life) -> Iterator[Event]:
 
 def _submission(life: Life) -> Event:
     job, batch = life.job, life.batch
-    is_fresh = job.epoch == (job.state == "running")  # a claim leaves the time, all else sets it anew
+    # A claim leaves the time, all else sets it anew.
+    is_fresh = job.epoch == (job.state == "running") and job.error_code != ERASED
     when = "" if is_fresh else f", which began at {batch.created_at:%H:%M:%S} UTC; when the row was stored is not kept"
     which = f"row {job.position + 1}" if job.position is not None else "a row that has left the input since"
     sentence = f"submitted as {which}, in submission {job.submission} of the batch{when}"
@@ -138,7 +139,7 @@ def _details(call: Row[Any]) -> str:
         parts.append(call.request_id)
     if call.error_code or call.error:
         most = _ERROR_CHARACTERS if call.outcome == "failed" else _PASSING_ERROR_CHARACTERS
-        parts.append(one_line(f"{call.error_code}: {call.error or ''}", most))
+        parts.append(one_line(": ".join(each for each in (call.error_code, call.error) if each), most))
     return f": {' · '.join(parts)}" if parts else ""
 
 

@@ -191,6 +191,7 @@ def test_a_row_whose_dialogue_was_deleted_says_so_and_what_it_has_cost(capsys: p
     life = story(first, capsys)
     assert (life["error_code"], life["prompt"], life["waits_for"]) == ("deleted", "", [])
     assert names(life) == ["submitted", "claimed", "called", "succeeded", "deleted"]
+    assert life["events"][0]["at"] is None, "nobody knows when the row was stored"
     assert "its dialogue was deleted" in life["events"][-1]["says"]
     assert story("b", capsys)["failures"][0]["do"].startswith("nothing: somebody wanted their words deleted")
 

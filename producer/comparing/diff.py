@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import typer
 from sqlalchemy import Row, select
 
 from tidemill import migrations
 from tidemill.models.cost import format_usd
 from tidemill.models.database import reading
-from tidemill.models.errors import InputError
+from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
@@ -80,7 +81,8 @@ def diff(batch_name: str, terms: Terms) -> None:
     other = _comparable(terms.other)
     if batch.id == other.id:
         raise InputError(f"Both are {batch.id}; name another batch to compare it with. `tidemill status` lists them.")
-    return _report(pair(batch.id, other.id), terms, None)
+    _report(pair(batch.id, other.id), terms, None)
+    return None
 
 
 def _check_terms(terms: Terms) -> None:
@@ -149,7 +151,10 @@ def _with_sample(batch: Row[Any], terms: Terms) -> None:
     say(price.text(before.rows))
     pairs = _asked(order, terms)
     cost = None if before.unpriced else before.cost_usd
-    return _report(pairs, terms, lambda done: Projection(before.rows, len(pairs), done.sides[1].usd, cost))
+    done = _report(pairs, terms, lambda done: Projection(before.rows, len(pairs), done.sides[1].usd, cost))
+    if done.sides[1].statuses.keys() - {"succeeded"}:
+        raise typer.Exit(NOT_ALL_SUCCEEDED)
+    return None
 
 
 def _print_price(price: Price, rows: int, as_json: bool) -> None:
@@ -188,7 +193,7 @@ def _asked(order: Order, terms: Terms) -> Pairs:
 # --- what is told of it ---
 
 
-def _report(pairs: Pairs, terms: Terms, project: Callable[[Comparison], Projection] | None) -> None:
+def _report(pairs: Pairs, terms: Terms, project: Callable[[Comparison], Projection] | None) -> Comparison:
     comparison = _compared(pairs, terms)
     projection = None if project is None else project(comparison)
     if terms.output is not None and web_page.is_named(terms.output):
@@ -197,14 +202,15 @@ def _report(pairs: Pairs, terms: Terms, project: Callable[[Comparison], Projecti
         comparison_page.write(terms.output, pairs, comparison, shown, told)
     most = side_by_side(pairs.at(comparison.most_different(terms.rows)))
     if terms.as_json:
-        return print_json(_as_json(pairs, comparison, projection, most))
+        print_json(_as_json(pairs, comparison, projection, most))
+        return comparison
     show(pairs, comparison, most)
     if projection is not None:
         print_line("")
         print_line(projection.text())
     if terms.output is not None:
         print_line(f"{terms.output}: the comparison.", err=True)
-    return None
+    return comparison
 
 
 def _compared(pairs: Pairs, terms: Terms) -> Comparison:

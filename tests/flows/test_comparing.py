@@ -48,6 +48,9 @@ def test_a_sample_is_asked_with_a_change_and_compared_and_nothing_is_paid_twice(
     assert page.count("<script>") == 1
     assert "&lt;script&gt;alert(" in page
 
+    ran = tidemill("diff", batch, "-t", "!!422 {question}", "--sample", "1", "--json")
+    assert (ran.code, ran.json["b"]["failed"]) == (1, 1), "what is only half an answer is no success"
+
     ran = tidemill("diff", batch, changed["b"]["batch"], "-o", "both.csv", "--rows", "1").ok()  # two batches
     assert f"8 rows compared, matched by the input's columns; only A has {ROWS - 8} more rows." in ran.out
     assert ran.out.count("\nrow ") == 1

@@ -6,6 +6,7 @@ The servers are real, started once a session and only when a test asks for one. 
 
 import contextlib
 import gc
+import logging
 import os
 import shutil
 import signal
@@ -107,6 +108,8 @@ UseEnvironment = Callable[[Mapping[str, str]], None]
 def forget() -> None:
     """Close and forget what this process made from its settings."""
     database_desk.close()
+    for handler in logging.getLogger().handlers:  # a command that ran in here shows a sentence once in a while only
+        handler.filters.clear()
     if broker_desk.app.cache_info().currsize:
         with contextlib.suppress(Exception):
             broker_desk.app().close()

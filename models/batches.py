@@ -8,20 +8,36 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, func, insert, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy import delete as delete_from
 
 from tidemill.models import holds, kept_costs, tallies, transitions
 from tidemill.models.bulk import BulkRows
-from tidemill.models.clock import now
+from tidemill.models.clock import now, now_after
 from tidemill.models.database import Piece
 from tidemill.models.errors import InputError
 from tidemill.models.files import status
 from tidemill.models.json_types import JsonObject
+from tidemill.models.routes import ONLINE
 from tidemill.models.scope import Scope
 from tidemill.models.tables import OPEN_PARTS, attempts, batches, dataset_dialogues, dialogues, in_part, jobs, messages
 from tidemill.models.tables import tallies as stored_tallies
@@ -57,6 +73,9 @@ class Submission:
     columns: list[str]
     priority: int = 0
     assistant_id: int | None = None
+    route: str | None = None
+    deadline_seconds: float | None = None
+    """From now; for both None means that what was said before counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +204,18 @@ def create(connection: Connection, submission: Submission) -> str:
             options=submission.options,
             columns=submission.columns,
             priority=submission.priority,
+            route=submission.route or ONLINE,
+            deadline_at=_deadline(submission),
             submission=1,
             assistant_id=submission.assistant_id,
             created_at=now(),
         )
     )
     return batch_id
+
+
+def _deadline(submission: Submission) -> ColumnElement[datetime] | None:
+    return None if submission.deadline_seconds is None else now_after(literal(submission.deadline_seconds))
 
 
 def begin_submission(connection: Connection, batch_id: str, submission: Submission) -> int:
@@ -208,6 +233,8 @@ def begin_submission(connection: Connection, batch_id: str, submission: Submissi
                 options=submission.options,
                 columns=submission.columns,
                 priority=submission.priority,
+                route=submission.route or batches.c.route,
+                deadline_at=batches.c.deadline_at if submission.deadline_seconds is None else _deadline(submission),
                 question_hash=submission.question_hash,  # version 0.1 had another one for some
                 assistant_id=func.coalesce(submission.assistant_id, batches.c.assistant_id),
                 state=reopened,

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Row, Subquery, cas
 from tidemill.models.bulk import insert_for
 from tidemill.models.tables import assistants, attempts, dialogues, kept_costs
 
-_SUMS = ("calls", "input_tokens", "output_tokens", "cost_usd_e10", "priced", "unpriced")
+_SUMS = ("calls", "input_tokens", "output_tokens", "cost_usd_e10", "priced", "unpriced", "saved_usd_e10")
 _KEY = tuple(column.name for column in kept_costs.primary_key)
 
 
@@ -31,7 +31,7 @@ def keep(connection: Connection, batch: Row[Any], job_ids: Sequence[int]) -> Non
         "assistant": name_of_assistant,
         **{name: func.sum(calls[name]) for name in _SUMS},
     }
-    added_up = select(*lines.values()).group_by(calls.day, calls.model, calls.outcome)
+    added_up = select(*lines.values()).group_by(calls.day, calls.model, calls.outcome, calls.route)
     added = insert_for(connection)(kept_costs).from_select(list(lines), added_up)
     more = {name: kept_costs.c[name] + added.excluded[name] for name in _SUMS}
     connection.execute(added.on_conflict_do_update(index_elements=_KEY, set_=more))
@@ -42,16 +42,19 @@ def _calls(connection: Connection, batch: Row[Any], job_ids: Sequence[int]) -> S
     tokens = func.coalesce(attempts.c.input_tokens, 0) + func.coalesce(attempts.c.output_tokens, 0)
     cost = attempts.c.cost_usd
     in_units = cast(func.round(cost * 1e10), BigInteger)
+    saved = func.coalesce(attempts.c.standard_usd - cost, 0.0)
     columns = {
         "day": _day(connection, attempts.c.started_at),
         "model": func.coalesce(func.nullif(dialogues.c.model, ""), str(batch.options.get("model") or "")),
         "outcome": func.coalesce(attempts.c.outcome, "lost"),
+        "route": func.coalesce(attempts.c.route, ""),
         "calls": literal(1),
         "input_tokens": func.coalesce(attempts.c.input_tokens, 0),
         "output_tokens": func.coalesce(attempts.c.output_tokens, 0),
         "cost_usd_e10": case((func.abs(cost) < 1e5, in_units), else_=0),
         "priced": case((cost.is_(None), 0), else_=1),
         "unpriced": case((cost.is_(None) & (tokens > 0), 1), else_=0),
+        "saved_usd_e10": case((func.abs(saved) < 1e5, cast(func.round(saved * 1e10), BigInteger)), else_=0),
     }
     return (
         select(*(column.label(name) for name, column in columns.items()))

@@ -154,6 +154,12 @@ class Settlement(NamedTuple):
     refused: bool = False
     hold_reason: str | None = None
     hold_seconds: float = 0.0
+    route: str | None = None
+    """How the call went out; None: as its claim says."""
+    standard_usd: float | None = None
+    """What the same tokens cost on the standard tier, online; None: not known."""
+    is_doubtful: bool = False
+    """Whether nobody knows if a call without a price was billed: its reply was lost or not read to the end."""
 
 
 # --- enqueue ---
@@ -249,6 +255,10 @@ class Claimant:
     worker_id: str
     provider: str
     lease_seconds: float
+    upstream_id: int | None = None
+    """The upstream batch whose lines the jobs become; None: they are called online."""
+    route: str | None = None
+    """Another route than the live call, for the ledger."""
 
 
 def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alone: bool = False) -> list[Claimed]:
@@ -265,6 +275,8 @@ def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alo
         "provider": claimant.provider,
         "lease_seconds": claimant.lease_seconds,
         "too_many_losses": MAX_LOSSES if alone else ALONE_AFTER,
+        "upstream_id": claimant.upstream_id,
+        "route": claimant.route,
     }
     claimed = _claimed(connection, _claim_single, asked, given)
     if len(claimed) < len(ids):  # jobs without a dialogue cost no query for turns
@@ -280,8 +292,15 @@ _BEGUN = BulkRows(job_id="int", epoch="int")
 
 def _begin_attempts(connection: Connection) -> ClauseElement:
     rows = _BEGUN.values(connection).c
-    begun = select(rows.job_id, rows.epoch, Given("claimant", type_=String).label("worker_id"), now().label("now"))
-    return insert(attempts).from_select(["job_id", "epoch", "worker_id", "started_at"], begun, include_defaults=False)
+    begun = select(
+        rows.job_id,
+        rows.epoch,
+        Given("claimant", type_=String).label("worker_id"),
+        Given("route", type_=String).label("route"),
+        now().label("now"),
+    )
+    columns = ["job_id", "epoch", "worker_id", "route", "started_at"]
+    return insert(attempts).from_select(columns, begun, include_defaults=False)
 
 
 def _claimed(connection: Connection, build: Build, asked: FilledRows, given: JsonObject) -> list[Claimed]:
@@ -326,6 +345,7 @@ def _claim(connection: Connection, condition: ColumnElement[bool]) -> ClauseElem
             epoch=jobs.c.epoch + 1,
             lease_until=now_after(Given("lease_seconds", type_=Float)),
             worker_id=Given("claimant", type_=String),
+            upstream_id=func.coalesce(Given("upstream_id", type_=BigInteger), jobs.c.upstream_id),
             sent_at=None,
         )
         .returning(
@@ -426,6 +446,8 @@ _SETTLED = BulkRows(
     input_tokens="int",
     output_tokens="int",
     cost_usd="float",
+    standard_usd="float",
+    route="text",
 )
 
 
@@ -447,6 +469,8 @@ class _SettledRow(NamedTuple):
     input_tokens: int | None
     output_tokens: int | None
     cost_usd: float | None
+    standard_usd: float | None
+    route: str | None
 
     @property
     def claim(self) -> tuple[int, int]:
@@ -552,6 +576,8 @@ def _settled_row(settlement: Settlement) -> _SettledRow:
         settlement.input_tokens,
         settlement.output_tokens,
         None if settlement.cost_usd is None else round(settlement.cost_usd, COST_PLACES),
+        None if settlement.standard_usd is None else round(settlement.standard_usd, COST_PLACES),
+        settlement.route,
     )
 
 
@@ -628,6 +654,7 @@ def _end_attempts(connection: Connection) -> Update:
         "input_tokens",
         "output_tokens",
         "cost_usd",
+        "standard_usd",
     )
     return (
         update(attempts)
@@ -636,7 +663,7 @@ def _end_attempts(connection: Connection) -> Update:
             attempts.c.epoch == row.epoch,
             or_(attempts.c.outcome.is_(None), attempts.c.outcome == "lost"),
         )
-        .values(ended_at=now(), **{name: row[name] for name in names})
+        .values(ended_at=now(), route=func.coalesce(row.route, attempts.c.route), **{name: row[name] for name in names})
         .returning(attempts.c.job_id, attempts.c.epoch)
     )
 

@@ -15,6 +15,7 @@ from tidemill.models.options import AskOptions, Options
 from tidemill.producer.asking import continuing
 from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.spending import UNSAID, Spending
 from tidemill.producer.intake.piped import piped_text
 from tidemill.producer.intake.sources import Files, files_of
 from tidemill.producer.intake.tables import ReadOptions, Row, Source, read
@@ -98,6 +99,7 @@ def order_for(
     priority: int = 0,
     new: bool = False,
     moved_from: str | None = None,
+    spending: Spending = UNSAID,
 ) -> Order:
     """The order of the command line: one prompt, or the rows of an input.
 
@@ -108,7 +110,7 @@ def order_for(
         name: what to call the batch.
         assistant, no_assistant: whose instructions, model and options fill what is not set.
         dialogue: the id of any turn of the dialogue that the prompts continue.
-        priority, new, moved_from: as for `Order`.
+        priority, new, moved_from, spending: as for `Order`.
 
     Raises:
         InputError: prompt and input are both there or both missing, the prompt is empty, or there is no such
@@ -144,6 +146,7 @@ def order_for(
         moved_from=moved_from,
         assistant_id=complete.assistant_id,
         on_bad_row=say,
+        spending=spending,
     )
     return order if dialogue is None else as_turns(order, name)
 

@@ -21,6 +21,7 @@ from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.off_the_loop import off_the_loop
 from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.spending import spending_of
 from tidemill.producer.batches.submit import open_batch, submit
 from tidemill.producer.batches.typed_answers import as_options
 from tidemill.producer.intake.arrow_tables import Table
@@ -55,6 +56,9 @@ def ask(
     assistant: str | None = None,
     no_assistant: bool = False,
     dialogue: int | None = None,
+    budget: str | float | None = None,
+    route: str | None = None,
+    deadline: str | float | None = None,
     **options: Unpack[AskOptions],
 ) -> Batch:
     """Submit prompts and return their batch at once; `wait()` on it runs or watches the work.
@@ -78,6 +82,9 @@ def ask(
         assistant: whose instructions, model and options fill what is not set; None for the default one.
         no_assistant: ask without the default one too.
         dialogue: the id of any turn of a dialogue; the prompts become its next turns.
+        budget: US dollars that the batch may cost at most, as `--budget`.
+        route: online, flex, batch or auto, as `--route`.
+        deadline: a duration such as "6h", or seconds, as `--deadline`.
         **options: how to ask: the fields of `AskOptions`; None means not set. `schema` is a JSON schema, or a class of
             fields (a pydantic model, a dataclass, a TypedDict), whose objects `Batch.parsed()` gives.
 
@@ -87,6 +94,7 @@ def ask(
     """
     reread_settings()
     checked, schema = checked_options(options, AskOptions, _PARAMETERS, limit=limit, priority=priority)
+    spending = spending_of(budget, route, deadline)
     _check_path(source)
     migrations.ensure()
     rows = as_frame(source)
@@ -104,6 +112,7 @@ def ask(
         moved_from=moved_from,
         assistant_id=complete.assistant_id,
         on_bad_row=say,
+        spending=spending,
     )
     return submit_all(order if dialogue is None else as_turns(order, name), rows, schema)
 

@@ -11,6 +11,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.settings import settings
 from tidemill.producer.batches.keys import Occurrences, Prepared
+from tidemill.producer.batches.spending import UNSAID, Spending
 from tidemill.producer.intake.tables import Row
 
 
@@ -87,6 +88,8 @@ class Order:
     assistant_id: int | None = None
     """The assistant that some of the options come from."""
     on_bad_row: Callable[[str], None] = print
+    spending: Spending = UNSAID
+    """How much it may cost, by which route, and by when."""
 
     def __post_init__(self) -> None:
         """Refuse what is two things at once."""

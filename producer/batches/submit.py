@@ -148,6 +148,8 @@ def _submission(order: Order, first: Iterable[Row]) -> batches.Submission:
         columns=list(_columns(first)),
         priority=order.priority,
         assistant_id=order.assistant_id,
+        route=order.spending.route,
+        deadline_seconds=order.spending.deadline_seconds,
     )
 
 

@@ -83,6 +83,7 @@ def ask(
     reply: flags.ReplyFlags,
     calls: flags.CallFlags,
     batch: flags.BatchFlags,
+    money: flags.MoneyFlags,
     skip_bad_rows: flags.SkipBadRows = False,
     ends: flags.EndFlags,
     run: flags.RunFlags,
@@ -93,10 +94,10 @@ def ask(
     from tidemill.models.options import AskOptions
     from tidemill.producer.asking.prompts import order_for
     from tidemill.producer.batches.run import carry_out
-    from tidemill.producer.cli.values import ends_of, inputs_of, options_of, order_of, prompt_of, text_of
+    from tidemill.producer.cli.values import ends_of, inputs_of, options_of, order_of, prompt_of, spending_of, text_of
     from tidemill.producer.intake.tables import ReadOptions
 
-    order_name, limits = order_of(row_order), ends_of(*ends)
+    order_name, limits, spending = order_of(row_order), ends_of(*ends), spending_of(money)
     gc.freeze()  # what is imported is no garbage: each look at it would take 20 ms
     options = options_of(AskOptions, question, reply, calls, trim=trim)
     order = order_for(
@@ -111,6 +112,7 @@ def ask(
         priority=batch.priority,
         new=batch.new,
         moved_from=batch.moved_from,
+        spending=spending,
     )
     carry_out(
         order,
@@ -176,17 +178,18 @@ def describe(
     reply: flags.ReplyFlags,
     calls: flags.CallFlags,
     batch: flags.BatchFlags,
+    money: flags.MoneyFlags,
     ends: flags.EndFlags,
     run: flags.RunFlags,
 ) -> None:
     """Caption pictures: a file, a folder, or a table of paths. The same command again continues where it stopped."""
     from tidemill.models.options import DescribeOptions
     from tidemill.producer.batches.run import After, carry_out
-    from tidemill.producer.cli.values import ends_of, inputs_of, options_of, order_of, text_of
+    from tidemill.producer.cli.values import ends_of, inputs_of, options_of, order_of, spending_of, text_of
     from tidemill.producer.describing import captioning
     from tidemill.producer.describing.picture_files import Pictures
 
-    order_name, limits = order_of(row_order), ends_of(*ends)
+    order_name, limits, spending = order_of(row_order), ends_of(*ends), spending_of(money)
     asked = text_of("--prompt", prompt)
     options = options_of(DescribeOptions, question, reply, calls, prompt=asked, detail=detail, max_side=max_side)
     tables = inputs_of(input_, output)
@@ -201,6 +204,7 @@ def describe(
         priority=batch.priority,
         new=batch.new,
         moved_from=batch.moved_from,
+        spending=spending,
     )
     after: list[After] = []
     if sidecar is not None:

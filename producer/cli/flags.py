@@ -79,6 +79,10 @@ MaxWait = Annotated[
 FailFast = Annotated[
     bool, typer.Option("--fail-fast", help="Stop at the first row that fails, or when the provider serves nobody.")
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(metavar="USD", help="Spend no more than this in all; what does not fit waits, and nothing is lost."),
+]
 Newest = Annotated[int, typer.Option(min=1, help="How many, the newest first.")]
 BatchId = Annotated[
     str,
@@ -195,6 +199,24 @@ class RunFlags(NamedTuple):
         bool, typer.Option("--dry-run", help="Count rows, tokens and price; send and store nothing.")
     ] = False
     as_json: Json = False
+
+
+class MoneyFlags(NamedTuple):
+    """How much the batch may cost, by which route, and by when."""
+
+    budget: Budget = None
+    route: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROUTE",
+            help="batch and flex: half the price, for more time. auto: the cheapest that is done in time.",
+            show_default="online",
+        ),
+    ] = None
+    deadline: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="By when all rows should have ended, such as 6h; picks the route."),
+    ] = None
 
 
 class ChangeFlags(NamedTuple):

@@ -26,6 +26,7 @@ _RUN_PANELS = {
     "Output": "--output --order --sidecar --existing --gallery --json --escape-formulas",
     "Question": "--model --system --preset --prompt --detail --max-side --assistant --no-assistant --dialogue --trim",
     "Run": "--dry-run --detach --new --name --priority --max-wait --fail-fast --moved-from --help",
+    "Money and time": "--budget --route --deadline",
     **_CALL_PANELS,
 }
 

@@ -14,6 +14,8 @@ from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.row_orders import ORDERS, OrderName
 
 if TYPE_CHECKING:
+    from tidemill.producer.batches.spending import Spending
+    from tidemill.producer.cli.flags import MoneyFlags
     from tidemill.producer.intake.sources import Files
 
 _Options = TypeVar("_Options")
@@ -98,6 +100,13 @@ def ends_of(max_wait: str | None, fail_fast: bool = False) -> Ends:
         return Ends(None if max_wait is None else seconds_of(max_wait), fail_fast)
     except ValueError as error:
         raise OptionError("max_wait", max_wait, f"{error}.") from None
+
+
+def spending_of(money: "MoneyFlags") -> "Spending":
+    """How much may be spent, by which route, and by when; raises OptionError as `spending.spending_of`."""
+    from tidemill.producer.batches import spending
+
+    return spending.spending_of(*money)
 
 
 def order_of(name: str) -> OrderName:

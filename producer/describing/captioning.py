@@ -21,6 +21,7 @@ from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.batches.run import After
+from tidemill.producer.batches.spending import UNSAID, Spending
 from tidemill.producer.batches.stored_rows import rows_of
 from tidemill.producer.describing import gallery, sidecars
 from tidemill.producer.describing.children import Children
@@ -87,6 +88,7 @@ def order_for(
     priority: int = 0,
     new: bool = False,
     moved_from: str | None = None,
+    spending: Spending = UNSAID,
 ) -> Order:
     """The order of one command: files, folders and URLs, or the rows of a table.
 
@@ -96,7 +98,7 @@ def order_for(
         preset: one of `PRESETS`, for what the options do not say.
         name: what to call the batch.
         assistant, no_assistant: whose instructions, model and options fill what is not said.
-        priority, new, moved_from: as for `Order`.
+        priority, new, moved_from, spending: as for `Order`.
 
     Raises:
         InputError: there are no paths and no table, or both; a file or an assistant that was named is not there.
@@ -115,6 +117,7 @@ def order_for(
         new=new,
         moved_from=moved_from,
         on_bad_row=say,
+        spending=spending,
     )
 
 

@@ -12,6 +12,7 @@ from tidemill.producer.asking.python import checked_options, submit_all
 from tidemill.producer.asking.python_words import in_python_words
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.off_the_loop import off_the_loop
+from tidemill.producer.batches.spending import spending_of
 from tidemill.producer.describing import captioning
 from tidemill.producer.describing.picture_files import Pictures
 from tidemill.producer.intake.formats import ENDINGS
@@ -43,6 +44,9 @@ def describe(
     limit: int | None = None,
     assistant: str | None = None,
     no_assistant: bool = False,
+    budget: str | float | None = None,
+    route: str | None = None,
+    deadline: str | float | None = None,
     **options: Unpack[DescribeOptions],
 ) -> Batch:
     """Submit pictures and return their batch at once; `wait()` on it runs or watches the work.
@@ -59,6 +63,7 @@ def describe(
         preset: caption, alt-text, tags or json, for what `prompt` and `schema` do not say.
         fetch: fetch URLs here, and send the pictures.
         name, priority, new, moved_from, limit, assistant, no_assistant: as for `tidemill.ask`; `limit` counts pictures.
+        budget, route, deadline: as for `tidemill.ask`.
         **options: how to ask: the fields of `DescribeOptions`; None means not set.
 
     Raises:
@@ -67,6 +72,7 @@ def describe(
     """
     reread_settings()
     checked, schema = checked_options(options, DescribeOptions, _PARAMETERS, limit=limit, priority=priority)
+    spending = spending_of(budget, route, deadline)
     migrations.ensure()
     paths, table = _paths_or_table(source, is_table=format is not None or sheet is not None)
     order = captioning.order_for(
@@ -79,6 +85,7 @@ def describe(
         priority=priority,
         new=new,
         moved_from=moved_from,
+        spending=spending,
     )
     return submit_all(order, table, schema)
 

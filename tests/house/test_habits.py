@@ -11,6 +11,7 @@ _TALLIES = "migrations/versions/0009_tallies.py"
 CONSTANT_SQL = {
     ("models/sqlite.py", "_set_pragmas"),
     *((_TALLIES, name) for name in ("upgrade", "downgrade", "_make_triggers_on_sqlite", "_make_triggers_on_postgres")),
+    ("migrations/versions/0011_money.py", "_replace_kept_costs"),
 }
 """Functions whose SQL is put together from constants of ours: neither a PRAGMA nor a trigger takes parameters."""
 

@@ -1,0 +1,33 @@
+"""Money that is capped is counted in whole nano-dollars (1e-9 USD), because sums of floats drift."""
+
+import math
+from decimal import Decimal, InvalidOperation
+
+USD_E9 = 10**9
+_MOST_USD = 1_000_000_000
+
+
+def usd_e9_of(amount: str | float | Decimal) -> int:
+    """The nano-dollars of an amount in USD that somebody has written, such as "5.00", "$5" or 0.5.
+
+    Raises:
+        ValueError: it is no amount from 0 to a billion; the text says how one is written.
+    """
+    text = str(amount).strip().removeprefix("$").replace(",", "").replace("_", "")
+    try:
+        usd = Decimal(text)
+    except InvalidOperation:
+        usd = Decimal("NaN")
+    if isinstance(amount, bool) or not usd.is_finite() or not 0 <= usd <= _MOST_USD:
+        raise ValueError("write US dollars as a number, such as 5 or 0.50")
+    return int(usd * USD_E9)
+
+
+def usd_e9(usd: float) -> int:
+    """The nano-dollars of a price, rounded up, so that no sum of them is less than what is billed."""
+    return math.ceil(round(usd * USD_E9, 3))
+
+
+def usd(amount_e9: int) -> float:
+    """The USD of an amount in nano-dollars."""
+    return amount_e9 / USD_E9

@@ -1,0 +1,28 @@
+"""A route is how a question reaches the provider and its answer comes back; it decides the price and the wait."""
+
+from typing import Literal, NamedTuple, get_args
+
+RouteName = Literal["online", "flex", "batch"]
+
+
+class Route(NamedTuple):
+    """One way to the provider."""
+
+    tier: str
+    """The tier whose price it has, as `models.cost.price` takes it; empty: the standard one."""
+    is_upstream: bool
+    """Whether rows go out as lines of the provider's Batch API, and no worker calls them one by one."""
+
+
+ROUTES: dict[str, Route] = {
+    "online": Route("", is_upstream=False),
+    "flex": Route("flex", is_upstream=False),
+    "batch": Route("batch", is_upstream=True),
+}
+assert tuple(ROUTES) == get_args(RouteName)
+
+ONLINE = "online"
+AUTO = "auto"
+"""Not a route: the cheapest one that is done in time, which is chosen once it is known how many rows there are."""
+
+UPSTREAM = tuple(name for name, route in ROUTES.items() if route.is_upstream)

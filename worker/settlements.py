@@ -8,7 +8,8 @@ from tidemill.models import cost
 from tidemill.models.answers import Answer, Message
 from tidemill.models.finish import CUT
 from tidemill.models.message_shapes import NOT_KEPT, THOUGHTS, calls_of
-from tidemill.models.provider import CallError, Reply, Usage
+from tidemill.models.provider import CallError, ErrorKind, Reply, Usage
+from tidemill.models.routes import ONLINE, ROUTES
 from tidemill.models.schemas import Complaint, json_text
 from tidemill.models.settings import settings
 from tidemill.models.text import one_line
@@ -20,6 +21,12 @@ from tidemill.worker.rules import Action
 
 _OUTCOME_OF: dict[Action, Outcome] = {"retry": "retried", "hold": "held", "fail": "failed"}
 """What follows from a failed call -> how the job ends this time."""
+
+_MAYBE_BILLED: tuple[ErrorKind, ...] = (
+    *("timeout", "reset", "cut", "malformed", "too_large", "empty", "broken", "length", "refused", "content_filter"),
+    "unfinished",
+)
+"""Kinds of errors after which the server may have billed what it did not count in its reply."""
 
 _SCHEMA_TRIES = 3
 _KEPT_CHARACTERS = 1_000
@@ -50,9 +57,16 @@ def text_to_check(question: Question, reply: Reply) -> str | None:
 
 
 def of_reply(
-    job: Claimed, question: Question, reply: Reply, usage: Usage, seconds: float, *, complaint: Complaint | None = None
+    job: Claimed,
+    question: Question,
+    reply: Reply,
+    usage: Usage,
+    seconds: float,
+    *,
+    complaint: Complaint | None = None,
+    route: str = ONLINE,
 ) -> Settlement:
-    """The question was answered. If the answer breaks its schema, it is asked again, or fails."""
+    """The question was answered by this route. If the answer breaks its schema, it is asked again, or fails."""
     code, error = mark_of(reply, question, usage)
     is_cut = code == CUT  # a cut answer was paid for, so it is kept and marked
     again = complaint is not None and not (complaint.is_final or is_cut) and job.failures + 1 < _SCHEMA_TRIES
@@ -64,6 +78,7 @@ def of_reply(
     model = reply.model or question.model
     answer = Answer(model, reply.finish_reason, spoken, job.dialogue_id, reply.reasoning or None)
     hold_reason, hold_seconds = announced_hold(reply.headers) or (None, 0.0)
+    asked_tier = str(question.body.get("service_tier") or "")
     return Settlement(
         job.id,
         job.epoch,
@@ -77,7 +92,9 @@ def of_reply(
         error=error,
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
-        cost_usd=_cost_usd(reply.model, question.model, usage, str(question.body.get("service_tier") or "")),
+        cost_usd=_cost_usd(reply.model, question.model, usage, _tier(route, usage, asked_tier)),
+        standard_usd=_cost_usd(reply.model, question.model, usage, ""),
+        route=None if route == ONLINE else route,
         answer=answer if complaint is None else None,
         hold_reason=hold_reason,
         hold_seconds=hold_seconds,
@@ -99,8 +116,13 @@ def _answer_message(question: Question, reply: Reply) -> Message:
     return Message.of({"role": "assistant", "content": text or None, **rest})
 
 
-def of_error(job: Claimed, error: CallError, verdict: Verdict, seconds: float, model: str = "") -> Settlement:
-    """A call failed after `seconds`; the verdict says what follows. `model` gives the price if it was billed."""
+def of_error(
+    job: Claimed, error: CallError, verdict: Verdict, seconds: float, model: str = "", *, route: str = ONLINE
+) -> Settlement:
+    """A call by this route failed after `seconds`; the verdict says what follows.
+
+    `model` gives the price if it was billed.
+    """
     usage = error.usage
     return Settlement(
         job.id,
@@ -116,8 +138,11 @@ def of_error(job: Claimed, error: CallError, verdict: Verdict, seconds: float, m
         error=_with_text(verdict.message, error.text) if error.kind == "status" else verdict.message,
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
-        cost_usd=_cost_usd(model, model, usage),
+        cost_usd=_cost_usd(model, model, usage, _tier(route, usage)),
         refused=verdict.refused,
+        route=None if route == ONLINE else route,
+        standard_usd=_cost_usd(model, model, usage, ""),
+        is_doubtful=usage is None and error.kind in _MAYBE_BILLED,
     )
 
 
@@ -146,11 +171,17 @@ def usage_of(question: Question, reply: Reply) -> Usage:
     return Usage(prompt + overhead, sum(cost.count_many([reply.text, reply.reasoning], question.model)))
 
 
-def _cost_usd(model: str, requested_model: str, usage: Usage | None, requested_tier: str = "") -> float | None:
-    """By the model and the tier that the reply names, else by those that were asked for."""
+def _tier(route: str, usage: Usage | None, asked_tier: str = "") -> str:
+    """Whose price counts: at the Batch API its own, whatever its lines say; online that of the tier that is named."""
+    if ROUTES[route].is_upstream:
+        return ROUTES[route].tier
+    return (usage.tier if usage else "") or asked_tier
+
+
+def _cost_usd(model: str, requested_model: str, usage: Usage | None, tier: str) -> float | None:
+    """By the model that the reply names, else by that which was asked for."""
     if usage is None:
         return None
-    tier = usage.tier or requested_tier
     price = cost.price(model, tier) or cost.price(requested_model, tier)
     if price is None:
         return None

@@ -1,0 +1,145 @@
+"""What a user sees of rows at the provider's Batch API, and wants of them; how they get there is `models.upstream`.
+
+All functions work on a connection in the caller's transaction.
+"""
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Row, and_, delete, func, select, update
+
+from tidemill.models.clock import now
+from tidemill.models.json_types import JsonObject
+from tidemill.models.tables import attempts, jobs, upstream_batches
+
+CANCEL = "cancel"
+"""What an upstream batch is wanted to do: the only thing that one can be told."""
+
+
+class Upstream(NamedTuple):
+    """A batch at the provider's Batch API, or on its way there; counts are as the provider last said them."""
+
+    id: int
+    batch_id: str
+    provider: str
+    remote_id: str | None
+    """Its id at the provider; None until it is known to be there."""
+    status: str | None
+    """As the provider says it."""
+    lines: int
+    completed: int | None
+    """Lines that the provider has answered; None while it says nothing."""
+    failed: int | None
+    created_at: datetime
+    """When its first row was packed."""
+    sent_at: datetime | None
+    seen_at: datetime | None
+    expires_at: datetime | None
+    """When the provider gives it up."""
+    ended_at: datetime | None
+    wanted: str | None
+    note: str | None
+    """What last went wrong without ending it."""
+
+    @property
+    def done(self) -> int:
+        """Lines that the provider is done with, as far as it says."""
+        return min(self.lines, (self.completed or 0) + (self.failed or 0))
+
+    def to_json(self) -> JsonObject:
+        """For scripts; times are UTC."""
+        times = {name: getattr(self, name) for name in ("sent_at", "seen_at", "expires_at")}
+        return {
+            **{name: getattr(self, name) for name in ("id", "remote_id", "status", "lines", "completed", "failed")},
+            **{name: at and at.isoformat() for name, at in times.items()},
+            **{name: getattr(self, name) for name in ("wanted", "note")},
+        }
+
+
+# --- see ---
+
+
+def of_batch(connection: Connection, batch_id: str, *, ended: bool = False) -> list[Upstream]:
+    """The upstream batches of a batch that have not ended, with `ended` all there ever were; the oldest first."""
+    its = select(upstream_batches).where(upstream_batches.c.batch_id == batch_id)
+    chosen = its if ended else its.where(upstream_batches.c.ended_at.is_(None))
+    return [_upstream(row) for row in connection.execute(chosen.order_by(upstream_batches.c.id))]
+
+
+def of_all(connection: Connection) -> list[Upstream]:
+    """Every upstream batch that has not ended, the oldest first."""
+    is_open = upstream_batches.c.ended_at.is_(None)
+    chosen = select(upstream_batches).where(is_open).order_by(upstream_batches.c.id)
+    return [_upstream(row) for row in connection.execute(chosen)]
+
+
+def of_job(connection: Connection, upstream_id: int | None) -> Upstream | None:
+    """The upstream batch of which a job is or was a line."""
+    if upstream_id is None:
+        return None
+    row = connection.execute(select(upstream_batches).where(upstream_batches.c.id == upstream_id)).one_or_none()
+    return None if row is None else _upstream(row)
+
+
+def _upstream(row: Row[Any]) -> Upstream:
+    completed, failed = _counts(row.remote, row.lines)
+    own = {name: getattr(row, name) for name in Upstream._fields if name not in ("completed", "failed")}
+    return Upstream(**own, completed=completed, failed=failed)
+
+
+def _counts(remote: JsonObject | None, lines: int) -> tuple[int | None, int | None]:
+    """How many lines the provider has answered and failed, as any server says it; some name only a share."""
+    counts = (remote or {}).get("request_counts")
+    if isinstance(counts, dict):
+        completed, failed = (_count(counts.get(name)) for name in ("completed", "failed"))
+        if completed is not None or failed is not None:
+            return completed, failed
+    share = (remote or {}).get("progress")  # Together: from 0 to 100, or to 1
+    if isinstance(share, int | float) and 0 <= share <= 100:
+        return round(lines * (share if share <= 1 else share / 100)), None
+    return None, None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def saved_usd(connection: Connection, batch_id: str) -> float | None:
+    """What the calls of a batch would have cost more online, in USD; None where no price is known.
+
+    It reads every call of the batch that went out by another route.
+    """
+    saved = func.sum(attempts.c.standard_usd - attempts.c.cost_usd)
+    its = and_(attempts.c.job_id == jobs.c.id, attempts.c.route.is_not(None))
+    usd: float | None = connection.scalar(
+        select(saved).join_from(jobs, attempts, its).where(jobs.c.batch_id == batch_id)
+    )
+    return usd
+
+
+# --- want ---
+
+
+def want_cancel(connection: Connection, batch_id: str) -> int:
+    """Have the open upstream batches of a batch cancelled by whoever looks at them next; returns how many."""
+    open_ones = update(upstream_batches).where(*_open(batch_id))
+    return connection.execute(open_ones.values(wanted=CANCEL, due_at=now())).rowcount
+
+
+def want_no_cancel(connection: Connection, batch_id: str) -> None:
+    """Take that back for those that the provider has not been told about."""
+    connection.execute(update(upstream_batches).where(*_open(batch_id)).values(wanted=None))
+
+
+def move(connection: Connection, batch_id: str, provider: str) -> None:
+    """Look for the open ones at the server's new address."""
+    connection.execute(update(upstream_batches).where(*_open(batch_id)).values(provider=provider))
+
+
+def forget(connection: Connection, batch_id: str) -> None:
+    """Delete what is known of the upstream batches of a batch that is deleted."""
+    connection.execute(delete(upstream_batches).where(upstream_batches.c.batch_id == batch_id))
+
+
+def _open(batch_id: str) -> tuple[Any, ...]:
+    return upstream_batches.c.batch_id == batch_id, upstream_batches.c.ended_at.is_(None)

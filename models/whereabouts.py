@@ -3,6 +3,7 @@
 All functions work on a connection in the caller's transaction.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
 from tidemill.models.clock import now
 from tidemill.models.json_types import JsonObject
+from tidemill.models.members import OWNER
 from tidemill.models.tables import attempts, jobs, upstream_batches
 
 CANCEL = "cancel"
@@ -22,6 +24,8 @@ class Upstream(NamedTuple):
     id: int
     batch_id: str
     provider: str
+    token: str
+    """Its rows are owned by `members.OWNER` and this."""
     remote_id: str | None
     """Its id at the provider; None until it is known to be there."""
     status: str | None
@@ -73,12 +77,13 @@ def of_all(connection: Connection) -> list[Upstream]:
     return [_upstream(row) for row in connection.execute(chosen)]
 
 
-def of_job(connection: Connection, upstream_id: int | None) -> Upstream | None:
-    """The upstream batch of which a job is or was a line."""
-    if upstream_id is None:
-        return None
-    row = connection.execute(select(upstream_batches).where(upstream_batches.c.id == upstream_id)).one_or_none()
-    return None if row is None else _upstream(row)
+def of_owners(connection: Connection, worker_ids: Iterable[str]) -> dict[str, Upstream]:
+    """Those of the owners of rows that are upstream batches, by their name as an owner."""
+    tokens = {name.removeprefix(OWNER) for name in worker_ids if name.startswith(OWNER)}
+    if not tokens:
+        return {}
+    chosen = select(upstream_batches).where(upstream_batches.c.token.in_(tokens))
+    return {f"{OWNER}{row.token}": _upstream(row) for row in connection.execute(chosen)}
 
 
 def _upstream(row: Row[Any]) -> Upstream:

@@ -18,8 +18,8 @@ from tidemill.models.transitions import COST_PLACES
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 row`, `1,200 rows`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """`1 row`, `1,200 rows`, `2 batches`."""
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from sqlalchemy import ColumnElement, and_, func, or_
 from tidemill.models.tables import jobs
 
 OWNER = "up-"
-"""What the name of such an owner begins with; then comes the token of the upstream batch."""
+"""How the worker's name begins of jobs that are lines of an upstream batch: it is no process, and cannot die."""
 
 
 def is_member() -> ColumnElement[bool]:

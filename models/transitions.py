@@ -45,7 +45,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import Update
 
-from tidemill.models import answers, turns
+from tidemill.models import answers, members, turns
 from tidemill.models.answers import Answer, Message
 from tidemill.models.bulk import Build, BulkRows, FilledRows, Given, insert_for, run
 from tidemill.models.clock import now, now_after, seconds_since
@@ -77,8 +77,7 @@ ALONE_AFTER = MAX_LOSSES - 1
 LONGEST_DELAY_SECONDS = 360.0
 """No queued job waits for longer; one that is due later was queued before the clock was set back."""
 
-OWNER = "up-"
-"""How the worker's name begins of jobs that are lines of an upstream batch: it is no process, and cannot die."""
+OWNER = members.OWNER
 
 ERASED = "deleted"
 """Error code of rows whose texts somebody has deleted."""

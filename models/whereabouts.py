@@ -9,13 +9,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
-from tidemill.models.clock import now
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import OWNER
 from tidemill.models.tables import attempts, jobs, upstream_batches
-
-CANCEL = "cancel"
-"""What an upstream batch is wanted to do: the only thing that one can be told."""
 
 
 class Upstream(NamedTuple):
@@ -49,6 +45,11 @@ class Upstream(NamedTuple):
     def done(self) -> int:
         """Lines that the provider is done with, as far as it says."""
         return min(self.lines, (self.completed or 0) + (self.failed or 0))
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether the provider is told to cancel it, or will be."""
+        return bool(self.wanted) or (self.status or "").lower().startswith("cancel")
 
     def to_json(self) -> JsonObject:
         """For scripts; times are UTC."""
@@ -125,14 +126,8 @@ def saved_usd(connection: Connection, batch_id: str) -> float | None:
 # --- want ---
 
 
-def want_cancel(connection: Connection, batch_id: str) -> int:
-    """Have the open upstream batches of a batch cancelled by whoever looks at them next; returns how many."""
-    open_ones = update(upstream_batches).where(*_open(batch_id))
-    return connection.execute(open_ones.values(wanted=CANCEL, due_at=now())).rowcount
-
-
 def want_no_cancel(connection: Connection, batch_id: str) -> None:
-    """Take that back for those that the provider has not been told about."""
+    """Let the open ones go on, but for those whose provider has been told to cancel them."""
     connection.execute(update(upstream_batches).where(*_open(batch_id)).values(wanted=None))
 
 

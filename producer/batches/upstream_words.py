@@ -63,11 +63,13 @@ def how_far(upstream: Sequence[Upstream]) -> str:
     """`640 of 1,319 lines done there`, as far as the provider says; empty while it says nothing."""
     if all(each.completed is None and each.failed is None for each in upstream):
         return ""
-    return f"{sum(each.done for each in upstream):,} of {counted(sum(each.lines for each in upstream), 'line')} done there"
+    return (
+        f"{sum(each.done for each in upstream):,} of {counted(sum(each.lines for each in upstream), 'line')} done there"
+    )
 
 
 def _end(upstream: Sequence[Upstream], now: datetime) -> str:
-    if upstream and all(each.wanted for each in upstream):
+    if upstream and all(each.is_to_end for each in upstream):
         return " It is told to cancel them: what it has answered by then is paid, and kept."
     ends = [each.expires_at for each in upstream if each.expires_at is not None]
     return f" What is not done there is given up {until(max(ends), now)}." if ends else ""

@@ -162,6 +162,11 @@ def _may_be_one(stored: str | None, source: str | None) -> bool:
         return False
 
 
+def route_of(connection: Connection, batch_id: str) -> str:
+    """How a batch's rows go out."""
+    return str(connection.execute(select(batches.c.route).where(batches.c.id == batch_id)).scalar_one())
+
+
 def servers(connection: Connection) -> list[str]:
     """All servers that there are batches for."""
     return list(connection.scalars(select(batches.c.provider).distinct().order_by(batches.c.provider)))

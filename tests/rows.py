@@ -94,10 +94,15 @@ def put_out(ids: Sequence[int], batch_id: str = "b", **values: Any) -> list[Clai
         return sorted(claim(connection, ids, owner), key=lambda job: job.id)
 
 
-def end_upstream(**values: Any) -> None:
-    """Note that every upstream batch has ended."""
+def set_upstream(**values: Any) -> None:
+    """Change every upstream batch, to begin a test from there."""
     with writing() as connection:
-        connection.execute(update(upstream_batches).values(ended_at=now(), **values))
+        connection.execute(update(upstream_batches).values(**values))
+
+
+def end_upstream() -> None:
+    """Note that every upstream batch has ended."""
+    set_upstream(ended_at=now())
 
 
 def put(*settlements: Settlement) -> set[int]:

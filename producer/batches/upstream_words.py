@@ -44,7 +44,7 @@ def whereabouts(rows: int, upstream: Sequence[Upstream], model: str, now: dateti
     are, batches = f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'}", counted(len(upstream), "upstream batch")
     sent = [each for each in upstream if each.sent_at is not None]
     if not sent:
-        return f"{are} on the way to the provider's Batch API, as {batches}."
+        return f"{are} on the way to the provider's Batch API, in {batches}."
     price = price_words(model, "batch")
     began = since(min(each.sent_at for each in sent if each.sent_at is not None), now)
     parts = [batches, *([far] if (far := how_far(upstream)) else [])]
@@ -70,7 +70,7 @@ def how_far(upstream: Sequence[Upstream]) -> str:
 
 def _end(upstream: Sequence[Upstream], now: datetime) -> str:
     if upstream and all(each.is_to_end for each in upstream):
-        return " It is told to cancel them: what it has answered by then is paid, and kept."
+        return " It is told to cancel them. What it has answered by then is paid, and kept."
     ends = [each.expires_at for each in upstream if each.expires_at is not None]
     return f" What is not done there is given up {until(max(ends), now)}." if ends else ""
 

@@ -77,7 +77,7 @@ def test_a_cancelled_batch_that_is_taken_up_again_keeps_what_the_provider_was_no
     if again == "retry":
         change_batch("retry")
     else:
-        own = {"kind": "ask", "question_hash": "h", "name": "b", "source": None, "provider": PROVIDER}
+        own: dict[str, Any] = {"kind": "ask", "question_hash": "h", "name": "b", "source": None, "provider": PROVIDER}
         sent = batches.Submission(**own, options=batch_row().options, columns=[])
         transact(lambda connection: batches.begin_submission(connection, "b", sent))
     assert (upstream().wanted, batch_row().state, batch_row().route) == (None, "open", "batch")

@@ -207,7 +207,7 @@ def renew(connection: Connection, batch: UpstreamBatch, lease_seconds: float) ->
     change(connection, batch, lease_until=now_after(lease_seconds))
 
 
-def change(connection: Connection, batch: UpstreamBatch, **columns: object) -> None:
+def change(connection: Connection, /, batch: UpstreamBatch, **columns: object) -> None:
     """Write columns of a row that this worker has. Raises LostError if another one has it by now."""
     own = upstream_batches.c.id == batch.id, upstream_batches.c.worker_id == batch.worker_id
     changed = update(upstream_batches).where(*own, upstream_batches.c.ended_at.is_(None)).values(**columns)
@@ -215,7 +215,7 @@ def change(connection: Connection, batch: UpstreamBatch, **columns: object) -> N
         raise LostError
 
 
-def go_on(connection: Connection, batch: UpstreamBatch, step: Step, seconds: float = 0.0, **columns: object) -> None:
+def go_on(connection: Connection, /, batch: UpstreamBatch, step: Step, seconds: float = 0.0, **columns: object) -> None:
     """End this worker's step: which one is next, and when. Raises LostError."""
     fresh = {"failures": 0} if step != batch.step else {}
     free = {"worker_id": None, "lease_until": None, "due_at": now_after(seconds)}
@@ -228,7 +228,7 @@ def forget(connection: Connection, batch: UpstreamBatch) -> None:
     connection.execute(delete(upstream_batches).where(upstream_batches.c.id == batch.id))
 
 
-def end(connection: Connection, batch: UpstreamBatch, **columns: object) -> None:
+def end(connection: Connection, /, batch: UpstreamBatch, **columns: object) -> None:
     """Note that it is over and has no members any more. Raises LostError."""
     change(connection, batch, step="end", worker_id=None, lease_until=None, ended_at=now(), **columns)
 

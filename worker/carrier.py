@@ -34,6 +34,8 @@ MOST_STEPS = 4
 LOOK_SECONDS = 0.5
 _FIRST_MOMENT_SECONDS = 0.2
 _AFTER_FAILURE_SECONDS = 2.0
+_LAST_STEP_SECONDS = 2.0
+"""What a step may still take when the worker stops: most need no longer, and a transfer is begun anew."""
 _JOIN_SECONDS = 10.0
 
 
@@ -53,7 +55,7 @@ class Carrier:
         self._thread.start()
 
     def stop(self) -> None:
-        """Break off all steps; whoever comes next makes them again."""
+        """Begin no more steps, and soon break off those that are under way; whoever comes next makes them again."""
         self._stopping = True
         with suppress(RuntimeError):  # it has ended already
             self._loop.call_soon_threadsafe(self._wake.set)
@@ -96,6 +98,8 @@ class Carrier:
 
     async def _close(self) -> None:
         tasks = list(self._tasks)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LAST_STEP_SECONDS)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

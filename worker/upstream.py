@@ -262,7 +262,10 @@ async def _collect(run: Run) -> None:
     if (run.batch.status or "").lower() == "failed" and not answers + errors:
         await faults.after_failure(run)
         return
-    await go_on(run, "end")
+    # At once, for whoever waits for the rows goes home with the last of them.
+    await creations.write(upstream.change, run.batch, step="end", failures=0)
+    run.batch = await asyncio.to_thread(read, run)
+    await _end(run)
 
 
 async def _collect_file(run: Run, collector: Collector, file_id: str, what: str) -> int:

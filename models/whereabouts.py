@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
+from tidemill.models.batch_servers import counts_of
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import OWNER
 from tidemill.models.tables import attempts, jobs, upstream_batches
@@ -88,26 +89,9 @@ def of_owners(connection: Connection, worker_ids: Iterable[str]) -> dict[str, Up
 
 
 def _upstream(row: Row[Any]) -> Upstream:
-    completed, failed = _counts(row.remote, row.lines)
+    _, completed, failed = counts_of(row.remote or {}, row.lines)
     own = {name: getattr(row, name) for name in Upstream._fields if name not in ("completed", "failed")}
     return Upstream(**own, completed=completed, failed=failed)
-
-
-def _counts(remote: JsonObject | None, lines: int) -> tuple[int | None, int | None]:
-    """How many lines the provider has answered and failed, as any server says it; some name only a share."""
-    counts = (remote or {}).get("request_counts")
-    if isinstance(counts, dict):
-        completed, failed = (_count(counts.get(name)) for name in ("completed", "failed"))
-        if completed is not None or failed is not None:
-            return completed, failed
-    share = (remote or {}).get("progress")  # Together: from 0 to 100, or to 1
-    if isinstance(share, int | float) and 0 <= share <= 100:
-        return round(lines * (share if share <= 1 else share / 100)), None
-    return None, None
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
 
 
 def saved_usd(connection: Connection, batch_id: str) -> float | None:

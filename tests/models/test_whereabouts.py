@@ -149,7 +149,6 @@ def test_what_is_out_moves_along_with_its_server() -> None:
         ({"request_counts": {"total": 4, "completed": 2, "failed": 1}}, (2, 1), 3),
         ({"request_counts": {"completed": 9, "failed": None}}, (9, None), 4),
         ({"progress": 50.0}, (2, None), 2),
-        ({"progress": 0.25}, (1, None), 1),
         ({"progress": "half", "request_counts": "many"}, (None, None), 0),
     ],
 )

@@ -13,6 +13,7 @@ from tidemill.models.batch_servers import counts_of
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import OWNER
 from tidemill.models.tables import attempts, jobs, upstream_batches
+from tidemill.models.transitions import COST_PLACES
 
 
 class Upstream(NamedTuple):
@@ -104,7 +105,7 @@ def saved_usd(connection: Connection, batch_id: str) -> float | None:
     usd: float | None = connection.scalar(
         select(saved).join_from(jobs, attempts, its).where(jobs.c.batch_id == batch_id)
     )
-    return usd
+    return None if usd is None else round(usd, COST_PLACES)
 
 
 # --- want ---

@@ -156,4 +156,7 @@ def _summary_cells(summary: BatchSummary) -> Sequence[object]:
 def _state(so_far: Progress) -> str:
     if not so_far.open:
         return "done"
-    return "on hold" if so_far.hold_reason else "at provider" if so_far.is_out else so_far.state
+    if so_far.hold_reason:
+        return "on hold"
+    names = {"open": "at provider" if so_far.is_out else "open", "cancelled": "cancelling"}
+    return names.get(so_far.state, so_far.state)

@@ -144,6 +144,9 @@ def _reasons(connection: Connection, outlook: Outlook) -> Iterator[Reason]:
             yield Reason("judgement", f"{progress.unjudged:,} replies are not judged yet; a worker judges them.")
         return
     of_batch = reasons.of_batch(batch, outlook.fleet, now)
+    if batch.state == "cancelled" and progress.is_out:  # the rest of the cancel is the provider's
+        missing = reasons.missing_worker(batch, outlook.fleet)
+        of_batch = [Reason("no_worker", missing)] if missing else []
     yield from of_batch
     running = progress.states["running"] - progress.at_provider
     waiting = progress.states["queued"] - outlook.later.rows - outlook.sent

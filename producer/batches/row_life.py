@@ -74,7 +74,7 @@ def _reasons(connection: Connection, life: Life) -> Iterator[Reason]:
         end = f"; it expects to have trained {reasons.until(expected, now)}" if expected else ""
         yield Reason("provider", f"Training goes on: {status_of(life.fine_tune)}{end}.", expected)
     if job.state == "running" and job.worker_id in life.upstream:
-        yield upstream_words.reason(1, [life.upstream[job.worker_id]], batch.options["model"], now)
+        yield upstream_words.reason(None, [life.upstream[job.worker_id]], batch.options["model"], now)
     elif job.state == "running":
         yield reasons.of_running(life.calls[-1] if life.calls else None, job, life.fleet, now)
     elif job.state == "queued":

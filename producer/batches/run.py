@@ -12,10 +12,11 @@ from typing import NoReturn, TypeAlias
 import typer
 
 from tidemill import migrations
+from tidemill.models.cost import format_usd
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, StoppedEarlyError
 from tidemill.models.finish import CUT
 from tidemill.models.live import listening
-from tidemill.models.routes import UPSTREAM
+from tidemill.models.routes import AUTO, ONLINE, UPSTREAM
 from tidemill.models.settings import settings
 from tidemill.producer.batches.answer_file import AnswerFile
 from tidemill.producer.batches.answer_printer import AnswerPrinter, LiveAnswer
@@ -209,6 +210,8 @@ def _sum_up(batch: Batch, progress: Progress, as_json: bool, seconds: float, *, 
             say(f"{counted(rows, 'answer')} {cut}" if code == CUT else f"{rows:,} × {code}: {sentence}")
         for reason in failures(batch.id)[:_REASONS] if progress.states["failed"] else ():
             say(f"{reason.rows:,} × {reason.code}: {reason.example}")
+        if progress.route not in (ONLINE, AUTO) and (saved := batch.saved):
+            say(f"saved by the route {progress.route}, beside the price online: {format_usd(saved)}")
         print_line(progress.summary(seconds), err=True)
     if not progress.all_succeeded:
         raise typer.Exit(NOT_ALL_SUCCEEDED)

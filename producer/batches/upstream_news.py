@@ -55,7 +55,7 @@ class UpstreamNews:
         model = batch.options["model"]
         if not self._has_begun:
             self._has_begun = True
-            if so_far.route in UPSTREAM:
+            if so_far.route in UPSTREAM and so_far.state != "cancelled":
                 yield upstream_words.goes(model, self._batch_id)
         has_arrived = any(each.sent_at is not None for each in upstream)
         if so_far.at_provider and has_arrived and (not self._has_arrived or now - self._told_at >= REMIND_SECONDS):

@@ -32,16 +32,17 @@ def price_words(model: str, route: str) -> str:
     return "half the price" if abs(share - 0.5) < 0.001 else f"{share:.0%} of the price".replace("%", " %")
 
 
-def whereabouts(rows: int, upstream: Sequence[Upstream], model: str, now: datetime) -> str:
+def whereabouts(rows: int | None, upstream: Sequence[Upstream], model: str, now: datetime) -> str:
     """Where rows are that are out, since when, how far the provider is, and when it gives up; in sentences.
 
     Args:
-        rows: how many of the batch are out.
+        rows: how many of the batch are out; None: it is about one row.
         upstream: its open upstream batches.
         model: which they ask.
         now: the database's time.
     """
-    are, batches = f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'}", counted(len(upstream), "upstream batch")
+    are = "The row is" if rows is None else f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'}"
+    batches = counted(len(upstream), "upstream batch")
     sent = [each for each in upstream if each.sent_at is not None]
     if not sent:
         return f"{are} on the way to the provider's Batch API, in {batches}."
@@ -49,10 +50,10 @@ def whereabouts(rows: int, upstream: Sequence[Upstream], model: str, now: dateti
     began = since(min(each.sent_at for each in sent if each.sent_at is not None), now)
     parts = [batches, *([far] if (far := how_far(upstream)) else [])]
     at_price = f", at {price}" if price else ""
-    return f"{are} at the provider's Batch API {began}{at_price} ({', '.join(parts)}).{_end(upstream, now)}"
+    return f"{are} at the provider's Batch API {began}{at_price}: {', '.join(parts)}.{_end(upstream, now)}"
 
 
-def reason(rows: int, upstream: Sequence[Upstream], model: str, now: datetime) -> Reason:
+def reason(rows: int | None, upstream: Sequence[Upstream], model: str, now: datetime) -> Reason:
     """The same as a reason to wait, with what last went wrong."""
     sentence = " ".join([whereabouts(rows, upstream, model, now), *trouble(upstream)])
     ends = [each.expires_at for each in upstream if each.expires_at is not None]
@@ -110,7 +111,7 @@ def goes(model: str, batch_id: str) -> str:
     """What to expect of a run whose rows go to the provider's Batch API; said once, when it begins to wait."""
     price = price_words(model, "batch")
     return (
-        f"Rows go to the provider's Batch API{f', at {price}' if price else ''}: answers take minutes to hours, mostly "
-        f"24 h at most. Ctrl-C does no harm: the provider goes on, and the same command, `tidemill watch {batch_id}` "
-        "or a worker collects them."
+        f"Rows go to the provider's Batch API{f', at {price}' if price else ''}: answers take minutes to hours, up to "
+        f"a day. Ctrl-C does no harm: the provider goes on, and the same command, `tidemill watch {batch_id}` or a "
+        "worker collects them."
     )

@@ -243,10 +243,10 @@ class Rate:
 
     def parts(self, counts: Counts) -> list[Part]:
         """For people: `61 rows/s` and `ETA 7 s`, or what the run waits for."""
-        if counts.open and (counts.hold_reason or counts.state != "open"):
-            return [Part("on hold" if counts.hold_reason else counts.state, 2)]
-        (began, first), (ended, last) = self._samples[0], self._samples[-1]
         there = [Part(f"{counts.at_provider:,} at the provider", 2)] if counts.at_provider else []
+        if counts.open and (counts.hold_reason or counts.state != "open"):
+            return [Part("on hold" if counts.hold_reason else counts.state, 2), *there]
+        (began, first), (ended, last) = self._samples[0], self._samples[-1]
         if ended == began or last == first:
             return there or [Part("0 rows/s", 5)]
         rate = (last - first) / (ended - began)

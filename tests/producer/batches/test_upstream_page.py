@@ -56,8 +56,8 @@ def test_status_says_where_rows_are_how_far_and_until_when(capsys: pytest.Captur
     set_batch(deadline_at=now_after(7200.0))
     out = printed(lambda: control.status("b", 10, as_json=False), capsys)
     assert re.search(
-        r"3 rows are at the provider's Batch API since ..:..:.. UTC \(.*\), at half the price "
-        r"\(1 upstream batch, 2 of 3 lines done there\)\. What is not done there is given up at .* UTC \(in .*\)\.",
+        r"3 rows are at the provider's Batch API since ..:..:.. UTC \(.*\), at half the price: "
+        r"1 upstream batch, 2 of 3 lines done there\. What is not done there is given up at .* UTC \(in .*\)\.",
         out,
     )
     assert '  batch_t0: "in_progress", 2 of 3 lines done there, seen' in out and "queue is full" in out
@@ -113,7 +113,7 @@ def test_explain_says_of_a_batch_and_of_a_row_that_the_provider_has_it(capsys: p
     row = json.loads(printed(lambda: explaining.explain(str(ids[0]), as_json=True), capsys))
     (reason,) = row["waits_for"]
     assert reason["code"] == "at_provider" and reason["until"] is not None
-    assert reason["says"].startswith("1 row is at the provider's Batch API since")
+    assert reason["says"].startswith("The row is at the provider's Batch API since")
     packed = row["events"][-1]
     assert (packed["event"], packed["remote_id"]) == ("packed", "batch_t0")
     end_upstream()
@@ -198,7 +198,7 @@ def test_rows_on_the_way_and_silent_servers_have_words_too() -> None:
     there = one._replace(sent_at=now - timedelta(minutes=5), status="cancelling")
     said = upstream_words.whereabouts(1, [there] * 7, "a-model-of-ones-own", now)
     assert re.fullmatch(
-        r"1 row is at the provider's Batch API since .* \(5 min\) \(7 upstream batches\)\. It is told .*", said
+        r"1 row is at the provider's Batch API since .* \(5 min\): 7 upstream batches\. It is told .*", said
     )
     assert upstream_words.lines([there] * 7, now)[-1] == "and 2 more"
     assert upstream_words.price_words("gpt-6-luna", "online") == "" == upstream_words.price_words("x", "batch")

@@ -10,8 +10,9 @@ from tidemill.models import ledger, whereabouts
 from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
 from tidemill.models.routes import UPSTREAM
+from tidemill.models.scope import Scope
 from tidemill.producer.batches import upstream_words
-from tidemill.producer.batches.progress import Progress, counted
+from tidemill.producer.batches.progress import Progress, counted, counts
 from tidemill.producer.screen.display import Display
 
 REMIND_SECONDS = 300.0
@@ -57,12 +58,16 @@ class UpstreamNews:
             self._has_begun = True
             if so_far.route in UPSTREAM and so_far.state != "cancelled":
                 yield upstream_words.goes(model, self._batch_id)
+                if batch.options.get("dialogue") and so_far.open > 1:
+                    yield "Turns of a dialogue go one after the other, each in an upstream batch of its own."
         has_arrived = any(each.sent_at is not None for each in upstream)
         if so_far.at_provider and has_arrived and (not self._has_arrived or now - self._told_at >= REMIND_SECONDS):
             self._has_arrived, self._told_at = True, now
-            others = so_far.open - so_far.at_provider
+            with reading() as connection:  # of all submissions: this one may not be read to its end
+                of_all = counts(connection, Scope(self._batch_id))
+            others = of_all.open - of_all.at_provider
             rest = f" {counted(others, 'row')} {'goes' if others == 1 else 'go'} by the route {so_far.route}."
-            where = upstream_words.whereabouts(so_far.at_provider, upstream, model, at)
+            where = upstream_words.whereabouts(of_all.at_provider, upstream, model, at)
             yield f"{where}{rest if others and so_far.route not in UPSTREAM else ''}"
         trouble = upstream_words.trouble(upstream)
         yield from (f"The provider's Batch API: {each}" for each in trouble if each not in self._trouble)

@@ -84,6 +84,8 @@ class Provider:
         self._timeout_seconds = timeout_seconds
         self._unstreamed: set[str] = set()
         """Endpoints at which the server refuses to stream."""
+        self.models_without_flex: set[str] = set()
+        """Models that the server has refused to run at the flex tier."""
         headers = {
             "OpenAI-Organization": _checked_header("OPENAI_ORG_ID", organization),
             "OpenAI-Project": _checked_header("OPENAI_PROJECT_ID", project),
@@ -109,11 +111,13 @@ class Provider:
         body: Mapping[str, object],
         may_send: Callable[[], bool] | None = None,
         hear: Callable[[str], None] | None = None,
+        timeout_seconds: float | None = None,
     ) -> Reply:
         """Send one request, once, and read the reply.
 
         `may_send` is asked once more when the connection is there, which may have taken a while. With `hear` the server
         is asked to stream, where it can, and `hear` gets the text of the answer as it comes; the reply is the same.
+        `timeout_seconds` is for this call, where it may take longer than others.
 
         Raises:
             CallError: there is no usable answer, for any reason.
@@ -123,27 +127,33 @@ class Provider:
         before = MAY_SEND.set(may_send)
         try:
             if hear is None or endpoint.stream_fields is None or endpoint.name in self._unstreamed:
-                raw = await self._send("POST", endpoint.path, content)
+                raw = await self._send("POST", endpoint.path, content, timeout_seconds=timeout_seconds)
             else:
-                raw = await self._stream(endpoint, body, content, hear)
+                raw = await self._stream(endpoint, body, content, hear, timeout_seconds)
         finally:
             MAY_SEND.reset(before)  # the task may make other calls
         return endpoint.parse_reply(raw, secret=self._secret)
 
     async def _stream(
-        self, endpoint: Endpoint, body: Mapping[str, object], content: bytes, hear: Callable[[str], None]
+        self,
+        endpoint: Endpoint,
+        body: Mapping[str, object],
+        content: bytes,
+        hear: Callable[[str], None],
+        timeout_seconds: float | None,
     ) -> RawReply:
         """Ask for a stream, and without one where the server refuses that; it has billed nothing then."""
         before = ON_PIECE.set(Deltas(hear))
         try:
-            return await self._send("POST", endpoint.path, _as_json({**body, **(endpoint.stream_fields or {})}))
+            streaming = _as_json({**body, **(endpoint.stream_fields or {})})
+            return await self._send("POST", endpoint.path, streaming, timeout_seconds=timeout_seconds)
         except CallError as error:
             if not _refuses_streams(error):
                 raise
         finally:
             ON_PIECE.reset(before)
         self._unstreamed.add(endpoint.name)
-        return await self._send("POST", endpoint.path, content)
+        return await self._send("POST", endpoint.path, content, timeout_seconds=timeout_seconds)
 
     async def list_all(self, what: str) -> list[JsonObject]:
         """Everything that the server lists under GET /`what`, on all pages, as the server describes it.
@@ -198,23 +208,26 @@ class Provider:
         content: "bytes | File | None" = None,
         *,
         most_bytes: int = bodies.MOST_REPLY_BYTES,
+        timeout_seconds: float | None = None,
     ) -> RawReply:
         """The server's reply if its status is a success."""
+        seconds = timeout_seconds or self._timeout_seconds
         try:
-            async with asyncio.timeout(self._timeout_seconds) as limit:
+            async with asyncio.timeout(seconds) as limit:
                 raw = await self._transport.send(method, path, content, most_bytes)
         except UnwantedError:
             raise
         except Exception as failure:  # noqa: BLE001 - two libraries raise some thirty types, each is a failed call
             # from None: the libraries' errors hold the request's headers, and with them the key
-            raise self._call_error(failure, expired=limit.expired()) from None
+            raise self._call_error(failure, seconds if limit.expired() else None) from None
         if not 200 <= raw.status < 300:
             raise error_from_status(raw, secret=self._secret)
         return raw
 
-    def _call_error(self, failure: Exception, *, expired: bool) -> CallError:
-        if expired:
-            message = f"no complete reply from {self._base_url} within {self._timeout_seconds:g} s"
+    def _call_error(self, failure: Exception, expired_seconds: float | None) -> CallError:
+        """What a failure means; `expired_seconds` if the reply took longer than that."""
+        if expired_seconds is not None:
+            message = f"no complete reply from {self._base_url} within {expired_seconds:g} s"
             return CallError("timeout", message)
         kind, code, reason = reason_of(failure)
         proxy = self._way.proxy

@@ -9,7 +9,8 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 LIST_PAGES = 100
+_T = TypeVar("_T")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A header's name, by RFC 9110."""
 
@@ -291,29 +293,45 @@ def list_models(settings: Settings) -> list[JsonObject]:
     return _list_all(settings, "models", transport=Options(settings.model).transport)
 
 
+def has_batch_api(settings: Settings) -> bool:
+    """Whether the server has a Batch API; False also where it cannot be asked now."""
+
+    async def ask(provider: Provider) -> bool:
+        try:
+            return isinstance((await provider.fetch("/batches?limit=1")).get("data"), list)
+        except CallError:
+            return False
+
+    return asyncio.run(_once(settings, ask, transport=Options(settings.model).transport))
+
+
 def list_assistants(settings: Settings) -> list[JsonObject]:
     """Every assistant that the server keeps; most servers have none and answer 404. Errors as for `list_models`."""
     return _list_all(settings, "assistants", transport="http", beta="assistants=v2")
 
 
 def _list_all(settings: Settings, what: str, *, transport: Transport, beta: str | None = None) -> list[JsonObject]:
-    async def list_once() -> list[JsonObject]:
-        provider = Provider(
-            base_url=settings.openai_base_url,
-            api_key=settings.openai_api_key,
-            transport=transport,
-            timeout_seconds=min(settings.timeout_seconds, 60.0),
-            connections=1,
-            organization=settings.openai_org_id,
-            project=settings.openai_project_id,
-            beta=beta,
-        )
-        try:
-            return await provider.list_all(what)
-        finally:
-            await provider.aclose()
+    return asyncio.run(_once(settings, lambda provider: provider.list_all(what), transport=transport, beta=beta))
 
-    return asyncio.run(list_once())
+
+async def _once(
+    settings: Settings, ask: Callable[[Provider], Awaitable[_T]], *, transport: Transport, beta: str | None = None
+) -> _T:
+    """What a provider answers that is there for this one question."""
+    provider = Provider(
+        base_url=settings.openai_base_url,
+        api_key=settings.openai_api_key,
+        transport=transport,
+        timeout_seconds=min(settings.timeout_seconds, 60.0),
+        connections=1,
+        organization=settings.openai_org_id,
+        project=settings.openai_project_id,
+        beta=beta,
+    )
+    try:
+        return await ask(provider)
+    finally:
+        await provider.aclose()
 
 
 def _encode(body: Mapping[str, object]) -> bytes:

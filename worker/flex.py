@@ -7,7 +7,7 @@ Sources: OpenAI's guide to flex processing (429 "Resource Unavailable", at least
 """
 
 import re
-from logging import WARNING
+from logging import INFO
 
 from tidemill.models.json_types import JsonObject
 from tidemill.models.lines import note
@@ -81,7 +81,7 @@ def is_over(error: CallError, job: Claimed, question: Question, calling: Calling
             sentence = (
                 f"{question.model} is not served at flex here: its rows go out at the standard tier, for its price."
             )
-            note(WARNING, "flex_refused", sentence, model=question.model)
+            note(INFO, "flex_refused", sentence, model=question.model)
         return True
     wait = error.retry_after_seconds or 0.0
     return is_full(error) and wait > patience_seconds(calling.seconds_left) - job.age_seconds

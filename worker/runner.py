@@ -354,6 +354,13 @@ class Runner:
             self._in_use[transport] = configured, provider
         return provider
 
+    @property
+    def models_without_flex(self) -> set[str]:
+        """Models that the server has refused to run at the flex tier."""
+        own = settings()
+        known = [each for (_, made_of), each in list(self._providers.items()) if made_of.provider == own.provider]
+        return set().union(*(each.models_without_flex for each in known))
+
     # --- the lease ---
 
     def owned_jobs(self) -> dict[int, Claimed]:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
 
@@ -34,7 +35,17 @@ from tidemill.models.replies import (
     safe_line,
 )
 from tidemill.models.settings import Settings, checked_url
-from tidemill.models.transports import MAY_SEND, ON_PIECE, TRANSPORTS, File, UnwantedError, proxy_headers, reason_of
+from tidemill.models.transfers import OnBytes, reading, replacing, transfer_seconds
+from tidemill.models.transports import (
+    MAY_SEND,
+    ON_PIECE,
+    SINK,
+    TRANSPORTS,
+    File,
+    UnwantedError,
+    proxy_headers,
+    reason_of,
+)
 from tidemill.models.usage import Usage
 
 __all__ = [
@@ -129,7 +140,7 @@ class Provider:
         before = MAY_SEND.set(may_send)
         try:
             if hear is None or endpoint.stream_fields is None or endpoint.name in self._unstreamed:
-                raw = await self._send("POST", endpoint.path, content, timeout_seconds=timeout_seconds)
+                raw = await self._send("POST", endpoint.path, content, limit=_limit(timeout_seconds))
             else:
                 raw = await self._stream(endpoint, body, content, hear, timeout_seconds)
         finally:
@@ -148,14 +159,14 @@ class Provider:
         before = ON_PIECE.set(Deltas(hear))
         try:
             streaming = _as_json({**body, **(endpoint.stream_fields or {})})
-            return await self._send("POST", endpoint.path, streaming, timeout_seconds=timeout_seconds)
+            return await self._send("POST", endpoint.path, streaming, limit=_limit(timeout_seconds))
         except CallError as error:
             if not _refuses_streams(error):
                 raise
         finally:
             ON_PIECE.reset(before)
         self._unstreamed.add(endpoint.name)
-        return await self._send("POST", endpoint.path, content, timeout_seconds=timeout_seconds)
+        return await self._send("POST", endpoint.path, content, limit=_limit(timeout_seconds))
 
     async def list_all(self, what: str) -> list[JsonObject]:
         """Everything that the server lists under GET /`what`, on all pages, as the server describes it.
@@ -194,10 +205,73 @@ class Provider:
         """Upload a file for fine-tuning under this name, once; returns the file's object. Errors as for `call`."""
         return parse_object(await self._send("POST", "/files", File(name, content)), secret=self._secret)
 
+    async def upload_file(
+        self,
+        name: str,
+        path: Path,
+        purpose: str,
+        *,
+        seconds: float | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> JsonObject:
+        """Upload a file of any size from the disk under this name, once; returns the file's object.
+
+        It takes `seconds` at most, or what `transfer_seconds` says for its size. `on_bytes` hears how many bytes were
+        handed to the connection by now.
+
+        Raises:
+            CallError: as for `call`.
+            TransferError: the file cannot be read.
+        """
+        with reading(path, on_bytes) as file:
+            limit = asyncio.timeout(transfer_seconds(os.fstat(file.fileno()).st_size) if seconds is None else seconds)
+            raw = await self._send("POST", "/files", File(name, file, purpose), limit=limit)
+        return parse_object(raw, secret=self._secret)
+
+    async def download(
+        self,
+        file_id: str,
+        path: Path,
+        *,
+        seconds: float | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> int:
+        """Bring a file of any size to the disk, once, and return how many bytes it has.
+
+        `path` is replaced when all of it is there; until then it is as it was. The download takes `seconds` at most, or
+        what `transfer_seconds` says for what has come by now. `on_bytes` hears how much that is.
+
+        Raises:
+            CallError: as for `call`; a body that is shorter than the server said is "cut".
+            TransferError: the file cannot be written.
+        """
+        begun = asyncio.get_running_loop().time()
+        limit = asyncio.timeout(transfer_seconds(0) if seconds is None else seconds)
+        with replacing(path) as target:
+
+            def keep(piece: bytes) -> None:
+                target.write(piece)
+                if seconds is None:
+                    limit.reschedule(begun + transfer_seconds(target.bytes))
+                if on_bytes is not None:
+                    on_bytes(target.bytes)
+
+            before = SINK.set(keep)
+            try:
+                await self._send("GET", _content_path(file_id), most_bytes=bodies.MOST_DOWNLOAD_BYTES, limit=limit)
+            except CallError as error:
+                raise target.failure or error from None
+            finally:
+                SINK.reset(before)
+        return target.bytes
+
     async def content(self, file_id: str) -> bytes:
         """A file's bytes, at most `bodies.MOST_FILE_BYTES`. Errors as for `call`."""
-        path = f"/files/{quote(file_id, safe='')}/content"
-        return (await self._send("GET", path, most_bytes=bodies.MOST_FILE_BYTES)).body
+        return (await self._send("GET", _content_path(file_id), most_bytes=bodies.MOST_FILE_BYTES)).body
+
+    async def delete(self, path: str) -> JsonObject:
+        """Delete one object, e.g. "/files/file-1"; returns what the server says to that. Errors as for `call`."""
+        return parse_object(await self._send("DELETE", path), secret=self._secret)
 
     async def aclose(self) -> None:
         """Close all connections; calls still in flight fail."""
@@ -210,26 +284,27 @@ class Provider:
         content: "bytes | File | None" = None,
         *,
         most_bytes: int = bodies.MOST_REPLY_BYTES,
-        timeout_seconds: float | None = None,
+        limit: asyncio.Timeout | None = None,
     ) -> RawReply:
-        """The server's reply if its status is a success."""
-        seconds = timeout_seconds or self._timeout_seconds
+        """The server's reply if its status is a success. A `limit` stands in for that of calls."""
+        begun = asyncio.get_running_loop().time()
+        limit = limit or asyncio.timeout(self._timeout_seconds)
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with limit:
                 raw = await self._transport.send(method, path, content, most_bytes)
         except UnwantedError:
             raise
         except Exception as failure:  # noqa: BLE001 - two libraries raise some thirty types, each is a failed call
             # from None: the libraries' errors hold the request's headers, and with them the key
-            raise self._call_error(failure, seconds if limit.expired() else None) from None
+            seconds = (limit.when() or begun) - begun if limit.expired() else None
+            raise self._call_error(failure, seconds) from None
         if not 200 <= raw.status < 300:
             raise error_from_status(raw, secret=self._secret)
         return raw
 
     def _call_error(self, failure: Exception, expired_seconds: float | None) -> CallError:
-        """What a failure means; `expired_seconds` if the reply took longer than that."""
         if expired_seconds is not None:
-            message = f"no complete reply from {self._base_url} within {expired_seconds:g} s"
+            message = f"no complete reply from {self._base_url} within {round(expired_seconds, 2):g} s"
             return CallError("timeout", message)
         kind, code, reason = reason_of(failure)
         proxy = self._way.proxy
@@ -244,6 +319,14 @@ class Provider:
             "too_large": f"the reply of {self._base_url} is too large",
         }[kind]
         return CallError(kind, safe_line(f"{lead}: {reason}", self._secret), code=code)
+
+
+def _content_path(file_id: str) -> str:
+    return f"/files/{quote(file_id, safe='')}/content"
+
+
+def _limit(seconds: float | None) -> asyncio.Timeout | None:
+    return None if seconds is None else asyncio.timeout(seconds)
 
 
 def _refuses_streams(error: CallError) -> bool:

@@ -79,6 +79,9 @@ LONGEST_DELAY_SECONDS = 360.0
 OWNER = "up-"
 """How the worker's name begins of jobs that are lines of an upstream batch: it is no process, and cannot die."""
 
+UNKNOWN_UPSTREAM = "upstream_unknown"
+"""Error code of rows whose upstream batch cannot be found: nobody knows what was billed, so they are not revived."""
+
 ERASED = "deleted"
 """Error code of rows whose texts somebody has deleted."""
 
@@ -814,6 +817,7 @@ def revive(
         jobs.c.batch_id == batch_id,
         or_(jobs.c.state == "cancelled", and_(jobs.c.state == "failed", jobs.c.epoch > 0)),
         jobs.c.position.is_not(None),
+        func.coalesce(jobs.c.error_code, "") != UNKNOWN_UPSTREAM,
     )
     which = and_(FLAWED, jobs.c.id > after) if keys is None else jobs.c.key.in_(keys)
     chosen = select(jobs.c.id).where(may_run, which).order_by(jobs.c.id).limit(most).with_for_update()

@@ -9,12 +9,27 @@ import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, or_, select, true, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
 
 from tidemill.models import creations, transitions, turns
-from tidemill.models.clock import now, now_after
+from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.creations import LostError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.routes import UPSTREAM
@@ -117,6 +132,11 @@ def want_cancel(connection: Connection, batch_id: str) -> int:
     return connection.execute(wanted.values(wanted="cancel", due_at=now())).rowcount
 
 
+def read(connection: Connection, batch: UpstreamBatch) -> UpstreamBatch:
+    """The row as it is now."""
+    return _read(connection, upstream_batches.c.id == batch.id)[0]
+
+
 def count_members(connection: Connection, upstream_id: int) -> int:
     """How many jobs an upstream batch still has."""
     return connection.scalar(select(func.count()).select_from(jobs).where(*_is_member(upstream_id))) or 0
@@ -125,8 +145,13 @@ def count_members(connection: Connection, upstream_id: int) -> int:
 # --- taking a step ---
 
 
-def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBatch:
-    """Begin an upstream batch without members, in the hands of this worker."""
+def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBatch | None:
+    """Begin an upstream batch without members, in the hands of this worker; None while another one is being packed."""
+    own = select(batches.c.id).where(batches.c.id == batch_id).with_for_update(skip_locked=True)
+    packing = upstream_batches.c.batch_id == batch_id, upstream_batches.c.step == "pack"
+    is_packed = select(upstream_batches.c.id).where(*packing, upstream_batches.c.ended_at.is_(None))
+    if connection.scalar(own) is None or connection.scalar(is_packed) is not None:
+        return None
     new = insert(upstream_batches).values(
         batch_id=batch_id,
         provider=worker.provider,
@@ -144,22 +169,14 @@ def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBa
     return _read(connection, upstream_batches.c.id == upstream_id)[0]
 
 
+def is_any_due(connection: Connection, worker: Claimant, scopes: Collection[Scope]) -> bool:
+    """Whether this worker could take a step."""
+    return connection.scalar(select(_due(worker, scopes).exists())) or False
+
+
 def take(connection: Connection, worker: Claimant, scopes: Collection[Scope], most: int) -> list[UpstreamBatch]:
     """Take for a worker the next step of at most so many upstream batches that are due and that nobody has."""
-    own = {scope.batch_id for scope in scopes}
-    due = (
-        select(upstream_batches.c.id)
-        .where(
-            upstream_batches.c.ended_at.is_(None),
-            upstream_batches.c.provider == worker.provider,
-            true() if None in own else upstream_batches.c.batch_id.in_(own),
-            upstream_batches.c.due_at <= now(),
-            _is_free(),
-        )
-        .order_by(upstream_batches.c.due_at)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-    )
+    due = _due(worker, scopes).order_by(upstream_batches.c.due_at).limit(most).with_for_update(skip_locked=True)
     taken = (
         update(upstream_batches)
         .where(upstream_batches.c.id.in_(due), _is_free())
@@ -168,6 +185,17 @@ def take(connection: Connection, worker: Claimant, scopes: Collection[Scope], mo
     )
     ids = list(connection.scalars(taken))
     return _read(connection, upstream_batches.c.id.in_(ids)) if ids else []
+
+
+def _due(worker: Claimant, scopes: Collection[Scope]) -> Select[int]:
+    own = {scope.batch_id for scope in scopes}
+    return select(upstream_batches.c.id).where(
+        upstream_batches.c.ended_at.is_(None),
+        upstream_batches.c.provider == worker.provider,
+        true() if None in own else upstream_batches.c.batch_id.in_(own),
+        upstream_batches.c.due_at <= now(),
+        _is_free(),
+    )
 
 
 def _is_free() -> ColumnElement[bool]:
@@ -179,7 +207,7 @@ def renew(connection: Connection, batch: UpstreamBatch, lease_seconds: float) ->
     change(connection, batch, lease_until=now_after(lease_seconds))
 
 
-def change(connection: Connection, batch: UpstreamBatch, **columns: object) -> None:
+def change(connection: Connection, /, batch: UpstreamBatch, **columns: object) -> None:
     """Write columns of a row that this worker has. Raises LostError if another one has it by now."""
     own = upstream_batches.c.id == batch.id, upstream_batches.c.worker_id == batch.worker_id
     changed = update(upstream_batches).where(*own, upstream_batches.c.ended_at.is_(None)).values(**columns)
@@ -187,14 +215,20 @@ def change(connection: Connection, batch: UpstreamBatch, **columns: object) -> N
         raise LostError
 
 
-def go_on(connection: Connection, batch: UpstreamBatch, step: Step, seconds: float = 0.0, **columns: object) -> None:
+def go_on(connection: Connection, /, batch: UpstreamBatch, step: Step, seconds: float = 0.0, **columns: object) -> None:
     """End this worker's step: which one is next, and when. Raises LostError."""
     fresh = {"failures": 0} if step != batch.step else {}
     free = {"worker_id": None, "lease_until": None, "due_at": now_after(seconds)}
     change(connection, batch, step=step, **free, **fresh, **columns)
 
 
-def end(connection: Connection, batch: UpstreamBatch, **columns: object) -> None:
+def forget(connection: Connection, batch: UpstreamBatch) -> None:
+    """Take back the beginning of one for which there were no rows. Raises LostError."""
+    check(connection, batch)
+    connection.execute(delete(upstream_batches).where(upstream_batches.c.id == batch.id))
+
+
+def end(connection: Connection, /, batch: UpstreamBatch, **columns: object) -> None:
     """Note that it is over and has no members any more. Raises LostError."""
     change(connection, batch, step="end", worker_id=None, lease_until=None, ended_at=now(), **columns)
 
@@ -205,15 +239,18 @@ def free_of(connection: Connection, worker_ids: Sequence[str]) -> None:
     connection.execute(update(upstream_batches).where(*dead).values(worker_id=None, lease_until=None))
 
 
+def check(connection: Connection, batch: UpstreamBatch) -> None:
+    """Lock the row until the transaction ends. Raises LostError if it is another worker's by now."""
+    own = upstream_batches.c.id == batch.id, upstream_batches.c.worker_id == batch.worker_id
+    is_open = upstream_batches.c.ended_at.is_(None)
+    if connection.scalar(select(upstream_batches.c.id).where(*own, is_open).with_for_update()) is None:
+        raise LostError
+
+
 def owner(batch: UpstreamBatch) -> creations.Owner:
     """The owner of what is created at the provider for it."""
 
-    def check(connection: Connection) -> None:
-        own = upstream_batches.c.id == batch.id, upstream_batches.c.worker_id == batch.worker_id
-        if connection.scalar(select(upstream_batches.c.id).where(*own).with_for_update()) is None:
-            raise LostError
-
-    return creations.Owner(owner_name(batch.id), check)
+    return creations.Owner(owner_name(batch.id), partial(check, batch=batch))
 
 
 def owner_name(upstream_id: int) -> str:
@@ -249,13 +286,6 @@ def asked(connection: Connection, batch: UpstreamBatch, claims: Collection[tuple
     return [_claimed(connection, row) for row in connection.execute(lines)]
 
 
-def member_at_line(connection: Connection, batch: UpstreamBatch, line: int) -> Claimed | None:
-    """The member that is this line of its file, counted from 1."""
-    lines = select(jobs.c.id).where(*_is_member(batch.id), jobs.c.worker_id == batch.owner_id).order_by(jobs.c.id)
-    job_id = connection.scalar(lines.offset(line - 1).limit(1))
-    return None if job_id is None else next(iter(members(connection, batch, job_id - 1, 1)), None)
-
-
 def _claimed(connection: Connection, row: Row[int, int, str, object, int, int | None]) -> Claimed:
     before = () if row.dialogue_id is None else turns.history(connection, row.dialogue_id, before=row.id)
     history = tuple(each.message for each in before)
@@ -275,34 +305,31 @@ def keep_members(connection: Connection, batch: UpstreamBatch, seconds: float) -
     change(connection, batch, kept_until=lease)
 
 
-def give_back(connection: Connection, batch: UpstreamBatch, most: int, seconds: float = 0.0) -> int:
-    """Queue the next of its members again that were never asked: nothing is counted. Returns how many.
+def give_back(
+    connection: Connection, batch: UpstreamBatch, claims: Sequence[tuple[int, int]], seconds: float = 0.0
+) -> None:
+    """Queue members again that were never asked: nothing is counted. They are due after so many seconds.
 
-    They are due after so many seconds. In a batch that somebody has cancelled they are cancelled.
+    In a batch that somebody has cancelled they are cancelled. Raises LostError.
     """
-    change(connection, batch)  # only while this worker has it
-    page = _member_ids(connection, batch, most)
-    unasked = [Settlement(job_id, epoch, batch.batch_id, "snoozed", seconds) for job_id, epoch in page]
-    if unasked:
-        transitions.settle(connection, unasked)
-        _cancel_if_closed(connection, batch, [job_id for job_id, _ in page])
-    return len(page)
+    check(connection, batch)
+    transitions.settle(connection, [Settlement(*claim, batch.batch_id, "snoozed", seconds) for claim in claims])
+    _cancel_if_closed(connection, batch, [job_id for job_id, _ in claims])
 
 
-def lose(connection: Connection, batch: UpstreamBatch, most: int) -> int:
+def lose(connection: Connection, batch: UpstreamBatch, claims: Sequence[tuple[int, int]]) -> None:
     """The same for members whose answers are in no file although the provider may have billed them: they are lost."""
-    change(connection, batch)
-    ids = [job_id for job_id, _ in _member_ids(connection, batch, most)]
-    if ids:
-        transitions.release(connection, batch.owner_id, ids)
-        _cancel_if_closed(connection, batch, ids)
-    return len(ids)
+    check(connection, batch)
+    ids = [job_id for job_id, _ in claims]
+    transitions.release(connection, batch.owner_id, ids)
+    _cancel_if_closed(connection, batch, ids)
 
 
-def _member_ids(connection: Connection, batch: UpstreamBatch, most: int) -> list[tuple[int, int]]:
-    """(job id, epoch) of its first members by id."""
+def members_from(connection: Connection, batch: UpstreamBatch, first: int, most: int) -> list[tuple[int, int]]:
+    """(job id, epoch) of its next members from this id on."""
     page = select(jobs.c.id, jobs.c.epoch).where(*_is_member(batch.id), jobs.c.worker_id == batch.owner_id)
-    return [(row.id, row.epoch) for row in connection.execute(page.order_by(jobs.c.id).limit(most))]
+    page = page.where(jobs.c.id >= first).order_by(jobs.c.id).limit(most)
+    return [(row.id, row.epoch) for row in connection.execute(page)]
 
 
 def _cancel_if_closed(connection: Connection, batch: UpstreamBatch, ids: list[int]) -> None:
@@ -322,6 +349,24 @@ def note_created(connection: Connection, batch: UpstreamBatch, remote: JsonObjec
     # By the database's clock: the provider's may be another one.
     window = expires_at - created_at if created_at and expires_at else SPARE_LEASE_SECONDS
     keep_members(connection, batch, max(0.0, window) + SPARE_LEASE_SECONDS)
+
+
+def seconds_unseen(connection: Connection, batch: UpstreamBatch) -> float:
+    """For how long the provider has not said how it is."""
+    unseen = select(seconds_since(connection, upstream_batches.c.seen_at)).where(upstream_batches.c.id == batch.id)
+    return float(connection.scalar(unseen) or 0.0)
+
+
+def may_be_created(connection: Connection, batch: UpstreamBatch) -> bool:
+    """Whether the provider may have it: its creation was sent, and nobody knows that it has come to nothing."""
+    known = creations.load(connection, owner_name(batch.id))
+    return any(each.doubt_seconds is not None for place, each in known.items() if place.step == "batch")
+
+
+def is_given_up(connection: Connection, batch: UpstreamBatch) -> bool:
+    """Whether its members need not wait for it any more."""
+    given_up = upstream_batches.c.id == batch.id, upstream_batches.c.kept_until < now()
+    return connection.scalar(select(upstream_batches.c.id).where(*given_up)) is not None
 
 
 def note_seen(connection: Connection, batch: UpstreamBatch, remote: JsonObject) -> None:
@@ -350,17 +395,22 @@ class Room(NamedTuple):
     tokens: int
 
 
-def room(connection: Connection, batch_id: str, provider: str, model: str, most: Room) -> Room:
+def room(connection: Connection, batch: UpstreamBatch, model: str, most: Room) -> Room:
     """What the provider has room for, as far as is known: nothing more is packed where a number is 0.
 
     What was too much halves the next one, and each one that is taken doubles it. A limit of tokens that the provider
     has named holds for all that wait there.
     """
     lately = upstream_batches.c.created_at > now_after(-_REMEMBERED_SECONDS)
-    of_provider = upstream_batches.c.provider == provider, upstream_batches.c.model == model
-    newest = select(*_COLUMNS).where(*of_provider, lately).order_by(upstream_batches.c.id.desc()).limit(_REMEMBERED)
+    of_provider = upstream_batches.c.provider == batch.provider, upstream_batches.c.model == model
+    newest = (
+        select(*_COLUMNS)
+        .where(*of_provider, lately, upstream_batches.c.id != batch.id)
+        .order_by(upstream_batches.c.id.desc())
+        .limit(_REMEMBERED)
+    )
     recent = [UpstreamBatch(*row) for row in connection.execute(newest)][::-1]
-    own = [each for each in recent if each.batch_id == batch_id]
+    own = [each for each in recent if each.batch_id == batch.batch_id]
     waiting = sum(each.tokens for each in recent if each.ended_at is None and not each.has_ended)
     named = next((each.queue_tokens for each in reversed(recent) if each.queue_tokens), None)
     tokens = _learned(recent, "queue", "tokens", most.tokens)

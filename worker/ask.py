@@ -119,11 +119,11 @@ async def _whole_body(job: Claimed, options: Options, question: Question) -> Jso
     """The body with its picture, which is in memory only for the call: hundreds would fill it."""
     if question.picture is None:
         return question.body
-    url = await asyncio.to_thread(_url_of, question.picture)
+    url = await asyncio.to_thread(url_of, question.picture)
     return build(options, job.request, url, question.history).body
 
 
-def _url_of(picture: Picture) -> str:
+def url_of(picture: Picture) -> str:
     """The picture's own URL, or a data URL with its bytes; blocks while they are read.
 
     Raises:

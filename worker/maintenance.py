@@ -16,15 +16,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
-from tidemill.models import going_online, journal
+from tidemill.models import going_online, journal, upstream
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, stuck_seconds, transact
 from tidemill.models.lines import note
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, dialogues, jobs, messages, workers
-from tidemill.models.transitions import Rescuer, correct_due_times, renew, rescue
+from tidemill.models.transitions import OWNER, Rescuer, correct_due_times, renew, rescue
 from tidemill.worker.rounds import Rounds, try_duty
 from tidemill.worker.runner import Runner
 
@@ -142,6 +142,7 @@ class Maintenance:
     def _take_from_the_dead(self, connection: Connection, own_ids: list[int]) -> int:
         living, dead = _neighbours(connection)
         rescued = rescue(connection, Rescuer(self._runner.claimant, own_ids, dead, living, self._sees_everybody))
+        upstream.free_of(connection, dead)
         connection.execute(delete(workers).where(workers.c.id.in_(dead)))
         correct_due_times(connection)
         return rescued
@@ -173,7 +174,7 @@ class Maintenance:
                 dialogues.c.sentiment.is_(None),
                 or_(
                     dialogues.c.created_at < now_after(-_LEFT_OVER_SECONDS),
-                    jobs.c.worker_id.not_in(alive),
+                    and_(jobs.c.worker_id.not_in(alive), jobs.c.worker_id.not_like(f"{OWNER}%")),
                 ),
             )
             .limit(_JUDGE_LEFTOVERS)

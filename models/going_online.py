@@ -9,13 +9,13 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, func, literal_column, select, update
 
 from tidemill.models import upstream
 from tidemill.models.clock import now
 from tidemill.models.deadlines import RAN, lead_seconds, live_rate
 from tidemill.models.routes import ONLINE, UPSTREAM
-from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, tallies, upstream_batches
+from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, tallies
 from tidemill.models.transitions import OWNER
 
 STRAGGLERS = 20
@@ -39,21 +39,18 @@ class Move(NamedTuple):
 
 
 def meet(connection: Connection, provider: str) -> list[Move]:
-    """Let batches of this provider go online whose deadline asks for it, or of which only few rows are left."""
-    moves = []
-    for batch in _read(connection, batches.c.provider == provider, _may_move()):
-        if batch.deadline_at is not None and _seconds_left(batch) <= _lead(connection, batch):
-            moves.append(_go_online(connection, batch, "deadline"))
-        elif batch.route in UPSTREAM and _has_stragglers(connection, batch):
-            moves.append(_go_online(connection, batch, "few"))
+    """Let batches of this provider go online whose deadline asks for it."""
+    own = _read(connection, batches.c.provider == provider, *_MAY_GO_ONLINE)
+    due = [batch for batch in own if _seconds_left(batch) <= _lead(connection, batch)]
+    moves = [_go_online(connection, batch, "deadline") for batch in due]
     return [move for move in moves if move is not None]
 
 
-def finish_online(connection: Connection, batch_id: str) -> bool:
-    """Let the last few rows of an upstream route go online, if it is a few; returns whether they do."""
+def finish(connection: Connection, batch_id: str) -> Move | None:
+    """Let the rows of an upstream route that are to be packed go online, if they are the last few of their batch."""
     own = _read(connection, batches.c.id == batch_id, batches.c.route.in_(UPSTREAM))
-    few = [batch for batch in own if _has_stragglers(connection, batch)]
-    return any(_go_online(connection, batch, "few") is not None for batch in few)
+    few = (batch for batch in own if _has_stragglers(connection, batch))
+    return next((_go_online(connection, batch, "few") for batch in few), None)
 
 
 def leave_flex(connection: Connection, provider: str, models: Collection[str]) -> list[Move]:
@@ -67,8 +64,11 @@ def leave_flex(connection: Connection, provider: str, models: Collection[str]) -
 
 def seconds_until_online(connection: Connection, batch_id: str) -> float | None:
     """In how many seconds the rest of a batch goes online for its deadline; None: it has none, or is online."""
-    own = _read(connection, batches.c.id == batch_id, batches.c.route != ONLINE, batches.c.deadline_at.is_not(None))
+    own = _read(connection, batches.c.id == batch_id, *_MAY_GO_ONLINE)
     return next((_seconds_left(batch) - _lead(connection, batch) for batch in own), None)
+
+
+_MAY_GO_ONLINE = (batches.c.route != ONLINE, batches.c.deadline_at.is_not(None))
 
 
 class _Batch(NamedTuple):
@@ -87,16 +87,6 @@ def _read(connection: Connection, *condition: ColumnElement[bool]) -> list[_Batc
     columns = [batches.c[name] for name in _Batch._fields[:-1]]
     rows = connection.execute(select(*columns, now()).where(batches.c.state == "open", *condition))
     return [_Batch._make(row) for row in rows.all()]
-
-
-def _may_move() -> ColumnElement[bool]:
-    """Whether a batch has a deadline and is not wholly online, or rows came back from the provider."""
-    own = select(upstream_batches.c.id).where(upstream_batches.c.batch_id == batches.c.id)
-    is_out = own.where(upstream_batches.c.ended_at.is_(None), upstream_batches.c.wanted.is_(None)).exists()
-    has_deadline = and_(batches.c.deadline_at.is_not(None), or_(batches.c.route != ONLINE, is_out))
-    # One row in the index's order is enough, as in `models.due`.
-    queued = select(jobs.c.id).where(in_part(OPEN_PARTS[0], batches.c.id)).limit(1).scalar_subquery()
-    return or_(has_deadline, and_(batches.c.route.in_(UPSTREAM), own.exists(), queued.is_not(None)))
 
 
 def _seconds_left(batch: _Batch) -> float:

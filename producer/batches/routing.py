@@ -6,12 +6,13 @@ from datetime import datetime
 from sqlalchemy import Connection, select, update
 
 from tidemill.models import cost, deadlines
+from tidemill.models.batch_servers import why_not
 from tidemill.models.choosing import FEW_ROWS, Choice, Facts, choose, refuses_flex, takes_flex
 from tidemill.models.clock import now
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import OptionError
 from tidemill.models.provider import has_batch_api
-from tidemill.models.routes import AUTO, ONLINE, ROUTES
+from tidemill.models.routes import AUTO, ONLINE, ROUTES, UPSTREAM
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches
 from tidemill.producer.batches.order import Order
@@ -29,6 +30,8 @@ def check_route(order: Order) -> None:
         raise OptionError("route", route, f"{TIER} is {tier!r}, which is a route of its own; drop one of the two.")
     if route == "flex" and refuses_flex(model, settings().provider):
         raise OptionError("route", route, f"{model} is not served at flex; try batch, or auto.")
+    if route in UPSTREAM and (why := _why_no_batches(order)) is not None:
+        raise OptionError("route", route, f"{why}; use flex, online, or auto, which takes what there is.")
 
 
 class Chooser:
@@ -74,7 +77,14 @@ def _read(connection: Connection, batch_id: str) -> tuple[str, datetime | None, 
 
 
 def _can_batch(order: Order) -> bool:
-    return TIER not in order.options.params and has_batch_api(settings())
+    known = why_not(settings().openai_base_url, order.options.endpoint)
+    return TIER not in order.options.params and known is None and bool(has_batch_api(settings()))
+
+
+def _why_no_batches(order: Order) -> str | None:
+    """Why it is known that rows cannot go to the server's Batch API, as the end of a sentence."""
+    why = why_not(settings().openai_base_url, order.options.endpoint)
+    return why or ("the server has no Batch API" if has_batch_api(settings()) is False else None)
 
 
 def _can_flex(order: Order) -> bool:

@@ -382,7 +382,9 @@ def has_batch_api(settings: Settings) -> bool | None:
 
     async def ask(provider: Provider) -> bool | None:
         try:
-            return isinstance((await provider.fetch("/batches?limit=1")).get("data"), list)
+            async for _ in provider.pages("/batches", limit=1):
+                break
+            return True
         except CallError as error:
             return False if error.status in (400, 404, 405, 410, 422, 501) or error.kind == "malformed" else None
 

@@ -63,10 +63,8 @@ def change(before: str, deadline_at: datetime | None, so_far: Progress) -> str:
 
 def not_at_flex(online: int, calls: int) -> str:
     """How many answers were paid in full although flex was asked for."""
-    return (
-        f"{online:,} of {counted(calls, 'answer')} came at the standard tier, for its price: flex had no room for "
-        "them, or does not serve the model."
-    )
+    which = "The answer" if calls == 1 else f"{online:,} of {calls:,} answers"
+    return f"{which} came at the standard tier, for its price: flex had no room, or does not serve the model."
 
 
 def _batch(connection: Connection, batch_id: str) -> tuple[str, datetime | None]:

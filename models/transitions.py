@@ -45,11 +45,12 @@ from sqlalchemy import (
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import Update
 
-from tidemill.models import answers, turns
+from tidemill.models import answers, members, turns
 from tidemill.models.answers import Answer, Message
 from tidemill.models.bulk import Build, BulkRows, FilledRows, Given, insert_for, run
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.json_types import JsonObject
+from tidemill.models.members import is_member, is_no_member
 from tidemill.models.tables import (
     ENDED_STATES,
     FLAWED,
@@ -76,8 +77,7 @@ ALONE_AFTER = MAX_LOSSES - 1
 LONGEST_DELAY_SECONDS = 360.0
 """No queued job waits for longer; one that is due later was queued before the clock was set back."""
 
-OWNER = "up-"
-"""How the worker's name begins of jobs that are lines of an upstream batch: it is no process, and cannot die."""
+OWNER = members.OWNER
 
 UNKNOWN_UPSTREAM = "upstream_unknown"
 """Error code of rows whose upstream batch cannot be found: nobody knows what was billed, so they are not revived."""
@@ -625,12 +625,13 @@ def _finish_late(connection: Connection) -> Update:
 
 def _ended(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject:
     """What a settlement changes in its job."""
+    state = case((and_(row.state == "queued", _is_unwanted_member()), "cancelled"), else_=row.state)
     return {
-        "state": row.state,
+        "state": state,
         "lease_until": None,
         "sent_at": None,
         "available_at": now_after(row.delay_seconds),
-        "finished_at": case((row.state == "queued", null()), else_=now()),
+        "finished_at": case((state == "queued", null()), else_=now()),
         "error_code": row.error_code,
         "error": row.error,
         "failures": jobs.c.failures + row.failures,
@@ -641,6 +642,12 @@ def _ended(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject
         ),
         **_money(row),
     }
+
+
+def _is_unwanted_member() -> ColumnElement[bool]:
+    """Whether a row of `jobs` was at the provider's Batch API while somebody cancelled it: it is not asked again."""
+    batch_state = select(batches.c.state).where(batches.c.id == jobs.c.batch_id).correlate(jobs).scalar_subquery()
+    return and_(is_member(), or_(jobs.c.position.is_(None), batch_state == "cancelled"))
 
 
 def _count_money(connection: Connection) -> Update:
@@ -717,7 +724,7 @@ def rescue(connection: Connection, rescuer: Rescuer) -> int:
 
 def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_loss: ColumnElement[bool]) -> int:
     taken = select(jobs.c.id).where(jobs.c.state == "running", condition).with_for_update(skip_locked=True, of=jobs)
-    is_last = and_(is_loss, jobs.c.losses + 1 >= MAX_LOSSES)
+    is_last, is_unwanted = and_(is_loss, jobs.c.losses + 1 >= MAX_LOSSES), _is_unwanted_member()
     reason = (
         f"{MAX_LOSSES} workers vanished while they ran this job, the last one with nothing else to do; "
         "what became of its call is unknown."
@@ -731,9 +738,9 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_los
             sent_at=None,
             attempts=jobs.c.attempts + 1,
             losses=jobs.c.losses + case((is_loss, 1), else_=0),
-            state=case((is_last, "failed"), else_="queued"),
+            state=case((is_last, "failed"), (is_unwanted, "cancelled"), else_="queued"),
             available_at=case((is_last, jobs.c.available_at), else_=now()),
-            finished_at=case((is_last, now()), else_=null()),
+            finished_at=case((or_(is_last, is_unwanted), now()), else_=null()),
             error_code=case((is_last, "worker_lost"), else_=jobs.c.error_code),
             error=case((is_last, reason), else_=jobs.c.error),
         )
@@ -765,21 +772,23 @@ PIECE_ROWS = 2_000
 def cancel(connection: Connection, batch_id: str, older_than: int | None = None, most: int | None = None) -> int:
     """Cancel the open jobs of a batch, including those in flight, `most` at a time. Returns how many.
 
+    Lines of an upstream batch are not torn from it: what was paid there is stored, and the others end with it.
     With `older_than`, only jobs that are in no submission from that number on.
     """
     is_old = true() if older_than is None else jobs.c.submission < older_than
     ids: list[int] = []
     for part in OPEN_PARTS:
         left = None if most is None else most - len(ids)
-        ids += connection.scalars(select(jobs.c.id).where(in_part(part, batch_id), is_old).limit(left))
+        own = select(jobs.c.id).where(in_part(part, batch_id), is_no_member(), is_old)
+        ids += connection.scalars(own.limit(left))
     return cancel_jobs(connection, ids)
 
 
 def cancel_jobs(connection: Connection, ids: Sequence[int]) -> int:
-    """Cancel those of these jobs that are open. Returns how many."""
+    """Cancel those of these jobs that are open and not at the provider's Batch API. Returns how many."""
     rows = _JOB_IDS.table(connection).c
     parameters = _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids])
-    condition = and_(jobs.c.id.in_(select(rows.id)), jobs.c.state.in_(OPEN_STATES))
+    condition = and_(jobs.c.id.in_(select(rows.id)), jobs.c.state.in_(OPEN_STATES), is_no_member())
     _lock(connection, condition, parameters)
     was_running = jobs.c.lease_until.is_not(None)
     in_flight = select(jobs.c.id, (jobs.c.epoch + 1).label("epoch")).where(condition, was_running)

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, 
 from tidemill.models import holds
 from tidemill.models.clock import now, now_after
 from tidemill.models.json_types import JsonObject
-from tidemill.models.routes import UPSTREAM
+from tidemill.models.routes import NOT_LIVE, UPSTREAM
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_PARTS, OPEN_STATES, batches, in_part, jobs
@@ -170,7 +170,7 @@ def _batches_statement(*, is_batch: bool, is_dialogue: bool) -> Select[str, int,
         batches.c.provider == bindparam("provider"),
         or_(batches.c.hold_reason.is_(None), holds.may_probe()),
         # The probe of a provider on hold is a live call whatever the route, so that a hold ends within minutes.
-        or_(batches.c.route.not_in(UPSTREAM), batches.c.hold_reason.is_not(None)),
+        or_(batches.c.route.not_in(NOT_LIVE), batches.c.hold_reason.is_not(None)),
     )
     if is_batch and not is_dialogue:  # whether any of its jobs is due, `_take` learns
         statement = statement.where(batches.c.id == bindparam("own_batch"))

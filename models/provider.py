@@ -9,8 +9,10 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -61,6 +63,7 @@ __all__ = [
 ]
 
 LIST_PAGES = 100
+_T = TypeVar("_T")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A header's name, by RFC 9110."""
 
@@ -95,6 +98,8 @@ class Provider:
         self._timeout_seconds = timeout_seconds
         self._unstreamed: set[str] = set()
         """Endpoints at which the server refuses to stream."""
+        self.models_without_flex: set[str] = set()
+        """Models that the server has refused to run at the flex tier."""
         headers = {
             "OpenAI-Organization": _checked_header("OPENAI_ORG_ID", organization),
             "OpenAI-Project": _checked_header("OPENAI_PROJECT_ID", project),
@@ -120,11 +125,13 @@ class Provider:
         body: Mapping[str, object],
         may_send: Callable[[], bool] | None = None,
         hear: Callable[[str], None] | None = None,
+        timeout_seconds: float | None = None,
     ) -> Reply:
         """Send one request, once, and read the reply.
 
         `may_send` is asked once more when the connection is there, which may have taken a while. With `hear` the server
         is asked to stream, where it can, and `hear` gets the text of the answer as it comes; the reply is the same.
+        `timeout_seconds` is for this call, where it may take longer than others.
 
         Raises:
             CallError: there is no usable answer, for any reason.
@@ -134,27 +141,33 @@ class Provider:
         before = MAY_SEND.set(may_send)
         try:
             if hear is None or endpoint.stream_fields is None or endpoint.name in self._unstreamed:
-                raw = await self._send("POST", endpoint.path, content)
+                raw = await self._send("POST", endpoint.path, content, limit=_limit(timeout_seconds))
             else:
-                raw = await self._stream(endpoint, body, content, hear)
+                raw = await self._stream(endpoint, body, content, hear, timeout_seconds)
         finally:
             MAY_SEND.reset(before)  # the task may make other calls
         return endpoint.parse_reply(raw, secret=self._secret)
 
     async def _stream(
-        self, endpoint: Endpoint, body: Mapping[str, object], content: bytes, hear: Callable[[str], None]
+        self,
+        endpoint: Endpoint,
+        body: Mapping[str, object],
+        content: bytes,
+        hear: Callable[[str], None],
+        timeout_seconds: float | None,
     ) -> RawReply:
         """Ask for a stream, and without one where the server refuses that; it has billed nothing then."""
         before = ON_PIECE.set(Deltas(hear))
         try:
-            return await self._send("POST", endpoint.path, _as_json({**body, **(endpoint.stream_fields or {})}))
+            streaming = _as_json({**body, **(endpoint.stream_fields or {})})
+            return await self._send("POST", endpoint.path, streaming, limit=_limit(timeout_seconds))
         except CallError as error:
             if not _refuses_streams(error):
                 raise
         finally:
             ON_PIECE.reset(before)
         self._unstreamed.add(endpoint.name)
-        return await self._send("POST", endpoint.path, content)
+        return await self._send("POST", endpoint.path, content, limit=_limit(timeout_seconds))
 
     async def list_all(self, what: str) -> list[JsonObject]:
         """Everything that the server lists under GET /`what`, on all pages, as the server describes it.
@@ -313,6 +326,10 @@ def _content_path(file_id: str) -> str:
     return f"/files/{quote(file_id, safe='')}/content"
 
 
+def _limit(seconds: float | None) -> asyncio.Timeout | None:
+    return None if seconds is None else asyncio.timeout(seconds)
+
+
 def _refuses_streams(error: CallError) -> bool:
     """Whether the server takes the request, but for its wish that the answer may come in pieces."""
     words = f"{error.param} {error.code} {error.message}"
@@ -360,29 +377,48 @@ def list_models(settings: Settings) -> list[JsonObject]:
     return _list_all(settings, "models", transport=Options(settings.model).transport)
 
 
+def has_batch_api(settings: Settings) -> bool | None:
+    """Whether the server has a Batch API of OpenAI's shape; None where it does not say so now."""
+
+    async def ask(provider: Provider) -> bool | None:
+        try:
+            async for _ in provider.pages("/batches", limit=1):
+                break
+            return True
+        except CallError as error:
+            return False if error.status in (400, 404, 405, 410, 422, 501) or error.kind == "malformed" else None
+
+    with ThreadPoolExecutor(1) as thread:  # the caller's may have a loop of its own, as in a notebook
+        return thread.submit(lambda: asyncio.run(_once(settings, ask, transport="http"))).result()
+
+
 def list_assistants(settings: Settings) -> list[JsonObject]:
     """Every assistant that the server keeps; most servers have none and answer 404. Errors as for `list_models`."""
     return _list_all(settings, "assistants", transport="http", beta="assistants=v2")
 
 
 def _list_all(settings: Settings, what: str, *, transport: Transport, beta: str | None = None) -> list[JsonObject]:
-    async def list_once() -> list[JsonObject]:
-        provider = Provider(
-            base_url=settings.openai_base_url,
-            api_key=settings.openai_api_key,
-            transport=transport,
-            timeout_seconds=min(settings.timeout_seconds, 60.0),
-            connections=1,
-            organization=settings.openai_org_id,
-            project=settings.openai_project_id,
-            beta=beta,
-        )
-        try:
-            return await provider.list_all(what)
-        finally:
-            await provider.aclose()
+    return asyncio.run(_once(settings, lambda provider: provider.list_all(what), transport=transport, beta=beta))
 
-    return asyncio.run(list_once())
+
+async def _once(
+    settings: Settings, ask: Callable[[Provider], Awaitable[_T]], *, transport: Transport, beta: str | None = None
+) -> _T:
+    """What a provider answers that is there for this one question."""
+    provider = Provider(
+        base_url=settings.openai_base_url,
+        api_key=settings.openai_api_key,
+        transport=transport,
+        timeout_seconds=min(settings.timeout_seconds, 60.0),
+        connections=1,
+        organization=settings.openai_org_id,
+        project=settings.openai_project_id,
+        beta=beta,
+    )
+    try:
+        return await ask(provider)
+    finally:
+        await provider.aclose()
 
 
 def _encode(body: Mapping[str, object]) -> bytes:

@@ -148,7 +148,8 @@ def count_members(connection: Connection, upstream_id: int) -> int:
 
 def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBatch | None:
     """Begin an upstream batch without members, in the hands of this worker; None while another one is being packed."""
-    own = select(batches.c.id).where(batches.c.id == batch_id).with_for_update(skip_locked=True)
+    is_its_route = batches.c.route.in_(UPSTREAM)  # still: its deadline may have come
+    own = select(batches.c.id).where(batches.c.id == batch_id, is_its_route).with_for_update(skip_locked=True)
     packing = upstream_batches.c.batch_id == batch_id, upstream_batches.c.step == "pack"
     is_packed = select(upstream_batches.c.id).where(*packing, upstream_batches.c.ended_at.is_(None))
     if connection.scalar(own) is None or connection.scalar(is_packed) is not None:

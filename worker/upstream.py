@@ -273,10 +273,10 @@ async def _collect(run: Run) -> None:
     collector = Collector(run.batch, run.options, run.judge, run.meter)
     answers = await _collect_file(run, collector, string(remote.get("output_file_id")), "answers")
     errors = await _collect_file(run, collector, string(remote.get("error_file_id")), "errors")
-    completed, failed = counts.completed or 0, counts.failed or 0
-    is_all = answers >= completed and answers + errors >= completed + failed
+    good = counts.completed if counts.failed is not None else 0  # else nobody says how many of them are good
+    is_all = answers >= (good or 0) and answers + errors >= (counts.done or 0)
     if not is_all and run.batch.failures < MOST_LOOKS:
-        missing = f"The provider says that {completed + failed} lines are done, and shows {answers + errors} so far."
+        missing = f"The provider says that {counts.done} lines are done, and shows {answers + errors} so far."
         await try_again(run, missing)
         return
     if run.batch.meaning == "failed" and not answers + errors:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count as count_up
@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event, select, update
 
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, batch_row, change_batch, job_row, next_due, rescuer, set_batch
+from tests.waiting import limit
 from tidemill.models import due, holds, upstream
 from tidemill.models.database import engine, reading, transact, writing
 from tidemill.models.options import Options
@@ -87,25 +88,30 @@ def take(worker_id: str = "w1", batch_id: str | None = None) -> list[UpstreamBat
     return [*(each for each in begun if each is not None), *taken]
 
 
-def make(batch: UpstreamBatch) -> None:
-    """Make one step, as a worker does."""
-    options = Options.from_json(batch_row(batch.batch_id).options)
+def make(*taken: UpstreamBatch) -> None:
+    """Make steps, as a worker does."""
+    asyncio.run(_make(lambda: taken))
 
-    async def once() -> None:
-        provider = Provider(
-            base_url=settings().openai_base_url,
-            api_key=settings().openai_api_key,
-            transport="http",
-            timeout_seconds=5,
-            connections=2,
-        )
-        worker = Claimant(str(batch.worker_id), settings().provider, 30.0)
-        try:
-            await advance(Run(batch, options, provider, worker, [Scope(batch.batch_id)], lambda _: None, Meter()))
-        finally:
-            await provider.aclose()
 
-    asyncio.run(once())
+async def _make(next_steps: Callable[[], Sequence[UpstreamBatch] | None], once: bool = True) -> None:
+    """Make these steps; unless `once`, what comes next, until there is None."""
+    provider = Provider(
+        base_url=settings().openai_base_url,
+        api_key=settings().openai_api_key,
+        transport="http",
+        timeout_seconds=5,
+        connections=2,
+    )
+    try:
+        while (taken := next_steps()) is not None:
+            for batch in taken:
+                worker = Claimant(str(batch.worker_id), settings().provider, 30.0)
+                options = Options.from_json(batch_row(batch.batch_id).options)
+                await advance(Run(batch, options, provider, worker, [Scope(batch.batch_id)], lambda _: None, Meter()))
+            if once:
+                return
+    finally:
+        await provider.aclose()
 
 
 def states(batch_id: str = "b") -> Counter[str]:
@@ -120,20 +126,23 @@ def rows_upstream(batch_id: str = "b") -> list[UpstreamBatch]:
 
 def to_the_end(worker_id: str = "w1", batch_id: str = "b", seconds: float = 20.0) -> None:
     """Make steps until every row has ended, and every upstream batch."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        taken = take(worker_id, batch_id)
-        for each in taken:
-            make(each)
-        is_open = {"queued", "running"} & states(batch_id).keys()
-        if not taken and not is_open and all(each.ended_at for each in rows_upstream(batch_id)):
-            return
-        if not taken:
-            time.sleep(0.01)
-            with writing() as connection:  # retries of rows wait for nothing here
-                queued = update(jobs).where(jobs.c.batch_id == batch_id, jobs.c.state == "queued")
-                connection.execute(queued.values(available_at=datetime(2026, 1, 1, tzinfo=UTC)))
-    raise AssertionError((states(batch_id), [(each.step, each.status, each.note) for each in rows_upstream(batch_id)]))
+    deadline = time.monotonic() + limit(seconds)
+
+    def next_steps() -> list[UpstreamBatch] | None:
+        if taken := take(worker_id, batch_id):
+            return taken
+        if not {"queued", "running"} & states(batch_id).keys() and all(
+            each.ended_at for each in rows_upstream(batch_id)
+        ):
+            return None
+        assert time.monotonic() < deadline, (states(batch_id), rows_upstream(batch_id))
+        time.sleep(0.005)
+        with writing() as connection:  # retries of rows wait for nothing here
+            queued = update(jobs).where(jobs.c.batch_id == batch_id, jobs.c.state == "queued")
+            connection.execute(queued.values(available_at=datetime(2026, 1, 1, tzinfo=UTC)))
+        return []
+
+    asyncio.run(_make(next_steps, once=False))
 
 
 def outcomes(batch_id: str = "b") -> Counter[str]:
@@ -276,31 +285,31 @@ def test_r2_nobody_rescues_the_rows_before_their_long_lease_ends(server: Simulat
 @pytest.mark.parametrize("fault", ["empty_ids", "late_ids", "null_counts", "no_counts", "odd_status", "no_batch_usage"])
 def test_r3_r15_whatever_the_server_leaves_out_its_files_are_read(server: Simulator, fault: str) -> None:
     server.control(scripts={"POST /v1/batches": f"!!{fault}*1"})
-    add_rows(*questions(3), "!!400 What?")
+    add_rows(*questions(3), "!!context What?")
     to_the_end()
     assert states() == {"succeeded": 3, "failed": 1}
     assert len(server.batches()) == 1
 
 
 def test_r3_a_batch_without_any_good_line_has_only_a_file_of_errors(server: Simulator) -> None:
-    (job_id,) = add_rows("!!400 What?")
+    (job_id,) = add_rows("!!context What?")
     to_the_end()
     assert server.batches()[0]["output_file_id"] is None
-    assert job_row(job_id).error_code == "invalid_request"
-    assert "What" not in str(job_row(job_id).error)
+    assert job_row(job_id).error_code == "context_length_exceeded"
+    assert outcomes() == {"failed": 1}
 
 
 @pytest.mark.parametrize("fault", ["expired", "cancelled_there", "failed_halfway"])
 def test_r4_a_broken_off_batch_gives_up_what_was_paid_and_only_the_rest_is_asked_again(
-    any_server: Simulator, fault: str
+    server: Simulator, fault: str
 ) -> None:
-    any_server.control(scripts={"POST /v1/batches": f"!!{fault}*1"})
+    server.control(scripts={"POST /v1/batches": f"!!{fault}*1"})
     add_rows(*questions(6))
     to_the_end()
     assert states() == {"succeeded": 6}
     assert outcomes() == {"succeeded": 6}  # what was not run leaves nothing in the ledger
     assert [each.lines for each in rows_upstream()] == [6, 3]
-    assert paid_once(any_server, 6)
+    assert paid_once(server, 6)
 
 
 def test_r5_r6_r18_each_line_is_judged_by_itself(server: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,8 +430,11 @@ def test_r14_credit_that_ends_inside_the_lines_holds_the_rest(server: Simulator)
             make(each)
     assert "credit" in batch_row().hold_reason
     assert states() == {"succeeded": 3, "queued": 3}
-    assert next_due() != []  # its probe is a live call
     with writing() as connection:
+        holds.probe_at_once(connection, settings().provider)
+    assert len(next_due()) == 1  # the probe is a live call
+    with writing() as connection:
+        connection.execute(update(jobs).values(sent_at=None))
         holds.end(connection, settings().provider)
     to_the_end()
     assert paid_once(server, 6)
@@ -451,7 +463,7 @@ def test_a_server_without_a_batch_api_is_said_on_each_row(server: Simulator) -> 
 @pytest.mark.parametrize("dialect", ["together", "novita", "azure"])
 def test_r15_other_servers_words_are_read(server: Simulator, dialect: str) -> None:
     server.control(batch_dialect=dialect)
-    add_rows(*questions(3), "!!400 What?")
+    add_rows(*questions(3), "!!context What?")
     to_the_end()
     assert states() == {"succeeded": 3, "failed": 1}
     assert len(server.batches()) == 1

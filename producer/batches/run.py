@@ -28,6 +28,7 @@ from tidemill.producer.batches.obstacles import REMIND_SECONDS
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import Progress, counted, marked, resolve
 from tidemill.producer.batches.results import STDOUT, check_destination
+from tidemill.producer.batches.routing import check_route
 from tidemill.producer.batches.row_orders import OrderName
 from tidemill.producer.batches.submit import OpenBatch, check_model, open_batch, submit
 from tidemill.producer.screen.display import PLAIN_SECONDS, Display, Ticker, display, patience, say
@@ -132,6 +133,7 @@ def _check_that_input_stays(order: Order, output: str) -> None:
 
 def _print_estimate(order: Order, as_json: bool) -> None:
     check_model(order)
+    check_route(order)
     estimate = order.rows.estimate(order)
     if as_json:
         return print_json(estimate.to_json())

@@ -427,6 +427,13 @@ def renew(connection: Connection, ids: Sequence[int], claimant: Claimant) -> set
     return set(connection.scalars(extended.returning(jobs.c.id), parameters))
 
 
+def keep(connection: Connection, upstream_id: int, owner_id: str, seconds: float) -> None:
+    """Extend the lease of all jobs that are lines of an upstream batch."""
+    own = and_(jobs.c.upstream_id == upstream_id, jobs.c.worker_id == owner_id, jobs.c.state == "running")
+    _lock(connection, own)
+    connection.execute(update(jobs).where(own).values(lease_until=now_after(seconds)))
+
+
 def _lock(connection: Connection, condition: ColumnElement[bool], parameters: JsonObject | None = None) -> None:
     """Lock jobs in the order of their ids; SQLite has one writer anyway."""
     if connection.dialect.name == "postgresql":

@@ -162,7 +162,7 @@ def _begin(connection: Connection, kind: str, name: str, cap_usd_e9: int) -> Non
     sums = {"spent_usd_e9": 0, "reserved_usd_e9": 0, "doubtful_usd_e9": 0}
     if (kind, name) != (DAY, ""):
         _reserve_under_way(connection, kind, name)
-        sums = _sums(connection, kind, name)
+        sums = of_ledger(connection, kind, name)
     row = insert_for(connection)(budgets).values(
         kind=kind, name=name, cap_usd_e9=cap_usd_e9, created_at=now(), next_call_usd_e9=0, **sums
     )
@@ -231,7 +231,7 @@ def _in_scope(kind: str, name: str) -> ColumnElement[bool]:
     return true() if kind == FLEET else day_of(attempts.c.started_at) == name
 
 
-def _sums(connection: Connection, kind: str, name: str) -> dict[str, int]:
+def of_ledger(connection: Connection, kind: str, name: str) -> dict[str, int]:
     """What the ledger says of a budget, by column."""
     cost, kept = _whole(connection, attempts.c.cost_usd * 1e9), _whole(connection, kept_costs.c.cost_usd_e10 / 10.0)
     at_unknown_price = and_(attempts.c.input_tokens.is_not(None), attempts.c.outcome.is_not(None))

@@ -11,8 +11,8 @@ import pytest
 from tests.chaos.site import Site, open_site
 from tests.waiting import wait_until
 
-BATCHES = int(os.environ.get("TIDEMILL_TEST_UPSTREAM_BATCHES", "8"))
-KILLS = max(6, BATCHES // 2)
+BATCHES = int(os.environ.get("TIDEMILL_TEST_UPSTREAM_BATCHES", "4"))
+KILLS = max(4, BATCHES // 2)
 ROWS = 20
 
 _STORE = """

@@ -4,17 +4,18 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select, update
 
-from tidemill.models import cost, deadlines
+from tidemill.models import deadlines
 from tidemill.models.batch_servers import why_not
 from tidemill.models.choosing import FEW_ROWS, Choice, Facts, choose, refuses_flex, takes_flex
 from tidemill.models.clock import now
 from tidemill.models.database import transact
 from tidemill.models.errors import OptionError
 from tidemill.models.provider import has_batch_api
-from tidemill.models.routes import AUTO, ONLINE, ROUTES, UPSTREAM
+from tidemill.models.routes import AUTO, ONLINE, UPSTREAM
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches
 from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.upstream_words import price_words
 
 TIER = "service_tier"
 
@@ -59,7 +60,8 @@ def choose_route(order: Order, batch_id: str, open_rows: int) -> None:
 def _read(connection: Connection, batch_id: str) -> tuple[datetime | None, datetime]:
     """The batch's deadline, and the present time."""
     columns = select(batches.c.deadline_at, now()).where(batches.c.id == batch_id)
-    return connection.execute(columns).one()._tuple()
+    deadline_at, at = connection.execute(columns).one()
+    return deadline_at, at
 
 
 def _can_batch(order: Order) -> bool:
@@ -79,14 +81,5 @@ def _can_flex(order: Order) -> bool:
 
 def sentence(choice: Choice, model: str) -> str:
     """Which way was chosen, what that saves, and why."""
-    saved = saved_share(model, choice.route)
-    saves = f", {saved:.0%} cheaper than online" if saved else ""
-    return f"Route: {choice.route}{saves}; {choice.reason}."
-
-
-def saved_share(model: str, route: str) -> float:
-    """What part of the price online a route saves, by the price of the answer; 0 where no price is known."""
-    own, online = cost.price(model, ROUTES[route].tier), cost.price(model)
-    if own is None or online is None or not online.output_usd_per_token:
-        return 0.0
-    return 1 - own.output_usd_per_token / online.output_usd_per_token
+    price = price_words(model, choice.route)
+    return f"Route: {choice.route}{f', at {price}' if price else ''}; {choice.reason}."

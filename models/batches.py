@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import delete as delete_from
 
-from tidemill.models import holds, kept_costs, tallies, transitions, upstream, whereabouts
+from tidemill.models import budgets, holds, kept_costs, reservations, tallies, transitions, upstream, whereabouts
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import Piece
@@ -300,6 +300,7 @@ def adopt(connection: Connection, provider: str, old_names: Collection[str]) -> 
 def come_back(connection: Connection, batch_id: str, provider: str) -> None:
     """Take up a batch again: a held provider is probed at once, and the time for retries begins anew."""
     holds.probe_at_once(connection, provider)
+    reservations.reconsider(connection)
     transitions.give_time(connection, batches.c.id == batch_id)
 
 
@@ -329,7 +330,8 @@ def drop_rows(connection: Connection, batch_id: str, submission: int, after: int
 def end_submission(connection: Connection, batch_id: str, columns: Sequence[str]) -> str | None:
     """Note that the input has been read to its end; `columns` are all that it has. Returns the batch's route."""
     ended = update(batches).where(batches.c.id == batch_id).values(columns=list(columns), read_at=now())
-    return connection.scalar(ended.returning(batches.c.route))
+    route: str | None = connection.scalar(ended.returning(batches.c.route))
+    return route
 
 
 # --- control ---
@@ -407,6 +409,7 @@ def delete(connection: Connection, batch_id: str, after: int = 0, *, keep_costs:
         whereabouts.forget(connection, batch_id)
         for column in (stored_tallies.c.batch_id, batches.c.id):
             connection.execute(delete_from(column.table).where(column == batch_id))
+        budgets.forget(connection, batch_id)
         return Piece(0)
     # Of all rows before the first piece; of these once more, because somebody may have gone on since.
     _check_not_continued(connection, batch_id, ids)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, select, true
 
-from tidemill.models import holds
+from tidemill.models import budgets, holds
 from tidemill.models.clock import now, now_after
 from tidemill.models.json_types import JsonObject
 from tidemill.models.routes import NOT_LIVE, UPSTREAM
@@ -137,6 +137,7 @@ def batches_to_pack(connection: Connection, scopes: Sequence[Scope]) -> list[str
         batches.c.route.in_(UPSTREAM),
         batches.c.hold_reason.is_(None),
         true() if None in own else batches.c.id.in_(own),
+        ~budgets.is_blocked(),
         since.is_not(None),
         or_(~soon.exists(), since < now_after(-PATIENCE_SECONDS)),
     )
@@ -171,6 +172,7 @@ def _batches_statement(*, is_batch: bool, is_dialogue: bool) -> Select[str, int,
         or_(batches.c.hold_reason.is_(None), holds.may_probe()),
         # The probe of a provider on hold is a live call whatever the route, so that a hold ends within minutes.
         or_(batches.c.route.not_in(NOT_LIVE), batches.c.hold_reason.is_not(None)),
+        ~budgets.is_blocked(),
     )
     if is_batch and not is_dialogue:  # whether any of its jobs is due, `_take` learns
         statement = statement.where(batches.c.id == bindparam("own_batch"))

@@ -17,7 +17,6 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
-    and_,
     delete,
     func,
     insert,
@@ -301,10 +300,8 @@ def _is_member(upstream_id: int) -> tuple[ColumnElement[bool], ...]:
 
 def keep_members(connection: Connection, batch: UpstreamBatch, seconds: float) -> None:
     """Let its members wait so long for it. Raises LostError."""
-    lease = now_after(seconds)
-    own = and_(*_is_member(batch.id), jobs.c.worker_id == batch.owner_id)
-    connection.execute(update(jobs).where(own).values(lease_until=lease))
-    change(connection, batch, kept_until=lease)
+    transitions.keep(connection, batch.id, batch.owner_id, seconds)
+    change(connection, batch, kept_until=now_after(seconds))
 
 
 def give_back(

@@ -105,8 +105,8 @@ class Carrier:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._in_use is not None:
             await self._in_use[1].aclose()
-        with suppress(Exception):  # then its leases end by themselves
-            await asyncio.to_thread(transact, partial(upstream.free_of, worker_ids=[self._worker.worker_id]))
+            with suppress(Exception):  # then its leases end by themselves
+                await asyncio.to_thread(transact, partial(upstream.free_of, worker_ids=[self._worker.worker_id]))
 
     # --- on other threads ---
 

@@ -6,6 +6,7 @@ line costs nothing but the reading.
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -114,7 +115,8 @@ class Collector:
         written = write_each(endings, self.meter)
         news.tell()
         if doubtful := in_doubt(endings, written):
-            self.judge(doubtful)
+            with suppress(RuntimeError):  # this worker stops, and another one's maintenance finds them
+                self.judge(doubtful)
 
 
 def _next_lines(file: Iterator[bytes]) -> list[bytes]:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     or_,
     select,
     true,
@@ -218,6 +219,11 @@ def _deadline(submission: Submission) -> ColumnElement[datetime] | None:
     return None if submission.deadline_seconds is None else now_after(literal(submission.deadline_seconds))
 
 
+def _kept_deadline() -> ColumnElement[datetime | None]:
+    """What was said before, unless it is over: new rows would have no time at all."""
+    return case((batches.c.deadline_at > now(), batches.c.deadline_at), else_=null())
+
+
 def begin_submission(connection: Connection, batch_id: str, submission: Submission) -> int:
     """Count another submission and store what may differ: how fast calls go, not what is asked of whom.
 
@@ -234,7 +240,7 @@ def begin_submission(connection: Connection, batch_id: str, submission: Submissi
                 columns=submission.columns,
                 priority=submission.priority,
                 route=submission.route or batches.c.route,
-                deadline_at=batches.c.deadline_at if submission.deadline_seconds is None else _deadline(submission),
+                deadline_at=_kept_deadline() if submission.deadline_seconds is None else _deadline(submission),
                 question_hash=submission.question_hash,  # version 0.1 had another one for some
                 assistant_id=func.coalesce(submission.assistant_id, batches.c.assistant_id),
                 state=reopened,

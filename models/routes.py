@@ -26,3 +26,5 @@ AUTO = "auto"
 """Not a route: the cheapest one that is done in time, which is chosen once it is known how many rows there are."""
 
 UPSTREAM = tuple(name for name, route in ROUTES.items() if route.is_upstream)
+NOT_LIVE = (*UPSTREAM, AUTO)
+"""What batches may have as their route whose rows no worker calls one by one: not now, or not yet."""

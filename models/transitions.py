@@ -76,6 +76,12 @@ ALONE_AFTER = MAX_LOSSES - 1
 LONGEST_DELAY_SECONDS = 360.0
 """No queued job waits for longer; one that is due later was queued before the clock was set back."""
 
+OWNER = "up-"
+"""How the worker's name begins of jobs that are lines of an upstream batch: it is no process, and cannot die."""
+
+UNKNOWN_UPSTREAM = "upstream_unknown"
+"""Error code of rows whose upstream batch cannot be found: nobody knows what was billed, so they are not revived."""
+
 ERASED = "deleted"
 """Error code of rows whose texts somebody has deleted."""
 
@@ -671,9 +677,13 @@ def _end_attempts(connection: Connection) -> Update:
 # --- release, rescue, cancel, revive ---
 
 
-def release(connection: Connection, worker_id: str) -> int:
-    """Queue again everything that a stopping worker still runs; its calls may have been paid for. Returns how many."""
-    return _take_back(connection, jobs.c.worker_id == worker_id, is_loss=false())
+def release(connection: Connection, worker_id: str, ids: Sequence[int] | None = None) -> int:
+    """Queue again everything that a stopping worker still runs; its calls may have been paid for. Returns how many.
+
+    With `ids`, only those of them.
+    """
+    which = true() if ids is None else jobs.c.id.in_(ids)
+    return _take_back(connection, and_(jobs.c.worker_id == worker_id, which), is_loss=false())
 
 
 @dataclass(frozen=True, slots=True)
@@ -700,7 +710,8 @@ def rescue(connection: Connection, rescuer: Rescuer) -> int:
     of_provider = select(batches.c.id).where(batches.c.provider == claimant.provider)
     is_dead = jobs.c.worker_id.in_(rescuer.dead_worker_ids)
     ran_out = and_(jobs.c.lease_until < now(), jobs.c.batch_id.in_(of_provider), ~its_own)
-    lives = jobs.c.worker_id.in_([claimant.worker_id, *rescuer.living_worker_ids])
+    living_ids = [claimant.worker_id, *rescuer.living_worker_ids]
+    lives = or_(jobs.c.worker_id.in_(living_ids), jobs.c.worker_id.like(f"{OWNER}%"))
     return _take_back(connection, or_(is_dead, ran_out) if rescuer.by_lease else is_dead, is_loss=~lives)
 
 
@@ -806,6 +817,7 @@ def revive(
         jobs.c.batch_id == batch_id,
         or_(jobs.c.state == "cancelled", and_(jobs.c.state == "failed", jobs.c.epoch > 0)),
         jobs.c.position.is_not(None),
+        func.coalesce(jobs.c.error_code, "") != UNKNOWN_UPSTREAM,
     )
     which = and_(FLAWED, jobs.c.id > after) if keys is None else jobs.c.key.in_(keys)
     chosen = select(jobs.c.id).where(may_run, which).order_by(jobs.c.id).limit(most).with_for_update()

@@ -33,6 +33,7 @@ class Call:
     max_tokens: int | None
     schema: dict[str, Any] | None
     nth: int = 0
+    tier: str = "default"
     streams: bool = False
     streams_usage: bool = False
 
@@ -149,6 +150,8 @@ def read_responses(body: dict[str, Any]) -> Call:
     return call
 
 
+# What is asked for and is not served as the standard tier.
+TIERS = {"flex": "flex", "priority": "priority"}
 READERS: dict[str, Callable[[dict[str, Any]], Call]] = {
     "/v1/chat/completions": read_chat,
     "/v1/responses": read_responses,
@@ -165,6 +168,7 @@ def read_call(path: str, body: object) -> Call:
     options = body.get("stream_options")
     if options is not None and not body.get("stream"):
         raise BadCallError("The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options")
+    call.tier = TIERS.get(str(body.get("service_tier")), "default")
     call.streams = bool(body.get("stream"))
     call.streams_usage = call.endpoint == "responses" or (isinstance(options, dict) and bool(options["include_usage"]))
     return call

@@ -30,6 +30,7 @@ class Ledger:
         self.in_flight = self.max_in_flight = self.total = self.limited = self.gone = 0
         self.paid_input_tokens = sum(entry["input_tokens"] for entry in self.paid)
         self.paid_output_tokens = sum(entry["output_tokens"] for entry in self.paid)
+        self.paid_by_route = Counter(entry.get("route", "online") for entry in self.paid)
         self.by_status: Counter[str] = Counter()
         self.by_fault: Counter[str] = Counter()
         self.other_requests: Counter[str] = Counter()
@@ -61,7 +62,10 @@ class Ledger:
         started_at: float,
         gone: bool,
         caller: str,
+        route: str,
+        custom_id: str | None = None,
     ) -> None:
+        """`route` is how it was paid: online, flex, priority, batch, or the window of a response in the background."""
         entry = {
             "prompt_hash": call.digest.hex(),
             "prompt": call.prompt[:PROMPT_CHARS_KEPT],
@@ -74,11 +78,14 @@ class Ledger:
             "fault": fault,
             "gone": gone,
             "caller": caller,
+            "route": route,
+            "custom_id": custom_id,
             "request_id": request_id,
             "input_tokens": reply.input_tokens,
             "output_tokens": reply.output_tokens,
         }
         self.paid.append(entry)
+        self.paid_by_route[route] += 1
         self.paid_input_tokens += reply.input_tokens
         self.paid_output_tokens += reply.output_tokens
         if self._file is not None:
@@ -92,6 +99,7 @@ class Ledger:
             "limited": self.limited,
             "gone": self.gone,
             "paid": len(self.paid),
+            "paid_by_route": dict(self.paid_by_route),
             "paid_input_tokens": self.paid_input_tokens,
             "paid_output_tokens": self.paid_output_tokens,
             "by_status": dict(self.by_status),

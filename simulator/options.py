@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypedDict
 
+from tidemill.simulator.batches import DIALECTS
 from tidemill.simulator.limits import POLICIES
 
 
@@ -43,6 +44,16 @@ class SimulatorOptions(TypedDict, total=False):
     training_not_available: bool
     result_base64: bool
     assistants: int
+    batch_seconds: float
+    batch_cancel_seconds: float
+    batch_queue_tokens: int | None
+    batch_dialect: str
+    no_batches: bool
+    own_batches: bool
+    list_lag_seconds: float
+    most_upload_bytes: int | None
+    upload_bytes_per_second: int | None
+    background_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,16 @@ class Options:
     training_not_available: bool = False
     result_base64: bool = False
     assistants: int = 0
+    batch_seconds: float = 0.5
+    batch_cancel_seconds: float = 0.1
+    batch_queue_tokens: int | None = None
+    batch_dialect: str = "openai"
+    no_batches: bool = False
+    own_batches: bool = False
+    list_lag_seconds: float = 0.0
+    most_upload_bytes: int | None = None
+    upload_bytes_per_second: int | None = None
+    background_seconds: float = 0.3
 
 
 def _choice(*allowed: str) -> Callable[[Any], str]:
@@ -145,6 +166,16 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "training_not_available": (switch, "creating a fine-tune is refused with 403"),
     "result_base64": (switch, "result files are sent base64-encoded"),
     "assistants": (int, "how many assistants there are; without any the endpoint is gone"),
+    "batch_seconds": (float, "how long a batch takes: a fifth to validate, three to run, a fifth to finalize"),
+    "batch_cancel_seconds": (float, "how long a batch is cancelling"),
+    "batch_queue_tokens": (_optional(int), "most tokens of prompts in a model's batches; what is above fails"),
+    "batch_dialect": (_choice(*DIALECTS), "whose words a batch is shown in: openai, together, novita or azure"),
+    "no_batches": (switch, "there is no Batch API"),
+    "own_batches": (switch, "an API key sees only the batches that were created with it"),
+    "list_lag_seconds": (float, "how long files and batches are missing from their lists"),
+    "most_upload_bytes": (_optional(int), "uploads above it are answered with 413 before their end"),
+    "upload_bytes_per_second": (_optional(int), "how fast uploads are read"),
+    "background_seconds": (float, "how long a response in the background takes"),
 }
 
 

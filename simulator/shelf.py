@@ -1,6 +1,7 @@
 """What was uploaded and created must outlive a kill of the server, or no test could say "created exactly once".
 
 Every change is one line of JSON in a file beside the paid log, written before the reply leaves and read at the start.
+Files of batches, which may be large, stand in a folder of their own, and only what is said of them in the lines.
 """
 
 import base64
@@ -13,7 +14,12 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from tidemill.simulator.batches import Batch, Tally
+from tidemill.simulator.contents import Body, Contents
 from tidemill.simulator.tunings import Tuning
+
+BY_BATCH = ("batch", "batch-api", "batch_output")
+"""Purposes of the files that stand in the folder."""
 
 
 @dataclass(slots=True)
@@ -22,7 +28,7 @@ class StoredFile:
     filename: str
     purpose: str
     created_at: float
-    content: bytes
+    content: Body
     deleted: bool = False
 
     def card(self) -> dict[str, Any]:
@@ -46,7 +52,10 @@ class Shelf:
     def __init__(self, path: Path | None) -> None:
         self.all_files: dict[str, StoredFile] = {}
         self.tunings: dict[str, Tuning] = {}
+        self.batches: dict[str, Batch] = {}
+        self.contents = Contents(path and path.with_name(f"{path.name}.files"))
         self._going_on: dict[str, Tuning] = {}
+        self._touched: dict[str, Batch] = {}
         self._file: BinaryIO | None = None
         if path is None:
             return
@@ -62,23 +71,48 @@ class Shelf:
         match change:
             case {"file": file}:
                 self.all_files[file["id"]] = StoredFile(**file | {"content": base64.b64decode(file["content"])})
+            case {"stored": file}:
+                self.all_files[file["id"]] = StoredFile(**file, content=self.contents.view(file["id"]))
             case {"deleted": identity}:
-                self.all_files[identity].deleted = True
+                self._delete(self.all_files[identity])
             case {"tuning": tuning}:
                 self.tunings[tuning["id"]] = self._going_on[tuning["id"]] = Tuning(**tuning)
             case {"command": command, "of": identity, "at": at}:
                 self.tunings[identity].commands.append((at, command))
+            case {"batch": batch}:
+                self.batches[batch["id"]] = Batch(**batch | {"tally": Tally(**batch["tally"])})
+                self._touched[batch["id"]] = self.batches[batch["id"]]
+            case {"changed": identity, **fields}:
+                for name, value in fields.items():
+                    setattr(self.batches[identity], name, Tally(**value) if name == "tally" else value)
 
     def _write(self, change: dict[str, Any]) -> None:
         self._apply(change)
         if self._file is not None:
             self._file.write(orjson.dumps(change) + b"\n")
 
-    def add_file(self, identity: str, filename: str, purpose: str, content: bytes, at: float) -> StoredFile:
-        encoded = base64.b64encode(content).decode()
-        file = {"id": identity, "filename": filename, "purpose": purpose, "created_at": at, "content": encoded}
-        self._write({"file": file})
+    def add_file(
+        self, identity: str, filename: str, purpose: str, content: bytes | memoryview, at: float
+    ) -> StoredFile:
+        file = {"id": identity, "filename": filename, "purpose": purpose, "created_at": at}
+        if purpose in BY_BATCH:
+            self.contents.write(identity, content)
+            self._write({"stored": file})
+        else:
+            self._write({"file": file | {"content": base64.b64encode(content).decode()}})
         return self.all_files[identity]
+
+    def publish(self, identity: str, filename: str, purpose: str, at: float) -> StoredFile | None:
+        """Make a file of what was written to its content; None if nothing was."""
+        if not self.contents.view(identity):
+            return None
+        self._write({"stored": {"id": identity, "filename": filename, "purpose": purpose, "created_at": at}})
+        return self.all_files[identity]
+
+    def _delete(self, file: StoredFile) -> None:
+        file.deleted = True
+        if file.purpose in BY_BATCH:
+            self.contents.remove(file.id)  # what is mapped stays until nobody reads it
 
     def delete_file(self, identity: str) -> None:
         self._write({"deleted": identity})
@@ -89,6 +123,25 @@ class Shelf:
 
     def command(self, tuning: Tuning, command: str, at: float) -> None:
         self._write({"command": command, "of": tuning.id, "at": at})
+
+    def add_batch(self, batch: Batch) -> None:
+        self._write({"batch": batch.record()})
+
+    def change(self, batch: Batch, **fields: Any) -> None:
+        self._write({"changed": batch.id, **fields})
+
+    def cancel(self, batch: Batch, at: float) -> None:
+        self.change(batch, status="cancelling", times={**batch.times, "cancelling": at})
+        self._touched[batch.id] = batch
+
+    def take_touched(self) -> list[Batch]:
+        """Batches that are not over and were created or cancelled since the last look, or read from the file."""
+        touched, self._touched = self._touched, {}
+        return [batch for batch in touched.values() if batch.is_open]
+
+    def enqueued_tokens(self, model: str | None) -> int:
+        """Of the prompts in all batches of this model that are not over."""
+        return sum(batch.tokens for batch in self.batches.values() if batch.is_open and batch.model == model)
 
     def collect(self, now: float) -> None:
         """Puts the result files of the jobs that have succeeded since the last look among the files."""
@@ -108,7 +161,7 @@ class Shelf:
         return [tuning.tuned_model for tuning in self.tunings.values() if tuning.status(now) == "succeeded"]
 
     def books(self) -> dict[str, Any]:
-        """{"files": [..], "tunings": [..]}, oldest first, for the test client."""
+        """{"files": [..], "tunings": [..], "batches": [..]}, oldest first, for the test client."""
         now = time.time()
         return {
             "files": [
@@ -119,14 +172,17 @@ class Shelf:
                 tuning.card(now) | {"commands": [command for _at, command in tuning.commands]}
                 for tuning in self.tunings.values()
             ],
+            "batches": [batch.card() for batch in self.batches.values()],
         }
 
     def clear(self) -> None:
         """Empty, on disk as well."""
-        self.all_files, self.tunings, self._going_on = {}, {}, {}
+        self.all_files, self.tunings, self.batches, self._going_on = {}, {}, {}, {}
+        self.contents.clear()
         if self._file is not None:
             self._file.truncate(0)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+        self.contents.close()

@@ -18,10 +18,15 @@ from typing import Any
 import orjson
 
 from tidemill.simulator import routes
+from tidemill.simulator.batches import Batch
 from tidemill.simulator.calls import BadCallError, Call, read_call
+from tidemill.simulator.contents import Body
 from tidemill.simulator.faults import (
+    BATCH_FAULTS,
+    CONTENT_FAULTS,
     FAULTS,
     MODES,
+    UNPAID,
     WHOLE_SERVER,
     Answer,
     good,
@@ -35,6 +40,8 @@ from tidemill.simulator.ledger import Ledger
 from tidemill.simulator.limits import Limits, Overrun
 from tidemill.simulator.options import Options, changed
 from tidemill.simulator.replies import model_card
+from tidemill.simulator.requests import MissingError, Request
+from tidemill.simulator.running import Running
 from tidemill.simulator.shelf import Shelf
 
 # A wide but believable tail: with 0.6 the 99th percentile is 3.4 times the mean.
@@ -63,6 +70,7 @@ class Simulation:
         self._ids = 0
         self._limits = self._new_limits()
         self._at_gate: list[Callable[[], None]] = []
+        self.running = Running(self.shelf, self.run_line, lambda: self.options)
 
     def _new_limits(self) -> Limits:
         options = self.options
@@ -99,6 +107,7 @@ class Simulation:
         self._calls_by_prompt.clear()
         self.ledger = self.ledger.closed()
         self.shelf.clear()
+        self.running.forget()
 
     def close(self) -> None:
         self.ledger.close()
@@ -138,25 +147,29 @@ class Simulation:
         known = self.options.models
         return not known or model in known or model in self.shelf.tuned_models(time.time())
 
-    def serve(self, line: str, query: str, content_type: str, body: bytes, identity: str) -> tuple[Answer, float]:
+    def serve(
+        self, line: str, query: str, content_type: str, body: Body, identity: str, caller: str
+    ) -> tuple[Answer, float]:
         """What a route that is no call sends for `METHOD /path`, and in how many seconds. Whatever it does is done
         now: a caller who is killed while the reply is on its way has created something."""
-        request = routes.open_request(line, query, content_type, body, identity, self.shelf, self.options)
+        request = routes.open_request(line, query, content_type, body, identity, caller, self.shelf, self.options)
         if request is None:
             return rejection(404, "invalid_request_error", f"Invalid URL ({line})"), 0.0
         try:
             routes.read(request)
             fault, luck = self._route_fault(request)
             instead = FAULTS[fault](NO_CALL, self.options, identity) if fault in routes.INSTEAD else None
+            request.fault = fault
             answer = instead or routes.do(request)
         except BadCallError as error:
-            status = 404 if isinstance(error, routes.MissingError) else 400
+            status = 404 if isinstance(error, MissingError) else 400
             return rejection(status, "invalid_request_error", error.message, error.param, error.code), 0.0
+        self.running.look()
         answer.delivery = routes.DELIVERED.get(fault or "", answer.delivery)
         late = self.options.slow_seconds if fault == "slow" else 0.0
         return answer, late + (self._latency_seconds(luck) if answer.takes_latency else 0.0)
 
-    def _route_fault(self, request: routes.Request) -> tuple[str | None, float]:
+    def _route_fault(self, request: Request) -> tuple[str | None, float]:
         """As `_fault`, but a script may also stand in the options, and faults of a prompt do not happen here.
 
         Each object has turns of its own. Its id is in the draw, so random faults on it differ from run to run.
@@ -164,7 +177,7 @@ class Simulation:
         text = f"{request.words} {self.options.scripts.get(request.route, '')}"
         call = replace(NO_CALL, prompt=text, digest=sha256(f"{request.route} {request.id} {text}".encode()).digest())
         fault, luck = self._fault(call)
-        if fault not in routes.INSTEAD | routes.DELIVERED.keys():
+        if fault not in {*routes.INSTEAD, *routes.DELIVERED, *BATCH_FAULTS, *CONTENT_FAULTS}:
             return None, luck
         self.ledger.by_fault[fault] += 1
         return fault, luck
@@ -183,12 +196,28 @@ class Simulation:
         if overrun := self._limits.admit(call, time.monotonic()):
             self.ledger.limited += 1
             return call, None, _over_limit(call, overrun, told=self.options.limit_headers), 0.0
+        fault, luck, answer = self._answer(call, identity)
+        seconds = self._latency_seconds(luck) if answer.takes_latency else 0.0
+        return call, fault, answer, seconds + answer.extra_seconds
+
+    def _answer(self, call: Call, identity: str) -> tuple[str | None, float, Answer]:
+        """The fault's name, the luck that decides the latency, and what to send."""
         fault, luck = self._fault(call)
         if fault is not None:
             self.ledger.by_fault[fault] += 1
-        answer = (FAULTS[fault] if fault is not None else good)(call, self.options, identity)
-        seconds = self._latency_seconds(luck) if answer.takes_latency else 0.0
-        return call, fault, answer, seconds + answer.extra_seconds
+        return fault, luck, (FAULTS[fault] if fault is not None else good)(call, self.options, identity)
+
+    def run_line(self, batch: Batch, call: Call, custom_id: str) -> tuple[str | None, int, str, bytes]:
+        """Answer one line of a batch and book it: (fault, status, request id, body)."""
+        identity = self.next_identity()
+        fault, _luck, answer = self._answer(call, identity)
+        request_id = f"req_{identity}"
+        if answer.reply is not None and fault not in UNPAID:
+            self.ledger.bill(
+                call, answer.reply, status=str(answer.status), fault=fault, request_id=request_id,
+                started_at=time.time(), gone=False, caller=batch.caller, route="batch", custom_id=custom_id,
+            )  # fmt: skip
+        return fault, answer.status, request_id, bytes(answer.body)
 
     def _fault(self, call: Call) -> tuple[str | None, float]:
         """The fault to commit, and a number in (0, 1) that decides the latency."""

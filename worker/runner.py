@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from logging import ERROR, WARNING
 from typing import NamedTuple
@@ -68,6 +69,8 @@ class CachedBatch(NamedTuple):
     options: Options
     provider: str
     read_at: float
+    route: str
+    deadline_at: datetime | None
 
 
 class Runner:
@@ -255,8 +258,10 @@ class Runner:
         unread = {job.batch_id for job in claimed} - known.keys()
         if unread:
             columns = batches.c.id, batches.c.kind, batches.c.options, batches.c.provider
-            for row in connection.execute(select(*columns).where(batches.c.id.in_(unread))):
-                known[row.id] = CachedBatch(row.kind, Options.from_json(row.options), row.provider, at)
+            spending = batches.c.route, batches.c.deadline_at
+            for row in connection.execute(select(*columns, *spending).where(batches.c.id.in_(unread))):
+                options = Options.from_json(row.options)
+                known[row.id] = CachedBatch(row.kind, options, row.provider, at, row.route, row.deadline_at)
         self._cached = known
         return known
 
@@ -308,7 +313,8 @@ class Runner:
             provider = self._usable_provider(batch.options.transport)
             if provider is None:
                 return settlements.of_snooze(job, _NO_CLIENT_SECONDS)
-            calling = Calling(provider, self._limiter, settings().provider, may_call)
+            left = None if batch.deadline_at is None else (batch.deadline_at - datetime.now(UTC)).total_seconds()
+            calling = Calling(provider, self._limiter, settings().provider, may_call, batch.route, left)
             return await KINDS[batch.kind](job, batch.options, calling)
         except SettingsError as error:  # a kind or an endpoint of a package that is not installed here
             return settlements.of_defect(job, "not_supported", str(error))
@@ -347,6 +353,13 @@ class Runner:
             provider = self._providers[transport, configured]
             self._in_use[transport] = configured, provider
         return provider
+
+    @property
+    def models_without_flex(self) -> set[str]:
+        """Models that the server has refused to run at the flex tier."""
+        own = settings()
+        known = [each for (_, made_of), each in list(self._providers.items()) if made_of.provider == own.provider]
+        return set().union(*(each.models_without_flex for each in known))
 
     # --- the lease ---
 

@@ -148,13 +148,16 @@ def _create_upstream_batches() -> None:
             comment="the provider's batch as it was last seen: counts, usage, files, errors",
         ),
         sa.Column(
+            "refused",
+            sa.String(length=10),
+            nullable=True,
+            comment="what of it was too much: queue, bytes or lines; null: nothing",
+        ),
+        sa.Column(
             "queue_tokens",
             sa.BigInteger(),
             nullable=True,
             comment="how many tokens the provider lets wait, once it has said so",
-        ),
-        sa.Column(
-            "collected", sa.Integer(), nullable=False, server_default="0", comment="lines of its answers that were read"
         ),
         sa.Column(
             "note",
@@ -170,6 +173,7 @@ def _create_upstream_batches() -> None:
         sa.Column("sent_at", _TIME, nullable=True, comment="when the provider made it"),
         sa.Column("seen_at", _TIME, nullable=True, comment="when the provider last said how it is"),
         sa.Column("expires_at", _TIME, nullable=True, comment="when the provider gives it up, as it says"),
+        sa.Column("kept_until", _TIME, nullable=True, comment="the lease of its rows"),
         sa.Column("ended_at", _TIME, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_upstream_batches")),
         sa.UniqueConstraint("token", name=op.f("uq_upstream_batches_token")),

@@ -25,6 +25,7 @@ from tidemill.models.transitions import ERASED
 from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.obstacles import REMIND_SECONDS, Obstacles
 from tidemill.producer.batches.progress import Progress, counted, progress
+from tidemill.producer.batches.route_news import RouteNews
 from tidemill.producer.batches.submit import OpenBatch, submit
 from tidemill.producer.screen.display import Display
 
@@ -196,6 +197,7 @@ def _watch(
     limit: "_Limit",
 ) -> Progress:
     pause = _SHORTEST_PAUSE_SECONDS
+    routes = RouteNews(display, scope.batch_id)
     while True:
         is_reading = submitting is not None and submitting.is_reading
         if submitting is not None and submitting.error is not None:
@@ -212,7 +214,9 @@ def _watch(
         took = time.monotonic() - began
         display.update(so_far, reading=is_reading)
         has_enough = on_progress is not None and on_progress(so_far)
+        routes.look(so_far)
         if has_enough or (not is_reading and so_far.is_complete):
+            routes.end()
             return so_far
         obstacles.say_new(so_far)
         limit.check(so_far, obstacles)

@@ -22,6 +22,7 @@ from tidemill.models.settings import settings
 from tidemill.models.transitions import Enqueued, enqueue
 from tidemill.producer.batches.keys import Occurrences, Prepared
 from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.routing import Chooser, check_route
 from tidemill.producer.intake.tables import Row
 
 _FEED_SECONDS = 0.25
@@ -69,6 +70,7 @@ def open_batch(order: Order) -> OpenBatch:
     """
     (provider.check_client if settings().embedded else provider.check)(settings())
     check_model(order)
+    check_route(order)
     chunks = order.rows.chunks(order.options, order.on_bad_row)
     first = next(chunks)
     submission = _submission(order, first)
@@ -174,9 +176,11 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
     columns: dict[str, None] = {}
     tally, fed_at = opened.tally, -math.inf
     pause = 0.0 if settings().embedded else _FEED_SECONDS
+    chooser = Chooser(opened.order, opened.batch_id)
     for chunk, names in _prepared(opened.chunks):
         columns |= names
         _store(opened, chunk, occurrences)
+        chooser.look(tally.rows - tally.answered, opened.order.on_bad_row, is_whole=False)
         on_rows(tally.rows)
         if time.monotonic() - fed_at >= pause:
             _feed(opened)
@@ -187,6 +191,7 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
             lambda connection, after: batches.drop_rows(connection, opened.batch_id, opened.submission, after)
         )
     transact(lambda connection: batches.end_submission(connection, opened.batch_id, list(columns)))
+    chooser.look(tally.rows - tally.answered, opened.order.on_bad_row, is_whole=True)
     _feed(opened)
     return tally.rows
 

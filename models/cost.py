@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from tidemill.models.batch_servers import batch_server
 from tidemill.models.errors import SettingsError
 from tidemill.models.settings import settings
 
@@ -29,16 +29,12 @@ _DATE = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2})$")
 _MILLION = 1_000_000
 _OPEN_WEIGHTS = "gpt-oss"  # in OpenAI's table, though OpenAI does not serve it: others and you do
 _OVERRIDE_KEYS = ("input", "output", "cached_input", "cache_write", "training")
+_OPENAI = "openai"
+"""Its table has a price for each tier; what has none, such as embeddings, is not cheaper by batch."""
 _TIER_SHARES = {"batch": 0.5, "flex": 0.5, "priority": 2.0, "fast": 2.0}
 """Tier -> its share of the standard price, at OpenAI, and for prices of the user's own where the file says no other."""
-_SERVER_SHARES: dict[str, dict[str, float]] = {
-    "deepinfra.com": {"batch": 0.8, "flex": 1.0},
-    "groq.com": {"batch": 0.5, "flex": 1.0},
-    "mistral.ai": {"batch": 0.5, "flex": 1.0},
-    "together.ai": {"batch": 0.5, "flex": 1.0},
-    "together.xyz": {"batch": 0.5, "flex": 1.0},
-}
-"""Host -> the same, where a server is known to differ or genai-prices has no price of it for its Batch API."""
+_FULL_FLEX = "groq.com"
+"""Whose flex tier costs as much as the standard one."""
 _TIERS: dict[str, dict[str, str]] = {
     "batch": {"processing": "batch"},
     "flex": {"service_tier": "flex"},
@@ -126,7 +122,7 @@ class OwnPrice:
 
     def in_tier(self, tier: str) -> Price:
         """The price in a tier, which may be "" or one that nobody knows: the standard one."""
-        return self.tiers.get(tier) or self.standard.times((_TIER_SHARES | _server_shares()).get(tier, 1.0))
+        return self.tiers.get(tier) or self.standard.times(_share(tier))
 
 
 def _times(share: float, rate: float | None) -> float | None:
@@ -218,10 +214,14 @@ def price_at(model: str, tier: str, half_hour: int) -> Price | None:
     return next((price_ for name in names if (price_ := _list_price(name, tier, at)) is not None), None)
 
 
-def _server_shares() -> dict[str, float]:
-    """What the tiers of the server cost, where it is known to differ."""
-    host = f".{(urlsplit(settings().openai_base_url).hostname or '').lower()}"
-    return next((shares for name, shares in _SERVER_SHARES.items() if host.endswith(f".{name}")), {})
+def _share(tier: str) -> float:
+    """What a tier costs of the standard price at the server, where no table has a price for it."""
+    server = batch_server(settings().openai_base_url)
+    if tier == "batch" and server is not None:
+        return server.price_factor
+    if tier == "flex" and settings().host.endswith(_FULL_FLEX):
+        return 1.0
+    return _TIER_SHARES.get(tier, 1.0)
 
 
 def training_price(model: str) -> float | None:
@@ -305,8 +305,8 @@ def _list_price(model: str, tier: str, at: int) -> Price | None:
     when = datetime.fromtimestamp(at, UTC)
     rates, standard = entry.get_prices(when, context), entry.get_prices(when)
     price_ = from_rates(rates, f"genai-prices {seller.id}/{entry.id}")
-    share = _server_shares().get(tier)
-    return price_.times(share) if price_ and share is not None and rates == standard else price_
+    is_unlisted = tier == "batch" and seller.id != _OPENAI and rates == standard
+    return price_.times(_share(tier)) if price_ and is_unlisted else price_
 
 
 def _entry(model: str) -> "tuple[Provider | None, ModelInfo | None]":
@@ -316,7 +316,7 @@ def _entry(model: str) -> "tuple[Provider | None, ModelInfo | None]":
             seller, entry = _snapshot().find_provider_model(model, None, provider_id, url)
         except LookupError:
             continue
-        if not (seller.id == "openai" and entry.id.startswith(_OPEN_WEIGHTS)):
+        if not (seller.id == _OPENAI and entry.id.startswith(_OPEN_WEIGHTS)):
             return seller, entry
     return None, None
 

@@ -8,7 +8,7 @@ lease is longer than the provider may take. All functions work on a connection i
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -28,7 +28,8 @@ from sqlalchemy import (
     update,
 )
 
-from tidemill.models import creations, transitions, turns
+from tidemill.models import batch_servers, creations, transitions, turns
+from tidemill.models.batch_servers import Counts, Status
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.creations import LostError
 from tidemill.models.json_types import JsonObject
@@ -44,11 +45,8 @@ it goes, and told to cancel if somebody wants that. collect: its answers are rea
 Refusal = Literal["queue", "bytes", "lines", "rate"]
 """What of it was too much for the provider: tokens that wait, bytes of the file, a line that nobody has named."""
 
-ENDED = ("completed", "failed", "expired", "cancelled", "canceled")
-"""Statuses, in lower case, with which a provider's batch ends; with any other it goes on."""
-
-TAKEN = ("in_progress", "inprogress", "progress", "running", "finalizing", "completed", "expired")
-"""Statuses, in lower case, of a batch whose lines the provider has accepted."""
+_TAKEN = ("in_progress", "finalizing", "completed", "expired")
+"""Statuses of a batch whose lines the provider has accepted."""
 
 UNSENT_LEASE_SECONDS = 48 * 3600.0
 SPARE_LEASE_SECONDS = 24 * 3600.0
@@ -96,16 +94,19 @@ class UpstreamBatch:
         return OWNER + self.token
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Its lines at the provider by what became of them, e.g. total, completed, failed; without what is not told."""
-        counts = (self.remote or {}).get("request_counts")
-        known = counts.items() if isinstance(counts, dict) else ()
-        return {str(name): count for name, count in known if isinstance(count, int)}
+    def counts(self) -> Counts:
+        """Its lines at the provider by what became of them, as far as it says so."""
+        return batch_servers.counts_of(self.remote or {}, self.lines)
+
+    @property
+    def meaning(self) -> Status | None:
+        """Its status in OpenAI's words; None before the provider has it."""
+        return None if self.status is None else batch_servers.status_of({"status": self.status})
 
     @property
     def has_ended(self) -> bool:
         """Whether the provider does no more of it."""
-        return (self.status or "").lower() in ENDED
+        return self.meaning in batch_servers.ENDED
 
 
 _COLUMNS = [upstream_batches.c[field.name] for field in fields(UpstreamBatch)]
@@ -345,9 +346,9 @@ def note_created(connection: Connection, batch: UpstreamBatch, remote: JsonObjec
     """Note the provider's batch; its members wait until a day after its expiry. Raises LostError."""
     change(connection, batch, remote_id=fit(str(remote["id"]), upstream_batches.c.remote_id), sent_at=now())
     note_seen(connection, batch, remote)
-    created_at, expires_at = _unix(remote, "created_at"), _unix(remote, "expires_at")
+    created_at, expires_at = batch_servers.time_of(remote, "created_at"), batch_servers.time_of(remote, "expires_at")
     # By the database's clock: the provider's may be another one.
-    window = expires_at - created_at if created_at and expires_at else SPARE_LEASE_SECONDS
+    window = (expires_at - created_at).total_seconds() if created_at and expires_at else SPARE_LEASE_SECONDS
     keep_members(connection, batch, max(0.0, window) + SPARE_LEASE_SECONDS)
 
 
@@ -363,25 +364,18 @@ def may_be_created(connection: Connection, batch: UpstreamBatch) -> bool:
     return any(each.doubt_seconds is not None for place, each in known.items() if place.step == "batch")
 
 
-def is_given_up(connection: Connection, batch: UpstreamBatch) -> bool:
-    """Whether its members need not wait for it any more."""
-    given_up = upstream_batches.c.id == batch.id, upstream_batches.c.kept_until < now()
-    return connection.scalar(select(upstream_batches.c.id).where(*given_up)) is not None
+def seconds_kept(connection: Connection, batch: UpstreamBatch) -> float:
+    """For how long its members still wait for it; not above 0 if they do no more."""
+    kept = select(-seconds_since(connection, upstream_batches.c.kept_until)).where(upstream_batches.c.id == batch.id)
+    return float(connection.scalar(kept) or 0.0)
 
 
 def note_seen(connection: Connection, batch: UpstreamBatch, remote: JsonObject) -> None:
     """Note how the provider's batch is. Raises LostError."""
-    expires_at = _unix(remote, "expires_at")
     columns: JsonObject = {"remote": remote, "status": fit(str(remote.get("status")), upstream_batches.c.status)}
-    if expires_at:
-        columns["expires_at"] = datetime.fromtimestamp(expires_at, UTC)
+    if expires_at := batch_servers.time_of(remote, "expires_at"):
+        columns["expires_at"] = expires_at
     change(connection, batch, seen_at=now(), note=None, **columns)
-
-
-def _unix(remote: JsonObject, name: str) -> float:
-    """A time in seconds since 1970; 0 where it is not told, or is no time."""
-    at = remote.get(name)
-    return float(at) if isinstance(at, int | float) and 0 < at < _LAST_SECOND else 0.0
 
 
 # --- packing ---
@@ -427,7 +421,7 @@ def _learned(recent: Sequence[UpstreamBatch], refusal: Refusal, size: str, most:
     for each in recent:
         if each.refused == refusal:
             for_now = max(1, getattr(each, size) // 2)
-        elif (each.status or "").lower() in TAKEN and each.refused is None:
+        elif each.meaning in _TAKEN and each.refused is None:
             for_now = min(most, for_now * 2)
     return for_now
 
@@ -442,7 +436,6 @@ def is_alone_with_refusals(connection: Connection, batch: UpstreamBatch, most: i
     return len(last) == most and all(each.refused == "lines" and each.ended_at is not None for each in last)
 
 
-_LAST_SECOND = 253_402_300_800
 _REMEMBERED_SECONDS = 3_600.0
 """For how long what was learned counts: others may fill the provider's queue, and an account's limits change."""
 _QUEUE_SHARE = 0.8

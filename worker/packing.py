@@ -27,14 +27,23 @@ from tidemill.worker.history import fit_history
 from tidemill.worker.questions import Question, build
 from tidemill.worker.settle import Ending, write_each
 from tidemill.worker.upstream_lines import question_line
+from tidemill.worker.upstream_run import server
 
-MOST = Room(lines=50_000, bytes=190_000_000, tokens=2**62)
-"""Of one file: OpenAI takes 200 MB."""
+_SHARE = 0.95
+"""Of the bytes that a server takes: something may be added on the way."""
+_NO_LIMIT = 2**62
 
+MOST_LINES = 50_000
 CHUNK_ROWS = 1_000
 _PAGE_ROWS = 250
 _BYTES_OF_PIXEL = 0.27
 """Of a picture in a line, as a guess: base64 of a JPEG that is photo-like."""
+
+
+def most() -> Room:
+    """What one file may hold at the provider, before anything is known of it."""
+    takes = server()
+    return Room(min(takes.most_lines, MOST_LINES), int(takes.most_bytes * _SHARE), _NO_LIMIT)
 
 
 class _Weight(NamedTuple):
@@ -61,11 +70,11 @@ def pack(connection: Connection, batch: UpstreamBatch, options: Options, scopes:
     """Claim the next chunk of rows for an upstream batch; returns whether there may be more. Raises LostError."""
     upstream.check(connection, batch)
     batch = upstream.read(connection, batch)
-    most = upstream.room(connection, batch, batch.model or options.model, MOST)
+    limits = upstream.room(connection, batch, batch.model or options.model, most())
     size = Room(batch.lines, batch.bytes, batch.tokens)
-    if size.lines >= most.lines or size.bytes >= most.bytes or size.tokens >= most.tokens:
+    if size.lines >= limits.lines or size.bytes >= limits.bytes or size.tokens >= limits.tokens:
         return False
-    ids = due.take_due(connection, batch.batch_id, min(CHUNK_ROWS, most.lines - size.lines), scopes)
+    ids = due.take_due(connection, batch.batch_id, min(CHUNK_ROWS, limits.lines - size.lines), scopes)
     claimed = claim(connection, ids, upstream.claimant(batch), alone=True) if ids else []
     model, url, kept, others = batch.model, batch.endpoint, 0, list[Claimed]()
     for job in sorted(claimed, key=lambda each: each.id):
@@ -73,7 +82,7 @@ def pack(connection: Connection, batch: UpstreamBatch, options: Options, scopes:
         model, url = model or weight.model, url or weight.url
         after = Room(size.lines + 1, size.bytes + weight.bytes, size.tokens + weight.tokens)
         is_first = not size.lines
-        fits = is_first or (after.bytes <= most.bytes and after.tokens <= most.tokens)
+        fits = is_first or (after.bytes <= limits.bytes and after.tokens <= limits.tokens)
         if (weight.model, weight.url) == (model, url) and fits:
             size, kept = after, kept + 1
         else:
@@ -144,7 +153,7 @@ def _line(job: Claimed, options: Options) -> tuple[bytes, int] | None:
         if job.history:
             question = build(options, job.request, history=fit_history(options, question))
         line = question_line(job, question, _whole_body(job, options, question))
-        if len(line) > MOST.bytes:
+        if len(line) > most().bytes:
             raise CallError("request", "The row alone is larger than a file may be", code="request_too_large")
         return line, question.most_tokens - question.room_tokens
     except CallError as error:

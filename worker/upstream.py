@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from tidemill.models import creations as made
 from tidemill.models import holds, upstream
+from tidemill.models.batch_servers import ENDED, batch_of, status_of
 from tidemill.models.creations import LostError, Place
 from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
@@ -27,18 +28,22 @@ from tidemill.worker import creations, packing
 from tidemill.worker import upstream_faults as faults
 from tidemill.worker.collecting import Collector
 from tidemill.worker.creations import LOOK_AGAIN_SECONDS, LookError, Recipe, is_final
-from tidemill.worker.upstream_run import Run, folder, go_on, read, try_again
+from tidemill.worker.upstream_run import Run, folder, go_on, read, server, try_again
 
 BATCHES = "/batches"
 METADATA = "tidemill"
 """The key in the metadata of the provider's batch that holds its token."""
 
-_PURPOSE = "batch"
 _PAGE = 100
 _PAGE_ROWS = 500
 _FOLLOW_SHARE = 0.1
 """The share of its age after which the provider's batch is looked at again."""
 _FIRST_LOOK_SECONDS = 1.0
+_OPTIONAL = ("metadata", "output_expires_after")
+"""Fields of a creation without which it is asked for again, where a server does not know them."""
+_OUTPUT_SECONDS = 30 * 86_400
+MOST_LOOKS = 60
+"""So often files are read again that hold less than the provider says is done; then it is asked again."""
 _DELETE_TRIES = 5
 
 
@@ -84,7 +89,7 @@ async def _build(run: Run) -> None:
 
 async def _write_file(run: Run) -> None:
     with reading() as connection:
-        most = upstream.room(connection, run.batch, run.batch.model, packing.MOST)
+        most = upstream.room(connection, run.batch, run.batch.model, packing.most())
     built = await asyncio.to_thread(packing.build_file, run.batch, run.options, run.path, most.bytes)
     if built.next_id is not None:
         await asyncio.to_thread(packing.give_back_from, run.batch, built.next_id)
@@ -99,10 +104,10 @@ async def _upload(run: Run) -> None:
         await _write_file(run)
 
     async def send(token: str) -> RemoteObject:
-        return await run.provider.upload_file(_file_name(token), run.path, _PURPOSE)
+        return await run.provider.upload_file(_file_name(token), run.path, server().purpose)
 
     async def find(token: str) -> AsyncIterator[RemoteObject]:
-        async for each in _list(run, "/files", purpose=_PURPOSE):
+        async for each in _list(run, "/files", purpose=server().purpose):
             if each.get("filename") == _file_name(token):
                 yield each
 
@@ -126,19 +131,25 @@ async def _create_batch(run: Run) -> None:
 
 def _recipe(run: Run) -> Recipe:
     """How the provider's batch is created; its token is in its metadata. If that gets lost, its file is known."""
+    takes = server()
     body: JsonObject = {
         "input_file_id": run.batch.file_id,
         "endpoint": run.batch.endpoint,
-        "completion_window": "24h",
+        "completion_window": takes.windows[0],
     }
+    if takes.takes_output_expiry:
+        body["output_expires_after"] = {"anchor": "created_at", "seconds": _OUTPUT_SECONDS}
 
     async def send(token: str) -> RemoteObject:
+        whole = {**body, "metadata": {METADATA: token}} if takes.takes_metadata else body
         try:
-            return await run.provider.post(BATCHES, {**body, "metadata": {METADATA: token}})
+            return batch_of(await run.provider.post(BATCHES, whole))
         except CallError as error:
-            if error.status not in (400, 422) or "metadata" not in f"{error.param} {error.message}":
+            refused = [name for name in _OPTIONAL if name in whole and name in f"{error.param} {error.message}"]
+            if error.status not in (400, 422) or not refused:
                 raise
-            return await run.provider.post(BATCHES, body)
+            plain = {name: value for name, value in whole.items() if name not in _OPTIONAL}
+            return batch_of(await run.provider.post(BATCHES, plain))
 
     async def find(token: str) -> AsyncIterator[RemoteObject]:
         async for each in _list(run, BATCHES):
@@ -167,10 +178,14 @@ def _file_name(token: str) -> str:
 
 async def _create(run: Run, recipe: Recipe, then: Step) -> None:
     known = await asyncio.to_thread(_creations, run)
-    is_wanted = run.batch.wanted is None
-    result = await creations.create(recipe, known, is_wanted=is_wanted, may_call=run.has_it)
+    creation = known.get(recipe.place)
+    if creation is not None and creation.remote_id is not None:  # and whoever had the step died in the next moment
+        result: creations.Result = "created"
+    else:
+        is_wanted = run.batch.wanted is None
+        result = await creations.create(recipe, known, is_wanted=is_wanted, may_call=run.has_it)
     if result == "created":
-        await go_on(run, then, _FIRST_LOOK_SECONDS if then == "follow" else 0.0)
+        await go_on(run, then, min(settings().poll_seconds, _FIRST_LOOK_SECONDS) if then == "follow" else 0.0)
     elif result == "unwanted":
         await go_on(run, "end")
     elif result == "unknown":
@@ -192,7 +207,7 @@ async def _follow(run: Run) -> None:
     path = _path(batch.remote_id)
     if batch.wanted == "cancel":
         await _cancel(run, path)
-    remote = await run.provider.fetch(path)
+    remote = batch_of(await run.provider.fetch(path))
     await creations.write(upstream.note_seen, batch, remote)
     run.batch = await asyncio.to_thread(read, run)
     age_seconds = _age_seconds(run.batch)
@@ -203,7 +218,10 @@ async def _follow(run: Run) -> None:
     await creations.end_duplicates(
         _recipe(run), known, age_seconds=age_seconds, end=lambda each: _end_duplicate(run, each)
     )
-    if await asyncio.to_thread(_is_given_up, run):  # its rows are asked again by now, so it must not be paid, too
+    left = await asyncio.to_thread(_seconds_kept, run)
+    if not server().expires and left < upstream.SPARE_LEASE_SECONDS / 2:
+        await creations.write(upstream.keep_members, batch, upstream.SPARE_LEASE_SECONDS)
+    elif left <= 0:  # its rows are asked again by now, so it must not be paid, too
         await _cancel(run, path)
         await go_on(run, "end")
         return
@@ -228,13 +246,13 @@ async def _cancel(run: Run, path: str) -> None:
 
 
 async def _end_duplicate(run: Run, duplicate: RemoteObject) -> None:
-    if string(duplicate.get("status")).lower() not in (*upstream.ENDED, "cancelling"):
+    if status_of(dict(duplicate)) not in (*ENDED, "cancelling"):
         await run.provider.post(f"{_path(duplicate['id'])}/cancel", {})
 
 
-def _is_given_up(run: Run) -> bool:
+def _seconds_kept(run: Run) -> float:
     with reading() as connection:
-        return upstream.is_given_up(connection, run.batch)
+        return upstream.seconds_kept(connection, run.batch)
 
 
 def _age_seconds(batch: UpstreamBatch) -> float:
@@ -247,19 +265,21 @@ def _age_seconds(batch: UpstreamBatch) -> float:
 
 async def _collect(run: Run) -> None:
     if run.batch.failures:  # the last look found less than there should be: files may have come since
-        await creations.write(upstream.note_seen, run.batch, await run.provider.fetch(_path(run.batch.remote_id)))
+        await creations.write(
+            upstream.note_seen, run.batch, batch_of(await run.provider.fetch(_path(run.batch.remote_id)))
+        )
         run.batch = await asyncio.to_thread(read, run)
     remote, counts = run.batch.remote or {}, run.batch.counts
     collector = Collector(run.batch, run.options, run.judge, run.meter)
     answers = await _collect_file(run, collector, string(remote.get("output_file_id")), "answers")
     errors = await _collect_file(run, collector, string(remote.get("error_file_id")), "errors")
-    completed, failed = counts.get("completed", 0), counts.get("failed", 0)
+    completed, failed = counts.completed or 0, counts.failed or 0
     is_all = answers >= completed and answers + errors >= completed + failed
-    if not is_all and not await asyncio.to_thread(_is_given_up, run):
+    if not is_all and run.batch.failures < MOST_LOOKS:
         missing = f"The provider says that {completed + failed} lines are done, and shows {answers + errors} so far."
         await try_again(run, missing)
         return
-    if (run.batch.status or "").lower() == "failed" and not answers + errors:
+    if run.batch.meaning == "failed" and not answers + errors:
         await faults.after_failure(run)
         return
     # At once, for whoever waits for the rows goes home with the last of them.
@@ -295,7 +315,7 @@ async def _end(run: Run) -> None:
     batch = run.batch
     was_refused = batch.refused is not None or batch.remote_id is None
     # After any other end than that of a batch that was done, what is in no file was not run.
-    leave = upstream.give_back if was_refused or (batch.status or "").lower() != "completed" else upstream.lose
+    leave = upstream.give_back if was_refused or batch.meaning != "completed" else upstream.lose
     if batch.refused == "queue":
         leave = partial(upstream.give_back, seconds=settings().poll_seconds)
     while claims := await asyncio.to_thread(_left, run):

@@ -11,10 +11,11 @@ from logging import ERROR
 from sqlalchemy import Connection
 
 from tidemill.models import holds, journal, transitions, upstream
+from tidemill.models.batch_servers import BatchError, errors_of, queue_limit_of
 from tidemill.models.database import reading
-from tidemill.models.json_types import JsonObject, dicts, string
 from tidemill.models.lines import note, place_of
 from tidemill.models.provider import CallError
+from tidemill.models.replies import safe_line
 from tidemill.models.routes import UPSTREAM
 from tidemill.models.transitions import Claimed, Settlement
 from tidemill.models.upstream import Refusal
@@ -26,7 +27,7 @@ from tidemill.worker.upstream_lines import claim_in, load_line
 from tidemill.worker.upstream_run import Run, go_on, try_again
 
 _PAGE_ROWS = 250
-_UNKNOWN_SECONDS = 3_600.0
+UNKNOWN_SECONDS = 3_600.0
 """How long the provider may not know its own batch: copies of its tables take a while to agree, and a key to be set."""
 _DEFECTS = 3
 """Failures of ours after which a batch that is not sent yet gives its rows back."""
@@ -38,7 +39,6 @@ _QUEUE_FULL = re.compile(
     re.IGNORECASE,
 )
 _TOO_LARGE = re.compile(r"too large|(file|payload|body).{0,40}(size|exceed)|maximum (file )?size", re.IGNORECASE)
-_LIMIT = re.compile(r"limit:?\s*(\d[\d,_]*)", re.IGNORECASE)
 _OF_ALL_LINES = ("model_not_found", "not_supported")
 """Codes that are about every line of a file: they have one model and one endpoint."""
 
@@ -63,7 +63,7 @@ async def after_error(run: Run, error: CallError) -> None:
         await creations.write(holds.hold, run.batch.provider, verdict.message, verdict.delay_seconds)
         await try_again(run, verdict.message, verdict.delay_seconds, least=holds.PROBE_SECONDS[0])
     elif run.batch.remote_id is not None:
-        if error.status == 404 and await asyncio.to_thread(_seconds_unseen, run) > _UNKNOWN_SECONDS:
+        if error.status == 404 and await asyncio.to_thread(_seconds_unseen, run) > UNKNOWN_SECONDS:
             reason = error.message.rstrip(" .")
             await fail_as_unknown(run, _GONE.format(remote_id=run.batch.remote_id, reason=reason))
         else:
@@ -76,10 +76,9 @@ async def after_error(run: Run, error: CallError) -> None:
 
 async def after_failure(run: Run) -> None:
     """The provider has refused the whole file, after it had taken it: for a line, for its size, or for everybody."""
-    errors = (run.batch.remote or {}).get("errors")
-    named = dicts(errors.get("data") if isinstance(errors, dict) else errors)
-    of_line = {each["line"]: _fault(each) for each in named if isinstance(each.get("line"), int)}
-    fault = _fault(named[0] if named else {})
+    named = errors_of(run.batch.remote or {})
+    of_line = {each.line: _fault(each) for each in named if each.line is not None}
+    fault = _fault(named[0] if named else BatchError("", "", None))
     if of_line and not _is_about_queue(fault):
         await _fail_lines(run, of_line)
     elif (verdict := _verdict(fault)).action == "hold":
@@ -128,8 +127,7 @@ async def fail_as_unknown(run: Run, sentence: str = _CREATION_UNKNOWN) -> None:
 
 async def _refuse(run: Run, refusal: Refusal, error: CallError) -> None:
     """Give all rows back, so that the next file is smaller; a row that is too much by itself fails."""
-    batch, limit = run.batch, _LIMIT.search(error.message) if refusal == "queue" else None
-    queue_tokens = int(re.sub(r"\D", "", limit[1])) if limit else None
+    batch, queue_tokens = run.batch, queue_limit_of(error.message) if refusal == "queue" else None
     never_fits = queue_tokens is not None and batch.tokens > queue_tokens if refusal == "queue" else True
     is_general = refusal == "lines" and await asyncio.to_thread(_is_general, run)
     if is_general or (batch.lines <= 1 and never_fits):
@@ -188,10 +186,9 @@ def _read_claims(run: Run, numbers: set[int]) -> dict[int, tuple[int, int]]:
     return claims
 
 
-def _fault(error: JsonObject) -> CallError:
-    message = string(error.get("message")) or "The provider says that the batch has failed, and not why"
-    code, param = string(error.get("code")) or None, string(error.get("param")) or None
-    return CallError("status", message, status=400, code=code, param=param)
+def _fault(error: BatchError) -> CallError:
+    message = error.message or "The provider says that the batch has failed, and not why"
+    return CallError("status", safe_line(message), status=400, code=error.code or None)
 
 
 def _is_about_queue(error: CallError) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill.models import upstream
+from tidemill.models.batch_servers import BatchServer, batch_server
 from tidemill.models.database import reading
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
@@ -79,3 +80,8 @@ def read(run: Run) -> UpstreamBatch:
     """The batch as it is now; blocks."""
     with reading() as connection:
         return upstream.read(connection, run.batch)
+
+
+def server() -> BatchServer:
+    """What is special about the provider; one that is not known to have a Batch API is asked in OpenAI's way."""
+    return batch_server(settings().openai_base_url) or BatchServer("this server")

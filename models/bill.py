@@ -27,7 +27,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.refusals import REFUSAL
 from tidemill.models.tables import assistants, attempts, batches, dialogues, jobs, kept_costs, upstream_batches
 from tidemill.models.text import loads
-from tidemill.models.transitions import COST_PLACES
+from tidemill.models.transitions import COST_PLACES, OWNER
 
 UNITS: int = 10**COST_PLACES
 """Of a dollar, in all sums of a bill."""
@@ -45,8 +45,6 @@ _MAYBE_PAID = (
 may have been taken all the same."""
 _MOST_USD = 1e5
 """A call that seems to cost as much is one whose price is not known; no sum of others reaches what a column holds."""
-
-_UPSTREAM_OWNER = "up-"
 
 KEY = ("day", "model", "fate", "route")
 SUMS = ("calls", "input_tokens", "output_tokens", "cost_usd_e12", "saved_usd_e12", "priced", "unpriced")
@@ -179,7 +177,7 @@ def calls(connection: Connection) -> Select[Any]:
 
 def upstream_use(connection: Connection, span: Span) -> list[UpstreamUse]:
     """Upstream batches of a span that were made at the provider and have ended, the oldest first."""
-    owner = _UPSTREAM_OWNER + upstream_batches.c.token
+    owner = OWNER + upstream_batches.c.token
     sums = (
         func.count(attempts.c.job_id),
         func.coalesce(func.sum(attempts.c.input_tokens), 0),

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, 
 from tidemill.models import holds
 from tidemill.models.clock import now, now_after
 from tidemill.models.json_types import JsonObject
-from tidemill.models.routes import NOT_LIVE
+from tidemill.models.routes import NOT_LIVE, UPSTREAM
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_PARTS, OPEN_STATES, batches, in_part, jobs

@@ -8,9 +8,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from tidemill.models import bill
 from tidemill.models.bill import Line, Span, UpstreamUse
@@ -28,10 +28,8 @@ from tidemill.producer.costing.costs import usd
 _PATH = "/organization/costs"
 _OPENAI = "api.openai.com"
 _DAYS_A_PAGE = 180
-_PAGES = 20
+_DAY_SECONDS = 86_400
 _SECONDS = 60.0
-_ALIKE_E12 = 5 * bill.UNITS // 1000
-"""Half a cent: the endpoint's amounts are as exact as that at best, and today's are still growing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +74,8 @@ class Figures:
 
     def _reasons(self, difference_e12: int) -> list[str]:
         """What may explain a difference, as far as anybody here can know."""
-        if abs(difference_e12) <= _ALIKE_E12:
-            return ["They agree to half a cent."]
+        if 1_000 * abs(difference_e12) <= sum(each.ours_e12 for each in self.days):
+            return ["They agree to a thousandth."]
         if difference_e12 < 0:
             return [
                 "The provider says less: its figures may come a day late, it may have given credits, or prices of "
@@ -178,23 +176,15 @@ async def _buckets(settings: Settings, first: str, last: str) -> list[JsonObject
         )
     except SettingsError as error:
         raise SettingsError(str(error).replace("OPENAI_API_KEY", "OPENAI_ADMIN_KEY")) from None
-    query: dict[str, str | int] = {
-        "start_time": _seconds(first),
-        "end_time": _seconds(last) + int(timedelta(days=1).total_seconds()),
-        "bucket_width": "1d",
-        "group_by": "line_item",
-        "limit": _DAYS_A_PAGE,
-    }
+    query: dict[str, str | int] = {"bucket_width": "1d", "group_by": "line_item", "limit": _DAYS_A_PAGE}
     buckets: list[JsonObject] = []
     try:
-        for _ in range(_PAGES):
-            page = await provider.fetch(f"{_PATH}?{urlencode(query)}")
-            data = page.get("data")
-            buckets += [each for each in data if isinstance(each, dict)] if isinstance(data, list) else []
-            following = page.get("next_page")
-            if not page.get("has_more") or not isinstance(following, str) or following == query.get("page"):
+        for begin in range(_seconds(first), _seconds(last) + 1, _DAYS_A_PAGE * _DAY_SECONDS):
+            end = min(begin + _DAYS_A_PAGE * _DAY_SECONDS, _seconds(last) + _DAY_SECONDS)
+            # All of these days fit into one page, so that none needs to be followed
+            async for page in provider.pages(_PATH, start_time=begin, end_time=end, **query):
+                buckets += page
                 break
-            query["page"] = following
     finally:
         await provider.aclose()
     return buckets

@@ -71,11 +71,7 @@ def show(
 
 
 def _json(costs: Costs) -> dict[str, object]:
-    unpriced = [
-        {"model": model or None, "calls": sums.unpriced, "input_tokens": sums.input_tokens,
-         "output_tokens": sums.output_tokens}
-        for model, sums in costs.unpriced.items()
-    ]  # fmt: skip
+    unpriced = [{"model": model or None, "calls": calls} for model, calls in costs.unpriced.items()]
     return {
         "by": costs.by,
         "batch": costs.span.batch_id,
@@ -142,9 +138,8 @@ def _waste_words(sort: str, waste: Sum) -> str:
 def _unpriced_words(costs: Costs) -> str:
     """Calls that are in no sum of money, by model, and the way out."""
     models = [
-        f"{counted(sums.unpriced, 'call')} of {one_line(model, 60) or 'an unknown model'} "
-        f"({format_tokens(sums.tokens)} tokens)"
-        for model, sums in costs.unpriced.items()
+        f"{counted(calls, 'call')} of {one_line(model, 60) or 'an unknown model'}"
+        for model, calls in costs.unpriced.items()
     ]
     return (
         f"{', '.join(models)}: no price was known, and no sum here has them. TIDEMILL_PRICES names a file of prices "

@@ -3,6 +3,7 @@
 Amounts are added as whole numbers of 1e-12 USD, and become USD only in what is handed out.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
@@ -134,13 +135,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What all calls of a span came to, and what those of each group did; and which models have no price."""
+    """What all calls of a span came to, and what those of each group did."""
 
     by: str
     span: Span
     total: Group
     groups: list[Group]
-    unpriced: dict[str, Sum]
+    unpriced: dict[str, int]
+    """Model without a price -> calls."""
 
 
 def usd(amount_e12: int) -> float:
@@ -157,15 +159,13 @@ def read(by: str | None = None, span: Span | None = None) -> Costs:
     groups: dict[str, list[Line]] = {}
     for line in lines:
         groups.setdefault(_label(line, by), []).append(line)
-    unpriced: dict[str, list[Line]] = {}
+    unpriced = Counter[str]()
     for line in lines:
         if line.unpriced:
-            unpriced.setdefault(line.model, []).append(line)
+            unpriced[line.model] += line.unpriced
     grouped = [_group(label, of_one, by) for label, of_one in groups.items()]
     grouped.sort(key=(lambda each: (each.label,)) if by == "day" else (lambda each: (-each.all.spent_e12, each.label)))
-    return Costs(
-        by, span, _group("", lines, by), grouped, {model: Sum.of(of_one) for model, of_one in sorted(unpriced.items())}
-    )
+    return Costs(by, span, _group("", lines, by), grouped, dict(sorted(unpriced.items())))
 
 
 def _label(line: Line, by: str) -> str:

@@ -150,7 +150,7 @@ def _may_have_key(url: str) -> bool:
     parts = urlsplit(url)
     host = parts.hostname or ""
     is_openai = parts.scheme == "https" and (host == _OPENAI or host.endswith(f".{_OPENAI}"))
-    return is_openai or host_of(server_name(url)).startswith("127.0.0.1")
+    return is_openai or host_of(server_name(url)).partition(":")[0] == "127.0.0.1"
 
 
 def _refusal(error: CallError) -> str:

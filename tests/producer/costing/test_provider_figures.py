@@ -2,13 +2,13 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_jobs, failure, put, success, take
 from tidemill.models.bill import Span, UpstreamUse
-from tidemill.models.json_types import JsonObject
 from tidemill.producer.costing import provider_figures
 from tidemill.producer.costing.provider_figures import Day, Figures
 from tidemill.simulator import Simulator
@@ -85,11 +85,8 @@ def test_days_are_read_whatever_the_server_writes() -> None:
         {"value": 9, "currency": "eur"},
     )
     results = [{"line_item": "a", "amount": amount} for amount in amounts]
-    odd: list[JsonObject] = [
-        {"start_time": "x"},
-        {"start_time": 0, "results": None},
-        {"start_time": 0, "results": [None, {"amount": 3}]},
-    ]
+    odd: list[dict[str, Any]] = [{"start_time": "x"}, {"start_time": 0, "results": None}]
+    odd += [{"start_time": 0, "results": [None, {"amount": 3}]}]
     days, items = provider_figures._added_up([{"start_time": 86_400, "results": results}, *odd])
     assert days == {"1970-01-02": 60_000_001_000}
     assert items == {"a": 60_000_001_000}

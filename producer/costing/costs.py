@@ -23,6 +23,9 @@ from tidemill.models.tables import kept_costs
 from tidemill.producer.batches import off_the_loop
 from tidemill.producer.batches.progress import resolve
 
+LONG_SECONDS = 600.0
+"""How long the database may take: all calls of years are read."""
+
 GROUPINGS = ("batch", "model", "route", "day", "assistant", "kind", "provider")
 
 WASTE = {
@@ -154,7 +157,7 @@ def read(by: str | None = None, span: Span | None = None) -> Costs:
     """Add up what the database knows; by day where nobody says by what, and one batch by model."""
     span = span or Span()
     by = by or ("day" if span.batch_id is None else "model")
-    with reading() as connection:
+    with reading(LONG_SECONDS) as connection:
         lines = bill.read(connection, span)
     groups: dict[str, list[Line]] = {}
     for line in lines:

@@ -23,7 +23,7 @@ from tidemill.models.server_names import host_of, server_name
 from tidemill.models.settings import Settings, settings
 from tidemill.models.text import one_line
 from tidemill.models.usage import read_usage
-from tidemill.producer.costing.costs import usd
+from tidemill.producer.costing.costs import LONG_SECONDS, usd
 
 _PATH = "/organization/costs"
 _OPENAI = "api.openai.com"
@@ -111,7 +111,7 @@ class Figures:
 
 def look(span: Span) -> Figures:
     """Ask the provider for its figures of a span, and put them beside those of the ledger."""
-    with reading() as connection:
+    with reading(LONG_SECONDS) as connection:
         upstream = bill.upstream_use(connection, span)
         lines = bill.read(connection, span._replace(batch_id=None))
     own = [line for line in lines if line.provider == settings().provider]

@@ -322,6 +322,7 @@ upstream_batches = Table(
     Column("step", String(12), nullable=False, comment="what comes next, as models.upstream has it"),
     Column("model", String(200), nullable=False),
     Column("endpoint", String(100), nullable=False, comment="the path that all of its lines are for"),
+    Column("route", String(12), nullable=False, server_default="batch", comment="as models.routes has it"),
     Column("lines", Integer, nullable=False, server_default="0"),
     Column("bytes", BigInteger, nullable=False, server_default="0", comment="of the file of its lines"),
     Column("tokens", BigInteger, nullable=False, server_default="0", comment="of its prompts, as we estimate them"),

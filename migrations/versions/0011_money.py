@@ -132,6 +132,9 @@ def _create_upstream_batches() -> None:
         sa.Column("step", sa.String(length=12), nullable=False, comment="what comes next, as models.upstream has it"),
         sa.Column("model", sa.String(length=200), nullable=False),
         sa.Column("endpoint", sa.String(length=100), nullable=False, comment="the path that all of its lines are for"),
+        sa.Column(
+            "route", sa.String(length=12), nullable=False, server_default="batch", comment="as models.routes has it"
+        ),
         sa.Column("lines", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("bytes", sa.BigInteger(), nullable=False, server_default="0", comment="of the file of its lines"),
         sa.Column(

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, func, select
 
 from tidemill.models.database import reading
-from tidemill.models.routes import AUTO, ONLINE, UPSTREAM
+from tidemill.models.routes import AUTO, ONLINE, UPSTREAM, WINDOWS
 from tidemill.models.tables import attempts, jobs
 from tidemill.producer.batches.progress import Progress, counted
 from tidemill.producer.screen.display import Display
@@ -47,6 +47,8 @@ def change(before: str, so_far: Progress) -> str:
         why = "the server does not serve this model at flex, or somebody has changed the route"
         return f"The rest goes out at the standard tier, for its price: {why}."
     by = f", to be done by {deadline_at:%H:%M} UTC" if deadline_at is not None else ""
+    if before in WINDOWS and not by:
+        return f"The server does not take this model by {before}: the rest goes online, for the full price."
     if before not in UPSTREAM:
         return f"The rest goes out at the standard tier{by}."
     out = so_far.at_provider

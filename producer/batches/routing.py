@@ -11,7 +11,7 @@ from tidemill.models.clock import now
 from tidemill.models.database import transact
 from tidemill.models.errors import OptionError
 from tidemill.models.provider import has_batch_api
-from tidemill.models.routes import AUTO, ONLINE, UPSTREAM
+from tidemill.models.routes import AUTO, ONLINE, UPSTREAM, WINDOWS
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches
 from tidemill.producer.batches.order import Order
@@ -30,6 +30,10 @@ def check_route(order: Order) -> None:
         raise OptionError("route", route, f"{TIER} is {tier!r}, which is a route of its own; drop one of the two.")
     if route == "flex" and refuses_flex(model, settings().provider):
         raise OptionError("route", route, f"{model} is not served at flex; try batch, or auto.")
+    if route in WINDOWS:
+        if order.options.endpoint != "responses":
+            raise OptionError("route", route, "it is for --endpoint responses; add that, or use batch.")
+        return
     if route in UPSTREAM and (why := _why_no_batches(order)) is not None:
         raise OptionError("route", route, f"{why}; use flex, online, or auto, which takes what there is.")
 

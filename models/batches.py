@@ -327,9 +327,11 @@ def drop_rows(connection: Connection, batch_id: str, submission: int, after: int
     return Piece(len(gone), last + 1)
 
 
-def end_submission(connection: Connection, batch_id: str, columns: Sequence[str]) -> None:
-    """Note that the input has been read to its end; `columns` are all that it has."""
-    connection.execute(update(batches).where(batches.c.id == batch_id).values(columns=list(columns), read_at=now()))
+def end_submission(connection: Connection, batch_id: str, columns: Sequence[str]) -> str | None:
+    """Note that the input has been read to its end; `columns` are all that it has. Returns the batch's route."""
+    ended = update(batches).where(batches.c.id == batch_id).values(columns=list(columns), read_at=now())
+    route: str | None = connection.scalar(ended.returning(batches.c.route))
+    return route
 
 
 # --- control ---

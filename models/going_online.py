@@ -23,7 +23,7 @@ STRAGGLERS_SHARE = 0.02
 """With fewer rows than either nobody waits for another upstream batch."""
 
 Reason = Literal["deadline", "few", "refused"]
-"""Why rows go online: their deadline is near, only few are left, or the server does not serve the model at flex."""
+"""Why rows go online: their deadline is near, only few are left, or the server does not take the model that way."""
 
 
 class Move(NamedTuple):
@@ -60,6 +60,12 @@ def leave_flex(connection: Connection, provider: str, models: Collection[str]) -
     model_of = {batch_id: own.get("model") for batch_id, own in connection.execute(options)} if its else {}
     moves = [_go_online(connection, batch, "refused") for batch in its if model_of.get(batch.id) in models]
     return [move for move in moves if move is not None]
+
+
+def leave(connection: Connection, batch_id: str, route: str) -> Move | None:
+    """Let a batch go online because the server does not take its model by this route."""
+    own = _read(connection, batches.c.id == batch_id, batches.c.route == route)
+    return next((_go_online(connection, batch, "refused") for batch in own), None)
 
 
 def seconds_until_online(connection: Connection, batch_id: str) -> float | None:

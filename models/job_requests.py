@@ -7,8 +7,11 @@ Another kind of job stores and reads its own form.
 
 from typing import NamedTuple
 
+from sqlalchemy import JSON, ColumnElement, Connection, Text, cast, func, type_coerce
+
 from tidemill.models.json_types import JsonObject
 from tidemill.models.pictures import Picture
+from tidemill.models.tables import jobs
 
 
 class BatchLine(NamedTuple):
@@ -66,3 +69,12 @@ def last_words(request: JsonObject) -> str:
     picture = request.get("picture")
     name = f"[{picture.get('path') or picture.get('url') or ''}] " if isinstance(picture, dict) else ""
     return f"{name}{content}" if isinstance(content, str) else name.rstrip()
+
+
+def model_asked(connection: Connection) -> ColumnElement[str]:
+    """In SQL: the model that a row's own body names; null where it is the batch's."""
+    request = type_coerce(jobs.c.request, Text)
+    if connection.dialect.name == "sqlite":
+        return type_coerce(func.json_extract(request, "$.body.model"), Text)
+    model: ColumnElement[str] = cast(request, JSON)["body"]["model"].as_string()
+    return model

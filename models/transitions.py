@@ -85,8 +85,8 @@ UNKNOWN_UPSTREAM = "upstream_unknown"
 ERASED = "deleted"
 """Error code of rows whose texts somebody has deleted."""
 
-COST_PLACES = 10
-"""Decimals of a dollar that are kept: a token costs at least a ten-millionth."""
+COST_PLACES = 12
+"""Decimals of a dollar that are kept: a price of a million tokens with six decimals is kept to its last digit."""
 
 Outcome = Literal["succeeded", "retried", "snoozed", "stepped", "held", "failed", "cancelled"]
 _STATE_AFTER: dict[Outcome, str] = {

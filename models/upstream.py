@@ -67,6 +67,7 @@ class UpstreamBatch:
     step: Step
     model: str
     endpoint: str
+    route: str
     lines: int
     bytes: int
     tokens: int
@@ -149,10 +150,11 @@ def count_members(connection: Connection, upstream_id: int) -> int:
 def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBatch | None:
     """Begin an upstream batch without members, in the hands of this worker; None while another one is being packed."""
     is_its_route = batches.c.route.in_(UPSTREAM)  # still: its deadline may have come
-    own = select(batches.c.id).where(batches.c.id == batch_id, is_its_route).with_for_update(skip_locked=True)
+    own = select(batches.c.route).where(batches.c.id == batch_id, is_its_route).with_for_update(skip_locked=True)
     packing = upstream_batches.c.batch_id == batch_id, upstream_batches.c.step == "pack"
     is_packed = select(upstream_batches.c.id).where(*packing, upstream_batches.c.ended_at.is_(None))
-    if connection.scalar(own) is None or connection.scalar(is_packed) is not None:
+    route = connection.scalar(own)
+    if route is None or connection.scalar(is_packed) is not None:
         return None
     new = insert(upstream_batches).values(
         batch_id=batch_id,
@@ -161,6 +163,7 @@ def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBa
         step="pack",
         model="",
         endpoint="",
+        route=route,
         worker_id=worker.worker_id,
         lease_until=now_after(worker.lease_seconds),
         due_at=now(),
@@ -265,7 +268,7 @@ def owner_name(upstream_id: int) -> str:
 
 def claimant(batch: UpstreamBatch) -> Claimant:
     """Who claims rows for it."""
-    return Claimant(batch.owner_id, batch.provider, UNSENT_LEASE_SECONDS, batch.id, UPSTREAM[0])
+    return Claimant(batch.owner_id, batch.provider, UNSENT_LEASE_SECONDS, batch.id, batch.route)
 
 
 def members(connection: Connection, batch: UpstreamBatch, after: int, most: int) -> list[Claimed]:

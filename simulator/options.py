@@ -17,6 +17,8 @@ class SimulatorOptions(TypedDict, total=False):
 
     mode: str
     key: str | None
+    admin_key: str | None
+    usd_per_million: str
     latency_ms: float
     gate: str
     latency_shape: str
@@ -60,6 +62,8 @@ class SimulatorOptions(TypedDict, total=False):
 class Options:
     mode: str = "ok"
     key: str | None = None
+    admin_key: str | None = None
+    usd_per_million: str = "0.10/0.50"
     latency_ms: float = 0.0
     gate: str = "open"
     latency_shape: str = "lognormal"
@@ -139,6 +143,8 @@ def switch(value: Any) -> bool:
 FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "mode": (str, "ok, a fault name for every call, or down503, down502, gone"),
     "key": (_optional(str), "the only API key that is let in; without it every key is"),
+    "admin_key": (_optional(str), "the only API key that may read the costs"),
+    "usd_per_million": (str, "INPUT/OUTPUT: the standard prices in USD per million tokens that the costs are told at"),
     "latency_ms": (float, "mean latency of a reply"),
     "gate": (_choice("open", "shut"), "shut: calls come in, and get their replies once it is open"),
     "latency_shape": (_choice("lognormal", "fixed"), "lognormal (long tail) or fixed"),

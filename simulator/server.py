@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import httptools
 import orjson
 
+from tidemill.simulator import costs
 from tidemill.simulator.calls import READERS, Call, caller_of
 from tidemill.simulator.contents import Body
 from tidemill.simulator.faults import Answer, rejection
@@ -208,6 +209,8 @@ class Connection(asyncio.Protocol):
         identity, body, seconds = simulation.next_identity(), self._whole_body(), 0.0
         if route := CONTROL_ROUTES.get((method, path)):
             answer = route(simulation, bytes(body), self._url)
+        elif (method, path) == ("GET", costs.PATH):
+            answer = simulation.costs(self._authorization, self._url.partition(b"?")[2].decode("latin-1"))
         elif refused := simulation.unauthorised(self._authorization):
             answer = refused
         elif method == "GET" and (path == "/v1/models" or path.startswith("/v1/models/")):

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from tidemill.simulator import routes
+from tidemill.simulator import costs, routes
 from tidemill.simulator.backgrounds import Background
 from tidemill.simulator.batches import Batch
 from tidemill.simulator.calls import BadCallError, Call, read_call
@@ -127,6 +127,10 @@ class Simulation:
         where = "You can find your API key at https://platform.openai.com/account/api-keys."
         message = f"Incorrect API key provided: {_masked(given)}. {where}"
         return rejection(401, "invalid_request_error", message, None, "invalid_api_key")
+
+    def costs(self, authorization: bytes, query: str) -> Answer:
+        key = authorization.removeprefix(b"Bearer ").decode("latin-1").strip()
+        return costs.answer(self.ledger.paid, self.options, key, query)
 
     def models(self, name: str | None) -> Answer:
         """`GET /models` or, with a name, `GET /models/{name}`."""

@@ -97,7 +97,8 @@ async def _failed(
     verdict = flex.verdict_on(error, job, route, calling)
     unserved = limiter.note_refusal(bucket, job.id) if verdict.refused else Unserved()
     await _slow_down(limiter, bucket, error, verdict, unserved.seconds)
-    settlement = settlements.of_error(job, error, verdict, seconds, question.model, route=route)
+    tier = str(question.body.get("service_tier") or "")
+    settlement = settlements.of_error(job, error, verdict, seconds, question.model, route=route, asked_tier=tier)
     return settlement._replace(hold_reason=unserved_reason(verdict, error, unserved))
 
 

@@ -117,11 +117,18 @@ def _answer_message(question: Question, reply: Reply) -> Message:
 
 
 def of_error(
-    job: Claimed, error: CallError, verdict: Verdict, seconds: float, model: str = "", *, route: str = ONLINE
+    job: Claimed,
+    error: CallError,
+    verdict: Verdict,
+    seconds: float,
+    model: str = "",
+    *,
+    route: str = ONLINE,
+    asked_tier: str = "",
 ) -> Settlement:
     """A call by this route failed after `seconds`; the verdict says what follows.
 
-    `model` gives the price if it was billed.
+    `model` and `asked_tier` give the price if it was billed.
     """
     usage = error.usage
     return Settlement(
@@ -138,7 +145,7 @@ def of_error(
         error=_with_text(verdict.message, error.text) if error.kind == "status" else verdict.message,
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
-        cost_usd=_cost_usd(model, model, usage, _tier(route, usage)),
+        cost_usd=_cost_usd(model, model, usage, _tier(route, usage, asked_tier)),
         refused=verdict.refused,
         route=_booked(route, usage),
         standard_usd=_cost_usd(model, model, usage, ""),

@@ -22,11 +22,12 @@ from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
 from tidemill.models.json_types import JsonObject, RemoteObject, string
 from tidemill.models.provider import CallError
+from tidemill.models.routes import WINDOWS
 from tidemill.models.settings import settings
 from tidemill.models.transfers import TransferError
 from tidemill.models.transitions import LONGEST_DELAY_SECONDS
 from tidemill.models.upstream import Step, UpstreamBatch
-from tidemill.worker import creations, packing
+from tidemill.worker import creations, packing, windows
 from tidemill.worker import upstream_faults as faults
 from tidemill.worker.collecting import Collector
 from tidemill.worker.creations import LOOK_AGAIN_SECONDS, LookError, Recipe, is_final
@@ -52,7 +53,8 @@ _DELETE_TRIES = 5
 async def advance(run: Run) -> None:
     """Make the next step, and decide what follows if it fails."""
     try:
-        await STEPS[run.batch.step](run)
+        others = windows.STEPS if run.batch.route in WINDOWS else {}
+        await others.get(run.batch.step, STEPS[run.batch.step])(run)
     except LostError:
         pass  # another worker has the step
     except LookError as look:

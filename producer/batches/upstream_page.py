@@ -1,12 +1,12 @@
 """Of one batch, where its rows are that are out, and what its route has saved, is read and laid out for `status`."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
-from tidemill.models import ledger, whereabouts
+from tidemill.models import going_online, ledger, whereabouts
 from tidemill.models.cost import format_usd
 from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.json_types import JsonObject
@@ -22,10 +22,17 @@ class There(NamedTuple):
     upstream: list[Upstream]
     saved_usd: float | None
     now: datetime
+    online_at: datetime | None
+    """When the rest goes online for the deadline; None: it does not."""
 
     def to_json(self) -> JsonObject:
         """For scripts; times are UTC."""
-        return {"upstream": [each.to_json() for each in self.upstream], "saved_usd": self.saved_usd}
+        at = self.online_at and self.online_at.isoformat()
+        return {
+            "upstream": [each.to_json() for each in self.upstream],
+            "saved_usd": self.saved_usd,
+            "goes_online_at": at,
+        }
 
 
 def look(batch: Row[Any], so_far: Progress) -> There:
@@ -34,7 +41,9 @@ def look(batch: Row[Any], so_far: Progress) -> There:
         ever = whereabouts.of_batch(connection, batch.id, ended=True)
         went_otherwise = bool(ever) or so_far.route != ONLINE
         saved = whereabouts.saved_usd(connection, batch.id) if went_otherwise else None
-        return There([each for each in ever if each.ended_at is None], saved, ledger.clock(connection))
+        now, seconds = ledger.clock(connection), going_online.seconds_until_online(connection, batch.id)
+        online_at = now + timedelta(seconds=seconds) if seconds is not None and so_far.open else None
+        return There([each for each in ever if each.ended_at is None], saved, now, online_at)
 
 
 def page(batch: Row[Any], so_far: Progress, there: There) -> Iterator[str]:
@@ -47,5 +56,7 @@ def page(batch: Row[Any], so_far: Progress, there: There) -> Iterator[str]:
         yield f"{counted(waiting, 'row')} {'waits' if waiting == 1 else 'wait'} to go out by the route {so_far.route}."
     if so_far.deadline_at is not None and so_far.open:
         yield f"Every row should have ended {reasons.until(so_far.deadline_at, there.now)}: that is its deadline."
+    if there.online_at is not None:
+        yield f"What is left goes online {reasons.until(there.online_at, there.now)}, to be done in time."
     if there.saved_usd:
         yield f"saved so far, beside the price online: {format_usd(there.saved_usd)}"

@@ -43,6 +43,13 @@ def assistant_names(incomplete: str) -> Words:
     return _in_time(statement)
 
 
+def groupings(incomplete: str) -> list[str]:
+    """By what `costs` adds up."""
+    from tidemill.producer.costing.costs import GROUPINGS
+
+    return [name for name in GROUPINGS if name.startswith(incomplete)]
+
+
 def _in_time(statement: Any) -> Words:
     """What the database answers in time; nothing where there is none yet, or something is wrong with it."""
     words: Words = []

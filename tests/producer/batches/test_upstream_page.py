@@ -63,8 +63,10 @@ def test_status_says_where_rows_are_how_far_and_until_when(capsys: pytest.Captur
     assert '  batch_t0: "in_progress", 2 of 3 lines done there, seen' in out and "queue is full" in out
     assert "2 rows wait to go out by the route batch." in out
     assert "Every row should have ended at" in out
+    assert "What is left goes online at" in out
     told = json.loads(printed(lambda: control.status("b", 10, as_json=True), capsys))
     assert (told["route"], told["at_provider"], told["running"], told["saved_usd"]) == ("batch", 3, 3, None)
+    assert told["goes_online_at"] < told["deadline_at"]
     assert told["deadline_at"].endswith("+00:00")
     (one,) = told["upstream"]
     assert (one["remote_id"], one["status"], one["lines"], one["completed"]) == ("batch_t0", "in_progress", 3, 2)

@@ -66,3 +66,9 @@ def last_words(request: JsonObject) -> str:
     picture = request.get("picture")
     name = f"[{picture.get('path') or picture.get('url') or ''}] " if isinstance(picture, dict) else ""
     return f"{name}{content}" if isinstance(content, str) else name.rstrip()
+
+
+def model_of(request: JsonObject, default: str) -> str:
+    """The model that a request is for: the one that it brings, or that of its batch."""
+    body = request.get("body")
+    return str(body.get("model") or default) if isinstance(body, dict) else default

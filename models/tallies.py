@@ -5,11 +5,11 @@ Triggers of the database keep them (migration 0009), so that no way of changing 
 
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 from sqlalchemy.exc import NoResultFound
 
 from tidemill.models.scope import Scope
-from tidemill.models.tables import FLAWED, OPEN_PARTS, batches, dialogues, in_part, jobs, tallies
+from tidemill.models.tables import FLAWED, OPEN_PARTS, batches, budgets, dialogues, in_part, jobs, tallies
 
 COST_UNITS = 10**10
 """Of a dollar, in `tallies.cost_usd_e10`."""
@@ -35,6 +35,8 @@ class BatchNow(NamedTuple):
     tallies: list[Tally]
     running: int
     unjudged: int
+    caps: int
+    """How many caps on money may concern it; which, is said by `models.budgets`."""
     state: str
     hold_reason: str | None
 
@@ -47,11 +49,13 @@ def read(connection: Connection, scope: Scope) -> BatchNow:
     """
     running = select(func.count()).where(in_part(OPEN_PARTS[2], scope.batch_id or ""), *_in_input(scope))
     unjudged = select(func.count()).where(dialogues.c.sentiment.is_(None), dialogues.c.batch_id == scope.batch_id)
+    may_concern = or_(budgets.c.kind != "batch", budgets.c.name == scope.batch_id)
+    caps = select(func.count()).where(budgets.c.cap_usd_e9.is_not(None), may_concern)
     own = and_(tallies.c.batch_id == batches.c.id, tallies.c.submission >= scope.submission)
     sums = (_sum(tallies.c[name]) for name in ("row_count", "tokens", "cost_usd_e10", "priced", "unpriced"))
     heads = (batches.c.state, batches.c.hold_reason, tallies.c.state, tallies.c.error_code)
     statement = (
-        select(running.scalar_subquery(), unjudged.scalar_subquery(), *heads, *sums)
+        select(running.scalar_subquery(), unjudged.scalar_subquery(), caps.scalar_subquery(), *heads, *sums)
         .select_from(batches.outerjoin(tallies, own))
         .where(batches.c.id == scope.batch_id)
         .group_by(*heads)
@@ -59,7 +63,7 @@ def read(connection: Connection, scope: Scope) -> BatchNow:
     rows = connection.execute(statement).all()
     if not rows:
         raise NoResultFound(scope.batch_id)
-    return BatchNow([_tally(*row[4:]) for row in rows if row[4]], *rows[0][:4])
+    return BatchNow([_tally(*row[5:]) for row in rows if row[5]], *rows[0][:5])
 
 
 def _tally(state: str, code: str, *sums: int) -> Tally:

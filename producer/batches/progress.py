@@ -1,12 +1,14 @@
 """How far a batch is and what it has cost is asked in one query, whatever its size."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from tidemill.models import tallies
+from tidemill.models import budgets, tallies
+from tidemill.models.budgets import Budget
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
@@ -14,6 +16,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.tables import OPEN_STATES, STATES, batches
 from tidemill.models.transitions import COST_PLACES
+from tidemill.producer.batches import budget_words
 
 
 def counted(number: int, noun: str) -> str:
@@ -33,6 +36,8 @@ class Progress:
     unjudged: int = 0
     hold_reason: str | None = None
     state: str = "open"
+    budgets: Sequence[Budget] = ()
+    """Those that cap it: its own, today's, and that of all batches."""
 
     @property
     def rows(self) -> int:
@@ -65,6 +70,11 @@ class Progress:
             return format_usd(None) if self.unpriced else format_usd(0.0)
         return format_usd(self.cost_usd) + (" and unknown prices" if self.unpriced else "")
 
+    def spending(self) -> str:
+        """What it cost, with what it may cost, for a short piece of a line: `$0.017 of $5.00`."""
+        narrowest = budget_words.narrowest(self.budgets)
+        return self.cost() if narrowest is None else budget_words.spent_of(narrowest)
+
     def summary(self, seconds: float | None = None) -> str:
         """The last line of a run: `533 rows: 531 succeeded, 2 failed, 0 open · 61,204 tokens · $0.021 · 41 s`."""
         cancelled = f", {self.states['cancelled']} cancelled" if self.states["cancelled"] else ""
@@ -86,6 +96,7 @@ class Progress:
             "unjudged": self.unjudged,
             "state": self.state,
             "hold_reason": self.hold_reason,
+            "budgets": [budget_words.to_json(each) for each in self.budgets],
         }
 
 
@@ -110,6 +121,7 @@ def counts(connection: Connection, scope: Scope) -> Progress:
         unjudged=now.unjudged,
         hold_reason=now.hold_reason,
         state=now.state,
+        budgets=budgets.covering(connection, scope.batch_id) if now.caps and scope.batch_id else (),
     )
 
 

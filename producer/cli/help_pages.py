@@ -13,6 +13,7 @@ COMMAND_PANELS: Mapping[str, str] = {
     "Asking": "ask describe train assistants",
     "Looking": "status watch results explain diff dialogues fine-tunes models",
     "Steering": "pause resume cancel retry delete prune",
+    "Money": "budget",
     "Operating": "doctor worker workers rehearse backup db",
 }
 """Title of a panel -> the commands in it, in their order."""
@@ -39,6 +40,7 @@ OPTION_PANELS: Mapping[str, Mapping[str, str]] = {
         **_CALL_PANELS,
     },
     "train": {
+        "Money": "--budget",
         "Check and start": "--dry-run --export --wait --max-wait --detach --new --name --json --strict --help",
         "Examples from files": "--prompt-column --reply-column --system-column --system --preferred-column "
         "--non-preferred-column --negative --skip-bad-rows",

@@ -24,6 +24,7 @@ from tidemill.producer.training.datasets import Dataset, DatasetOptions, build
 from tidemill.producer.training.dialogue_examples import StoredDialogues, examples_of_dialogues
 from tidemill.producer.training.example_files import InputSummary, examples_of, tables_in
 from tidemill.producer.training.examples import METHODS, BadRow, Example
+from tidemill.producer.training import training_budget
 from tidemill.producer.training.tuning import Terms, check, send_off
 
 
@@ -90,6 +91,7 @@ def check_all(source: Source, options: DatasetOptions, terms: Terms, *, sends: b
     """
     _check(source, options)
     check(terms)
+    training_budget.check_terms(options, terms.spending)
     _check_shutdowns(options.model, sends=sends)
 
 

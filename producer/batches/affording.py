@@ -2,7 +2,9 @@
 
 import ipaddress
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from itertools import chain
+from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, select
 
@@ -14,11 +16,11 @@ from tidemill.models.errors import InputError
 from tidemill.models.job_requests import model_of
 from tidemill.models.options import Options
 from tidemill.models.routes import ONLINE, ROUTES
-from tidemill.models.server_names import host_of
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, jobs
 from tidemill.producer.batches import budget_words as words
 from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.reasons import Reason
 from tidemill.producer.batches.spending import Spending
 from tidemill.producer.intake.tables import Row
 
@@ -32,9 +34,9 @@ _LOOKED_AT = 1_000
 def in_force(spending: Spending) -> list[Budget]:
     """The caps on a batch that there is not yet: its own to be, today's, and that of all batches."""
     with reading() as connection:
-        known = [each for each in budgets.covering(connection, "") if each.cap is not None]
+        known = budgets.covering(connection, "")
     own = spending.budget_usd_e9
-    return ([] if own is None else [Budget(words.BATCH, "", own, 0, 0, 0, 0)]) + known
+    return ([] if own is None else [Budget(budgets.BATCH, "", own, 0, 0, 0, 0)]) + known
 
 
 def check_prices(order: Order, first: Sequence[Row]) -> None:
@@ -47,9 +49,7 @@ def check_prices(order: Order, first: Sequence[Row]) -> None:
     Raises:
         InputError: the price of a model is not known; the text has the lines that set it.
     """
-    own_models = {model_of(row.request, order.options.model) for row in first}
-    caps = in_force(order.spending) if order.spending.budget_usd_e9 is None or own_models else []
-    if not caps:
+    if not (caps := in_force(order.spending)):
         return
     bounds, known = bounds_of(order.options, order.spending), set[str]()
     for row in _all_rows(order, first) if any("body" in row.request for row in first) else first:
@@ -94,20 +94,21 @@ def _all_rows(order: Order, first: Sequence[Row]) -> Iterator[Row]:
 
 def name_of(budget: Budget, spending: Spending) -> str:
     """What asks for a price: `--budget`, or a cap that was set before."""
-    said = budget.kind == words.BATCH and spending.budget_usd_e9 is not None
+    said = budget.kind == budgets.BATCH and spending.budget_usd_e9 is not None
     return "--budget" if said else f"The {words.title(budget)}"
 
 
 def unknown_price(why: str, model: str, *, of_training: bool = False) -> str:
     """That a model's price must be known, with the lines that set it."""
     path = settings().prices
-    file = None if path is None else str(path)
-    return words.unknown_price(why, model, file, is_own_server=_is_own_server(), of_training=of_training)
+    return words.unknown_price(
+        why, model, None if path is None else str(path), is_own_server=_is_own_server(), of_training=of_training
+    )
 
 
 def _is_own_server() -> bool:
     """Whether calls stay in this machine or network, so that they are likely to cost nothing."""
-    host = host_of(settings().provider).rpartition(":")[0].strip("[]") or settings().host
+    host = urlsplit(settings().openai_base_url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:
@@ -115,8 +116,9 @@ def _is_own_server() -> bool:
 
 
 def unpriced_model(connection: Connection, batch_id: str) -> str | None:
-    """The model of the next open rows of a batch whose price is not known; None where all are known."""
-    options = Options.from_json(connection.execute(select(batches.c.options).where(batches.c.id == batch_id)).scalar_one())
+    """The model of a batch's next open rows whose price is not known; None where all are known."""
+    stored = connection.execute(select(batches.c.options).where(batches.c.id == batch_id)).scalar_one()
+    options = Options.from_json(stored)
     bounds = Bounds.of(options)
     waiting = select(jobs.c.request).where(jobs.c.batch_id == batch_id, jobs.c.state == "queued").limit(_LOOKED_AT)
     for request in connection.scalars(waiting):
@@ -125,11 +127,22 @@ def unpriced_model(connection: Connection, batch_id: str) -> str | None:
     return None
 
 
-# --- once nothing fits any more ---
+# --- while nothing fits ---
 
 
-def why_reached(connection: Connection, budget: Budget, batch_id: str) -> str:
-    """The last line of a run that a cap has ended."""
-    if (model := unpriced_model(connection, batch_id)) is not None:
-        return unknown_price(f"The {words.title(budget)}", model)
-    return words.reached(budget, batch_id, ledger.clock(connection), is_embedded=settings().embedded)
+def reason_of(connection: Connection, blocking: Budget, batch_id: str) -> str:
+    """Why a cap keeps the rows of a batch: for its last line, or for whoever asks."""
+    if blocking.is_unpriced and (model := unpriced_model(connection, batch_id)) is not None:
+        return unknown_price(f"The {words.title(blocking)}", model)
+    if blocking.is_reached:
+        return words.reached(blocking, batch_id, ledger.clock(connection), is_embedded=settings().embedded)
+    return words.waiting(blocking)
+
+
+def blocking(connection: Connection, batch_id: str, now: datetime) -> Reason | None:
+    """That a cap on money keeps the rows of a batch; None where none does."""
+    narrow = words.narrowest([each for each in budgets.covering(connection, batch_id) if each.is_narrow])
+    if narrow is None:
+        return None
+    until = words.day_ends(now) if narrow.kind == budgets.DAY and not narrow.is_unpriced else None
+    return Reason("budget", reason_of(connection, narrow, batch_id), until)

@@ -6,15 +6,13 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from tidemill import migrations
-from tidemill.models import budgets, ledger
-from tidemill.models.budgets import Budget
+from tidemill.models import budgets
+from tidemill.models.budgets import BATCH, DAY, FLEET, Budget
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import InputError
-from tidemill.models.json_types import JsonObject
 from tidemill.models.money import usd, usd_e9_of
 from tidemill.models.settings import settings
 from tidemill.producer.batches import budget_words as words
-from tidemill.producer.batches.budget_words import BATCH, DAY, FLEET
 from tidemill.producer.batches.progress import resolve
 from tidemill.producer.screen.printing import print_json, print_line, print_table
 from tidemill.producer.screen.tables import Column
@@ -102,9 +100,7 @@ def _list(as_json: bool) -> None:
 
 def _cells(each: Budget) -> Sequence[object]:
     name = {BATCH: each.name, DAY: f"day {each.name}".rstrip(), FLEET: "all (fleet)"}[each.kind]
-    cap = "none" if each.cap is None else words.shown(each.cap)
-    left = "" if each.cap is None else words.shown(each.left)
-    return (name, cap, *map(words.shown, (each.spent, each.reserved, each.doubtful)), left)
+    return (name, *map(words.shown, (each.cap, each.spent, each.reserved, each.doubtful, each.left)))
 
 
 def _show(place: _Place, as_json: bool) -> None:
@@ -113,32 +109,26 @@ def _show(place: _Place, as_json: bool) -> None:
     if as_json:
         return print_json(None if now is None else words.to_json(now))
     typed = place.name or place.kind
-    if now is None or now.cap is None:
-        counted = "" if now is None else f"; {words.figures(now)}"
-        print_line(f"{place.title}: no budget{counted}. `tidemill budget {typed} 10` sets one.")
+    if now is None:
+        print_line(f"{place.title}: no budget. `tidemill budget {typed} 10` sets one.")
         return None
     print_line(f"{place.title}: {_standing(now)}")
     return None
 
 
 def _find(connection: Connection, place: _Place) -> Budget | None:
-    """How the budget stands: of the day, that of today."""
-    if place.kind == BATCH:
-        return next((each for each in budgets.covering(connection, place.name) if each.kind == BATCH), None)
-    own = [each for each in budgets.read_all(connection) if each.kind == place.kind]
-    if place.kind == DAY:
-        today = f"{ledger.clock(connection):%Y-%m-%d}"
-        own.sort(key=lambda each: each.name != today)
-    return own[0] if own else None
+    """How the budget stands, that of today for a day; None where there is no cap."""
+    covering = budgets.covering(connection, place.name)
+    return next((each for each in covering if each.kind == place.kind), None)
 
 
 def _standing(now: Budget) -> str:
     """How a cap stands, in a sentence."""
     whose = " today" if now.kind == DAY else ""
-    cap = f"budget {words.shown(now.cap or 0)}{' a day' if now.kind == DAY else ''}"
-    if now.left < 0:
-        over = "no more calls begin, and those in flight may end"
-        return f"{cap}; {words.figures(now)}{whose}, which is more: {over}."
+    cap = f"budget {words.shown(now.cap)}"
+    if now.spent + now.doubtful > now.cap:
+        over = "no more calls begin, and those in flight end"
+        return f"{cap}; {words.figures(now)}{whose}, which is more already: {over}."
     return f"{cap}; {words.figures(now)}{whose}, {words.shown(now.left)} left."
 
 
@@ -154,19 +144,17 @@ def _set(place: _Place, cap: int | None, as_json: bool) -> None:
     before, now = transact(change)
     if as_json:
         return print_json(None if now is None else words.to_json(now))
-    was = None if before is None else before.cap
-    if cap is None or now is None:
-        spent = f"; {words.figures(now)}" if now is not None else ""
-        print_line(f"{place.title}: {'had no budget' if was is None else 'no budget any more'}{spent}.")
+    if now is None:
+        print_line(f"{place.title}: {'had no budget' if before is None else 'no budget any more'}.")
         return None
-    former = f" (it was {words.shown(was)})" if was not in (None, cap) else ""
+    former = "" if before is None or before.cap == now.cap else f" It was {words.shown(before.cap)}."
     print_line(f"{place.title}: {_standing(now)}{former}{_goes_on(place, before, now)}")
     return None
 
 
 def _goes_on(place: _Place, before: Budget | None, now: Budget) -> str:
     """What becomes of rows that waited, where there is room again."""
-    if before is None or not before.next_call or before.next_call > now.left:
+    if before is None or not before.is_narrow or before.next_call > now.left:
         return ""
     if settings().embedded:
         which = place.name or "BATCH"

@@ -3,18 +3,12 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
+from tidemill.models.budgets import BATCH, DAY, FLEET, UNPRICED, Budget
 from tidemill.models.cost import format_usd
 from tidemill.models.durations import in_words
 from tidemill.models.json_types import JsonObject
 from tidemill.models.money import USD_E9, usd
-
-if TYPE_CHECKING:
-    from tidemill.models.budgets import Budget
-
-BATCH, DAY, FLEET = "batch", "day", "fleet"
-"""Kinds of budgets: of one batch, of each day in UTC, and of all batches in the database."""
 
 _WHOSE = {BATCH: "", DAY: " a day", FLEET: " for all batches"}
 _SHORTLY = {BATCH: "", DAY: " today", FLEET: " in all"}
@@ -30,22 +24,22 @@ def shown(amount_e9: int) -> str:
     return f"${Decimal(f'{amount:.2g}'):f}"
 
 
-def narrowest(budgets: Sequence["Budget"]) -> "Budget | None":
+def narrowest(budgets: Sequence[Budget]) -> Budget | None:
     """The one with the least left; None where nothing is capped."""
-    return min((each for each in budgets if each.cap is not None), key=lambda each: each.left, default=None)
+    return min(budgets, key=lambda each: each.left, default=None)
 
 
-def spent_of(budget: "Budget") -> str:
+def spent_of(budget: Budget) -> str:
     """For one short piece of a line: `$0.017 of $5.00`, with what belongs to the cap where that is no batch's."""
-    return f"{shown(budget.spent + budget.doubtful)} of {shown(budget.cap or 0)}{_SHORTLY[budget.kind]}"
+    return f"{shown(budget.spent + budget.doubtful)} of {shown(budget.cap)}{_SHORTLY[budget.kind]}"
 
 
-def title(budget: "Budget") -> str:
+def title(budget: Budget) -> str:
     """A budget for the beginning of a sentence: `budget of $20.00 a day`."""
-    return f"budget of {shown(budget.cap or 0)}{_WHOSE[budget.kind]}"
+    return f"budget of {shown(budget.cap)}{_WHOSE[budget.kind]}"
 
 
-def figures(budget: "Budget") -> str:
+def figures(budget: Budget) -> str:
     """What counts against a cap: `$4.97 spent, $0.02 reserved, $0.01 maybe spent`."""
     parts = [f"{shown(budget.spent)} spent"]
     parts += [f"{shown(budget.reserved)} reserved"] if budget.reserved else []
@@ -53,22 +47,20 @@ def figures(budget: "Budget") -> str:
     return ", ".join(parts)
 
 
-def next_call(budget: "Budget") -> str:
+def next_call(budget: Budget) -> str:
     """What was too much: `the next call may cost up to $0.064 (--max-tokens lowers that)`."""
     return f"the next call may cost up to {shown(budget.next_call)} (--max-tokens lowers that)"
 
 
-def reached(budget: "Budget", batch_id: str, now: datetime, *, is_embedded: bool) -> str:
+def reached(budget: Budget, batch_id: str, now: datetime, *, is_embedded: bool) -> str:
     """That a run is over because of a cap, and how it goes on."""
-    return f"{title(budget)} reached: {figures(budget)}; {next_call(budget)}. {_way_on(budget, batch_id, now, is_embedded)}"
+    way_on = _way_on(budget, batch_id, now, is_embedded)
+    return f"{title(budget)} reached: {figures(budget)}; {next_call(budget)}. {way_on}"
 
 
-def waiting(budget: "Budget") -> str:
-    """That calls in flight have to give back what they have reserved."""
-    return (
-        f"Waits for calls in flight to give back what they have reserved. {title(budget).capitalize()}: "
-        f"{figures(budget)}; {next_call(budget)}."
-    )
+def waiting(budget: Budget) -> str:
+    """That calls in flight have to give back what they have reserved; no figure in it changes with each of them."""
+    return f"Waits for room in the {title(budget)}, which calls in flight give back as they end; {next_call(budget)}."
 
 
 def day_ends(now: datetime) -> datetime:
@@ -76,7 +68,7 @@ def day_ends(now: datetime) -> datetime:
     return datetime.combine(now.astimezone(UTC).date() + timedelta(days=1), time(), UTC)
 
 
-def _way_on(budget: "Budget", batch_id: str, now: datetime, is_embedded: bool) -> str:
+def _way_on(budget: Budget, batch_id: str, now: datetime, is_embedded: bool) -> str:
     """What to type, and what else would help."""
     typed = {BATCH: batch_id, DAY: "day", FLEET: "fleet"}[budget.kind]
     raise_it = f"`tidemill budget {typed} {_enough(budget)}`"
@@ -93,9 +85,9 @@ def _way_on(budget: "Budget", batch_id: str, now: datetime, is_embedded: bool) -
     return way
 
 
-def _enough(budget: "Budget") -> str:
+def _enough(budget: Budget) -> str:
     """A cap to suggest: twice what it is, in few digits, and with room for the next call."""
-    least = max(2 * (budget.cap or 0), budget.spent + budget.doubtful + budget.next_call, 1)
+    least = max(2 * (budget.cap), budget.spent + budget.doubtful + budget.next_call, 1)
     amount = Decimal(least) / USD_E9
     rounded = Decimal(f"{amount:.2g}")
     if rounded < amount:
@@ -106,14 +98,17 @@ def _enough(budget: "Budget") -> str:
 # --- a price that is not known ---
 
 
-def price_lines(model: str, *, is_own_server: bool = False) -> str:
+def price_lines(model: str, *, is_own_server: bool, of_training: bool = False) -> Sequence[str]:
     """The lines of TOML that set a model's price."""
-    rates = "input = 0\noutput = 0" if is_own_server else "input = 1.25    # USD per million tokens\noutput = 10.00"
     key = model.replace("\\", "\\\\").replace('"', '\\"')
-    return f'["{key}"]\n{rates}'
+    rates = (0, 0, 0) if is_own_server else ("1.25    # USD per million tokens", "10.00", "5.00")
+    names = ("input", "output", *(("training",) if of_training else ()))
+    return [f'["{key}"]', *(f"{name} = {rate}" for name, rate in zip(names, rates, strict=False))]
 
 
-def unknown_price(why: str, model: str, prices_file: str | None, *, is_own_server: bool) -> str:
+def unknown_price(
+    why: str, model: str, prices_file: str | None, *, is_own_server: bool, of_training: bool = False
+) -> str:
     """That a model's price must be known, and how it is said; several lines.
 
     Args:
@@ -123,25 +118,26 @@ def unknown_price(why: str, model: str, prices_file: str | None, *, is_own_serve
         is_own_server: whether calls are likely to cost nothing.
     """
     where = f"Add these lines to {prices_file}" if prices_file else "Put these lines into a file, say prices.toml"
-    whose = "; they are for a server of your own" if is_own_server else ", with the model's real prices"
-    set_it = "" if prices_file else "\n\nand name the file: export TIDEMILL_PRICES=prices.toml"
-    lines = price_lines(model, is_own_server=is_own_server).replace("\n", "\n    ")
-    return f"{why} needs the price of {model}, which is not known here. {where}{whose}:\n\n    {lines}{set_it}"
+    whose = "for a server of your own, which costs nothing" if is_own_server else "with the real prices of that model"
+    lines = price_lines(model, is_own_server=is_own_server, of_training=of_training)
+    name_it = "" if prices_file else "\nThen name the file: export TIDEMILL_PRICES=prices.toml"
+    what = "price of training" if of_training else "price of"
+    return "\n".join([f"{why} needs the {what} {model}, which is not known here. {where}, {whose}:", *lines]) + name_it
 
 
 # --- for scripts ---
 
 
-def to_json(budget: "Budget") -> JsonObject:
+def to_json(budget: Budget) -> JsonObject:
     """A budget for scripts, in USD."""
     return {
         "kind": budget.kind,
         "name": budget.name or None,
-        "cap_usd": None if budget.cap is None else usd(budget.cap),
+        "cap_usd": usd(budget.cap),
         "spent_usd": usd(budget.spent),
         "reserved_usd": usd(budget.reserved),
         "maybe_spent_usd": usd(budget.doubtful),
-        "left_usd": None if budget.cap is None else usd(budget.left),
-        "next_call_usd": usd(budget.next_call) if budget.next_call else None,
+        "left_usd": usd(budget.left),
+        "next_call_usd": usd(budget.next_call) if 0 < budget.next_call < UNPRICED else None,
         "is_reached": budget.is_reached,
     }

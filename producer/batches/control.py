@@ -7,11 +7,13 @@ from sqlalchemy import Connection
 
 from tidemill import migrations
 from tidemill.models import batches, holds
+from tidemill.models.budgets import BATCH
 from tidemill.models.cost import format_tokens
 from tidemill.models.database import Piece, reading, transact, transact_in_pieces
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
+from tidemill.producer.batches import budget_words
 from tidemill.producer.batches.progress import BatchSummary, Progress, counted, list_batches, marked, progress, resolve
 from tidemill.producer.screen.display import Ticker
 from tidemill.producer.screen.printing import print_json, print_line, print_table
@@ -103,6 +105,8 @@ def _show(batch_name: str, as_json: bool) -> None:
         f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {state}"
     )
     print_line(so_far.summary())
+    for each in (each for each in so_far.budgets if so_far.open or each.kind == BATCH):
+        print_line(f"{budget_words.title(each)}: {budget_words.figures(each)}, {budget_words.shown(each.left)} left")
     if so_far.hold_reason and so_far.open:
         print_line(f"on hold: {so_far.hold_reason}")
     for each in reasons:
@@ -136,4 +140,7 @@ def _summary_cells(summary: BatchSummary) -> Sequence[object]:
 def _state(so_far: Progress) -> str:
     if not so_far.open:
         return "done"
-    return "on hold" if so_far.hold_reason else so_far.state
+    if so_far.hold_reason:
+        return "on hold"
+    waits = so_far.state == "open" and any(each.is_reached for each in so_far.budgets)
+    return "budget" if waits else so_far.state

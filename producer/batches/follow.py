@@ -12,7 +12,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from tidemill.models import holds, ledger, news, tallies
+from tidemill.models import holds, news, tallies
 from tidemill.models.clock import now
 from tidemill.models.database import reading
 from tidemill.models.durations import in_words
@@ -29,7 +29,7 @@ from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches
 from tidemill.models.transitions import ERASED
-from tidemill.producer.batches import budget_words
+from tidemill.producer.batches import affording, budget_words
 from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.obstacles import REMIND_SECONDS, Obstacles
 from tidemill.producer.batches.progress import Progress, counted, progress
@@ -274,7 +274,7 @@ class _Limit:
         if reached is None or self._still_since is None or now - self._still_since < _STILL_SECONDS:
             return
         with reading() as connection:
-            why = budget_words.of_reached(connection, reached, self._scope.batch_id or "")
+            why = affording.reason_of(connection, reached, self._scope.batch_id or "")
         raise BudgetReachedError(why)
 
     def _failure(self) -> str | None:

@@ -17,7 +17,7 @@ from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.shared_limits import LearnedLimits
 from tidemill.models.transitions import ERASED
-from tidemill.producer.batches import reasons, row_life
+from tidemill.producer.batches import affording, reasons, row_life
 from tidemill.producer.batches.progress import Progress, counted, counts
 from tidemill.producer.batches.reasons import Fleet, Reason
 
@@ -78,7 +78,7 @@ class Outlook:
         return max(self.progress.open / self.rate.rows_per_second, last)
 
 
-_BLOCKING = {"cancelled", "paused", "held", "no_worker"}
+_BLOCKING = {"budget", "cancelled", "paused", "held", "no_worker"}
 """Reasons that keep every row."""
 
 
@@ -139,7 +139,7 @@ def _reasons(connection: Connection, outlook: Outlook) -> Iterator[Reason]:
         if progress.unjudged:
             yield Reason("judgement", f"{progress.unjudged:,} replies are not judged yet; a worker judges them.")
         return
-    of_batch = reasons.of_batch(batch, outlook.fleet, now)
+    of_batch = reasons.of_batch(batch, outlook.fleet, now, affording.blocking(connection, batch.id, now))
     yield from of_batch
     running, waiting = progress.states["running"], progress.states["queued"] - outlook.later.rows - outlook.sent
     if running:

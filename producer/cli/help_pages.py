@@ -40,13 +40,13 @@ OPTION_PANELS: Mapping[str, Mapping[str, str]] = {
         **_CALL_PANELS,
     },
     "train": {
-        "Money": "--budget",
         "Check and start": "--dry-run --export --wait --max-wait --detach --new --name --json --strict --help",
         "Examples from files": "--prompt-column --reply-column --system-column --system --preferred-column "
         "--non-preferred-column --negative --skip-bad-rows",
         "Examples from dialogues": "--from-dialogues --batch --sentiment --assistant --since --until --answered-by "
         "--search --min-length",
         "Examples to check with": "--val --validation --seed",
+        "Money": "--budget",
         "Model": "--model --suffix --method --epochs --batch-size --learning-rate --beta --param --transport",
     },
 }

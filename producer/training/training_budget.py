@@ -33,7 +33,7 @@ def check_fits(report: Report, options: DatasetOptions, spending: Spending) -> N
         most = most_usd_e9(report)
         if most is not None and most > budget.left:
             raise InputError(
-                f"Training may cost {_price(report, most)}, and {words.shown(max(0, budget.left))} is left of the "
+                f"Training may cost {_price(report, most)}, and {words.shown(budget.left)} is left of the "
                 f"{words.title(budget)}; nothing was stored or sent. Fewer --epochs or a higher budget would do."
             )
 
@@ -53,13 +53,13 @@ def line(report: Report, spending: Spending) -> str | None:
     return f"{words.title(budget)}, {words.shown(budget.left)} left: training {fits}, for {_price(report, most)}"
 
 
-def to_json(report: Report, spending: Spending) -> JsonObject | None:
-    """The same for scripts; None where nothing is capped."""
+def to_json(report: Report, spending: Spending) -> JsonObject:
+    """The same for scripts, as a field `budget`; none where nothing is capped."""
     budget, most = words.narrowest(affording.in_force(spending)), most_usd_e9(report)
     if budget is None or most is None:
-        return None
-    left = {"kind": budget.kind, "cap_usd": usd(budget.cap or 0), "left_usd": usd(budget.left)}
-    return {**left, "most_usd": usd(most), "fits": most <= budget.left}
+        return {}
+    left = {"kind": budget.kind, "cap_usd": usd(budget.cap), "left_usd": usd(budget.left)}
+    return {"budget": {**left, "most_usd": usd(most), "fits": most <= budget.left}}
 
 
 def _price(report: Report, most: int) -> str:

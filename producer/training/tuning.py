@@ -33,9 +33,9 @@ from tidemill.producer.batches.submit import open_batch, submit
 from tidemill.producer.intake.tables import Row
 from tidemill.producer.screen.display import say
 from tidemill.producer.screen.printing import print_json, print_line
+from tidemill.producer.training import training_budget
 from tidemill.producer.training.datasets import Dataset, DatasetOptions, Part
 from tidemill.producer.training.fine_tune_control import check_trained, follow_until_created, watch
-from tidemill.producer.training import training_budget
 from tidemill.producer.training.fine_tune_lookup import FineTuneRow, find, status_of, to_json
 
 SUFFIX_CHARACTERS = 64
@@ -156,7 +156,9 @@ def submit_job(dataset: Dataset, options: DatasetOptions, terms: Terms, name: st
     transact(keep)
     asked = {"model": options.model, "params": _params(options, terms), "transport": terms.transport}
     row = DatasetRow(dataset_id, settings().host, dataset.report)
-    opened = open_batch(Order(make_options(asked), row, name=name, new=terms.new, on_bad_row=say, spending=terms.spending))
+    opened = open_batch(
+        Order(make_options(asked), row, name=name, new=terms.new, on_bad_row=say, spending=terms.spending)
+    )
     submit(opened)
     return Batch(opened.batch_id, opened.submission), opened.resumed
 

@@ -44,10 +44,10 @@ class Reach:
         left = f"{words.title(self.budget)}, {words.shown(self.budget.left)} left"
         if self.surely == self.rows:
             return (f"{left}: {'the row fits' if self.rows == 1 else f'all {self.rows:,} rows fit'} in any case",)
-        why = "an assumption" if self.is_assumed else "as those before"
+        why = "which is assumed" if self.is_assumed else "as those before have"
         return (
             f"{left}: {self.surely:,} of {counted(self.rows, 'row')} surely fit, at the most that each may cost;",
-            f"  probably {self.probably:,} do, with answers of {self.answer_tokens:,} tokens ({why})",
+            f"  probably {self.probably:,} do, with answers of {self.answer_tokens:,} tokens, {why}",
         )
 
     def to_json(self) -> JsonObject:
@@ -95,13 +95,13 @@ class Reckoning:
             self._surely += self._sum <= self._budget.left
 
     def reach(self, rows: int, input_usd: float | None) -> Reach | None:
-        """How far the narrowest cap reaches; None where there is none.
+        """How far the narrowest cap reaches; None where there is none, or nothing to send.
 
         Args:
             rows: how many would be sent.
             input_usd: what their prompts cost, together.
         """
-        if self._budget is None:
+        if self._budget is None or not rows:
             return None
         tokens, is_assumed = self._answer_tokens()
         likely = self._likely_usd_e9(rows, input_usd or 0.0, tokens)

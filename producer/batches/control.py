@@ -105,8 +105,9 @@ def _show(batch_name: str, as_json: bool) -> None:
         f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {state}"
     )
     print_line(so_far.summary())
-    for each in (each for each in so_far.budgets if so_far.open or each.kind == BATCH):
-        print_line(f"{budget_words.title(each)}: {budget_words.figures(each)}, {budget_words.shown(each.left)} left")
+    for cap in so_far.budgets:
+        if so_far.open or cap.kind == BATCH:
+            print_line(f"{budget_words.title(cap)}: {budget_words.figures(cap)}, {budget_words.shown(cap.left)} left")
     if so_far.hold_reason and so_far.open:
         print_line(f"on hold: {so_far.hold_reason}")
     for each in reasons:

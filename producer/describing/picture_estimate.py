@@ -118,13 +118,14 @@ def estimate_pictures(pictures: Pictures, order: Order) -> PictureEstimate:
     sums, before, reckoning = _Sums(), Before(order), None
     prepared_files = prepare(pictures, options, lambda _note: None, likeness=can_compare)
     for chunk in _chunks(ticked(prepared_files, Ticker("looked at", "pictures"))):
-        rows = [Prepared.of(row_of(file, picture, template, options)) for file, picture in chunk]
+        read = [row_of(file, picture, template, options) for file, picture in chunk]
+        rows = [Prepared.of(row) for row in read]
         answered = before.answered(rows)
         sums.rows, sums.done = sums.rows + len(rows), sums.done + sum(answered)
         reckoning = reckoning or Reckoning(order, before.batch_id)
-        for is_answered, row, prepared in zip(answered, rows, chunk, strict=True):
-            if _count(sums, options, row, prepared, is_answered=is_answered):
-                reckoning.add([row.request])
+        for place, (row, prepared) in enumerate(zip(rows, chunk, strict=True)):
+            if _count(sums, options, row, prepared, is_answered=answered[place]):
+                reckoning.add([read[place].request])
     texts = [text for text in (options.system, options.prompt) if text]
     text_tokens = sum(cost.count_many(texts, options.model)) + cost.chat_overhead_tokens(len(texts))
     to_send = sums.rows - sums.done - sums.same - len(sums.refused)

@@ -1,6 +1,8 @@
 """What training may cost is known before it begins only if it is known how often each example is read."""
 
+from tidemill import migrations
 from tidemill.models import cost
+from tidemill.models.budgets import Budget
 from tidemill.models.cost import format_tokens
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
@@ -45,21 +47,31 @@ def most_usd_e9(report: Report) -> int | None:
 
 
 def line(report: Report, spending: Spending) -> str | None:
-    """Whether training fits into the narrowest cap, for a dry run; None where nothing is capped."""
-    budget, most = words.narrowest(affording.in_force(spending)), most_usd_e9(report)
-    if budget is None or most is None:
+    """Whether training fits into the narrowest cap, for a dry run; None where none was asked for."""
+    if (fit := _fit(report, spending)) is None:
         return None
+    budget, most = fit
     fits = "fits" if most <= budget.left else "does not fit"
     return f"{words.title(budget)}, {words.shown(budget.left)} left: training {fits}, for {_price(report, most)}"
 
 
 def to_json(report: Report, spending: Spending) -> JsonObject:
-    """The same for scripts, as a field `budget`; none where nothing is capped."""
-    budget, most = words.narrowest(affording.in_force(spending)), most_usd_e9(report)
-    if budget is None or most is None:
+    """The same for scripts, as a field `budget`; nothing where none was asked for."""
+    if (fit := _fit(report, spending)) is None:
         return {}
+    budget, most = fit
     left = {"kind": budget.kind, "cap_usd": usd(budget.cap), "left_usd": usd(budget.left)}
     return {"budget": {**left, "most_usd": usd(most), "fits": most <= budget.left}}
+
+
+def _fit(report: Report, spending: Spending) -> tuple[Budget, int] | None:
+    """The narrowest cap and what training costs at most; a dry run without a budget needs no database."""
+    most = most_usd_e9(report)
+    if spending.budget_usd_e9 is None or most is None:
+        return None
+    migrations.ensure()
+    budget = words.narrowest(affording.in_force(spending))
+    return None if budget is None else (budget, most)
 
 
 def _price(report: Report, most: int) -> str:

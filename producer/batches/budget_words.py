@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 
 from tidemill.models.budgets import BATCH, DAY, FLEET, UNPRICED, Budget
 from tidemill.models.cost import format_usd
 from tidemill.models.durations import in_words
 from tidemill.models.json_types import JsonObject
 from tidemill.models.money import USD_E9, usd
+
+_CENT_E9 = USD_E9 // 100
 
 _WHOSE = {BATCH: "", DAY: " a day", FLEET: " for all batches"}
 _SHORTLY = {BATCH: "", DAY: " today", FLEET: " in all"}
@@ -17,9 +20,9 @@ _SHORTLY = {BATCH: "", DAY: " today", FLEET: " in all"}
 def shown(amount_e9: int) -> str:
     """An amount for people, whatever its size: `$5.00`, `$0.064`, `$0.00034`."""
     amount = usd(amount_e9)
-    if amount_e9 < 0:
-        return f"-{shown(-amount_e9)}"
-    if not 0 < amount < 0.01:
+    if amount_e9 % _CENT_E9 == 0:
+        return f"${amount:,.2f}"
+    if amount >= 0.01:
         return format_usd(amount)
     return f"${Decimal(f'{amount:.2g}'):f}"
 
@@ -126,6 +129,26 @@ def unknown_price(
 
 
 # --- for scripts ---
+
+
+class BudgetNow(NamedTuple):
+    """How a budget stands at one moment, in USD."""
+
+    cap: float
+    spent: float
+    reserved: float
+    """For calls that are under way: the most that they may cost."""
+    maybe_spent: float
+    """What calls of killed processes may have cost."""
+    left: float
+    is_reached: bool
+    """Whether rows wait for it, and none is under way that might give something back."""
+
+    @classmethod
+    def of(cls, budget: Budget) -> "BudgetNow":
+        """As it is stored, in USD."""
+        counted = usd(budget.spent), usd(budget.reserved), usd(budget.doubtful)
+        return cls(usd(budget.cap), *counted, usd(budget.left), budget.is_reached)
 
 
 def to_json(budget: Budget) -> JsonObject:

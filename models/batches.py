@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import delete as delete_from
 
-from tidemill.models import holds, kept_costs, tallies, transitions
+from tidemill.models import budgets, holds, kept_costs, tallies, transitions
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import Piece
@@ -382,6 +382,7 @@ def delete(connection: Connection, batch_id: str, after: int = 0, *, keep_costs:
     if not ids:
         for column in (stored_tallies.c.batch_id, batches.c.id):
             connection.execute(delete_from(column.table).where(column == batch_id))
+        budgets.forget(connection, batch_id)
         return Piece(0)
     # Of all rows before the first piece; of these once more, because somebody may have gone on since.
     _check_not_continued(connection, batch_id, ids)

@@ -18,10 +18,10 @@ from tidemill.models.answers import Message
 from tidemill.models.endpoints import ENDPOINTS, Endpoint, by_url
 from tidemill.models.errors import SettingsError
 from tidemill.models.json_types import JsonObject
-from tidemill.models.money import usd_e9
+from tidemill.models.money import MOST_USD_E9, usd_e9
 from tidemill.models.options import Options
 from tidemill.models.routes import ONLINE, ROUTES
-from tidemill.models.text import dumps
+from tidemill.models.text import dumps, loads
 from tidemill.models.vision import most_picture_tokens, picture_tokens
 
 _FORMAT_TOKENS = 32
@@ -140,10 +140,8 @@ class Bounds:
         return self._priced(model, self.terms, tokens + self.terms.unseen_tokens + self._unread_tokens(request))
 
     def _of_line(self, request: JsonObject, size: int, history: Sequence[Message]) -> int | None:
-        endpoint, body = by_url(request.get("url")), request["body"]
-        if endpoint is None or not isinstance(body, dict):
-            return 0  # it fails before any call
-        body = {"model": self.options.model, **body}
+        endpoint = by_url(request.get("url")) or ENDPOINTS[self.options.endpoint]
+        body = {"model": self.options.model, **request["body"]}
         model = str(body["model"])
         terms = _terms(model, endpoint, body, self.route)
         tokens = size + self.fixed_tokens + terms.unseen_tokens + _turns_tokens(model, endpoint.turns(body))
@@ -196,6 +194,29 @@ def _part_tokens(model: str, part: JsonObject) -> int:
     url = shown.get("url") if isinstance(shown, dict) else shown
     inline = len(url) if isinstance(url, str) and url.startswith("data:") else 0
     return most_picture_tokens(model, "original") - inline
+
+
+@lru_cache(maxsize=256)
+def bounds_of(options: str, route: str) -> Bounds | None:
+    """The bounds of a batch with these options, as they are stored; None: its endpoint is not installed here."""
+    try:
+        return Bounds.of(Options.from_json(loads(options)), route)
+    except SettingsError:
+        return None
+
+
+def most_of(bounds: Bounds | None, request: JsonObject, history: Sequence[Message]) -> int | None:
+    """The most that a call may cost; None: nobody knows, also of a request of a shape that no kind of ours has."""
+    try:
+        most = None if bounds is None else bounds.most_usd_e9(request, history)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return None if most is None else min(most, MOST_USD_E9)
+
+
+def exact_of(bounds: Bounds | None, request: JsonObject, history: Sequence[Message]) -> int | None:
+    """The same by the exact count of its tokens; None where that is not to be had."""
+    return None if bounds is None else bounds.exact_usd_e9(request, history)
 
 
 def most_usd_e9(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, select
 
-from tidemill.models import holds
+from tidemill.models import budgets, holds
 from tidemill.models.clock import now, now_after
 from tidemill.models.json_types import JsonObject
 from tidemill.models.scope import Scope
@@ -122,6 +122,7 @@ def _batches_statement(*, is_batch: bool, is_dialogue: bool) -> Select[str, int,
         batches.c.state == "open",
         batches.c.provider == bindparam("provider"),
         or_(batches.c.hold_reason.is_(None), holds.may_probe()),
+        ~budgets.is_blocked(),
     )
     if is_batch and not is_dialogue:  # whether any of its jobs is due, `_take` learns
         statement = statement.where(batches.c.id == bindparam("own_batch"))

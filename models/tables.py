@@ -413,6 +413,7 @@ fine_tunes = Table(
     Column("curve", Json, comment="points of its result file, each as models.metrics.Point has its fields"),
     Column("note", SafeText, comment="what last went wrong without ending it; null when nothing did"),
     Column("reserved_usd_e9", BigInteger, comment="the most that training may cost; null: nothing is reserved"),
+    _time("reserved_at", comment="when that was reserved: the day whose budget it is in"),
     _time("created_at", nullable=False, comment="when the provider's job was asked for here"),
     _time("seen_at", comment="when the provider last said how it is"),
     Index(None, "remote_id"),

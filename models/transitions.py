@@ -45,7 +45,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import Update
 
-from tidemill.models import answers, turns
+from tidemill.models import answers, reservations, turns
 from tidemill.models.answers import Answer, Message
 from tidemill.models.bulk import Build, BulkRows, FilledRows, Given, insert_for, run
 from tidemill.models.clock import now, now_after, seconds_since
@@ -267,7 +267,7 @@ def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alo
     Jobs of a batch that is paused, cancelled or held are not taken, except the hold's one probe; nor are jobs that
     another worker has, so a message that comes twice is harmless. Of one dialogue only the oldest open job is taken,
     and none while another one runs. Jobs that lost `ALONE_AFTER` workers are taken only by one that says that it runs
-    nothing else.
+    nothing else. A job whose call does not fit into a budget stays queued (`models.reservations`).
     """
     asked = _JOB_IDS.filled([(job_id,) for job_id in ids])
     given = {
@@ -281,13 +281,20 @@ def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alo
     claimed = _claimed(connection, _claim_single, asked, given)
     if len(claimed) < len(ids):  # jobs without a dialogue cost no query for turns
         claimed += _claim_turns(connection, asked, given)
-    if claimed:
-        run(connection, _begin_attempts, _BEGUN.filled([(job.id, job.epoch) for job in claimed]), given)
+    if not claimed:
+        return []
+    reserved = reservations.reserve(connection, claimed, claimant.route)
+    if reserved.left_out:
+        run(connection, _leave_out, _JOB_IDS.filled([(job_id,) for job_id in reserved.left_out]), given)
+        claimed = [job for job in claimed if job.id not in reserved.left_out]
+    begun = [(job.id, job.epoch, reserved.usd_e9.get(job.id)) for job in claimed]
+    if begun:
+        run(connection, _begin_attempts, _BEGUN.filled(begun), {**given, "started_at": reserved.started_at})
     return claimed
 
 
 _JOB_IDS = BulkRows(id="int")
-_BEGUN = BulkRows(job_id="int", epoch="int")
+_BEGUN = BulkRows(job_id="int", epoch="int", reserved_usd_e9="int")
 
 
 def _begin_attempts(connection: Connection) -> ClauseElement:
@@ -297,10 +304,25 @@ def _begin_attempts(connection: Connection) -> ClauseElement:
         rows.epoch,
         Given("claimant", type_=String).label("worker_id"),
         Given("route", type_=String).label("route"),
-        now().label("now"),
+        func.coalesce(Given("started_at", type_=attempts.c.started_at.type), now()).label("now"),
+        rows.reserved_usd_e9,
     )
-    columns = ["job_id", "epoch", "worker_id", "route", "started_at"]
+    columns = ["job_id", "epoch", "worker_id", "route", "started_at", "reserved_usd_e9"]
     return insert(attempts).from_select(columns, begun, include_defaults=False)
+
+
+def _leave_out(connection: Connection) -> ClauseElement:
+    """Jobs that were just claimed are queued as before: nobody has seen them otherwise."""
+    return (
+        update(jobs)
+        .where(jobs.c.id.in_(select(_JOB_IDS.values(connection).c.id)), jobs.c.state == "running")
+        .values(
+            state="queued",
+            epoch=jobs.c.epoch - 1,
+            lease_until=null(),
+            upstream_id=case((Given("upstream_id", type_=BigInteger).is_(None), jobs.c.upstream_id), else_=null()),
+        )
+    )
 
 
 def _claimed(connection: Connection, build: Build, asked: FilledRows, given: JsonObject) -> list[Claimed]:
@@ -448,6 +470,7 @@ _SETTLED = BulkRows(
     cost_usd="float",
     standard_usd="float",
     route="text",
+    is_doubtful="int",
 )
 
 
@@ -471,6 +494,7 @@ class _SettledRow(NamedTuple):
     cost_usd: float | None
     standard_usd: float | None
     route: str | None
+    is_doubtful: int
 
     @property
     def claim(self) -> tuple[int, int]:
@@ -501,8 +525,10 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
         if row.outcome not in WITHOUT_ATTEMPT
     ]
     if ledger:
+        before = reservations.under_way(connection, [row.claim for row in ledger])
         # An attempt ends only once: if a commit's reply was lost and all this runs again, nothing counts twice.
         ended = _changed_claims(connection, _end_attempts, ledger)
+        reservations.book(connection, [_booking(before[row.claim], row) for row in ledger if row.claim in before])
         stale = [row for row in ledger if row.claim in ended and row.claim not in written]
         while stale:  # an UPDATE joins one row a job, and a job may have been lost twice
             once = {row.job_id: row for row in stale}
@@ -521,6 +547,12 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     return written | _recorded_before(connection, [row.claim for row in unwritten if row.claim not in written])
 
 
+def _booking(call: reservations.Call, row: _SettledRow) -> reservations.Booking:
+    """What the end of a call changes in its budgets."""
+    was_counted = row.input_tokens is not None or row.output_tokens is not None
+    return reservations.ended(call, row.cost_usd, was_counted=was_counted, is_doubtful=bool(row.is_doubtful))
+
+
 def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
     """Those of these claims that have ended their job; the ledger calls the others stale."""
     if not claims:
@@ -532,6 +564,8 @@ def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) 
 
 def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> None:
     """Delete attempts of claims that led to no call; those that were counted as lost meanwhile count no more."""
+    before = reservations.under_way(connection, uncalled)
+    reservations.book(connection, [reservations.unmade(call) for call in before.values()])
     forgotten = connection.execute(
         delete(attempts)
         .where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled))
@@ -578,6 +612,7 @@ def _settled_row(settlement: Settlement) -> _SettledRow:
         None if settlement.cost_usd is None else round(settlement.cost_usd, COST_PLACES),
         None if settlement.standard_usd is None else round(settlement.standard_usd, COST_PLACES),
         settlement.route,
+        int(settlement.is_doubtful),
     )
 
 
@@ -663,7 +698,12 @@ def _end_attempts(connection: Connection) -> Update:
             attempts.c.epoch == row.epoch,
             or_(attempts.c.outcome.is_(None), attempts.c.outcome == "lost"),
         )
-        .values(ended_at=now(), route=func.coalesce(row.route, attempts.c.route), **{name: row[name] for name in names})
+        .values(
+            ended_at=now(),
+            route=func.coalesce(row.route, attempts.c.route),
+            doubtful_usd_e9=case((row.is_doubtful > 0, attempts.c.reserved_usd_e9), else_=null()),
+            **{name: row[name] for name in names},
+        )
         .returning(attempts.c.job_id, attempts.c.epoch)
     )
 
@@ -735,6 +775,8 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_los
 def _end_unfinished(connection: Connection, rows: Sequence[Row[int, int]]) -> None:
     """End the attempts of jobs that were just taken from their worker: whether the calls were paid is unknown."""
     if rows:
+        calls = reservations.under_way(connection, [(row.id, row.epoch - 1) for row in rows])
+        reservations.book(connection, [reservations.lost(call) for call in calls.values() if call.is_open])
         connection.execute(
             update(attempts)
             .where(
@@ -742,7 +784,7 @@ def _end_unfinished(connection: Connection, rows: Sequence[Row[int, int]]) -> No
                 attempts.c.epoch == bindparam("taken_epoch") - 1,
                 attempts.c.outcome.is_(None),
             )
-            .values(outcome="lost", ended_at=now()),
+            .values(outcome="lost", ended_at=now(), doubtful_usd_e9=attempts.c.reserved_usd_e9),
             [{"taken_id": row.id, "taken_epoch": row.epoch} for row in rows],
         )
 

@@ -90,6 +90,8 @@ class Runner:
         """Set when there is need of more jobs: the broker may run out of messages, or there is room to claim some."""
         self.expects_more = False
         """Whether the last claim of due jobs left some, so that the next one is worth it when there is room."""
+        self._waits_for_room = False
+        """Whether the last claim left jobs where they were: a call that ends may give back what the next one needs."""
         self.in_flight = 0
         """Jobs that have a slot of the window: calling, or waiting for a limit."""
         self._room = threading.Condition()
@@ -243,6 +245,8 @@ class Runner:
             raise
         finally:
             del self._claiming[id(chosen)]
+        if chosen:
+            self._waits_for_room = len(claimed) < len(chosen)
         self._make_room(reserved - len(claimed))
         if claimed:
             self._loop.call_soon_threadsafe(self._start, [(job, batch_of[job.batch_id]) for job in claimed])
@@ -369,6 +373,8 @@ class Runner:
                 del self._owned[settlement.job_id]
                 if job.dialogue_id is not None:
                     self.hungry.set()  # the dialogue's next turn need not wait for the next feed
+        if self._waits_for_room:
+            self.hungry.set()
         if self._is_alone:
             with self._room:
                 self._room.notify_all()
@@ -489,7 +495,9 @@ class Runner:
         return True
 
     async def _close(self) -> None:
-        self._waiting.clear()  # they are given back
+        for job, batch in self._waiting:
+            self.settler.put(settlements.of_snooze(job), batch.provider)  # for certain no call was made
+        self._waiting.clear()
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)

@@ -63,6 +63,8 @@ def upgrade() -> None:
         op.add_column("attempts", column)
     comment = "the most that training may cost; null: nothing is reserved"
     op.add_column("fine_tunes", sa.Column("reserved_usd_e9", sa.BigInteger(), nullable=True, comment=comment))
+    comment = "when that was reserved: the day whose budget it is in"
+    op.add_column("fine_tunes", sa.Column("reserved_at", _TIME, nullable=True, comment=comment))
     _create_budgets()
     _create_upstream_batches()
     _replace_kept_costs(with_route=True)
@@ -72,7 +74,8 @@ def downgrade() -> None:
     _replace_kept_costs(with_route=False)
     op.drop_table("upstream_batches")
     op.drop_table("budgets")
-    op.drop_column("fine_tunes", "reserved_usd_e9")
+    for name in ("reserved_at", "reserved_usd_e9"):
+        op.drop_column("fine_tunes", name)
     for name in ("doubtful_usd_e9", "reserved_usd_e9", "route", "standard_usd"):
         op.drop_column("attempts", name)
     op.drop_index("ix_jobs_upstream", "jobs")

@@ -10,7 +10,7 @@ made anew from the ledger. All functions work on a connection in the caller's tr
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,

@@ -15,6 +15,7 @@ from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.job_requests import model_of
 from tidemill.models.options import Options
+from tidemill.models.rereading import forget_prices
 from tidemill.models.routes import ONLINE, ROUTES
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, jobs
@@ -72,8 +73,8 @@ def check_room(order: Order, first: Sequence[Row]) -> None:
     least = min((most for row in first if (most := bounds.most_usd_e9(row.request)) is not None), default=0)
     if least > cap:
         raise InputError(
-            f"One call may cost up to {words.shown(least)}, and --budget is {words.shown(cap)}: nothing was stored or "
-            "sent. --max-tokens lowers what a call may cost; or raise --budget."
+            f"One call may cost up to {words.shown(least, is_most=True)}, and --budget is {words.shown(cap)}: nothing "
+            "was stored or sent. --max-tokens lowers what a call may cost; or raise --budget."
         )
 
 
@@ -100,6 +101,7 @@ def name_of(budget: Budget, spending: Spending) -> str:
 
 def unknown_price(why: str, model: str, *, of_training: bool = False) -> str:
     """That a model's price must be known, with the lines that set it."""
+    forget_prices()  # in a notebook, the next try must see the lines that somebody has added
     path = settings().prices
     return words.unknown_price(
         why, model, None if path is None else str(path), is_own_server=_is_own_server(), of_training=of_training
@@ -144,5 +146,7 @@ def blocking(connection: Connection, batch_id: str, now: datetime) -> Reason | N
     narrow = words.narrowest([each for each in budgets.covering(connection, batch_id) if each.is_narrow])
     if narrow is None:
         return None
+    if not narrow.is_reached and not narrow.is_unpriced:
+        return Reason("budget_narrow", words.waiting(narrow))
     until = words.day_ends(now) if narrow.kind == budgets.DAY and not narrow.is_unpriced else None
     return Reason("budget", reason_of(connection, narrow, batch_id), until)

@@ -30,6 +30,10 @@ _COLUMNS = (
 )
 
 
+_SHOWN = 20
+"""Batches in the table, the newest first."""
+
+
 class _Place(NamedTuple):
     """What has a cap: its kind, its name in the table of budgets, and what it is called."""
 
@@ -95,7 +99,11 @@ def _list(as_json: bool) -> None:
             err=True,
         )
         return None
-    return print_table(_COLUMNS, [_cells(each) for each in known])
+    own = [each for each in known if each.kind == BATCH]
+    print_table(_COLUMNS, [_cells(each) for each in (*(each for each in known if each.kind != BATCH), *own[:_SHOWN])])
+    if len(own) > _SHOWN:
+        print_line(f"{len(own) - _SHOWN:,} older batches with a budget; --json has all.", err=True)
+    return None
 
 
 def _cells(each: Budget) -> Sequence[object]:

@@ -2,29 +2,28 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import NamedTuple
 
 from tidemill.models.budgets import BATCH, DAY, FLEET, UNPRICED, Budget
-from tidemill.models.cost import format_usd
 from tidemill.models.durations import in_words
 from tidemill.models.json_types import JsonObject
 from tidemill.models.money import USD_E9, usd
 
-_CENT_E9 = USD_E9 // 100
+_PLACES, _DIGITS = 3, 2
+"""An amount is shown to a tenth of a cent; a smaller one with two digits."""
 
 _WHOSE = {BATCH: "", DAY: " a day", FLEET: " for all batches"}
 _SHORTLY = {BATCH: "", DAY: " today", FLEET: " in all"}
 
 
-def shown(amount_e9: int) -> str:
-    """An amount for people, whatever its size: `$5.00`, `$0.064`, `$0.00034`."""
-    amount = usd(amount_e9)
-    if amount_e9 % _CENT_E9 == 0:
-        return f"${amount:,.2f}"
-    if amount >= 0.01:
-        return format_usd(amount)
-    return f"${Decimal(f'{amount:.2g}'):f}"
+def shown(amount_e9: int, *, is_most: bool = False) -> str:
+    """An amount for people, whatever its size: `$5.00`, `$4.972`, `$0.064`, `$0.00034`; the most is rounded up."""
+    amount, rounding = Decimal(amount_e9) / USD_E9, ROUND_CEILING if is_most else ROUND_HALF_EVEN
+    places = max(_PLACES, _DIGITS - 1 - amount.adjusted()) if amount else 2
+    rounded = amount.quantize(Decimal(1).scaleb(-places), rounding)
+    whole, _, fraction = f"{rounded:,f}".partition(".")
+    return f"${whole}.{fraction.rstrip('0'):0<2}"
 
 
 def narrowest(budgets: Sequence[Budget]) -> Budget | None:
@@ -52,7 +51,7 @@ def figures(budget: Budget) -> str:
 
 def next_call(budget: Budget) -> str:
     """What was too much: `the next call may cost up to $0.064 (--max-tokens lowers that)`."""
-    return f"the next call may cost up to {shown(budget.next_call)} (--max-tokens lowers that)"
+    return f"the next call may cost up to {shown(budget.next_call, is_most=True)} (--max-tokens lowers that)"
 
 
 def reached(budget: Budget, batch_id: str, now: datetime, *, is_embedded: bool) -> str:

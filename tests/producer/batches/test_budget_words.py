@@ -24,7 +24,9 @@ def budget(kind: str = BATCH, *, cap: float = 5, spent: float = 0, **more: float
         (1_234_560_000_000, "$1,234.56"),
         (500_000_000, "$0.50"),
         (64_000_000, "$0.064"),
-        (4_971_234_567, "$4.97"),
+        (4_971_234_567, "$4.971"),
+        (4_970_000_000, "$4.97"),
+        (9_999_000, "$0.01"),
         (340_000, "$0.00034"),
         (1, "$0.000000001"),
     ],
@@ -84,7 +86,9 @@ def test_the_lines_that_set_a_price_are_toml_for_that_model(model: str, is_own: 
 
 def test_a_file_of_prices_that_there_is_gets_the_lines() -> None:
     said = words.unknown_price("--budget", "m", "/etc/prices.toml", is_own_server=True)
-    assert said.endswith('/etc/prices.toml, for a server of your own, which costs nothing:\n["m"]\ninput = 0\noutput = 0')
+    assert said.endswith(
+        '/etc/prices.toml, for a server of your own, which costs nothing:\n["m"]\ninput = 0\noutput = 0'
+    )
     new = words.unknown_price("--budget", "m", None, is_own_server=False)
     assert new.startswith("--budget needs the price of m, which is not known here. Put these lines into a file")
     assert new.endswith("\nThen name the file: export TIDEMILL_PRICES=prices.toml")

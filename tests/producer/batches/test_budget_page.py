@@ -7,7 +7,7 @@ import pytest
 from tests.rows import add_batch, add_jobs, put, success, take
 from tidemill.models import budgets
 from tidemill.models.database import reading
-from tidemill.models.errors import InputError
+from tidemill.models.errors import InputError, OptionError
 from tidemill.producer.batches.budget_page import budget
 from tidemill.producer.batches.spending import spending_of
 from tidemill.producer.cli import commands
@@ -87,18 +87,24 @@ def test_a_batch_whose_name_is_day_or_fleet_is_reached_by_its_id(
     assert caps == {"day-3f9a1c": 5 * 10**9, "fleet-3f9a1c": 6 * 10**9}
 
 
-@pytest.mark.usefixtures("embedded_home")
-def test_what_is_no_amount_is_a_sentence_and_exit_code_2(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("amount", NO_AMOUNTS)
+def test_what_is_no_amount_is_a_sentence(amount: str) -> None:
+    with pytest.raises(OptionError, match=r"write US dollars as a number, such as 5 or 0\.50"):
+        spending_of(amount)
+    with pytest.raises(InputError, match=r"is no budget: write US dollars as a number, such as 5 or 0\.50"):
+        budget("fleet", amount, as_json=False)
+
+
+@pytest.mark.parametrize("typed", [["budget", "fleet"], ["ask", "Why?", "--budget"], ["train", "x", "--budget"]])
+def test_every_command_ends_with_2_where_the_budget_is_no_amount(
+    typed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for amount in NO_AMOUNTS:
-        for typed in (["budget", "fleet"], ["ask", "Why?", "--budget"], ["train", "x", "--budget"]):
-            monkeypatch.setattr("sys.argv", ["tidemill", *typed, amount])
-            assert commands.run() == 2, (typed, amount)
-            err = capsys.readouterr().err
-            assert err.startswith("tidemill: ")
-            assert "write US dollars as a number, such as 5 or 0.50" in err
-            assert err.count("\n") == 1
+    for amount in ("-5", ""):
+        monkeypatch.setattr("sys.argv", ["tidemill", *typed, amount])
+        assert commands.run() == 2
+        err = capsys.readouterr().err
+        assert err.startswith("tidemill: ")
+        assert (err.count("\n"), "write US dollars as a number" in err) == (1, True)
 
 
 @pytest.mark.parametrize(("amount", "usd"), GOOD_AMOUNTS.items())

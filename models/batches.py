@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import delete as delete_from
 
-from tidemill.models import budgets, holds, kept_costs, tallies, transitions
+from tidemill.models import budgets, holds, kept_costs, reservations, tallies, transitions
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import Piece
@@ -287,6 +287,7 @@ def adopt(connection: Connection, provider: str, old_names: Collection[str]) -> 
 def come_back(connection: Connection, batch_id: str, provider: str) -> None:
     """Take up a batch again: a held provider is probed at once, and the time for retries begins anew."""
     holds.probe_at_once(connection, provider)
+    reservations.reconsider(connection)
     transitions.give_time(connection, batches.c.id == batch_id)
 
 

@@ -50,6 +50,9 @@ _OUTPUT_TOKENS: tuple[tuple[str, int], ...] = (
 _COUNTED_EXACTLY = re.compile(r"(openai/)?(ft:)?(gpt-\d|chatgpt-4o|o\d)")
 """Models whose tokens our tables count as OpenAI does."""
 
+_WORTH_COUNTING = 0.9
+"""The tables of tokens are loaded only for a call of whose bound more than a tenth may be saved."""
+
 _TIERS = {"default": ("",), "standard": ("",), "flex": ("flex", ""), "priority": ("priority", ""), "fast": ("fast", "")}
 _ANY_TIER = ("", "priority", "fast")
 """A project may be set to another tier: where a call asks for none, or for `auto`, its reply may name a dearer one."""
@@ -128,16 +131,23 @@ class Bounds:
         tokens = size + self.fixed_tokens + self.terms.unseen_tokens + self._unread_tokens(request)
         return self._priced(self.options.model, self.terms, tokens + self._history_tokens(history))
 
-    def exact_usd_e9(self, request: JsonObject, history: Sequence[Message] = ()) -> int | None:
-        """The same by the exact count of the prompt's tokens; None where that is not to be had. Loads the tables."""
+    def exact_usd_e9(self, request: JsonObject, history: Sequence[Message], most_usd_e9: int) -> int | None:
+        """The same by the exact count of the prompt's tokens, which loads the tables.
+
+        None where it is not to be had, or could take no tenth off the quick bound.
+        """
         model, prompt = self.options.model, request.get("prompt")
-        if not isinstance(prompt, str) or "body" in request or not _COUNTED_EXACTLY.match(model.lower()):
+        if not isinstance(prompt, str) or "body" in request:
             return None
-        texts = [prompt, *(message.read for message in history if not message.parts)]
-        if len(texts) <= len(history):  # what is no text is counted in bytes
+        beside = self.fixed_tokens + self.terms.unseen_tokens + self._unread_tokens(request)
+        least = self._priced(model, self.terms, beside)
+        if least is None or least > most_usd_e9 * _WORTH_COUNTING or not _COUNTED_EXACTLY.match(model.lower()):
             return None
-        tokens = sum(cost.count_many(texts, model)) + _MESSAGE_TOKENS * len(texts) + self.fixed_tokens
-        return self._priced(model, self.terms, tokens + self.terms.unseen_tokens + self._unread_tokens(request))
+        if any(message.rest or message.picture for message in history):
+            return None
+        texts = [prompt, *(message.read for message in history)]
+        tokens = sum(cost.count_many(texts, model)) + _MESSAGE_TOKENS * len(texts)
+        return self._priced(model, self.terms, tokens + beside)
 
     def _of_line(self, request: JsonObject, size: int, history: Sequence[Message]) -> int | None:
         endpoint = by_url(request.get("url")) or ENDPOINTS[self.options.endpoint]
@@ -214,9 +224,10 @@ def most_of(bounds: Bounds | None, request: JsonObject, history: Sequence[Messag
     return None if most is None else min(most, MOST_USD_E9)
 
 
-def exact_of(bounds: Bounds | None, request: JsonObject, history: Sequence[Message]) -> int | None:
-    """The same by the exact count of its tokens; None where that is not to be had."""
-    return None if bounds is None else bounds.exact_usd_e9(request, history)
+def exact_of(bounds: Bounds | None, request: JsonObject, history: Sequence[Message], most: int) -> int:
+    """The same by the exact count of its tokens, where that is to be had and less than `most`, its quick bound."""
+    exact = None if bounds is None else bounds.exact_usd_e9(request, history, most)
+    return most if exact is None else min(most, exact)
 
 
 def most_usd_e9(

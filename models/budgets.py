@@ -28,12 +28,12 @@ from sqlalchemy import (
     update,
 )
 
-from tidemill.models import turns
+from tidemill.models import reservations, turns
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import day_of, now
 from tidemill.models.reservations import BATCH, COLUMNS, DAY, FLEET, UNPRICED, Booking, book
 from tidemill.models.routes import ONLINE
-from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs, kept_costs
+from tidemill.models.tables import ENDED_STATES, attempts, batches, budgets, fine_tunes, jobs, kept_costs
 from tidemill.models.text import dumps
 
 
@@ -145,9 +145,7 @@ def set_cap(connection: Connection, kind: str, name: str, cap_usd_e9: int | None
     """
     _keep_out_workers(connection)
     own = and_(budgets.c.kind == kind, budgets.c.name == name if kind == BATCH else true())
-    connection.execute(
-        update(budgets).where(budgets.c.kind == BATCH, own if kind == BATCH else true()).values(next_call_usd_e9=0)
-    )
+    reservations.reconsider(connection)
     if cap_usd_e9 is None:
         connection.execute(update(budgets).where(own).values(cap_usd_e9=None))
         return
@@ -290,6 +288,7 @@ def forgive(connection: Connection, batch_id: str | None = None) -> int:
         some = attempts.c.job_id.in_(ids[start : start + _IDS_AT_ONCE])
         connection.execute(update(attempts).where(some).values(doubtful_usd_e9=None))
     forgiven = sum(int(row.doubtful_usd_e9) for row in calls)
+    _release_trainings(connection, own)
     if batch_id is None:  # calls of deleted rows are in no ledger any more
         forgiven += int(connection.scalar(select(func.max(budgets.c.doubtful_usd_e9))) or 0)
         connection.execute(update(budgets).values(doubtful_usd_e9=0))
@@ -297,6 +296,20 @@ def forgive(connection: Connection, batch_id: str | None = None) -> int:
 
 
 _IDS_AT_ONCE = 5_000
+
+
+def _release_trainings(connection: Connection, own: ColumnElement[bool]) -> None:
+    """Give back what is reserved for fine-tunes whose row has ended without an end at the provider."""
+    day = day_of(fine_tunes.c.reserved_at).label("day")
+    left = select(jobs.c.id, jobs.c.batch_id, day, fine_tunes.c.reserved_usd_e9).join_from(
+        fine_tunes, jobs, jobs.c.id == fine_tunes.c.job_id
+    )
+    has_ended = and_(fine_tunes.c.reserved_usd_e9.is_not(None), jobs.c.state.in_(ENDED_STATES), own)
+    rows = connection.execute(left.where(has_ended)).all()
+    book(connection, [Booking(row.batch_id, row.day, reserved=-row.reserved_usd_e9) for row in rows])
+    for row in rows:
+        tune = fine_tunes.c.job_id == row.id
+        connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
 
 
 def forget(connection: Connection, batch_id: str) -> None:

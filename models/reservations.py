@@ -6,7 +6,7 @@ caller's transaction.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sqlalchemy import (
     ClauseElement,
@@ -111,6 +111,33 @@ def reserve(connection: Connection, claimed: Sequence["Claimed"], route: str | N
     return Reservation(taken, [job.id for each in unfit.values() for job, _ in each], started_at)
 
 
+Amount = Literal["uncovered", "reserved", "waits"]
+"""No budget covers it; it is reserved; there is no room for it."""
+
+
+def reserve_amount(connection: Connection, batch_id: str, usd_e9: int | None) -> tuple[Amount, object]:
+    """Reserve for one thing that is no call; returns whether it may be done, and when that was, as the driver has it.
+
+    Args:
+        connection: in a transaction that has locked its job.
+        batch_id: its batch.
+        usd_e9: the most that it may cost; None: nobody knows.
+    """
+    locked = _lock_covering(connection, [batch_id])
+    if locked is None:
+        return "uncovered", None
+    rooms, waiting, today, at = locked
+    keys = [key for key in ((BATCH, batch_id), (DAY, today), (FLEET, "")) if key in rooms]
+    if not keys:
+        return "uncovered", None
+    most = UNPRICED if usd_e9 is None else usd_e9
+    fits = most <= max(0, min(rooms[key].left for key in keys))
+    if fits:
+        _change(connection, dict.fromkeys(keys, (0, most, 0)))
+    _note_next_calls(connection, {batch_id: 0 if fits else most}, waiting)
+    return ("reserved", at) if fits else ("waits", None)
+
+
 class _Most(NamedTuple):
     usd_e9: int
     fits: bool
@@ -122,7 +149,7 @@ def _fitting(bounds: "Bounds | None", job: "Claimed", left: int) -> _Most:
 
     most = most_of(bounds, job.request, job.history)
     if most is not None and most > left:
-        most = min(most, exact_of(bounds, job.request, job.history) or most)
+        most = exact_of(bounds, job.request, job.history, most)
     usd_e9 = UNPRICED if most is None else most
     return _Most(usd_e9, usd_e9 <= max(left, 0))  # what costs nothing goes on, also over a cap that was lowered
 
@@ -253,6 +280,23 @@ def under_way(connection: Connection, claims: Iterable[tuple[int, int]]) -> dict
     rows = run(connection, _select_under_way, _CLAIMS.filled(list(claims)))
     calls = [Call(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6], row[7]) for row in rows]
     return {call.claim: call for call in calls}
+
+
+def with_training(
+    connection: Connection, calls: dict[tuple[int, int], Call], ended: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], Call]:
+    """The calls, of which those that end a fine-tune take over what is reserved for it: it is one call, begun then."""
+    claims = [claim for claim in ended if claim in calls and calls[claim].training is not None]
+    for job_id, epoch in claims:
+        tune = fine_tunes.c.job_id == job_id
+        values = {
+            "reserved_usd_e9": select(fine_tunes.c.reserved_usd_e9).where(tune).scalar_subquery(),
+            "started_at": select(fine_tunes.c.reserved_at).where(tune).scalar_subquery(),
+        }
+        own = and_(attempts.c.job_id == job_id, attempts.c.epoch == epoch)
+        connection.execute(update(attempts).where(own).values(**values))
+        connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
+    return under_way(connection, calls) if claims else calls
 
 
 def _select_under_way(connection: Connection) -> ClauseElement:

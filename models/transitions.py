@@ -526,6 +526,8 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     ]
     if ledger:
         before = reservations.under_way(connection, [row.claim for row in ledger])
+        ends = (row.claim for row in ledger if row.state in ENDED_STATES)
+        before = reservations.with_training(connection, before, ends)
         # An attempt ends only once: if a commit's reply was lost and all this runs again, nothing counts twice.
         ended = _changed_claims(connection, _end_attempts, ledger)
         reservations.book(connection, [_booking(before[row.claim], row) for row in ledger if row.claim in before])

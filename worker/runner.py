@@ -126,7 +126,7 @@ class Runner:
         self.settler = Settler(
             Judge(),
             bulk_rows=min(BULK_ROWS, window),
-            hurry=lambda: self._claimed == 0,
+            hurry=self._is_hurried,
             on_written=self._note_stored,
             meter=self.meter,
         )
@@ -493,6 +493,10 @@ class Runner:
             return False
         journal.log_release(released, self.worker_id)
         return True
+
+    def _is_hurried(self) -> bool:
+        """Whether what has ended is to be stored at once: nothing else is under way, or a budget lets few calls out."""
+        return self._claimed == 0 or (self._waits_for_room and self._claimed < IDS_AT_ONCE)
 
     async def _close(self) -> None:
         for job, batch in self._waiting:

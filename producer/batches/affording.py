@@ -134,8 +134,10 @@ def unpriced_model(connection: Connection, batch_id: str) -> str | None:
 
 def reason_of(connection: Connection, blocking: Budget, batch_id: str) -> str:
     """Why a cap keeps the rows of a batch: for its last line, or for whoever asks."""
-    if blocking.is_unpriced and (model := unpriced_model(connection, batch_id)) is not None:
-        return unknown_price(f"The {words.title(blocking)}", model)
+    if blocking.is_unpriced:
+        if (model := unpriced_model(connection, batch_id)) is not None:
+            return unknown_price(f"The {words.title(blocking)}", model)
+        return words.unknown_elsewhere(blocking)
     if blocking.is_reached:
         return words.reached(blocking, batch_id, ledger.clock(connection), is_embedded=settings().embedded)
     return words.waiting(blocking)
@@ -149,4 +151,4 @@ def blocking(connection: Connection, batch_id: str, now: datetime) -> Reason | N
     if not narrow.is_reached and not narrow.is_unpriced:
         return Reason("budget_narrow", words.waiting(narrow))
     until = words.day_ends(now) if narrow.kind == budgets.DAY and not narrow.is_unpriced else None
-    return Reason("budget", reason_of(connection, narrow, batch_id), until)
+    return Reason("budget", words.in_one_line(reason_of(connection, narrow, batch_id)), until)

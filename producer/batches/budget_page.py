@@ -171,12 +171,18 @@ def _goes_on(place: _Place, before: Budget | None, now: Budget) -> str:
 
 
 def _forgive(batch_id: str | None, as_json: bool) -> None:
-    forgiven = transact(lambda connection: budgets.forgive(connection, batch_id))
+    def forgive(connection: Connection) -> tuple[int, list[Budget]]:
+        forgiven = budgets.forgive(connection, batch_id)
+        return forgiven, budgets.covering(connection, batch_id or "")
+
+    forgiven, covering = transact(forgive)
+    narrowest = words.narrowest(covering)
     if as_json:
         return print_json({"batch": batch_id, "forgiven_usd": usd(forgiven)})
     whose = "" if batch_id is None else f"{batch_id}: "
     if not forgiven:
         print_line(f"{whose}nothing is in doubt; there is nothing to forgive.")
         return None
-    print_line(f"{whose}{words.shown(forgiven)} that killed processes may have spent counts no longer.")
+    left = "" if narrowest is None else f"; {words.shown(narrowest.left)} left of the {words.title(narrowest)}"
+    print_line(f"{whose}{words.shown(forgiven)} that killed processes may have spent counts no longer{left}.")
     return None

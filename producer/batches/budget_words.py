@@ -51,6 +51,8 @@ def figures(budget: Budget) -> str:
 
 def next_call(budget: Budget) -> str:
     """What was too much: `the next call may cost up to $0.064 (--max-tokens lowers that)`."""
+    if budget.is_unpriced:
+        return "the price of the next call is not known"
     return f"the next call may cost up to {shown(budget.next_call, is_most=True)} (--max-tokens lowers that)"
 
 
@@ -125,6 +127,22 @@ def unknown_price(
     name_it = "" if prices_file else "\nThen name the file: export TIDEMILL_PRICES=prices.toml"
     what = "price of training" if of_training else "price of"
     return "\n".join([f"{why} needs the {what} {model}, which is not known here. {where}, {whose}:", *lines]) + name_it
+
+
+def unknown_elsewhere(budget: Budget) -> str:
+    """That workers do not know a price that is known here."""
+    return (
+        f"The {title(budget)} keeps rows whose price a worker did not know. Start workers with the TIDEMILL_PRICES of "
+        "this command; they take the rows up."
+    )
+
+
+def in_one_line(lines: str) -> str:
+    """A sentence with lines to copy below it, as one line: each of them as it is typed."""
+    sentence, *rest = lines.split("\n")
+    typed = [f"`{each}`" for each in rest if not each.startswith("Then ")]
+    then = "".join(f"; {each[:1].lower()}{each[1:]}" for each in rest if each.startswith("Then "))
+    return f"{sentence} {', '.join(typed)}{then}." if rest else sentence
 
 
 # --- for scripts ---

@@ -12,9 +12,9 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from tidemill.models import holds, news, tallies
+from tidemill.models import holds, news, reservations, tallies
 from tidemill.models.clock import now
-from tidemill.models.database import reading
+from tidemill.models.database import reading, transact
 from tidemill.models.durations import in_words
 from tidemill.models.embedded import EmbeddedRunner, embedded_worker
 from tidemill.models.errors import (
@@ -154,6 +154,8 @@ def follow(
             return so_far
     if submitting is None:
         check_server(scope.batch_id)
+        if any(each.is_unpriced for each in so_far.budgets):  # this process may know more prices
+            transact(reservations.reconsider)
     with _worker(window, scope, display) as runner:
         if submitting is not None:
             submitting.has_worker.set()

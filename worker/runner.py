@@ -92,6 +92,8 @@ class Runner:
         """Whether the last claim of due jobs left some, so that the next one is worth it when there is room."""
         self._waits_for_room = False
         """Whether the last claim left jobs where they were: a call that ends may give back what the next one needs."""
+        self._worth_trying = self._most_claimed
+        """How many jobs a budget is likely to let out at once: what does not fit would be claimed in vain."""
         self.in_flight = 0
         """Jobs that have a slot of the window: calling, or waiting for a limit."""
         self._room = threading.Condition()
@@ -167,7 +169,7 @@ class Runner:
     @property
     def free(self) -> int:
         """How many jobs may be claimed at present; 0 while they are too few to be worth a claim."""
-        return self._places if self._places >= self._worth_a_claim else 0
+        return min(self._places, self._worth_trying) if self._places >= self._worth_a_claim else 0
 
     @property
     def _places(self) -> int:
@@ -247,6 +249,8 @@ class Runner:
             del self._claiming[id(chosen)]
         if chosen:
             self._waits_for_room = len(claimed) < len(chosen)
+            more = len(claimed) if self._waits_for_room else 2 * self._worth_trying
+            self._worth_trying = min(max(1, more), self._most_claimed)
         self._make_room(reserved - len(claimed))
         if claimed:
             self._loop.call_soon_threadsafe(self._start, [(job, batch_of[job.batch_id]) for job in claimed])

@@ -16,6 +16,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.job_requests import model_of
 from tidemill.models.options import Options
 from tidemill.models.rereading import forget_prices
+from tidemill.models.reservations import BATCH, DAY
 from tidemill.models.routes import ONLINE, ROUTES
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, jobs
@@ -37,7 +38,7 @@ def in_force(spending: Spending) -> list[Budget]:
     with reading() as connection:
         known = budgets.covering(connection, "")
     own = spending.budget_usd_e9
-    return ([] if own is None else [Budget(budgets.BATCH, "", own, 0, 0, 0, 0)]) + known
+    return ([] if own is None else [Budget(BATCH, "", own, 0, 0, 0, 0)]) + known
 
 
 def check_prices(order: Order, first: Sequence[Row]) -> None:
@@ -95,7 +96,7 @@ def _all_rows(order: Order, first: Sequence[Row]) -> Iterator[Row]:
 
 def name_of(budget: Budget, spending: Spending) -> str:
     """What asks for a price: `--budget`, or a cap that was set before."""
-    said = budget.kind == budgets.BATCH and spending.budget_usd_e9 is not None
+    said = budget.kind == BATCH and spending.budget_usd_e9 is not None
     return "--budget" if said else f"The {words.title(budget)}"
 
 
@@ -150,5 +151,5 @@ def blocking(connection: Connection, batch_id: str, now: datetime) -> Reason | N
         return None
     if not narrow.is_reached and not narrow.is_unpriced:
         return Reason("budget_narrow", words.waiting(narrow))
-    until = words.day_ends(now) if narrow.kind == budgets.DAY and not narrow.is_unpriced else None
+    until = words.day_ends(now) if narrow.kind == DAY and not narrow.is_unpriced else None
     return Reason("budget", words.in_one_line(reason_of(connection, narrow, batch_id)), until)

@@ -19,6 +19,7 @@ from tidemill.models.database import Piece, reading, transact, transact_in_piece
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.rereading import reread_settings
+from tidemill.models.reservations import BATCH
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.producer.batches import off_the_loop, saving, showing, typed_answers
@@ -155,7 +156,7 @@ class Batch:
         """What it may cost and what counts against that, in USD; None: it has no budget of its own."""
         with reading() as connection:
             covering = budgets.covering(connection, self.id)
-        return next((BudgetNow.of(each) for each in covering if each.kind == budgets.BATCH), None)
+        return next((BudgetNow.of(each) for each in covering if each.kind == BATCH), None)
 
     @property
     def failures(self) -> list[FailureReason]:
@@ -293,7 +294,7 @@ class Batch:
             OptionError: it is no amount.
         """
         cap = spending_of(usd).budget_usd_e9
-        transact(lambda connection: budgets.set_cap(connection, budgets.BATCH, self.id, cap))
+        transact(lambda connection: budgets.set_cap(connection, BATCH, self.id, cap))
         return self.budget
 
     def _change(self, act: Callable[[Connection, str, int], Piece]) -> int:

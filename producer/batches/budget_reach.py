@@ -12,6 +12,7 @@ from tidemill.models.errors import InputError
 from tidemill.models.job_requests import model_of
 from tidemill.models.json_types import JsonObject
 from tidemill.models.money import usd, usd_e9
+from tidemill.models.reservations import BATCH
 from tidemill.models.routes import ROUTES
 from tidemill.models.tables import jobs
 from tidemill.producer.batches import affording
@@ -143,6 +144,6 @@ def _caps(order: Order, batch_id: str | None) -> list[Budget]:
         known = budgets.covering(connection, batch_id)
     if said is None:
         return known
-    before = next((each for each in known if each.kind == budgets.BATCH), None)
-    own = Budget(budgets.BATCH, batch_id, said, 0, 0, 0, 0) if before is None else replace(before, cap=said)
-    return [own, *(each for each in known if each.kind != budgets.BATCH)]
+    before = next((each for each in known if each.kind == BATCH), None)
+    own = Budget(BATCH, batch_id, said, 0, 0, 0, 0) if before is None else replace(before, cap=said)
+    return [own, *(each for each in known if each.kind != BATCH)]

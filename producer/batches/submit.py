@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from tidemill.models import batches, budgets, embedded, provider, shutdown
 from tidemill.models.database import LONG_SECONDS, reading, transact, transact_in_pieces
 from tidemill.models.errors import BrokerError, InputError
+from tidemill.models.reservations import BATCH
 from tidemill.models.scope import Scope
 from tidemill.models.server_names import is_same_host, server_name
 from tidemill.models.settings import settings
@@ -92,7 +93,7 @@ def open_batch(order: Order) -> OpenBatch:
         if stored:
             batches.come_back(connection, batch_id, submission.provider)
         if order.spending.budget_usd_e9 is not None:
-            budgets.set_cap(connection, budgets.BATCH, batch_id, order.spending.budget_usd_e9)
+            budgets.set_cap(connection, BATCH, batch_id, order.spending.budget_usd_e9)
         return OpenBatch(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
 
     opened = transact(find_or_make, LONG_SECONDS)

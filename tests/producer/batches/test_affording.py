@@ -14,6 +14,7 @@ from tidemill.models import budgets, ledger
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import InputError
 from tidemill.models.options import Options
+from tidemill.models.reservations import BATCH, DAY, FLEET
 from tidemill.models.tables import batches, jobs
 from tidemill.producer.asking.prompts import Prompts
 from tidemill.producer.batches import affording
@@ -38,7 +39,7 @@ def cap(kind: str, usd: float | None, name: str = "") -> None:
 
 def cap_of(batch_id: str) -> int | None:
     with reading() as connection:
-        return next((each.cap for each in budgets.covering(connection, batch_id) if each.kind == budgets.BATCH), None)
+        return next((each.cap for each in budgets.covering(connection, batch_id) if each.kind == BATCH), None)
 
 
 def test_a_price_that_is_not_known_is_refused_with_the_lines_that_set_it(
@@ -47,7 +48,7 @@ def test_a_price_that_is_not_known_is_refused_with_the_lines_that_set_it(
     with pytest.raises(InputError, match=r'^--budget needs .* of gpt-6\.2-sol, .*:\n\["gpt-6\.2-sol"\]\ninput = '):
         open_batch(order(["Why?"], UNKNOWN, "5"))
     open_batch(order(["Why?"], UNKNOWN))  # without a cap an unknown price is no error
-    for kind, name in ((budgets.DAY, "a day"), (budgets.FLEET, "for all batches")):
+    for kind, name in ((DAY, "a day"), (FLEET, "for all batches")):
         cap(kind, 20)
         with pytest.raises(InputError, match=rf"^The budget of \$20\.00 {name} needs the price of gpt-6\.2-sol"):
             open_batch(order(["How?"], UNKNOWN))
@@ -98,7 +99,7 @@ def test_a_batch_says_what_keeps_it() -> None:
         reached = affording.blocking(connection, batch_id, ledger.clock(connection))
     assert reached is not None
     assert reached.sentence.startswith("budget of $0.02 reached: $0.02 spent; the next call may cost up to $0.0")
-    cap(budgets.BATCH, 1, batch_id)
+    cap(BATCH, 1, batch_id)
     assert reason(batch_id) is None
 
 

@@ -8,6 +8,7 @@ from tests.rows import add_batch, add_jobs, put, success, take
 from tidemill.models import budgets
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError, OptionError
+from tidemill.models.reservations import DAY
 from tidemill.producer.batches.budget_page import budget
 from tidemill.producer.batches.spending import spending_of
 from tidemill.producer.cli import commands
@@ -54,7 +55,7 @@ def test_caps_are_set_shown_changed_and_removed(capsys: pytest.CaptureFixture[st
     assert said(capsys, "fleet", "100") == "all batches: budget $100.00; $0.50 spent, $99.50 left."
     assert said(capsys, "day").startswith("each day (UTC): budget $20.00; ")
     with reading() as connection:
-        today = next(each.name for each in budgets.read_all(connection) if each.kind == budgets.DAY)
+        today = next(each.name for each in budgets.read_all(connection) if each.kind == DAY)
     head, *rows = said(capsys).splitlines()
     assert head.split() == ["budget", "cap", "spent", "reserved", "maybe", "spent", "left"]
     assert [row.split()[:2] for row in rows] == [["day", today], ["all", "(fleet)"], ["reviews-3f9a1c", "$0.10"]]

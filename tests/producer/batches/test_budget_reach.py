@@ -10,6 +10,7 @@ from tidemill.models import bounds, budgets, cost
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import InputError
 from tidemill.models.options import Options
+from tidemill.models.reservations import BATCH, DAY, FLEET
 from tidemill.models.tables import jobs
 from tidemill.producer.asking.estimate import Estimate, estimate
 from tidemill.producer.asking.prompts import Prompts
@@ -76,11 +77,11 @@ def test_the_length_of_answers_is_known_once_there_are_some_and_what_is_spent_is
     assert reach(30 * ONE / 1e9).surely == 20  # another amount would count instead
 
 
-@pytest.mark.parametrize("kind", [budgets.DAY, budgets.FLEET])
+@pytest.mark.parametrize("kind", [DAY, FLEET])
 def test_a_narrower_cap_of_a_day_or_of_all_decides(kind: str) -> None:
     transact(lambda connection: budgets.set_cap(connection, kind, "", 3 * ONE))
     assert reach(5.0).surely == 3
-    assert reach(2 * ONE / 1e9).budget.kind == budgets.BATCH
+    assert reach(2 * ONE / 1e9).budget.kind == BATCH
     assert reach().to_json()["kind"] == kind
 
 

@@ -9,6 +9,7 @@ from tests.rows import count
 from tidemill.models import budgets
 from tidemill.models.database import transact
 from tidemill.models.errors import InputError
+from tidemill.models.reservations import DAY
 from tidemill.models.tables import batches
 from tidemill.producer.batches.spending import UNSAID, Spending, spending_of
 from tidemill.producer.training import training_budget
@@ -51,13 +52,13 @@ def test_training_that_does_not_fit_is_refused_before_anything_is_stored(dataset
     too_little = Spending(round(most_usd(dataset) * 1e9) - 1)
     with pytest.raises(InputError, match=r"^Training may cost .* 3 × each\), and .* is left of the budget of "):
         submit_job(dataset, OPTIONS, Terms(spending=too_little), "d", "d.csv")
-    transact(lambda connection: budgets.set_cap(connection, budgets.DAY, "", 1))
+    transact(lambda connection: budgets.set_cap(connection, DAY, "", 1))
     with pytest.raises(InputError, match=r"is left of the budget of \$0\.000000001 a day"):
         submit_job(dataset, OPTIONS, Terms(), "d", "d.csv")
     with pytest.raises(InputError, match=r"^The budget of \$0\.000000001 a day needs --epochs"):
         submit_job(dataset, replace(OPTIONS, epochs=None), Terms(), "d", "d.csv")
     assert count(batches) == 0
-    transact(lambda connection: budgets.set_cap(connection, budgets.DAY, "", None))
+    transact(lambda connection: budgets.set_cap(connection, DAY, "", None))
     batch, _ = submit_job(dataset, OPTIONS, Terms(spending=PLENTY), "d", "d.csv")
     assert batch.budget is not None
     assert batch.budget.cap == 5.0

@@ -27,6 +27,7 @@ from tidemill.models.database import reading, stuck_seconds
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, DatabaseError, InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.settings import Settings, settings
+from tidemill.producer.batches.budget_words import price_lines
 from tidemill.producer.batches.run import stop_like_ctrl_c
 from tidemill.producer.rehearsing import own_rows, proxy
 from tidemill.producer.rehearsing.books import Books, compare
@@ -163,7 +164,7 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
         provider = stack.enter_context(_provider(plan))
         database = _proxied(stack, "database", settings().database_url, proxy.database)
         broker = _proxied(stack, "broker", "" if settings().embedded else settings().broker_url, proxy.broker)
-        environment = _environment(provider)
+        environment = _environment(provider) | _no_prices(folder)
         stack.callback(_remove_queue, environment)
         through = {"TIDEMILL_DATABASE_URL": database, "TIDEMILL_BROKER_URL": broker}
         fleet = Fleet(environment | {name: each[1] for name, each in through.items() if each is not None}, folder)
@@ -252,6 +253,13 @@ def _environment(provider: Simulator) -> dict[str, str]:
         "no_proxy": proxy.HOST,  # goes first, where both are set
     }
     return {**outside, **own, **ours, "PYTHONPATH": interpreters.bare_environment()["PYTHONPATH"]}
+
+
+def _no_prices(folder: Path) -> dict[str, str]:
+    """What makes calls cost nothing: no cap on the user's money is touched by what costs none."""
+    path = folder / "prices.toml"
+    path.write_text("\n".join(price_lines(settings().model, is_own_server=True)), encoding="utf-8")
+    return {"TIDEMILL_PRICES": str(path)}
 
 
 def _start(fleet: Fleet, folder: Path, prompts: list[str], batch_name: str) -> Member:

@@ -162,7 +162,7 @@ def _begin(connection: Connection, kind: str, name: str, cap_usd_e9: int) -> Non
     sums = {"spent_usd_e9": 0, "reserved_usd_e9": 0, "doubtful_usd_e9": 0}
     if (kind, name) != (DAY, ""):
         _reserve_under_way(connection, kind, name)
-        sums = _sums(connection, kind, name)
+        sums = of_ledger(connection, kind, name)
     row = insert_for(connection)(budgets).values(
         kind=kind, name=name, cap_usd_e9=cap_usd_e9, created_at=now(), next_call_usd_e9=0, **sums
     )
@@ -231,7 +231,7 @@ def _in_scope(kind: str, name: str) -> ColumnElement[bool]:
     return true() if kind == FLEET else day_of(attempts.c.started_at) == name
 
 
-def _sums(connection: Connection, kind: str, name: str) -> dict[str, int]:
+def of_ledger(connection: Connection, kind: str, name: str) -> dict[str, int]:
     """What the ledger says of a budget, by column."""
     cost, kept = _whole(connection, attempts.c.cost_usd * 1e9), _whole(connection, kept_costs.c.cost_usd_e10 / 10.0)
     at_unknown_price = and_(attempts.c.input_tokens.is_not(None), attempts.c.outcome.is_not(None))
@@ -315,6 +315,14 @@ def _release_trainings(connection: Connection, own: ColumnElement[bool]) -> None
 def forget(connection: Connection, batch_id: str) -> None:
     """Delete the budget of a batch that is deleted; what it has spent stays in those of its day and of the fleet."""
     connection.execute(delete(budgets).where(budgets.c.kind == BATCH, budgets.c.name == batch_id))
+
+
+def beyond_bounds(connection: Connection) -> tuple[int, int]:
+    """How many calls were billed more than was reserved for them, and how much more, in 1e-9 USD."""
+    more = _whole(connection, attempts.c.cost_usd * 1e9) - attempts.c.reserved_usd_e9
+    counted = select(func.count(), func.coalesce(func.sum(more), 0)).where(attempts.c.reserved_usd_e9 >= 0, more > 0)
+    calls, usd_e9 = connection.execute(counted).one()
+    return int(calls), int(usd_e9)
 
 
 class Imbalance(NamedTuple):

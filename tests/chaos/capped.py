@@ -30,8 +30,10 @@ OPTIONS = ("--model", "gpt-6-luna", "--max-tokens", "60", "--transport", "http",
 FAULTS = {"500": 0.01, "reset_after": 0.01, "cut": 0.01, "429ms": 0.01}
 
 _SET = """
+from tidemill import migrations
 from tidemill.models import budgets
 from tidemill.models.database import writing
+migrations.ensure()
 with writing() as connection:
     budgets.set_cap(connection, "fleet", "", {cap})
 """
@@ -124,7 +126,7 @@ def _stands_still(user: Tidemill) -> bool:
     (sums,) = user.query(SUMS)
     is_open = user.query("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')")[0][0]
     left = sums[3] - sums[0] - sums[1] - sums[2]
-    return bool(not is_open or (sums[1] == 0 and 0 < (sums[4] or 0) and left < sums[4]))
+    return bool(not is_open or (sums[1] == 0 and (sums[4] or 0) > 0 and left < sums[4]))
 
 
 def check(outcome: Outcome) -> None:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.chaos.capped import FAULTS, check, most_of_a_call, run_under_cap
 from tests.flows.tidemill import Tidemill
 from tidemill.models.settings import settings
@@ -27,5 +25,3 @@ def test_two_workers_that_are_killed_spend_no_more_than_the_cap(
     outcome = run_under_cap(user, simulator, 10 * most_of_a_call(user), rows=100, kills=1, processes=2, window=20)
     print(outcome, database)
     check(outcome)
-
-

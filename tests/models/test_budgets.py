@@ -6,6 +6,7 @@ B1 to B14 are those of the design; those of the front are in tests/flows, and B5
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from sqlalchemy import func, insert, select, update
 from tests.rows import MODEL, add_batch, add_jobs, claimant, failure, job_row, next_due, put, rescuer, success, take
 from tidemill.models import budgets, reservations
 from tidemill.models.bounds import most_usd_e9
-from tidemill.models.budgets import BATCH, DAY, FLEET, Budget
+from tidemill.models.budgets import Budget
 from tidemill.models.database import reading, transact, transact_in_pieces, writing
 from tidemill.models.money import USD_E9
 from tidemill.models.options import Options
+from tidemill.models.reservations import BATCH, DAY, FLEET
 from tidemill.models.tables import attempts, batches, jobs
 from tidemill.models.tables import budgets as rows_of_budgets
 from tidemill.models.transitions import Claimant, cancel, claim, release, rescue
@@ -253,7 +255,7 @@ def test_many_threads_keep_three_caps_without_a_deadlock() -> None:
             for turn in range(12):
                 name = sorted(ids)[(number + turn) % 3]
                 wanted = [*ids[name][turn * 5 : turn * 5 + 5], *ids["b"][:3]]
-                claimed = transact(lambda connection, wanted=wanted: claim(connection, wanted, me))
+                claimed = transact(partial(claim, ids=wanted, claimant=me))
                 sums = covering(name)
                 assert all(each.spent + each.reserved + each.doubtful <= each.cap for each in sums.values())
                 if turn % 5 == 4:

@@ -181,6 +181,12 @@ def _lock_covering(
         _begin_day(connection, today, standing)
 
 
+def are_capped(connection: Connection, batch_ids: Sequence[str]) -> bool:
+    """Whether anything has a cap that covers these batches, by the statement of a claim: a process compiles it once."""
+    rows = run(connection, _select_covering, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
+    return any(cap is not None for _, _, cap, *_ in rows)
+
+
 def _select_covering(connection: Connection) -> ClauseElement:
     at = select(now().label("now")).cte("at").prefix_with("MATERIALIZED", dialect="postgresql")
     today = day_of(at.c.now)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, select
 
-from tidemill.models import budgets, ledger
+from tidemill.models import budgets, ledger, reservations
 from tidemill.models.bounds import Bounds
 from tidemill.models.budgets import Budget
 from tidemill.models.database import reading
@@ -36,7 +36,7 @@ _LOOKED_AT = 1_000
 def in_force(spending: Spending) -> list[Budget]:
     """The caps on a batch that there is not yet: its own to be, today's, and that of all batches."""
     with reading() as connection:
-        known = budgets.covering(connection, "")
+        known = budgets.covering(connection, "") if reservations.are_capped(connection, [""]) else []
     own = spending.budget_usd_e9
     return ([] if own is None else [Budget(BATCH, "", own, 0, 0, 0, 0)]) + known
 

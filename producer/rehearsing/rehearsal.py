@@ -39,6 +39,7 @@ from tidemill.producer.screen.printing import print_json, print_line, print_tabl
 from tidemill.producer.screen.tables import Column
 from tidemill.simulator import Simulator
 
+MODEL = "rehearsal"
 WORKERS, WINDOW = 3, 8
 """Commands that keep a worker each, and calls in flight in each."""
 
@@ -258,7 +259,7 @@ def _environment(provider: Simulator) -> dict[str, str]:
 def _no_prices(folder: Path) -> dict[str, str]:
     """What makes calls cost nothing: no cap on the user's money is touched by what costs none."""
     path = folder / "prices.toml"
-    path.write_text("\n".join(price_lines(settings().model, is_own_server=True)), encoding="utf-8")
+    path.write_text("\n".join(price_lines(MODEL, is_own_server=True)), encoding="utf-8")
     return {"TIDEMILL_PRICES": str(path)}
 
 
@@ -269,7 +270,7 @@ def _start(fleet: Fleet, folder: Path, prompts: list[str], batch_name: str) -> M
     if not settings().embedded:
         for number in range(1, WORKERS + 1):
             fleet.add(f"worker {number}", "worker", has_workers=True)
-    question = ("--model", "rehearsal", "--no-assistant", "--transport", "http", "--name", batch_name)
+    question = ("--model", MODEL, "--no-assistant", "--transport", "http", "--name", batch_name)
     arguments = ("ask", "-i", str(path), "-o", str(folder / "answers.jsonl"), *question)
     return fleet.add("tidemill ask", *arguments, has_workers=False, needs_success=True)
 

@@ -140,7 +140,11 @@ def reason_of(connection: Connection, blocking: Budget, batch_id: str) -> str:
             return unknown_price(f"The {words.title(blocking)}", model)
         return words.unknown_elsewhere(blocking)
     if blocking.is_reached:
-        return words.reached(blocking, batch_id, ledger.clock(connection), is_embedded=settings().embedded)
+        kind = connection.scalar(select(batches.c.kind).where(batches.c.id == batch_id))
+        lowered_by = words.LOWERS_TRAINING if kind == "train" else words.LOWERS_CALLS
+        return words.reached(
+            blocking, batch_id, ledger.clock(connection), is_embedded=settings().embedded, lowered_by=lowered_by
+        )
     return words.waiting(blocking)
 
 

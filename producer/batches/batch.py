@@ -16,7 +16,7 @@ from tidemill.models import batches as stored_batches
 from tidemill.models import budgets, tallies
 from tidemill.models.batches import FailureReason
 from tidemill.models.database import Piece, reading, transact, transact_in_pieces
-from tidemill.models.errors import InputError
+from tidemill.models.errors import BudgetReachedError, InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.rereading import reread_settings
 from tidemill.models.reservations import BATCH
@@ -123,7 +123,11 @@ class Batch:
         reread_settings()
         resolve(self.id)
         with nullcontext(display) if display else Quiet() as shown:
-            return follow(self.scope, window or settings().window, shown, on_progress=has_enough, ends=ends)
+            try:
+                return follow(self.scope, window or settings().window, shown, on_progress=has_enough, ends=ends)
+            except BudgetReachedError as error:  # in Python's words
+                error.args = (str(error).replace("--max-tokens", "max_tokens=").replace("--epochs", "epochs="),)
+                raise
 
     def __iter__(self) -> Iterator[JsonObject]:
         """Rows as they end, each once, while the work goes on; as `wait` otherwise. Leaving the loop stops the work.

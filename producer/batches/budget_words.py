@@ -50,17 +50,22 @@ def figures(budget: Budget) -> str:
     return ", ".join(parts)
 
 
-def next_call(budget: Budget) -> str:
+LOWERS_CALLS = "--max-tokens lowers that"
+LOWERS_TRAINING = "fewer --epochs lower that"
+
+
+def next_call(budget: Budget, lowered_by: str = LOWERS_CALLS) -> str:
     """What was too much: `the next call may cost up to $0.064 (--max-tokens lowers that)`."""
     if budget.is_unpriced:
         return "the price of the next call is not known"
-    return f"the next call may cost up to {shown(budget.next_call, is_most=True)} (--max-tokens lowers that)"
+    what = "the training" if lowered_by == LOWERS_TRAINING else "the next call"
+    return f"{what} may cost up to {shown(budget.next_call, is_most=True)} ({lowered_by})"
 
 
-def reached(budget: Budget, batch_id: str, now: datetime, *, is_embedded: bool) -> str:
+def reached(budget: Budget, batch_id: str, now: datetime, *, is_embedded: bool, lowered_by: str = LOWERS_CALLS) -> str:
     """That a run is over because of a cap, and how it goes on."""
     way_on = _way_on(budget, batch_id, now, is_embedded)
-    return f"{title(budget)} reached: {figures(budget)}; {next_call(budget)}. {way_on}"
+    return f"{title(budget)} reached: {figures(budget)}; {next_call(budget, lowered_by)}. {way_on}"
 
 
 def waiting(budget: Budget) -> str:

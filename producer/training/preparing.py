@@ -71,7 +71,7 @@ def train(
         if not as_json:
             print_text(dataset.report.text(), err=aside)
         elif not sent_off:
-            print_json(dataset.report.to_json() | training_budget.to_json(dataset.report, terms.spending), err=aside)
+            print_json(dataset.report.to_json() | training_budget.to_json(dataset, terms.spending), err=aside)
         if stopped:
             raise InputError(why_stopped(dataset.report))
         if export is not None and not dry_run:
@@ -218,7 +218,7 @@ def _warnings(report: Report) -> str:
 def _next(dataset: Dataset, terms: Terms) -> str:
     has_warnings = dataset.report.findings.level("warning") > 0
     look = f"  Look at the {_warnings(dataset.report)}; training is possible all the same.\n" if has_warnings else ""
-    fits = training_budget.line(dataset.report, terms.spending)
+    fits = training_budget.line(dataset, terms.spending)
     look += f"  {fits}\n" if fits else ""
     return (
         f"WHAT NEXT\n{look}  With --export train.jsonl instead of --dry-run the examples are written to a file; "

@@ -136,7 +136,7 @@ def send_off(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str,
 
 def submit_job(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str, source: str) -> tuple[Batch, bool]:
     """Store a dataset and its job; returns the job's batch, and whether there was this very job already."""
-    training_budget.check_fits(dataset.report, options, terms.spending)
+    training_budget.check_fits(dataset, options, terms.spending)
     parts = {"training": dataset.train, "validation": dataset.validation}
     stored = {name: None if part is None else _store(part) for name, part in parts.items()}
     hashes = [None if each is None else each["sha256"] for each in stored.values()]

@@ -30,7 +30,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def most_usd(dataset: Dataset) -> float:
-    most = training_budget.most_usd_e9(dataset.report)
+    most = training_budget.most_usd_e9(dataset)
     assert most
     return most / 1e9
 
@@ -50,7 +50,7 @@ def test_what_nobody_could_price_is_refused_before_anything_is_read(options: Dat
 
 def test_training_that_does_not_fit_is_refused_before_anything_is_stored(dataset: Dataset) -> None:
     too_little = Spending(round(most_usd(dataset) * 1e9) - 1)
-    with pytest.raises(InputError, match=r"^Training may cost .* 3 × each\), and .* is left of the budget of "):
+    with pytest.raises(InputError, match=r"^Training may cost up to .* 3 × each, .* is left of the budget of "):
         submit_job(dataset, OPTIONS, Terms(spending=too_little), "d", "d.csv")
     transact(lambda connection: budgets.set_cap(connection, DAY, "", 1))
     with pytest.raises(InputError, match=r"is left of the budget of \$0\.000000001 a day"):
@@ -65,9 +65,9 @@ def test_training_that_does_not_fit_is_refused_before_anything_is_stored(dataset
 
 
 def test_a_dry_run_says_whether_it_fits(dataset: Dataset) -> None:
-    line = training_budget.line(dataset.report, PLENTY)
+    line = training_budget.line(dataset, PLENTY)
     assert line is not None
-    assert line.startswith("budget of $5.00, $5.00 left: training fits, for $0.00")
-    assert training_budget.to_json(dataset.report, spending_of(0))["budget"]["fits"] is False
-    assert training_budget.line(dataset.report, UNSAID) is None
-    assert training_budget.to_json(dataset.report, UNSAID) == {}
+    assert line.startswith("budget of $5.00, $5.00 left: training fits, at most $0.00")
+    assert training_budget.to_json(dataset, spending_of(0))["budget"]["fits"] is False
+    assert training_budget.line(dataset, UNSAID) is None
+    assert training_budget.to_json(dataset, UNSAID) == {}

@@ -97,7 +97,7 @@ def _way_on(budget: Budget, batch_id: str, now: datetime, is_embedded: bool) -> 
 
 def _enough(budget: Budget) -> str:
     """A cap to suggest: twice what it is, in few digits, and with room for the next call."""
-    least = max(2 * (budget.cap), budget.spent + budget.doubtful + budget.next_call, 1)
+    least = max(2 * budget.cap, budget.spent + budget.doubtful + budget.next_call, 1)
     amount = Decimal(least) / USD_E9
     rounded = Decimal(f"{amount:.2g}")
     if rounded < amount:

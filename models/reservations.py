@@ -361,17 +361,7 @@ def book(connection: Connection, bookings: Iterable[Booking]) -> None:
             sums[0] += each.spent
             sums[1] += each.reserved
             sums[2] += each.doubtful
-    changed = {key: (sums[0], sums[1], sums[2]) for key, sums in changes.items() if any(sums)}
-    if changed and connection.dialect.name == "postgresql":
-        run(connection, _lock_rows, _CHANGES.filled([(*key, 0, 0, 0) for key in changed]))
-    _change(connection, changed)
-
-
-def _lock_rows(connection: Connection) -> ClauseElement:
-    rows = _CHANGES.values(connection).c
-    key = and_(budgets.c.kind == rows.kind, budgets.c.name == rows.name)
-    own = select(rows.kind).where(key).exists()
-    return select(budgets.c.name).where(own).order_by(budgets.c.kind, budgets.c.name).with_for_update(of=budgets)
+    _change(connection, {key: (sums[0], sums[1], sums[2]) for key, sums in changes.items() if any(sums)})
 
 
 def _change(connection: Connection, changes: Mapping[_Key, tuple[int, int, int]]) -> None:
@@ -380,13 +370,19 @@ def _change(connection: Connection, changes: Mapping[_Key, tuple[int, int, int]]
 
 
 def _add(connection: Connection) -> ClauseElement:
-    rows = _CHANGES.values(connection).c
+    rows = _CHANGES.values(connection)
+    its_change = and_(budgets.c.kind == rows.c.kind, budgets.c.name == rows.c.name)
+    is_own = [its_change, budgets.c.cap_usd_e9.is_not(None)]
+    if connection.dialect.name == "postgresql":  # all are locked in one order; SQLite has one writer anyway
+        locked = select(budgets.c.kind, budgets.c.name).where(select(rows.c.kind).where(its_change).exists())
+        order = locked.order_by(budgets.c.kind, budgets.c.name).with_for_update(of=budgets).cte("locked")
+        is_own += [budgets.c.kind == order.c.kind, budgets.c.name == order.c.name]
     return (
         update(budgets)
-        .where(budgets.c.kind == rows.kind, budgets.c.name == rows.name, budgets.c.cap_usd_e9.is_not(None))
+        .where(*is_own)
         .values(
-            spent_usd_e9=budgets.c.spent_usd_e9 + rows.spent,
-            reserved_usd_e9=budgets.c.reserved_usd_e9 + rows.reserved,
-            doubtful_usd_e9=budgets.c.doubtful_usd_e9 + rows.doubtful,
+            spent_usd_e9=budgets.c.spent_usd_e9 + rows.c.spent,
+            reserved_usd_e9=budgets.c.reserved_usd_e9 + rows.c.reserved,
+            doubtful_usd_e9=budgets.c.doubtful_usd_e9 + rows.c.doubtful,
         )
     )

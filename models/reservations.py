@@ -110,9 +110,9 @@ def reserve(connection: Connection, claimed: Sequence[Job], route: str | None = 
     bounds = _bounds(connection, batch_ids, route)
     taken: dict[int, int] = {}
     unfit: dict[str, list[tuple[Job, int]]] = {}
+    covering = {each: [rooms[key] for key in _keys(each, today) if key in rooms] for each in batch_ids}
     for job in claimed:
-        keys = ((BATCH, job.batch_id), (DAY, today), (FLEET, ""))
-        covering_it = [room for key in keys if (room := rooms.get(key)) is not None]
+        covering_it = covering[job.batch_id]
         if not covering_it:  # only others of these batches have budgets
             continue
         most = _fitting(bounds[job.batch_id], job, min(room.left for room in covering_it))
@@ -144,7 +144,7 @@ def reserve_amount(connection: Connection, batch_id: str, usd_e9: int | None) ->
     if locked is None:
         return "uncovered", None
     rooms, waiting, today, at = locked
-    keys = [key for key in ((BATCH, batch_id), (DAY, today), (FLEET, "")) if key in rooms]
+    keys = [key for key in _keys(batch_id, today) if key in rooms]
     if not keys:
         return "uncovered", None
     most = UNPRICED if usd_e9 is None else usd_e9
@@ -153,6 +153,11 @@ def reserve_amount(connection: Connection, batch_id: str, usd_e9: int | None) ->
         _change(connection, dict.fromkeys(keys, (0, most, 0)))
     _note_next_calls(connection, {batch_id: 0 if fits else most}, waiting)
     return ("reserved", at) if fits else ("waits", None)
+
+
+def _keys(batch_id: str, day: str) -> tuple[_Key, _Key, _Key]:
+    """The budgets that cover a call of this batch that begins on this day, as far as there are any."""
+    return (BATCH, batch_id), (DAY, day), (FLEET, "")
 
 
 class _Most(NamedTuple):
@@ -377,13 +382,16 @@ def unmade(call: Call) -> Booking:
 
 def book(connection: Connection, bookings: Iterable[Booking]) -> None:
     """Change the budgets that cover calls, in one statement; those without a cap are left alone."""
-    changes: dict[_Key, list[int]] = {}
+    of_batches: dict[tuple[str, str], list[int]] = {}
     for each in bookings:
-        for key in ((BATCH, each.batch_id), (DAY, each.day), (FLEET, "")):
-            sums = changes.setdefault(key, [0, 0, 0])
-            sums[0] += each.spent
-            sums[1] += each.reserved
-            sums[2] += each.doubtful
+        sums = of_batches.setdefault((each.batch_id, each.day), [0, 0, 0])
+        sums[0] += each.spent
+        sums[1] += each.reserved
+        sums[2] += each.doubtful
+    changes: dict[_Key, list[int]] = {}
+    for (batch_id, day), own in of_batches.items():
+        for key in _keys(batch_id, day):
+            changes[key] = [sum(pair) for pair in zip(changes.get(key, (0, 0, 0)), own, strict=True)]
     _change(connection, {key: (sums[0], sums[1], sums[2]) for key, sums in changes.items() if any(sums)})
 
 

@@ -249,6 +249,12 @@ def rates_of(model: str, tiers: tuple[str, ...]) -> Rates | None:
     return _rates(model, tiers, int(time.time() // _HALF_HOUR_SECONDS))
 
 
+def forget_rates() -> None:
+    """Look prices up anew: the settings have changed, or the file of prices may have."""
+    _rates.cache_clear()
+    bounds_of.cache_clear()
+
+
 @lru_cache(maxsize=256)
 def _rates(model: str, tiers: tuple[str, ...], _half_hour: int) -> Rates | None:
     try:

@@ -317,6 +317,14 @@ def forget(connection: Connection, batch_id: str) -> None:
     connection.execute(delete(budgets).where(budgets.c.kind == BATCH, budgets.c.name == batch_id))
 
 
+def beyond_bounds(connection: Connection) -> tuple[int, int]:
+    """How many calls were billed more than was reserved for them, and how much more, in 1e-9 USD."""
+    more = _whole(connection, attempts.c.cost_usd * 1e9) - attempts.c.reserved_usd_e9
+    counted = select(func.count(), func.coalesce(func.sum(more), 0)).where(attempts.c.reserved_usd_e9 >= 0, more > 0)
+    calls, usd_e9 = connection.execute(counted).one()
+    return int(calls), int(usd_e9)
+
+
 class Imbalance(NamedTuple):
     """A budget that has another sum reserved than its calls under way, in 1e-9 USD."""
 

@@ -78,3 +78,9 @@ def model_asked(connection: Connection) -> ColumnElement[str]:
         return type_coerce(func.json_extract(request, "$.body.model"), Text)
     model: ColumnElement[str] = cast(request, JSON)["body"]["model"].as_string()
     return model
+
+
+def model_of(request: JsonObject, default: str) -> str:
+    """The model that a request is for: the one that it brings, or that of its batch."""
+    body = request.get("body")
+    return str(body.get("model") or default) if isinstance(body, dict) else default

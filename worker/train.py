@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
-from tidemill.models import blobs, cost, fine_tunes, tunings
+from tidemill.models import blobs, cost, fine_tunes, training_bound, tunings
 from tidemill.models.blobs import BlobError, BlobMissingError
 from tidemill.models.creations import LostError
 from tidemill.models.database import reading
@@ -23,7 +23,6 @@ from tidemill.models.fine_tunes import FILES, FineTune, Step
 from tidemill.models.job_requests import read_train_request
 from tidemill.models.json_types import JsonObject, RemoteObject
 from tidemill.models.metrics import Point, points_of
-from tidemill.models.money import usd_e9
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
 from tidemill.models.server_names import is_same_host
@@ -60,11 +59,6 @@ _NEW_SECONDS = 60.0
 _NAME_SECONDS = 20.0
 """How long a job that has ended well may go without naming its model; what comes later is looked for on demand."""
 _NAME_LOOK_SECONDS = 2.0
-
-_TOKENS_MARGIN = 1.1
-_EXAMPLE_TOKENS = 16
-_LEAST_BYTES = 3
-"""What training may cost at most: our tokens and a tenth, and what a format adds; or a token every three bytes."""
 
 _NOT_READY = re.compile(r"not ready|still being processed|not (yet )?(been )?processed", re.IGNORECASE)
 _CREATION_UNKNOWN = (
@@ -179,12 +173,9 @@ class Run:
 
     def _most_usd_e9(self) -> int | None:
         """The most that training may cost; None where nobody knows its price or how long it takes."""
-        price, epochs = cost.training_price(self.options.model), _epochs(self.options.params)
-        if price is None or epochs is None:
-            return None
-        file = self.tune.files["training"]
-        counted = file["tokens"] * _TOKENS_MARGIN + file["examples"] * _EXAMPLE_TOKENS
-        return usd_e9(max(counted, file["bytes"] / _LEAST_BYTES) * epochs * price)
+        file, epochs = self.tune.files["training"], _epochs(self.options.params)
+        counts = {"tokens": file["tokens"], "examples": file["examples"], "size": file["bytes"]}
+        return training_bound.most_usd_e9(self.options.model, epochs, **counts)
 
     def _file(self, step: Step) -> Recipe:
         """How one of the dataset's files is created; its token is in its name."""

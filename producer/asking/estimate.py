@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidemill.models import batches, cost
 from tidemill.models.database import reading
@@ -14,6 +14,7 @@ from tidemill.models.routes import ONLINE, ROUTES
 from tidemill.models.text import dumps
 from tidemill.models.vision import picture_tokens
 from tidemill.producer.asking.continuing import history_tokens
+from tidemill.producer.batches.budget_reach import Reach, Reckoning
 from tidemill.producer.batches.keys import Prepared, keys_of
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
@@ -43,6 +44,8 @@ class Estimate:
     route: str = ONLINE
     most_online_usd: float | None = None
     """What all of it can cost at most online; None where that cannot be said."""
+    reach: Reach | None = None
+    """How far a budget will reach; None where there is none."""
 
     @property
     def total_usd(self) -> float | None:
@@ -64,6 +67,7 @@ class Estimate:
             "most_usd": self.total_usd,
             "route": self.route,
             "most_online_usd": self.most_online_usd,
+            "budget": self.reach.to_json() if self.reach else None,
         }
 
     def text(self) -> str:
@@ -80,11 +84,14 @@ class Estimate:
 
     def answers(self) -> tuple[str, ...]:
         """The lines of `text` about the answers and the total."""
+        reach = self.reach.lines() if self.reach else ()
         if self.output_tokens is None:
-            return ("answers: no cap on their length; --max-tokens sets one, and with it the most that they can cost",)
+            no_cap = "answers: no cap on their length; --max-tokens sets one, and with it the most that they can cost"
+            return (no_cap, *reach)
         return (
             f"answers: at most {self.output_tokens:,} tokens, {cost.format_usd(self.output_usd)}",
             f"in all: at most {cost.format_usd(self.total_usd)}",
+            *reach,
         )
 
     def by_route(self) -> tuple[str, ...]:
@@ -103,17 +110,25 @@ def estimate(order: Order) -> Estimate:
         InputError: the input cannot be read.
         SettingsError: the file of prices cannot be read.
     """
-    before = Before(order)
+    before, reckoning = Before(order), None
     history = history_tokens(order.options)
     rows = done = input_tokens = 0
     ticker = Ticker("counted")
     for chunk in order.rows.chunks(order.options, order.on_bad_row):
         answered = before.answered([Prepared.of(row) for row in chunk])
         to_send = [row for row, is_answered in zip(chunk, answered, strict=True) if not is_answered]
+        reckoning = reckoning or Reckoning(order, before.batch_id)
+        reckoning.add(row.request for row in to_send)
         rows, done = rows + len(chunk), done + sum(answered)
         input_tokens += _tokens(to_send, order.options) + history * len(to_send)
         ticker(rows)
-    return priced(before, order.options, rows, done, rows - done, input_tokens=input_tokens)
+    counted_rows = priced(before, order.options, rows, done, rows - done, input_tokens=input_tokens)
+    return with_reach(counted_rows, reckoning)
+
+
+def with_reach(estimate: Estimate, reckoning: Reckoning | None) -> Estimate:
+    """The estimate with how far a budget will reach."""
+    return replace(estimate, reach=reckoning.reach(estimate.to_send, estimate.input_usd)) if reckoning else estimate
 
 
 class Before:

@@ -10,8 +10,10 @@ from tidemill.models import batches, holds
 from tidemill.models.cost import format_tokens
 from tidemill.models.database import Piece, reading, transact, transact_in_pieces
 from tidemill.models.json_types import JsonObject
+from tidemill.models.reservations import BATCH
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
+from tidemill.producer.batches import budget_words
 from tidemill.producer.batches.progress import BatchSummary, Progress, counted, list_batches, marked, progress, resolve
 from tidemill.producer.screen.display import Ticker
 from tidemill.producer.screen.printing import print_json, print_line, print_table
@@ -121,6 +123,9 @@ def _show(batch_name: str, as_json: bool) -> None:
         f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {state}"
     )
     print_line(so_far.summary())
+    for cap in so_far.budgets:
+        if so_far.open or cap.kind == BATCH:
+            print_line(f"{budget_words.title(cap)}: {budget_words.figures(cap)}, {budget_words.shown(cap.left)} left")
     if so_far.hold_reason and so_far.open:
         print_line(f"on hold: {so_far.hold_reason}")
     for line in upstream_page.page(batch, so_far, there):
@@ -158,5 +163,8 @@ def _state(so_far: Progress) -> str:
         return "done"
     if so_far.hold_reason:
         return "on hold"
+    waits = so_far.state == "open" and any(each.is_reached for each in so_far.budgets)
+    if waits:
+        return "budget"
     names = {"open": "at provider" if so_far.is_out else "open", "cancelled": "cancelling"}
     return names.get(so_far.state, so_far.state)

@@ -12,16 +12,24 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from tidemill.models import holds, news, tallies
+from tidemill.models import holds, news, reservations, tallies
 from tidemill.models.clock import now
-from tidemill.models.database import reading
+from tidemill.models.database import reading, transact
 from tidemill.models.durations import in_words
 from tidemill.models.embedded import EmbeddedRunner, embedded_worker
-from tidemill.models.errors import DatabaseError, InputError, NotEndedError, RowFailedError, StoppedEarlyError
+from tidemill.models.errors import (
+    BudgetReachedError,
+    DatabaseError,
+    InputError,
+    NotEndedError,
+    RowFailedError,
+    StoppedEarlyError,
+)
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches
 from tidemill.models.transitions import ERASED
+from tidemill.producer.batches import affording, budget_words
 from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.obstacles import REMIND_SECONDS, Obstacles
 from tidemill.producer.batches.progress import Progress, counted, progress
@@ -40,6 +48,9 @@ _READ_FIRST_SECONDS = 0.3
 
 _WORKER_SECONDS = 1.0
 """How long rows wait for the worker to start: both at once would only make the first answer late."""
+
+_STILL_SECONDS = 1.0
+"""For so long a cap must have kept every row before a run ends for it: another batch's calls may give back theirs."""
 
 _NEARLY_DONE = 1000
 """While fewer rows are open, each time that some have ended is worth a look."""
@@ -129,6 +140,7 @@ def follow(
 
     Raises:
         NotEndedError, RowFailedError: one of `ends` has come; calls in flight have ended or were given back.
+        BudgetReachedError: a cap leaves no room for the next call, and none is in flight.
         KeyboardInterrupt: the user stopped; calls in flight have ended or were given back.
         InputError, DatabaseError: reading or storing failed; what was committed is safe.
     """
@@ -143,6 +155,8 @@ def follow(
             return so_far
     if submitting is None:
         check_server(scope.batch_id)
+        if any(each.is_unpriced for each in so_far.budgets):  # this process may know more prices
+            transact(reservations.reconsider)
     with _worker(window, scope, display) as runner:
         if submitting is not None:
             submitting.has_worker.set()
@@ -176,6 +190,8 @@ def _worker(window: int, scope: Scope, display: Display) -> Iterator[EmbeddedRun
     with embedded_worker(window, scope) as runner:
         try:
             yield runner
+        except BudgetReachedError:
+            raise  # nothing is in flight
         except (KeyboardInterrupt, StoppedEarlyError):
             is_last, calls = len(runner.scopes) == 1, counted(runner.in_flight, "call")
             ends = f"{calls} in flight may end (at most {settings().drain_seconds:.0f} s; Ctrl-C again stops at once). "
@@ -220,6 +236,8 @@ def _watch(
             return so_far
         obstacles.say_new(so_far)
         limit.check(so_far, obstacles)
+        if not is_reading:
+            limit.check_budget(so_far)
         pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
         longest = max(pause, took / _LOOK_SHARE)
         if is_reading or so_far.open > _NEARLY_DONE:
@@ -234,6 +252,8 @@ class _Limit:
     def __init__(self, scope: Scope, ends: Ends) -> None:
         self._scope, self._ends = scope, ends
         self._began = time.monotonic()
+        self._still_since: float | None = None
+        """Since when a cap keeps every row."""
         self._began_at: datetime | None = None
         """The same on the database's clock; only with `fail_fast`."""
         if ends.fail_fast:
@@ -250,6 +270,18 @@ class _Limit:
         if most is not None and time.monotonic() - self._began >= most:
             why = obstacles.why(so_far)
             raise NotEndedError(f"Stopped after {in_words(most)} with {is_open}. {why} Run it again, and it goes on.")
+
+    def check_budget(self, so_far: Progress) -> None:
+        """Raise BudgetReachedError if no row can be called for a while, and none is: all that can end has ended."""
+        reached = budget_words.narrowest([each for each in so_far.budgets if each.is_reached])
+        is_still = reached is not None and not so_far.states["running"] and not so_far.unjudged
+        now = time.monotonic()
+        self._still_since = (self._still_since or now) if is_still else None
+        if reached is None or self._still_since is None or now - self._still_since < _STILL_SECONDS:
+            return
+        with reading() as connection:
+            why = affording.reason_of(connection, reached, self._scope.batch_id or "")
+        raise BudgetReachedError(why)
 
     def _failure(self) -> str | None:
         """Why rows have failed most often; None if somebody has only deleted them, which is no failure of the run."""

@@ -14,6 +14,7 @@ from tidemill.models.embedded import EmbeddedRunner
 from tidemill.models.errors import DatabaseError
 from tidemill.models.routes import UPSTREAM
 from tidemill.models.tables import batches, jobs
+from tidemill.producer.batches import budget_words
 from tidemill.producer.batches.progress import Progress, counted
 from tidemill.producer.screen.display import Display
 
@@ -26,7 +27,11 @@ REMIND_SECONDS = 60.0
 _TROUBLE_SECONDS = 30.0
 _WORKER_CHECK_SECONDS = 10.0
 
+_NARROW_SECONDS = 10.0
+"""After so long without room in a budget a sentence says so: near a cap, a moment of it is usual."""
+
 _OVER = {
+    "budget": "There is room in the budget after {}; going on.",
     "hold": "The provider answers again after {}; going on.",
     "state": "The batch was resumed after {}; going on.",
     "trouble": "The trouble is over after {}; going on.",
@@ -62,8 +67,9 @@ class Obstacles:
         self._silence_seconds = silence_seconds
         self._ended = -1
         self._answered_at = self._silence_told_at = self._checked_workers_at = time.monotonic()
-        self._last: Progress | None = None
         self._upstream_news: UpstreamNews | None = None
+        self._narrow_since = self._answered_at
+        """Since when a budget has had no room, and no row has ended."""
 
     def say_new(self, so_far: Progress) -> None:
         """Say what a run waits for now and did not before, or for a minute, and what is over.
@@ -81,6 +87,7 @@ class Obstacles:
         elif "workers" in self._now:
             self._note("workers", self._now["workers"].sentence)
         self._say_upstream(so_far)
+        self._note_budget(so_far)
         self._note_silence(so_far)
 
     def _say_upstream(self, so_far: Progress) -> None:
@@ -121,6 +128,14 @@ class Obstacles:
         elif now - known.told_at >= REMIND_SECONDS:
             known.told_at = now
             self._display.say(f"Still waiting after {_in_minutes(now - known.since)}: {sentence}")
+
+    def _note_budget(self, so_far: Progress) -> None:
+        """Say that a budget has had no room for a while, although calls in flight may give some back."""
+        now, narrow = time.monotonic(), budget_words.narrowest([each for each in so_far.budgets if each.is_narrow])
+        if narrow is None or so_far.ended != self._ended:
+            self._narrow_since = now
+        is_long = narrow is not None and now - self._narrow_since >= _NARROW_SECONDS
+        self._note("budget", budget_words.waiting(narrow) if narrow is not None and is_long else None)
 
     def _note_silence(self, so_far: Progress) -> None:
         """Say that no row ends, where nothing else explains it."""

@@ -19,7 +19,7 @@ from tidemill.models.settings import settings
 from tidemill.models.shared_limits import LearnedLimits
 from tidemill.models.transitions import ERASED
 from tidemill.models.whereabouts import Upstream
-from tidemill.producer.batches import reasons, row_life, upstream_words
+from tidemill.producer.batches import affording, reasons, row_life, upstream_words
 from tidemill.producer.batches.progress import Progress, counted, counts
 from tidemill.producer.batches.reasons import Fleet, Reason
 
@@ -81,7 +81,7 @@ class Outlook:
         return max(self.progress.open / self.rate.rows_per_second, last)
 
 
-_BLOCKING = {"cancelled", "paused", "held", "no_worker"}
+_BLOCKING = {"budget", "cancelled", "paused", "held", "no_worker"}
 """Reasons that keep every row."""
 
 
@@ -143,7 +143,7 @@ def _reasons(connection: Connection, outlook: Outlook) -> Iterator[Reason]:
         if progress.unjudged:
             yield Reason("judgement", f"{progress.unjudged:,} replies are not judged yet; a worker judges them.")
         return
-    of_batch = reasons.of_batch(batch, outlook.fleet, now)
+    of_batch = reasons.of_batch(batch, outlook.fleet, now, affording.blocking(connection, batch.id, now))
     if batch.state == "cancelled" and progress.is_out:  # the rest of the cancel is the provider's
         missing = reasons.missing_worker(batch, outlook.fleet)
         of_batch = [Reason("no_worker", missing)] if missing else []

@@ -1,12 +1,14 @@
 """How far a batch is and what it has cost is asked in one query, whatever its size."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from tidemill.models import tallies
+from tidemill.models import budgets, tallies
+from tidemill.models.budgets import Budget
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
@@ -15,6 +17,7 @@ from tidemill.models.routes import ONLINE
 from tidemill.models.scope import Scope
 from tidemill.models.tables import OPEN_STATES, STATES, batches
 from tidemill.models.transitions import COST_PLACES
+from tidemill.producer.batches import budget_words
 
 
 def counted(number: int, noun: str) -> str:
@@ -39,6 +42,8 @@ class Progress:
     route: str = ONLINE
     """How rows go out that are not yet out."""
     deadline_at: datetime | None = None
+    budgets: Sequence[Budget] = ()
+    """Those that cap it: its own, today's, and that of all batches."""
 
     @property
     def rows(self) -> int:
@@ -76,6 +81,11 @@ class Progress:
         """True when all open rows are at the provider's Batch API."""
         return 0 < self.at_provider == self.open
 
+    def spending(self) -> str:
+        """What it cost, with what it may cost, for a short piece of a line: `$0.017 of $5.00`."""
+        narrowest = budget_words.narrowest(self.budgets)
+        return self.cost() if narrowest is None else budget_words.spent_of(narrowest)
+
     def summary(self, seconds: float | None = None) -> str:
         """The last line of a run: `533 rows: 531 succeeded, 2 failed, 0 open · 61,204 tokens · $0.021 · 41 s`."""
         cancelled = f", {self.states['cancelled']} cancelled" if self.states["cancelled"] else ""
@@ -104,6 +114,7 @@ class Progress:
             "route": self.route,
             "deadline_at": None if self.deadline_at is None else self.deadline_at.isoformat(),
             "at_provider": self.at_provider,
+            "budgets": [budget_words.to_json(each) for each in self.budgets],
         }
 
 
@@ -131,6 +142,7 @@ def counts(connection: Connection, scope: Scope) -> Progress:
         at_provider=now.at_provider,
         route=now.route,
         deadline_at=now.deadline_at,
+        budgets=budgets.covering(connection, scope.batch_id) if now.caps and scope.batch_id else (),
     )
 
 

@@ -14,7 +14,7 @@ from tidemill.models.tables import OPEN_STATES
 from tidemill.models.text import one_line
 from tidemill.models.transitions import ALONE_AFTER
 from tidemill.models.whereabouts import Upstream
-from tidemill.producer.batches import reasons, upstream_words
+from tidemill.producer.batches import affording, reasons, upstream_words
 from tidemill.producer.batches.reasons import Fleet, Place, Reason
 
 MOST_AHEAD = 500
@@ -78,7 +78,7 @@ def _reasons(connection: Connection, life: Life) -> Iterator[Reason]:
     elif job.state == "running":
         yield reasons.of_running(life.calls[-1] if life.calls else None, job, life.fleet, now)
     elif job.state == "queued":
-        of_batch = reasons.of_batch(batch, life.fleet, now)
+        of_batch = reasons.of_batch(batch, life.fleet, now, affording.blocking(connection, batch.id, now))
         yield from of_batch
         own = list(_own_reasons(connection, life))
         yield from own

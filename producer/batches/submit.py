@@ -13,14 +13,16 @@ from itertools import chain
 
 from sqlalchemy import Connection
 
-from tidemill.models import batches, embedded, provider, shutdown
+from tidemill.models import batches, budgets, embedded, provider, shutdown
 from tidemill.models.database import LONG_SECONDS, reading, transact, transact_in_pieces
 from tidemill.models.errors import BrokerError, InputError
+from tidemill.models.reservations import BATCH
 from tidemill.models.routes import AUTO
 from tidemill.models.scope import Scope
 from tidemill.models.server_names import is_same_host, server_name
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Enqueued, enqueue
+from tidemill.producer.batches import affording
 from tidemill.producer.batches.keys import Occurrences, Prepared
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.routing import check_route, choose_route, says_enough
@@ -74,6 +76,7 @@ def open_batch(order: Order) -> OpenBatch:
     check_route(order)
     chunks = order.rows.chunks(order.options, order.on_bad_row)
     first = next(chunks)
+    affording.check_prices(order, first)
     submission = _submission(order, first)
     sought = order.sought([Prepared.of(row) for row in first])
 
@@ -83,6 +86,8 @@ def open_batch(order: Order) -> OpenBatch:
         if stored and stored.provider != sought.provider:
             begun = batches.find(connection, sought)
             batches.move(connection, stored.id, sought.provider, begun.id if begun else None)
+        if stored is None:
+            affording.check_room(order, first)
         batch_id = stored.id if stored else batches.create(connection, submission)
         is_its_own = stored is None or (stored.source is not None and order.source_name is not None)
         if stored and is_its_own and order.source_name is not None and stored.source != order.source_name:
@@ -90,6 +95,8 @@ def open_batch(order: Order) -> OpenBatch:
         number = batches.begin_submission(connection, batch_id, submission) if stored else 1
         if stored:
             batches.come_back(connection, batch_id, submission.provider)
+        if order.spending.budget_usd_e9 is not None:
+            budgets.set_cap(connection, BATCH, batch_id, order.spending.budget_usd_e9)
         return OpenBatch(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
 
     opened = transact(find_or_make, LONG_SECONDS)

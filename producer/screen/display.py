@@ -63,8 +63,8 @@ class Counts(Protocol):
         """Open rows that are at the provider's Batch API, where no call of ours is made for them."""
         ...
 
-    def cost(self) -> str:
-        """What it cost, for people."""
+    def spending(self) -> str:
+        """What it cost, and what it may cost, for people."""
         ...
 
 
@@ -224,7 +224,7 @@ def parts_of(counts: Counts, reading: bool, rate: "Rate") -> list[Part]:
     return [
         Part(f"{counts.ended:,}/{total} done{failed}", 1),
         Part(f"{format_tokens(counts.tokens)} tokens", 7),
-        Part(counts.cost(), 3),
+        Part(counts.spending(), 3),
         *rate.parts(counts),
     ]
 

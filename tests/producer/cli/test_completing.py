@@ -50,3 +50,8 @@ def test_what_is_wrong_is_not_said_in_the_middle_of_a_line(
     assert completing.batch_ids("") == [LATEST]
     assert completing.assistant_names("") == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_may_have_a_cap_is_a_batch_a_day_or_all(embedded_home: Path) -> None:
+    assert [word for word, _ in completing.budget_names("")] == ["day", "fleet", "forgive", "latest"]
+    assert [word for word, _ in completing.budget_names("f")] == ["fleet", "forgive", "latest"]

@@ -34,7 +34,6 @@ from tidemill.worker.meter import Meter
 from tidemill.worker.upstream import advance
 from tidemill.worker.upstream_run import Run
 
-
 EVERY_POINT = int(os.environ.get("TIDEMILL_TEST_EVERY_POINT", "0"))
 """1: a kill at each point, and not at some."""
 

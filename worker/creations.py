@@ -86,7 +86,7 @@ async def create(recipe: Recipe, known: Creations, *, is_wanted: bool, may_call:
         except CallError as error:
             if error.status not in NO_SUCH_ENDPOINT:
                 raise LookError(error) from None
-            if not recipe.is_harmless:
+            if not recipe.is_harmless and creation.doubt_seconds >= settings().doubt_seconds:  # it may have been a slip
                 return "unknown"
         if remote is None and creation.doubt_seconds < settings().doubt_seconds:
             return "in doubt"

@@ -300,7 +300,7 @@ def adopt(connection: Connection, provider: str, old_names: Collection[str]) -> 
 def come_back(connection: Connection, batch_id: str, provider: str) -> None:
     """Take up a batch again: a held provider is probed at once, and the time for retries begins anew."""
     holds.probe_at_once(connection, provider)
-    reservations.reconsider(connection)
+    reservations.reconsider(connection, batch_id)
     transitions.give_time(connection, batches.c.id == batch_id)
 
 

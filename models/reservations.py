@@ -267,10 +267,13 @@ def note_next_call(connection: Connection, batch_id: str, usd_e9: int) -> None:
     connection.execute(row.on_conflict_do_update(index_elements=["kind", "name"], set_={"next_call_usd_e9": usd_e9}))
 
 
-def reconsider(connection: Connection) -> None:
-    """Try calls again whose price nobody knew: a worker that starts may know more prices."""
-    unpriced = and_(budgets.c.kind == BATCH, budgets.c.next_call_usd_e9 >= UNPRICED)
-    connection.execute(update(budgets).where(unpriced).values(next_call_usd_e9=0))
+def reconsider(connection: Connection, batch_id: str = "") -> None:
+    """Try calls again whose price nobody knew, since a worker that starts may know more; and any of this batch.
+
+    Somebody has come back to the batch: what did not fit may have left its input.
+    """
+    again = and_(budgets.c.kind == BATCH, or_(budgets.c.next_call_usd_e9 >= UNPRICED, budgets.c.name == batch_id))
+    connection.execute(update(budgets).where(again).values(next_call_usd_e9=0))
 
 
 # --- settle ---

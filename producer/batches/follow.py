@@ -49,9 +49,6 @@ _READ_FIRST_SECONDS = 0.3
 _WORKER_SECONDS = 1.0
 """How long rows wait for the worker to start: both at once would only make the first answer late."""
 
-_STILL_SECONDS = 1.0
-"""For so long a cap must have kept every row before a run ends for it: another batch's calls may give back theirs."""
-
 _NEARLY_DONE = 1000
 """While fewer rows are open, each time that some have ended is worth a look."""
 
@@ -155,8 +152,8 @@ def follow(
             return so_far
     if submitting is None:
         check_server(scope.batch_id)
-        if any(each.is_unpriced for each in so_far.budgets):  # this process may know more prices
-            transact(reservations.reconsider)
+        if so_far.budgets:  # somebody has come back, maybe with more prices
+            transact(lambda connection: reservations.reconsider(connection, scope.batch_id or ""))
     with _worker(window, scope, display) as runner:
         if submitting is not None:
             submitting.has_worker.set()
@@ -252,8 +249,6 @@ class _Limit:
     def __init__(self, scope: Scope, ends: Ends) -> None:
         self._scope, self._ends = scope, ends
         self._began = time.monotonic()
-        self._still_since: float | None = None
-        """Since when a cap keeps every row."""
         self._began_at: datetime | None = None
         """The same on the database's clock; only with `fail_fast`."""
         if ends.fail_fast:
@@ -272,12 +267,9 @@ class _Limit:
             raise NotEndedError(f"Stopped after {in_words(most)} with {is_open}. {why} Run it again, and it goes on.")
 
     def check_budget(self, so_far: Progress) -> None:
-        """Raise BudgetReachedError if no row can be called for a while, and none is: all that can end has ended."""
+        """Raise BudgetReachedError if the next row does not fit, and nothing is under way that might make room."""
         reached = budget_words.narrowest([each for each in so_far.budgets if each.is_reached])
-        is_still = reached is not None and not so_far.states["running"] and not so_far.unjudged
-        now = time.monotonic()
-        self._still_since = (self._still_since or now) if is_still else None
-        if reached is None or self._still_since is None or now - self._still_since < _STILL_SECONDS:
+        if reached is None or so_far.states["running"] or so_far.unjudged:
             return
         with reading() as connection:
             why = affording.reason_of(connection, reached, self._scope.batch_id or "")

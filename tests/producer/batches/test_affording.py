@@ -99,6 +99,10 @@ def test_a_batch_says_what_keeps_it() -> None:
         reached = affording.blocking(connection, batch_id, ledger.clock(connection))
     assert reached is not None
     assert reached.sentence.startswith("budget of $0.02 reached: $0.02 spent; the next call may cost up to $0.0")
+    open_batch(order([f"question {number}" for number in range(3)], max_tokens=10_000))
+    assert reason(batch_id) is None  # what did not fit may have left the input: it is tried again
+    take(stored_ids(batch_id))
+    assert reason(batch_id) == ("budget", None)
     cap(BATCH, 1, batch_id)
     assert reason(batch_id) is None
 

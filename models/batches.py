@@ -447,7 +447,7 @@ def _still_out(batch: Row[Any], lines: int) -> str:
     told = (
         "it is told to cancel them, and" if batch.state == "cancelled" else f"`tidemill cancel {batch.id}` ends that;"
     )
-    return f"{rows} at the provider's Batch API; {told} `tidemill watch {batch.id}` waits for it. Then delete it."
+    return f"{rows} at the provider; {told} `tidemill watch {batch.id}` waits for it. Then delete it."
 
 
 def _check_not_continued(

@@ -28,6 +28,8 @@ class Upstream(NamedTuple):
     """Its id at the provider; None until it is known to be there."""
     status: str | None
     """As the provider says it."""
+    route: str
+    """Which of `models.routes.UPSTREAM` it is."""
     lines: int
     completed: int | None
     """Lines that the provider has answered; None while it says nothing."""
@@ -57,7 +59,10 @@ class Upstream(NamedTuple):
         """For scripts; times are UTC."""
         times = {name: getattr(self, name) for name in ("sent_at", "seen_at", "expires_at")}
         return {
-            **{name: getattr(self, name) for name in ("id", "remote_id", "status", "lines", "completed", "failed")},
+            **{
+                name: getattr(self, name)
+                for name in ("id", "route", "remote_id", "status", "lines", "completed", "failed")
+            },
             **{name: at and at.isoformat() for name, at in times.items()},
             **{name: getattr(self, name) for name in ("wanted", "note")},
         }

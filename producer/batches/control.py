@@ -45,9 +45,9 @@ CHANGES = {
 """Command -> what it does."""
 
 _OF_ROWS_OUT = {
-    "pause": "{out} at the provider's Batch API; `tidemill watch {batch}` or a worker still collects them.",
+    "pause": "{out} at the provider; `tidemill watch {batch}` or a worker still collects them.",
     "cancel": (
-        "{out} at the provider's Batch API, which is told to cancel them as soon as `tidemill watch {batch}` or a "
+        "{out} at the provider, which is told to cancel them as soon as `tidemill watch {batch}` or a "
         "worker looks. What it has answered by then is paid, and kept; the rest is cancelled."
     ),
 }

@@ -164,13 +164,13 @@ def _of_silence(so_far: Progress, batch_id: str | None) -> str:
     """What becomes of open rows, where nothing keeps all of them waiting."""
     running, queued = so_far.states["running"] - so_far.at_provider, so_far.states["queued"]
     calls = f"{counted(running, 'call')} {'is' if running == 1 else 'are'} under way or waiting for a limit"
-    parts = [f"{counted(so_far.at_provider, 'row')} at the provider's Batch API"] if so_far.at_provider else []
+    parts = [f"{counted(so_far.at_provider, 'row')} at the provider"] if so_far.at_provider else []
     parts += [calls] if running or not (queued or parts) else []
     reason = ""
     if queued:
         seconds, error = _next_due(batch_id)
         due = f", the next one due in {in_words(seconds)}" if seconds >= 1 else ""
-        to_pack = " for the provider's Batch API" if so_far.route in UPSTREAM else ""
+        to_pack = " for the provider" if so_far.route in UPSTREAM else ""
         parts.append(f"{counted(queued, 'row')} {'is' if queued == 1 else 'are'} queued{to_pack}{due}")
         reason = f" Its last call failed: {error}" if error else ""
     return f"{', '.join(parts)}.{reason}"

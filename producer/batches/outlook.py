@@ -175,7 +175,7 @@ def _running(rows: int, *, has_workers: bool) -> Reason:
 def _queued(connection: Connection, outlook: Outlook, waiting: int) -> Reason:
     batch, alive = outlook.batch, outlook.fleet.alive(outlook.batch.provider)
     if batch.route in UPSTREAM:
-        sentence = f"{counted(waiting, 'row')} due, to be packed into the next batch for the provider's Batch API."
+        sentence = f"{counted(waiting, 'row')} due, to be packed into the next batch for the provider."
         return Reason("to_pack", sentence)
     places, free = sum(each.window for each in alive), sum(max(0, each.window - each.in_flight) for each in alive)
     urgent = ledger.urgent_batches(connection, batch)

@@ -57,7 +57,7 @@ class UpstreamNews:
         if not self._has_begun:
             self._has_begun = True
             if so_far.route in UPSTREAM and so_far.state != "cancelled":
-                yield upstream_words.goes(model, self._batch_id)
+                yield upstream_words.goes(model, self._batch_id, so_far.route)
                 if batch.options.get("dialogue") and so_far.open > 1:
                     yield "Turns of a dialogue go one after the other, each in an upstream batch of its own."
         has_arrived = any(each.sent_at is not None for each in upstream)
@@ -70,5 +70,5 @@ class UpstreamNews:
             where = upstream_words.whereabouts(of_all.at_provider, upstream, model, at)
             yield f"{where}{rest if others and so_far.route not in UPSTREAM else ''}"
         trouble = upstream_words.trouble(upstream)
-        yield from (f"The provider's Batch API: {each}" for each in trouble if each not in self._trouble)
+        yield from (f"The provider: {each}" for each in trouble if each not in self._trouble)
         self._trouble.update(trouble)

@@ -16,6 +16,10 @@ MOST_SHOWN = 5
 
 _NOTE_CHARACTERS = 300
 
+BATCH = "batch"
+_PLACES = {BATCH: "the provider's Batch API"}
+_IN_BACKGROUND = "the provider, in the background"
+
 
 def price_words(model: str, route: str) -> str:
     """What a route costs of the price online: `half the price`, `80 % of the price`; empty where it is the same.
@@ -44,13 +48,14 @@ def whereabouts(rows: int | None, upstream: Sequence[Upstream], model: str, now:
     are = "The row is" if rows is None else f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'}"
     batches = counted(len(upstream), "upstream batch")
     sent = [each for each in upstream if each.sent_at is not None]
+    route = upstream[-1].route if upstream else BATCH
     if not sent:
-        return f"{are} on the way to the provider's Batch API, in {batches}."
-    price = price_words(model, "batch")
+        return f"{are} on the way to {_PLACES.get(route, _IN_BACKGROUND)}, in {batches}."
+    price = price_words(model, route)
     began = since(min(each.sent_at for each in sent if each.sent_at is not None), now)
     parts = [batches, *([far] if (far := how_far(upstream)) else [])]
     at_price = f", at {price}" if price else ""
-    return f"{are} at the provider's Batch API {began}{at_price}: {', '.join(parts)}.{_end(upstream, now)}"
+    return f"{are} at {_PLACES.get(route, _IN_BACKGROUND)} {began}{at_price}: {', '.join(parts)}.{_end(upstream, now)}"
 
 
 def reason(rows: int | None, upstream: Sequence[Upstream], model: str, now: datetime) -> Reason:
@@ -102,16 +107,17 @@ def stays(rows: int, batch_id: str) -> str:
     """What becomes of rows that are out when the command stops that waited for them."""
     are = f"{counted(rows, 'row')} {'stays' if rows == 1 else 'stay'}"
     return (
-        f"{are} at the provider's Batch API, which goes on without this command. The same command, "
+        f"{are} at the provider, which goes on without this command. The same command, "
         f"`tidemill watch {batch_id}` or a worker collects the answers."
     )
 
 
-def goes(model: str, batch_id: str) -> str:
-    """What to expect of a run whose rows go to the provider's Batch API; said once, when it begins to wait."""
-    price = price_words(model, "batch")
+def goes(model: str, batch_id: str, route: str) -> str:
+    """What to expect of a run whose rows are handed to the provider; said once, when it begins to wait."""
+    price, place = price_words(model, route), _PLACES.get(route, _IN_BACKGROUND)
+    longest = "minutes to hours, up to a day" if route == BATCH else f"up to {route}"
     return (
-        f"Rows go to the provider's Batch API{f', at {price}' if price else ''}: answers take minutes to hours, up to "
-        f"a day. Ctrl-C does no harm: the provider goes on, and the same command, `tidemill watch {batch_id}` or a "
+        f"Rows go to {place}{f', at {price}' if price else ''}: answers take {longest}. "
+        f"Ctrl-C does no harm: the provider goes on, and the same command, `tidemill watch {batch_id}` or a "
         "worker collects them."
     )

@@ -51,7 +51,7 @@ def _at_providers(out: Sequence[Upstream]) -> Iterator[str]:
     for provider in sorted({each.provider for each in out}):
         its = [each for each in out if each.provider == provider]
         lines = sum(each.lines for each in its)
-        yield f"at the Batch API of {provider}: {counted(lines, 'row')} in {counted(len(its), 'upstream batch')}"
+        yield f"at {provider}, in no worker's hands: {counted(lines, 'row')} in {counted(len(its), 'upstream batch')}"
 
 
 def _none_alive(*, gone: int) -> str:

@@ -124,10 +124,10 @@ def test_progress_tells_what_is_at_the_provider_from_what_workers_run() -> None:
 def test_a_batch_with_rows_out_is_not_deleted_and_later_goes_with_its_upstream_batches() -> None:
     add_batch(route="batch", read_at=now())
     (job,) = put_out(add_jobs(1))
-    with pytest.raises(InputError, match=r"1 row of b is at the provider's Batch API; `tidemill cancel b` ends that"):
+    with pytest.raises(InputError, match=r"1 row of b is at the provider; `tidemill cancel b` ends that"):
         transact(lambda connection: batches.delete(connection, "b"))
     put(success(job))
-    with pytest.raises(InputError, match="at the provider's Batch API"):  # files may be left there
+    with pytest.raises(InputError, match="at the provider"):  # files may be left there
         transact(lambda connection: batches.delete(connection, "b"))
     end_upstream()
     transact_in_pieces(lambda connection, after: batches.delete(connection, "b", after))

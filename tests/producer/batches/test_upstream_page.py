@@ -94,7 +94,7 @@ def test_what_is_out_is_named_where_a_batch_is_stopped(
 ) -> None:
     put_three_out()
     out = printed(lambda: control.change(verb, "b", as_json=False), capsys)
-    assert out.count("\n") == 2 and "3 rows are at the provider's Batch API" in out and sentence in out
+    assert out.count("\n") == 2 and "3 rows are at the provider" in out and sentence in out
     if verb == "cancel":
         assert "cancelled: 2 rows" in out
         again = printed(lambda: control.change(verb, "b", as_json=False), capsys)
@@ -179,7 +179,7 @@ def test_a_run_says_what_it_waits_for_and_how_far_that_is(monkeypatch: pytest.Mo
     (where,) = look()
     assert "2 of 3 lines done there" in where
     set_upstream(note="The queue is full.")
-    assert look() == ["The provider's Batch API: The queue is full."]
+    assert look() == ["The provider: The queue is full."]
     assert look() == []
     assert len(look(300.0)) == 1
     put_all = take(add_jobs(1, prefix="x"))

@@ -21,6 +21,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    literal_column,
     or_,
     select,
     text,
@@ -124,7 +125,7 @@ def is_blocked() -> ColumnElement[bool]:
         .where(
             own.c.kind == BATCH,
             own.c.name == batches.c.id,
-            own.c.next_call_usd_e9 > 0,
+            own.c.next_call_usd_e9 > literal_column("0"),  # in the words of the index that has only these
             or_(
                 and_(budgets.c.kind == BATCH, budgets.c.name == batches.c.id),
                 and_(budgets.c.kind == DAY, budgets.c.name == _TODAY),

@@ -63,7 +63,7 @@ BILLS: list[tuple[str, int, int]] = [
     ("three answers", most("why?", params={"n": 3}), bill(tokens("why?"), 300, "priority")),
     ("the limit in the parameters", most("?", params={"max_tokens": 900}), bill(tokens("?"), 900, "priority")),
     ("by batch", most("why?", "batch"), bill(tokens("why?"), 100, "batch")),
-    ("by flex, which fell back", most("why?", "flex"), bill(tokens("why?"), 100)),
+    ("by flex, which fell back", most("why?", "flex"), bill(tokens("why?"), 100, "priority")),
     ("a schema", most("?", schema={"type": "object", "title": "x" * 500}), bill(tokens("x" * 500), 100, "priority")),
     ("instructions", most("?", system="be brief " * 99), bill(tokens("be brief " * 99), 100, "priority")),
     ("another model", most({"url": "/v1/chat/completions", "body": {"model": "gpt-6-sol", "messages": []}}),

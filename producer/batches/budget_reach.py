@@ -14,11 +14,12 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.money import usd, usd_e9
 from tidemill.models.reservations import BATCH
 from tidemill.models.routes import ROUTES
+from tidemill.models.scope import Scope
 from tidemill.models.tables import jobs
 from tidemill.producer.batches import affording
 from tidemill.producer.batches import budget_words as words
 from tidemill.producer.batches.order import Order
-from tidemill.producer.batches.progress import counted
+from tidemill.producer.batches.progress import counted, counts
 
 _ASSUMED_ANSWER_TOKENS = 300
 """Of an answer, where none of the batch is known yet."""
@@ -142,8 +143,8 @@ def _caps(order: Order, batch_id: str | None) -> list[Budget]:
     said = order.spending.budget_usd_e9
     with reading() as connection:
         known = budgets.covering(connection, batch_id)
+        spent = usd_e9(counts(connection, Scope(batch_id)).cost_usd or 0.0)
     if said is None:
         return known
-    before = next((each for each in known if each.kind == BATCH), None)
-    own = Budget(BATCH, batch_id, said, 0, 0, 0, 0) if before is None else replace(before, cap=said)
-    return [own, *(each for each in known if each.kind != BATCH)]
+    before = next((each for each in known if each.kind == BATCH), Budget(BATCH, batch_id, said, spent, 0, 0, 0))
+    return [replace(before, cap=said), *(each for each in known if each.kind != BATCH)]

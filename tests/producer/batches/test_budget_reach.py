@@ -75,6 +75,8 @@ def test_the_length_of_answers_is_known_once_there_are_some_and_what_is_spent_is
     assert (now.rows, now.surely, now.answer_tokens, now.is_assumed) == (90, 10, 7, False)
     assert now.budget.left == 10 * ONE
     assert reach(30 * ONE / 1e9).surely == 20  # another amount would count instead
+    transact(lambda connection: budgets.set_cap(connection, BATCH, opened.batch_id, None))
+    assert reach(30 * ONE / 1e9).surely == 20  # what was spent without a cap counts, too
 
 
 @pytest.mark.parametrize("kind", [DAY, FLEET])

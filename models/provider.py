@@ -217,8 +217,8 @@ class Provider:
     ) -> JsonObject:
         """Upload a file of any size from the disk under this name, once; returns the file's object.
 
-        It takes `seconds` at most, or what `transfer_seconds` says for its size. `on_bytes` hears how many bytes were
-        handed to the connection by now.
+        It takes `seconds` at most, or what `transfer_seconds` says for its size. `on_bytes` hears how many bytes
+        were read by now; another thread may call it.
 
         Raises:
             CallError: as for `call`.

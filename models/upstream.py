@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from typing import Literal, NamedTuple
 
 from sqlalchemy import (
@@ -396,15 +397,7 @@ def room(connection: Connection, batch: UpstreamBatch, model: str, most: Room) -
     What was too much halves the next one, and each one that is taken doubles it. A limit of tokens that the provider
     has named holds for all that wait there.
     """
-    lately = upstream_batches.c.created_at > now_after(-_REMEMBERED_SECONDS)
-    of_provider = upstream_batches.c.provider == batch.provider, upstream_batches.c.model == model
-    newest = (
-        select(*_COLUMNS)
-        .where(*of_provider, lately, upstream_batches.c.id != batch.id)
-        .order_by(upstream_batches.c.id.desc())
-        .limit(_REMEMBERED)
-    )
-    recent = [UpstreamBatch(*row) for row in connection.execute(newest)][::-1]
+    recent = _recent(connection, batch, model)
     own = [each for each in recent if each.batch_id == batch.batch_id]
     waiting = sum(each.tokens for each in recent if each.ended_at is None and not each.has_ended)
     named = next((each.queue_tokens for each in reversed(recent) if each.queue_tokens), None)
@@ -414,6 +407,22 @@ def room(connection: Connection, batch: UpstreamBatch, model: str, most: Room) -
     if not waiting:
         tokens = max(tokens, 1)  # one line must go, so that the provider can say whether it ever fits
     return Room(_learned(own, "lines", "lines", most.lines), _learned(recent, "bytes", "bytes", most.bytes), tokens)
+
+
+def _recent(connection: Connection, batch: UpstreamBatch, model: str) -> list[UpstreamBatch]:
+    """The last other ones of the same provider and model, oldest first."""
+    lately = upstream_batches.c.created_at > now_after(-_REMEMBERED_SECONDS)
+    alike = upstream_batches.c.provider == batch.provider, upstream_batches.c.model == model
+    newest = select(*_COLUMNS).where(*alike, lately, upstream_batches.c.id != batch.id)
+    newest = newest.order_by(upstream_batches.c.id.desc()).limit(_REMEMBERED)
+    return [UpstreamBatch(*row) for row in connection.execute(newest)][::-1]
+
+
+def refusals_in_a_row(connection: Connection, batch: UpstreamBatch) -> int:
+    """How often the provider's queue was full, the last time for this one, with none taken between."""
+    others = reversed(_recent(connection, batch, batch.model))
+    before = takewhile(lambda each: each.refused == "queue" or each.meaning not in _TAKEN, others)
+    return 1 + sum(each.refused == "queue" for each in before)
 
 
 def _learned(recent: Sequence[UpstreamBatch], refusal: Refusal, size: str, most: int) -> int:

@@ -254,6 +254,7 @@ BATCH_FAULTS = (
     "late_ids",  # its output is not named at the first looks after its end
     "no_output_id",  # its output is never named
     "empty_ids",  # what is not there is "" and not null
+    "empty_error_file",  # there is one, with nothing in it
     "null_counts",
     "no_counts",
     "no_batch_usage",

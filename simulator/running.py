@@ -126,7 +126,8 @@ class Running:
         now = time.time()
         files = {}
         for kind in ("output", "error"):
-            stored = self._shelf.publish(name_of(kind, batch), f"{batch.id}_{kind}.jsonl", "batch_output", now)
+            name, keeps = f"{batch.id}_{kind}.jsonl", batch.fault == "empty_error_file" and kind == "error"
+            stored = self._shelf.publish(name_of(kind, batch), name, "batch_output", now, even_empty=keeps)
             files[f"{kind}_file_id"] = stored.id if stored else None
         times, sums = {**batch.times, status: now}, asdict(batch.tally)
         self._shelf.change(batch, status=status, times=times, tally=sums, **files)

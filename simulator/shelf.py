@@ -111,9 +111,11 @@ class Shelf:
             self._write({"file": file | {"content": base64.b64encode(content).decode()}})
         return self.all_files[identity]
 
-    def publish(self, identity: str, filename: str, purpose: str, at: float) -> StoredFile | None:
+    def publish(
+        self, identity: str, filename: str, purpose: str, at: float, *, even_empty: bool = False
+    ) -> StoredFile | None:
         """Make a file of what was written to its content; None if nothing was."""
-        if not self.contents.view(identity):
+        if not even_empty and not self.contents.view(identity):
             return None
         self._write({"stored": {"id": identity, "filename": filename, "purpose": purpose, "created_at": at}})
         return self.all_files[identity]
@@ -121,7 +123,8 @@ class Shelf:
     def _delete(self, file: StoredFile) -> None:
         file.deleted = True
         if file.purpose in BY_BATCH:
-            self.contents.remove(file.id)  # what is mapped stays until nobody reads it
+            file.content = b""  # a batch that runs has its own map
+            self.contents.remove(file.id)
 
     def delete_file(self, identity: str) -> None:
         self._write({"deleted": identity})

@@ -24,6 +24,8 @@ from tidemill.models.json_types import JsonObject, RemoteObject, string
 from tidemill.models.provider import CallError
 from tidemill.models.routes import WINDOWS
 from tidemill.models.settings import settings
+from tidemill.models.transfers import TransferError
+from tidemill.models.transitions import LONGEST_DELAY_SECONDS
 from tidemill.models.upstream import Step, UpstreamBatch
 from tidemill.worker import creations, packing, windows
 from tidemill.worker import upstream_faults as faults
@@ -61,6 +63,8 @@ async def advance(run: Run) -> None:
         await faults.after_error(run, error)
     except DatabaseError:
         raise
+    except (OSError, TransferError) as error:  # the disk is full, say: this machine is why, and another one may do it
+        await try_again(run, error.strerror or str(error) if isinstance(error, OSError) else str(error))
     except Exception as error:  # noqa: BLE001  # a defect of ours must not keep rows for days
         await faults.after_defect(run, error)
 
@@ -210,7 +214,7 @@ async def _follow(run: Run) -> None:
     if batch.wanted == "cancel":
         await _cancel(run, path)
     remote = batch_of(await run.provider.fetch(path))
-    await creations.write(upstream.note_seen, batch, remote)
+    await creations.write(_note_seen, run, remote)
     run.batch = await asyncio.to_thread(read, run)
     age_seconds = _age_seconds(run.batch)
     if run.batch.has_ended:
@@ -228,7 +232,13 @@ async def _follow(run: Run) -> None:
         await go_on(run, "end")
         return
     pause = max(_FIRST_LOOK_SECONDS, age_seconds * _FOLLOW_SHARE)
-    await go_on(run, "follow", min(settings().poll_seconds, pause))
+    await go_on(run, "follow", min(settings().poll_seconds, pause), failures=0)
+
+
+def _note_seen(connection: Connection, run: Run, remote: JsonObject) -> None:
+    upstream.note_seen(connection, run.batch, remote)
+    if run.batch.failures:  # as after a creation that was refused
+        holds.end(connection, run.batch.provider)
 
 
 def _path(remote_id: object) -> str:
@@ -318,8 +328,10 @@ async def _end(run: Run) -> None:
     was_refused = batch.refused is not None or batch.remote_id is None
     # After any other end than that of a batch that was done, what is in no file was not run.
     leave = upstream.give_back if was_refused or batch.meaning != "completed" else upstream.lose
-    if batch.refused == "queue":
-        leave = partial(upstream.give_back, seconds=settings().poll_seconds)
+    if batch.refused == "queue" and (refusals := await asyncio.to_thread(_refusals, run)) > 1:
+        # The queue is full of what is not ours: the limit that was learned is not enough.
+        seconds = min(settings().poll_seconds * 2.0 ** min(refusals, 10), LONGEST_DELAY_SECONDS)
+        leave = partial(upstream.give_back, seconds=seconds)
     while claims := await asyncio.to_thread(_left, run):
         await creations.write(leave, batch, claims)
     if batch.file_id is not None:
@@ -330,6 +342,11 @@ async def _end(run: Run) -> None:
                 raise
     await asyncio.to_thread(_remove_files, run)
     await creations.write(upstream.end, batch)
+
+
+def _refusals(run: Run) -> int:
+    with reading() as connection:
+        return upstream.refusals_in_a_row(connection, run.batch)
 
 
 def _left(run: Run) -> list[tuple[int, int]]:

@@ -179,6 +179,7 @@ def test_what_a_batch_says_of_itself_can_be_wrong(sim: Simulator, client: OpenAI
     assert shown("null_counts")["request_counts"] == {"total": None, "completed": None, "failed": None}
     assert shown("no_counts")["request_counts"] is None
     assert shown("no_batch_usage")["usage"] is None
+    assert read(client, shown("empty_error_file")["error_file_id"]) == []
     late = shown("late_ids")
     assert late["output_file_id"] is None
     assert client.batches.retrieve(late["id"]).output_file_id is not None

@@ -280,8 +280,9 @@ def _terms(model: str, endpoint: Endpoint, body: JsonObject, route: str, room: i
     answers = max((body[name] for name in ("n", "best_of") if _is_count(body.get(name))), default=1)
     asked = body.get("service_tier")
     tiers = _TIERS.get(asked.strip().lower(), _ANY_TIER) if isinstance(asked, str) else _ANY_TIER
-    if ROUTES[route].tier:
-        tiers = (ROUTES[route].tier,) if ROUTES[route].is_upstream else (ROUTES[route].tier, "")
+    own = ROUTES[route].tier
+    if own:  # a live call of another tier may have to go out without it in the end
+        tiers = (own,) if ROUTES[route].is_upstream else (own, *tiers)
     return Terms(tiers, answers * (max(rooms) if rooms else most_output_tokens(model)), _unseen_tokens(model, body))
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
+    literal_column,
     or_,
     select,
     text,
@@ -124,7 +125,7 @@ def is_blocked() -> ColumnElement[bool]:
         .where(
             own.c.kind == BATCH,
             own.c.name == batches.c.id,
-            own.c.next_call_usd_e9 > 0,
+            own.c.next_call_usd_e9 > literal_column("0"),  # in the words of the index that has only these
             or_(
                 and_(budgets.c.kind == BATCH, budgets.c.name == batches.c.id),
                 and_(budgets.c.kind == DAY, budgets.c.name == _TODAY),
@@ -315,6 +316,14 @@ def _release_trainings(connection: Connection, own: ColumnElement[bool]) -> None
 def forget(connection: Connection, batch_id: str) -> None:
     """Delete the budget of a batch that is deleted; what it has spent stays in those of its day and of the fleet."""
     connection.execute(delete(budgets).where(budgets.c.kind == BATCH, budgets.c.name == batch_id))
+
+
+def beyond_bounds(connection: Connection) -> tuple[int, int]:
+    """How many calls were billed more than was reserved for them, and how much more, in 1e-9 USD."""
+    more = _whole(connection, attempts.c.cost_usd * 1e9) - attempts.c.reserved_usd_e9
+    counted = select(func.count(), func.coalesce(func.sum(more), 0)).where(attempts.c.reserved_usd_e9 >= 0, more > 0)
+    calls, usd_e9 = connection.execute(counted).one()
+    return int(calls), int(usd_e9)
 
 
 class Imbalance(NamedTuple):

@@ -6,13 +6,14 @@ caller's transaction.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from sqlalchemy import (
     ClauseElement,
     Connection,
     Text,
     and_,
+    func,
     literal,
     or_,
     select,
@@ -20,15 +21,16 @@ from sqlalchemy import (
     update,
 )
 
+from tidemill.models.answers import Message
 from tidemill.models.bulk import BulkRows, insert_for, run
 from tidemill.models.clock import day_of, now
+from tidemill.models.json_types import JsonObject
 from tidemill.models.money import MOST_USD_E9, usd_e9
 from tidemill.models.routes import ONLINE, ROUTES
 from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs
 
 if TYPE_CHECKING:
     from tidemill.models.bounds import Bounds
-    from tidemill.models.transitions import Claimed
 
 BATCH, DAY, FLEET = "batch", "day", "fleet"
 
@@ -47,6 +49,22 @@ COLUMNS = (
 
 
 # --- reserve ---
+
+
+class Job(Protocol):
+    """What is asked of a claimed job; `models.transitions.Claimed` is one."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def batch_id(self) -> str: ...
+
+    @property
+    def request(self) -> JsonObject: ...
+
+    @property
+    def history(self) -> tuple[Message, ...]: ...
 
 
 class Reservation(NamedTuple):
@@ -79,7 +97,7 @@ _BATCH_IDS = BulkRows(batch_id="text")
 _CHANGES = BulkRows(kind="text", name="text", spent="int", reserved="int", doubtful="int")
 
 
-def reserve(connection: Connection, claimed: Sequence["Claimed"], route: str | None = None) -> Reservation:
+def reserve(connection: Connection, claimed: Sequence[Job], route: str | None = None) -> Reservation:
     """Reserve the most that the calls of these jobs may cost, in all budgets that cover them, or leave a job out.
 
     Jobs that do not fit are skipped, so that smaller ones behind them may. Their batch's `next_call_usd_e9` becomes
@@ -92,10 +110,10 @@ def reserve(connection: Connection, claimed: Sequence["Claimed"], route: str | N
     rooms, waiting, today, started_at = locked
     bounds = _bounds(connection, batch_ids, route)
     taken: dict[int, int] = {}
-    unfit: dict[str, list[tuple[Claimed, int]]] = {}
+    unfit: dict[str, list[tuple[Job, int]]] = {}
+    covering = {each: [rooms[key] for key in _keys(each, today) if key in rooms] for each in batch_ids}
     for job in claimed:
-        keys = ((BATCH, job.batch_id), (DAY, today), (FLEET, ""))
-        covering_it = [room for key in keys if (room := rooms.get(key)) is not None]
+        covering_it = covering[job.batch_id]
         if not covering_it:  # only others of these batches have budgets
             continue
         most = _fitting(bounds[job.batch_id], job, min(room.left for room in covering_it))
@@ -127,7 +145,7 @@ def reserve_amount(connection: Connection, batch_id: str, usd_e9: int | None) ->
     if locked is None:
         return "uncovered", None
     rooms, waiting, today, at = locked
-    keys = [key for key in ((BATCH, batch_id), (DAY, today), (FLEET, "")) if key in rooms]
+    keys = [key for key in _keys(batch_id, today) if key in rooms]
     if not keys:
         return "uncovered", None
     most = UNPRICED if usd_e9 is None else usd_e9
@@ -138,12 +156,17 @@ def reserve_amount(connection: Connection, batch_id: str, usd_e9: int | None) ->
     return ("reserved", at) if fits else ("waits", None)
 
 
+def _keys(batch_id: str, day: str) -> tuple[_Key, _Key, _Key]:
+    """The budgets that cover a call of this batch that begins on this day, as far as there are any."""
+    return (BATCH, batch_id), (DAY, day), (FLEET, "")
+
+
 class _Most(NamedTuple):
     usd_e9: int
     fits: bool
 
 
-def _fitting(bounds: "Bounds | None", job: "Claimed", left: int) -> _Most:
+def _fitting(bounds: "Bounds | None", job: Job, left: int) -> _Most:
     """The most that a call may cost, and whether it fits; it is counted exactly only where that decides."""
     from tidemill.models.bounds import exact_of, most_of
 
@@ -184,6 +207,10 @@ def _lock_covering(
 def _select_covering(connection: Connection) -> ClauseElement:
     at = select(now().label("now")).cte("at").prefix_with("MATERIALIZED", dialect="postgresql")
     today = day_of(at.c.now)
+    ids = select(_BATCH_IDS.values(connection).c.batch_id)
+    is_one = budgets.c.name.in_(ids)
+    if connection.dialect.name == "postgresql":  # as an array, for which it looks into the index
+        is_one = budgets.c.name == func.any(func.array(ids.scalar_subquery()))
     return (
         select(*COLUMNS, today.label("today"), at.c.now)
         .join(at, literal(1) == literal(1))
@@ -191,7 +218,7 @@ def _select_covering(connection: Connection) -> ClauseElement:
             or_(
                 budgets.c.kind == FLEET,
                 and_(budgets.c.kind == DAY, or_(budgets.c.name == "", budgets.c.name == today)),
-                and_(budgets.c.kind == BATCH, budgets.c.name.in_(select(_BATCH_IDS.values(connection).c.batch_id))),
+                and_(budgets.c.kind == BATCH, is_one),
             )
         )
         .order_by(budgets.c.kind, budgets.c.name)
@@ -354,24 +381,17 @@ def unmade(call: Call) -> Booking:
 
 def book(connection: Connection, bookings: Iterable[Booking]) -> None:
     """Change the budgets that cover calls, in one statement; those without a cap are left alone."""
-    changes: dict[_Key, list[int]] = {}
+    of_batches: dict[tuple[str, str], list[int]] = {}
     for each in bookings:
-        for key in ((BATCH, each.batch_id), (DAY, each.day), (FLEET, "")):
-            sums = changes.setdefault(key, [0, 0, 0])
-            sums[0] += each.spent
-            sums[1] += each.reserved
-            sums[2] += each.doubtful
-    changed = {key: (sums[0], sums[1], sums[2]) for key, sums in changes.items() if any(sums)}
-    if changed and connection.dialect.name == "postgresql":
-        run(connection, _lock_rows, _CHANGES.filled([(*key, 0, 0, 0) for key in changed]))
-    _change(connection, changed)
-
-
-def _lock_rows(connection: Connection) -> ClauseElement:
-    rows = _CHANGES.values(connection).c
-    key = and_(budgets.c.kind == rows.kind, budgets.c.name == rows.name)
-    own = select(rows.kind).where(key).exists()
-    return select(budgets.c.name).where(own).order_by(budgets.c.kind, budgets.c.name).with_for_update(of=budgets)
+        sums = of_batches.setdefault((each.batch_id, each.day), [0, 0, 0])
+        sums[0] += each.spent
+        sums[1] += each.reserved
+        sums[2] += each.doubtful
+    changes: dict[_Key, list[int]] = {}
+    for (batch_id, day), own in of_batches.items():
+        for key in _keys(batch_id, day):
+            changes[key] = [sum(pair) for pair in zip(changes.get(key, (0, 0, 0)), own, strict=True)]
+    _change(connection, {key: (sums[0], sums[1], sums[2]) for key, sums in changes.items() if any(sums)})
 
 
 def _change(connection: Connection, changes: Mapping[_Key, tuple[int, int, int]]) -> None:
@@ -380,13 +400,19 @@ def _change(connection: Connection, changes: Mapping[_Key, tuple[int, int, int]]
 
 
 def _add(connection: Connection) -> ClauseElement:
-    rows = _CHANGES.values(connection).c
+    rows = _CHANGES.values(connection)
+    its_change = and_(budgets.c.kind == rows.c.kind, budgets.c.name == rows.c.name)
+    is_own = [its_change, budgets.c.cap_usd_e9.is_not(None)]
+    if connection.dialect.name == "postgresql":  # all are locked in one order; SQLite has one writer anyway
+        locked = select(budgets.c.kind, budgets.c.name).where(select(rows.c.kind).where(its_change).exists())
+        order = locked.order_by(budgets.c.kind, budgets.c.name).with_for_update(of=budgets).cte("locked")
+        is_own += [budgets.c.kind == order.c.kind, budgets.c.name == order.c.name]
     return (
         update(budgets)
-        .where(budgets.c.kind == rows.kind, budgets.c.name == rows.name, budgets.c.cap_usd_e9.is_not(None))
+        .where(*is_own)
         .values(
-            spent_usd_e9=budgets.c.spent_usd_e9 + rows.spent,
-            reserved_usd_e9=budgets.c.reserved_usd_e9 + rows.reserved,
-            doubtful_usd_e9=budgets.c.doubtful_usd_e9 + rows.doubtful,
+            spent_usd_e9=budgets.c.spent_usd_e9 + rows.c.spent,
+            reserved_usd_e9=budgets.c.reserved_usd_e9 + rows.c.reserved,
+            doubtful_usd_e9=budgets.c.doubtful_usd_e9 + rows.c.doubtful,
         )
     )

@@ -309,6 +309,7 @@ budgets = Table(
     ),
     _time("created_at", nullable=False),
     PrimaryKeyConstraint("kind", "name"),
+    _partial_index("ix_budgets_waiting", "name", where="next_call_usd_e9 > 0"),
     comment="caps on money, and what counts against them; a day with an empty name is the cap of each new day",
 )
 

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from tidemill.migrations import ensure
 from tidemill.models import blobs, journal
+from tidemill.models.cost import load_prices
 from tidemill.models.database import transact
 from tidemill.models.errors import TidemillError
 from tidemill.models.lines import note
@@ -43,6 +44,7 @@ def check() -> None:
     check_client(settings())
     ensure()
     transact(reconsider)
+    load_prices()  # a claim under a budget needs them before the first call
     try:
         blobs.check()
     except blobs.BlobError as error:

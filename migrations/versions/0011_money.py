@@ -118,6 +118,8 @@ def _create_budgets() -> None:
         sa.PrimaryKeyConstraint("kind", "name", name=op.f("pk_budgets")),
         comment="caps on money, and what counts against them; a day with an empty name is the cap of each new day",
     )
+    waiting = sa.text("next_call_usd_e9 > 0")
+    op.create_index("ix_budgets_waiting", "budgets", ["name"], postgresql_where=waiting, sqlite_where=waiting)
 
 
 def _create_upstream_batches() -> None:

@@ -17,6 +17,7 @@ from tidemill.models.database import reading, writing
 from tidemill.models.due import ALIVE_SECONDS
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.money import usd
 from tidemill.models.provider import CallError, check_headers, list_models
 from tidemill.models.settings import Settings, settings
 from tidemill.models.tables import metadata, workers
@@ -207,13 +208,15 @@ def _workers() -> str:
 def _budgets() -> str:
     with reading() as connection:
         capped, wrong = budgets.read_all(connection), budgets.imbalances(connection)
+        calls, beyond = budgets.beyond_bounds(connection)
     if wrong:
         names = ", ".join(f"{each.budget.kind} {each.budget.name}".strip() for each in wrong)
         raise TidemillError(
             f"what is reserved in {names} is not what its calls have reserved; please report it. Removing its cap and "
             "setting it again counts anew."
         )
-    return f"{counted(len(capped), 'cap')} on money" if capped else "none: nothing has a cap"
+    more = f"; {counted(calls, 'call')} cost {cost.format_usd(usd(beyond))} more than could be known" if calls else ""
+    return f"{counted(len(capped), 'cap')} on money{more}" if capped else f"none: nothing has a cap{more}"
 
 
 _CHECKS: dict[str, Callable[[], str]] = {

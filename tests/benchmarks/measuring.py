@@ -142,15 +142,8 @@ def measure_one(lab: Lab, contender: Contender, target: Provider, rows: int) -> 
 
 
 def _ask(place: Place, contender: Tidemill, prompts: Path, rows: int) -> Run:
-    options = (
-        "--transport",
-        contender.transport,
-        "--window",
-        str(IN_FLIGHT),
-        *contender.options,
-        "-o",
-        "answers.jsonl",
-    )
+    options: list[str] = ["--transport", contender.transport, "--window", str(IN_FLIGHT), "-o", "answers.jsonl"]
+    options += contender.options
     engine = open_engine(place.database_url)
     with (
         fleet(place, engine, contender.processes) as workers_trees,

@@ -29,7 +29,8 @@ def most(
     request: dict[str, Any] | str, route: str = "online", history: tuple[Message, ...] = (), **options: Any
 ) -> int:
     request = {"prompt": request} if isinstance(request, str) else request
-    known = most_usd_e9(Options(**{"model": MODEL, "max_tokens": 100} | options), request, history, route)
+    given: dict[str, Any] = {"model": MODEL, "max_tokens": 100} | options
+    known = most_usd_e9(Options(**given), request, history, route)
     assert known is not None
     return known
 
@@ -62,7 +63,7 @@ BILLS: list[tuple[str, int, int]] = [
     ("three answers", most("why?", params={"n": 3}), bill(tokens("why?"), 300, "priority")),
     ("the limit in the parameters", most("?", params={"max_tokens": 900}), bill(tokens("?"), 900, "priority")),
     ("by batch", most("why?", "batch"), bill(tokens("why?"), 100, "batch")),
-    ("by flex, which fell back", most("why?", "flex"), bill(tokens("why?"), 100)),
+    ("by flex, which fell back", most("why?", "flex"), bill(tokens("why?"), 100, "priority")),
     ("a schema", most("?", schema={"type": "object", "title": "x" * 500}), bill(tokens("x" * 500), 100, "priority")),
     ("instructions", most("?", system="be brief " * 99), bill(tokens("be brief " * 99), 100, "priority")),
     ("another model", most({"url": "/v1/chat/completions", "body": {"model": "gpt-6-sol", "messages": []}}),
@@ -96,7 +97,8 @@ def test_a_bound_is_not_much_higher_than_what_may_be_billed() -> None:
 
 @pytest.mark.parametrize("model", [MODEL, "gpt-4o-mini", "gpt-4.1"])
 def test_pictures_count_by_size_and_those_known_by_address_as_the_largest(model: str) -> None:
-    sized = {"prompt": "what?", "picture": {"path": "a.png", "sha256": "0", "width": 4_000, "height": 3_000}}
+    picture = {"path": "a.png", "sha256": "0", "width": 4_000, "height": 3_000}
+    sized = {"prompt": "what?", "picture": picture}
     shown = picture_tokens(model, 4_000, 3_000, "auto").tokens
     assert bill(shown + 10, 100, model=model) <= most(sized, model=model)
     distant = {"prompt": "what?", "picture": {"path": "a", "url": "https://x.example/a.png"}}
@@ -104,7 +106,7 @@ def test_pictures_count_by_size_and_those_known_by_address_as_the_largest(model:
     part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 900_000}"}}
     inline = most({"messages": [{"role": "user", "content": [part]}]}, model=model)
     assert bill(shown, 100, model=model) <= inline < bill(600_000, 100, "priority", model)
-    history = (Message("user", dump_message("what?", sized["picture"])),)
+    history = (Message("user", dump_message("what?", picture)),)
     assert bill(shown + 10, 100, model=model) <= most("and?", model=model, history=history)
 
 

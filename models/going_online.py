@@ -41,7 +41,7 @@ class Move(NamedTuple):
 def meet(connection: Connection, provider: str) -> list[Move]:
     """Let batches of this provider go online whose deadline asks for it."""
     own = _read(connection, batches.c.provider == provider, *_MAY_GO_ONLINE)
-    due = [batch for batch in own if _seconds_left(batch) <= _lead(connection, batch)]
+    due = [batch for batch in own if _seconds_until_online(connection, batch) <= 0]
     moves = [_go_online(connection, batch, "deadline") for batch in due]
     return [move for move in moves if move is not None]
 
@@ -69,12 +69,15 @@ def leave(connection: Connection, batch_id: str, route: str) -> Move | None:
 
 
 def seconds_until_online(connection: Connection, batch_id: str) -> float | None:
-    """In how many seconds the rest of a batch goes online for its deadline; None: it has none, or is online."""
+    """In how many seconds the rest of a batch goes online for its deadline; None: it does not."""
     own = _read(connection, batches.c.id == batch_id, *_MAY_GO_ONLINE)
-    return next((_seconds_left(batch) - _lead(connection, batch) for batch in own), None)
+    return next((_seconds_until_online(connection, batch) for batch in own), None)
 
 
-_MAY_GO_ONLINE = (batches.c.route != ONLINE, batches.c.deadline_at.is_not(None))
+_HAS_OPEN = select(tallies.c.batch_id).where(
+    tallies.c.batch_id == batches.c.id, tallies.c.state == "open", tallies.c.row_count != 0
+)
+_MAY_GO_ONLINE = (batches.c.route != ONLINE, batches.c.deadline_at.is_not(None), _HAS_OPEN.exists())
 
 
 class _Batch(NamedTuple):
@@ -95,18 +98,14 @@ def _read(connection: Connection, *condition: ColumnElement[bool]) -> list[_Batc
     return [_Batch._make(row) for row in rows.all()]
 
 
-def _seconds_left(batch: _Batch) -> float:
+def _seconds_until_online(connection: Connection, batch: _Batch) -> float:
+    """In how many seconds the batch must go online for its deadline, as far as is known now."""
     assert batch.deadline_at is not None
-    return (batch.deadline_at - batch.now).total_seconds()
-
-
-def _lead(connection: Connection, batch: _Batch) -> float:
-    """How long before its deadline the batch must go online, as far as is known now."""
-    rows, _ = _rows(connection, batch.id)
+    left = (batch.deadline_at - batch.now).total_seconds()
     out_since = [each.created_at for each in upstream.open_of(connection, batch.id)]
-    began_at = min(out_since, default=batch.read_at or batch.created_at)
-    whole = _seconds_left(batch) + (batch.now - began_at).total_seconds()
-    return lead_seconds(rows, live_rate(connection, batch.provider), whole) if rows else 0.0
+    whole = (batch.deadline_at - min(out_since, default=batch.read_at or batch.created_at)).total_seconds()
+    rows, _ = _rows(connection, batch.id)
+    return left - lead_seconds(rows, live_rate(connection, batch.provider), whole)
 
 
 def _rows(connection: Connection, batch_id: str) -> tuple[int, int]:

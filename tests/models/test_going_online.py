@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, float | None, dict[str, Any], bool]] = {
     "of another provider": ("batch", -100.0, {"provider": "another"}, False),
     "online already": ("online", -100.0, {}, False),
     "no deadline": ("batch", None, {}, False),
+    "every row has ended": ("batch", -100.0, {}, False),
 }
 
 
@@ -45,7 +46,7 @@ def test_a_batch_goes_online_in_time(database: str) -> None:
     for name, (route, seconds_left, values, _) in CASES.items():
         deadline_at = None if seconds_left is None else now_after(seconds_left)
         add_batch(name, route=route, deadline_at=deadline_at, **values)
-        add_jobs(30, name)
+        add_jobs(30 if name != "every row has ended" else 0, name)
     assert {move.batch_id: move.reason for move in meet()} == {
         name: "deadline" for name, (*_, moves) in CASES.items() if moves
     }

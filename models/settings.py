@@ -121,7 +121,10 @@ class Settings(BaseModel):
         description="how long a stopping worker waits for calls in flight",
     )
     poll_seconds: float = Field(
-        30, gt=0, validation_alias="TIDEMILL_POLL_SECONDS", description="longest pause between two looks at a fine-tune"
+        30,
+        gt=0,
+        validation_alias="TIDEMILL_POLL_SECONDS",
+        description="longest pause between two looks at a fine-tune or an upstream batch",
     )
     doubt_seconds: float = Field(
         30,

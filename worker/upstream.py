@@ -7,7 +7,9 @@ through `worker.creations`. Here is what goes to the provider and comes back; `w
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from urllib.parse import quote
@@ -48,6 +50,8 @@ _OUTPUT_SECONDS = 30 * 86_400
 MOST_LOOKS = 60
 """So often files are read again that hold less than the provider says is done; then it is asked again."""
 _DELETE_TRIES = 5
+_BROKEN_OFF = ("failed", "expired", "cancelled")
+_OLD_SECONDS = 3 * 86_400.0
 
 
 async def advance(run: Run) -> None:
@@ -217,13 +221,13 @@ async def _follow(run: Run) -> None:
     await creations.write(_note_seen, run, remote)
     run.batch = await asyncio.to_thread(read, run)
     age_seconds = _age_seconds(run.batch)
-    if run.batch.has_ended:
-        await go_on(run, "collect")
-        return
     known = await asyncio.to_thread(_creations, run)
     await creations.end_duplicates(
         _recipe(run), known, age_seconds=age_seconds, end=lambda each: _end_duplicate(run, each)
     )
+    if run.batch.has_ended:
+        await go_on(run, "collect")
+        return
     left = await asyncio.to_thread(_seconds_kept, run)
     if not server().expires and left < upstream.SPARE_LEASE_SECONDS / 2:
         await creations.write(upstream.keep_members, batch, upstream.SPARE_LEASE_SECONDS)
@@ -326,8 +330,8 @@ async def _end(run: Run) -> None:
     """Give back the rows that are left, and clear away what lies about."""
     batch = run.batch
     was_refused = batch.refused is not None or batch.remote_id is None
-    # After any other end than that of a batch that was done, what is in no file was not run.
-    leave = upstream.give_back if was_refused or batch.meaning != "completed" else upstream.lose
+    # Of one that was broken off, what is in no file was not run; of any other it may have been.
+    leave = upstream.give_back if was_refused or batch.meaning in _BROKEN_OFF else upstream.lose
     if batch.refused == "queue" and (refusals := await asyncio.to_thread(_refusals, run)) > 1:
         # The queue is full of what is not ours: the limit that was learned is not enough.
         seconds = min(settings().poll_seconds * 2.0 ** min(refusals, 10), LONGEST_DELAY_SECONDS)
@@ -355,8 +359,11 @@ def _left(run: Run) -> list[tuple[int, int]]:
 
 
 def _remove_files(run: Run) -> None:
-    for path in folder().glob(f"{run.batch.token}.*"):
-        path.unlink(missing_ok=True)
+    """Remove its files on this machine, and those that nobody has touched for days: another machine went on with it."""
+    for path in folder().glob("*.*"):
+        with suppress(FileNotFoundError):
+            if path.name.startswith(run.batch.token) or time.time() - path.stat().st_mtime > _OLD_SECONDS:
+                path.unlink()
 
 
 STEPS: dict[Step, Callable[[Run], Awaitable[None]]] = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tidemill.models.batch_servers import batch_server
 from tidemill.models.errors import SettingsError
+from tidemill.models.routes import WINDOWS
 from tidemill.models.settings import settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _OPEN_WEIGHTS = "gpt-oss"  # in OpenAI's table, though OpenAI does not serve it:
 _OVERRIDE_KEYS = ("input", "output", "cached_input", "cache_write", "training")
 _OPENAI = "openai"
 """Its table has a price for each tier; what has none, such as embeddings, is not cheaper by batch."""
-_TIER_SHARES = {"batch": 0.5, "flex": 0.5, "priority": 2.0, "fast": 2.0}
+_TIER_SHARES = {"batch": 0.5, "flex": 0.5, "priority": 2.0, "fast": 2.0, "2h": 0.7, "8h": 0.6}
 """Tier -> its share of the standard price, at OpenAI, and for prices of the user's own where the file says no other."""
 _FULL_FLEX = "groq.com"
 """Whose flex tier costs as much as the standard one."""
@@ -210,6 +211,9 @@ def price_at(model: str, tier: str, half_hour: int) -> Price | None:
     for name in names:
         if name in own:
             return own[name].in_tier(tier)
+    if tier in WINDOWS:
+        standard = price_at(model, "", half_hour)
+        return standard and standard.times(_TIER_SHARES[tier])
     at = half_hour * _HALF_HOUR_SECONDS
     return next((price_ for name in names if (price_ := _list_price(name, tier, at)) is not None), None)
 

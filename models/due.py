@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, select, true
 
-from tidemill.models import holds
+from tidemill.models import budgets, holds
 from tidemill.models.clock import now, now_after
 from tidemill.models.json_types import JsonObject
 from tidemill.models.routes import NOT_LIVE, UPSTREAM
@@ -124,24 +124,33 @@ def batches_to_pack(connection: Connection, scopes: Sequence[Scope]) -> list[str
     Each costs hours, so a row does not go out alone while others of its batch are read or will be due in a moment.
     """
     own = {scope.batch_id for scope in scopes}
+    statement = _unpacked_statement(is_any=None in own)
+    parameters = {"provider": settings().provider, "own": list(own)}
+    waiting = connection.execute(statement, parameters).all()
+    return [row.id for row in waiting if row.read_at is not None or row.is_late or _has_enough(connection, row.id)]
+
+
+@cache
+def _unpacked_statement(*, is_any: bool) -> Select[str, datetime | None, bool]:
     since = first_due().scalar_subquery()
+    is_late = since < now_after(-PATIENCE_SECONDS)
     soon = select(jobs.c.id).where(
         jobs.c.batch_id == batches.c.id,
         jobs.c.state == "queued",
         jobs.c.sent_at.is_(None),
         jobs.c.available_at > now(),
     )
-    statement = select(batches.c.id, batches.c.read_at, (since < now_after(-PATIENCE_SECONDS)).label("is_late")).where(
+    statement = select(batches.c.id, batches.c.read_at, is_late.label("is_late")).where(
         batches.c.state == "open",
-        batches.c.provider == settings().provider,
+        batches.c.provider == bindparam("provider"),
         batches.c.route.in_(UPSTREAM),
         batches.c.hold_reason.is_(None),
-        true() if None in own else batches.c.id.in_(own),
+        true() if is_any else batches.c.id.in_(bindparam("own", expanding=True)),
+        ~budgets.is_blocked(),
         since.is_not(None),
-        or_(~soon.exists(), since < now_after(-PATIENCE_SECONDS)),
+        or_(~soon.exists(), is_late),
     )
-    waiting = connection.execute(statement.order_by(batches.c.priority.desc(), batches.c.created_at)).all()
-    return [row.id for row in waiting if row.read_at is not None or row.is_late or _has_enough(connection, row.id)]
+    return statement.order_by(batches.c.priority.desc(), batches.c.created_at)
 
 
 def take_due(connection: Connection, batch_id: str, most: int, scopes: Sequence[Scope]) -> list[int]:
@@ -171,6 +180,7 @@ def _batches_statement(*, is_batch: bool, is_dialogue: bool) -> Select[str, int,
         or_(batches.c.hold_reason.is_(None), holds.may_probe()),
         # The probe of a provider on hold is a live call whatever the route, so that a hold ends within minutes.
         or_(batches.c.route.not_in(NOT_LIVE), batches.c.hold_reason.is_not(None)),
+        ~budgets.is_blocked(),
     )
     if is_batch and not is_dialogue:  # whether any of its jobs is due, `_take` learns
         statement = statement.where(batches.c.id == bindparam("own_batch"))

@@ -9,13 +9,13 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, func, literal_column, select, update
 
 from tidemill.models import upstream
 from tidemill.models.clock import now
 from tidemill.models.deadlines import RAN, lead_seconds, live_rate
 from tidemill.models.routes import ONLINE, UPSTREAM
-from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, tallies, upstream_batches
+from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, tallies
 from tidemill.models.transitions import OWNER
 
 STRAGGLERS = 20
@@ -23,7 +23,7 @@ STRAGGLERS_SHARE = 0.02
 """With fewer rows than either nobody waits for another upstream batch."""
 
 Reason = Literal["deadline", "few", "refused"]
-"""Why rows go online: their deadline is near, only few are left, or the server does not serve the model at flex."""
+"""Why rows go online: their deadline is near, only few are left, or the server does not take the model that way."""
 
 
 class Move(NamedTuple):
@@ -39,21 +39,18 @@ class Move(NamedTuple):
 
 
 def meet(connection: Connection, provider: str) -> list[Move]:
-    """Let batches of this provider go online whose deadline asks for it, or of which only few rows are left."""
-    moves = []
-    for batch in _read(connection, batches.c.provider == provider, _may_move()):
-        if batch.deadline_at is not None and _seconds_left(batch) <= _lead(connection, batch):
-            moves.append(_go_online(connection, batch, "deadline"))
-        elif batch.route in UPSTREAM and _has_stragglers(connection, batch):
-            moves.append(_go_online(connection, batch, "few"))
+    """Let batches of this provider go online whose deadline asks for it."""
+    own = _read(connection, batches.c.provider == provider, *_MAY_GO_ONLINE)
+    due = [batch for batch in own if _seconds_until_online(connection, batch) <= 0]
+    moves = [_go_online(connection, batch, "deadline") for batch in due]
     return [move for move in moves if move is not None]
 
 
-def finish_online(connection: Connection, batch_id: str) -> bool:
-    """Let the last few rows of an upstream route go online, if it is a few; returns whether they do."""
+def finish(connection: Connection, batch_id: str) -> Move | None:
+    """Let the rows of an upstream route that are to be packed go online, if they are the last few of their batch."""
     own = _read(connection, batches.c.id == batch_id, batches.c.route.in_(UPSTREAM))
-    few = [batch for batch in own if _has_stragglers(connection, batch)]
-    return any(_go_online(connection, batch, "few") is not None for batch in few)
+    few = (batch for batch in own if _has_stragglers(connection, batch))
+    return next((_go_online(connection, batch, "few") for batch in few), None)
 
 
 def leave_flex(connection: Connection, provider: str, models: Collection[str]) -> list[Move]:
@@ -65,10 +62,22 @@ def leave_flex(connection: Connection, provider: str, models: Collection[str]) -
     return [move for move in moves if move is not None]
 
 
+def leave(connection: Connection, batch_id: str, route: str) -> Move | None:
+    """Let a batch go online because the server does not take its model by this route."""
+    own = _read(connection, batches.c.id == batch_id, batches.c.route == route)
+    return next((_go_online(connection, batch, "refused") for batch in own), None)
+
+
 def seconds_until_online(connection: Connection, batch_id: str) -> float | None:
-    """In how many seconds the rest of a batch goes online for its deadline; None: it has none, or is online."""
-    own = _read(connection, batches.c.id == batch_id, batches.c.route != ONLINE, batches.c.deadline_at.is_not(None))
-    return next((_seconds_left(batch) - _lead(connection, batch) for batch in own), None)
+    """In how many seconds the rest of a batch goes online for its deadline; None: it does not."""
+    own = _read(connection, batches.c.id == batch_id, *_MAY_GO_ONLINE)
+    return next((_seconds_until_online(connection, batch) for batch in own), None)
+
+
+_HAS_OPEN = select(tallies.c.batch_id).where(
+    tallies.c.batch_id == batches.c.id, tallies.c.state == "open", tallies.c.row_count != 0
+)
+_MAY_GO_ONLINE = (batches.c.route != ONLINE, batches.c.deadline_at.is_not(None), _HAS_OPEN.exists())
 
 
 class _Batch(NamedTuple):
@@ -89,28 +98,14 @@ def _read(connection: Connection, *condition: ColumnElement[bool]) -> list[_Batc
     return [_Batch._make(row) for row in rows.all()]
 
 
-def _may_move() -> ColumnElement[bool]:
-    """Whether a batch has a deadline and is not wholly online, or rows came back from the provider."""
-    own = select(upstream_batches.c.id).where(upstream_batches.c.batch_id == batches.c.id)
-    is_out = own.where(upstream_batches.c.ended_at.is_(None), upstream_batches.c.wanted.is_(None)).exists()
-    has_deadline = and_(batches.c.deadline_at.is_not(None), or_(batches.c.route != ONLINE, is_out))
-    # One row in the index's order is enough, as in `models.due`.
-    queued = select(jobs.c.id).where(in_part(OPEN_PARTS[0], batches.c.id)).limit(1).scalar_subquery()
-    return or_(has_deadline, and_(batches.c.route.in_(UPSTREAM), own.exists(), queued.is_not(None)))
-
-
-def _seconds_left(batch: _Batch) -> float:
+def _seconds_until_online(connection: Connection, batch: _Batch) -> float:
+    """In how many seconds the batch must go online for its deadline, as far as is known now."""
     assert batch.deadline_at is not None
-    return (batch.deadline_at - batch.now).total_seconds()
-
-
-def _lead(connection: Connection, batch: _Batch) -> float:
-    """How long before its deadline the batch must go online, as far as is known now."""
-    rows, _ = _rows(connection, batch.id)
+    left = (batch.deadline_at - batch.now).total_seconds()
     out_since = [each.created_at for each in upstream.open_of(connection, batch.id)]
-    began_at = min(out_since, default=batch.read_at or batch.created_at)
-    whole = _seconds_left(batch) + (batch.now - began_at).total_seconds()
-    return lead_seconds(rows, live_rate(connection, batch.provider), whole) if rows else 0.0
+    whole = (batch.deadline_at - min(out_since, default=batch.read_at or batch.created_at)).total_seconds()
+    rows, _ = _rows(connection, batch.id)
+    return left - lead_seconds(rows, live_rate(connection, batch.provider), whole)
 
 
 def _rows(connection: Connection, batch_id: str) -> tuple[int, int]:

@@ -115,7 +115,7 @@ def log_rescue(jobs: int) -> None:
 _WHY_ONLINE = {
     "deadline": "to be done by its deadline",
     "few": "since so few are left",
-    "refused": "since the model is not served at flex",
+    "refused": "since the server does not take the model that way",
 }
 
 

@@ -5,6 +5,8 @@ from decimal import Decimal, InvalidOperation
 
 USD_E9 = 10**9
 _MOST_USD = 1_000_000_000
+MOST_USD_E9 = 10**15
+"""More than any call costs: a server's nonsense must not overflow a sum."""
 
 
 def usd_e9_of(amount: str | float | Decimal) -> int:

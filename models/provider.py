@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlencode
@@ -216,8 +217,8 @@ class Provider:
     ) -> JsonObject:
         """Upload a file of any size from the disk under this name, once; returns the file's object.
 
-        It takes `seconds` at most, or what `transfer_seconds` says for its size. `on_bytes` hears how many bytes were
-        handed to the connection by now.
+        It takes `seconds` at most, or what `transfer_seconds` says for its size. `on_bytes` hears how many bytes
+        were read by now; another thread may call it.
 
         Raises:
             CallError: as for `call`.
@@ -376,16 +377,19 @@ def list_models(settings: Settings) -> list[JsonObject]:
     return _list_all(settings, "models", transport=Options(settings.model).transport)
 
 
-def has_batch_api(settings: Settings) -> bool:
-    """Whether the server has a Batch API; False also where it cannot be asked now."""
+def has_batch_api(settings: Settings) -> bool | None:
+    """Whether the server has a Batch API of OpenAI's shape; None where it does not say so now."""
 
-    async def ask(provider: Provider) -> bool:
+    async def ask(provider: Provider) -> bool | None:
         try:
-            return isinstance((await provider.fetch("/batches?limit=1")).get("data"), list)
-        except CallError:
-            return False
+            async for _ in provider.pages("/batches", limit=1):
+                break
+            return True
+        except CallError as error:
+            return False if error.status in (400, 404, 405, 410, 422, 501) or error.kind == "malformed" else None
 
-    return asyncio.run(_once(settings, ask, transport=Options(settings.model).transport))
+    with ThreadPoolExecutor(1) as thread:  # the caller's may have a loop of its own, as in a notebook
+        return thread.submit(lambda: asyncio.run(_once(settings, ask, transport="http"))).result()
 
 
 def list_assistants(settings: Settings) -> list[JsonObject]:

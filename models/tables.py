@@ -309,6 +309,7 @@ budgets = Table(
     ),
     _time("created_at", nullable=False),
     PrimaryKeyConstraint("kind", "name"),
+    _partial_index("ix_budgets_waiting", "name", where="next_call_usd_e9 > 0"),
     comment="caps on money, and what counts against them; a day with an empty name is the cap of each new day",
 )
 
@@ -322,6 +323,7 @@ upstream_batches = Table(
     Column("step", String(12), nullable=False, comment="what comes next, as models.upstream has it"),
     Column("model", String(200), nullable=False),
     Column("endpoint", String(100), nullable=False, comment="the path that all of its lines are for"),
+    Column("route", String(12), nullable=False, server_default="batch", comment="as models.routes has it"),
     Column("lines", Integer, nullable=False, server_default="0"),
     Column("bytes", BigInteger, nullable=False, server_default="0", comment="of the file of its lines"),
     Column("tokens", BigInteger, nullable=False, server_default="0", comment="of its prompts, as we estimate them"),
@@ -423,6 +425,7 @@ fine_tunes = Table(
     Column("curve", Json, comment="points of its result file, each as models.metrics.Point has its fields"),
     Column("note", SafeText, comment="what last went wrong without ending it; null when nothing did"),
     Column("reserved_usd_e9", BigInteger, comment="the most that training may cost; null: nothing is reserved"),
+    _time("reserved_at", comment="when that was reserved: the day whose budget it is in"),
     _time("created_at", nullable=False, comment="when the provider's job was asked for here"),
     _time("seen_at", comment="when the provider last said how it is"),
     Index(None, "remote_id"),

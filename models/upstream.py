@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from typing import Literal, NamedTuple
 
 from sqlalchemy import (
@@ -17,7 +18,6 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
-    and_,
     delete,
     func,
     insert,
@@ -67,6 +67,7 @@ class UpstreamBatch:
     step: Step
     model: str
     endpoint: str
+    route: str
     lines: int
     bytes: int
     tokens: int
@@ -148,10 +149,12 @@ def count_members(connection: Connection, upstream_id: int) -> int:
 
 def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBatch | None:
     """Begin an upstream batch without members, in the hands of this worker; None while another one is being packed."""
-    own = select(batches.c.id).where(batches.c.id == batch_id).with_for_update(skip_locked=True)
+    is_its_route = batches.c.route.in_(UPSTREAM)  # still: its deadline may have come
+    own = select(batches.c.route).where(batches.c.id == batch_id, is_its_route).with_for_update(skip_locked=True)
     packing = upstream_batches.c.batch_id == batch_id, upstream_batches.c.step == "pack"
     is_packed = select(upstream_batches.c.id).where(*packing, upstream_batches.c.ended_at.is_(None))
-    if connection.scalar(own) is None or connection.scalar(is_packed) is not None:
+    route = connection.scalar(own)
+    if route is None or connection.scalar(is_packed) is not None:
         return None
     new = insert(upstream_batches).values(
         batch_id=batch_id,
@@ -160,6 +163,7 @@ def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBa
         step="pack",
         model="",
         endpoint="",
+        route=route,
         worker_id=worker.worker_id,
         lease_until=now_after(worker.lease_seconds),
         due_at=now(),
@@ -264,7 +268,7 @@ def owner_name(upstream_id: int) -> str:
 
 def claimant(batch: UpstreamBatch) -> Claimant:
     """Who claims rows for it."""
-    return Claimant(batch.owner_id, batch.provider, UNSENT_LEASE_SECONDS, batch.id, UPSTREAM[0])
+    return Claimant(batch.owner_id, batch.provider, UNSENT_LEASE_SECONDS, batch.id, batch.route)
 
 
 def members(connection: Connection, batch: UpstreamBatch, after: int, most: int) -> list[Claimed]:
@@ -300,10 +304,8 @@ def _is_member(upstream_id: int) -> tuple[ColumnElement[bool], ...]:
 
 def keep_members(connection: Connection, batch: UpstreamBatch, seconds: float) -> None:
     """Let its members wait so long for it. Raises LostError."""
-    lease = now_after(seconds)
-    own = and_(*_is_member(batch.id), jobs.c.worker_id == batch.owner_id)
-    connection.execute(update(jobs).where(own).values(lease_until=lease))
-    change(connection, batch, kept_until=lease)
+    transitions.keep(connection, batch.id, batch.owner_id, seconds)
+    change(connection, batch, kept_until=now_after(seconds))
 
 
 def give_back(
@@ -395,15 +397,7 @@ def room(connection: Connection, batch: UpstreamBatch, model: str, most: Room) -
     What was too much halves the next one, and each one that is taken doubles it. A limit of tokens that the provider
     has named holds for all that wait there.
     """
-    lately = upstream_batches.c.created_at > now_after(-_REMEMBERED_SECONDS)
-    of_provider = upstream_batches.c.provider == batch.provider, upstream_batches.c.model == model
-    newest = (
-        select(*_COLUMNS)
-        .where(*of_provider, lately, upstream_batches.c.id != batch.id)
-        .order_by(upstream_batches.c.id.desc())
-        .limit(_REMEMBERED)
-    )
-    recent = [UpstreamBatch(*row) for row in connection.execute(newest)][::-1]
+    recent = _recent(connection, batch, model)
     own = [each for each in recent if each.batch_id == batch.batch_id]
     waiting = sum(each.tokens for each in recent if each.ended_at is None and not each.has_ended)
     named = next((each.queue_tokens for each in reversed(recent) if each.queue_tokens), None)
@@ -413,6 +407,22 @@ def room(connection: Connection, batch: UpstreamBatch, model: str, most: Room) -
     if not waiting:
         tokens = max(tokens, 1)  # one line must go, so that the provider can say whether it ever fits
     return Room(_learned(own, "lines", "lines", most.lines), _learned(recent, "bytes", "bytes", most.bytes), tokens)
+
+
+def _recent(connection: Connection, batch: UpstreamBatch, model: str) -> list[UpstreamBatch]:
+    """The last other ones of the same provider and model, oldest first."""
+    lately = upstream_batches.c.created_at > now_after(-_REMEMBERED_SECONDS)
+    alike = upstream_batches.c.provider == batch.provider, upstream_batches.c.model == model
+    newest = select(*_COLUMNS).where(*alike, lately, upstream_batches.c.id != batch.id)
+    newest = newest.order_by(upstream_batches.c.id.desc()).limit(_REMEMBERED)
+    return [UpstreamBatch(*row) for row in connection.execute(newest)][::-1]
+
+
+def refusals_in_a_row(connection: Connection, batch: UpstreamBatch) -> int:
+    """How often the provider's queue was full, the last time for this one, with none taken between."""
+    others = reversed(_recent(connection, batch, batch.model))
+    before = takewhile(lambda each: each.refused == "queue" or each.meaning not in _TAKEN, others)
+    return 1 + sum(each.refused == "queue" for each in before)
 
 
 def _learned(recent: Sequence[UpstreamBatch], refusal: Refusal, size: str, most: int) -> int:

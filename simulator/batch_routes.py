@@ -74,7 +74,8 @@ def create(request: Request) -> Answer:
         cancel_seconds=options.batch_cancel_seconds,
     )
     request.shelf.add_batch(batch)
-    return as_json(_card(request, request.shelf.batches[batch.id]))
+    card = _card(request, request.shelf.batches[batch.id])
+    return as_json({"job": card, "warning": ""} if options.batch_dialect == "together" else card)
 
 
 def show(request: Request) -> Answer:

@@ -7,6 +7,7 @@ Shapes and words: reference/openai.md 2.1 and 4.2; other servers: reference/rout
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 WINDOW_SECONDS = 24 * 3600
@@ -134,7 +135,9 @@ def _together(card: dict[str, Any]) -> dict[str, Any]:
     counts = card["request_counts"] or {}
     done = (counts.get("completed") or 0) + (counts.get("failed") or 0)
     share = 100.0 * done / (counts.get("total") or 1)
-    return {"status": card["status"].upper(), "progress": share, "request_counts": None, "usage": None}
+    created_at = datetime.fromtimestamp(card["created_at"], UTC).isoformat()
+    told = {"created_at": created_at, "expires_at": None, "metadata": None, "request_counts": None, "usage": None}
+    return {"status": card["status"].upper(), "progress": share, **told}
 
 
 def _novita(card: dict[str, Any]) -> dict[str, Any]:

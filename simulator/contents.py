@@ -14,13 +14,20 @@ class Contents:
     """The folder of large files by id. Without a place of its own it is a temporary one."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._temporary = TemporaryDirectory(prefix="tidemill-simulator-") if folder is None else None
-        self.folder = folder or Path(self._temporary.name if self._temporary else "")
+        self._folder = folder
+        self._temporary: TemporaryDirectory[str] | None = None
+
+    def _path(self, identity: str) -> Path:
+        if self._folder is None:
+            self._temporary = TemporaryDirectory(prefix="tidemill-simulator-")
+            self._folder = Path(self._temporary.name)
+        return self._folder / identity
 
     def appending(self, identity: str) -> BinaryIO:
         """Unbuffered: what was written is there, whatever kills the process next."""
-        self.folder.mkdir(exist_ok=True)
-        return (self.folder / identity).open("ab", buffering=0)
+        path = self._path(identity)
+        path.parent.mkdir(exist_ok=True)
+        return path.open("ab", buffering=0)
 
     def write(self, identity: str, content: Body | memoryview) -> None:
         with memoryview(content) as view, self.appending(identity) as file:
@@ -30,17 +37,18 @@ class Contents:
 
     def view(self, identity: str) -> Body:
         """The bytes, mapped and not read; none where there is no such file."""
-        path = self.folder / identity
+        path = self._path(identity)
         if not path.exists() or not path.stat().st_size:
             return b""
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def remove(self, identity: str) -> None:
-        (self.folder / identity).unlink(missing_ok=True)
+        self._path(identity).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:
         if self._temporary is not None:

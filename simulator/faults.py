@@ -214,6 +214,11 @@ def _flex_refused(status: int, kind: str, message: str, param: str | None, code:
     return _of_flex(lambda _call, _options, _identity: rejection(status, kind, message, param, code))
 
 
+def _served_on_the_standard_tier(call: Call, options: Options, identity: str) -> Answer:
+    call.tier = "default"
+    return good(call, options, identity)
+
+
 FLEX_FAULTS: dict[str, FaultFunction] = {
     "flex429": _flex_refused(429, "resource_unavailable", "Resource Unavailable", None, "resource_unavailable"),
     "flex498": _flex_refused(498, "capacity_exceeded", "Flex tier capacity exceeded. Please try again later.", None,
@@ -221,7 +226,7 @@ FLEX_FAULTS: dict[str, FaultFunction] = {
     "flex400": _flex_refused(400, "invalid_request_error", "Invalid service_tier argument: flex is not available for "
                              "this model.", "service_tier", "invalid_value"),
     "flexslow": _of_flex(_slow),
-    "flexserved_default": lambda call, options, identity: good(replace(call, tier="default"), options, identity),
+    "flexfallback": _served_on_the_standard_tier,
 }  # fmt: skip
 
 # What can go wrong with a line of a batch, as its prompt, the mode or a rate asks; a call online is answered well.
@@ -249,6 +254,7 @@ BATCH_FAULTS = (
     "late_ids",  # its output is not named at the first looks after its end
     "no_output_id",  # its output is never named
     "empty_ids",  # what is not there is "" and not null
+    "empty_error_file",  # there is one, with nothing in it
     "null_counts",
     "no_counts",
     "no_batch_usage",

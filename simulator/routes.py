@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from tidemill.simulator import batch_routes
+from tidemill.simulator import background_routes, batch_routes
 from tidemill.simulator.calls import BadCallError
 from tidemill.simulator.contents import Body
 from tidemill.simulator.faults import ERRORS, Answer, rejection
@@ -234,6 +234,7 @@ ROUTES: dict[str, Callable[[Request], Answer]] = {
     f"GET {_TUNING}/events": _list_events,
     f"GET {_TUNING}/checkpoints": _list_checkpoints,
     **batch_routes.ROUTES,
+    **background_routes.ROUTES,
     "GET /v1/assistants": _list_assistants,
 }
 _PATTERNS = {route: re.compile(re.escape(route).replace(r"\{id\}", "([^/]+)")) for route in ROUTES}

@@ -91,14 +91,15 @@ class Running:
     def _life(self, batch: Batch) -> Iterator[float]:
         yield from self._wait(batch, "validating", VALIDATED * batch.seconds, stuck="stuck_validating")
         lines = array("Q")
-        if batch.status == "validating":
+        if batch.total:  # it is validated already
+            lines.extend(starts(self._content(batch)))
+        elif batch.is_wanted:
             yield from self._validate(batch, lines)
             if batch.errors:
                 self._end(batch, "failed")
                 return
-            self._move(batch, "in_progress")
-        elif batch.total:
-            lines.extend(starts(self._content(batch)))
+            if batch.status == "validating":
+                self._move(batch, "in_progress")
         yield from self._run(batch, lines)
         if batch.status == "in_progress":
             self._move(batch, "finalizing")
@@ -125,7 +126,8 @@ class Running:
         now = time.time()
         files = {}
         for kind in ("output", "error"):
-            stored = self._shelf.publish(name_of(kind, batch), f"{batch.id}_{kind}.jsonl", "batch_output", now)
+            name, keeps = f"{batch.id}_{kind}.jsonl", batch.fault == "empty_error_file" and kind == "error"
+            stored = self._shelf.publish(name_of(kind, batch), name, "batch_output", now, even_empty=keeps)
             files[f"{kind}_file_id"] = stored.id if stored else None
         times, sums = {**batch.times, status: now}, asdict(batch.tally)
         self._shelf.change(batch, status=status, times=times, tally=sums, **files)
@@ -142,7 +144,7 @@ class Running:
         for start in starts(content):
             lines.append(start)
             yield 0.0
-            if batch.status != "validating":
+            if not batch.is_wanted:
                 return
             try:
                 custom_id, call = read_line(content, start, batch.endpoint)
@@ -184,7 +186,7 @@ class Running:
         with contents.appending(names[0]) as output, contents.appending(names[1]) as errors:
             for nth, number in enumerate(order):
                 if batch.is_wanted:
-                    yield begun + lasts * nth / len(order)
+                    yield begun + lasts * nth / len(order) if batch.status == "in_progress" else 0.0
                 custom_id, call = read_line(content, lines[number], batch.endpoint)
                 if custom_id not in done:
                     is_good, line = self._line(batch, custom_id, call, is_late=nth >= half)

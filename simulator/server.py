@@ -22,7 +22,7 @@ from tidemill.simulator import costs
 from tidemill.simulator.calls import READERS, Call, caller_of
 from tidemill.simulator.contents import Body
 from tidemill.simulator.faults import Answer, rejection
-from tidemill.simulator.ledger import Ledger
+from tidemill.simulator.ledger import Ledger, paid_entry
 from tidemill.simulator.replies import stream
 from tidemill.simulator.simulation import Simulation
 from tidemill.simulator.wheel import Wheel
@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
         if refused is not None:
             answer = refused
         else:
-            call, fault, answer, seconds = simulation.answer(path, b"".join(self._body), identity)
+            call, fault, answer, seconds = simulation.answer(path, b"".join(self._body), identity, self._caller())
         finish = partial(self._finish, ledger, call, fault, answer, identity, started_at, self._caller())
         if simulation.options.gate == "shut":
             simulation.finish(finish)
@@ -172,10 +172,11 @@ class Connection(asyncio.Protocol):
         gone = self._transport is None
         status = "reset" if answer.delivery == "reset" else str(answer.status)
         if answer.reply is not None and call is not None:
-            ledger.bill(
-                call, answer.reply, status=status, fault=fault, request_id=f"req_{identity}", started_at=started_at,
-                gone=gone, caller=caller, route=ONLINE if call.tier == "default" else call.tier,
+            entry = paid_entry(
+                call, answer.reply, request_id=f"req_{identity}", caller=caller, status=status, fault=fault,
+                route=ONLINE if call.tier == "default" else call.tier, started_at=started_at, gone=gone,
             )  # fmt: skip
+            ledger.bill(entry)
         ledger.end(status, gone)
         limits = self._simulation.limit_headers()
         if call is not None and call.streams and answer.reply is not None and answer.streams:
@@ -333,7 +334,7 @@ async def listen(simulation: Simulation, host: str, port: int) -> asyncio.Server
     loop, wheel = asyncio.get_running_loop(), Wheel()
 
     def advance() -> None:
-        simulation.running.advance()
+        simulation.advance()
         loop.call_later(ADVANCE_SECONDS, advance)
 
     advance()

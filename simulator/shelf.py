@@ -8,12 +8,13 @@ import base64
 import hashlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
+from tidemill.simulator.backgrounds import Background
 from tidemill.simulator.batches import Batch, Tally
 from tidemill.simulator.contents import Body, Contents
 from tidemill.simulator.tunings import Tuning
@@ -53,9 +54,11 @@ class Shelf:
         self.all_files: dict[str, StoredFile] = {}
         self.tunings: dict[str, Tuning] = {}
         self.batches: dict[str, Batch] = {}
+        self.backgrounds: dict[str, Background] = {}
         self.contents = Contents(path and path.with_name(f"{path.name}.files"))
         self._going_on: dict[str, Tuning] = {}
         self._touched: dict[str, Batch] = {}
+        self._queued: dict[str, Background] = {}
         self._file: BinaryIO | None = None
         if path is None:
             return
@@ -82,6 +85,12 @@ class Shelf:
             case {"batch": batch}:
                 self.batches[batch["id"]] = Batch(**batch | {"tally": Tally(**batch["tally"])})
                 self._touched[batch["id"]] = self.batches[batch["id"]]
+            case {"background": background}:
+                known = Background(**background)
+                self.backgrounds[known.id] = self._queued[known.id] = known
+            case {"ended": identity, "as": status}:
+                self.backgrounds[identity].status = status
+                self._queued.pop(identity, None)
             case {"changed": identity, **fields}:
                 for name, value in fields.items():
                     setattr(self.batches[identity], name, Tally(**value) if name == "tally" else value)
@@ -102,9 +111,11 @@ class Shelf:
             self._write({"file": file | {"content": base64.b64encode(content).decode()}})
         return self.all_files[identity]
 
-    def publish(self, identity: str, filename: str, purpose: str, at: float) -> StoredFile | None:
+    def publish(
+        self, identity: str, filename: str, purpose: str, at: float, *, even_empty: bool = False
+    ) -> StoredFile | None:
         """Make a file of what was written to its content; None if nothing was."""
-        if not self.contents.view(identity):
+        if not even_empty and not self.contents.view(identity):
             return None
         self._write({"stored": {"id": identity, "filename": filename, "purpose": purpose, "created_at": at}})
         return self.all_files[identity]
@@ -112,7 +123,8 @@ class Shelf:
     def _delete(self, file: StoredFile) -> None:
         file.deleted = True
         if file.purpose in BY_BATCH:
-            self.contents.remove(file.id)  # what is mapped stays until nobody reads it
+            file.content = b""  # a batch that runs has its own map
+            self.contents.remove(file.id)
 
     def delete_file(self, identity: str) -> None:
         self._write({"deleted": identity})
@@ -129,6 +141,16 @@ class Shelf:
 
     def change(self, batch: Batch, **fields: Any) -> None:
         self._write({"changed": batch.id, **fields})
+
+    def add_background(self, background: Background) -> None:
+        self._write({"background": asdict(background)})
+
+    def due_backgrounds(self, now: float) -> list[Background]:
+        """Those that are to be done by now."""
+        return [background for background in self._queued.values() if background.ready_at <= now]
+
+    def end_background(self, background: Background, status: str) -> None:
+        self._write({"ended": background.id, "as": status})
 
     def cancel(self, batch: Batch, at: float) -> None:
         self.change(batch, status="cancelling", times={**batch.times, "cancelling": at})
@@ -161,7 +183,7 @@ class Shelf:
         return [tuning.tuned_model for tuning in self.tunings.values() if tuning.status(now) == "succeeded"]
 
     def books(self) -> dict[str, Any]:
-        """{"files": [..], "tunings": [..], "batches": [..]}, oldest first, for the test client."""
+        """{"files": [..], "tunings": [..], "batches": [..], "backgrounds": [..]}, oldest first, for the client."""
         now = time.time()
         return {
             "files": [
@@ -173,11 +195,13 @@ class Shelf:
                 for tuning in self.tunings.values()
             ],
             "batches": [batch.card() for batch in self.batches.values()],
+            "backgrounds": [background.card(now) for background in self.backgrounds.values()],
         }
 
     def clear(self) -> None:
         """Empty, on disk as well."""
-        self.all_files, self.tunings, self.batches, self._going_on = {}, {}, {}, {}
+        self.all_files, self.tunings, self.batches, self.backgrounds, self._going_on = {}, {}, {}, {}, {}
+        self._queued, self._touched = {}, {}
         self.contents.clear()
         if self._file is not None:
             self._file.truncate(0)

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from tidemill.simulator import costs, routes
+from tidemill.simulator.backgrounds import Background
 from tidemill.simulator.batches import Batch
 from tidemill.simulator.calls import BadCallError, Call, read_call
 from tidemill.simulator.contents import Body
@@ -36,7 +37,7 @@ from tidemill.simulator.faults import (
     scripted,
     unknown_in,
 )
-from tidemill.simulator.ledger import Ledger
+from tidemill.simulator.ledger import Ledger, paid_entry
 from tidemill.simulator.limits import Limits, Overrun
 from tidemill.simulator.options import Options, changed
 from tidemill.simulator.replies import model_card
@@ -186,7 +187,9 @@ class Simulation:
         self.ledger.by_fault[fault] += 1
         return fault, luck
 
-    def answer(self, path: str, raw: bytes, identity: str) -> tuple[Call | None, str | None, Answer, float]:
+    def answer(
+        self, path: str, raw: bytes, identity: str, caller: str
+    ) -> tuple[Call | None, str | None, Answer, float]:
         """The call (None if unreadable), the fault's name, what to send, and in how many seconds."""
         try:
             call = read_call(path, orjson.loads(raw))
@@ -201,6 +204,8 @@ class Simulation:
             self.ledger.limited += 1
             return call, None, _over_limit(call, overrun, told=self.options.limit_headers), 0.0
         fault, luck, answer = self._answer(call, identity)
+        if call.window is not None and answer.status == 200:
+            return call, fault, self._in_background(call, answer, identity, caller, call.window), 0.0
         seconds = self._latency_seconds(luck) if answer.takes_latency else 0.0
         return call, fault, answer, seconds + answer.extra_seconds
 
@@ -211,16 +216,36 @@ class Simulation:
             self.ledger.by_fault[fault] += 1
         return fault, luck, (FAULTS[fault] if fault is not None else good)(call, self.options, identity)
 
+    def _in_background(self, call: Call, answer: Answer, identity: str, caller: str, window: str) -> Answer:
+        """Keep the answer until it is time, and send that it is queued."""
+        entry, now = None, time.time()
+        if answer.reply is not None:
+            route = "background" if window == "soonest" else window
+            entry = paid_entry(call, answer.reply, request_id=f"req_{identity}", caller=caller, route=route)
+        body = orjson.loads(bytes(answer.body)) | {"id": f"resp_{identity}", "background": True}
+        background = Background(f"resp_{identity}", now, now + self.options.background_seconds, body, entry)
+        self.shelf.add_background(background)
+        return Answer(200, orjson.dumps(background.card(now)), delivery=answer.delivery, takes_latency=False)
+
+    def advance(self) -> None:
+        """Do what is due in the background; is called again and again, and does little each time."""
+        self.running.advance()
+        for background in self.shelf.due_backgrounds(time.time()):
+            if background.entry is not None:
+                self.ledger.bill(background.entry)
+            self.shelf.end_background(background, "done")
+
     def run_line(self, batch: Batch, call: Call, custom_id: str) -> tuple[str | None, int, str, bytes]:
         """Answer one line of a batch and book it: (fault, status, request id, body)."""
         identity = self.next_identity()
         fault, _luck, answer = self._answer(call, identity)
         request_id = f"req_{identity}"
         if answer.reply is not None and fault not in UNPAID:
-            self.ledger.bill(
-                call, answer.reply, status=str(answer.status), fault=fault, request_id=request_id,
-                started_at=time.time(), gone=False, caller=batch.caller, route="batch", custom_id=custom_id,
+            entry = paid_entry(
+                call, answer.reply, request_id=request_id, caller=batch.caller, route="batch", fault=fault,
+                status=str(answer.status), custom_id=custom_id,
             )  # fmt: skip
+            self.ledger.bill(entry)
         return fault, answer.status, request_id, bytes(answer.body)
 
     def _fault(self, call: Call) -> tuple[str | None, float]:

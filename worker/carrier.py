@@ -13,7 +13,7 @@ from logging import ERROR, WARNING
 
 from sqlalchemy import Connection, select
 
-from tidemill.models import due, upstream
+from tidemill.models import due, going_online, journal, upstream
 from tidemill.models.creations import LostError
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import DatabaseError, SettingsError
@@ -105,8 +105,8 @@ class Carrier:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._in_use is not None:
             await self._in_use[1].aclose()
-        with suppress(Exception):  # then its leases end by themselves
-            await asyncio.to_thread(transact, partial(upstream.free_of, worker_ids=[self._worker.worker_id]))
+            with suppress(Exception):  # then its leases end by themselves
+                await asyncio.to_thread(transact, partial(upstream.free_of, worker_ids=[self._worker.worker_id]))
 
     # --- on other threads ---
 
@@ -127,7 +127,16 @@ class Carrier:
             return [(batch, _options(connection, batch)) for batch in begun]
 
     def _begin(self, batch_id: str) -> UpstreamBatch | None:
-        return transact(lambda connection: upstream.begin(connection, batch_id, self._worker))
+        def begin(connection: Connection) -> UpstreamBatch | None:
+            moves[:] = [move for move in [going_online.finish(connection, batch_id)] if move is not None]
+            return None if moves else upstream.begin(connection, batch_id, self._worker)
+
+        moves: list[going_online.Move] = []
+        begun = transact(begin)
+        if moves:
+            journal.log_moves(moves)
+            self._runner.hungry.set()
+        return begun
 
     # --- on the loop ---
 

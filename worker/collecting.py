@@ -6,6 +6,7 @@ line costs nothing but the reading.
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,7 +17,6 @@ from tidemill.models import cost, news, upstream
 from tidemill.models.database import reading, transact
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Reply
-from tidemill.models.routes import UPSTREAM
 from tidemill.models.transitions import Claimed, Settlement
 from tidemill.models.upstream import UpstreamBatch
 from tidemill.worker import settlements
@@ -27,7 +27,6 @@ from tidemill.worker.settle import Ending, in_doubt, judged, write_each
 from tidemill.worker.upstream_lines import Line, read_line, reply_of
 
 BULK_LINES = 200
-_ROUTE = UPSTREAM[0]
 
 
 class Answered(NamedTuple):
@@ -70,7 +69,7 @@ class Collector:
             text = settlements.text_to_check(each.question, each.reply)
             complaint = None if text is None else await checker().complaint(each.question.schema or {}, text)
             usage = settlements.usage_of(each.question, each.reply)
-            settlement = settlements.of_reply(*each, usage, 0.0, complaint=complaint, route=_ROUTE)
+            settlement = settlements.of_reply(*each, usage, 0.0, complaint=complaint, route=self.batch.route)
             settled.append(settlement)
         if settled:
             await asyncio.to_thread(self._write, settled)
@@ -101,7 +100,7 @@ class Collector:
             return Answered(job, question, reply_of(line, question))
         except CallError as error:
             verdict = settlements.verdict_on(error, job)
-            settlement = settlements.of_error(job, error, verdict, 0.0, self.batch.model, route=_ROUTE)
+            settlement = settlements.of_error(job, error, verdict, 0.0, self.batch.model, route=self.batch.route)
             # Each line costs hours: one that fails again and again comes to an end, whatever it fails of.
             return settlement._replace(counted=settlement.counted or verdict.action == "retry")
         except Exception as error:  # noqa: BLE001  # a defect of ours must cost one row, not fifty thousand
@@ -114,7 +113,8 @@ class Collector:
         written = write_each(endings, self.meter)
         news.tell()
         if doubtful := in_doubt(endings, written):
-            self.judge(doubtful)
+            with suppress(RuntimeError):  # this worker stops, and another one's maintenance finds them
+                self.judge(doubtful)
 
 
 def _next_lines(file: Iterator[bytes]) -> list[bytes]:

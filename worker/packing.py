@@ -16,7 +16,6 @@ from tidemill.models.errors import SettingsError
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
 from tidemill.models.provider import CallError
-from tidemill.models.routes import UPSTREAM
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Claimed, Settlement, claim, settle
@@ -121,7 +120,7 @@ def build_file(batch: UpstreamBatch, options: Options, path: Path, most_bytes: i
     beside = path.with_suffix(f".{batch.worker_id or ''}.part")
     with beside.open("wb") as file:
         for job in _members(batch):
-            made = _line(job, options)
+            made = _line(job, options, batch.route)
             if made is None:
                 continue
             line, line_tokens = made
@@ -146,7 +145,7 @@ def _members(batch: UpstreamBatch) -> Iterator[Claimed]:
         after = page[-1].id
 
 
-def _line(job: Claimed, options: Options) -> tuple[bytes, int] | None:
+def _line(job: Claimed, options: Options, route: str) -> tuple[bytes, int] | None:
     """The line of a row and the tokens of its prompt; None: it can never be asked, and has failed."""
     try:
         question = build(options, job.request, history=job.history)
@@ -159,7 +158,7 @@ def _line(job: Claimed, options: Options) -> tuple[bytes, int] | None:
     except CallError as error:
         if error.kind == "store":
             raise
-        _fail(settlements.of_error(job, error, settlements.verdict_on(error, job), 0.0, route=UPSTREAM[0]))
+        _fail(settlements.of_error(job, error, settlements.verdict_on(error, job), 0.0, route=route))
     except SettingsError as error:
         _fail(settlements.of_defect(job, "not_supported", str(error)))
     except Exception as error:  # noqa: BLE001  # a defect of ours must cost one row, not fifty thousand

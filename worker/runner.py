@@ -93,6 +93,10 @@ class Runner:
         """Set when there is need of more jobs: the broker may run out of messages, or there is room to claim some."""
         self.expects_more = False
         """Whether the last claim of due jobs left some, so that the next one is worth it when there is room."""
+        self._waits_for_room = False
+        """Whether the last claim left jobs where they were: a call that ends may give back what the next one needs."""
+        self._worth_trying = self._most_claimed
+        """How many jobs a budget is likely to let out at once: what does not fit would be claimed in vain."""
         self.in_flight = 0
         """Jobs that have a slot of the window: calling, or waiting for a limit."""
         self._room = threading.Condition()
@@ -127,7 +131,7 @@ class Runner:
         self.settler = Settler(
             Judge(),
             bulk_rows=min(BULK_ROWS, window),
-            hurry=lambda: self._claimed == 0,
+            hurry=self._is_hurried,
             on_written=self._note_stored,
             meter=self.meter,
         )
@@ -168,7 +172,7 @@ class Runner:
     @property
     def free(self) -> int:
         """How many jobs may be claimed at present; 0 while they are too few to be worth a claim."""
-        return self._places if self._places >= self._worth_a_claim else 0
+        return min(self._places, self._worth_trying) if self._places >= self._worth_a_claim else 0
 
     @property
     def _places(self) -> int:
@@ -246,6 +250,10 @@ class Runner:
             raise
         finally:
             del self._claiming[id(chosen)]
+        if chosen:
+            self._waits_for_room = len(claimed) < len(chosen)
+            more = len(claimed) if self._waits_for_room else 2 * self._worth_trying
+            self._worth_trying = min(max(1, more), self._most_claimed)
         self._make_room(reserved - len(claimed))
         if claimed:
             self._loop.call_soon_threadsafe(self._start, [(job, batch_of[job.batch_id]) for job in claimed])
@@ -382,6 +390,8 @@ class Runner:
                 del self._owned[settlement.job_id]
                 if job.dialogue_id is not None:
                     self.hungry.set()  # the dialogue's next turn need not wait for the next feed
+        if self._waits_for_room:
+            self.hungry.set()
         if self._is_alone:
             with self._room:
                 self._room.notify_all()
@@ -501,8 +511,14 @@ class Runner:
         journal.log_release(released, self.worker_id)
         return True
 
+    def _is_hurried(self) -> bool:
+        """Whether what has ended is to be stored at once: nothing else is under way, or a budget lets few calls out."""
+        return self._claimed == 0 or (self._waits_for_room and self._claimed < IDS_AT_ONCE)
+
     async def _close(self) -> None:
-        self._waiting.clear()  # they are given back
+        for job, batch in self._waiting:
+            self.settler.put(settlements.of_snooze(job), batch.provider)  # for certain no call was made
+        self._waiting.clear()
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)

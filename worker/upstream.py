@@ -22,9 +22,12 @@ from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
 from tidemill.models.json_types import JsonObject, RemoteObject, string
 from tidemill.models.provider import CallError
+from tidemill.models.routes import WINDOWS
 from tidemill.models.settings import settings
+from tidemill.models.transfers import TransferError
+from tidemill.models.transitions import LONGEST_DELAY_SECONDS
 from tidemill.models.upstream import Step, UpstreamBatch
-from tidemill.worker import creations, packing
+from tidemill.worker import creations, packing, windows
 from tidemill.worker import upstream_faults as faults
 from tidemill.worker.collecting import Collector
 from tidemill.worker.creations import LOOK_AGAIN_SECONDS, LookError, Recipe, is_final
@@ -50,7 +53,8 @@ _DELETE_TRIES = 5
 async def advance(run: Run) -> None:
     """Make the next step, and decide what follows if it fails."""
     try:
-        await STEPS[run.batch.step](run)
+        others = windows.STEPS if run.batch.route in WINDOWS else {}
+        await others.get(run.batch.step, STEPS[run.batch.step])(run)
     except LostError:
         pass  # another worker has the step
     except LookError as look:
@@ -59,6 +63,8 @@ async def advance(run: Run) -> None:
         await faults.after_error(run, error)
     except DatabaseError:
         raise
+    except (OSError, TransferError) as error:  # the disk is full, say: this machine is why, and another one may do it
+        await try_again(run, error.strerror or str(error) if isinstance(error, OSError) else str(error))
     except Exception as error:  # noqa: BLE001  # a defect of ours must not keep rows for days
         await faults.after_defect(run, error)
 
@@ -208,7 +214,7 @@ async def _follow(run: Run) -> None:
     if batch.wanted == "cancel":
         await _cancel(run, path)
     remote = batch_of(await run.provider.fetch(path))
-    await creations.write(upstream.note_seen, batch, remote)
+    await creations.write(_note_seen, run, remote)
     run.batch = await asyncio.to_thread(read, run)
     age_seconds = _age_seconds(run.batch)
     if run.batch.has_ended:
@@ -226,7 +232,13 @@ async def _follow(run: Run) -> None:
         await go_on(run, "end")
         return
     pause = max(_FIRST_LOOK_SECONDS, age_seconds * _FOLLOW_SHARE)
-    await go_on(run, "follow", min(settings().poll_seconds, pause))
+    await go_on(run, "follow", min(settings().poll_seconds, pause), failures=0)
+
+
+def _note_seen(connection: Connection, run: Run, remote: JsonObject) -> None:
+    upstream.note_seen(connection, run.batch, remote)
+    if run.batch.failures:  # as after a creation that was refused
+        holds.end(connection, run.batch.provider)
 
 
 def _path(remote_id: object) -> str:
@@ -273,10 +285,10 @@ async def _collect(run: Run) -> None:
     collector = Collector(run.batch, run.options, run.judge, run.meter)
     answers = await _collect_file(run, collector, string(remote.get("output_file_id")), "answers")
     errors = await _collect_file(run, collector, string(remote.get("error_file_id")), "errors")
-    completed, failed = counts.completed or 0, counts.failed or 0
-    is_all = answers >= completed and answers + errors >= completed + failed
+    good = counts.completed if counts.failed is not None else 0  # else nobody says how many of them are good
+    is_all = answers >= (good or 0) and answers + errors >= (counts.done or 0)
     if not is_all and run.batch.failures < MOST_LOOKS:
-        missing = f"The provider says that {completed + failed} lines are done, and shows {answers + errors} so far."
+        missing = f"The provider says that {counts.done} lines are done, and shows {answers + errors} so far."
         await try_again(run, missing)
         return
     if run.batch.meaning == "failed" and not answers + errors:
@@ -316,8 +328,10 @@ async def _end(run: Run) -> None:
     was_refused = batch.refused is not None or batch.remote_id is None
     # After any other end than that of a batch that was done, what is in no file was not run.
     leave = upstream.give_back if was_refused or batch.meaning != "completed" else upstream.lose
-    if batch.refused == "queue":
-        leave = partial(upstream.give_back, seconds=settings().poll_seconds)
+    if batch.refused == "queue" and (refusals := await asyncio.to_thread(_refusals, run)) > 1:
+        # The queue is full of what is not ours: the limit that was learned is not enough.
+        seconds = min(settings().poll_seconds * 2.0 ** min(refusals, 10), LONGEST_DELAY_SECONDS)
+        leave = partial(upstream.give_back, seconds=seconds)
     while claims := await asyncio.to_thread(_left, run):
         await creations.write(leave, batch, claims)
     if batch.file_id is not None:
@@ -328,6 +342,11 @@ async def _end(run: Run) -> None:
                 raise
     await asyncio.to_thread(_remove_files, run)
     await creations.write(upstream.end, batch)
+
+
+def _refusals(run: Run) -> int:
+    with reading() as connection:
+        return upstream.refusals_in_a_row(connection, run.batch)
 
 
 def _left(run: Run) -> list[tuple[int, int]]:

@@ -16,7 +16,6 @@ from tidemill.models.database import reading
 from tidemill.models.lines import note, place_of
 from tidemill.models.provider import CallError
 from tidemill.models.replies import safe_line
-from tidemill.models.routes import UPSTREAM
 from tidemill.models.transitions import Claimed, Settlement
 from tidemill.models.upstream import Refusal
 from tidemill.worker import creations, settlements
@@ -138,7 +137,7 @@ async def _refuse(run: Run, refusal: Refusal, error: CallError) -> None:
 
 async def _fail_all(run: Run, error: CallError, verdict: Verdict) -> None:
     def fail(job: Claimed) -> Ending:
-        settlement = settlements.of_error(job, error, verdict, 0.0, run.batch.model, route=UPSTREAM[0])
+        settlement = settlements.of_error(job, error, verdict, 0.0, run.batch.model, route=run.batch.route)
         return Ending(settlement._replace(outcome="failed", counted=True, seconds=None), run.batch.provider)
 
     while page := await asyncio.to_thread(_members, run):
@@ -155,7 +154,7 @@ async def _fail_lines(run: Run, faults: dict[int, CallError]) -> None:
         upstream.check(connection, run.batch)
         by_claim = {claim: faults[line] for line, claim in claims.items()}
         jobs = upstream.asked(connection, run.batch, by_claim.keys()) if by_claim else []
-        ended = [_failed(job, by_claim[job.id, job.epoch]) for job in jobs]
+        ended = [_failed(job, by_claim[job.id, job.epoch], run.batch.route) for job in jobs]
         if ended:
             transitions.settle(connection, ended)
         # With lines that lead to no row of ours the next file is smaller, as if none had been named.
@@ -165,9 +164,9 @@ async def _fail_lines(run: Run, faults: dict[int, CallError]) -> None:
     journal.log_settlements(ended := await creations.write(fail), {(each.job_id, each.epoch) for each in ended})
 
 
-def _failed(job: Claimed, fault: CallError) -> Settlement:
+def _failed(job: Claimed, fault: CallError, route: str) -> Settlement:
     verdict = Verdict("fail", settlements.verdict_on(fault, job).code, fault.message, counted=True)
-    return settlements.of_error(job, fault, verdict, 0.0, route=UPSTREAM[0])._replace(seconds=None)
+    return settlements.of_error(job, fault, verdict, 0.0, route=route)._replace(seconds=None)
 
 
 async def _claims_at(run: Run, numbers: set[int]) -> dict[int, tuple[int, int]]:

@@ -64,6 +64,8 @@ def upgrade() -> None:
         op.add_column("attempts", column)
     comment = "the most that training may cost; null: nothing is reserved"
     op.add_column("fine_tunes", sa.Column("reserved_usd_e9", sa.BigInteger(), nullable=True, comment=comment))
+    comment = "when that was reserved: the day whose budget it is in"
+    op.add_column("fine_tunes", sa.Column("reserved_at", _TIME, nullable=True, comment=comment))
     _create_budgets()
     _create_upstream_batches()
     _replace_kept_costs(with_route=True)
@@ -73,7 +75,8 @@ def downgrade() -> None:
     _replace_kept_costs(with_route=False)
     op.drop_table("upstream_batches")
     op.drop_table("budgets")
-    op.drop_column("fine_tunes", "reserved_usd_e9")
+    for name in ("reserved_at", "reserved_usd_e9"):
+        op.drop_column("fine_tunes", name)
     for name in ("doubtful_usd_e9", "reserved_usd_e9", "route", "standard_usd"):
         op.drop_column("attempts", name)
     op.drop_index("ix_jobs_upstream", "jobs")
@@ -115,6 +118,8 @@ def _create_budgets() -> None:
         sa.PrimaryKeyConstraint("kind", "name", name=op.f("pk_budgets")),
         comment="caps on money, and what counts against them; a day with an empty name is the cap of each new day",
     )
+    waiting = sa.text("next_call_usd_e9 > 0")
+    op.create_index("ix_budgets_waiting", "budgets", ["name"], postgresql_where=waiting, sqlite_where=waiting)
 
 
 def _create_upstream_batches() -> None:
@@ -129,6 +134,9 @@ def _create_upstream_batches() -> None:
         sa.Column("step", sa.String(length=12), nullable=False, comment="what comes next, as models.upstream has it"),
         sa.Column("model", sa.String(length=200), nullable=False),
         sa.Column("endpoint", sa.String(length=100), nullable=False, comment="the path that all of its lines are for"),
+        sa.Column(
+            "route", sa.String(length=12), nullable=False, server_default="batch", comment="as models.routes has it"
+        ),
         sa.Column("lines", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("bytes", sa.BigInteger(), nullable=False, server_default="0", comment="of the file of its lines"),
         sa.Column(

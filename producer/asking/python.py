@@ -83,7 +83,7 @@ def ask(
         no_assistant: ask without the default one too.
         dialogue: the id of any turn of a dialogue; the prompts become its next turns.
         budget: US dollars that the batch may cost at most, as `--budget`.
-        route: online, flex, batch or auto, as `--route`.
+        route: online, flex, batch, 2h, 8h or auto, as `--route`.
         deadline: a duration such as "6h", or seconds, as `--deadline`.
         **options: how to ask: the fields of `AskOptions`; None means not set. `schema` is a JSON schema, or a class of
             fields (a pydantic model, a dataclass, a TypedDict), whose objects `Batch.parsed()` gives.

@@ -13,14 +13,15 @@ from sqlalchemy import Connection
 
 from tidemill import migrations
 from tidemill.models import batches as stored_batches
-from tidemill.models import tallies
+from tidemill.models import tallies, whereabouts
 from tidemill.models.batches import FailureReason
-from tidemill.models.database import Piece, reading, transact_in_pieces
+from tidemill.models.database import LONG_SECONDS, Piece, reading, transact_in_pieces
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.rereading import reread_settings
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
+from tidemill.models.whereabouts import Upstream
 from tidemill.producer.batches import off_the_loop, saving, showing, typed_answers
 from tidemill.producer.batches.as_they_end import pages_as_they_end
 from tidemill.producer.batches.ends import Ends
@@ -139,13 +140,29 @@ class Batch:
     # --- look ---
 
     def progress(self) -> Progress:
-        """How far it is, now: `rows`, `open`, `ended`, `states`, `tokens`, `cost_usd`, `is_complete`."""
+        """How far it is, now: `rows`, `open`, `ended`, `states`, `at_provider`, `tokens`, `cost_usd`, `is_complete`."""
         return progress(self.scope)
 
     @property
     def cost(self) -> float | None:
         """What its calls have cost so far, in USD; None while no price is known."""
         return self.progress().cost_usd
+
+    @property
+    def upstream(self) -> list[Upstream]:
+        """What is at the provider's Batch API now: of each upstream batch its `status`, `lines`, `completed` and more.
+
+        for each in batch.upstream:
+            print(each.remote_id, each.status, f"{each.done} of {each.lines}", each.expires_at)
+        """
+        with reading() as connection:
+            return whereabouts.of_batch(connection, self.id)
+
+    @property
+    def saved(self) -> float | None:
+        """What its calls would have cost more online, in USD; None while no price is known."""
+        with reading(LONG_SECONDS) as connection:
+            return whereabouts.saved_usd(connection, self.id)
 
     @property
     def failures(self) -> list[FailureReason]:

@@ -178,9 +178,9 @@ def _worker(window: int, scope: Scope, display: Display) -> Iterator[EmbeddedRun
             yield runner
         except (KeyboardInterrupt, StoppedEarlyError):
             is_last, calls = len(runner.scopes) == 1, counted(runner.in_flight, "call")
+            ends = f"{calls} in flight may end (at most {settings().drain_seconds:.0f} s; Ctrl-C again stops at once). "
             display.say(
-                f"Stopping. {calls} in flight may end (at most {settings().drain_seconds:.0f} s; "
-                "Ctrl-C again stops at once). Nothing is lost: the same command continues from here."
+                f"Stopping. {ends if runner.in_flight else ''}Nothing is lost: the same command continues from here."
                 if is_last
                 else "Stopping. Others wait in this process, so that calls in flight end. Nothing is lost."
             )

@@ -1,13 +1,10 @@
 """Who waits for rows hears when they go out by another route than was asked for, since that changes what they cost."""
 
-from datetime import datetime
-
 from sqlalchemy import Connection, func, select
 
 from tidemill.models.database import reading
-from tidemill.models.errors import DatabaseError
-from tidemill.models.routes import AUTO, ONLINE, UPSTREAM
-from tidemill.models.tables import attempts, batches, jobs
+from tidemill.models.routes import AUTO, ONLINE, UPSTREAM, WINDOWS
+from tidemill.models.tables import attempts, jobs
 from tidemill.producer.batches.progress import Progress, counted
 from tidemill.producer.screen.display import Display
 
@@ -28,16 +25,10 @@ class RouteNews:
 
     def look(self, so_far: Progress) -> None:
         """Say it if rows go online that were to go another way."""
-        if self._batch_id is None or self._route == ONLINE:
-            return
-        try:
-            with reading() as connection:
-                before, (self._route, deadline_at) = self._route, _batch(connection, self._batch_id)
-        except DatabaseError:  # said elsewhere
-            return
-        if self._route == ONLINE and before != AUTO:
+        before, self._route = self._route, so_far.route
+        if self._route == ONLINE and before not in (ONLINE, AUTO):
             self._has_told = True
-            self._display.say(change(before, deadline_at, so_far))
+            self._display.say(change(before, so_far))
 
     def end(self) -> None:
         """Say at the end how many rows flex has not taken, unless that is known."""
@@ -49,30 +40,26 @@ class RouteNews:
             self._display.say(not_at_flex(online, online + flex))
 
 
-def change(before: str, deadline_at: datetime | None, so_far: Progress) -> str:
+def change(before: str, so_far: Progress) -> str:
     """What it means that rows of this route go online from now on."""
+    deadline_at = so_far.deadline_at
     if before == "flex" and deadline_at is None:
-        return "The server does not serve this model at flex: the rest goes out at the standard tier, for its price."
+        why = "the server does not serve this model at flex, or somebody has changed the route"
+        return f"The rest goes out at the standard tier, for its price: {why}."
     by = f", to be done by {deadline_at:%H:%M} UTC" if deadline_at is not None else ""
+    if before in WINDOWS and not by:
+        return f"The server does not take this model by {before}: the rest goes online, for the full price."
     if before not in UPSTREAM:
         return f"The rest goes out at the standard tier{by}."
-    out = so_far.states["running"]
+    out = so_far.at_provider
     follow = f" {counted(out, 'row')} at the provider will follow when it has given them up." if out else ""
     return f"The rest goes online{by}.{follow}" if by or out else f"The last {counted(so_far.open, 'row')} go online."
 
 
 def not_at_flex(online: int, calls: int) -> str:
     """How many answers were paid in full although flex was asked for."""
-    return (
-        f"{online:,} of {counted(calls, 'answer')} came at the standard tier, for its price: flex had no room for "
-        "them, or does not serve the model."
-    )
-
-
-def _batch(connection: Connection, batch_id: str) -> tuple[str, datetime | None]:
-    columns = select(batches.c.route, batches.c.deadline_at).where(batches.c.id == batch_id)
-    route, deadline_at = connection.execute(columns).one()
-    return route, deadline_at
+    which = "The answer" if calls == 1 else f"{online:,} of {calls:,} answers"
+    return f"{which} came at the standard tier, for its price: flex had no room, or does not serve the model."
 
 
 def _calls(connection: Connection, batch_id: str) -> tuple[int, int]:

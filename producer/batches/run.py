@@ -15,6 +15,7 @@ from tidemill import migrations
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, StoppedEarlyError
 from tidemill.models.finish import CUT
 from tidemill.models.live import listening
+from tidemill.models.routes import UPSTREAM
 from tidemill.models.settings import settings
 from tidemill.producer.batches.answer_file import AnswerFile
 from tidemill.producer.batches.answer_printer import AnswerPrinter, LiveAnswer
@@ -79,7 +80,8 @@ def carry_out(
         return _print_detached(batch, submit(opened, Ticker("submitted")), opened.tally.answered, as_json)
     is_one = order.rows.is_one and not after
     is_printed = is_one and output is None
-    live = LiveAnswer() if is_printed and not as_json and settings().embedded and sys.stdout.isatty() else None
+    is_watched = is_printed and not as_json and settings().embedded and sys.stdout.isatty()
+    live = LiveAnswer() if is_watched and order.spending.route not in UPSTREAM else None
     printer = AnswerPrinter(batch, as_json, live) if is_printed else None
     new_file = partial(AnswerFile, batch.id, batch.submission, escape_formulas=escape_formulas, order=row_order)
     file = new_file(output) if output else None
@@ -188,6 +190,10 @@ def follow_batch(
         if isinstance(stop, StoppedEarlyError) and not so_far.open:  # the last calls have ended while it stopped
             return so_far
         say(f"{batch.id} stopped: {so_far.summary()}")
+        if so_far.at_provider:
+            from tidemill.producer.batches import upstream_words  # which no other run needs
+
+            say(upstream_words.stays(so_far.at_provider, batch.id))
         if as_json and isinstance(stop, StoppedEarlyError):
             print_json({"batch": batch.id, **so_far.to_json()})
         raise

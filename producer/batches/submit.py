@@ -16,13 +16,14 @@ from sqlalchemy import Connection
 from tidemill.models import batches, embedded, provider, shutdown
 from tidemill.models.database import LONG_SECONDS, reading, transact, transact_in_pieces
 from tidemill.models.errors import BrokerError, InputError
+from tidemill.models.routes import AUTO
 from tidemill.models.scope import Scope
 from tidemill.models.server_names import is_same_host, server_name
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Enqueued, enqueue
 from tidemill.producer.batches.keys import Occurrences, Prepared
 from tidemill.producer.batches.order import Order
-from tidemill.producer.batches.routing import Chooser, check_route
+from tidemill.producer.batches.routing import check_route, choose_route, says_enough
 from tidemill.producer.intake.tables import Row
 
 _FEED_SECONDS = 0.25
@@ -176,11 +177,13 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
     columns: dict[str, None] = {}
     tally, fed_at = opened.tally, -math.inf
     pause = 0.0 if settings().embedded else _FEED_SECONDS
-    chooser = Chooser(opened.order, opened.batch_id)
+    is_open = opened.order.spending.route == AUTO
     for chunk, names in _prepared(opened.chunks):
         columns |= names
         _store(opened, chunk, occurrences)
-        chooser.look(tally.rows - tally.answered, opened.order.on_bad_row, is_whole=False)
+        if is_open and says_enough(opened.order, tally.rows - tally.answered):
+            choose_route(opened.order, opened.batch_id, tally.rows - tally.answered)
+            is_open = False
         on_rows(tally.rows)
         if time.monotonic() - fed_at >= pause:
             _feed(opened)
@@ -190,8 +193,8 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
         transact_in_pieces(
             lambda connection, after: batches.drop_rows(connection, opened.batch_id, opened.submission, after)
         )
-    transact(lambda connection: batches.end_submission(connection, opened.batch_id, list(columns)))
-    chooser.look(tally.rows - tally.answered, opened.order.on_bad_row, is_whole=True)
+    if transact(lambda connection: batches.end_submission(connection, opened.batch_id, list(columns))) == AUTO:
+        choose_route(opened.order, opened.batch_id, tally.rows - tally.answered)
     _feed(opened)
     return tally.rows
 

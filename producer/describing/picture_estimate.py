@@ -83,6 +83,7 @@ class PictureEstimate:
         for (detail, side), tokens in self.sizes.items():
             yield f"  {detail:8} {side:>8} {tokens:>12,}  {cost.format_usd(self._usd(tokens))}"
         yield from rows.answers()
+        yield from rows.by_route()
         yield "Nothing was sent."
 
     def _usd(self, tokens: int) -> float | None:
@@ -126,7 +127,7 @@ def estimate_pictures(pictures: Pictures, order: Order) -> PictureEstimate:
     text_tokens = sum(cost.count_many(texts, options.model)) + cost.chat_overhead_tokens(len(texts))
     to_send = sums.rows - sums.done - sums.same - len(sums.refused)
     input_tokens = sums.tokens + text_tokens * to_send
-    rows_estimate = priced(before.batch_id, options, sums.rows, sums.done, to_send, input_tokens=input_tokens)
+    rows_estimate = priced(before, options, sums.rows, sums.done, to_send, input_tokens=input_tokens)
     alike = _groups(sums.likenesses) if can_compare else None
     return PictureEstimate(rows_estimate, sums.refused, sums.same, dict(sums.sizes), sums.is_estimate, alike)
 

@@ -58,6 +58,11 @@ class Counts(Protocol):
         """Why the provider serves nobody at present."""
         ...
 
+    @property
+    def at_provider(self) -> int:
+        """Open rows that are at the provider's Batch API, where no call of ours is made for them."""
+        ...
+
     def cost(self) -> str:
         """What it cost, for people."""
         ...
@@ -241,11 +246,13 @@ class Rate:
         if counts.open and (counts.hold_reason or counts.state != "open"):
             return [Part("on hold" if counts.hold_reason else counts.state, 2)]
         (began, first), (ended, last) = self._samples[0], self._samples[-1]
+        there = [Part(f"{counts.at_provider:,} at the provider", 2)] if counts.at_provider else []
         if ended == began or last == first:
-            return [Part("0 rows/s", 5)]
+            return there or [Part("0 rows/s", 5)]
         rate = (last - first) / (ended - began)
         shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
-        return [Part(f"{shown} rows/s", 5), Part(f"ETA {in_words(round(counts.open / rate))}", 4)]
+        left = there or [Part(f"ETA {in_words(round(counts.open / rate))}", 4)]  # when they come back, nobody knows
+        return [Part(f"{shown} rows/s", 5), *left]
 
 
 def display(quiet: bool = False, *, lines: bool = False) -> Display:

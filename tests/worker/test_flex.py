@@ -10,7 +10,9 @@ from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
 from tidemill.models.transitions import Claimed
 from tidemill.models.usage import Usage
+from tidemill.simulator import Simulator
 from tidemill.worker import flex, settlements
+from tidemill.worker.ask import ask
 from tidemill.worker.calling import Calling
 from tidemill.worker.limits import limiter
 from tidemill.worker.questions import Question, build
@@ -42,6 +44,21 @@ async def calling() -> AsyncIterator[Callable[..., Calling]]:
 
     yield make
     await provider.aclose()
+
+
+async def test_a_model_that_is_not_served_at_flex_is_asked_without_and_never_asked_so_again(
+    simulator: Simulator,
+) -> None:
+    made = {"base_url": simulator.url, "api_key": None, "timeout_seconds": 20, "connections": 4}
+    provider = Provider(transport="http", **made)  # type: ignore[arg-type]
+    calling = Calling(provider, limiter(None), "b", lambda: True, "flex")
+    for number in (1, 2):
+        asked = Claimed(number, 1, "b", {"prompt": f"!!flex400 no flex for this {number}"}, 0, 0.0)
+        ended = await ask(asked, Options("gpt-5-mini"), calling)
+        assert (ended.outcome, ended.route, ended.cost_usd) == ("succeeded", None, ended.standard_usd)
+    await provider.aclose()
+    assert simulator.paid_by_route() == {"online": 2}
+    assert simulator.counters()["by_status"] == {"400": 1, "200": 2}
 
 
 def job(failures: int = 0, age_seconds: float = 0.0) -> Claimed:

@@ -153,7 +153,7 @@ def calls(connection: Connection) -> Select[Any]:
     has_said = attempts.c.outcome.in_(("succeeded", "retried", "failed"))
     columns: Mapping[str, ColumnElement[Any]] = {
         "day": _day(connection, attempts.c.started_at),
-        "model": func.coalesce(func.nullif(dialogues.c.model, ""), model_asked(connection), ""),
+        "model": func.coalesce(func.nullif(dialogues.c.model, ""), model_asked(connection, attempts.c.job_id), ""),
         "fate": case(
             (and_(has_said, code.in_(_MAYBE_PAID), cost.is_(None), read + written == 0), LOST),
             *((and_(has_said, code.in_(codes)), fate) for fate, codes in _ERROR_CODES.items()),

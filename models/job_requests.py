@@ -7,7 +7,7 @@ Another kind of job stores and reads its own form.
 
 from typing import NamedTuple
 
-from sqlalchemy import JSON, ColumnElement, Connection, Text, cast, func, type_coerce
+from sqlalchemy import JSON, ColumnElement, Connection, Text, cast, func, select, type_coerce
 
 from tidemill.models.json_types import JsonObject
 from tidemill.models.pictures import Picture
@@ -71,13 +71,18 @@ def last_words(request: JsonObject) -> str:
     return f"{name}{content}" if isinstance(content, str) else name.rstrip()
 
 
-def model_asked(connection: Connection) -> ColumnElement[str]:
-    """In SQL: the model that a row's own body names; null where it is the batch's."""
-    request = type_coerce(jobs.c.request, Text)
+def model_asked(connection: Connection, job_id: ColumnElement[int]) -> ColumnElement[str]:
+    """In SQL: the model that the own body of a job's request names; null where it is the batch's.
+
+    It is a query of its own, so that only those requests are read for which it is asked: they are long.
+    """
+    asked = jobs.alias("asked")
+    request = type_coerce(asked.c.request, Text)
     if connection.dialect.name == "sqlite":
-        return type_coerce(func.json_extract(request, "$.body.model"), Text)
-    model: ColumnElement[str] = cast(request, JSON)["body"]["model"].as_string()
-    return model
+        model: ColumnElement[str] = func.json_extract(request, "$.body.model")
+    else:
+        model = cast(request, JSON)["body"]["model"].as_string()
+    return select(model).where(asked.c.id == job_id).scalar_subquery()
 
 
 def model_of(request: JsonObject, default: str) -> str:

@@ -233,6 +233,7 @@ FLEX_FAULTS: dict[str, FaultFunction] = {
 LINE_FAULTS = (
     "twice",  # it is in the output twice
     "missing",  # it is in neither file, and was not run
+    "promised",  # the same, and the counts say that it is done
     "foreign",  # a line of another file follows it
     "broken",  # its line is cut off
     "error_in_output",  # status 400 in the file of outputs, with `error` null
@@ -241,7 +242,7 @@ LINE_FAULTS = (
     "bad_line",  # the whole file is refused for it
     "bad_line_unnamed",  # the same, and the server does not say for which line
 )
-UNPAID = ("missing", "error_in_output", "status0", "not_run")
+UNPAID = ("missing", "promised", "error_in_output", "status0", "not_run")
 # What can go wrong with a batch: scripts={"POST /v1/batches": "!!expired*1"}, the mode or a rate.
 BATCH_FAULTS = (
     "expired",  # half of its lines were run

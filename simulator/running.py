@@ -208,7 +208,8 @@ class Running:
             fault, status, request_id, body = self._run_line(batch, call, custom_id)
         line["response"] = {"status_code": status, "request_id": request_id, "body": _readable(body)}
         is_good = 200 <= status < 300
-        tally(batch.tally, is_good, line)
+        if fault != "missing":
+            tally(batch.tally, is_good, line)
         lines = [orjson.dumps(line)]
         if fault in FAULTY_LINES:
             is_good, lines = FAULTY_LINES[fault](line)
@@ -236,6 +237,7 @@ BAD_REQUEST = {"error": {"message": "Invalid value.", "type": "invalid_request_e
 FAULTY_LINES: dict[str, Callable[[dict[str, Any]], tuple[bool, list[bytes]]]] = {
     "twice": lambda line: (True, [orjson.dumps(line)] * 2),
     "missing": lambda _line: (True, []),
+    "promised": lambda _line: (True, []),
     "foreign": lambda line: (True, [orjson.dumps(line), orjson.dumps(line | {"custom_id": "of-another-file"})]),
     "broken": lambda line: (True, [orjson.dumps(line)[:-40]]),
     "error_in_output": lambda line: (True, _refused(line, 400, BAD_REQUEST)),

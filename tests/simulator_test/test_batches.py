@@ -126,7 +126,8 @@ def test_one_bad_line_fails_the_file(sim: Simulator, client: OpenAI, lines: list
 
 
 def test_lines_come_back_twice_broken_foreign_or_not_at_all(sim: Simulator, client: OpenAI) -> None:
-    names = ("twice", "missing", "foreign", "broken", "error_in_output", "status0", "not_run", "nousage", "wrongjson")
+    names = ("twice", "missing", "promised", "foreign", "broken", "error_in_output", "status0", "not_run", "nousage",
+             "wrongjson")  # fmt: skip
     prompts = [f"!!{name} {name}" for name in names]
     batch = ended(client, created(client, *(line(prompt, name) for prompt, name in zip(prompts, names, strict=True))))
     output, errors = read(client, batch.output_file_id), read(client, batch.error_file_id)
@@ -136,6 +137,8 @@ def test_lines_come_back_twice_broken_foreign_or_not_at_all(sim: Simulator, clie
         "twice": 2, "foreign": 1, "of-another-file": 1, "error_in_output": 1, "status0": 1, "nousage": 1, "wrongjson": 1
     }  # fmt: skip
     assert len(output) == len(whole) + 1  # the broken one
+    assert batch.request_counts is not None
+    assert batch.request_counts.completed == len(names) - 1  # one was forgotten, and one is only promised
     assert (by_id["error_in_output"]["response"]["status_code"], by_id["error_in_output"]["error"]) == (400, None)
     assert by_id["status0"]["response"]["status_code"] == 0
     assert by_id["not_run"]["error"]["code"] == "batch_expired"

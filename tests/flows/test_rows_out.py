@@ -8,8 +8,7 @@ from tidemill.simulator import Simulator, prompt_hash
 HTTP = ("--transport", "http")
 
 
-def test_stopped_cancelled_and_tried_again_nothing_is_paid_twice(anywhere: Tidemill, simulator: Simulator) -> None:
-    tidemill = anywhere
+def test_stopped_cancelled_and_tried_again_nothing_is_paid_twice(tidemill: Tidemill, simulator: Simulator) -> None:
     simulator.control(batch_seconds=1e6)
     path = tidemill.prompts("out.jsonl", [f"out {number}" for number in range(5)])
     with tidemill.started(
@@ -37,7 +36,7 @@ def test_stopped_cancelled_and_tried_again_nothing_is_paid_twice(anywhere: Tidem
 def test_a_changed_input_and_another_route_leave_what_is_out_where_it_is(
     tidemill: Tidemill, simulator: Simulator
 ) -> None:
-    simulator.control(batch_seconds=4.0)
+    simulator.control(batch_seconds=3.0)
     prompts = [f"row {number}" for number in range(6)]
     path = tidemill.prompts("rows.jsonl", prompts)
     command = ("ask", "-i", path, "-o", "answers.jsonl", *HTTP)

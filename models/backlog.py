@@ -14,7 +14,7 @@ from tidemill.models.clock import now, now_after
 from tidemill.models.due import ALIVE_SECONDS, first_due
 from tidemill.models.members import is_member
 from tidemill.models.routes import UPSTREAM
-from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, tallies, workers
+from tidemill.models.tables import OPEN_PARTS, batches, jobs, tallies, workers
 
 State = Literal["due", "later", "running", "held", "paused", "to_pack", "at_provider"]
 STATES: tuple[State, ...] = get_args(State)
@@ -84,11 +84,15 @@ def _add(backlogs: dict[str, Backlog], row: Row[Any], state: State, rows: int, a
 
 def _under_way(part: Any) -> Select[Any]:
     """What is sent or runs, by batch, and apart what the provider's Batch API has; but for that, such rows are few."""
-    is_out = case((is_member(), 1), else_=0)
+    is_out = case((is_member(), 1), else_=0).label("is_out")
     first = func.min(jobs.c.available_at).label("first_due")
+    # Counted before it is joined: at the provider there may be a million.
+    rows = select(jobs.c.batch_id, is_out, func.count().label("rows"), first).where(part)
+    counted = rows.group_by(jobs.c.batch_id, is_out).subquery().c
     heads = (batches.c.id, batches.c.provider, batches.c.state, batches.c.hold_reason, batches.c.route)
-    counted = select(*heads, is_out.label("is_out"), func.count().label("rows"), first).select_from(jobs)
-    return counted.join(batches, in_part(part, batches.c.id)).group_by(*heads, is_out)
+    return select(*heads, counted.is_out, counted.rows, counted.first_due).join(
+        batches, batches.c.id == counted.batch_id
+    )
 
 
 def _unsent(at: datetime) -> Select[Any]:

@@ -43,6 +43,9 @@ _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 0.5
 _LOOK_SHARE = 0.1
 """The largest share of the time that looking may take: counting a million rows is not free."""
 
+_OUT_SHARE, _LONGEST_OUT_SECONDS = 0.02, 15.0
+"""The same while all open rows are at the provider, which may be for a day; and the longest pause then."""
+
 _READ_FIRST_SECONDS = 0.3
 """For so long rows are read before the worker starts, if all so far are answered already: it may not be needed."""
 
@@ -237,6 +240,8 @@ def _watch(
             limit.check_budget(so_far)
         pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
         longest = max(pause, took / _LOOK_SHARE)
+        if so_far.is_out:
+            longest = max(longest, min(_LONGEST_OUT_SECONDS, took / _OUT_SHARE))
         if is_reading or so_far.open > _NEARLY_DONE:
             time.sleep(longest)
         else:

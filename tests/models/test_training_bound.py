@@ -1,4 +1,4 @@
-"""What training may cost at most is more than our count of its tokens comes to, and known only with price and epochs."""
+"""What training may cost at most is above the price of our count of its tokens, and known with price and epochs."""
 
 from tidemill.models import cost
 from tidemill.models.training_bound import most_usd_e9

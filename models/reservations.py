@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from sqlalchemy import (
     ClauseElement,
+    ColumnElement,
     Connection,
     Text,
     and_,
@@ -214,7 +215,7 @@ def _select_covering(connection: Connection) -> ClauseElement:
     at = select(now().label("now")).cte("at").prefix_with("MATERIALIZED", dialect="postgresql")
     today = day_of(at.c.now)
     ids = select(_BATCH_IDS.values(connection).c.batch_id)
-    is_one = budgets.c.name.in_(ids)
+    is_one: ColumnElement[bool] = budgets.c.name.in_(ids)
     if connection.dialect.name == "postgresql":  # as an array, for which it looks into the index
         is_one = budgets.c.name == func.any(func.array(ids.scalar_subquery()))
     return (

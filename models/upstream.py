@@ -174,6 +174,18 @@ def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBa
     return _read(connection, upstream_batches.c.id == upstream_id)[0]
 
 
+def is_needed(connection: Connection, worker: Claimant, scopes: Collection[Scope]) -> bool:
+    """Whether this worker may have a step to take, or rows to pack: one look, since most have no upstream batch."""
+    own = {scope.batch_id for scope in scopes}
+    by_route = select(batches.c.id).where(
+        batches.c.state == "open",
+        batches.c.provider == worker.provider,
+        batches.c.route.in_(UPSTREAM),
+        true() if None in own else batches.c.id.in_(own),
+    )
+    return connection.scalar(select(or_(by_route.exists(), _due(worker, scopes).exists()))) or False
+
+
 def is_any_due(connection: Connection, worker: Claimant, scopes: Collection[Scope]) -> bool:
     """Whether this worker could take a step."""
     return connection.scalar(select(_due(worker, scopes).exists())) or False

@@ -32,7 +32,8 @@ MOST_STEPS = 4
 """Steps that one process makes at once."""
 
 LOOK_SECONDS = 0.5
-_FIRST_MOMENT_SECONDS = 0.2
+_FIRST_MOMENT_SECONDS = 1.0
+"""A command that is over by then has no need of it."""
 _AFTER_FAILURE_SECONDS = 2.0
 _LAST_STEP_SECONDS = 2.0
 """What a step may still take when the worker stops: most need no longer, and a transfer is begun anew."""
@@ -116,6 +117,8 @@ class Carrier:
         if most <= 0:
             return []
         with reading() as connection:
+            if not upstream.is_needed(connection, self._worker, scopes):
+                return []
             unpacked = due.batches_to_pack(connection, scopes)
             if not unpacked and not upstream.is_any_due(connection, self._worker, scopes):
                 return []

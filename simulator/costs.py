@@ -16,7 +16,8 @@ from tidemill.simulator.requests import as_json
 PATH = "/v1/organization/costs"
 _DAY_SECONDS = 86_400
 _MOST_BUCKETS = 180
-_SHARES = {"batch": Decimal("0.5"), "flex": Decimal("0.5"), "priority": Decimal(2)}
+_SHARES = {"batch": "0.5", "flex": "0.5", "2h": "0.7", "8h": "0.6", "priority": "2"}
+"""Route of a paid call -> its share of the standard price."""
 
 
 def answer(paid: Sequence[dict[str, Any]], options: Options, key: str | None, query: str) -> Answer:
@@ -41,7 +42,7 @@ def _days(paid: Sequence[dict[str, Any]], options: Options) -> dict[int, dict[st
     read, written = (Decimal(each) / 1_000_000 for each in options.usd_per_million.split("/"))
     days: dict[int, dict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     for entry in paid:
-        at, share = int(entry["at"]) // _DAY_SECONDS * _DAY_SECONDS, _SHARES.get(entry["route"], Decimal(1))
+        at, share = int(entry["at"]) // _DAY_SECONDS * _DAY_SECONDS, Decimal(_SHARES.get(entry["route"], "1"))
         tier = "" if entry["route"] == "online" else f" {entry['route']}"
         for what, tokens, rate in (("input", "input_tokens", read), ("output", "output_tokens", written)):
             days[at][f"{entry['model']}{tier}, {what}"] += entry[tokens] * rate * share

@@ -208,7 +208,7 @@ class Running:
             fault, status, request_id, body = self._run_line(batch, call, custom_id)
         line["response"] = {"status_code": status, "request_id": request_id, "body": _readable(body)}
         is_good = 200 <= status < 300
-        if fault != "missing":
+        if fault not in ("missing", "not_run"):
             tally(batch.tally, is_good, line)
         lines = [orjson.dumps(line)]
         if fault in FAULTY_LINES:

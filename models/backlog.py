@@ -6,16 +6,18 @@ Every count is of bounded cost: a batch's open rows stand in `tallies`, and what
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, Row, Select, func, literal, literal_column, select
+from sqlalchemy import Connection, Row, Select, case, func, literal, literal_column, select
 
 from tidemill.models.clock import now, now_after
 from tidemill.models.due import ALIVE_SECONDS, first_due
-from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, tallies, workers
+from tidemill.models.members import is_member
+from tidemill.models.routes import UPSTREAM
+from tidemill.models.tables import OPEN_PARTS, batches, jobs, tallies, workers
 
-State = Literal["due", "later", "running", "held", "paused"]
-STATES: tuple[State, ...] = ("due", "later", "running", "held", "paused")
+State = Literal["due", "later", "running", "held", "paused", "to_pack", "at_provider"]
+STATES: tuple[State, ...] = get_args(State)
 
 MOST_LATER = 5_000
 """Rows of one batch that are counted as waiting for a later time; the others of them count as due."""
@@ -26,7 +28,10 @@ class Backlog:
     """The open rows of one provider, by what they wait for."""
 
     rows: dict[State, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
-    """`due` may go out now, `later` waits for its next try, `held` for the provider, `paused` for a user."""
+    """`due` may go out now, `later` waits for its next try, `held` for the provider, `paused` for a user.
+
+    `to_pack` are due, and the provider's Batch API will have them; `at_provider` it has.
+    """
     batches_on_hold: int = 0
     """With open rows."""
     hold_reason: str | None = None
@@ -45,11 +50,12 @@ def read(connection: Connection, providers: Iterable[str] = ()) -> dict[str, Bac
     for part, state in ((OPEN_PARTS[2], "running"), (OPEN_PARTS[1], "due")):
         for row in connection.execute(_under_way(part)):
             under_way[row.id] = under_way.get(row.id, 0) + row.rows
-            _add(backlogs, row, "running" if state == "running" else _state_of(row), row.rows, at)
+            runs: State = "at_provider" if row.is_out else "running"
+            _add(backlogs, row, runs if state == "running" else _state_of(row), row.rows, at)
     for row in connection.execute(_unsent(at)):
         unsent = max(1, int(row.open_rows) - under_way.get(row.id, 0))
         state_now = _state_of(row)
-        later = min(unsent, row.later) if state_now == "due" else 0
+        later = min(unsent, row.later) if state_now in ("due", "to_pack") else 0
         _add(backlogs, row, state_now, unsent - later, at)
         backlogs[row.provider].rows["later"] += later
         backlogs[row.provider].batches_on_hold += state_now == "held"
@@ -61,7 +67,11 @@ def read(connection: Connection, providers: Iterable[str] = ()) -> dict[str, Bac
 
 
 def _state_of(row: Row[Any]) -> State:
-    return "paused" if row.state == "paused" else "held" if row.hold_reason is not None else "due"
+    if row.state == "paused":
+        return "paused"
+    if row.hold_reason is not None:
+        return "held"
+    return "to_pack" if row.route in UPSTREAM else "due"
 
 
 def _add(backlogs: dict[str, Backlog], row: Row[Any], state: State, rows: int, at: datetime) -> None:
@@ -73,11 +83,16 @@ def _add(backlogs: dict[str, Backlog], row: Row[Any], state: State, rows: int, a
 
 
 def _under_way(part: Any) -> Select[Any]:
-    """What is sent or runs, by batch; such rows are few."""
+    """What is sent or runs, by batch, and apart what the provider's Batch API has; but for that, such rows are few."""
+    is_out = case((is_member(), 1), else_=0).label("is_out")
     first = func.min(jobs.c.available_at).label("first_due")
-    heads = (batches.c.id, batches.c.provider, batches.c.state, batches.c.hold_reason)
-    counted = select(*heads, func.count().label("rows"), first).select_from(jobs)
-    return counted.join(batches, in_part(part, batches.c.id)).group_by(*heads)
+    # Counted before it is joined: at the provider there may be a million.
+    rows = select(jobs.c.batch_id, is_out, func.count().label("rows"), first).where(part)
+    counted = rows.group_by(jobs.c.batch_id, is_out).subquery().c
+    heads = (batches.c.id, batches.c.provider, batches.c.state, batches.c.hold_reason, batches.c.route)
+    return select(*heads, counted.is_out, counted.rows, counted.first_due).join(
+        batches, batches.c.id == counted.batch_id
+    )
 
 
 def _unsent(at: datetime) -> Select[Any]:
@@ -95,6 +110,7 @@ def _unsent(at: datetime) -> Select[Any]:
         batches.c.provider,
         batches.c.state,
         batches.c.hold_reason,
+        batches.c.route,
         open_rows.label("open_rows"),
         later.label("later"),
         first_due().correlate(batches).scalar_subquery().label("first_due"),

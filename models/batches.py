@@ -23,6 +23,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     or_,
     select,
     true,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import delete as delete_from
 
-from tidemill.models import holds, kept_costs, tallies, transitions
+from tidemill.models import budgets, holds, kept_costs, reservations, tallies, transitions, upstream, whereabouts
 from tidemill.models.bulk import BulkRows
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import Piece
@@ -162,6 +163,11 @@ def _may_be_one(stored: str | None, source: str | None) -> bool:
         return False
 
 
+def route_of(connection: Connection, batch_id: str) -> str:
+    """How a batch's rows go out."""
+    return str(connection.execute(select(batches.c.route).where(batches.c.id == batch_id)).scalar_one())
+
+
 def servers(connection: Connection) -> list[str]:
     """All servers that there are batches for."""
     return list(connection.scalars(select(batches.c.provider).distinct().order_by(batches.c.provider)))
@@ -218,12 +224,18 @@ def _deadline(submission: Submission) -> ColumnElement[datetime] | None:
     return None if submission.deadline_seconds is None else now_after(literal(submission.deadline_seconds))
 
 
+def _kept_deadline() -> ColumnElement[datetime | None]:
+    """What was said before, unless it is over: new rows would have no time at all."""
+    return case((batches.c.deadline_at > now(), batches.c.deadline_at), else_=null())
+
+
 def begin_submission(connection: Connection, batch_id: str, submission: Submission) -> int:
     """Count another submission and store what may differ: how fast calls go, not what is asked of whom.
 
     A cancelled batch is open again. Returns the submission's number.
     """
     reopened = case((batches.c.state == "cancelled", "open"), else_=batches.c.state)
+    _want_again(connection, batch_id)
     return int(
         connection.execute(
             update(batches)
@@ -234,7 +246,7 @@ def begin_submission(connection: Connection, batch_id: str, submission: Submissi
                 columns=submission.columns,
                 priority=submission.priority,
                 route=submission.route or batches.c.route,
-                deadline_at=batches.c.deadline_at if submission.deadline_seconds is None else _deadline(submission),
+                deadline_at=_kept_deadline() if submission.deadline_seconds is None else _deadline(submission),
                 question_hash=submission.question_hash,  # version 0.1 had another one for some
                 assistant_id=func.coalesce(submission.assistant_id, batches.c.assistant_id),
                 state=reopened,
@@ -276,6 +288,7 @@ def move(connection: Connection, batch_id: str, provider: str, superseded: str |
         .values(provider=provider, hold_reason=None, held_at=None, held_until=None, hold_probes=0, probe_job_id=None)
     )
     transitions.unsend(connection, in_part(OPEN_PARTS[1], batch_id))  # its messages are in the other server's queue
+    whereabouts.move(connection, batch_id, provider)
     connection.execute(update(batches).where(batches.c.id == superseded).values(question_hash="superseded"))
 
 
@@ -287,12 +300,14 @@ def adopt(connection: Connection, provider: str, old_names: Collection[str]) -> 
 def come_back(connection: Connection, batch_id: str, provider: str) -> None:
     """Take up a batch again: a held provider is probed at once, and the time for retries begins anew."""
     holds.probe_at_once(connection, provider)
+    reservations.reconsider(connection, batch_id)
     transitions.give_time(connection, batches.c.id == batch_id)
 
 
 def drop_rows(connection: Connection, batch_id: str, submission: int, after: int = 0) -> Piece:
     """Take rows out of the results that no submission from this one on holds; they do not run any more.
 
+    Those at the provider's Batch API end there, and are not asked again.
     A piece is the next rows in the order of the input, behind the position `after - 1`.
     """
     if not after and not tallies.any_rows(connection, batch_id, stored_tallies.c.submission < submission):
@@ -312,9 +327,11 @@ def drop_rows(connection: Connection, batch_id: str, submission: int, after: int
     return Piece(len(gone), last + 1)
 
 
-def end_submission(connection: Connection, batch_id: str, columns: Sequence[str]) -> None:
-    """Note that the input has been read to its end; `columns` are all that it has."""
-    connection.execute(update(batches).where(batches.c.id == batch_id).values(columns=list(columns), read_at=now()))
+def end_submission(connection: Connection, batch_id: str, columns: Sequence[str]) -> str | None:
+    """Note that the input has been read to its end; `columns` are all that it has. Returns the batch's route."""
+    ended = update(batches).where(batches.c.id == batch_id).values(columns=list(columns), read_at=now())
+    route: str | None = connection.scalar(ended.returning(batches.c.route))
+    return route
 
 
 # --- control ---
@@ -334,9 +351,16 @@ def _revived(connection: Connection, batch_id: str, job_ids: list[int]) -> list[
 
 def retry(connection: Connection, batch_id: str, after: int = 0) -> Piece:
     """Queue failed and cancelled rows again. A cancelled batch is open again."""
+    _want_again(connection, batch_id)
     _change_state(connection, batch_id, "cancelled", "open")
     revived = transitions.revive(connection, batch_id, after=after, most=transitions.PIECE_ROWS)
     return Piece(len(_revived(connection, batch_id, revived)), revived[-1] if revived else None)
+
+
+def _want_again(connection: Connection, batch_id: str) -> None:
+    """Where a cancelled batch is taken up again, do not cancel what is at the provider, if that is not too late."""
+    if connection.scalar(select(batches.c.state).where(batches.c.id == batch_id)) == "cancelled":
+        whereabouts.want_no_cancel(connection, batch_id)
 
 
 def pause(connection: Connection, batch_id: str, _after: int = 0) -> Piece:
@@ -353,8 +377,10 @@ def resume(connection: Connection, batch_id: str, _after: int = 0) -> Piece:
 
 
 def cancel(connection: Connection, batch_id: str, after: int = 0) -> Piece:
-    """Cancel all open rows."""
+    """Cancel all open rows; what is at the provider's Batch API is told to cancel, and ends when it has ended there."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(state="cancelled"))
+    if not after:
+        upstream.want_cancel(connection, batch_id)
     cancelled = transitions.cancel(connection, batch_id, most=transitions.PIECE_ROWS)
     return Piece(cancelled, after if cancelled else None)
 
@@ -380,8 +406,10 @@ def delete(connection: Connection, batch_id: str, after: int = 0, *, keep_costs:
     next_rows = select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position)
     ids = list(connection.scalars(next_rows.limit(transitions.PIECE_ROWS)))
     if not ids:
+        whereabouts.forget(connection, batch_id)
         for column in (stored_tallies.c.batch_id, batches.c.id):
             connection.execute(delete_from(column.table).where(column == batch_id))
+        budgets.forget(connection, batch_id)
         return Piece(0)
     # Of all rows before the first piece; of these once more, because somebody may have gone on since.
     _check_not_continued(connection, batch_id, ids)
@@ -405,11 +433,21 @@ def check_deletable(connection: Connection, batch: Row[Any], gone_before: Collec
     """Raise InputError if a batch (a row of `batches`) may not go, once those of `gone_before` are gone."""
     if batch.kind == "train":
         raise InputError(f"{batch.id} is a fine-tune. Its rows say what there is at the provider, and stay.")
+    if out := upstream.open_of(connection, batch.id):
+        raise InputError(_still_out(batch, sum(each.lines for each in out)))
     is_open = [select(jobs.c.id).where(in_part(part, batch.id)).limit(1) for part in OPEN_PARTS]
     is_read = batch.read_at is not None or batch.state == "cancelled"
     if not is_read or any(connection.scalar(each) is not None for each in is_open):
         raise InputError(f"{batch.id} has not ended; `tidemill cancel {batch.id}` ends it, then delete it.")
     _check_not_continued(connection, batch.id, gone_before=gone_before)
+
+
+def _still_out(batch: Row[Any], lines: int) -> str:
+    rows = f"{lines:,} {'row' if lines == 1 else 'rows'} of {batch.id} {'is' if lines == 1 else 'are'}"
+    told = (
+        "it is told to cancel them, and" if batch.state == "cancelled" else f"`tidemill cancel {batch.id}` ends that;"
+    )
+    return f"{rows} at the provider; {told} `tidemill watch {batch.id}` waits for it. Then delete it."
 
 
 def _check_not_continued(

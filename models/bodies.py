@@ -13,6 +13,8 @@ MOST_REPLY_BYTES = 64 * MB
 """Of an answer, and of a whole list."""
 MOST_FILE_BYTES = 32 * MB
 """Of a file that is downloaded: the curve of a fine-tune, of which this would be some 300,000 steps."""
+MOST_DOWNLOAD_BYTES = 8192 * MB
+"""Of a file that goes to disk: the answers of a batch."""
 MOST_ERROR_BYTES = 64 * 1024
 """Of an error: nobody reads more of it."""
 ACCEPT_ENCODING = "gzip"
@@ -85,6 +87,21 @@ async def read_whole(
         raise DamagedError("it ends too early")
     again = _Gunzip()
     return b"".join(step for piece in body for step in again.inflate(piece))
+
+
+async def read_through(
+    pieces: AsyncIterable[bytes], encoding: str, most_bytes: int, on_piece: Callable[[bytes], None]
+) -> None:
+    """As `read_whole`, but nothing is kept: `on_piece` gets all there is."""
+    gunzip, bytes_ = _gunzip(encoding), 0
+    async for piece in pieces:
+        for step in gunzip.inflate(piece) if gunzip else (piece,):
+            bytes_ += len(step)
+            if bytes_ > most_bytes:
+                raise TooLargeError(most_bytes)
+            on_piece(step)
+    if gunzip is not None and bytes_ and not gunzip.is_at_end:
+        raise DamagedError("it ends too early")
 
 
 async def read_beginning(pieces: AsyncIterable[bytes], encoding: str, most_bytes: int = MOST_ERROR_BYTES) -> bytes:

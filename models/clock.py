@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Float, func, literal_column
+from sqlalchemy import ColumnElement, Connection, Float, String, func, literal_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -29,6 +29,24 @@ def _sqlite(element: now_after, compiler: SQLCompiler, **options: object) -> str
     # The form in which SQLAlchemy stores times, so that comparing the text compares the times.
     seconds = compiler.process(element.clauses, **options)
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
+
+
+class day_of(FunctionElement[str]):  # noqa: N801  # a SQL function, named like one
+    """The day of a time in UTC, as `2026-11-28`."""
+
+    inherit_cache = True
+    name = "day_of"
+    type = String()
+
+
+@compiles(day_of, "postgresql")
+def _postgresql_day(element: day_of, compiler: SQLCompiler, **options: object) -> str:
+    return f"to_char(({compiler.process(element.clauses, **options)}) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+
+
+@compiles(day_of, "sqlite")
+def _sqlite_day(element: day_of, compiler: SQLCompiler, **options: object) -> str:
+    return f"substr({compiler.process(element.clauses, **options)}, 1, 10)"  # as it is stored
 
 
 def now() -> now_after:

@@ -8,11 +8,13 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
+from tidemill.models.batch_servers import batch_server
 from tidemill.models.errors import SettingsError
+from tidemill.models.routes import WINDOWS
 from tidemill.models.settings import settings
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ _DATE = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2})$")
 _MILLION = 1_000_000
 _OPEN_WEIGHTS = "gpt-oss"  # in OpenAI's table, though OpenAI does not serve it: others and you do
 _OVERRIDE_KEYS = ("input", "output", "cached_input", "cache_write", "training")
+_OPENAI = "openai"
+"""Its table has a price for each tier; what has none, such as embeddings, is not cheaper by batch."""
+_TIER_SHARES = {"batch": 0.5, "flex": 0.5, "priority": 2.0, "fast": 2.0, "2h": 0.7, "8h": 0.6}
+"""Tier -> its share of the standard price, at OpenAI, and for prices of the user's own where the file says no other."""
+_FULL_FLEX = "groq.com"
+"""Whose flex tier costs as much as the standard one."""
 _TIERS: dict[str, dict[str, str]] = {
     "batch": {"processing": "batch"},
     "flex": {"service_tier": "flex"},
@@ -64,6 +72,21 @@ class Price:
     long_cache_write_usd_per_token: float | None = None
     usd_per_request: float = 0.0
 
+    def times(self, share: float) -> "Price":
+        """The price with every rate of a call multiplied; that of training stays."""
+        if share == 1:
+            return self
+        return replace(
+            self,
+            input_usd_per_token=share * self.input_usd_per_token,
+            cached_input_usd_per_token=share * self.cached_input_usd_per_token,
+            output_usd_per_token=share * self.output_usd_per_token,
+            long=self.long and self.long.times(share),
+            cache_write_usd_per_token=_times(share, self.cache_write_usd_per_token),
+            long_cache_write_usd_per_token=_times(share, self.long_cache_write_usd_per_token),
+            usd_per_request=share * self.usd_per_request,
+        )
+
     def cost(
         self, input_tokens: int, output_tokens: int, cached: int = 0, written: int = 0, written_long: int = 0
     ) -> float:
@@ -89,6 +112,22 @@ class Price:
             + written_long * _or(self.long_cache_write_usd_per_token, write_rate)
             + output_tokens * self.output_usd_per_token
         )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPrice:
+    """A model's price in the user's file: the standard one, and those of the tiers that the file names."""
+
+    standard: Price
+    tiers: dict[str, Price]
+
+    def in_tier(self, tier: str) -> Price:
+        """The price in a tier, which may be "" or one that nobody knows: the standard one."""
+        return self.tiers.get(tier) or self.standard.times(_share(tier))
+
+
+def _times(share: float, rate: float | None) -> float | None:
+    return None if rate is None else share * rate
 
 
 def _or(rate: float | None, other: float) -> float:
@@ -136,7 +175,8 @@ def price(model: str, tier: str = "") -> Price | None:
     Args:
         model: as in a request or as in a reply: `gpt-6-luna`, dated, `openai/...` or `ft:...`.
         tier: the service tier as a request or a reply names it, `batch` for the provider's Batch API. A tier without a
-            price of its own has the standard one; a price in the user's file is taken for all of them.
+            price of its own has the standard one. The user's prices are standard ones: other tiers cost what the file
+            says, else what the server is known to ask, else what OpenAI asks (batch and flex half, priority twice).
 
     Raises:
         SettingsError: the user's file cannot be read; the text names the file and the key.
@@ -170,9 +210,22 @@ def price_at(model: str, tier: str, half_hour: int) -> Price | None:
     names = _names(model)
     for name in names:
         if name in own:
-            return own[name]
+            return own[name].in_tier(tier)
+    if tier in WINDOWS:
+        standard = price_at(model, "", half_hour)
+        return standard and standard.times(_TIER_SHARES[tier])
     at = half_hour * _HALF_HOUR_SECONDS
     return next((price_ for name in names if (price_ := _list_price(name, tier, at)) is not None), None)
+
+
+def _share(tier: str) -> float:
+    """What a tier costs of the standard price at the server, where no table has a price for it."""
+    server = batch_server(settings().openai_base_url)
+    if tier == "batch" and server is not None:
+        return server.price_factor
+    if tier == "flex" and settings().host.endswith(_FULL_FLEX):
+        return 1.0
+    return _TIER_SHARES.get(tier, 1.0)
 
 
 def training_price(model: str) -> float | None:
@@ -187,8 +240,8 @@ def training_price(model: str) -> float | None:
     base = bare.removeprefix("ft:").partition(":")[0]
     own = overrides()
     for name in (model, *_names(bare), *_names(base)):
-        if name in own and own[name].training_usd_per_token is not None:
-            return own[name].training_usd_per_token
+        if name in own and own[name].standard.training_usd_per_token is not None:
+            return own[name].standard.training_usd_per_token
     return next((_TRAINING_USD[name] / _MILLION for name in _names(base) if name in _TRAINING_USD), None)
 
 
@@ -200,7 +253,7 @@ def context_tokens(model: str) -> int | None:
 
 
 @lru_cache(maxsize=1)
-def overrides() -> dict[str, Price]:
+def overrides() -> dict[str, "OwnPrice"]:
     """The prices in the user's file, by model; empty without a file. Rates in it are USD per million tokens.
 
     Raises:
@@ -253,8 +306,11 @@ def _list_price(model: str, tier: str, at: int) -> Price | None:
         return None
     # Whoever sells another one's model may not have its tiers
     context = _TIERS.get(tier) if any(each is entry for each in seller.models) else None
-    rates = entry.get_prices(datetime.fromtimestamp(at, UTC), context)
-    return from_rates(rates, f"genai-prices {seller.id}/{entry.id}")
+    when = datetime.fromtimestamp(at, UTC)
+    rates, standard = entry.get_prices(when, context), entry.get_prices(when)
+    price_ = from_rates(rates, f"genai-prices {seller.id}/{entry.id}")
+    is_unlisted = tier == "batch" and seller.id != _OPENAI and rates == standard
+    return price_.times(_share(tier)) if price_ and is_unlisted else price_
 
 
 def _entry(model: str) -> "tuple[Provider | None, ModelInfo | None]":
@@ -264,7 +320,7 @@ def _entry(model: str) -> "tuple[Provider | None, ModelInfo | None]":
             seller, entry = _snapshot().find_provider_model(model, None, provider_id, url)
         except LookupError:
             continue
-        if not (seller.id == "openai" and entry.id.startswith(_OPEN_WEIGHTS)):
+        if not (seller.id == _OPENAI and entry.id.startswith(_OPEN_WEIGHTS)):
             return seller, entry
     return None, None
 
@@ -313,19 +369,37 @@ def _rate(rate: "Decimal | TieredPrices | None", start: int) -> float:
     return float(reached[-1] if reached else rate.base) / _MILLION
 
 
-def _override(where: str, table: object, source: str) -> Price:
+def _override(where: str, table: object, source: str) -> OwnPrice:
     if not isinstance(table, dict):
         raise SettingsError(f"{where} must be a table such as input = 0.10, output = 0.50.")
-    for key, value in table.items():
-        if key not in _OVERRIDE_KEYS:
-            raise SettingsError(f"{where} {key}: unknown key; the keys are {', '.join(_OVERRIDE_KEYS)}.")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-            raise SettingsError(f"{where} {key}: must be USD per million tokens, a number from 0, not {value!r}.")
-    missing = next((key for key in ("input", "output") if key not in table), None)
+    rates = {key: value for key, value in table.items() if key not in _TIER_SHARES}
+    standard = _own_rates(where, rates, source)
+    tiers = {
+        tier: _own_rates(f"{where} {tier}", said, source)
+        if isinstance(said, dict)
+        else standard.times(_number(f"{where} {tier}", said, "a share of the price, such as 0.5, or a table"))
+        for tier, said in table.items()
+        if tier in _TIER_SHARES
+    }
+    return OwnPrice(standard, tiers)
+
+
+def _own_rates(where: str, table: dict[str, object], source: str) -> Price:
+    if unknown := next((key for key in table if key not in _OVERRIDE_KEYS), None):
+        keys = ", ".join((*_OVERRIDE_KEYS, *_TIER_SHARES))
+        raise SettingsError(f"{where} {unknown}: unknown key; the keys are {keys}.")
+    rates = {key: _number(f"{where} {key}", value, "USD per million tokens") for key, value in table.items()}
+    missing = next((key for key in ("input", "output") if key not in rates), None)
     if missing is not None:
         raise SettingsError(f"{where} {missing}: is missing; it is USD per million tokens.")
-    rates: dict[str, float] = {"cached_input": table["input"], **table}
+    rates = {"cached_input": rates["input"], **rates}
     training = rates["training"] / _MILLION if "training" in rates else None
     written = rates["cache_write"] / _MILLION if "cache_write" in rates else None
     usual = (rates["input"] / _MILLION, rates["cached_input"] / _MILLION, rates["output"] / _MILLION)
     return Price(*usual, source, training_usd_per_token=training, cache_write_usd_per_token=written)
+
+
+def _number(where: str, value: object, meaning: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise SettingsError(f"{where}: must be {meaning}, a number from 0, not {value!r}.")
+    return value

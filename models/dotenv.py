@@ -17,7 +17,7 @@ from tidemill.models.urls import shown_url
 FILE = ".env"
 
 _SERVER, _KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
-_WITH_SERVER = (_KEY, "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
+_WITH_SERVER = (_KEY, "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY")
 """What is sent to the server: from the file alone, where the file names the server."""
 
 _PLACES = (

@@ -10,11 +10,12 @@ from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, select, true
 
-from tidemill.models import holds
+from tidemill.models import budgets, holds
 from tidemill.models.clock import now, now_after
 from tidemill.models.json_types import JsonObject
+from tidemill.models.routes import NOT_LIVE, UPSTREAM
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_PARTS, OPEN_STATES, batches, in_part, jobs
@@ -109,6 +110,61 @@ def _probe(connection: Connection, batch: WaitingBatch, scope: Scope) -> list[in
     return taken if taken and holds.begin_probe(connection, batch.provider, taken[0]) else []
 
 
+# --- what goes out as an upstream batch ---
+
+ENOUGH_ROWS = 50_000
+"""So many due rows go out although more are to come."""
+PATIENCE_SECONDS = 600.0
+"""For so long rows wait for others of an input that is not read to its end: whoever read it may be gone."""
+
+
+def batches_to_pack(connection: Connection, scopes: Sequence[Scope]) -> list[str]:
+    """Batches whose due rows are to go out as one upstream batch now, the most urgent first.
+
+    Each costs hours, so a row does not go out alone while others of its batch are read or will be due in a moment.
+    """
+    own = {scope.batch_id for scope in scopes}
+    statement = _unpacked_statement(is_any=None in own)
+    parameters = {"provider": settings().provider, "own": list(own)}
+    waiting = connection.execute(statement, parameters).all()
+    return [row.id for row in waiting if row.read_at is not None or row.is_late or _has_enough(connection, row.id)]
+
+
+@cache
+def _unpacked_statement(*, is_any: bool) -> Select[str, datetime | None, bool]:
+    since = first_due().scalar_subquery()
+    is_late = since < now_after(-PATIENCE_SECONDS)
+    soon = select(jobs.c.id).where(
+        jobs.c.batch_id == batches.c.id,
+        jobs.c.state == "queued",
+        jobs.c.sent_at.is_(None),
+        jobs.c.available_at > now(),
+    )
+    statement = select(batches.c.id, batches.c.read_at, is_late.label("is_late")).where(
+        batches.c.state == "open",
+        batches.c.provider == bindparam("provider"),
+        batches.c.route.in_(UPSTREAM),
+        batches.c.hold_reason.is_(None),
+        true() if is_any else batches.c.id.in_(bindparam("own", expanding=True)),
+        ~budgets.is_blocked(),
+        since.is_not(None),
+        or_(~soon.exists(), is_late),
+    )
+    return statement.order_by(batches.c.priority.desc(), batches.c.created_at)
+
+
+def take_due(connection: Connection, batch_id: str, most: int, scopes: Sequence[Scope]) -> list[int]:
+    """Ids of a batch's due jobs, locked until the commit."""
+    oldest = min((scope.submission for scope in scopes if scope.batch_id == batch_id), default=0)
+    submission = 0 if any(scope.batch_id is None for scope in scopes) else oldest
+    return _take(connection, WaitingBatch(batch_id, 0, "", None), most, Scope(batch_id, submission))
+
+
+def _has_enough(connection: Connection, batch_id: str) -> bool:
+    due_jobs = _due_jobs(bindparam("batch", type_=jobs.c.batch_id.type), is_dialogue=False).offset(ENOUGH_ROWS - 1)
+    return connection.scalar(due_jobs.limit(1), {"batch": batch_id, "submission": 0}) is not None
+
+
 # --- statements, built once ---
 
 
@@ -122,6 +178,9 @@ def _batches_statement(*, is_batch: bool, is_dialogue: bool) -> Select[str, int,
         batches.c.state == "open",
         batches.c.provider == bindparam("provider"),
         or_(batches.c.hold_reason.is_(None), holds.may_probe()),
+        # The probe of a provider on hold is a live call whatever the route, so that a hold ends within minutes.
+        or_(batches.c.route.not_in(NOT_LIVE), batches.c.hold_reason.is_not(None)),
+        ~budgets.is_blocked(),
     )
     if is_batch and not is_dialogue:  # whether any of its jobs is due, `_take` learns
         statement = statement.where(batches.c.id == bindparam("own_batch"))

@@ -69,6 +69,12 @@ class RowFailedError(StoppedEarlyError):
     exit_code = NOT_ALL_SUCCEEDED
 
 
+class BudgetReachedError(StoppedEarlyError):
+    """A cap on money leaves no room for the next call; the text says which, what is spent, and what goes on."""
+
+    exit_code = NOT_ALL_SUCCEEDED
+
+
 class NotTrainedError(TidemillError):
     """A fine-tune has ended without a model."""
 

@@ -11,15 +11,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, String, delete, func, literal, select, update
 
-from tidemill.models import creations, holds, tunings
+from tidemill.models import cost, creations, holds, reservations, tunings
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import now, seconds_since
 from tidemill.models.creations import Creations, LostError, Owner, Place
 from tidemill.models.example_places import lines_in, origin_of
 from tidemill.models.json_types import JsonObject, RemoteObject
 from tidemill.models.metrics import Point
+from tidemill.models.money import usd
 from tidemill.models.tables import (
     ENDED_WITHOUT_MODEL,
     datasets,
@@ -133,6 +134,32 @@ def load(connection: Connection, job: Claimed, dataset_id: str) -> FineTune:
         None if nameless_seconds is None else float(nameless_seconds),
         bool(connection.scalar(select(jobs.c.input_tokens).where(jobs.c.id == job.id))),
     )
+
+
+def reserve(connection: Connection, job: Claimed, usd_e9: int | None) -> bool:
+    """Reserve in the budgets what training may cost (None: nobody knows); whether it may be asked for.
+
+    What is reserved stays so over all steps, until the fine-tune ends. Where there is no room the batch waits, and the
+    fine-tune's note says so. Raises LostError.
+    """
+    _check_owned(connection, job)
+    own = fine_tunes.c.job_id == job.id
+    if connection.scalar(select(fine_tunes.c.reserved_usd_e9).where(own)) is not None:
+        return True
+    amount, at = reservations.reserve_amount(connection, job.batch_id, usd_e9)
+    if amount == "waits":
+        connection.execute(update(fine_tunes).where(own).values(note=_no_room(usd_e9)))
+    if amount == "reserved":
+        kind = fine_tunes.c.reserved_at.type if connection.dialect.name == "postgresql" else String()
+        values = {"reserved_usd_e9": usd_e9, "reserved_at": literal(at, kind), "note": None}
+        connection.execute(update(fine_tunes).where(own).values(**values))
+    return amount != "waits"
+
+
+def _no_room(usd_e9: int | None) -> str:
+    if usd_e9 is None:
+        return "It is under a budget, and what it may cost is not known: --epochs says how long it trains."
+    return f"It waits for its budget: training may cost up to {cost.format_usd(usd(usd_e9))}."
 
 
 def note_creation(connection: Connection, job: Claimed, step: Step, remote: RemoteObject) -> None:

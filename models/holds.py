@@ -104,6 +104,15 @@ def lift(connection: Connection, answered_calls: Sequence[tuple[int, int]]) -> d
     return serving
 
 
+def end(connection: Connection, provider: str) -> None:
+    """Lift a provider's hold: it has just done what it refused before."""
+    held = batches.c.provider == provider, batches.c.hold_reason.is_not(None)
+    lifted = update(batches).where(*held)
+    lifted = lifted.values(hold_reason=None, held_at=None, held_until=None, hold_probes=0, probe_job_id=None)
+    if connection.execute(lifted).rowcount:
+        give_time(connection, batches.c.provider == provider)
+
+
 def probe_at_once(connection: Connection, provider: str) -> None:
     """Make the next probe due now: somebody has just come back to a held batch, so something may have been fixed."""
     connection.execute(

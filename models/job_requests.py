@@ -7,8 +7,11 @@ Another kind of job stores and reads its own form.
 
 from typing import NamedTuple
 
+from sqlalchemy import JSON, ColumnElement, Connection, Text, cast, func, select, type_coerce
+
 from tidemill.models.json_types import JsonObject
 from tidemill.models.pictures import Picture
+from tidemill.models.tables import jobs
 
 
 class BatchLine(NamedTuple):
@@ -66,3 +69,23 @@ def last_words(request: JsonObject) -> str:
     picture = request.get("picture")
     name = f"[{picture.get('path') or picture.get('url') or ''}] " if isinstance(picture, dict) else ""
     return f"{name}{content}" if isinstance(content, str) else name.rstrip()
+
+
+def model_asked(connection: Connection, job_id: ColumnElement[int]) -> ColumnElement[str]:
+    """In SQL: the model that the own body of a job's request names; null where it is the batch's.
+
+    It is a query of its own, so that only those requests are read for which it is asked: they are long.
+    """
+    asked = jobs.alias("asked")
+    request = type_coerce(asked.c.request, Text)
+    if connection.dialect.name == "sqlite":
+        model: ColumnElement[str] = func.json_extract(request, "$.body.model")
+    else:
+        model = cast(request, JSON)["body"]["model"].as_string()
+    return select(model).where(asked.c.id == job_id).scalar_subquery()
+
+
+def model_of(request: JsonObject, default: str) -> str:
+    """The model that a request is for: the one that it brings, or that of its batch."""
+    body = request.get("body")
+    return str(body.get("model") or default) if isinstance(body, dict) else default

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from logging import DEBUG, INFO, WARNING
 
 from tidemill.models.durations import in_words
+from tidemill.models.going_online import Move
 from tidemill.models.lines import JsonFormatter, Lines, note
 from tidemill.models.settings import settings
 from tidemill.models.transitions import WITHOUT_ATTEMPT, Claimed, Settlement
@@ -109,6 +110,23 @@ def log_lift(provider: str, seconds: float) -> None:
 def log_rescue(jobs: int) -> None:
     """Jobs of workers that vanished are queued again."""
     note(WARNING, "rescue", f"{jobs} jobs of vanished workers are queued again", jobs=jobs)
+
+
+_WHY_ONLINE = {
+    "deadline": "to be done by its deadline",
+    "few": "since so few are left",
+    "refused": "since the server does not take the model that way",
+}
+
+
+def log_moves(moves: Iterable[Move]) -> None:
+    """Rows of these batches go online from now on."""
+    for move in moves:
+        sentence = (
+            f"{move.batch_id}: {move.rows} rows go online instead of {move.from_route}, {_WHY_ONLINE[move.reason]}"
+        )
+        route, reason, rows, rows_out = move[1:]
+        note(INFO, "goes_online", sentence, batch=move.batch_id, route=route, reason=reason, rows=rows, out=rows_out)
 
 
 def log_drain(calls: int, seconds: float) -> None:

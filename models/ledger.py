@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select
 from tidemill.models.clock import now, seconds_since
 from tidemill.models.due import ALIVE_SECONDS
 from tidemill.models.fine_tunes import owner_name
+from tidemill.models.members import is_no_member
 from tidemill.models.tables import (
     ENDED_STATES,
     FLAWED,
@@ -238,13 +239,13 @@ def an_open_job(connection: Connection, batch_id: str) -> int | None:
 
 
 def oldest_calls(connection: Connection, batch_id: str, most: int) -> list[Call]:
-    """Rows that are claimed and have not ended, the oldest claim first."""
+    """Rows that workers have claimed and that have not ended, the oldest claim first."""
     own = and_(attempts.c.job_id == jobs.c.id, attempts.c.epoch == jobs.c.epoch)
     age = seconds_since(connection, attempts.c.started_at)
     calls = (
         select(jobs.c.id, jobs.c.position, attempts.c.worker_id, attempts.c.started_at, age)
         .join_from(jobs, attempts, own)
-        .where(in_part(OPEN_PARTS[2], batch_id))
+        .where(in_part(OPEN_PARTS[2], batch_id), is_no_member())
         .order_by(attempts.c.started_at, jobs.c.id)
     )
     return [Call(*row) for row in connection.execute(calls.limit(most))]

@@ -1,10 +1,15 @@
 """Money that is capped is counted in whole nano-dollars (1e-9 USD), because sums of floats drift."""
 
 import math
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 
 USD_E9 = 10**9
 _MOST_USD = 1_000_000_000
+_AMOUNT = re.compile(r"\$?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+|(?=\.[0-9]))(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?")
+"""A comma only between thousands: where it stands for a point, 5,50 would be 550 dollars."""
+MOST_USD_E9 = 10**15
+"""More than any call costs: a server's nonsense must not overflow a sum."""
 
 
 def usd_e9_of(amount: str | float | Decimal) -> int:
@@ -13,11 +18,8 @@ def usd_e9_of(amount: str | float | Decimal) -> int:
     Raises:
         ValueError: it is no amount from 0 to a billion; the text says how one is written.
     """
-    text = str(amount).strip().removeprefix("$").replace(",", "").replace("_", "")
-    try:
-        usd = Decimal(text)
-    except InvalidOperation:
-        usd = Decimal("NaN")
+    text = str(amount).strip()
+    usd = Decimal(text.lstrip("$").replace(",", "")) if _AMOUNT.fullmatch(text) else Decimal("NaN")
     if isinstance(amount, bool) or not usd.is_finite() or not 0 <= usd <= _MOST_USD:
         raise ValueError("write US dollars as a number, such as 5 or 0.50")
     return int(usd * USD_E9)

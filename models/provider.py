@@ -9,7 +9,10 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -33,7 +36,17 @@ from tidemill.models.replies import (
     safe_line,
 )
 from tidemill.models.settings import Settings, checked_url
-from tidemill.models.transports import MAY_SEND, ON_PIECE, TRANSPORTS, File, UnwantedError, proxy_headers, reason_of
+from tidemill.models.transfers import OnBytes, reading, replacing, transfer_seconds
+from tidemill.models.transports import (
+    MAY_SEND,
+    ON_PIECE,
+    SINK,
+    TRANSPORTS,
+    File,
+    UnwantedError,
+    proxy_headers,
+    reason_of,
+)
 from tidemill.models.usage import Usage
 
 __all__ = [
@@ -50,6 +63,7 @@ __all__ = [
 ]
 
 LIST_PAGES = 100
+_T = TypeVar("_T")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A header's name, by RFC 9110."""
 
@@ -84,6 +98,8 @@ class Provider:
         self._timeout_seconds = timeout_seconds
         self._unstreamed: set[str] = set()
         """Endpoints at which the server refuses to stream."""
+        self.models_without_flex: set[str] = set()
+        """Models that the server has refused to run at the flex tier."""
         headers = {
             "OpenAI-Organization": _checked_header("OPENAI_ORG_ID", organization),
             "OpenAI-Project": _checked_header("OPENAI_PROJECT_ID", project),
@@ -109,11 +125,13 @@ class Provider:
         body: Mapping[str, object],
         may_send: Callable[[], bool] | None = None,
         hear: Callable[[str], None] | None = None,
+        timeout_seconds: float | None = None,
     ) -> Reply:
         """Send one request, once, and read the reply.
 
         `may_send` is asked once more when the connection is there, which may have taken a while. With `hear` the server
         is asked to stream, where it can, and `hear` gets the text of the answer as it comes; the reply is the same.
+        `timeout_seconds` is for this call, where it may take longer than others.
 
         Raises:
             CallError: there is no usable answer, for any reason.
@@ -123,27 +141,33 @@ class Provider:
         before = MAY_SEND.set(may_send)
         try:
             if hear is None or endpoint.stream_fields is None or endpoint.name in self._unstreamed:
-                raw = await self._send("POST", endpoint.path, content)
+                raw = await self._send("POST", endpoint.path, content, limit=_limit(timeout_seconds))
             else:
-                raw = await self._stream(endpoint, body, content, hear)
+                raw = await self._stream(endpoint, body, content, hear, timeout_seconds)
         finally:
             MAY_SEND.reset(before)  # the task may make other calls
         return endpoint.parse_reply(raw, secret=self._secret)
 
     async def _stream(
-        self, endpoint: Endpoint, body: Mapping[str, object], content: bytes, hear: Callable[[str], None]
+        self,
+        endpoint: Endpoint,
+        body: Mapping[str, object],
+        content: bytes,
+        hear: Callable[[str], None],
+        timeout_seconds: float | None,
     ) -> RawReply:
         """Ask for a stream, and without one where the server refuses that; it has billed nothing then."""
         before = ON_PIECE.set(Deltas(hear))
         try:
-            return await self._send("POST", endpoint.path, _as_json({**body, **(endpoint.stream_fields or {})}))
+            streaming = _as_json({**body, **(endpoint.stream_fields or {})})
+            return await self._send("POST", endpoint.path, streaming, limit=_limit(timeout_seconds))
         except CallError as error:
             if not _refuses_streams(error):
                 raise
         finally:
             ON_PIECE.reset(before)
         self._unstreamed.add(endpoint.name)
-        return await self._send("POST", endpoint.path, content)
+        return await self._send("POST", endpoint.path, content, limit=_limit(timeout_seconds))
 
     async def list_all(self, what: str) -> list[JsonObject]:
         """Everything that the server lists under GET /`what`, on all pages, as the server describes it.
@@ -182,10 +206,73 @@ class Provider:
         """Upload a file for fine-tuning under this name, once; returns the file's object. Errors as for `call`."""
         return parse_object(await self._send("POST", "/files", File(name, content)), secret=self._secret)
 
+    async def upload_file(
+        self,
+        name: str,
+        path: Path,
+        purpose: str,
+        *,
+        seconds: float | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> JsonObject:
+        """Upload a file of any size from the disk under this name, once; returns the file's object.
+
+        It takes `seconds` at most, or what `transfer_seconds` says for its size. `on_bytes` hears how many bytes
+        were read by now; another thread may call it.
+
+        Raises:
+            CallError: as for `call`.
+            TransferError: the file cannot be read.
+        """
+        with reading(path, on_bytes) as file:
+            limit = asyncio.timeout(transfer_seconds(os.fstat(file.fileno()).st_size) if seconds is None else seconds)
+            raw = await self._send("POST", "/files", File(name, file, purpose), limit=limit)
+        return parse_object(raw, secret=self._secret)
+
+    async def download(
+        self,
+        file_id: str,
+        path: Path,
+        *,
+        seconds: float | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> int:
+        """Bring a file of any size to the disk, once, and return how many bytes it has.
+
+        `path` is replaced when all of it is there; until then it is as it was. The download takes `seconds` at most, or
+        what `transfer_seconds` says for what has come by now. `on_bytes` hears how much that is.
+
+        Raises:
+            CallError: as for `call`; a body that is shorter than the server said is "cut".
+            TransferError: the file cannot be written.
+        """
+        begun = asyncio.get_running_loop().time()
+        limit = asyncio.timeout(transfer_seconds(0) if seconds is None else seconds)
+        with replacing(path) as target:
+
+            def keep(piece: bytes) -> None:
+                target.write(piece)
+                if seconds is None:
+                    limit.reschedule(begun + transfer_seconds(target.bytes))
+                if on_bytes is not None:
+                    on_bytes(target.bytes)
+
+            before = SINK.set(keep)
+            try:
+                await self._send("GET", _content_path(file_id), most_bytes=bodies.MOST_DOWNLOAD_BYTES, limit=limit)
+            except CallError as error:
+                raise target.failure or error from None
+            finally:
+                SINK.reset(before)
+        return target.bytes
+
     async def content(self, file_id: str) -> bytes:
         """A file's bytes, at most `bodies.MOST_FILE_BYTES`. Errors as for `call`."""
-        path = f"/files/{quote(file_id, safe='')}/content"
-        return (await self._send("GET", path, most_bytes=bodies.MOST_FILE_BYTES)).body
+        return (await self._send("GET", _content_path(file_id), most_bytes=bodies.MOST_FILE_BYTES)).body
+
+    async def delete(self, path: str) -> JsonObject:
+        """Delete one object, e.g. "/files/file-1"; returns what the server says to that. Errors as for `call`."""
+        return parse_object(await self._send("DELETE", path), secret=self._secret)
 
     async def aclose(self) -> None:
         """Close all connections; calls still in flight fail."""
@@ -198,23 +285,27 @@ class Provider:
         content: "bytes | File | None" = None,
         *,
         most_bytes: int = bodies.MOST_REPLY_BYTES,
+        limit: asyncio.Timeout | None = None,
     ) -> RawReply:
-        """The server's reply if its status is a success."""
+        """The server's reply if its status is a success. A `limit` stands in for that of calls."""
+        begun = asyncio.get_running_loop().time()
+        limit = limit or asyncio.timeout(self._timeout_seconds)
         try:
-            async with asyncio.timeout(self._timeout_seconds) as limit:
+            async with limit:
                 raw = await self._transport.send(method, path, content, most_bytes)
         except UnwantedError:
             raise
         except Exception as failure:  # noqa: BLE001 - two libraries raise some thirty types, each is a failed call
             # from None: the libraries' errors hold the request's headers, and with them the key
-            raise self._call_error(failure, expired=limit.expired()) from None
+            seconds = (limit.when() or begun) - begun if limit.expired() else None
+            raise self._call_error(failure, seconds) from None
         if not 200 <= raw.status < 300:
             raise error_from_status(raw, secret=self._secret)
         return raw
 
-    def _call_error(self, failure: Exception, *, expired: bool) -> CallError:
-        if expired:
-            message = f"no complete reply from {self._base_url} within {self._timeout_seconds:g} s"
+    def _call_error(self, failure: Exception, expired_seconds: float | None) -> CallError:
+        if expired_seconds is not None:
+            message = f"no complete reply from {self._base_url} within {round(expired_seconds, 2):g} s"
             return CallError("timeout", message)
         kind, code, reason = reason_of(failure)
         proxy = self._way.proxy
@@ -229,6 +320,14 @@ class Provider:
             "too_large": f"the reply of {self._base_url} is too large",
         }[kind]
         return CallError(kind, safe_line(f"{lead}: {reason}", self._secret), code=code)
+
+
+def _content_path(file_id: str) -> str:
+    return f"/files/{quote(file_id, safe='')}/content"
+
+
+def _limit(seconds: float | None) -> asyncio.Timeout | None:
+    return None if seconds is None else asyncio.timeout(seconds)
 
 
 def _refuses_streams(error: CallError) -> bool:
@@ -278,29 +377,48 @@ def list_models(settings: Settings) -> list[JsonObject]:
     return _list_all(settings, "models", transport=Options(settings.model).transport)
 
 
+def has_batch_api(settings: Settings) -> bool | None:
+    """Whether the server has a Batch API of OpenAI's shape; None where it does not say so now."""
+
+    async def ask(provider: Provider) -> bool | None:
+        try:
+            async for _ in provider.pages("/batches", limit=1):
+                break
+            return True
+        except CallError as error:
+            return False if error.status in (400, 404, 405, 410, 422, 501) or error.kind == "malformed" else None
+
+    with ThreadPoolExecutor(1) as thread:  # the caller's may have a loop of its own, as in a notebook
+        return thread.submit(lambda: asyncio.run(_once(settings, ask, transport="http"))).result()
+
+
 def list_assistants(settings: Settings) -> list[JsonObject]:
     """Every assistant that the server keeps; most servers have none and answer 404. Errors as for `list_models`."""
     return _list_all(settings, "assistants", transport="http", beta="assistants=v2")
 
 
 def _list_all(settings: Settings, what: str, *, transport: Transport, beta: str | None = None) -> list[JsonObject]:
-    async def list_once() -> list[JsonObject]:
-        provider = Provider(
-            base_url=settings.openai_base_url,
-            api_key=settings.openai_api_key,
-            transport=transport,
-            timeout_seconds=min(settings.timeout_seconds, 60.0),
-            connections=1,
-            organization=settings.openai_org_id,
-            project=settings.openai_project_id,
-            beta=beta,
-        )
-        try:
-            return await provider.list_all(what)
-        finally:
-            await provider.aclose()
+    return asyncio.run(_once(settings, lambda provider: provider.list_all(what), transport=transport, beta=beta))
 
-    return asyncio.run(list_once())
+
+async def _once(
+    settings: Settings, ask: Callable[[Provider], Awaitable[_T]], *, transport: Transport, beta: str | None = None
+) -> _T:
+    """What a provider answers that is there for this one question."""
+    provider = Provider(
+        base_url=settings.openai_base_url,
+        api_key=settings.openai_api_key,
+        transport=transport,
+        timeout_seconds=min(settings.timeout_seconds, 60.0),
+        connections=1,
+        organization=settings.openai_org_id,
+        project=settings.openai_project_id,
+        beta=beta,
+    )
+    try:
+        return await ask(provider)
+    finally:
+        await provider.aclose()
 
 
 def _encode(body: Mapping[str, object]) -> bytes:

@@ -1,5 +1,7 @@
 """A notebook lives long: each public call reads the settings again, and what was made of old ones is made anew."""
 
+import sys
+
 from tidemill.models import cost, database, embedded
 from tidemill.models.errors import SettingsError
 from tidemill.models.settings import Settings, read_settings, settings
@@ -25,10 +27,17 @@ def reread_settings() -> None:
             "Wait for its end, or use another process for the other batch."
         )
     settings.cache_clear()
-    for cached in (cost.price_at, cost.context_tokens, cost.overrides):
-        cached.cache_clear()
+    forget_prices()
     if moved:
         database.close()
         from tidemill.models import broker  # imports Celery, which a process without a broker does not need
 
         broker.forget_app()
+
+
+def forget_prices() -> None:
+    """Look all prices up anew."""
+    for cached in (cost.price_at, cost.context_tokens, cost.overrides):
+        cached.cache_clear()
+    if (bounds := sys.modules.get("tidemill.models.bounds")) is not None:
+        bounds.forget_rates()

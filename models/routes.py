@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple, get_args
 
-RouteName = Literal["online", "flex", "batch"]
+RouteName = Literal["online", "flex", "batch", "2h", "8h"]
 
 
 class Route(NamedTuple):
@@ -11,13 +11,15 @@ class Route(NamedTuple):
     tier: str
     """The tier whose price it has, as `models.cost.price` takes it; empty: the standard one."""
     is_upstream: bool
-    """Whether rows go out as lines of the provider's Batch API, and no worker calls them one by one."""
+    """Whether rows are handed to the provider, by its Batch API or in the background, and no worker waits for each."""
 
 
 ROUTES: dict[str, Route] = {
     "online": Route("", is_upstream=False),
     "flex": Route("flex", is_upstream=False),
     "batch": Route("batch", is_upstream=True),
+    "2h": Route("2h", is_upstream=True),
+    "8h": Route("8h", is_upstream=True),
 }
 assert tuple(ROUTES) == get_args(RouteName)
 
@@ -26,3 +28,8 @@ AUTO = "auto"
 """Not a route: the cheapest one that is done in time, which is chosen once it is known how many rows there are."""
 
 UPSTREAM = tuple(name for name, route in ROUTES.items() if route.is_upstream)
+WINDOWS = ("2h", "8h")
+"""Routes by which each row is a response in the background, which the server may take so long for."""
+
+NOT_LIVE = (*UPSTREAM, AUTO)
+"""What batches may have as their route whose rows no worker calls one by one: not now, or not yet."""

@@ -65,6 +65,11 @@ class Settings(BaseModel):
     openai_project_id: str | None = Field(
         None, validation_alias="OPENAI_PROJECT_ID", description="sent as OpenAI-Project"
     )
+    openai_admin_key: SecretStr | None = Field(
+        None,
+        validation_alias="OPENAI_ADMIN_KEY",
+        description="key that may read OpenAI's costs, for `costs --compare`; sent there only, never stored or logged",
+    )
     home: Path = Field(
         default_factory=_own_folder,
         validation_alias="TIDEMILL_HOME",
@@ -116,7 +121,10 @@ class Settings(BaseModel):
         description="how long a stopping worker waits for calls in flight",
     )
     poll_seconds: float = Field(
-        30, gt=0, validation_alias="TIDEMILL_POLL_SECONDS", description="longest pause between two looks at a fine-tune"
+        30,
+        gt=0,
+        validation_alias="TIDEMILL_POLL_SECONDS",
+        description="longest pause between two looks at a fine-tune or an upstream batch",
     )
     doubt_seconds: float = Field(
         30,

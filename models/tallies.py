@@ -3,13 +3,15 @@
 Triggers of the database keep them (migration 0009), so that no way of changing a row can forget it.
 """
 
+from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, true
 from sqlalchemy.exc import NoResultFound
 
+from tidemill.models.members import is_member
 from tidemill.models.scope import Scope
-from tidemill.models.tables import FLAWED, OPEN_PARTS, batches, dialogues, in_part, jobs, tallies
+from tidemill.models.tables import FLAWED, OPEN_PARTS, batches, budgets, dialogues, in_part, jobs, tallies
 
 COST_UNITS = 10**10
 """Of a dollar, in `tallies.cost_usd_e10`."""
@@ -34,9 +36,15 @@ class BatchNow(NamedTuple):
 
     tallies: list[Tally]
     running: int
+    at_provider: int
+    """Of the running rows those that are lines of an upstream batch."""
     unjudged: int
+    caps: int
+    """How many caps on money may concern it; which, is said by `models.budgets`."""
     state: str
     hold_reason: str | None
+    route: str
+    deadline_at: datetime | None
 
 
 def read(connection: Connection, scope: Scope) -> BatchNow:
@@ -45,21 +53,28 @@ def read(connection: Connection, scope: Scope) -> BatchNow:
     Raises:
         sqlalchemy.exc.NoResultFound: there is no such batch.
     """
-    running = select(func.count()).where(in_part(OPEN_PARTS[2], scope.batch_id or ""), *_in_input(scope))
+    is_running = in_part(OPEN_PARTS[2], scope.batch_id or ""), *_in_input(scope)
+    at_provider = func.coalesce(func.sum(case((is_member(), 1), else_=0)), 0)
+    # Both in one look, for at the provider there may be a million.
+    running = select(func.count().label("running"), at_provider.label("members")).where(*is_running).subquery()
     unjudged = select(func.count()).where(dialogues.c.sentiment.is_(None), dialogues.c.batch_id == scope.batch_id)
+    own_cap = and_(budgets.c.kind == "batch", budgets.c.name == scope.batch_id)
+    may_concern = or_(budgets.c.kind.in_(("day", "fleet")), own_cap)  # as the index has them: there may be many
+    caps = select(func.count()).where(budgets.c.cap_usd_e9.is_not(None), may_concern)
     own = and_(tallies.c.batch_id == batches.c.id, tallies.c.submission >= scope.submission)
     sums = (_sum(tallies.c[name]) for name in ("row_count", "tokens", "cost_usd_e10", "priced", "unpriced"))
-    heads = (batches.c.state, batches.c.hold_reason, tallies.c.state, tallies.c.error_code)
+    now = (batches.c.state, batches.c.hold_reason, batches.c.route, batches.c.deadline_at)
+    heads = (running.c.running, running.c.members, *now, tallies.c.state, tallies.c.error_code)
     statement = (
-        select(running.scalar_subquery(), unjudged.scalar_subquery(), *heads, *sums)
-        .select_from(batches.outerjoin(tallies, own))
+        select(*heads[:2], unjudged.scalar_subquery(), caps.scalar_subquery(), *heads[2:], *sums)
+        .select_from(batches.join(running, true()).outerjoin(tallies, own))
         .where(batches.c.id == scope.batch_id)
         .group_by(*heads)
     )
     rows = connection.execute(statement).all()
     if not rows:
         raise NoResultFound(scope.batch_id)
-    return BatchNow([_tally(*row[4:]) for row in rows if row[4]], *rows[0][:4])
+    return BatchNow([_tally(*row[8:]) for row in rows if row[8]], *rows[0][:8])
 
 
 def _tally(state: str, code: str, *sums: int) -> Tally:

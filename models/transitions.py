@@ -45,11 +45,12 @@ from sqlalchemy import (
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import Update
 
-from tidemill.models import answers, turns
+from tidemill.models import answers, members, reservations, turns
 from tidemill.models.answers import Answer, Message
 from tidemill.models.bulk import Build, BulkRows, FilledRows, Given, insert_for, run
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.json_types import JsonObject
+from tidemill.models.members import is_member, is_no_member
 from tidemill.models.tables import (
     ENDED_STATES,
     FLAWED,
@@ -76,11 +77,16 @@ ALONE_AFTER = MAX_LOSSES - 1
 LONGEST_DELAY_SECONDS = 360.0
 """No queued job waits for longer; one that is due later was queued before the clock was set back."""
 
+OWNER = members.OWNER
+
+UNKNOWN_UPSTREAM = "upstream_unknown"
+"""Error code of rows whose upstream batch cannot be found: nobody knows what was billed, so they are not revived."""
+
 ERASED = "deleted"
 """Error code of rows whose texts somebody has deleted."""
 
-COST_PLACES = 10
-"""Decimals of a dollar that are kept: a token costs at least a ten-millionth."""
+COST_PLACES = 12
+"""Decimals of a dollar that are kept: a price of a million tokens with six decimals is kept to its last digit."""
 
 Outcome = Literal["succeeded", "retried", "snoozed", "stepped", "held", "failed", "cancelled"]
 _STATE_AFTER: dict[Outcome, str] = {
@@ -267,7 +273,7 @@ def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alo
     Jobs of a batch that is paused, cancelled or held are not taken, except the hold's one probe; nor are jobs that
     another worker has, so a message that comes twice is harmless. Of one dialogue only the oldest open job is taken,
     and none while another one runs. Jobs that lost `ALONE_AFTER` workers are taken only by one that says that it runs
-    nothing else.
+    nothing else. A job whose call does not fit into a budget stays queued (`models.reservations`).
     """
     asked = _JOB_IDS.filled([(job_id,) for job_id in ids])
     given = {
@@ -281,13 +287,20 @@ def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alo
     claimed = _claimed(connection, _claim_single, asked, given)
     if len(claimed) < len(ids):  # jobs without a dialogue cost no query for turns
         claimed += _claim_turns(connection, asked, given)
-    if claimed:
-        run(connection, _begin_attempts, _BEGUN.filled([(job.id, job.epoch) for job in claimed]), given)
+    if not claimed:
+        return []
+    reserved = reservations.reserve(connection, claimed, claimant.route)
+    if reserved.left_out:
+        run(connection, _leave_out, _JOB_IDS.filled([(job_id,) for job_id in reserved.left_out]), given)
+        claimed = [job for job in claimed if job.id not in reserved.left_out]
+    begun = [(job.id, job.epoch, reserved.usd_e9.get(job.id)) for job in claimed]
+    if begun:
+        run(connection, _begin_attempts, _BEGUN.filled(begun), {**given, "started_at": reserved.started_at})
     return claimed
 
 
 _JOB_IDS = BulkRows(id="int")
-_BEGUN = BulkRows(job_id="int", epoch="int")
+_BEGUN = BulkRows(job_id="int", epoch="int", reserved_usd_e9="int")
 
 
 def _begin_attempts(connection: Connection) -> ClauseElement:
@@ -297,10 +310,25 @@ def _begin_attempts(connection: Connection) -> ClauseElement:
         rows.epoch,
         Given("claimant", type_=String).label("worker_id"),
         Given("route", type_=String).label("route"),
-        now().label("now"),
+        func.coalesce(Given("started_at", type_=attempts.c.started_at.type), now()).label("now"),
+        rows.reserved_usd_e9,
     )
-    columns = ["job_id", "epoch", "worker_id", "route", "started_at"]
+    columns = ["job_id", "epoch", "worker_id", "route", "started_at", "reserved_usd_e9"]
     return insert(attempts).from_select(columns, begun, include_defaults=False)
+
+
+def _leave_out(connection: Connection) -> ClauseElement:
+    """Jobs that were just claimed are queued as before: nobody has seen them otherwise."""
+    return (
+        update(jobs)
+        .where(jobs.c.id.in_(select(_JOB_IDS.values(connection).c.id)), jobs.c.state == "running")
+        .values(
+            state="queued",
+            epoch=jobs.c.epoch - 1,
+            lease_until=null(),
+            upstream_id=case((Given("upstream_id", type_=BigInteger).is_(None), jobs.c.upstream_id), else_=null()),
+        )
+    )
 
 
 def _claimed(connection: Connection, build: Build, asked: FilledRows, given: JsonObject) -> list[Claimed]:
@@ -421,6 +449,13 @@ def renew(connection: Connection, ids: Sequence[int], claimant: Claimant) -> set
     return set(connection.scalars(extended.returning(jobs.c.id), parameters))
 
 
+def keep(connection: Connection, upstream_id: int, owner_id: str, seconds: float) -> None:
+    """Extend the lease of all jobs that are lines of an upstream batch."""
+    own = and_(jobs.c.upstream_id == upstream_id, jobs.c.worker_id == owner_id, jobs.c.state == "running")
+    _lock(connection, own)
+    connection.execute(update(jobs).where(own).values(lease_until=now_after(seconds)))
+
+
 def _lock(connection: Connection, condition: ColumnElement[bool], parameters: JsonObject | None = None) -> None:
     """Lock jobs in the order of their ids; SQLite has one writer anyway."""
     if connection.dialect.name == "postgresql":
@@ -448,6 +483,7 @@ _SETTLED = BulkRows(
     cost_usd="float",
     standard_usd="float",
     route="text",
+    is_doubtful="int",
 )
 
 
@@ -471,6 +507,7 @@ class _SettledRow(NamedTuple):
     cost_usd: float | None
     standard_usd: float | None
     route: str | None
+    is_doubtful: int
 
     @property
     def claim(self) -> tuple[int, int]:
@@ -501,8 +538,12 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
         if row.outcome not in WITHOUT_ATTEMPT
     ]
     if ledger:
+        before = reservations.under_way(connection, [row.claim for row in ledger])
+        ends = (row.claim for row in ledger if row.state in ENDED_STATES)
+        before = reservations.with_training(connection, before, ends)
         # An attempt ends only once: if a commit's reply was lost and all this runs again, nothing counts twice.
         ended = _changed_claims(connection, _end_attempts, ledger)
+        reservations.book(connection, [_booking(before[row.claim], row) for row in ledger if row.claim in before])
         stale = [row for row in ledger if row.claim in ended and row.claim not in written]
         while stale:  # an UPDATE joins one row a job, and a job may have been lost twice
             once = {row.job_id: row for row in stale}
@@ -521,6 +562,12 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     return written | _recorded_before(connection, [row.claim for row in unwritten if row.claim not in written])
 
 
+def _booking(call: reservations.Call, row: _SettledRow) -> reservations.Booking:
+    """What the end of a call changes in its budgets."""
+    was_counted = row.input_tokens is not None or row.output_tokens is not None
+    return reservations.ended(call, row.cost_usd, was_counted=was_counted, is_doubtful=bool(row.is_doubtful))
+
+
 def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
     """Those of these claims that have ended their job; the ledger calls the others stale."""
     if not claims:
@@ -532,6 +579,8 @@ def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) 
 
 def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> None:
     """Delete attempts of claims that led to no call; those that were counted as lost meanwhile count no more."""
+    before = reservations.under_way(connection, uncalled)
+    reservations.book(connection, [reservations.unmade(call) for call in before.values()])
     forgotten = connection.execute(
         delete(attempts)
         .where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled))
@@ -578,6 +627,7 @@ def _settled_row(settlement: Settlement) -> _SettledRow:
         None if settlement.cost_usd is None else round(settlement.cost_usd, COST_PLACES),
         None if settlement.standard_usd is None else round(settlement.standard_usd, COST_PLACES),
         settlement.route,
+        int(settlement.is_doubtful),
     )
 
 
@@ -619,12 +669,13 @@ def _finish_late(connection: Connection) -> Update:
 
 def _ended(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject:
     """What a settlement changes in its job."""
+    state = case((and_(row.state == "queued", _is_unwanted_member()), "cancelled"), else_=row.state)
     return {
-        "state": row.state,
+        "state": state,
         "lease_until": None,
         "sent_at": None,
         "available_at": now_after(row.delay_seconds),
-        "finished_at": case((row.state == "queued", null()), else_=now()),
+        "finished_at": case((state == "queued", null()), else_=now()),
         "error_code": row.error_code,
         "error": row.error,
         "failures": jobs.c.failures + row.failures,
@@ -635,6 +686,12 @@ def _ended(row: ReadOnlyColumnCollection[str, ColumnElement[Any]]) -> JsonObject
         ),
         **_money(row),
     }
+
+
+def _is_unwanted_member() -> ColumnElement[bool]:
+    """Whether a row of `jobs` was at the provider's Batch API while somebody cancelled it: it is not asked again."""
+    batch_state = select(batches.c.state).where(batches.c.id == jobs.c.batch_id).correlate(jobs).scalar_subquery()
+    return and_(is_member(), or_(jobs.c.position.is_(None), batch_state == "cancelled"))
 
 
 def _count_money(connection: Connection) -> Update:
@@ -663,7 +720,12 @@ def _end_attempts(connection: Connection) -> Update:
             attempts.c.epoch == row.epoch,
             or_(attempts.c.outcome.is_(None), attempts.c.outcome == "lost"),
         )
-        .values(ended_at=now(), route=func.coalesce(row.route, attempts.c.route), **{name: row[name] for name in names})
+        .values(
+            ended_at=now(),
+            route=func.coalesce(row.route, attempts.c.route),
+            doubtful_usd_e9=case((row.is_doubtful > 0, attempts.c.reserved_usd_e9), else_=null()),
+            **{name: row[name] for name in names},
+        )
         .returning(attempts.c.job_id, attempts.c.epoch)
     )
 
@@ -671,9 +733,13 @@ def _end_attempts(connection: Connection) -> Update:
 # --- release, rescue, cancel, revive ---
 
 
-def release(connection: Connection, worker_id: str) -> int:
-    """Queue again everything that a stopping worker still runs; its calls may have been paid for. Returns how many."""
-    return _take_back(connection, jobs.c.worker_id == worker_id, is_loss=false())
+def release(connection: Connection, worker_id: str, ids: Sequence[int] | None = None) -> int:
+    """Queue again everything that a stopping worker still runs; its calls may have been paid for. Returns how many.
+
+    With `ids`, only those of them.
+    """
+    which = true() if ids is None else jobs.c.id.in_(ids)
+    return _take_back(connection, and_(jobs.c.worker_id == worker_id, which), is_loss=false())
 
 
 @dataclass(frozen=True, slots=True)
@@ -700,13 +766,14 @@ def rescue(connection: Connection, rescuer: Rescuer) -> int:
     of_provider = select(batches.c.id).where(batches.c.provider == claimant.provider)
     is_dead = jobs.c.worker_id.in_(rescuer.dead_worker_ids)
     ran_out = and_(jobs.c.lease_until < now(), jobs.c.batch_id.in_(of_provider), ~its_own)
-    lives = jobs.c.worker_id.in_([claimant.worker_id, *rescuer.living_worker_ids])
+    living_ids = [claimant.worker_id, *rescuer.living_worker_ids]
+    lives = or_(jobs.c.worker_id.in_(living_ids), jobs.c.worker_id.like(f"{OWNER}%"))
     return _take_back(connection, or_(is_dead, ran_out) if rescuer.by_lease else is_dead, is_loss=~lives)
 
 
 def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_loss: ColumnElement[bool]) -> int:
     taken = select(jobs.c.id).where(jobs.c.state == "running", condition).with_for_update(skip_locked=True, of=jobs)
-    is_last = and_(is_loss, jobs.c.losses + 1 >= MAX_LOSSES)
+    is_last, is_unwanted = and_(is_loss, jobs.c.losses + 1 >= MAX_LOSSES), _is_unwanted_member()
     reason = (
         f"{MAX_LOSSES} workers vanished while they ran this job, the last one with nothing else to do; "
         "what became of its call is unknown."
@@ -720,9 +787,9 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_los
             sent_at=None,
             attempts=jobs.c.attempts + 1,
             losses=jobs.c.losses + case((is_loss, 1), else_=0),
-            state=case((is_last, "failed"), else_="queued"),
+            state=case((is_last, "failed"), (is_unwanted, "cancelled"), else_="queued"),
             available_at=case((is_last, jobs.c.available_at), else_=now()),
-            finished_at=case((is_last, now()), else_=null()),
+            finished_at=case((or_(is_last, is_unwanted), now()), else_=null()),
             error_code=case((is_last, "worker_lost"), else_=jobs.c.error_code),
             error=case((is_last, reason), else_=jobs.c.error),
         )
@@ -735,6 +802,8 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_los
 def _end_unfinished(connection: Connection, rows: Sequence[Row[int, int]]) -> None:
     """End the attempts of jobs that were just taken from their worker: whether the calls were paid is unknown."""
     if rows:
+        calls = reservations.under_way(connection, [(row.id, row.epoch - 1) for row in rows])
+        reservations.book(connection, [reservations.lost(call) for call in calls.values() if call.is_open])
         connection.execute(
             update(attempts)
             .where(
@@ -742,7 +811,7 @@ def _end_unfinished(connection: Connection, rows: Sequence[Row[int, int]]) -> No
                 attempts.c.epoch == bindparam("taken_epoch") - 1,
                 attempts.c.outcome.is_(None),
             )
-            .values(outcome="lost", ended_at=now()),
+            .values(outcome="lost", ended_at=now(), doubtful_usd_e9=attempts.c.reserved_usd_e9),
             [{"taken_id": row.id, "taken_epoch": row.epoch} for row in rows],
         )
 
@@ -754,21 +823,23 @@ PIECE_ROWS = 2_000
 def cancel(connection: Connection, batch_id: str, older_than: int | None = None, most: int | None = None) -> int:
     """Cancel the open jobs of a batch, including those in flight, `most` at a time. Returns how many.
 
+    Lines of an upstream batch are not torn from it: what was paid there is stored, and the others end with it.
     With `older_than`, only jobs that are in no submission from that number on.
     """
     is_old = true() if older_than is None else jobs.c.submission < older_than
     ids: list[int] = []
     for part in OPEN_PARTS:
         left = None if most is None else most - len(ids)
-        ids += connection.scalars(select(jobs.c.id).where(in_part(part, batch_id), is_old).limit(left))
+        own = select(jobs.c.id).where(in_part(part, batch_id), is_no_member(), is_old)
+        ids += connection.scalars(own.limit(left))
     return cancel_jobs(connection, ids)
 
 
 def cancel_jobs(connection: Connection, ids: Sequence[int]) -> int:
-    """Cancel those of these jobs that are open. Returns how many."""
+    """Cancel those of these jobs that are open and not at the provider's Batch API. Returns how many."""
     rows = _JOB_IDS.table(connection).c
     parameters = _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids])
-    condition = and_(jobs.c.id.in_(select(rows.id)), jobs.c.state.in_(OPEN_STATES))
+    condition = and_(jobs.c.id.in_(select(rows.id)), jobs.c.state.in_(OPEN_STATES), is_no_member())
     _lock(connection, condition, parameters)
     was_running = jobs.c.lease_until.is_not(None)
     in_flight = select(jobs.c.id, (jobs.c.epoch + 1).label("epoch")).where(condition, was_running)
@@ -806,6 +877,7 @@ def revive(
         jobs.c.batch_id == batch_id,
         or_(jobs.c.state == "cancelled", and_(jobs.c.state == "failed", jobs.c.epoch > 0)),
         jobs.c.position.is_not(None),
+        func.coalesce(jobs.c.error_code, "") != UNKNOWN_UPSTREAM,
     )
     which = and_(FLAWED, jobs.c.id > after) if keys is None else jobs.c.key.in_(keys)
     chosen = select(jobs.c.id).where(may_run, which).order_by(jobs.c.id).limit(most).with_for_update()

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tidemill.models import bodies
 from tidemill.models.options import Transport as TransportName
@@ -19,6 +19,8 @@ from tidemill.models.outbound import NOTHING_LEFT, Outbound, Proxy
 from tidemill.models.replies import ErrorKind, RawReply
 
 if TYPE_CHECKING:
+    import asyncio
+
     import aiohttp
     import httpx2
     from openai._types import RequestOptions
@@ -34,6 +36,12 @@ MAY_SEND: ContextVar[Callable[[], bool] | None] = ContextVar("MAY_SEND", default
 ON_PIECE: ContextVar[Callable[[bytes], None] | None] = ContextVar("ON_PIECE", default=None)
 """Of the task that makes a call: gets the body of a success, decompressed, piece by piece as it comes."""
 
+SINK: ContextVar[Callable[[bytes], None] | None] = ContextVar("SINK", default=None)
+"""Of the task that makes a call: as ON_PIECE, and the body is kept nowhere else, so that it may be of any size."""
+
+_CONNECTION: ContextVar["asyncio.Transport | None"] = ContextVar("_CONNECTION", default=None)
+"""Over which a task has made its last call."""
+
 
 class UnwantedError(Exception):
     """Nobody wants the call any more, now that its connection is there. Nothing was sent."""
@@ -43,7 +51,8 @@ class File(NamedTuple):
     """A file on its way to the server."""
 
     name: str
-    content: bytes
+    content: "bytes | IO[bytes]"
+    """What is open is read in pieces as they are sent."""
     purpose: str = "fine-tune"
 
 
@@ -85,6 +94,17 @@ class _Session:
 
     async def send(self, method: str, url: Any, headers: Any, data: Any, most_bytes: int) -> RawReply:
         """The reply; the headers are all that go out, but for those about the body and the host."""
+        if data is None or isinstance(data, bytes):
+            return await self._reply(method, url, headers, data, most_bytes)
+        _CONNECTION.set(None)
+        try:
+            return await self._reply(method, url, headers, data, most_bytes)
+        finally:  # aiohttp would first wait until what is written was sent, to a server that may read no more
+            connection = _CONNECTION.get()
+            if connection is not None and connection.get_write_buffer_size():
+                connection.abort()
+
+    async def _reply(self, method: str, url: Any, headers: Any, data: Any, most_bytes: int) -> RawReply:
         response = await self._session.request(
             method,
             url,
@@ -116,6 +136,7 @@ def _connector_class() -> "type[aiohttp.TCPConnector]":
             if may_send is not None and not may_send():
                 connection.release()
                 raise UnwantedError
+            _CONNECTION.set(connection.transport)
             return connection
 
     return Connector
@@ -153,7 +174,7 @@ class HttpTransport:
 def _form(file: File) -> "aiohttp.FormData":
     import aiohttp
 
-    form = aiohttp.FormData({"purpose": file.purpose})
+    form = aiohttp.FormData({"purpose": file.purpose}, quote_fields=False)
     form.add_field("file", file.content, filename=file.name, content_type="application/octet-stream")
     return form
 
@@ -189,7 +210,7 @@ class SdkTransport:
             async def send(self, request: httpx2.Request, **_: Any) -> httpx2.Response:
                 content = request.extensions.get("content")
                 headers = dict(request.headers) if content is None else request.extensions["headers"]
-                data = content or (None if request.method == "GET" else request.stream)
+                data = content or (None if request.method in ("GET", "DELETE") else request.stream)
                 raw = await session.send(request.method, str(request.url), headers, data, _MOST_BYTES.get())
                 return httpx2.Response(raw.status, stream=no_body, request=request, extensions={"raw": raw})
 
@@ -220,13 +241,15 @@ class SdkTransport:
     async def send(self, method: str, path: str, content: bytes | File | None, most_bytes: int) -> RawReply:
         _MOST_BYTES.set(most_bytes)
         try:
-            response = await self._response(path, content)
+            response = await self._response(method, path, content)
         except self._status_error as error:
             response = error.response
         raw: RawReply = response.extensions["raw"]
         return raw
 
-    async def _response(self, path: str, content: bytes | File | None) -> "httpx2.Response":
+    async def _response(self, method: str, path: str, content: bytes | File | None) -> "httpx2.Response":
+        if method == "DELETE":
+            return await self._client.delete(path, cast_to=self._raw)
         if content is None:
             return await self._client.get(path, cast_to=self._raw)
         if isinstance(content, File):
@@ -261,9 +284,12 @@ _MOST_BYTES: ContextVar[int] = ContextVar("_MOST_BYTES")
 async def _raw_reply(response: "aiohttp.ClientResponse", most_bytes: int) -> RawReply:
     """Read a reply: the whole body of a success, and the beginning of any other."""
     named = _named(response.raw_headers)
-    encoding, on_piece = named.get("content-encoding", ""), ON_PIECE.get()
+    encoding, on_piece, sink = named.get("content-encoding", ""), ON_PIECE.get(), SINK.get()
     if not 200 <= response.status < 300:
         body = await bodies.read_beginning(response.content.iter_any(), encoding)
+    elif sink is not None:
+        body = b""
+        await bodies.read_through(response.content.iter_any(), encoding, most_bytes, sink)
     elif on_piece is None and bodies.is_plain_and_fits(
         named, most_bytes
     ):  # as most do, and aiohttp reads no more than the header says

@@ -81,6 +81,8 @@ _RULES: dict[str, _Tiles | _Patches] = {
 _UNKNOWN = _Patches(1.2, _LARGE, is_estimate=True)
 """Any other model: patches, the commonest rule, with the budget that most models have at `high`."""
 
+_DEAREST = max(rule.multiplier for rule in _RULES.values() if isinstance(rule, _Patches))
+
 
 def picture_tokens(model: str, width: int, height: int, detail: Detail) -> PictureTokens:
     """Input tokens of one picture of `width` x `height` pixels; `original` is `high` for models that have none.
@@ -95,6 +97,17 @@ def picture_tokens(model: str, width: int, height: int, detail: Detail) -> Pictu
         tiles = math.ceil(visible_width / _TILE_SIDE) * math.ceil(visible_height / _TILE_SIDE)
         return PictureTokens(rule.base_tokens + tiles * rule.tile_tokens, is_estimate=False)
     return PictureTokens(math.ceil(_patches(visible_width, visible_height) * rule.multiplier), rule.is_estimate)
+
+
+def most_picture_tokens(model: str, detail: Detail) -> int:
+    """What a picture of any size costs at most, of which only its address is known."""
+    rule = _rule(model)
+    if isinstance(rule, _Tiles):
+        tiles = math.ceil(_TILES_WITHIN / _TILE_SIDE) * math.ceil(_TILES_SHORT_SIDE / _TILE_SIDE)
+        return rule.base_tokens + tiles * rule.tile_tokens
+    wants_original = detail == "original" or (detail == "auto" and rule.auto_is_original)
+    patches, _ = (rule.original if wants_original else None) or rule.high
+    return math.ceil(patches * (_DEAREST if rule.is_estimate else rule.multiplier))
 
 
 def usable_size(model: str, width: int, height: int, detail: Detail, max_side: int) -> tuple[int, int]:

@@ -33,6 +33,9 @@ class Call:
     max_tokens: int | None
     schema: dict[str, Any] | None
     nth: int = 0
+    tier: str = "default"
+    window: str | None = None
+    """Of a response in the background; None for all other calls."""
     streams: bool = False
     streams_usage: bool = False
 
@@ -149,6 +152,24 @@ def read_responses(body: dict[str, Any]) -> Call:
     return call
 
 
+# What is asked for and is not served as the standard tier.
+TIERS = {"flex": "flex", "priority": "priority"}
+WINDOWS = ("soonest", "2h", "8h")
+
+
+def _window(body: dict[str, Any]) -> str | None:
+    """Where a response in the background is to be done: raises BadCallError for what does not go together."""
+    window = (body.get("background_options") or {}).get("completion_window", "soonest")
+    if window not in WINDOWS:
+        param = "background_options.completion_window"
+        raise BadCallError(f"Invalid '{param}': expected one of {', '.join(WINDOWS)}.", param, "invalid_value")
+    is_standard = body.get("service_tier") in (None, "auto", "default") and not body.get("stream")
+    if window != "soonest" and not (body.get("background") and is_standard):
+        message = "A completion window needs background=true, the standard service tier and no stream."
+        raise BadCallError(message, "background_options", "invalid_value")
+    return window if body.get("background") else None
+
+
 READERS: dict[str, Callable[[dict[str, Any]], Call]] = {
     "/v1/chat/completions": read_chat,
     "/v1/responses": read_responses,
@@ -165,6 +186,8 @@ def read_call(path: str, body: object) -> Call:
     options = body.get("stream_options")
     if options is not None and not body.get("stream"):
         raise BadCallError("The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options")
+    call.window = _window(body) if path == "/v1/responses" else None
+    call.tier = TIERS.get(str(body.get("service_tier")), "default")
     call.streams = bool(body.get("stream"))
     call.streams_usage = call.endpoint == "responses" or (isinstance(options, dict) and bool(options["include_usage"]))
     return call

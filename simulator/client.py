@@ -27,6 +27,7 @@ _BESIDE_US = str(Path(__file__).parents[2])
 
 # Options that are tables -> the flag that gives one row, KEY=VALUE.
 PAIRS = {"faults": "fault", "scripts": "script", "shutdown": "shutdown"}
+RESULTS = ("fine-tune-results", "batch_output")
 # Local requests must not go through a proxy that the environment names for the internet.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -181,9 +182,21 @@ class Simulator:
         """Every fine-tuning job ever created, oldest first: the API's job object with `commands`."""
         return list(self._request("/_shelf")["tunings"])
 
+    def batches(self) -> list[dict[str, Any]]:
+        """Every batch ever created, oldest first: the API's object."""
+        return list(self._request("/_shelf")["batches"])
+
     def files_by_name(self) -> Counter[str]:
         """How often each file was uploaded, result files left out."""
-        return Counter(file["filename"] for file in self.files() if file["purpose"] != "fine-tune-results")
+        return Counter(file["filename"] for file in self.files() if file["purpose"] not in RESULTS)
+
+    def batches_by_metadata(self, key: str) -> Counter[str]:
+        """As `tunings_by_metadata`."""
+        return Counter((batch["metadata"] or {}).get(key, "") for batch in self.batches())
+
+    def paid_by_route(self) -> Counter[str]:
+        """How many calls were paid online, flex, by batch, .."""
+        return Counter(entry.get("route", "online") for entry in self.paid())
 
     def tunings_by_metadata(self, key: str) -> Counter[str]:
         """How many jobs were created with each value of this metadata key; jobs without it count under ''."""

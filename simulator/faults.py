@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from tidemill.simulator.calls import Call, tag_of
+from tidemill.simulator.contents import Body
 from tidemill.simulator.options import Options
 from tidemill.simulator.replies import LONE_SURROGATE, Reply, encode, error_body, generate
 
@@ -25,7 +26,7 @@ class Answer:
     """What goes over the wire. `reply` is set when the call is billed; `delivery` names a way in server.DELIVERIES."""
 
     status: int
-    body: bytes
+    body: Body
     reply: Reply | None = None
     headers: bytes = b""
     content_type: bytes = b"application/json"
@@ -54,6 +55,7 @@ ERRORS: dict[str, tuple[int, str, str, str | None, str | int | None]] = {
     "402": (402, "insufficient_credits", "Insufficient credits. Add more to continue.", None, 402),
     "403": (403, "invalid_request_error", "Country, region, or territory not supported", None,
             "unsupported_country_region_territory"),
+    "404": (404, "invalid_request_error", "There is no such object.", None, None),
     "408": (408, "timeout_error", "The request timed out.", None, "request_timeout"),
     "409": (409, "conflict_error", "The resource is being changed by another request.", None, "conflict"),
     "422": (422, "invalid_request_error", "The request could not be processed.", None, "unprocessable_entity"),
@@ -65,6 +67,8 @@ ERRORS: dict[str, tuple[int, str, str, str | None, str | int | None]] = {
     "slow_down": (429, "rate_limit_error", "Your requests grew too fast. Please slow down.", None, "slow_down"),
     "quota": (429, "insufficient_quota", "You have run out of credits. Add credits to continue.", None,
               "credit_balance_exhausted"),
+    "queue_full": (429, "invalid_request_error", "Enqueued token limit reached for this model in organization "
+                   "org-tidemill. Limit: 90,000 enqueued tokens.", None, "token_limit_exceeded"),
     "badkey": (401, "invalid_request_error", "Incorrect API key provided: sk-proj-********************abcd. You can "
                "find your API key at https://platform.openai.com/account/api-keys.", None, "invalid_api_key"),
 }  # fmt: skip
@@ -201,7 +205,78 @@ def _flat(_call: Call, _options: Options, _identity: str) -> Answer:
     return Answer(400, orjson.dumps(body), takes_latency=False)
 
 
+def _of_flex(failure: FaultFunction) -> FaultFunction:
+    """A fault of calls on the flex tier; others are answered well."""
+    return lambda call, options, identity: (failure if call.tier == "flex" else good)(call, options, identity)
+
+
+def _flex_refused(status: int, kind: str, message: str, param: str | None, code: str | None) -> FaultFunction:
+    return _of_flex(lambda _call, _options, _identity: rejection(status, kind, message, param, code))
+
+
+def _served_on_the_standard_tier(call: Call, options: Options, identity: str) -> Answer:
+    call.tier = "default"
+    return good(call, options, identity)
+
+
+FLEX_FAULTS: dict[str, FaultFunction] = {
+    "flex429": _flex_refused(429, "resource_unavailable", "Resource Unavailable", None, "resource_unavailable"),
+    "flex498": _flex_refused(498, "capacity_exceeded", "Flex tier capacity exceeded. Please try again later.", None,
+                             "capacity_exceeded"),
+    "flex400": _flex_refused(400, "invalid_request_error", "Invalid service_tier argument: flex is not available for "
+                             "this model.", "service_tier", "invalid_value"),
+    "flexslow": _of_flex(_slow),
+    "flexfallback": _served_on_the_standard_tier,
+}  # fmt: skip
+
+# What can go wrong with a line of a batch, as its prompt, the mode or a rate asks; a call online is answered well.
+LINE_FAULTS = (
+    "twice",  # it is in the output twice
+    "missing",  # it is in neither file, and was not run
+    "promised",  # the same, and the counts say that it is done
+    "foreign",  # a line of another file follows it
+    "broken",  # its line is cut off
+    "error_in_output",  # status 400 in the file of outputs, with `error` null
+    "status0",  # status 0 in the file of outputs, with `error` null
+    "not_run",  # as a line that was not run in time
+    "bad_line",  # the whole file is refused for it
+    "bad_line_unnamed",  # the same, and the server does not say for which line
+)
+UNPAID = ("missing", "promised", "error_in_output", "status0", "not_run")
+# What can go wrong with a batch: scripts={"POST /v1/batches": "!!expired*1"}, the mode or a rate.
+BATCH_FAULTS = (
+    "expired",  # half of its lines were run
+    "cancelled_there",  # the same, and the server cancels it
+    "failed_halfway",  # the same, and it fails
+    "quota_midway",  # half of its lines are out of credit
+    "stuck_validating",
+    "stuck_finalizing",
+    "late_cancel",  # is cancelling until all of its lines were run, and is completed then
+    "late_ids",  # its output is not named at the first looks after its end
+    "no_output_id",  # its output is never named
+    "empty_ids",  # what is not there is "" and not null
+    "empty_error_file",  # there is one, with nothing in it
+    "null_counts",
+    "no_counts",
+    "no_batch_usage",
+    "odd_status",  # a status that nobody knows while it runs
+)
+
+# What can go wrong with the content of a file: scripts={"GET /v1/files/{id}/content": "!!short*2"}, for each file anew.
+CONTENT_FAULTS = (
+    "nobytes",  # nothing in it
+    "short",  # the second half of its lines is not there yet
+)
+# What can go wrong with the content of a file:
+# scripts={"GET /v1/files/{id}/content": "!!short*2"}, for each file anew.
+CONTENT_FAULTS = (
+    "nobytes",  # nothing in it
+    "short",  # the second half of its lines is not there yet
+)
+
 FAULTS: dict[str, FaultFunction] = {
+    **dict.fromkeys((*LINE_FAULTS, *BATCH_FAULTS, *CONTENT_FAULTS), good),
+    **FLEX_FAULTS,
     **{name: _from_table(name) for name in ERRORS},
     "429": _rate_limited(lambda options: f"retry-after: {math.ceil(options.retry_after_seconds)}\r\n"),
     "429ms": _rate_limited(lambda options: f"retry-after-ms: {options.retry_after_ms}\r\n"),

@@ -13,6 +13,42 @@ from tidemill.simulator.replies import Reply
 PROMPT_CHARS_KEPT = 200
 
 
+def paid_entry(
+    call: Call,
+    reply: Reply,
+    *,
+    request_id: str,
+    caller: str,
+    route: str,
+    status: str = "200",
+    fault: str | None = None,
+    started_at: float | None = None,
+    gone: bool = False,
+    custom_id: str | None = None,
+) -> dict[str, Any]:
+    """A line of the paid log. `route` is how it is paid: online, flex, priority, batch, or the window of a response in
+    the background."""
+    now = time.time()
+    return {
+        "prompt_hash": call.digest.hex(),
+        "prompt": call.prompt[:PROMPT_CHARS_KEPT],
+        "images": len(call.images),
+        "endpoint": call.endpoint,
+        "model": call.model,
+        "at": now,
+        "started_at": now if started_at is None else started_at,
+        "status": status,
+        "fault": fault,
+        "gone": gone,
+        "caller": caller,
+        "route": route,
+        "custom_id": custom_id,
+        "request_id": request_id,
+        "input_tokens": reply.input_tokens,
+        "output_tokens": reply.output_tokens,
+    }
+
+
 class Ledger:
     """The paid log and the counters. With `path`, every paid call is in the file before its reply leaves.
 
@@ -30,6 +66,7 @@ class Ledger:
         self.in_flight = self.max_in_flight = self.total = self.limited = self.gone = 0
         self.paid_input_tokens = sum(entry["input_tokens"] for entry in self.paid)
         self.paid_output_tokens = sum(entry["output_tokens"] for entry in self.paid)
+        self.paid_by_route = Counter(entry.get("route", "online") for entry in self.paid)
         self.by_status: Counter[str] = Counter()
         self.by_fault: Counter[str] = Counter()
         self.other_requests: Counter[str] = Counter()
@@ -50,37 +87,12 @@ class Ledger:
         self.by_status[status] += 1
         self.gone += gone
 
-    def bill(
-        self,
-        call: Call,
-        reply: Reply,
-        *,
-        status: str,
-        fault: str | None,
-        request_id: str,
-        started_at: float,
-        gone: bool,
-        caller: str,
-    ) -> None:
-        entry = {
-            "prompt_hash": call.digest.hex(),
-            "prompt": call.prompt[:PROMPT_CHARS_KEPT],
-            "images": len(call.images),
-            "endpoint": call.endpoint,
-            "model": call.model,
-            "at": time.time(),
-            "started_at": started_at,
-            "status": status,
-            "fault": fault,
-            "gone": gone,
-            "caller": caller,
-            "request_id": request_id,
-            "input_tokens": reply.input_tokens,
-            "output_tokens": reply.output_tokens,
-        }
+    def bill(self, entry: dict[str, Any]) -> None:
+        """Book a call as `paid_entry` describes it."""
         self.paid.append(entry)
-        self.paid_input_tokens += reply.input_tokens
-        self.paid_output_tokens += reply.output_tokens
+        self.paid_by_route[entry["route"]] += 1
+        self.paid_input_tokens += entry["input_tokens"]
+        self.paid_output_tokens += entry["output_tokens"]
         if self._file is not None:
             self._file.write(orjson.dumps(entry) + b"\n")
 
@@ -92,6 +104,7 @@ class Ledger:
             "limited": self.limited,
             "gone": self.gone,
             "paid": len(self.paid),
+            "paid_by_route": dict(self.paid_by_route),
             "paid_input_tokens": self.paid_input_tokens,
             "paid_output_tokens": self.paid_output_tokens,
             "by_status": dict(self.by_status),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypedDict
 
+from tidemill.simulator.batches import DIALECTS
 from tidemill.simulator.limits import POLICIES
 
 
@@ -16,6 +17,8 @@ class SimulatorOptions(TypedDict, total=False):
 
     mode: str
     key: str | None
+    admin_key: str | None
+    usd_per_million: str
     latency_ms: float
     gate: str
     latency_shape: str
@@ -43,12 +46,24 @@ class SimulatorOptions(TypedDict, total=False):
     training_not_available: bool
     result_base64: bool
     assistants: int
+    batch_seconds: float
+    batch_cancel_seconds: float
+    batch_queue_tokens: int | None
+    batch_dialect: str
+    no_batches: bool
+    own_batches: bool
+    list_lag_seconds: float
+    most_upload_bytes: int | None
+    upload_bytes_per_second: int | None
+    background_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     mode: str = "ok"
     key: str | None = None
+    admin_key: str | None = None
+    usd_per_million: str = "0.10/0.50"
     latency_ms: float = 0.0
     gate: str = "open"
     latency_shape: str = "lognormal"
@@ -76,6 +91,16 @@ class Options:
     training_not_available: bool = False
     result_base64: bool = False
     assistants: int = 0
+    batch_seconds: float = 0.5
+    batch_cancel_seconds: float = 0.1
+    batch_queue_tokens: int | None = None
+    batch_dialect: str = "openai"
+    no_batches: bool = False
+    own_batches: bool = False
+    list_lag_seconds: float = 0.0
+    most_upload_bytes: int | None = None
+    upload_bytes_per_second: int | None = None
+    background_seconds: float = 0.3
 
 
 def _choice(*allowed: str) -> Callable[[Any], str]:
@@ -118,6 +143,8 @@ def switch(value: Any) -> bool:
 FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "mode": (str, "ok, a fault name for every call, or down503, down502, gone"),
     "key": (_optional(str), "the only API key that is let in; without it every key is"),
+    "admin_key": (_optional(str), "the only API key that may read the costs"),
+    "usd_per_million": (str, "INPUT/OUTPUT: the standard prices in USD per million tokens that the costs are told at"),
     "latency_ms": (float, "mean latency of a reply"),
     "gate": (_choice("open", "shut"), "shut: calls come in, and get their replies once it is open"),
     "latency_shape": (_choice("lognormal", "fixed"), "lognormal (long tail) or fixed"),
@@ -145,6 +172,16 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "training_not_available": (switch, "creating a fine-tune is refused with 403"),
     "result_base64": (switch, "result files are sent base64-encoded"),
     "assistants": (int, "how many assistants there are; without any the endpoint is gone"),
+    "batch_seconds": (float, "how long a batch takes: a fifth to validate, three to run, a fifth to finalize"),
+    "batch_cancel_seconds": (float, "how long a batch is cancelling"),
+    "batch_queue_tokens": (_optional(int), "most tokens of prompts in a model's batches; what is above fails"),
+    "batch_dialect": (_choice(*DIALECTS), "whose words a batch is shown in: openai, together, novita or azure"),
+    "no_batches": (switch, "there is no Batch API"),
+    "own_batches": (switch, "an API key sees only the batches that were created with it"),
+    "list_lag_seconds": (float, "how long files and batches are missing from their lists"),
+    "most_upload_bytes": (_optional(int), "uploads above it are answered with 413 before their end"),
+    "upload_bytes_per_second": (_optional(int), "how fast uploads are read"),
+    "background_seconds": (float, "how long a response in the background takes"),
 }
 
 

@@ -87,7 +87,7 @@ def _chat(call: Call, reply: Reply, identity: str) -> dict[str, Any]:
         "created": int(time.time()),
         "model": call.model,
         "choices": [choice] if reply.sends_choices else [],
-        "service_tier": "default",
+        "service_tier": call.tier,
         "system_fingerprint": None,
     }
     if reply.sends_usage:
@@ -135,7 +135,7 @@ def _response(call: Call, reply: Reply, identity: str) -> dict[str, Any]:
         "model": call.model,
         "output": [{**message, "content": _response_parts(reply)}] if reply.sends_choices and not failed else [],
         "parallel_tool_calls": True,
-        "service_tier": "default",
+        "service_tier": call.tier,
         "temperature": 1.0,
         "text": {"format": {"type": "text"}},
         "tool_choice": "auto",

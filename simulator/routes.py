@@ -6,80 +6,28 @@ Wire: reference/openai.md 2.3, 4.1 and 4.2.
 """
 
 import base64
-import email
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-import orjson
-
+from tidemill.simulator import background_routes, batch_routes
 from tidemill.simulator.calls import BadCallError
+from tidemill.simulator.contents import Body
 from tidemill.simulator.faults import ERRORS, Answer, rejection
 from tidemill.simulator.options import Options
+from tidemill.simulator.requests import MissingError, Request, Upload, as_json, page, read_json, read_parts
 from tidemill.simulator.shelf import Shelf, StoredFile
 from tidemill.simulator.training import file_error, read_creation, tokens_in
 from tidemill.simulator.tunings import COMMANDS, Tuning
 
-PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
+PURPOSES = ("assistants", "batch", "batch-api", "evals", "fine-tune", "user_data", "vision")
 ASSISTANTS_CREATED_AT = 1_700_000_000
 # Faults that make sense without a prompt: an answer in place of the deed, or a good answer that is delivered badly.
 INSTEAD = {*ERRORS, "429", "429ms", "502html", "reset", "wrongjson", "error200", "flat"}
 DELIVERED = {"reset_after": "reset", "cut": "cut", "drip": "drip", "slow": "whole"}
-
-
-@dataclass(slots=True)
-class Request:
-    """`words` is what its caller chose to tell it from others: a file's name, a job's suffix and metadata."""
-
-    route: str
-    id: str
-    query: dict[str, str]
-    content_type: str
-    body: bytes
-    identity: str
-    now: float
-    shelf: Shelf
-    options: Options
-    words: str = ""
-    posted: Any = None
-
-
-@dataclass(slots=True)
-class Upload:
-    filename: str | None
-    content: bytes
-
-
-class MissingError(BadCallError):
-    """HTTP 404: there is no such object."""
-
-
-def _json(body: object) -> Answer:
-    return Answer(200, orjson.dumps(body))
-
-
-# --- reading ---
-
-
-def read_parts(content_type: str, body: bytes) -> dict[str, Upload]:
-    """The parts of a multipart form by name. Raises BadCallError."""
-    header = email.message_from_string(f"content-type: {content_type}\n\n")
-    boundary = header.get_param("boundary")
-    if header.get_content_type() != "multipart/form-data" or not boundary:
-        raise BadCallError("Expected a multipart/form-data body with a boundary.")
-    parts: dict[str, Upload] = {}
-    for piece in (b"\r\n" + body).split(b"\r\n--" + str(boundary).encode())[1:]:
-        if piece.startswith(b"--"):
-            return parts
-        head, _, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        described = email.message_from_string(head.decode("utf-8", "replace"))
-        name = described.get_param("name", header="content-disposition")
-        parts[str(name)] = Upload(described.get_filename(), content)
-    raise BadCallError("The multipart body is not complete.")
 
 
 def _read_upload(request: Request) -> None:
@@ -89,17 +37,14 @@ def _read_upload(request: Request) -> None:
 
 
 def _read_creation(request: Request) -> None:
-    try:
-        request.posted = read_creation(orjson.loads(request.body))
-    except orjson.JSONDecodeError:
-        message = "We could not parse the JSON body of your request. The OpenAI API expects a JSON payload."
-        raise BadCallError(message) from None
+    request.posted = read_creation(read_json(request.body))
     request.words = " ".join([request.posted["suffix"] or "", *request.posted["metadata"].values()])
 
 
 READERS: dict[str, Callable[[Request], None]] = {
     "POST /v1/files": _read_upload,
     "POST /v1/fine_tuning/jobs": _read_creation,
+    **batch_routes.READERS,
 }
 
 
@@ -115,25 +60,6 @@ def _tuning(request: Request) -> Tuning:
     return tuning
 
 
-def _page(request: Request, newest_first: Sequence[dict[str, Any]], limit: int, most: int) -> Answer:
-    """One page of a list, by the query's `limit`, `after` and `order`."""
-    try:
-        limit = int(request.query.get("limit", limit))
-    except ValueError:
-        limit = 0
-    if not 1 <= limit <= most:
-        raise BadCallError(f"Invalid 'limit': expected an integer from 1 to {most}.", "limit", "invalid_value")
-    cards = list(newest_first) if request.query.get("order", "desc") == "desc" else list(reversed(newest_first))
-    if after := request.query.get("after"):
-        ids = [card["id"] for card in cards]
-        if after not in ids:
-            raise BadCallError(f"Invalid 'after': there is no {after} in this list.", "after", "invalid_value")
-        cards = cards[ids.index(after) + 1 :]
-    page = cards[:limit]
-    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
-    return _json({"object": "list", "data": page, **ends, "has_more": len(cards) > limit})
-
-
 # --- files ---
 
 
@@ -142,7 +68,7 @@ def _upload(request: Request) -> Answer:
     for name in ("purpose", "file"):
         if name not in parts:
             raise BadCallError(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
-    purpose, file = parts["purpose"].content.decode("utf-8", "replace"), parts["file"]
+    purpose, file = parts["purpose"].text, parts["file"]
     if purpose not in PURPOSES:
         raise BadCallError(f"'{purpose}' is not one of {', '.join(PURPOSES)} - 'purpose'", "purpose", "invalid_value")
     if not file.content:
@@ -151,32 +77,42 @@ def _upload(request: Request) -> Answer:
     if purpose == "fine-tune" and not name.endswith(".jsonl"):
         raise BadCallError("Invalid file format for Fine-Tuning API. Must be .jsonl", "file", "invalid_file_format")
     stored = request.shelf.add_file(f"file-{request.identity}", name, purpose, file.content, request.now)
-    return _json(stored.card())
+    return as_json(stored.card())
 
 
 def _list_files(request: Request) -> Answer:
     purpose = request.query.get("purpose")
-    files = [file.card() for file in request.shelf.files().values() if purpose in (None, file.purpose)]
-    return _page(request, files[::-1], 10_000, 10_000)
+    listed_before = request.now - request.options.list_lag_seconds
+    files = [
+        file.card()
+        for file in request.shelf.files().values()
+        if purpose in (None, file.purpose) and file.created_at <= listed_before
+    ]
+    return page(request, files[::-1], 10_000, 10_000)
 
 
 def _show_file(request: Request) -> Answer:
     card = _file(request).card()
     if request.options.file_refusal and card["purpose"] == "fine-tune":
         card |= {"status": "error", "status_details": request.options.file_refusal}
-    return _json(card)
+    return as_json(card)
 
 
 def _send_content(request: Request) -> Answer:
     file = _file(request)
-    encode = request.options.result_base64 and file.purpose == "fine-tune-results"
-    content = base64.b64encode(file.content) if encode else file.content
+    content = file.content
+    if request.options.result_base64 and file.purpose == "fine-tune-results":
+        content = base64.b64encode(content)
+    if request.fault == "nobytes":
+        content = b""
+    elif request.fault == "short":
+        content = content[: content.find(b"\n", len(content) // 2) + 1]
     return Answer(200, content, content_type=b"application/octet-stream")
 
 
 def _delete_file(request: Request) -> Answer:
     request.shelf.delete_file(_file(request).id)
-    return _json({"id": request.id, "object": "file", "deleted": True})
+    return as_json({"id": request.id, "object": "file", "deleted": True})
 
 
 # --- fine-tuning ---
@@ -190,7 +126,7 @@ def _training_content(request: Request, param: str) -> bytes | None:
         raise BadCallError(f"invalid {param}: {identity}", param)
     if file.purpose != "fine-tune":
         raise BadCallError(f"invalid {param}: {identity} has purpose {file.purpose}, not fine-tune", param)
-    return file.content
+    return bytes(file.content)
 
 
 def _check_model(model: str, options: Options) -> None:
@@ -225,7 +161,7 @@ def _create(request: Request) -> Answer:
         breaks=options.tuning_fails,
         file_error=next(filter(None, errors), None),
     )
-    return _json(_card(request, tuning))
+    return as_json(_card(request, tuning))
 
 
 def _list_tunings(request: Request) -> Answer:
@@ -235,11 +171,11 @@ def _list_tunings(request: Request) -> Answer:
     tunings = [
         _card(request, tuning) for tuning in request.shelf.tunings.values() if wanted.items() <= tuning.metadata.items()
     ]
-    return _page(request, tunings[::-1], 20, 100)
+    return page(request, tunings[::-1], 20, 100)
 
 
 def _show_tuning(request: Request) -> Answer:
-    return _json(_card(request, _tuning(request)))
+    return as_json(_card(request, _tuning(request)))
 
 
 def _command(request: Request) -> Answer:
@@ -248,15 +184,15 @@ def _command(request: Request) -> Answer:
     if status not in COMMANDS[command][0]:
         raise BadCallError(f"Cannot {command} fine-tuning job {tuning.id}: its status is {status}.")
     request.shelf.command(tuning, command, request.now)
-    return _json(_card(request, tuning))
+    return as_json(_card(request, tuning))
 
 
 def _list_events(request: Request) -> Answer:
-    return _page(request, _tuning(request).events(request.now)[::-1], 20, 100)
+    return page(request, _tuning(request).events(request.now)[::-1], 20, 100)
 
 
 def _list_checkpoints(request: Request) -> Answer:
-    return _page(request, _tuning(request).checkpoints(request.now)[::-1], 10, 100)
+    return page(request, _tuning(request).checkpoints(request.now)[::-1], 10, 100)
 
 
 # --- what is left of the Assistants API ---
@@ -281,7 +217,7 @@ def _list_assistants(request: Request) -> Answer:
         }
         for number in range(request.options.assistants, 0, -1)
     ]
-    return _page(request, cards, 20, 100)
+    return page(request, cards, 20, 100)
 
 
 _TUNING = "/v1/fine_tuning/jobs/{id}"
@@ -297,25 +233,29 @@ ROUTES: dict[str, Callable[[Request], Answer]] = {
     **{f"POST {_TUNING}/{command}": _command for command in COMMANDS},
     f"GET {_TUNING}/events": _list_events,
     f"GET {_TUNING}/checkpoints": _list_checkpoints,
+    **batch_routes.ROUTES,
+    **background_routes.ROUTES,
     "GET /v1/assistants": _list_assistants,
 }
 _PATTERNS = {route: re.compile(re.escape(route).replace(r"\{id\}", "([^/]+)")) for route in ROUTES}
 
 
 def open_request(
-    line: str, query: str, content_type: str, body: bytes, identity: str, shelf: Shelf, options: Options
+    line: str, query: str, content_type: str, body: Body, identity: str, caller: str, shelf: Shelf, options: Options
 ) -> Request | None:
     """The request behind `METHOD /path`, or None where no route leads."""
     for route, pattern in _PATTERNS.items():
         if found := pattern.fullmatch(line):
             wanted = dict(parse_qsl(query, keep_blank_values=True))
             name = unquote(found[1]) if pattern.groups else ""
-            return Request(route, name, wanted, content_type, body, identity, time.time(), shelf, options)
+            return Request(route, name, wanted, content_type, body, identity, caller, time.time(), shelf, options)
     return None
 
 
 def read(request: Request) -> None:
-    """Raises BadCallError for a body that cannot be read."""
+    """Raises BadCallError for a body that cannot be read, and for a part of the API that the server does not have."""
+    if request.route in batch_routes.ROUTES:
+        batch_routes.check_exists(request)
     if reader := READERS.get(request.route):
         reader(request)
 

@@ -4,26 +4,33 @@ Keep-alive, no pipelining (no client of ours does it). Reading is httptools, wri
 """
 
 import asyncio
+import mmap
 import socket
 import struct
 import time
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Any, cast
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
 import httptools
 import orjson
 
+from tidemill.simulator import costs
 from tidemill.simulator.calls import READERS, Call, caller_of
+from tidemill.simulator.contents import Body
 from tidemill.simulator.faults import Answer, rejection
-from tidemill.simulator.ledger import Ledger
+from tidemill.simulator.ledger import Ledger, paid_entry
 from tidemill.simulator.replies import stream
 from tidemill.simulator.simulation import Simulation
 from tidemill.simulator.wheel import Wheel
 
 BACKLOG = 4096
+ADVANCE_SECONDS = 0.02
+ONLINE = "online"
+PIECE_BYTES = 1 << 18
 DRIP_PIECES = 10
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus} | {529: b"Site is overloaded"}
 
@@ -36,11 +43,17 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
+        self._is_full = False
+        self._go_on: Callable[[], None] | None = None
+        """The rest of a long reply, while the other side takes no more."""
         self._clear()
 
     def _clear(self) -> None:
         self._url = self._authorization = self._content_type = b""
+        self._length = 0
         self._body: list[bytes] = []
+        self._spool: BinaryIO | None = None
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -48,6 +61,15 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         # A call in flight goes on: a real provider bills for it even if nobody waits any more.
         self._transport = None
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        if (go_on := self._go_on) is not None:
+            self._go_on = None
+            go_on()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -66,13 +88,47 @@ class Connection(asyncio.Protocol):
             self._authorization = value
         elif len(name) == 12 and name.lower() == b"content-type":
             self._content_type = value
+        elif len(name) == 14 and name.lower() == b"content-length":
+            self._length = int(value)
         elif len(name) == 6 and name.lower() == b"expect" and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def on_headers_complete(self) -> None:
+        if not self._content_type.startswith(b"multipart/"):
+            return
+        most = self._simulation.options.most_upload_bytes
+        if most is not None and self._length > most:
+            self._is_refused = True
+            page = b"<html><head><title>413 Request Entity Too Large</title></head></html>"
+            self._send(Answer(413, page, content_type=b"text/html"), self._simulation.next_identity(), b"")
+        else:
+            self._spool = cast("BinaryIO", TemporaryFile())  # noqa: SIM115  # closed once it is whole
+
     def on_body(self, body: bytes) -> None:
-        self._body.append(body)
+        if self._spool is None:
+            self._body.extend(() if self._is_refused else (body,))
+            return
+        self._spool.write(body)
+        if rate := self._simulation.options.upload_bytes_per_second:
+            self._transport_or_none("pause_reading")
+            self._loop.call_later(len(body) / rate, self._transport_or_none, "resume_reading")
+
+    def _transport_or_none(self, action: str) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            getattr(self._transport, action)()
+
+    def _whole_body(self) -> Body:
+        """What was spooled is mapped: an upload may be hundreds of megabytes."""
+        if self._spool is None or not self._spool.tell():
+            return b"".join(self._body)
+        self._spool.flush()
+        with self._spool as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def on_message_complete(self) -> None:
+        if self._is_refused:
+            self._close(reset=False)
+            return
         path = self._url.split(b"?", 1)[0].decode("latin-1")
         if path in READERS and self._parser.get_method() == b"POST":
             self._on_call(path)
@@ -90,15 +146,17 @@ class Connection(asyncio.Protocol):
         if refused is not None:
             answer = refused
         else:
-            call, fault, answer, seconds = simulation.answer(path, b"".join(self._body), identity)
-        caller = caller_of(self._authorization.removeprefix(b"Bearer ").decode("latin-1"))
-        finish = partial(self._finish, ledger, call, fault, answer, identity, started_at, caller)
+            call, fault, answer, seconds = simulation.answer(path, b"".join(self._body), identity, self._caller())
+        finish = partial(self._finish, ledger, call, fault, answer, identity, started_at, self._caller())
         if simulation.options.gate == "shut":
             simulation.finish(finish)
         elif seconds > 0:
             self._wheel.call_later(seconds, finish)
         else:
             finish()
+
+    def _caller(self) -> str:
+        return caller_of(self._authorization.removeprefix(b"Bearer ").decode("latin-1"))
 
     def _finish(
         self,
@@ -114,10 +172,11 @@ class Connection(asyncio.Protocol):
         gone = self._transport is None
         status = "reset" if answer.delivery == "reset" else str(answer.status)
         if answer.reply is not None and call is not None:
-            ledger.bill(
-                call, answer.reply, status=status, fault=fault, request_id=f"req_{identity}", started_at=started_at,
-                gone=gone, caller=caller,
+            entry = paid_entry(
+                call, answer.reply, request_id=f"req_{identity}", caller=caller, status=status, fault=fault,
+                route=ONLINE if call.tier == "default" else call.tier, started_at=started_at, gone=gone,
             )  # fmt: skip
+            ledger.bill(entry)
         ledger.end(status, gone)
         limits = self._simulation.limit_headers()
         if call is not None and call.streams and answer.reply is not None and answer.streams:
@@ -147,16 +206,18 @@ class Connection(asyncio.Protocol):
     def _on_other(self, path: str) -> None:
         method, simulation = self._parser.get_method().decode(), self._simulation
         simulation.ledger.other_requests[f"{method} {path}"] += not path.startswith("/_")
-        identity, body, seconds = simulation.next_identity(), b"".join(self._body), 0.0
+        identity, body, seconds = simulation.next_identity(), self._whole_body(), 0.0
         if route := CONTROL_ROUTES.get((method, path)):
-            answer = route(simulation, body, self._url)
+            answer = route(simulation, bytes(body), self._url)
+        elif (method, path) == ("GET", costs.PATH):
+            answer = simulation.costs(self._authorization, self._url.partition(b"?")[2].decode("latin-1"))
         elif refused := simulation.unauthorised(self._authorization):
             answer = refused
         elif method == "GET" and (path == "/v1/models" or path.startswith("/v1/models/")):
             answer = simulation.models(unquote(path.removeprefix("/v1/models").removeprefix("/")) or None)
         else:
             query, content_type = self._url.partition(b"?")[2].decode("latin-1"), self._content_type.decode("latin-1")
-            answer, seconds = simulation.serve(f"{method} {path}", query, content_type, body, identity)
+            answer, seconds = simulation.serve(f"{method} {path}", query, content_type, body, identity, self._caller())
         if seconds > 0:
             self._wheel.call_later(seconds, partial(self._send, answer, identity, b""))
         else:
@@ -196,24 +257,37 @@ class Connection(asyncio.Protocol):
         )
         self._transport.abort()
 
-    def deliver_whole(self, head: bytes, body: bytes) -> None:
-        self._write(head + body)
+    def deliver_whole(self, head: bytes, body: Body) -> None:
+        if len(body) <= PIECE_BYTES:
+            self._write(head + body[:])
+        else:
+            self._write(head)
+            self._pump(body, 0, len(body))
 
-    def deliver_reset(self, _head: bytes, _body: bytes) -> None:
+    def _pump(self, body: Body, start: int, end: int) -> None:
+        """Send the body in pieces, as fast as the other side takes them."""
+        while start < end and self._transport is not None:
+            if self._is_full:
+                self._go_on = partial(self._pump, body, start, end)
+                return
+            self._write(body[start : min(start + PIECE_BYTES, end)])
+            start += PIECE_BYTES
+
+    def deliver_reset(self, _head: bytes, _body: Body) -> None:
         self._close(reset=True)
 
-    def deliver_cut(self, head: bytes, body: bytes) -> None:
+    def deliver_cut(self, head: bytes, body: Body) -> None:
         self._write(head + body[: len(body) // 2])
         self._close(reset=False)
 
-    def deliver_drip(self, head: bytes, body: bytes) -> None:
+    def deliver_drip(self, head: bytes, body: Body) -> None:
         self._write(head)
         size, pause = len(body) // DRIP_PIECES + 1, self._simulation.options.drip_seconds / DRIP_PIECES
         for turn, start in enumerate(range(0, len(body), size)):
             self._loop.call_later(turn * pause, self._write, body[start : start + size])
 
 
-DELIVERIES: dict[str, Callable[[Connection, bytes, bytes], None]] = {
+DELIVERIES: dict[str, Callable[[Connection, bytes, Body], None]] = {
     "whole": Connection.deliver_whole,
     "reset": Connection.deliver_reset,
     "cut": Connection.deliver_cut,
@@ -258,4 +332,10 @@ CONTROL_ROUTES: dict[tuple[str, str], Callable[[Simulation, bytes, bytes], Answe
 async def listen(simulation: Simulation, host: str, port: int) -> asyncio.Server:
     """Raises OSError when the port is taken."""
     loop, wheel = asyncio.get_running_loop(), Wheel()
+
+    def advance() -> None:
+        simulation.advance()
+        loop.call_later(ADVANCE_SECONDS, advance)
+
+    advance()
     return await loop.create_server(lambda: Connection(simulation, wheel), host, port, backlog=BACKLOG)

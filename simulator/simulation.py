@@ -17,11 +17,17 @@ from typing import Any
 
 import orjson
 
-from tidemill.simulator import routes
+from tidemill.simulator import costs, routes
+from tidemill.simulator.backgrounds import Background
+from tidemill.simulator.batches import Batch
 from tidemill.simulator.calls import BadCallError, Call, read_call
+from tidemill.simulator.contents import Body
 from tidemill.simulator.faults import (
+    BATCH_FAULTS,
+    CONTENT_FAULTS,
     FAULTS,
     MODES,
+    UNPAID,
     WHOLE_SERVER,
     Answer,
     good,
@@ -31,10 +37,12 @@ from tidemill.simulator.faults import (
     scripted,
     unknown_in,
 )
-from tidemill.simulator.ledger import Ledger
+from tidemill.simulator.ledger import Ledger, paid_entry
 from tidemill.simulator.limits import Limits, Overrun
 from tidemill.simulator.options import Options, changed
 from tidemill.simulator.replies import model_card
+from tidemill.simulator.requests import MissingError, Request
+from tidemill.simulator.running import Running
 from tidemill.simulator.shelf import Shelf
 
 # A wide but believable tail: with 0.6 the 99th percentile is 3.4 times the mean.
@@ -63,6 +71,7 @@ class Simulation:
         self._ids = 0
         self._limits = self._new_limits()
         self._at_gate: list[Callable[[], None]] = []
+        self.running = Running(self.shelf, self.run_line, lambda: self.options)
 
     def _new_limits(self) -> Limits:
         options = self.options
@@ -99,6 +108,7 @@ class Simulation:
         self._calls_by_prompt.clear()
         self.ledger = self.ledger.closed()
         self.shelf.clear()
+        self.running.forget()
 
     def close(self) -> None:
         self.ledger.close()
@@ -117,6 +127,10 @@ class Simulation:
         where = "You can find your API key at https://platform.openai.com/account/api-keys."
         message = f"Incorrect API key provided: {_masked(given)}. {where}"
         return rejection(401, "invalid_request_error", message, None, "invalid_api_key")
+
+    def costs(self, authorization: bytes, query: str) -> Answer:
+        key = authorization.removeprefix(b"Bearer ").decode("latin-1").strip()
+        return costs.answer(self.ledger.paid, self.options, key, query)
 
     def models(self, name: str | None) -> Answer:
         """`GET /models` or, with a name, `GET /models/{name}`."""
@@ -138,25 +152,29 @@ class Simulation:
         known = self.options.models
         return not known or model in known or model in self.shelf.tuned_models(time.time())
 
-    def serve(self, line: str, query: str, content_type: str, body: bytes, identity: str) -> tuple[Answer, float]:
+    def serve(
+        self, line: str, query: str, content_type: str, body: Body, identity: str, caller: str
+    ) -> tuple[Answer, float]:
         """What a route that is no call sends for `METHOD /path`, and in how many seconds. Whatever it does is done
         now: a caller who is killed while the reply is on its way has created something."""
-        request = routes.open_request(line, query, content_type, body, identity, self.shelf, self.options)
+        request = routes.open_request(line, query, content_type, body, identity, caller, self.shelf, self.options)
         if request is None:
             return rejection(404, "invalid_request_error", f"Invalid URL ({line})"), 0.0
         try:
             routes.read(request)
             fault, luck = self._route_fault(request)
             instead = FAULTS[fault](NO_CALL, self.options, identity) if fault in routes.INSTEAD else None
+            request.fault = fault
             answer = instead or routes.do(request)
         except BadCallError as error:
-            status = 404 if isinstance(error, routes.MissingError) else 400
+            status = 404 if isinstance(error, MissingError) else 400
             return rejection(status, "invalid_request_error", error.message, error.param, error.code), 0.0
+        self.running.look()
         answer.delivery = routes.DELIVERED.get(fault or "", answer.delivery)
         late = self.options.slow_seconds if fault == "slow" else 0.0
         return answer, late + (self._latency_seconds(luck) if answer.takes_latency else 0.0)
 
-    def _route_fault(self, request: routes.Request) -> tuple[str | None, float]:
+    def _route_fault(self, request: Request) -> tuple[str | None, float]:
         """As `_fault`, but a script may also stand in the options, and faults of a prompt do not happen here.
 
         Each object has turns of its own. Its id is in the draw, so random faults on it differ from run to run.
@@ -164,12 +182,14 @@ class Simulation:
         text = f"{request.words} {self.options.scripts.get(request.route, '')}"
         call = replace(NO_CALL, prompt=text, digest=sha256(f"{request.route} {request.id} {text}".encode()).digest())
         fault, luck = self._fault(call)
-        if fault not in routes.INSTEAD | routes.DELIVERED.keys():
+        if fault not in {*routes.INSTEAD, *routes.DELIVERED, *BATCH_FAULTS, *CONTENT_FAULTS}:
             return None, luck
         self.ledger.by_fault[fault] += 1
         return fault, luck
 
-    def answer(self, path: str, raw: bytes, identity: str) -> tuple[Call | None, str | None, Answer, float]:
+    def answer(
+        self, path: str, raw: bytes, identity: str, caller: str
+    ) -> tuple[Call | None, str | None, Answer, float]:
         """The call (None if unreadable), the fault's name, what to send, and in how many seconds."""
         try:
             call = read_call(path, orjson.loads(raw))
@@ -183,12 +203,50 @@ class Simulation:
         if overrun := self._limits.admit(call, time.monotonic()):
             self.ledger.limited += 1
             return call, None, _over_limit(call, overrun, told=self.options.limit_headers), 0.0
+        fault, luck, answer = self._answer(call, identity)
+        if call.window is not None and answer.status == 200:
+            return call, fault, self._in_background(call, answer, identity, caller, call.window), 0.0
+        seconds = self._latency_seconds(luck) if answer.takes_latency else 0.0
+        return call, fault, answer, seconds + answer.extra_seconds
+
+    def _answer(self, call: Call, identity: str) -> tuple[str | None, float, Answer]:
+        """The fault's name, the luck that decides the latency, and what to send."""
         fault, luck = self._fault(call)
         if fault is not None:
             self.ledger.by_fault[fault] += 1
-        answer = (FAULTS[fault] if fault is not None else good)(call, self.options, identity)
-        seconds = self._latency_seconds(luck) if answer.takes_latency else 0.0
-        return call, fault, answer, seconds + answer.extra_seconds
+        return fault, luck, (FAULTS[fault] if fault is not None else good)(call, self.options, identity)
+
+    def _in_background(self, call: Call, answer: Answer, identity: str, caller: str, window: str) -> Answer:
+        """Keep the answer until it is time, and send that it is queued."""
+        entry, now = None, time.time()
+        if answer.reply is not None:
+            route = "background" if window == "soonest" else window
+            entry = paid_entry(call, answer.reply, request_id=f"req_{identity}", caller=caller, route=route)
+        body = orjson.loads(bytes(answer.body)) | {"id": f"resp_{identity}", "background": True}
+        background = Background(f"resp_{identity}", now, now + self.options.background_seconds, body, entry)
+        self.shelf.add_background(background)
+        return Answer(200, orjson.dumps(background.card(now)), delivery=answer.delivery, takes_latency=False)
+
+    def advance(self) -> None:
+        """Do what is due in the background; is called again and again, and does little each time."""
+        self.running.advance()
+        for background in self.shelf.due_backgrounds(time.time()):
+            if background.entry is not None:
+                self.ledger.bill(background.entry)
+            self.shelf.end_background(background, "done")
+
+    def run_line(self, batch: Batch, call: Call, custom_id: str) -> tuple[str | None, int, str, bytes]:
+        """Answer one line of a batch and book it: (fault, status, request id, body)."""
+        identity = self.next_identity()
+        fault, _luck, answer = self._answer(call, identity)
+        request_id = f"req_{identity}"
+        if answer.reply is not None and fault not in UNPAID:
+            entry = paid_entry(
+                call, answer.reply, request_id=request_id, caller=batch.caller, route="batch", fault=fault,
+                status=str(answer.status), custom_id=custom_id,
+            )  # fmt: skip
+            self.ledger.bill(entry)
+        return fault, answer.status, request_id, bytes(answer.body)
 
     def _fault(self, call: Call) -> tuple[str | None, float]:
         """The fault to commit, and a number in (0, 1) that decides the latency."""

@@ -32,7 +32,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _checked_metadata(metadata: object) -> dict[str, str]:
+def checked_metadata(metadata: object) -> dict[str, str]:
+    """Raises BadCallError."""
     if metadata is None:
         return {}
     if not isinstance(metadata, dict) or len(metadata) > 16:
@@ -78,7 +79,7 @@ def read_creation(body: object) -> dict[str, Any]:
         "validation_file": body.get("validation_file"),
         "suffix": suffix,
         "seed": 42 if seed is None else int(seed),
-        "metadata": _checked_metadata(body.get("metadata")),
+        "metadata": checked_metadata(body.get("metadata")),
         "method": method,
         "hyperparameters": hyperparameters,
     }

@@ -28,8 +28,8 @@ from tests.schedule import Schedule, turn
 from tests.servers import Broker, Postgres
 from tests.waiting import LIMIT_SECONDS, limit, measure, wait_until
 from tidemill import migrations
+from tidemill.models import bounds, cost
 from tidemill.models import broker as broker_desk
-from tidemill.models import cost
 from tidemill.models import database as database_desk
 from tidemill.models.database import open_engine
 from tidemill.models.settings import settings
@@ -115,6 +115,7 @@ def forget() -> None:
             broker_desk.app().close()
     for cached in (settings, broker_desk.app, cost.price_at, cost.overrides, cost.context_tokens):
         cached.cache_clear()
+    bounds.forget_rates()
 
 
 @pytest.fixture(name="wait_until")

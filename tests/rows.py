@@ -9,13 +9,14 @@ from sqlalchemy import Row, Select, Table, bindparam, case, func, insert, select
 from tidemill.models import batches as batch_verbs
 from tidemill.models import broker, tallies
 from tidemill.models.answers import Answer, Message
-from tidemill.models.clock import now
+from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, transact_in_pieces, writing
 from tidemill.models.due import next_jobs
+from tidemill.models.members import OWNER
 from tidemill.models.options import Options
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.tables import OPEN_STATES, attempts, batches, dialogues, jobs, messages, workers
+from tidemill.models.tables import OPEN_STATES, attempts, batches, dialogues, jobs, messages, upstream_batches, workers
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimant, Claimed, Enqueued, Rescuer, Settlement, claim, enqueue, settle
 
@@ -77,6 +78,31 @@ def take_one(job_id: int, worker_id: str = "w1", lease_seconds: float = 30.0) ->
     """Claim this job."""
     (claimed,) = take([job_id], worker_id, lease_seconds)
     return claimed
+
+
+def put_out(ids: Sequence[int], batch_id: str = "b", **values: Any) -> list[Claimed]:
+    """Claim these jobs as lines of a new upstream batch, which the provider has; `values` over what it says."""
+    token = f"t{count(upstream_batches)}"
+    with writing() as connection:
+        at = {name: now() for name in ("due_at", "created_at", "sent_at", "seen_at")}
+        given = {"step": "follow", "model": MODEL, "endpoint": "/v1/chat/completions", "lines": len(ids)}
+        seen = {"remote_id": f"batch_{token}", "status": "in_progress", "expires_at": now_after(86_400.0)}
+        own = {"batch_id": batch_id, "provider": settings().provider, "token": token}
+        new = insert(upstream_batches).values(**(own | at | given | seen | values)).returning(upstream_batches.c.id)
+        upstream_id = connection.execute(new).scalar_one()
+        owner = Claimant(f"{OWNER}{token}", settings().provider, 172_800.0, upstream_id, "batch")
+        return sorted(claim(connection, ids, owner), key=lambda job: job.id)
+
+
+def set_upstream(**values: Any) -> None:
+    """Change every upstream batch, to begin a test from there."""
+    with writing() as connection:
+        connection.execute(update(upstream_batches).values(**values))
+
+
+def end_upstream() -> None:
+    """Note that every upstream batch has ended."""
+    set_upstream(ended_at=now())
 
 
 def put(*settlements: Settlement) -> set[int]:

@@ -7,7 +7,8 @@
     batch.to_frame()
 
 `ask`, `describe` and `train` submit work; `batch`, `batches`, `dialogue` and `fine_tune` find what is stored;
-`estimate` says what prompts would cost. Each has a twin for asyncio whose name begins with an `a`, such as `aask`.
+`estimate` says what prompts would cost, `costs` what calls have cost. Each has a twin for asyncio whose name begins
+with an `a`, such as `aask`.
 `AskOptions` and `DescribeOptions` are the types of options, for functions that pass them on:
 `**options: Unpack[AskOptions]`. All errors are in `tidemill.errors`.
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tidemill.models.options import AskOptions, DescribeOptions
     from tidemill.producer.asking.python import Dialogue, aask, adialogue, aestimate, ask, dialogue, estimate
     from tidemill.producer.batches.batch import Batch, abatch, abatches, batch, batches
+    from tidemill.producer.costing.costs import CostRow, acosts, costs
     from tidemill.producer.describing.python import adescribe, describe
     from tidemill.producer.training.python import FineTune, afine_tune, atrain, fine_tune, train
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AskOptions",
     "Batch",
+    "CostRow",
     "DescribeOptions",
     "Dialogue",
     "FineTune",
@@ -38,6 +41,7 @@ __all__ = [
     "aask",
     "abatch",
     "abatches",
+    "acosts",
     "adescribe",
     "adialogue",
     "aestimate",
@@ -46,6 +50,7 @@ __all__ = [
     "atrain",
     "batch",
     "batches",
+    "costs",
     "describe",
     "dialogue",
     "errors",
@@ -60,6 +65,7 @@ _PLACES = {
         *("Dialogue", "aask", "adialogue", "aestimate", "ask", "dialogue", "estimate"),
     ),
     "tidemill.producer.batches.batch": ("Batch", "abatch", "abatches", "batch", "batches"),
+    "tidemill.producer.costing.costs": ("CostRow", "acosts", "costs"),
     "tidemill.producer.describing.python": ("adescribe", "describe"),
     "tidemill.producer.training.python": ("FineTune", "afine_tune", "atrain", "fine_tune", "train"),
 }

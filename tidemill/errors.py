@@ -14,6 +14,7 @@ raised is a fault of Tidemill's own.
 from tidemill.models.blobs import BlobError
 from tidemill.models.errors import (
     BrokerError,
+    BudgetReachedError,
     DatabaseError,
     InputError,
     NotEndedError,
@@ -26,6 +27,7 @@ from tidemill.models.errors import (
 __all__ = [
     "BlobError",
     "BrokerError",
+    "BudgetReachedError",
     "DatabaseError",
     "InputError",
     "NotEndedError",

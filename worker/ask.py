@@ -12,13 +12,13 @@ from tidemill.models import blobs, cost, live
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
-from tidemill.models.provider import CallError, UnwantedError
+from tidemill.models.provider import CallError, Reply, UnwantedError
 from tidemill.models.transitions import Claimed, Settlement
-from tidemill.worker import settlements
+from tidemill.worker import flex, settlements
 from tidemill.worker.calling import Calling
 from tidemill.worker.history import fit_history
 from tidemill.worker.limits import Limiter
-from tidemill.worker.pace import Limits, Unserved
+from tidemill.worker.pace import Grant, Limits, Unserved
 from tidemill.worker.questions import Question, build
 from tidemill.worker.retries import UNSERVED_SECONDS, Verdict, unserved_reason
 from tidemill.worker.schema_check import checker
@@ -39,42 +39,72 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
             question = build(options, job.request, history=await asyncio.to_thread(fit_history, options, question))
         except CallError as error:
             return settlements.of_error(job, error, settlements.verdict_on(error, job), time.monotonic() - began)
-    limiter, bucket, reserved = calling.limiter, f"{calling.bucket}|{question.model}", question.most_tokens
+    limiter, bucket, reserved = calling.limiter, _bucket(calling, question), question.most_tokens
     limits = Limits(options.rpm, options.tpm)
-    grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
-    while grant.granted and grant.wait_seconds > 0:
-        await asyncio.sleep(grant.wait_seconds)
-        if not await limiter.pause_seconds(bucket):
-            break
-        # The provider has throttled a call meanwhile, which voids the grants before it.
-        grant = await limiter.reserve(bucket, reserved, limits, MAX_WAIT_SECONDS)
+    grant = await _reserve(limiter, bucket, reserved, limits)
     if not grant.granted:
         return settlements.of_snooze(job, grant.wait_seconds)
     if not calling.may_call():  # to reserve may have taken a while, too: the first calls of a bucket wait for a reply
         await limiter.refund(bucket, reserved)
         return settlements.of_snooze(job)
     began = time.monotonic()
-    try:
-        body = await _whole_body(job, options, question)
-        cost.load_prices()  # while the call is in flight: its reply has a price
-        with limiter.under_way(bucket):
-            reply = await calling.provider.call(question.endpoint, body, calling.may_call, _ear(job, question))
-    except UnwantedError:  # by the time that its connection was there
-        await limiter.refund(bucket, reserved)
-        return settlements.of_snooze(job)
-    except CallError as error:
-        verdict = settlements.verdict_on(error, job)
-        unserved = limiter.note_refusal(bucket, job.id) if verdict.refused else Unserved()
-        await _slow_down(limiter, bucket, error, verdict, unserved.seconds)
-        settlement = settlements.of_error(job, error, verdict, time.monotonic() - began, question.model)
-        return settlement._replace(hold_reason=unserved_reason(verdict, error, unserved))
+    routes = flex.routes(job, question, calling)
+    for route in routes:
+        try:
+            reply = await _call(job, options, question, calling, route)
+            break
+        except UnwantedError:  # by the time that its connection was there
+            await limiter.refund(bucket, reserved)
+            return settlements.of_snooze(job)
+        except CallError as error:
+            if route == routes[-1] or not flex.is_over(error, job, question, calling):
+                return await _failed(job, question, calling, error, route=route, seconds=time.monotonic() - began)
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began
     text = settlements.text_to_check(question, reply)
     complaint = None if text is None else await checker().complaint(question.schema or {}, text)
     usage = settlements.usage_of(question, reply)
     await limiter.refund(bucket, reserved - usage.input_tokens - usage.output_tokens)
-    return settlements.of_reply(job, question, reply, usage, seconds, complaint=complaint)
+    return settlements.of_reply(job, question, reply, usage, seconds, complaint=complaint, route=route)
+
+
+async def _reserve(limiter: Limiter, bucket: str, tokens: int, limits: Limits) -> Grant:
+    """Reserve one call, and wait until it may be made."""
+    grant = await limiter.reserve(bucket, tokens, limits, MAX_WAIT_SECONDS)
+    while grant.granted and grant.wait_seconds > 0:
+        await asyncio.sleep(grant.wait_seconds)
+        if not await limiter.pause_seconds(bucket):
+            break
+        # The provider has throttled a call meanwhile, which voids the grants before it.
+        grant = await limiter.reserve(bucket, tokens, limits, MAX_WAIT_SECONDS)
+    return grant
+
+
+async def _call(job: Claimed, options: Options, question: Question, calling: Calling, route: str) -> Reply:
+    """Make the call, once. Raises as `Provider.call`."""
+    body = flex.with_tier(await _whole_body(job, options, question), route)
+    cost.load_prices()  # while the call is in flight: its reply has a price
+    with calling.limiter.under_way(_bucket(calling, question)):
+        seconds = flex.timeout_seconds(route, calling.seconds_left)
+        return await calling.provider.call(question.endpoint, body, calling.may_call, _ear(job, question), seconds)
+
+
+async def _failed(
+    job: Claimed, question: Question, calling: Calling, error: CallError, *, route: str, seconds: float
+) -> Settlement:
+    """How the job ends after an error, which may slow everybody down."""
+    limiter, bucket = calling.limiter, _bucket(calling, question)
+    verdict = flex.verdict_on(error, job, route, calling)
+    unserved = limiter.note_refusal(bucket, job.id) if verdict.refused else Unserved()
+    await _slow_down(limiter, bucket, error, verdict, unserved.seconds)
+    tier = str(question.body.get("service_tier") or "")
+    settlement = settlements.of_error(job, error, verdict, seconds, question.model, route=route, asked_tier=tier)
+    return settlement._replace(hold_reason=unserved_reason(verdict, error, unserved))
+
+
+def _bucket(calling: Calling, question: Question) -> str:
+    """The rate budget of the model, which its tiers share."""
+    return f"{calling.bucket}|{question.model}"
 
 
 def _ear(job: Claimed, question: Question) -> Callable[[str], None] | None:
@@ -90,11 +120,11 @@ async def _whole_body(job: Claimed, options: Options, question: Question) -> Jso
     """The body with its picture, which is in memory only for the call: hundreds would fill it."""
     if question.picture is None:
         return question.body
-    url = await asyncio.to_thread(_url_of, question.picture)
+    url = await asyncio.to_thread(url_of, question.picture)
     return build(options, job.request, url, question.history).body
 
 
-def _url_of(picture: Picture) -> str:
+def url_of(picture: Picture) -> str:
     """The picture's own URL, or a data URL with its bytes; blocks while they are read.
 
     Raises:

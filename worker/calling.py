@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
+from tidemill.models.routes import ONLINE
 from tidemill.models.transitions import Claimed, Settlement
 from tidemill.worker.limits import Limiter
 
@@ -20,6 +21,10 @@ class Calling(NamedTuple):
     limiter: Limiter
     bucket: str
     may_call: Callable[[], bool]
+    route: str = ONLINE
+    """That of the job's batch."""
+    seconds_left: float | None = None
+    """Until the batch's deadline; None: it has none."""
 
 
 class Work(Protocol):

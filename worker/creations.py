@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from tidemill.models import creations
 from tidemill.models.creations import Creations, Owner, Place
-from tidemill.models.database import writing
+from tidemill.models.database import transact
 from tidemill.models.json_types import RemoteObject
 from tidemill.models.provider import CallError
 from tidemill.models.settings import settings
@@ -86,7 +86,7 @@ async def create(recipe: Recipe, known: Creations, *, is_wanted: bool, may_call:
         except CallError as error:
             if error.status not in NO_SUCH_ENDPOINT:
                 raise LookError(error) from None
-            if not recipe.is_harmless:
+            if not recipe.is_harmless and creation.doubt_seconds >= settings().doubt_seconds:  # it may have been a slip
                 return "unknown"
         if remote is None and creation.doubt_seconds < settings().doubt_seconds:
             return "in doubt"
@@ -136,13 +136,8 @@ def is_final(error: CallError) -> bool:
 
 
 async def write(act: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Run a function in a transaction of its own, on a thread beside the event loop."""
-
-    def run() -> _T:
-        with writing() as connection:
-            return act(connection, *args, **kwargs)
-
-    return await asyncio.to_thread(run)
+    """Run a function in a transaction of its own, on a thread beside the event loop; as `database.transact`."""
+    return await asyncio.to_thread(transact, lambda connection: act(connection, *args, **kwargs))
 
 
 async def _find_created(recipe: Recipe, known: Creations, token: str) -> AsyncIterator[RemoteObject]:

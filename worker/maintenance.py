@@ -16,15 +16,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
-from tidemill.models import journal
+from tidemill.models import going_online, journal, upstream
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, stuck_seconds, transact
 from tidemill.models.lines import note
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, dialogues, jobs, messages, workers
-from tidemill.models.transitions import Rescuer, correct_due_times, renew, rescue
+from tidemill.models.transitions import OWNER, Rescuer, correct_due_times, renew, rescue
 from tidemill.worker.rounds import Rounds, try_duty
 from tidemill.worker.runner import Runner
 
@@ -35,6 +35,7 @@ _LONGEST_GAP = 2 / 3
 _TICK_SECONDS = 1.0
 _JUDGE_LEFTOVERS = 500
 _LEFT_OVER_SECONDS = 60.0
+_ROUTES_SECONDS = 1.0
 _FORGET_WORKERS_SECONDS = 86_400.0
 
 
@@ -50,7 +51,10 @@ class Maintenance:
         self._heartbeat = Rounds(
             "heartbeat", {self._beat: lease / 3, self._look_at_batches: LOOK_SECONDS, self._rescue: min(5.0, lease / 3)}
         )
-        rest = Rounds("maintenance", {self._judge_leftovers: _LEFT_OVER_SECONDS / 12, _prune: 3600.0})
+        rest = Rounds(
+            "maintenance",
+            {self._judge_leftovers: _LEFT_OVER_SECONDS / 12, self._go_online: _ROUTES_SECONDS, _prune: 3600.0},
+        )
         self._rounds = (self._heartbeat, *couriers, rest)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
@@ -138,6 +142,8 @@ class Maintenance:
     def _take_from_the_dead(self, connection: Connection, own_ids: list[int]) -> int:
         living, dead = _neighbours(connection)
         rescued = rescue(connection, Rescuer(self._runner.claimant, own_ids, dead, living, self._sees_everybody))
+        if dead:
+            upstream.free_of(connection, dead)
         connection.execute(delete(workers).where(workers.c.id.in_(dead)))
         correct_due_times(connection)
         return rescued
@@ -169,7 +175,7 @@ class Maintenance:
                 dialogues.c.sentiment.is_(None),
                 or_(
                     dialogues.c.created_at < now_after(-_LEFT_OVER_SECONDS),
-                    jobs.c.worker_id.not_in(alive),
+                    and_(jobs.c.worker_id.not_in(alive), jobs.c.worker_id.not_like(f"{OWNER}%")),
                 ),
             )
             .limit(_JUDGE_LEFTOVERS)
@@ -178,6 +184,18 @@ class Maintenance:
             texts = [(row.id, row.content) for row in connection.execute(unjudged)]
         if texts:
             self._runner.settler.judge(texts)
+
+    def _go_online(self) -> None:
+        """Let rows go online that cannot wait for a cheaper route any longer."""
+        provider, models = self._runner.claimant.provider, self._runner.models_without_flex
+
+        def move(connection: Connection) -> list[going_online.Move]:
+            refused = going_online.leave_flex(connection, provider, models)
+            return refused + going_online.meet(connection, provider)
+
+        if moves := transact(move):
+            journal.log_moves(moves)
+            self._runner.hungry.set()
 
     def _unregister(self) -> None:
         transact(lambda connection: connection.execute(delete(workers).where(workers.c.id == self._runner.worker_id)))

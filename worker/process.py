@@ -12,6 +12,7 @@ from tidemill.models import journal
 from tidemill.models.descriptors import window_that_fits
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
+from tidemill.worker.carrier import Carrier
 from tidemill.worker.maintenance import Maintenance
 from tidemill.worker.own_claims import own_claims
 from tidemill.worker.rounds import Rounds
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 current: Runner | None = None
 _maintenance: Maintenance | None = None
+_carrier: Carrier | None = None
 _reporter: "Reporter | None" = None
 started = threading.Event()
 """Set while there is a runner."""
@@ -35,9 +37,10 @@ def start(window: int | None = None, scope: Scope | None = None, pipe: BinaryIO 
         scope: whose jobs this process claims or feeds; by default all of the configured provider.
         pipe: to the process that serves the metrics, if there is one.
     """
-    global current, _maintenance, _reporter
+    global current, _maintenance, _carrier, _reporter
     current = Runner(window_that_fits(window or settings().window), scope or Scope())
     _maintenance = Maintenance(current, _couriers(current))
+    _carrier = Carrier(current)
     if journal.is_shown() or pipe is not None:
         from tidemill.worker.reporter import Reporter  # which commands at level warning do without
 
@@ -56,14 +59,16 @@ def _couriers(runner: Runner) -> Sequence[Rounds]:
 
 def stop(drain_seconds: float | None = None) -> None:
     """Drain the runner, settle, give back what is left, and end maintenance."""
-    global current, _maintenance, _reporter
-    runner, maintenance, reporter = current, _maintenance, _reporter
-    current = _maintenance = _reporter = None
+    global current, _maintenance, _carrier, _reporter
+    runner, maintenance, carrier, reporter = current, _maintenance, _carrier, _reporter
+    current = _maintenance = _carrier = _reporter = None
     started.clear()
-    if runner is None or maintenance is None:
+    if runner is None or maintenance is None or carrier is None:
         return
+    carrier.stop()
     # Where the database is away, each further question would wait for it in vain.
     is_there = runner.drain(settings().drain_seconds if drain_seconds is None else drain_seconds)
+    carrier.join()
     maintenance.close(forget=is_there)
     if reporter is not None:
         reporter.close()
@@ -71,8 +76,8 @@ def stop(drain_seconds: float | None = None) -> None:
 
 def _begin_anew() -> None:
     """A fork has none of its parent's threads."""
-    global current, _maintenance, _reporter, started
-    current = _maintenance = _reporter = None
+    global current, _maintenance, _carrier, _reporter, started
+    current = _maintenance = _carrier = _reporter = None
     started = threading.Event()
 
 

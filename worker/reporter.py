@@ -169,11 +169,13 @@ class Reporter:
         rows = waiting.rows
         if self._is_idle:
             paused = f"; {rows['paused']:,} wait in paused batches" if rows["paused"] else ""
-            sentence = f"idle: no row is due{paused}"
+            out = f"; {rows['at_provider']:,} are at the provider" if rows["at_provider"] else ""
+            sentence = f"idle: no row is due{out}{paused}"
         else:
             pause = self._runner.pause_seconds
             sentence = f"no call was made: {rows['due']:,} rows are due, {rows['later']:,} wait for their next try"
             sentence += f", {rows['running']:,} run" if rows["running"] else ""
+            sentence += f", {rows['at_provider']:,} are at the provider" if rows["at_provider"] else ""
             sentence += f"; the provider asks to wait {in_words(pause)} more" if pause else ""
         note(INFO, "idle" if self._is_idle else "quiet", sentence, **rows)
 

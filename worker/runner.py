@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from logging import ERROR, WARNING
 from typing import NamedTuple
@@ -68,6 +69,8 @@ class CachedBatch(NamedTuple):
     options: Options
     provider: str
     read_at: float
+    route: str
+    deadline_at: datetime | None
 
 
 class Runner:
@@ -90,6 +93,10 @@ class Runner:
         """Set when there is need of more jobs: the broker may run out of messages, or there is room to claim some."""
         self.expects_more = False
         """Whether the last claim of due jobs left some, so that the next one is worth it when there is room."""
+        self._waits_for_room = False
+        """Whether the last claim left jobs where they were: a call that ends may give back what the next one needs."""
+        self._worth_trying = self._most_claimed
+        """How many jobs a budget is likely to let out at once: what does not fit would be claimed in vain."""
         self.in_flight = 0
         """Jobs that have a slot of the window: calling, or waiting for a limit."""
         self._room = threading.Condition()
@@ -124,7 +131,7 @@ class Runner:
         self.settler = Settler(
             Judge(),
             bulk_rows=min(BULK_ROWS, window),
-            hurry=lambda: self._claimed == 0,
+            hurry=self._is_hurried,
             on_written=self._note_stored,
             meter=self.meter,
         )
@@ -165,7 +172,7 @@ class Runner:
     @property
     def free(self) -> int:
         """How many jobs may be claimed at present; 0 while they are too few to be worth a claim."""
-        return self._places if self._places >= self._worth_a_claim else 0
+        return min(self._places, self._worth_trying) if self._places >= self._worth_a_claim else 0
 
     @property
     def _places(self) -> int:
@@ -243,6 +250,10 @@ class Runner:
             raise
         finally:
             del self._claiming[id(chosen)]
+        if chosen:
+            self._waits_for_room = len(claimed) < len(chosen)
+            more = len(claimed) if self._waits_for_room else 2 * self._worth_trying
+            self._worth_trying = min(max(1, more), self._most_claimed)
         self._make_room(reserved - len(claimed))
         if claimed:
             self._loop.call_soon_threadsafe(self._start, [(job, batch_of[job.batch_id]) for job in claimed])
@@ -255,8 +266,10 @@ class Runner:
         unread = {job.batch_id for job in claimed} - known.keys()
         if unread:
             columns = batches.c.id, batches.c.kind, batches.c.options, batches.c.provider
-            for row in connection.execute(select(*columns).where(batches.c.id.in_(unread))):
-                known[row.id] = CachedBatch(row.kind, Options.from_json(row.options), row.provider, at)
+            spending = batches.c.route, batches.c.deadline_at
+            for row in connection.execute(select(*columns, *spending).where(batches.c.id.in_(unread))):
+                options = Options.from_json(row.options)
+                known[row.id] = CachedBatch(row.kind, options, row.provider, at, row.route, row.deadline_at)
         self._cached = known
         return known
 
@@ -308,7 +321,8 @@ class Runner:
             provider = self._usable_provider(batch.options.transport)
             if provider is None:
                 return settlements.of_snooze(job, _NO_CLIENT_SECONDS)
-            calling = Calling(provider, self._limiter, settings().provider, may_call)
+            left = None if batch.deadline_at is None else (batch.deadline_at - datetime.now(UTC)).total_seconds()
+            calling = Calling(provider, self._limiter, settings().provider, may_call, batch.route, left)
             return await KINDS[batch.kind](job, batch.options, calling)
         except SettingsError as error:  # a kind or an endpoint of a package that is not installed here
             return settlements.of_defect(job, "not_supported", str(error))
@@ -348,6 +362,13 @@ class Runner:
             self._in_use[transport] = configured, provider
         return provider
 
+    @property
+    def models_without_flex(self) -> set[str]:
+        """Models that the server has refused to run at the flex tier."""
+        own = settings()
+        known = [each for (_, made_of), each in list(self._providers.items()) if made_of.provider == own.provider]
+        return set().union(*(each.models_without_flex for each in known))
+
     # --- the lease ---
 
     def owned_jobs(self) -> dict[int, Claimed]:
@@ -369,6 +390,8 @@ class Runner:
                 del self._owned[settlement.job_id]
                 if job.dialogue_id is not None:
                     self.hungry.set()  # the dialogue's next turn need not wait for the next feed
+        if self._waits_for_room:
+            self.hungry.set()
         if self._is_alone:
             with self._room:
                 self._room.notify_all()
@@ -488,8 +511,14 @@ class Runner:
         journal.log_release(released, self.worker_id)
         return True
 
+    def _is_hurried(self) -> bool:
+        """Whether what has ended is to be stored at once: nothing else is under way, or a budget lets few calls out."""
+        return self._claimed == 0 or (self._waits_for_room and self._claimed < IDS_AT_ONCE)
+
     async def _close(self) -> None:
-        self._waiting.clear()  # they are given back
+        for job, batch in self._waiting:
+            self.settler.put(settlements.of_snooze(job), batch.provider)  # for certain no call was made
+        self._waiting.clear()
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)

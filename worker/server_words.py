@@ -107,6 +107,8 @@ PERMANENT_NAMES = frozenset(
         "training_not_available",
         "unsupported_parameter",
         "unsupported_value",
+        "unsupported_endpoint",  # of a line in a batch
+        "unsupported_method",
         "string_above_max_length",
         "data_residency_mismatch",
         "bio_policy",

@@ -8,7 +8,7 @@ the database does not answer all of them wait, and are written once it does.
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from logging import ERROR, INFO, WARNING
 from typing import NamedTuple
@@ -118,7 +118,7 @@ class Settler:
             endings, is_open = self._collect(is_open)
             judgements = self._collect_judgements()
             if endings or judgements:
-                self._write_until_stored([_judged(ending) for ending in endings], judgements)
+                self._write_until_stored([judged(ending) for ending in endings], judgements)
             else:
                 load_words()  # while calls are in flight
 
@@ -172,16 +172,8 @@ class Settler:
         self.finished += 1
         self._on_written([ending.settlement for ending in endings])
         news.tell()
-        in_doubt = [
-            (ending.settlement.job_id, ending.settlement.answer.messages[-1].content)
-            for ending in endings
-            if ending.settlement.answer is not None
-            and ending.settlement.answer.sentiment is None
-            and ending.settlement.answer.messages[-1].content
-            and (ending.settlement.job_id, ending.settlement.epoch) in written
-        ]
-        if in_doubt:
-            self.judge(in_doubt)
+        if doubtful := in_doubt(endings, written):
+            self.judge(doubtful)
 
     def _write_apart(self, endings: list[Ending], judgements: list[tuple[int, Judgement]], error: Exception) -> None:
         """Store all rows but the one that the database rejects: halve until it is alone."""
@@ -202,7 +194,34 @@ class Settler:
             self._on_written([ending.settlement for ending in endings])  # their leases end
 
 
-def _judged(ending: Ending) -> Ending:
+def write_each(endings: Sequence[Ending], meter: Meter | None = None) -> set[tuple[int, int]]:
+    """As `write`, but a row that the database refuses is found by halving, and fails."""
+    try:
+        return write(endings, [], meter)
+    except DatabaseError:
+        raise
+    except Exception as error:
+        if len(endings) > 1:
+            middle = len(endings) // 2
+            return write_each(endings[:middle], meter) | write_each(endings[middle:], meter)
+        if endings[0].settlement.error_code == NOT_STORABLE:
+            raise
+        return write_each([_not_storable(endings[0], error)], meter)
+
+
+def in_doubt(endings: Sequence[Ending], written: Collection[tuple[int, int]]) -> list[tuple[int, str]]:
+    """The replies among what was written that are not judged yet, as (dialogue id, text)."""
+    return [
+        (settlement.job_id, settlement.answer.messages[-1].content)
+        for settlement in (ending.settlement for ending in endings)
+        if settlement.answer is not None
+        and settlement.answer.sentiment is None
+        and settlement.answer.messages[-1].content
+        and (settlement.job_id, settlement.epoch) in written
+    ]
+
+
+def judged(ending: Ending) -> Ending:
     """The ending with its answer's judgement, unless that is in doubt."""
     answer = ending.settlement.answer
     if answer is None or not (text := answer.messages[-1].content):

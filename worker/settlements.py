@@ -94,7 +94,7 @@ def of_reply(
         output_tokens=usage.output_tokens,
         cost_usd=_cost_usd(reply.model, question.model, usage, _tier(route, usage, asked_tier)),
         standard_usd=_cost_usd(reply.model, question.model, usage, ""),
-        route=None if route == ONLINE else route,
+        route=_booked(route, usage),
         answer=answer if complaint is None else None,
         hold_reason=hold_reason,
         hold_seconds=hold_seconds,
@@ -117,11 +117,18 @@ def _answer_message(question: Question, reply: Reply) -> Message:
 
 
 def of_error(
-    job: Claimed, error: CallError, verdict: Verdict, seconds: float, model: str = "", *, route: str = ONLINE
+    job: Claimed,
+    error: CallError,
+    verdict: Verdict,
+    seconds: float,
+    model: str = "",
+    *,
+    route: str = ONLINE,
+    asked_tier: str = "",
 ) -> Settlement:
     """A call by this route failed after `seconds`; the verdict says what follows.
 
-    `model` gives the price if it was billed.
+    `model` and `asked_tier` give the price if it was billed.
     """
     usage = error.usage
     return Settlement(
@@ -138,9 +145,9 @@ def of_error(
         error=_with_text(verdict.message, error.text) if error.kind == "status" else verdict.message,
         input_tokens=usage.input_tokens if usage else None,
         output_tokens=usage.output_tokens if usage else None,
-        cost_usd=_cost_usd(model, model, usage, _tier(route, usage)),
+        cost_usd=_cost_usd(model, model, usage, _tier(route, usage, asked_tier)),
         refused=verdict.refused,
-        route=None if route == ONLINE else route,
+        route=_booked(route, usage),
         standard_usd=_cost_usd(model, model, usage, ""),
         is_doubtful=usage is None and error.kind in _MAYBE_BILLED,
     )
@@ -175,7 +182,13 @@ def _tier(route: str, usage: Usage | None, asked_tier: str = "") -> str:
     """Whose price counts: at the Batch API its own, whatever its lines say; online that of the tier that is named."""
     if ROUTES[route].is_upstream:
         return ROUTES[route].tier
-    return (usage.tier if usage else "") or asked_tier
+    return (usage.tier if usage else "") or asked_tier or ROUTES[route].tier
+
+
+def _booked(route: str, usage: Usage | None) -> str | None:
+    """The route in the ledger: online (None) also where the server has served a flex call at another tier."""
+    is_other = not ROUTES[route].is_upstream and usage is not None and usage.tier not in ("", ROUTES[route].tier)
+    return None if route == ONLINE or is_other else route
 
 
 def _cost_usd(model: str, requested_model: str, usage: Usage | None, tier: str) -> float | None:

@@ -9,9 +9,12 @@ from typing import BinaryIO
 
 from tidemill.migrations import ensure
 from tidemill.models import blobs, journal
+from tidemill.models.cost import load_prices
+from tidemill.models.database import transact
 from tidemill.models.errors import TidemillError
 from tidemill.models.lines import note
 from tidemill.models.provider import check_client
+from tidemill.models.reservations import reconsider
 from tidemill.models.settings import settings
 from tidemill.models.text import printable
 
@@ -40,6 +43,8 @@ def check() -> None:
     """Raise TidemillError if no call could be made or stored; a store of pictures that is away is only said."""
     check_client(settings())
     ensure()
+    transact(reconsider)
+    load_prices()  # a claim under a budget needs them before the first call
     try:
         blobs.check()
     except blobs.BlobError as error:

@@ -14,14 +14,14 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
-from tidemill.models import blobs, cost, fine_tunes, tunings
+from tidemill.models import blobs, cost, fine_tunes, training_bound, tunings
 from tidemill.models.blobs import BlobError, BlobMissingError
 from tidemill.models.creations import LostError
 from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
 from tidemill.models.fine_tunes import FILES, FineTune, Step
 from tidemill.models.job_requests import read_train_request
-from tidemill.models.json_types import RemoteObject
+from tidemill.models.json_types import JsonObject, RemoteObject
 from tidemill.models.metrics import Point, points_of
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
@@ -143,6 +143,9 @@ class Run:
     # --- creations ---
 
     async def _create_job(self) -> Settlement:
+        is_new = self.tune.place("job") not in self.tune.creations
+        if is_new and not await creations.write(fine_tunes.reserve, self.job, self._most_usd_e9()):
+            return settlements.of_step(self.job)  # its batch waits until there is room
         try:
             return await self._create(self._job())
         except CallError as error:
@@ -161,12 +164,18 @@ class Run:
         if result == "unwanted":
             return self._end("cancelled", "cancelled", "Cancelled before the provider's job was created.")
         if result == "unknown":
-            return self._end("failed", "creation_unknown", _CREATION_UNKNOWN)
+            return self._end_unknown()
         if result == "in doubt":
             return settlements.of_step(self.job, min(LOOK_AGAIN_SECONDS, settings().doubt_seconds))
         if result == "not now":
             return settlements.of_snooze(self.job)
         return settlements.of_step(self.job)
+
+    def _most_usd_e9(self) -> int | None:
+        """The most that training may cost; None where nobody knows its price or how long it takes."""
+        file, epochs = self.tune.files["training"], _epochs(self.options.params)
+        counts = {"tokens": file["tokens"], "examples": file["examples"], "size": file["bytes"]}
+        return training_bound.most_usd_e9(self.options.model, epochs, **counts)
 
     def _file(self, step: Step) -> Recipe:
         """How one of the dataset's files is created; its token is in its name."""
@@ -320,13 +329,15 @@ class Run:
             return settlement._replace(http_status=200)
         price = cost.training_price(self.options.model)
         paid = None if price is None or trained is None else price * trained
-        return settlement._replace(http_status=200, input_tokens=trained, cost_usd=paid)
+        is_doubtful = paid is None and trained is None
+        return settlement._replace(http_status=200, input_tokens=trained, cost_usd=paid, is_doubtful=is_doubtful)
 
     async def _fail_or_cancel(self) -> Settlement:
         status = str(self.tune.status)
         code, reason = tunings.reason_of(self.tune.remote)
         if status.lower() in ("cancelled", "canceled"):
-            return self._end("cancelled", "cancelled", reason or "Cancelled at the provider.")
+            ending = self._end("cancelled", "cancelled", reason or "Cancelled at the provider.")
+            return ending._replace(is_doubtful=True)  # what it had trained may be billed
         reason = reason or await asyncio.to_thread(self._last_error) or f"The provider says: {status}."
         file: Step = "validation" if tunings.is_about_validation(self.tune.remote) else "training"
         sentences = [reason, *await file_faults.rows(self._files, file, reason)]
@@ -341,6 +352,10 @@ class Run:
     def _end(self, outcome: Outcome, code: str | None = None, error: str | None = None) -> Settlement:
         job, counted = self.job, outcome == "failed"
         return Settlement(job.id, job.epoch, job.batch_id, outcome, counted=counted, error_code=code, error=error)
+
+    def _end_unknown(self) -> Settlement:
+        """Whether there is a job at the provider, nobody knows."""
+        return self._end("failed", "creation_unknown", _CREATION_UNKNOWN)._replace(is_doubtful=True)
 
     # --- calls that fail ---
 
@@ -360,7 +375,7 @@ class Run:
         if verdict.action == "retry":
             return await self._look_again(verdict)
         if verdict.action == "fail":
-            return self._end("failed", "creation_unknown", _CREATION_UNKNOWN)
+            return self._end_unknown()
         return await self._end_by_error(error, verdict)
 
     async def _look_again(self, verdict: Verdict) -> Settlement:
@@ -381,7 +396,18 @@ class Run:
             message = way_out.format(reason=reason, message=verdict.message, model=self.options.model)
             more = [] if code in _WAYS_OUT else await file_faults.of_creation(self._files, error)
             verdict = replace(verdict, code=code, message=" ".join([message, *more]), counted=True)
-        return settlements.of_error(self.job, error, verdict, time.monotonic() - self.began)
+        settlement = settlements.of_error(self.job, error, verdict, time.monotonic() - self.began)
+        is_there = verdict.action == "fail" and self.tune.remote_id is not None
+        return settlement._replace(is_doubtful=True) if is_there else settlement
+
+
+def _epochs(params: JsonObject) -> int | None:
+    """How often the provider is told to read the examples; None where it may choose."""
+    methods = params.get("method")
+    holders = [params, *(methods.values() if isinstance(methods, dict) else ())]
+    chosen = (each["hyperparameters"] for each in holders if isinstance(each, dict) and "hyperparameters" in each)
+    epochs = next((each["n_epochs"] for each in chosen if isinstance(each, dict) and "n_epochs" in each), None)
+    return epochs if isinstance(epochs, int) and not isinstance(epochs, bool) and epochs > 0 else None
 
 
 def _file_name(token: str) -> str:

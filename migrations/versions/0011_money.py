@@ -18,8 +18,9 @@ _ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _TIME = sa.DateTime(timezone=True)
 _UPSTREAM = "upstream_id is not null"
 _OPEN = "ended_at is null"
-_SUMS = ("calls", "input_tokens", "output_tokens", "cost_usd_e10", "priced", "unpriced")
+_SUMS = ("calls", "input_tokens", "output_tokens", "priced", "unpriced")
 _KEY = ("batch_id", "day", "model", "outcome")
+_OUTCOME = "as models.kept_costs has it: as in attempts, but refused and schema apart"
 _NAMES = ("batch_name", "kind", "provider", "assistant")
 
 
@@ -63,6 +64,8 @@ def upgrade() -> None:
         op.add_column("attempts", column)
     comment = "the most that training may cost; null: nothing is reserved"
     op.add_column("fine_tunes", sa.Column("reserved_usd_e9", sa.BigInteger(), nullable=True, comment=comment))
+    comment = "when that was reserved: the day whose budget it is in"
+    op.add_column("fine_tunes", sa.Column("reserved_at", _TIME, nullable=True, comment=comment))
     _create_budgets()
     _create_upstream_batches()
     _replace_kept_costs(with_route=True)
@@ -72,7 +75,8 @@ def downgrade() -> None:
     _replace_kept_costs(with_route=False)
     op.drop_table("upstream_batches")
     op.drop_table("budgets")
-    op.drop_column("fine_tunes", "reserved_usd_e9")
+    for name in ("reserved_at", "reserved_usd_e9"):
+        op.drop_column("fine_tunes", name)
     for name in ("doubtful_usd_e9", "reserved_usd_e9", "route", "standard_usd"):
         op.drop_column("attempts", name)
     op.drop_index("ix_jobs_upstream", "jobs")
@@ -114,6 +118,8 @@ def _create_budgets() -> None:
         sa.PrimaryKeyConstraint("kind", "name", name=op.f("pk_budgets")),
         comment="caps on money, and what counts against them; a day with an empty name is the cap of each new day",
     )
+    waiting = sa.text("next_call_usd_e9 > 0")
+    op.create_index("ix_budgets_waiting", "budgets", ["name"], postgresql_where=waiting, sqlite_where=waiting)
 
 
 def _create_upstream_batches() -> None:
@@ -128,6 +134,9 @@ def _create_upstream_batches() -> None:
         sa.Column("step", sa.String(length=12), nullable=False, comment="what comes next, as models.upstream has it"),
         sa.Column("model", sa.String(length=200), nullable=False),
         sa.Column("endpoint", sa.String(length=100), nullable=False, comment="the path that all of its lines are for"),
+        sa.Column(
+            "route", sa.String(length=12), nullable=False, server_default="batch", comment="as models.routes has it"
+        ),
         sa.Column("lines", sa.Integer(), nullable=False, server_default="0"),
         sa.Column("bytes", sa.BigInteger(), nullable=False, server_default="0", comment="of the file of its lines"),
         sa.Column(
@@ -147,13 +156,16 @@ def _create_upstream_batches() -> None:
             comment="the provider's batch as it was last seen: counts, usage, files, errors",
         ),
         sa.Column(
+            "refused",
+            sa.String(length=10),
+            nullable=True,
+            comment="what of it was too much: queue, bytes or lines; null: nothing",
+        ),
+        sa.Column(
             "queue_tokens",
             sa.BigInteger(),
             nullable=True,
             comment="how many tokens the provider lets wait, once it has said so",
-        ),
-        sa.Column(
-            "collected", sa.Integer(), nullable=False, server_default="0", comment="lines of its answers that were read"
         ),
         sa.Column(
             "note",
@@ -169,6 +181,7 @@ def _create_upstream_batches() -> None:
         sa.Column("sent_at", _TIME, nullable=True, comment="when the provider made it"),
         sa.Column("seen_at", _TIME, nullable=True, comment="when the provider last said how it is"),
         sa.Column("expires_at", _TIME, nullable=True, comment="when the provider gives it up, as it says"),
+        sa.Column("kept_until", _TIME, nullable=True, comment="the lease of its rows"),
         sa.Column("ended_at", _TIME, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_upstream_batches")),
         sa.UniqueConstraint("token", name=op.f("uq_upstream_batches_token")),
@@ -185,20 +198,22 @@ def _create_upstream_batches() -> None:
 
 
 def _replace_kept_costs(*, with_route: bool) -> None:
-    """Make the table anew, since SQLite cannot change a key."""
+    """Make the table anew, since SQLite cannot change a key. Its sums had ten decimals and have twelve."""
     op.rename_table("kept_costs", "kept_costs_before")
     if op.get_bind().dialect.name == "postgresql":
         op.execute("ALTER INDEX pk_kept_costs RENAME TO pk_kept_costs_before")
     route = [sa.Column("route", sa.String(length=12), nullable=False, comment="as in attempts; empty: online")]
     saved = [
         sa.Column(
-            "saved_usd_e10",
+            "saved_usd_e12",
             sa.BigInteger(),
             nullable=False,
             server_default="0",
-            comment="what they would have cost more online",
+            comment="what they would have cost more on the standard tier",
         )
     ]
+    outcome = _OUTCOME if with_route else "as in attempts"
+    unit, before = ("e12", "e10") if with_route else ("e10", "e12")
     op.create_table(
         "kept_costs",
         sa.Column("batch_id", sa.String(length=80), nullable=False),
@@ -206,7 +221,7 @@ def _replace_kept_costs(*, with_route: bool) -> None:
         sa.Column(
             "model", sa.Text(), nullable=False, comment="as the server said; of rows without an answer, as was asked"
         ),
-        sa.Column("outcome", sa.String(length=12), nullable=False, comment="as in attempts"),
+        sa.Column("outcome", sa.String(length=12), nullable=False, comment=outcome),
         *(route if with_route else []),
         sa.Column("batch_name", sa.String(length=200), nullable=False),
         sa.Column("kind", sa.String(length=20), nullable=False),
@@ -215,15 +230,21 @@ def _replace_kept_costs(*, with_route: bool) -> None:
         sa.Column("calls", sa.BigInteger(), nullable=False),
         sa.Column("input_tokens", sa.BigInteger(), nullable=False),
         sa.Column("output_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("cost_usd_e10", sa.BigInteger(), nullable=False, comment="in 1e-10 USD, so that sums are exact"),
+        sa.Column(
+            f"cost_usd_{unit}",
+            sa.BigInteger(),
+            nullable=False,
+            comment=f"in 1e-{unit[1:]} USD, so that sums are exact",
+        ),
         sa.Column("priced", sa.BigInteger(), nullable=False, comment="calls whose cost is known"),
         sa.Column("unpriced", sa.BigInteger(), nullable=False, comment="calls that used tokens at an unknown price"),
         *(saved if with_route else []),
         sa.PrimaryKeyConstraint(*_KEY, *(["route"] if with_route else []), name=op.f("pk_kept_costs")),
         comment="what the calls of deleted rows came to: the ledger goes on here when the rows themselves are gone",
     )
-    columns = ", ".join([*_KEY, *_NAMES, *_SUMS])
-    sums = ", ".join([*_KEY, *(f"max({name})" for name in _NAMES), *(f"sum({name})" for name in _SUMS)])
+    cost = f"sum(cost_usd_{before}){' * 100' if with_route else ' / 100'}"
+    columns = ", ".join([*_KEY, *_NAMES, *_SUMS, f"cost_usd_{unit}"])
+    sums = ", ".join([*_KEY, *(f"max({name})" for name in _NAMES), *(f"sum({name})" for name in _SUMS), cost])
     op.execute(
         f"INSERT INTO kept_costs ({columns}{', route' if with_route else ''}) "  # noqa: S608  # all of it is ours
         f"SELECT {sums}{', ' + repr('') if with_route else ''} FROM kept_costs_before GROUP BY {', '.join(_KEY)}"

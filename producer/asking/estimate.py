@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tidemill.models import batches, cost
 from tidemill.models.database import reading
@@ -10,13 +10,16 @@ from tidemill.models.endpoints import by_url
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
+from tidemill.models.routes import ONLINE, ROUTES
 from tidemill.models.text import dumps
 from tidemill.models.vision import picture_tokens
 from tidemill.producer.asking.continuing import history_tokens
+from tidemill.producer.batches.budget_reach import Reach, Reckoning
 from tidemill.producer.batches.keys import Prepared, keys_of
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.batches.submit import find
+from tidemill.producer.batches.upstream_words import price_words
 from tidemill.producer.intake.tables import Row
 from tidemill.producer.screen.display import Ticker
 
@@ -38,6 +41,11 @@ class Estimate:
     input_usd: float | None
     output_usd: float | None
     tier: str = ""
+    route: str = ONLINE
+    most_online_usd: float | None = None
+    """What all of it can cost at most online; None where that cannot be said."""
+    reach: Reach | None = None
+    """How far a budget will reach; None where there is none."""
 
     @property
     def total_usd(self) -> float | None:
@@ -57,6 +65,9 @@ class Estimate:
             "input_usd": self.input_usd,
             "most_output_usd": self.output_usd,
             "most_usd": self.total_usd,
+            "route": self.route,
+            "most_online_usd": self.most_online_usd,
+            "budget": self.reach.to_json() if self.reach else None,
         }
 
     def text(self) -> str:
@@ -66,18 +77,30 @@ class Estimate:
             f"{counted(self.rows, 'row')} for {self.model}: {self.done:,} done{there}, {self.to_send:,} to send",
             f"prompts: {self.input_tokens:,} tokens, {cost.format_usd(self.input_usd)}",
             *self.answers(),
+            *self.by_route(),
             "Nothing was sent.",
         )
         return "\n".join(lines)
 
     def answers(self) -> tuple[str, ...]:
         """The lines of `text` about the answers and the total."""
+        reach = self.reach.lines() if self.reach else ()
         if self.output_tokens is None:
-            return ("answers: no cap on their length; --max-tokens sets one, and with it the most that they can cost",)
+            no_cap = "answers: no cap on their length; --max-tokens sets one, and with it the most that they can cost"
+            return (no_cap, *reach)
         return (
             f"answers: at most {self.output_tokens:,} tokens, {cost.format_usd(self.output_usd)}",
             f"in all: at most {cost.format_usd(self.total_usd)}",
+            *reach,
         )
+
+    def by_route(self) -> tuple[str, ...]:
+        """The line of `text` about another route than the live call."""
+        if self.route == ONLINE:
+            return ()
+        share = price_words(self.model, self.route)
+        online = "" if self.most_online_usd is None else f"; online: at most {cost.format_usd(self.most_online_usd)}"
+        return (f"route: {self.route}{f', at {share}' if share else ''}{online}",)
 
 
 def estimate(order: Order) -> Estimate:
@@ -87,17 +110,25 @@ def estimate(order: Order) -> Estimate:
         InputError: the input cannot be read.
         SettingsError: the file of prices cannot be read.
     """
-    before = Before(order)
+    before, reckoning = Before(order), None
     history = history_tokens(order.options)
     rows = done = input_tokens = 0
     ticker = Ticker("counted")
     for chunk in order.rows.chunks(order.options, order.on_bad_row):
         answered = before.answered([Prepared.of(row) for row in chunk])
         to_send = [row for row, is_answered in zip(chunk, answered, strict=True) if not is_answered]
+        reckoning = reckoning or Reckoning(order, before.batch_id)
+        reckoning.add(row.request for row in to_send)
         rows, done = rows + len(chunk), done + sum(answered)
         input_tokens += _tokens(to_send, order.options) + history * len(to_send)
         ticker(rows)
-    return priced(before.batch_id, order.options, rows, done, rows - done, input_tokens=input_tokens)
+    counted_rows = priced(before, order.options, rows, done, rows - done, input_tokens=input_tokens)
+    return with_reach(counted_rows, reckoning)
+
+
+def with_reach(estimate: Estimate, reckoning: Reckoning | None) -> Estimate:
+    """The estimate with how far a budget will reach."""
+    return replace(estimate, reach=reckoning.reach(estimate.to_send, estimate.input_usd)) if reckoning else estimate
 
 
 class Before:
@@ -109,11 +140,13 @@ class Before:
         self._by_value: Counter[str] = Counter()
         self._by_spelling: Counter[str] = Counter()
         self.batch_id: str | None = None
+        self.route = order.spending.route or ONLINE
+        """How the rows would go out."""
 
     def answered(self, rows: Sequence[Prepared]) -> list[bool]:
         """Of each of the next rows whether it has its answer already."""
         if self._is_first and not self._order.new:
-            self.batch_id = self._find(rows)
+            self._find(rows)
         self._is_first = False
         keys = keys_of([row.digest for row in rows], self._by_value)
         spelled = keys_of([row.spelled for row in rows], self._by_spelling)
@@ -125,10 +158,12 @@ class Before:
             done = batches.answered_keys(connection, self.batch_id, [*{*keys, *spelled}])
         return [key in done or old in done for key, old in zip(keys, spelled, strict=True)]
 
-    def _find(self, rows: Sequence[Prepared]) -> str | None:
+    def _find(self, rows: Sequence[Prepared]) -> None:
         with reading() as connection:
             stored = find(connection, self._order, self._order.sought(rows))
-        return stored.id if stored else None
+            if stored is not None:
+                self.batch_id = stored.id
+                self.route = self._order.spending.route or batches.route_of(connection, stored.id)
 
 
 def _tokens(rows: Sequence[Row], options: Options) -> int:
@@ -155,15 +190,14 @@ def _texts(request: JsonObject, system: str | None) -> list[str]:
     return [system, text] if system else [text]
 
 
-def priced(
-    batch_id: str | None, options: Options, rows: int, done: int, to_send: int, *, input_tokens: int
-) -> Estimate:
-    """The estimate for what was counted, with its price."""
-    tier = str(options.params.get("service_tier") or "")
-    price = cost.price(options.model, tier)
+def priced(before: Before, options: Options, rows: int, done: int, to_send: int, *, input_tokens: int) -> Estimate:
+    """The estimate for what was counted, with its price by the route that it would take."""
+    asked_tier = str(options.params.get("service_tier") or "")
+    tier = (ROUTES[before.route].tier if before.route in ROUTES else "") or asked_tier
+    price, online = cost.price(options.model, tier), cost.price(options.model, asked_tier)
     most = None if options.max_tokens is None else options.max_tokens * to_send
     return Estimate(
-        batch_id,
+        before.batch_id,
         options.model,
         rows,
         done,
@@ -173,4 +207,11 @@ def priced(
         price.input_usd_per_token * input_tokens + price.usd_per_request * to_send if price else None,
         price.output_usd_per_token * most if price and most is not None else None,
         tier,
+        before.route,
+        _most(online, input_tokens, most, to_send) if online and most is not None and before.route != ONLINE else None,
     )
+
+
+def _most(price: cost.Price, input_tokens: int, output_tokens: int, calls: int) -> float:
+    sent = price.input_usd_per_token * input_tokens + price.usd_per_request * calls
+    return sent + price.output_usd_per_token * output_tokens

@@ -83,7 +83,7 @@ def ask(
         no_assistant: ask without the default one too.
         dialogue: the id of any turn of a dialogue; the prompts become its next turns.
         budget: US dollars that the batch may cost at most, as `--budget`.
-        route: online, flex, batch or auto, as `--route`.
+        route: online, flex, batch, 2h, 8h or auto, as `--route`.
         deadline: a duration such as "6h", or seconds, as `--deadline`.
         **options: how to ask: the fields of `AskOptions`; None means not set. `schema` is a JSON schema, or a class of
             fields (a pydantic model, a dataclass, a TypedDict), whose objects `Batch.parsed()` gives.
@@ -180,6 +180,7 @@ def estimate(
     name: str | None = None,
     assistant: str | None = None,
     no_assistant: bool = False,
+    budget: str | float | None = None,
     **options: Unpack[AskOptions],
 ) -> "Estimate":
     """What `ask` with the same arguments would cost; nothing is sent or stored. As `--dry-run`.
@@ -187,16 +188,19 @@ def estimate(
         print(tidemill.estimate("prompts.csv", max_tokens=200).text())
 
     Args:
-        source, column, template, limit, skip_bad_rows, format, name, assistant, no_assistant, **options: as for `ask`.
+        source, column, template, limit, skip_bad_rows, format, name, assistant, no_assistant, budget,
+            **options: as for `ask`.
 
     Returns:
-        Estimate: `rows`, `to_send`, `input_tokens`, `input_usd`, `total_usd` (the most; None if it has no bound).
+        Estimate: `rows`, `to_send`, `input_tokens`, `input_usd`, `total_usd` (the most; None if it has no bound), and
+            `reach`: how many rows fit into a budget, `surely` and `probably`.
 
     Raises:
         OptionError, InputError, SettingsError: as `ask`.
     """
     reread_settings()
     checked, _ = checked_options(options, AskOptions, _PARAMETERS, limit=limit)
+    spending = spending_of(budget)
     _check_path(source)
     migrations.ensure()
     rows = as_frame(source)
@@ -204,7 +208,9 @@ def estimate(
     complete = complete_options(cast("AskOptions", checked), assistant, no_assistant=no_assistant)
     own = files.known_by if files else None
     prompts = Prompts(files or rows, ReadOptions(column, template, skip_bad_rows, limit, format, sheet))
-    return prompts.estimate(Order(complete.options, prompts, source_name=name or own, on_bad_row=say))
+    return prompts.estimate(
+        Order(complete.options, prompts, source_name=name or own, on_bad_row=say, spending=spending)
+    )
 
 
 # --- dialogues ---

@@ -13,20 +13,24 @@ from sqlalchemy import Connection
 
 from tidemill import migrations
 from tidemill.models import batches as stored_batches
-from tidemill.models import tallies
+from tidemill.models import budgets, tallies, whereabouts
 from tidemill.models.batches import FailureReason
-from tidemill.models.database import Piece, reading, transact_in_pieces
-from tidemill.models.errors import InputError
+from tidemill.models.database import LONG_SECONDS, Piece, reading, transact, transact_in_pieces
+from tidemill.models.errors import BudgetReachedError, InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.rereading import reread_settings
+from tidemill.models.reservations import BATCH
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
+from tidemill.models.whereabouts import Upstream
 from tidemill.producer.batches import off_the_loop, saving, showing, typed_answers
 from tidemill.producer.batches.as_they_end import pages_as_they_end
+from tidemill.producer.batches.budget_words import BudgetNow
 from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.follow import follow
 from tidemill.producer.batches.progress import Progress, list_batches, progress, resolve
 from tidemill.producer.batches.results import Chunks, to_frame
+from tidemill.producer.batches.spending import spending_of
 from tidemill.producer.batches.stored_rows import columns_of, latest_turn, rows_of, rows_with_keys
 from tidemill.producer.batches.typed_answers import Parsed
 from tidemill.producer.screen.display import Display, Quiet
@@ -84,6 +88,7 @@ class Batch:
 
         Raises:
             NotEndedError: the time is over; it is a TimeoutError, too. Nothing is lost.
+            BudgetReachedError: a budget leaves no room for the next call. Nothing is lost.
             SettingsError: the environment has changed so that no call can be made, or while others wait.
             InputError: the database has no such batch, or OPENAI_BASE_URL names another server than the batch's.
             DatabaseError: the database could not be used for half a minute; nothing is lost.
@@ -119,7 +124,11 @@ class Batch:
         reread_settings()
         resolve(self.id)
         with nullcontext(display) if display else Quiet() as shown:
-            return follow(self.scope, window or settings().window, shown, on_progress=has_enough, ends=ends)
+            try:
+                return follow(self.scope, window or settings().window, shown, on_progress=has_enough, ends=ends)
+            except BudgetReachedError as error:  # in Python's words
+                error.args = (str(error).replace("--max-tokens", "max_tokens=").replace("--epochs", "epochs="),)
+                raise
 
     def __iter__(self) -> Iterator[JsonObject]:
         """Rows as they end, each once, while the work goes on; as `wait` otherwise. Leaving the loop stops the work.
@@ -139,13 +148,36 @@ class Batch:
     # --- look ---
 
     def progress(self) -> Progress:
-        """How far it is, now: `rows`, `open`, `ended`, `states`, `tokens`, `cost_usd`, `is_complete`."""
+        """How far it is, now: `rows`, `open`, `ended`, `states`, `at_provider`, `tokens`, `cost_usd`, `is_complete`."""
         return progress(self.scope)
 
     @property
     def cost(self) -> float | None:
         """What its calls have cost so far, in USD; None while no price is known."""
         return self.progress().cost_usd
+
+    @property
+    def upstream(self) -> list[Upstream]:
+        """What is at the provider's Batch API now: of each upstream batch its `status`, `lines`, `completed` and more.
+
+        for each in batch.upstream:
+            print(each.remote_id, each.status, f"{each.done} of {each.lines}", each.expires_at)
+        """
+        with reading() as connection:
+            return whereabouts.of_batch(connection, self.id)
+
+    @property
+    def saved(self) -> float | None:
+        """What its calls would have cost more online, in USD; None while no price is known."""
+        with reading(LONG_SECONDS) as connection:
+            return whereabouts.saved_usd(connection, self.id)
+
+    @property
+    def budget(self) -> BudgetNow | None:
+        """What it may cost and what counts against that, in USD; None: it has no budget of its own."""
+        with reading() as connection:
+            covering = budgets.covering(connection, self.id)
+        return next((BudgetNow.of(each) for each in covering if each.kind == BATCH), None)
 
     @property
     def failures(self) -> list[FailureReason]:
@@ -273,6 +305,18 @@ class Batch:
     def resume(self) -> bool:
         """Go on; returns whether it was paused."""
         return bool(self._change(stored_batches.resume))
+
+    def set_budget(self, usd: str | float | None) -> BudgetNow | None:
+        """Let it cost no more than so many US dollars; None: as much as it costs. Rows that wait go on at once.
+
+            batch.set_budget(10)
+
+        Raises:
+            OptionError: it is no amount.
+        """
+        cap = spending_of(usd).budget_usd_e9
+        transact(lambda connection: budgets.set_cap(connection, BATCH, self.id, cap))
+        return self.budget
 
     def _change(self, act: Callable[[Connection, str, int], Piece]) -> int:
         return transact_in_pieces(lambda connection, after: act(connection, self.id, after))

@@ -10,8 +10,10 @@ from tidemill.models import batches, holds
 from tidemill.models.cost import format_tokens
 from tidemill.models.database import Piece, reading, transact, transact_in_pieces
 from tidemill.models.json_types import JsonObject
+from tidemill.models.reservations import BATCH
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
+from tidemill.producer.batches import budget_words
 from tidemill.producer.batches.progress import BatchSummary, Progress, counted, list_batches, marked, progress, resolve
 from tidemill.producer.screen.display import Ticker
 from tidemill.producer.screen.printing import print_json, print_line, print_table
@@ -42,6 +44,15 @@ CHANGES = {
 }
 """Command -> what it does."""
 
+_OF_ROWS_OUT = {
+    "pause": "{out} at the provider; `tidemill watch {batch}` or a worker still collects them.",
+    "cancel": (
+        "{out} at the provider, which is told to cancel them as soon as `tidemill watch {batch}` or a "
+        "worker looks. What it has answered by then is paid, and kept; the rest is cancelled."
+    ),
+}
+"""Command -> what it says besides, where rows are out at the provider."""
+
 
 COLUMNS = (
     Column("batch", 1),
@@ -63,9 +74,15 @@ def change(verb: str, batch_name: str, as_json: bool) -> None:
     act, done, not_done = CHANGES[verb]
     batch_id = resolve(batch_name).id
     changed = transact_in_pieces(lambda connection, after: act(connection, batch_id, after), Ticker("changed"))
+    rows_out = progress(Scope(batch_id)).at_provider if verb in _OF_ROWS_OUT else 0
     if as_json:
-        return print_json({"batch": batch_id, verb: changed})
-    print_line(f"{batch_id}: {(done if changed else not_done).format(rows=counted(changed, 'row'), batch=batch_id)}")
+        return print_json({"batch": batch_id, verb: changed, **({"at_provider": rows_out} if rows_out else {})})
+    said = not_done if not changed else done
+    if changed or not (rows_out and verb == "cancel"):
+        print_line(f"{batch_id}: {said.format(rows=counted(changed, 'row'), batch=batch_id)}")
+    if rows_out:
+        out = f"{counted(rows_out, 'row')} {'is' if rows_out == 1 else 'are'}"
+        print_line(f"{batch_id}: {_OF_ROWS_OUT[verb].format(out=out, batch=batch_id)}")
     return None
 
 
@@ -89,27 +106,35 @@ def status(batch_name: str | None, limit: int, as_json: bool) -> None:
 
 
 def _show(batch_name: str, as_json: bool) -> None:
+    from tidemill.producer.batches import upstream_page  # which a run does not need
+
     batch = resolve(batch_name)
     so_far = progress(Scope(batch_id=batch.id))
-    reasons = failures(batch.id)
+    failed_for = failures(batch.id)
     doubtful = marked(Scope(batch_id=batch.id))
+    there = upstream_page.look(batch, so_far)
     if as_json:
-        failed = [{"rows": each.rows, "error_code": each.code, "example": each.example} for each in reasons]
+        failed = [{"rows": each.rows, "error_code": each.code, "example": each.example} for each in failed_for]
         head = {"batch": batch.id, "kind": batch.kind, "model": batch.options["model"], "created_at": batch.created_at}
         kept = [{"rows": rows, "error_code": code, "example": sentence} for code, rows, sentence in doubtful]
-        return print_json({**head, **so_far.to_json(), "failures": failed, "marked": kept})
+        return print_json({**head, **so_far.to_json(), **there.to_json(), "failures": failed, "marked": kept})
     state = _state(so_far)
     print_line(
         f"{batch.id} · {batch.kind} · {batch.options['model']} · {batch.created_at:%Y-%m-%d %H:%M} UTC · {state}"
     )
     print_line(so_far.summary())
+    for cap in so_far.budgets:
+        if so_far.open or cap.kind == BATCH:
+            print_line(f"{budget_words.title(cap)}: {budget_words.figures(cap)}, {budget_words.shown(cap.left)} left")
     if so_far.hold_reason and so_far.open:
         print_line(f"on hold: {so_far.hold_reason}")
-    for each in reasons:
+    for line in upstream_page.page(batch, so_far, there):
+        print_line(line)
+    for each in failed_for:
         print_line(f"  {each.rows:,} × {each.code}: {one_line(each.example, 160)}")
     for code, rows, sentence in doubtful:
         print_line(f"  {rows:,} answered × {code}: {one_line(sentence, 160)}")
-    if so_far.open or reasons:
+    if so_far.open or failed_for:
         print_line(f"`tidemill explain {batch.id}` says what it waits for, and what to do.")
     return None
 
@@ -136,4 +161,10 @@ def _summary_cells(summary: BatchSummary) -> Sequence[object]:
 def _state(so_far: Progress) -> str:
     if not so_far.open:
         return "done"
-    return "on hold" if so_far.hold_reason else so_far.state
+    if so_far.hold_reason:
+        return "on hold"
+    waits = so_far.state == "open" and any(each.is_reached for each in so_far.budgets)
+    if waits:
+        return "budget"
+    names = {"open": "at provider" if so_far.is_out else "open", "cancelled": "cancelling"}
+    return names.get(so_far.state, so_far.state)

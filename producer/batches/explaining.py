@@ -14,13 +14,14 @@ from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.durations import in_words
 from tidemill.models.errors import InputError
+from tidemill.models.routes import ONLINE
 from tidemill.models.settings import settings
 from tidemill.models.text import one_line
 from tidemill.producer.batches import outlook as outlooks
 from tidemill.producer.batches import row_events, row_life
 from tidemill.producer.batches.outlook import Outlook
 from tidemill.producer.batches.progress import counted, resolve
-from tidemill.producer.batches.reasons import Reason
+from tidemill.producer.batches.reasons import Reason, until
 from tidemill.producer.batches.row_events import Event
 from tidemill.producer.batches.row_life import Life
 from tidemill.producer.screen.printing import print_entries, print_json, print_line
@@ -171,6 +172,10 @@ def _batch_facts(outlook: Outlook) -> Iterator[_Entry]:
     places = f"{sum(each.in_flight for each in alive):,} calls in flight of {sum(each.window for each in alive):,}"
     yield "workers", f"{len(alive)} alive for {batch.provider}" + (f", {places}" if alive else "")
     yield "limits", _limits(outlook)
+    if batch.route != ONLINE:
+        yield "route", batch.route
+    if batch.deadline_at is not None:
+        yield "deadline", until(batch.deadline_at, now)
 
 
 def _ending(outlook: Outlook) -> str:
@@ -180,6 +185,8 @@ def _ending(outlook: Outlook) -> str:
         return f"in about {in_words(eta)}, if it goes on so ({left})"
     if outlook.is_blocked:
         return "not before what it waits for"
+    if outlook.progress.at_provider:
+        return "unknown: the provider's Batch API says only when it gives up"
     return "unknown: too few rows have ended in the last ten minutes to tell"
 
 

@@ -12,19 +12,28 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from tidemill.models import holds, news, tallies
+from tidemill.models import holds, news, reservations, tallies
 from tidemill.models.clock import now
-from tidemill.models.database import reading
+from tidemill.models.database import reading, transact
 from tidemill.models.durations import in_words
 from tidemill.models.embedded import EmbeddedRunner, embedded_worker
-from tidemill.models.errors import DatabaseError, InputError, NotEndedError, RowFailedError, StoppedEarlyError
+from tidemill.models.errors import (
+    BudgetReachedError,
+    DatabaseError,
+    InputError,
+    NotEndedError,
+    RowFailedError,
+    StoppedEarlyError,
+)
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches
 from tidemill.models.transitions import ERASED
+from tidemill.producer.batches import affording, budget_words
 from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.obstacles import REMIND_SECONDS, Obstacles
 from tidemill.producer.batches.progress import Progress, counted, progress
+from tidemill.producer.batches.route_news import RouteNews
 from tidemill.producer.batches.submit import OpenBatch, submit
 from tidemill.producer.screen.display import Display
 
@@ -33,6 +42,9 @@ _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 0.5
 
 _LOOK_SHARE = 0.1
 """The largest share of the time that looking may take: counting a million rows is not free."""
+
+_OUT_SHARE, _LONGEST_OUT_SECONDS = 0.02, 15.0
+"""The same while all open rows are at the provider, which may be for a day; and the longest pause then."""
 
 _READ_FIRST_SECONDS = 0.3
 """For so long rows are read before the worker starts, if all so far are answered already: it may not be needed."""
@@ -128,6 +140,7 @@ def follow(
 
     Raises:
         NotEndedError, RowFailedError: one of `ends` has come; calls in flight have ended or were given back.
+        BudgetReachedError: a cap leaves no room for the next call, and none is in flight.
         KeyboardInterrupt: the user stopped; calls in flight have ended or were given back.
         InputError, DatabaseError: reading or storing failed; what was committed is safe.
     """
@@ -142,6 +155,8 @@ def follow(
             return so_far
     if submitting is None:
         check_server(scope.batch_id)
+        if so_far.budgets:  # somebody has come back, maybe with more prices
+            transact(lambda connection: reservations.reconsider(connection, scope.batch_id or ""))
     with _worker(window, scope, display) as runner:
         if submitting is not None:
             submitting.has_worker.set()
@@ -175,11 +190,13 @@ def _worker(window: int, scope: Scope, display: Display) -> Iterator[EmbeddedRun
     with embedded_worker(window, scope) as runner:
         try:
             yield runner
+        except BudgetReachedError:
+            raise  # nothing is in flight
         except (KeyboardInterrupt, StoppedEarlyError):
             is_last, calls = len(runner.scopes) == 1, counted(runner.in_flight, "call")
+            ends = f"{calls} in flight may end (at most {settings().drain_seconds:.0f} s; Ctrl-C again stops at once). "
             display.say(
-                f"Stopping. {calls} in flight may end (at most {settings().drain_seconds:.0f} s; "
-                "Ctrl-C again stops at once). Nothing is lost: the same command continues from here."
+                f"Stopping. {ends if runner.in_flight else ''}Nothing is lost: the same command continues from here."
                 if is_last
                 else "Stopping. Others wait in this process, so that calls in flight end. Nothing is lost."
             )
@@ -196,6 +213,7 @@ def _watch(
     limit: "_Limit",
 ) -> Progress:
     pause = _SHORTEST_PAUSE_SECONDS
+    routes = RouteNews(display, scope.batch_id)
     while True:
         is_reading = submitting is not None and submitting.is_reading
         if submitting is not None and submitting.error is not None:
@@ -212,12 +230,18 @@ def _watch(
         took = time.monotonic() - began
         display.update(so_far, reading=is_reading)
         has_enough = on_progress is not None and on_progress(so_far)
+        routes.look(so_far)
         if has_enough or (not is_reading and so_far.is_complete):
+            routes.end()
             return so_far
         obstacles.say_new(so_far)
         limit.check(so_far, obstacles)
+        if not is_reading:
+            limit.check_budget(so_far)
         pause = min(_LONGEST_PAUSE_SECONDS, pause * 1.5)
         longest = max(pause, took / _LOOK_SHARE)
+        if so_far.is_out:
+            longest = max(longest, min(_LONGEST_OUT_SECONDS, took / _OUT_SHARE))
         if is_reading or so_far.open > _NEARLY_DONE:
             time.sleep(longest)
         else:
@@ -246,6 +270,15 @@ class _Limit:
         if most is not None and time.monotonic() - self._began >= most:
             why = obstacles.why(so_far)
             raise NotEndedError(f"Stopped after {in_words(most)} with {is_open}. {why} Run it again, and it goes on.")
+
+    def check_budget(self, so_far: Progress) -> None:
+        """Raise BudgetReachedError if the next row does not fit, and nothing is under way that might make room."""
+        reached = budget_words.narrowest([each for each in so_far.budgets if each.is_reached])
+        if reached is None or so_far.states["running"] or so_far.unjudged:
+            return
+        with reading() as connection:
+            why = affording.reason_of(connection, reached, self._scope.batch_id or "")
+        raise BudgetReachedError(why)
 
     def _failure(self) -> str | None:
         """Why rows have failed most often; None if somebody has only deleted them, which is no failure of the run."""

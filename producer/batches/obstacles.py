@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
@@ -11,9 +12,14 @@ from tidemill.models.database import reading
 from tidemill.models.durations import in_words
 from tidemill.models.embedded import EmbeddedRunner
 from tidemill.models.errors import DatabaseError
+from tidemill.models.routes import UPSTREAM
 from tidemill.models.tables import batches, jobs
+from tidemill.producer.batches import budget_words
 from tidemill.producer.batches.progress import Progress, counted
 from tidemill.producer.screen.display import Display
+
+if TYPE_CHECKING:
+    from tidemill.producer.batches.upstream_news import UpstreamNews
 
 REMIND_SECONDS = 60.0
 """After so long what a run waits for is said again."""
@@ -21,7 +27,11 @@ REMIND_SECONDS = 60.0
 _TROUBLE_SECONDS = 30.0
 _WORKER_CHECK_SECONDS = 10.0
 
+_NARROW_SECONDS = 10.0
+"""After so long without room in a budget a sentence says so: near a cap, a moment of it is usual."""
+
 _OVER = {
+    "budget": "There is room in the budget after {}; going on.",
     "hold": "The provider answers again after {}; going on.",
     "state": "The batch was resumed after {}; going on.",
     "trouble": "The trouble is over after {}; going on.",
@@ -57,7 +67,9 @@ class Obstacles:
         self._silence_seconds = silence_seconds
         self._ended = -1
         self._answered_at = self._silence_told_at = self._checked_workers_at = time.monotonic()
-        self._last: Progress | None = None
+        self._upstream_news: UpstreamNews | None = None
+        self._narrow_since = self._answered_at
+        """Since when a budget has had no room, and no row has ended."""
 
     def say_new(self, so_far: Progress) -> None:
         """Say what a run waits for now and did not before, or for a minute, and what is over.
@@ -74,7 +86,19 @@ class Obstacles:
             self._note("workers", _missing_worker(self._batch_id))
         elif "workers" in self._now:
             self._note("workers", self._now["workers"].sentence)
+        self._say_upstream(so_far)
+        self._note_budget(so_far)
         self._note_silence(so_far)
+
+    def _say_upstream(self, so_far: Progress) -> None:
+        """Say where rows are that go by the provider's Batch API, and how far it is."""
+        if self._batch_id is None or not (so_far.at_provider or so_far.route in UPSTREAM):
+            return
+        if self._upstream_news is None:
+            from tidemill.producer.batches.upstream_news import UpstreamNews  # which no other run needs
+
+            self._upstream_news = UpstreamNews(self._display, self._batch_id)
+        self._upstream_news.say_new(so_far)
 
     def say_trouble(self, trouble: str | None) -> None:
         """Say that the database cannot be used, or that it can again.
@@ -105,10 +129,18 @@ class Obstacles:
             known.told_at = now
             self._display.say(f"Still waiting after {_in_minutes(now - known.since)}: {sentence}")
 
+    def _note_budget(self, so_far: Progress) -> None:
+        """Say that a budget has had no room for a while, although calls in flight may give some back."""
+        now, narrow = time.monotonic(), budget_words.narrowest([each for each in so_far.budgets if each.is_narrow])
+        if narrow is None or so_far.ended != self._ended:
+            self._narrow_since = now
+        is_long = narrow is not None and now - self._narrow_since >= _NARROW_SECONDS
+        self._note("budget", budget_words.waiting(narrow) if narrow is not None and is_long else None)
+
     def _note_silence(self, so_far: Progress) -> None:
         """Say that no row ends, where nothing else explains it."""
         now, listener = time.monotonic(), live.listener_of(self._batch_id)
-        if so_far.ended != self._ended or self._now:
+        if so_far.ended != self._ended or self._now or so_far.at_provider:  # of those, it is said how far they are
             self._ended, self._answered_at = so_far.ended, now
         elif listener is not None and listener.heard_at > self._answered_at:
             self._answered_at = listener.heard_at
@@ -130,14 +162,16 @@ def _in_minutes(seconds: float) -> str:
 
 def _of_silence(so_far: Progress, batch_id: str | None) -> str:
     """What becomes of open rows, where nothing keeps all of them waiting."""
-    running, queued = so_far.states["running"], so_far.states["queued"]
+    running, queued = so_far.states["running"] - so_far.at_provider, so_far.states["queued"]
     calls = f"{counted(running, 'call')} {'is' if running == 1 else 'are'} under way or waiting for a limit"
-    parts = [calls] if running or not queued else []
+    parts = [f"{counted(so_far.at_provider, 'row')} at the provider"] if so_far.at_provider else []
+    parts += [calls] if running or not (queued or parts) else []
     reason = ""
     if queued:
         seconds, error = _next_due(batch_id)
         due = f", the next one due in {in_words(seconds)}" if seconds >= 1 else ""
-        parts.append(f"{counted(queued, 'row')} {'is' if queued == 1 else 'are'} queued{due}")
+        to_pack = " for the provider" if so_far.route in UPSTREAM else ""
+        parts.append(f"{counted(queued, 'row')} {'is' if queued == 1 else 'are'} queued{to_pack}{due}")
         reason = f" Its last call failed: {error}" if error else ""
     return f"{', '.join(parts)}.{reason}"
 

@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row
 
-from tidemill.models import batches, ledger
+from tidemill.models import batches, ledger, whereabouts
 from tidemill.models.json_types import JsonObject
 from tidemill.models.ledger import Call, Later
+from tidemill.models.routes import UPSTREAM
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.shared_limits import LearnedLimits
 from tidemill.models.transitions import ERASED
-from tidemill.producer.batches import reasons, row_life
+from tidemill.models.whereabouts import Upstream
+from tidemill.producer.batches import affording, reasons, row_life, upstream_words
 from tidemill.producer.batches.progress import Progress, counted, counts
 from tidemill.producer.batches.reasons import Fleet, Reason
 
@@ -60,6 +62,7 @@ class Outlook:
     rate: Rate | None
     limits: LearnedLimits | None
     failures: list[Failure]
+    upstream: list[Upstream]
     reasons: list[Reason]
 
     @property
@@ -72,13 +75,13 @@ class Outlook:
         """When all rows will have ended, if it goes on so; None where nobody can say."""
         if not self.progress.open:
             return 0.0
-        if self.rate is None or self.is_blocked:
+        if self.rate is None or self.is_blocked or self.progress.at_provider:
             return None
         last = (self.later.next_at - self.now).total_seconds() if self.later.next_at else 0.0
         return max(self.progress.open / self.rate.rows_per_second, last)
 
 
-_BLOCKING = {"cancelled", "paused", "held", "no_worker"}
+_BLOCKING = {"budget", "cancelled", "paused", "held", "no_worker"}
 """Reasons that keep every row."""
 
 
@@ -102,6 +105,7 @@ def load(connection: Connection, batch_id: str, limits: LearnedLimits | None) ->
         rate(ledger.ages_of_ends(connection, batch_id)) if progress.open else None,
         limits,
         _failures(connection, batch_id),
+        whereabouts.of_batch(connection, batch_id),
         [],
     )
     outlook.reasons.extend(_reasons(connection, outlook))
@@ -139,9 +143,15 @@ def _reasons(connection: Connection, outlook: Outlook) -> Iterator[Reason]:
         if progress.unjudged:
             yield Reason("judgement", f"{progress.unjudged:,} replies are not judged yet; a worker judges them.")
         return
-    of_batch = reasons.of_batch(batch, outlook.fleet, now)
+    of_batch = reasons.of_batch(batch, outlook.fleet, now, affording.blocking(connection, batch.id, now))
+    if batch.state == "cancelled" and progress.is_out:  # the rest of the cancel is the provider's
+        missing = reasons.missing_worker(batch, outlook.fleet)
+        of_batch = [Reason("no_worker", missing)] if missing else []
     yield from of_batch
-    running, waiting = progress.states["running"], progress.states["queued"] - outlook.later.rows - outlook.sent
+    running = progress.states["running"] - progress.at_provider
+    waiting = progress.states["queued"] - outlook.later.rows - outlook.sent
+    if progress.at_provider:
+        yield upstream_words.reason(progress.at_provider, outlook.upstream, batch.options["model"], now)
     if running:
         yield _running(running, has_workers=bool(outlook.fleet.alive(batch.provider)))
     if outlook.later.next_at is not None:
@@ -164,6 +174,9 @@ def _running(rows: int, *, has_workers: bool) -> Reason:
 
 def _queued(connection: Connection, outlook: Outlook, waiting: int) -> Reason:
     batch, alive = outlook.batch, outlook.fleet.alive(outlook.batch.provider)
+    if batch.route in UPSTREAM:
+        sentence = f"{counted(waiting, 'row')} due, to be packed into the next batch for the provider."
+        return Reason("to_pack", sentence)
     places, free = sum(each.window for each in alive), sum(max(0, each.window - each.in_flight) for each in alive)
     urgent = ledger.urgent_batches(connection, batch)
     first = f" More urgent batches go first: {', '.join(urgent)}." if urgent else ""
@@ -251,5 +264,6 @@ def to_json(outlook: Outlook) -> JsonObject:
             {"rows": each.rows, "error_code": each.code, "example": each.example, "do": each.advice}
             for each in outlook.failures
         ],
+        "upstream": [each.to_json() for each in outlook.upstream],
         "waits_for": reasons.to_json(outlook.reasons),
     }

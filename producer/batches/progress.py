@@ -1,24 +1,28 @@
 """How far a batch is and what it has cost is asked in one query, whatever its size."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from tidemill.models import tallies
+from tidemill.models import budgets, tallies
+from tidemill.models.budgets import Budget
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.routes import ONLINE
 from tidemill.models.scope import Scope
 from tidemill.models.tables import OPEN_STATES, STATES, batches
 from tidemill.models.transitions import COST_PLACES
+from tidemill.producer.batches import budget_words
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 row`, `1,200 rows`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """`1 row`, `1,200 rows`, `2 batches`."""
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,13 @@ class Progress:
     unjudged: int = 0
     hold_reason: str | None = None
     state: str = "open"
+    at_provider: int = 0
+    """Running rows that are at the provider's Batch API, or on their way there."""
+    route: str = ONLINE
+    """How rows go out that are not yet out."""
+    deadline_at: datetime | None = None
+    budgets: Sequence[Budget] = ()
+    """Those that cap it: its own, today's, and that of all batches."""
 
     @property
     def rows(self) -> int:
@@ -65,6 +76,16 @@ class Progress:
             return format_usd(None) if self.unpriced else format_usd(0.0)
         return format_usd(self.cost_usd) + (" and unknown prices" if self.unpriced else "")
 
+    @property
+    def is_out(self) -> bool:
+        """True when all open rows are at the provider's Batch API."""
+        return 0 < self.at_provider == self.open
+
+    def spending(self) -> str:
+        """What it cost, with what it may cost, for a short piece of a line: `$0.017 of $5.00`."""
+        narrowest = budget_words.narrowest(self.budgets)
+        return self.cost() if narrowest is None else budget_words.spent_of(narrowest)
+
     def summary(self, seconds: float | None = None) -> str:
         """The last line of a run: `533 rows: 531 succeeded, 2 failed, 0 open · 61,204 tokens · $0.021 · 41 s`."""
         cancelled = f", {self.states['cancelled']} cancelled" if self.states["cancelled"] else ""
@@ -72,10 +93,14 @@ class Progress:
         done, failed = self.states["succeeded"], self.states["failed"]
         ended = f"{done:,} succeeded, {failed:,} failed{cancelled}"
         used = f"{format_tokens(self.tokens)} tokens · {self.cost()}"
-        return f"{counted(self.rows, 'row')}: {ended}, {self.open:,} open · {used}{took}"
+        there = f" ({self.at_provider:,} at the provider)" if self.at_provider else ""
+        return f"{counted(self.rows, 'row')}: {ended}, {self.open:,} open{there} · {used}{took}"
 
     def to_json(self) -> JsonObject:
-        """For scripts: counts by state, tokens, cost_usd (null when unknown), state of the batch, reason of a hold."""
+        """For scripts: counts by state, tokens, cost_usd (null when unknown), state of the batch, reason of a hold.
+
+        `at_provider` is a part of `running`: rows at the provider's Batch API.
+        """
         return {
             "rows": self.rows,
             **self.states,
@@ -86,6 +111,10 @@ class Progress:
             "unjudged": self.unjudged,
             "state": self.state,
             "hold_reason": self.hold_reason,
+            "route": self.route,
+            "deadline_at": None if self.deadline_at is None else self.deadline_at.isoformat(),
+            "at_provider": self.at_provider,
+            "budgets": [budget_words.to_json(each) for each in self.budgets],
         }
 
 
@@ -110,6 +139,10 @@ def counts(connection: Connection, scope: Scope) -> Progress:
         unjudged=now.unjudged,
         hold_reason=now.hold_reason,
         state=now.state,
+        at_provider=now.at_provider,
+        route=now.route,
+        deadline_at=now.deadline_at,
+        budgets=budgets.covering(connection, scope.batch_id) if now.caps and scope.batch_id else (),
     )
 
 

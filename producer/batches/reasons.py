@@ -62,8 +62,11 @@ def since(at: datetime, now: datetime) -> str:
     return f"since {day}{at:%H:%M:%S} UTC ({in_words((now - at).total_seconds())})"
 
 
-def of_batch(batch: Row[Any], fleet: Fleet, now: datetime) -> list[Reason]:
-    """Why no open row of a batch is called at present; empty where rows are called, or could be."""
+def of_batch(batch: Row[Any], fleet: Fleet, now: datetime, blocking: Reason | None = None) -> list[Reason]:
+    """Why no open row of a batch is called at present; empty where rows are called, or could be.
+
+    `blocking` is that a cap on money keeps them.
+    """
     reasons = []
     if batch.state == "cancelled":
         again = f"`tidemill cancel {batch.id}` again cancels what a broken-off cancel has left."
@@ -72,6 +75,8 @@ def of_batch(batch: Row[Any], fleet: Fleet, now: datetime) -> list[Reason]:
         reasons.append(Reason("paused", f"The batch is paused; `tidemill resume {batch.id}` continues it."))
     if batch.hold_reason is not None:
         reasons.append(_hold(batch, now))
+    if blocking is not None and batch.state != "cancelled":
+        reasons.append(blocking)
     if batch.state != "cancelled" and (missing := missing_worker(batch, fleet)):
         reasons.append(Reason("no_worker", missing))
     return reasons

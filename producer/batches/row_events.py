@@ -103,7 +103,13 @@ def _call(life: Life, call: Row[Any]) -> Iterator[Event]:
     known = life.fleet.worker(call.worker_id)
     place = {"host": known.host if known else None, "pid": known.pid if known else None}
     facts = {"epoch": call.epoch, "worker": call.worker_id, **place}
-    yield Event("claimed", f"claimed by {life.fleet.name(call.worker_id)}", call.started_at, facts)
+    if (upstream := life.upstream.get(call.worker_id)) is not None:
+        facts |= {"upstream": upstream.id, "remote_id": upstream.remote_id}
+        name = f" ({upstream.remote_id})" if upstream.remote_id else ""
+        sentence = f"packed as a line of upstream batch {upstream.id}{name}, by the provider's Batch API"
+        yield Event("packed", sentence, call.started_at, facts)
+    else:
+        yield Event("claimed", f"claimed by {life.fleet.name(call.worker_id)}", call.started_at, facts)
     if call.outcome is None:
         return
     if call.seconds is not None:

@@ -7,13 +7,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from tidemill.models import ledger
+from tidemill.models import ledger, whereabouts
 from tidemill.models.ledger import Other
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES
 from tidemill.models.text import one_line
 from tidemill.models.transitions import ALONE_AFTER
-from tidemill.producer.batches import reasons
+from tidemill.models.whereabouts import Upstream
+from tidemill.producer.batches import affording, reasons, upstream_words
 from tidemill.producer.batches.reasons import Fleet, Place, Reason
 
 MOST_AHEAD = 500
@@ -35,6 +36,8 @@ class Life:
     fine_tune: Row[Any] | None
     fleet: Fleet
     now: datetime
+    upstream: dict[str, Upstream]
+    """Upstream batches of which it is or was a line, by the name under which they own it."""
     reasons: list[Reason] = field(default_factory=list)
 
 
@@ -43,15 +46,17 @@ def load(connection: Connection, job_id: int) -> Life | None:
     job = ledger.job(connection, job_id) if 0 < job_id <= ledger.LAST_ID else None
     if job is None:
         return None
+    calls = ledger.attempts_of(connection, job_id)
     life = Life(
         job,
         ledger.batch(connection, job.batch_id),
-        ledger.attempts_of(connection, job_id),
+        calls,
         ledger.answer_of(connection, job_id),
         ledger.twin_of(connection, job),
         ledger.fine_tune_of(connection, job_id),
         Fleet(ledger.all_workers(connection), settings().embedded),
         ledger.clock(connection),
+        whereabouts.of_owners(connection, {call.worker_id for call in calls}),
     )
     life.reasons.extend(_reasons(connection, life))
     return life
@@ -68,10 +73,12 @@ def _reasons(connection: Connection, life: Life) -> Iterator[Reason]:
         expected = _expected_end(life.fine_tune)
         end = f"; it expects to have trained {reasons.until(expected, now)}" if expected else ""
         yield Reason("provider", f"Training goes on: {status_of(life.fine_tune)}{end}.", expected)
-    if job.state == "running":
+    if job.state == "running" and job.worker_id in life.upstream:
+        yield upstream_words.reason(None, [life.upstream[job.worker_id]], batch.options["model"], now)
+    elif job.state == "running":
         yield reasons.of_running(life.calls[-1] if life.calls else None, job, life.fleet, now)
     elif job.state == "queued":
-        of_batch = reasons.of_batch(batch, life.fleet, now)
+        of_batch = reasons.of_batch(batch, life.fleet, now, affording.blocking(connection, batch.id, now))
         yield from of_batch
         own = list(_own_reasons(connection, life))
         yield from own

@@ -12,9 +12,11 @@ from typing import NoReturn, TypeAlias
 import typer
 
 from tidemill import migrations
+from tidemill.models.cost import format_usd
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, StoppedEarlyError
 from tidemill.models.finish import CUT
 from tidemill.models.live import listening
+from tidemill.models.routes import AUTO, ONLINE, UPSTREAM
 from tidemill.models.settings import settings
 from tidemill.producer.batches.answer_file import AnswerFile
 from tidemill.producer.batches.answer_printer import AnswerPrinter, LiveAnswer
@@ -26,6 +28,7 @@ from tidemill.producer.batches.obstacles import REMIND_SECONDS
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import Progress, counted, marked, resolve
 from tidemill.producer.batches.results import STDOUT, check_destination
+from tidemill.producer.batches.routing import check_route
 from tidemill.producer.batches.row_orders import OrderName
 from tidemill.producer.batches.submit import OpenBatch, check_model, open_batch, submit
 from tidemill.producer.screen.display import PLAIN_SECONDS, Display, Ticker, display, patience, say
@@ -79,7 +82,8 @@ def carry_out(
         return _print_detached(batch, submit(opened, Ticker("submitted")), opened.tally.answered, as_json)
     is_one = order.rows.is_one and not after
     is_printed = is_one and output is None
-    live = LiveAnswer() if is_printed and not as_json and settings().embedded and sys.stdout.isatty() else None
+    is_watched = is_printed and not as_json and settings().embedded and sys.stdout.isatty()
+    live = LiveAnswer() if is_watched and order.spending.route not in UPSTREAM else None
     printer = AnswerPrinter(batch, as_json, live) if is_printed else None
     new_file = partial(AnswerFile, batch.id, batch.submission, escape_formulas=escape_formulas, order=row_order)
     file = new_file(output) if output else None
@@ -129,6 +133,7 @@ def _check_that_input_stays(order: Order, output: str) -> None:
 
 def _print_estimate(order: Order, as_json: bool) -> None:
     check_model(order)
+    check_route(order)
     estimate = order.rows.estimate(order)
     if as_json:
         return print_json(estimate.to_json())
@@ -188,6 +193,10 @@ def follow_batch(
         if isinstance(stop, StoppedEarlyError) and not so_far.open:  # the last calls have ended while it stopped
             return so_far
         say(f"{batch.id} stopped: {so_far.summary()}")
+        if so_far.at_provider:
+            from tidemill.producer.batches import upstream_words  # which no other run needs
+
+            say(upstream_words.stays(so_far.at_provider, batch.id))
         if as_json and isinstance(stop, StoppedEarlyError):
             print_json({"batch": batch.id, **so_far.to_json()})
         raise
@@ -203,6 +212,8 @@ def _sum_up(batch: Batch, progress: Progress, as_json: bool, seconds: float, *, 
             say(f"{counted(rows, 'answer')} {cut}" if code == CUT else f"{rows:,} × {code}: {sentence}")
         for reason in failures(batch.id)[:_REASONS] if progress.states["failed"] else ():
             say(f"{reason.rows:,} × {reason.code}: {reason.example}")
+        if progress.route not in (ONLINE, AUTO) and (saved := batch.saved):
+            say(f"saved by the route {progress.route}, beside the price online: {format_usd(saved)}")
         print_line(progress.summary(seconds), err=True)
     if not progress.all_succeeded:
         raise typer.Exit(NOT_ALL_SUCCEEDED)

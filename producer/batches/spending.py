@@ -30,7 +30,7 @@ def spending_of(
 
     Args:
         budget: US dollars, such as "5.00".
-        route: `online`, `flex`, `batch` or `auto`.
+        route: `online`, `flex`, `batch`, `2h`, `8h` or `auto`.
         deadline: a duration such as "6h", or seconds. Without a route it means `auto`.
 
     Raises:

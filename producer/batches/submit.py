@@ -13,15 +13,19 @@ from itertools import chain
 
 from sqlalchemy import Connection
 
-from tidemill.models import batches, embedded, provider, shutdown
+from tidemill.models import batches, budgets, embedded, provider, shutdown
 from tidemill.models.database import LONG_SECONDS, reading, transact, transact_in_pieces
 from tidemill.models.errors import BrokerError, InputError
+from tidemill.models.reservations import BATCH
+from tidemill.models.routes import AUTO
 from tidemill.models.scope import Scope
 from tidemill.models.server_names import is_same_host, server_name
 from tidemill.models.settings import settings
 from tidemill.models.transitions import Enqueued, enqueue
+from tidemill.producer.batches import affording
 from tidemill.producer.batches.keys import Occurrences, Prepared
 from tidemill.producer.batches.order import Order
+from tidemill.producer.batches.routing import check_route, choose_route, says_enough
 from tidemill.producer.intake.tables import Row
 
 _FEED_SECONDS = 0.25
@@ -69,8 +73,10 @@ def open_batch(order: Order) -> OpenBatch:
     """
     (provider.check_client if settings().embedded else provider.check)(settings())
     check_model(order)
+    check_route(order)
     chunks = order.rows.chunks(order.options, order.on_bad_row)
     first = next(chunks)
+    affording.check_prices(order, first)
     submission = _submission(order, first)
     sought = order.sought([Prepared.of(row) for row in first])
 
@@ -80,6 +86,8 @@ def open_batch(order: Order) -> OpenBatch:
         if stored and stored.provider != sought.provider:
             begun = batches.find(connection, sought)
             batches.move(connection, stored.id, sought.provider, begun.id if begun else None)
+        if stored is None:
+            affording.check_room(order, first)
         batch_id = stored.id if stored else batches.create(connection, submission)
         is_its_own = stored is None or (stored.source is not None and order.source_name is not None)
         if stored and is_its_own and order.source_name is not None and stored.source != order.source_name:
@@ -87,6 +95,8 @@ def open_batch(order: Order) -> OpenBatch:
         number = batches.begin_submission(connection, batch_id, submission) if stored else 1
         if stored:
             batches.come_back(connection, batch_id, submission.provider)
+        if order.spending.budget_usd_e9 is not None:
+            budgets.set_cap(connection, BATCH, batch_id, order.spending.budget_usd_e9)
         return OpenBatch(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
 
     opened = transact(find_or_make, LONG_SECONDS)
@@ -174,9 +184,13 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
     columns: dict[str, None] = {}
     tally, fed_at = opened.tally, -math.inf
     pause = 0.0 if settings().embedded else _FEED_SECONDS
+    is_open = opened.order.spending.route == AUTO
     for chunk, names in _prepared(opened.chunks):
         columns |= names
         _store(opened, chunk, occurrences)
+        if is_open and says_enough(opened.order, tally.rows - tally.answered):
+            choose_route(opened.order, opened.batch_id, tally.rows - tally.answered)
+            is_open = False
         on_rows(tally.rows)
         if time.monotonic() - fed_at >= pause:
             _feed(opened)
@@ -186,7 +200,8 @@ def submit(opened: OpenBatch, on_rows: Callable[[int], None] = lambda _rows: Non
         transact_in_pieces(
             lambda connection, after: batches.drop_rows(connection, opened.batch_id, opened.submission, after)
         )
-    transact(lambda connection: batches.end_submission(connection, opened.batch_id, list(columns)))
+    if transact(lambda connection: batches.end_submission(connection, opened.batch_id, list(columns))) == AUTO:
+        choose_route(opened.order, opened.batch_id, tally.rows - tally.answered)
     _feed(opened)
     return tally.rows
 

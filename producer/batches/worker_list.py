@@ -1,14 +1,15 @@
 """Which worker processes live, and how much room each has, is what an operator asks first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tidemill import migrations
-from tidemill.models import ledger
+from tidemill.models import ledger, whereabouts
 from tidemill.models.database import reading
 from tidemill.models.durations import in_words
 from tidemill.models.json_types import JsonObject
 from tidemill.models.ledger import Worker
 from tidemill.models.settings import settings
+from tidemill.models.whereabouts import Upstream
 from tidemill.producer.batches.progress import counted
 from tidemill.producer.screen.printing import print_json, print_line, print_table
 from tidemill.producer.screen.tables import Column
@@ -32,14 +33,25 @@ def show(show_all: bool, as_json: bool) -> None:
     migrations.ensure()
     with reading() as connection:
         known, now = ledger.all_workers(connection), ledger.clock(connection)
+        out = [] if as_json else whereabouts.of_all(connection)
     shown = [worker for worker in known if show_all or worker.is_alive]
     if as_json:
         return print_json([_as_json(worker) for worker in shown])
     if not any(worker.is_alive for worker in known):
         print_line(_none_alive(gone=len(known) - len(shown)), err=True)
-    if not shown:
-        return None
-    return print_table(COLUMNS, [_cells(worker, (now - worker.started_at).total_seconds()) for worker in shown])
+    if shown:
+        print_table(COLUMNS, [_cells(worker, (now - worker.started_at).total_seconds()) for worker in shown])
+    for sentence in _at_providers(out):
+        print_line(sentence)
+    return None
+
+
+def _at_providers(out: Sequence[Upstream]) -> Iterator[str]:
+    """What is at the Batch API of each provider, where no worker has it in flight."""
+    for provider in sorted({each.provider for each in out}):
+        its = [each for each in out if each.provider == provider]
+        lines = sum(each.lines for each in its)
+        yield f"at {provider}, in no worker's hands: {counted(lines, 'row')} in {counted(len(its), 'upstream batch')}"
 
 
 def _none_alive(*, gone: int) -> str:

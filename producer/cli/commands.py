@@ -14,6 +14,7 @@ from tidemill.producer.cli import ending, flags
 from tidemill.producer.cli.batch_commands import batches_app
 from tidemill.producer.cli.groups import assistants_app, db_app, dialogues_app, fine_tunes_app
 from tidemill.producer.cli.help_pages import FIRST_STEPS, Commands, show_version
+from tidemill.producer.cli.money_commands import money_app
 from tidemill.producer.cli.operating_commands import operating_app
 
 app = Commands(
@@ -23,6 +24,7 @@ app = Commands(
 )
 app.add_typer(batches_app)
 app.add_typer(operating_app)
+app.add_typer(money_app)
 app.add_typer(dialogues_app, name="dialogues")
 app.add_typer(assistants_app, name="assistants")
 app.add_typer(db_app, name="db")
@@ -293,6 +295,9 @@ def train(
     ] = None,
     param: flags.Param = None,
     transport: flags.Transport = "sdk",
+    budget: Annotated[
+        str | None, typer.Option(metavar="USD", help="Do not train if that may cost more than this; needs --epochs.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the job.")] = None,
     new: Annotated[bool, typer.Option("--new", help="Train again on examples that were trained on before.")] = False,
     wait: Annotated[
@@ -306,6 +311,7 @@ def train(
     """Train a model on a table of prompts and replies: check, report, split and price them, then start the job."""
     from tidemill.models.options import QuestionOptions
     from tidemill.producer.asking.dialogues import Filters
+    from tidemill.producer.batches.spending import spending_of
     from tidemill.producer.cli.values import ends_of, options_of, text_of
     from tidemill.producer.training import preparing as training
     from tidemill.producer.training.columns import Columns
@@ -338,6 +344,7 @@ def train(
             wait,
             detach,
             ends,
+            spending_of(budget),
         ),
         strict=strict,
         dry_run=dry_run,

@@ -29,6 +29,12 @@ def batch_ids(incomplete: str) -> Words:
     return [("latest", "the newest batch"), *_in_time(statement)]
 
 
+def budget_names(incomplete: str) -> Words:
+    """What may have a cap: a day, all, or a batch; and what else `tidemill budget` does."""
+    words = [("day", "each day, in UTC"), ("fleet", "all batches together"), ("forgive", "what is maybe spent")]
+    return [each for each in words if each[0].startswith(incomplete)] + batch_ids(incomplete)
+
+
 def assistant_names(incomplete: str) -> Words:
     """Names of assistants, each with its model."""
 
@@ -41,6 +47,13 @@ def assistant_names(incomplete: str) -> Words:
         return select(assistants.c.name, assistants.c.model).where(fitting).order_by(assistants.c.name).limit(MOST)
 
     return _in_time(statement)
+
+
+def groupings(incomplete: str) -> list[str]:
+    """By what `costs` adds up."""
+    from tidemill.producer.costing.costs import GROUPINGS
+
+    return [name for name in GROUPINGS if name.startswith(incomplete)]
 
 
 def _in_time(statement: Any) -> Words:

@@ -11,12 +11,13 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, false, func, select
 
 from tidemill import migrations
-from tidemill.models import blobs, broker, cost, outbound, shutdown
+from tidemill.models import blobs, broker, budgets, cost, outbound, shutdown
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, writing
 from tidemill.models.due import ALIVE_SECONDS
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.money import usd
 from tidemill.models.provider import CallError, check_headers, list_models
 from tidemill.models.settings import Settings, settings
 from tidemill.models.tables import metadata, workers
@@ -204,6 +205,20 @@ def _workers() -> str:
     return f"{own} alive for {settings().provider}{others}"
 
 
+def _budgets() -> str:
+    with reading() as connection:
+        capped, wrong = budgets.read_all(connection), budgets.imbalances(connection)
+        calls, beyond = budgets.beyond_bounds(connection)
+    if wrong:
+        names = ", ".join(f"{each.budget.kind} {each.budget.name}".strip() for each in wrong)
+        raise TidemillError(
+            f"what is reserved in {names} is not what its calls have reserved; please report it. Removing its cap and "
+            "setting it again counts anew."
+        )
+    more = f"; {counted(calls, 'call')} cost {cost.format_usd(usd(beyond))} more than could be known" if calls else ""
+    return f"{counted(len(capped), 'cap')} on money{more}" if capped else f"none: nothing has a cap{more}"
+
+
 _CHECKS: dict[str, Callable[[], str]] = {
     "python": lambda: f"{sys.version.split()[0]} at {Path(sys.executable)}",
     "database": _database,
@@ -216,6 +231,7 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "certificates": _certificates,
     "provider": _provider,
     "workers": _workers,
+    "budgets": _budgets,
 }
 
 

@@ -209,7 +209,8 @@ class MoneyFlags(NamedTuple):
         str | None,
         typer.Option(
             metavar="ROUTE",
-            help="batch and flex: half the price, for more time. auto: the cheapest that is done in time.",
+            help="batch, flex: half the price, for more time. 2h, 8h: 30 and 40 % off, not yet proven. "
+            "auto: the cheapest in time.",
             show_default="online",
         ),
     ] = None

@@ -11,8 +11,9 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 COMMAND_PANELS: Mapping[str, str] = {
     "Asking": "ask describe train assistants",
-    "Looking": "status watch results explain diff dialogues fine-tunes models",
+    "Looking": "status watch results explain costs diff dialogues fine-tunes models",
     "Steering": "pause resume cancel retry delete prune",
+    "Money": "budget",
     "Operating": "doctor worker workers rehearse backup db",
 }
 """Title of a panel -> the commands in it, in their order."""
@@ -45,6 +46,7 @@ OPTION_PANELS: Mapping[str, Mapping[str, str]] = {
         "Examples from dialogues": "--from-dialogues --batch --sentiment --assistant --since --until --answered-by "
         "--search --min-length",
         "Examples to check with": "--val --validation --seed",
+        "Money": "--budget",
         "Model": "--model --suffix --method --epochs --batch-size --learning-rate --beta --param --transport",
     },
 }

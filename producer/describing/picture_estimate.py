@@ -13,7 +13,8 @@ from tidemill.models import cost
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Detail, Options
 from tidemill.models.vision import picture_tokens, usable_size
-from tidemill.producer.asking.estimate import Before, Estimate, priced
+from tidemill.producer.asking.estimate import Before, Estimate, priced, with_reach
+from tidemill.producer.batches.budget_reach import Reckoning
 from tidemill.producer.batches.keys import Prepared
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
@@ -83,6 +84,7 @@ class PictureEstimate:
         for (detail, side), tokens in self.sizes.items():
             yield f"  {detail:8} {side:>8} {tokens:>12,}  {cost.format_usd(self._usd(tokens))}"
         yield from rows.answers()
+        yield from rows.by_route()
         yield "Nothing was sent."
 
     def _usd(self, tokens: int) -> float | None:
@@ -114,19 +116,23 @@ def estimate_pictures(pictures: Pictures, order: Order) -> PictureEstimate:
     options = order.options
     template = parse_template(options.prompt or "")
     can_compare = find_spec("imagehash") is not None
-    sums, before = _Sums(), Before(order)
+    sums, before, reckoning = _Sums(), Before(order), None
     prepared_files = prepare(pictures, options, lambda _note: None, likeness=can_compare)
     for chunk in _chunks(ticked(prepared_files, Ticker("looked at", "pictures"))):
-        rows = [Prepared.of(row_of(file, picture, template, options)) for file, picture in chunk]
+        read = [row_of(file, picture, template, options) for file, picture in chunk]
+        rows = [Prepared.of(row) for row in read]
         answered = before.answered(rows)
         sums.rows, sums.done = sums.rows + len(rows), sums.done + sum(answered)
-        for is_answered, row, prepared in zip(answered, rows, chunk, strict=True):
-            _count(sums, options, row, prepared, is_answered=is_answered)
+        reckoning = reckoning or Reckoning(order, before.batch_id)
+        for place, (row, prepared) in enumerate(zip(rows, chunk, strict=True)):
+            if _count(sums, options, row, prepared, is_answered=answered[place]):
+                reckoning.add([read[place].request])
     texts = [text for text in (options.system, options.prompt) if text]
     text_tokens = sum(cost.count_many(texts, options.model)) + cost.chat_overhead_tokens(len(texts))
     to_send = sums.rows - sums.done - sums.same - len(sums.refused)
     input_tokens = sums.tokens + text_tokens * to_send
-    rows_estimate = priced(before.batch_id, options, sums.rows, sums.done, to_send, input_tokens=input_tokens)
+    rows_estimate = priced(before, options, sums.rows, sums.done, to_send, input_tokens=input_tokens)
+    rows_estimate = with_reach(rows_estimate, reckoning)
     alike = _groups(sums.likenesses) if can_compare else None
     return PictureEstimate(rows_estimate, sums.refused, sums.same, dict(sums.sizes), sums.is_estimate, alike)
 
@@ -143,24 +149,25 @@ def _chunks(pictures: Iterable[PreparedFile]) -> Iterator[list[PreparedFile]]:
         yield chunk
 
 
-def _count(sums: _Sums, options: Options, row: Prepared, prepared: PreparedFile, *, is_answered: bool) -> None:
+def _count(sums: _Sums, options: Options, row: Prepared, prepared: PreparedFile, *, is_answered: bool) -> bool:
+    """Count a picture; returns whether it would be sent."""
     file, picture = prepared
     if isinstance(picture, RefusedPicture):
         sums.refused.append((picture.code, picture.reason))
-        return
+        return False
     if picture is None:
         sums.is_estimate = True
     elif picture.likeness is not None:
         sums.likenesses.setdefault(picture.likeness, []).append(file.path)
     if is_answered:
-        return
+        return False
     assert row.content is not None
     if row.content in sums.contents:
         sums.same += 1
-        return
+        return False
     sums.contents.add(row.content)
     if picture is None:
-        return
+        return True
     counted_tokens = picture_tokens(options.model, picture.width, picture.height, options.detail or "auto")
     sums.tokens += counted_tokens.tokens
     sums.is_estimate |= counted_tokens.is_estimate
@@ -168,6 +175,7 @@ def _count(sums: _Sums, options: Options, row: Prepared, prepared: PreparedFile,
         for side in COMPARED_SIDES:
             size = usable_size(options.model, picture.source_width, picture.source_height, detail, side)
             sums.sizes[detail, side] += picture_tokens(options.model, *size, detail).tokens
+    return True
 
 
 def _groups(likenesses: dict[str, list[str]]) -> list[list[str]]:

@@ -27,6 +27,7 @@ from tidemill.models.database import reading, stuck_seconds
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, DatabaseError, InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.settings import Settings, settings
+from tidemill.producer.batches.budget_words import price_lines
 from tidemill.producer.batches.run import stop_like_ctrl_c
 from tidemill.producer.rehearsing import own_rows, proxy
 from tidemill.producer.rehearsing.books import Books, compare
@@ -38,6 +39,7 @@ from tidemill.producer.screen.printing import print_json, print_line, print_tabl
 from tidemill.producer.screen.tables import Column
 from tidemill.simulator import Simulator
 
+MODEL = "rehearsal"
 WORKERS, WINDOW = 3, 8
 """Commands that keep a worker each, and calls in flight in each."""
 
@@ -163,7 +165,7 @@ def rehearse(plan: Plan, *, keep: bool = False) -> Outcome:
         provider = stack.enter_context(_provider(plan))
         database = _proxied(stack, "database", settings().database_url, proxy.database)
         broker = _proxied(stack, "broker", "" if settings().embedded else settings().broker_url, proxy.broker)
-        environment = _environment(provider)
+        environment = _environment(provider) | _no_prices(folder)
         stack.callback(_remove_queue, environment)
         through = {"TIDEMILL_DATABASE_URL": database, "TIDEMILL_BROKER_URL": broker}
         fleet = Fleet(environment | {name: each[1] for name, each in through.items() if each is not None}, folder)
@@ -254,6 +256,13 @@ def _environment(provider: Simulator) -> dict[str, str]:
     return {**outside, **own, **ours, "PYTHONPATH": interpreters.bare_environment()["PYTHONPATH"]}
 
 
+def _no_prices(folder: Path) -> dict[str, str]:
+    """What makes calls cost nothing: no cap on the user's money is touched by what costs none."""
+    path = folder / "prices.toml"
+    path.write_text("\n".join(price_lines(MODEL, is_own_server=True)), encoding="utf-8")
+    return {"TIDEMILL_PRICES": str(path)}
+
+
 def _start(fleet: Fleet, folder: Path, prompts: list[str], batch_name: str) -> Member:
     """Start workers where there is a broker, and the command that submits the batch and follows it."""
     path = folder / "prompts.jsonl"
@@ -261,7 +270,7 @@ def _start(fleet: Fleet, folder: Path, prompts: list[str], batch_name: str) -> M
     if not settings().embedded:
         for number in range(1, WORKERS + 1):
             fleet.add(f"worker {number}", "worker", has_workers=True)
-    question = ("--model", "rehearsal", "--no-assistant", "--transport", "http", "--name", batch_name)
+    question = ("--model", MODEL, "--no-assistant", "--transport", "http", "--name", batch_name)
     arguments = ("ask", "-i", str(path), "-o", str(folder / "answers.jsonl"), *question)
     return fleet.add("tidemill ask", *arguments, has_workers=False, needs_success=True)
 

@@ -58,8 +58,13 @@ class Counts(Protocol):
         """Why the provider serves nobody at present."""
         ...
 
-    def cost(self) -> str:
-        """What it cost, for people."""
+    @property
+    def at_provider(self) -> int:
+        """Open rows that are at the provider's Batch API, where no call of ours is made for them."""
+        ...
+
+    def spending(self) -> str:
+        """What it cost, and what it may cost, for people."""
         ...
 
 
@@ -219,7 +224,7 @@ def parts_of(counts: Counts, reading: bool, rate: "Rate") -> list[Part]:
     return [
         Part(f"{counts.ended:,}/{total} done{failed}", 1),
         Part(f"{format_tokens(counts.tokens)} tokens", 7),
-        Part(counts.cost(), 3),
+        Part(counts.spending(), 3),
         *rate.parts(counts),
     ]
 
@@ -238,14 +243,16 @@ class Rate:
 
     def parts(self, counts: Counts) -> list[Part]:
         """For people: `61 rows/s` and `ETA 7 s`, or what the run waits for."""
+        there = [Part(f"{counts.at_provider:,} at the provider", 2)] if counts.at_provider else []
         if counts.open and (counts.hold_reason or counts.state != "open"):
-            return [Part("on hold" if counts.hold_reason else counts.state, 2)]
+            return [Part("on hold" if counts.hold_reason else counts.state, 2), *there]
         (began, first), (ended, last) = self._samples[0], self._samples[-1]
         if ended == began or last == first:
-            return [Part("0 rows/s", 5)]
+            return there or [Part("0 rows/s", 5)]
         rate = (last - first) / (ended - began)
         shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
-        return [Part(f"{shown} rows/s", 5), Part(f"ETA {in_words(round(counts.open / rate))}", 4)]
+        left = there or [Part(f"ETA {in_words(round(counts.open / rate))}", 4)]  # when they come back, nobody knows
+        return [Part(f"{shown} rows/s", 5), *left]
 
 
 def display(quiet: bool = False, *, lines: bool = False) -> Display:

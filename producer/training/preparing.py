@@ -18,6 +18,7 @@ from tidemill.producer.batches.progress import counted
 from tidemill.producer.intake.sources import Files, shown
 from tidemill.producer.screen.display import Ticker, say, ticked
 from tidemill.producer.screen.printing import JsonLines, print_json, print_line, print_text
+from tidemill.producer.training import training_budget
 from tidemill.producer.training.columns import Columns
 from tidemill.producer.training.dataset_report import Report
 from tidemill.producer.training.datasets import Dataset, DatasetOptions, build
@@ -70,7 +71,7 @@ def train(
         if not as_json:
             print_text(dataset.report.text(), err=aside)
         elif not sent_off:
-            print_json(dataset.report.to_json(), err=aside)
+            print_json(dataset.report.to_json() | training_budget.to_json(dataset, terms.spending), err=aside)
         if stopped:
             raise InputError(why_stopped(dataset.report))
         if export is not None and not dry_run:
@@ -78,7 +79,7 @@ def train(
         elif not dry_run:
             send_off(dataset, options, terms, *names_of(source), as_json=as_json)
         elif not as_json:
-            print_line(f"\n{_next(dataset)}")
+            print_line(f"\n{_next(dataset, terms)}")
 
 
 def check_all(source: Source, options: DatasetOptions, terms: Terms, *, sends: bool) -> None:
@@ -90,6 +91,7 @@ def check_all(source: Source, options: DatasetOptions, terms: Terms, *, sends: b
     """
     _check(source, options)
     check(terms)
+    training_budget.check_terms(options, terms.spending)
     _check_shutdowns(options.model, sends=sends)
 
 
@@ -213,9 +215,11 @@ def _warnings(report: Report) -> str:
     return counted(report.findings.level("warning"), "warning")
 
 
-def _next(dataset: Dataset) -> str:
+def _next(dataset: Dataset, terms: Terms) -> str:
     has_warnings = dataset.report.findings.level("warning") > 0
     look = f"  Look at the {_warnings(dataset.report)}; training is possible all the same.\n" if has_warnings else ""
+    fits = training_budget.line(dataset, terms.spending)
+    look += f"  {fits}\n" if fits else ""
     return (
         f"WHAT NEXT\n{look}  With --export train.jsonl instead of --dry-run the examples are written to a file; "
         "without either\n  the model is trained on them. Nothing was sent."

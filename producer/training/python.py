@@ -21,6 +21,7 @@ from tidemill.producer.asking.python_words import in_python_words
 from tidemill.producer.batches import showing
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.off_the_loop import off_the_loop
+from tidemill.producer.batches.spending import spending_of
 from tidemill.producer.intake.tables import ANY_TABLE, ArrowTable, as_frame, is_frame, open_source
 from tidemill.producer.intake.tables import Source as Rows
 from tidemill.producer.screen.display import say
@@ -80,6 +81,8 @@ class TrainOptions(TypedDict, total=False):
     transport: Transport | None
     name: str | None
     new: bool
+    budget: str | float | None
+    """US dollars that training may cost at most, as `--budget`."""
     detach: bool
     """Return without waiting until the provider has the job, which is waited for where no broker is set."""
 
@@ -321,6 +324,7 @@ def _terms(options: TrainOptions) -> Terms:
         name=options.get("name"),
         new=options.get("new", False),
         detach=options.get("detach", False),
+        spending=spending_of(options.get("budget")),
     )
 
 

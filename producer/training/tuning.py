@@ -28,10 +28,12 @@ from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.ends import Ends
 from tidemill.producer.batches.order import DryRun, Order
 from tidemill.producer.batches.run import stop_like_ctrl_c
+from tidemill.producer.batches.spending import UNSAID, Spending
 from tidemill.producer.batches.submit import open_batch, submit
 from tidemill.producer.intake.tables import Row
 from tidemill.producer.screen.display import say
 from tidemill.producer.screen.printing import print_json, print_line
+from tidemill.producer.training import training_budget
 from tidemill.producer.training.datasets import Dataset, DatasetOptions, Part
 from tidemill.producer.training.fine_tune_control import check_trained, follow_until_created, watch
 from tidemill.producer.training.fine_tune_lookup import FineTuneRow, find, status_of, to_json
@@ -57,6 +59,8 @@ class Terms:
     detach: bool = False
     ends: Ends = field(default_factory=Ends)
     """With `wait`: when to stop waiting."""
+    spending: Spending = UNSAID
+    """How much it may cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,7 @@ def send_off(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str,
 
 def submit_job(dataset: Dataset, options: DatasetOptions, terms: Terms, name: str, source: str) -> tuple[Batch, bool]:
     """Store a dataset and its job; returns the job's batch, and whether there was this very job already."""
+    training_budget.check_fits(dataset, options, terms.spending)
     parts = {"training": dataset.train, "validation": dataset.validation}
     stored = {name: None if part is None else _store(part) for name, part in parts.items()}
     hashes = [None if each is None else each["sha256"] for each in stored.values()]
@@ -151,7 +156,9 @@ def submit_job(dataset: Dataset, options: DatasetOptions, terms: Terms, name: st
     transact(keep)
     asked = {"model": options.model, "params": _params(options, terms), "transport": terms.transport}
     row = DatasetRow(dataset_id, settings().host, dataset.report)
-    opened = open_batch(Order(make_options(asked), row, name=name, new=terms.new, on_bad_row=say))
+    opened = open_batch(
+        Order(make_options(asked), row, name=name, new=terms.new, on_bad_row=say, spending=terms.spending)
+    )
     submit(opened)
     return Batch(opened.batch_id, opened.submission), opened.resumed
 

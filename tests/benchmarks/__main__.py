@@ -104,6 +104,7 @@ def measure(bench: Bench, plan: Plan) -> Results:
         [
             *bench.figures(measuring.measure_one_core, plan.one_core),
             *bench.figures(measuring.measure_scale, plan.scales),
+            *bench.figures(measuring.measure_budgeted, plan.budgeted),
             *bench.figures(measuring.measure_submit, plan.submits),
             *bench.figures(measuring.measure_start_up, plan.start_ups),
             *bench.figures(measuring.measure_paced, plan.paced),

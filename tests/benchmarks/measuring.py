@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import mean, median
@@ -19,6 +19,8 @@ from tests.benchmarks.lab import TIDEMILL, Lab, Place, run
 from tests.benchmarks.provider import SIGN, Provider, provider
 from tests.benchmarks.scenarios import (
     AT_ONCE,
+    BUDGET,
+    BUDGET_RATE,
     HELD_SHARE,
     IN_FLIGHT,
     LATENCY_MS,
@@ -29,6 +31,7 @@ from tests.benchmarks.scenarios import (
     SUBMIT_RATE,
     USED_SHARE,
     Bare,
+    Budgeted,
     Comparison,
     Contender,
     OneCore,
@@ -139,7 +142,8 @@ def measure_one(lab: Lab, contender: Contender, target: Provider, rows: int) -> 
 
 
 def _ask(place: Place, contender: Tidemill, prompts: Path, rows: int) -> Run:
-    options = ("--transport", contender.transport, "--window", str(IN_FLIGHT), "-o", "answers.jsonl")
+    options: list[str] = ["--transport", contender.transport, "--window", str(IN_FLIGHT), "-o", "answers.jsonl"]
+    options += contender.options
     engine = open_engine(place.database_url)
     with (
         fleet(place, engine, contender.processes) as workers_trees,
@@ -215,6 +219,23 @@ def _ledger(engine: Engine, rows: int) -> tuple[list[float], float]:
         starts = sorted(at.timestamp() for at in connection.scalars(select(attempts.c.started_at)))
     last: datetime = answer(engine, select(func.max(jobs.c.finished_at)))
     return starts, last.timestamp()
+
+
+def measure_budgeted(lab: Lab, scenario: Budgeted) -> list[Figure]:
+    """Prompts a second with a budget over those without, the median of some rounds, and the same of CPU."""
+    pairs = []
+    with provider(lab.folder, LATENCY_MS) as target:
+        for _ in range(scenario.rounds):
+            budgeted = replace(scenario.contender, options=BUDGET)
+            pairs.append([measure_one(lab, each, target, scenario.rows) for each in (scenario.contender, budgeted)])
+    rate = median(under.rate / free.rate for free, under in pairs)
+    cpu = median(under.busy_cpu_ms / free.busy_cpu_ms for free, under in pairs)
+    beside = f"{mean(under.rate for _, under in pairs):,.0f} / {mean(free.rate for free, _ in pairs):,.0f} a second"
+    name = f"{scenario.name}, {scenario.rows:,} prompts over none"
+    return [
+        Figure(f"{name}: rate", rate, "{:.3f}", BUDGET_RATE, beside),
+        Figure(f"{name}: CPU", cpu, "{:.2f}", None),
+    ]
 
 
 # --- one prompt ---

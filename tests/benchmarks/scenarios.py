@@ -48,6 +48,8 @@ class Tidemill:
 
     transport: str
     processes: int = 0
+    options: tuple[str, ...] = ()
+    """Further ones of the command."""
 
     @property
     def name(self) -> str:
@@ -216,6 +218,23 @@ SUBMIT_RATE = at_least(0.9)
 """Of a long file, each against a short one."""
 
 
+# --- a budget ---
+
+
+@dataclass(frozen=True, slots=True)
+class Budgeted:
+    """The same file with a budget that is never reached, and without one, in turn: its share of the rate."""
+
+    name: str
+    contender: Tidemill
+    rows: int
+    rounds: int = 3
+
+
+BUDGET = ("--budget", "100000")
+BUDGET_RATE = at_least(0.98)
+
+
 # --- the rest ---
 
 
@@ -286,6 +305,7 @@ class Plan:
     one_prompt: tuple[OnePrompt, ...]
     one_core: tuple[OneCore, ...]
     paced: tuple[Paced, ...]
+    budgeted: tuple[Budgeted, ...]
     submits: tuple[Submit, ...]
     scales: tuple[Scale, ...]
     start_ups: tuple[StartUp, ...]
@@ -304,6 +324,10 @@ def quick() -> Plan:
         paced=(
             Paced("1,800 RPM, told, embedded", 0, True, 240, _ONE_SECOND),
             Paced("1,800 RPM, learned, 2 workers", 2, False, 240, _ONE_SECOND),
+        ),
+        budgeted=(
+            Budgeted("budget, SQLite", _HTTP, 6_000),
+            Budgeted("budget, Postgres", Tidemill("http", 1), 6_000),
         ),
         submits=(
             Submit("submit into SQLite", shared=False, rows=100_000),

@@ -125,7 +125,7 @@ def test_the_layers_have_contracts_that_lint_runs() -> None:
     layers = [each["layers"] for each in _contracts() if each["type"] == "layers"]
     assert layers == [
         ["tidemill.producer | tidemill.worker", "tidemill.migrations", "tidemill.models | tidemill.simulator"],
-        ["cli", "rehearsing", "describing | training | comparing", "asking", "batches", "intake", "screen"],
+        ["cli", "rehearsing", "describing | training | comparing | costing", "asking", "batches", "intake", "screen"],
     ]
     assert "lint-imports" in (ROOT / "Makefile").read_text("utf-8")
 

@@ -17,7 +17,7 @@ from tests.servers import Postgres
 from tidemill import migrations
 from tidemill.models.database import engine, reading, writing
 from tidemill.models.errors import DatabaseError
-from tidemill.models.tables import complete_metadata, creations, dialogues, jobs
+from tidemill.models.tables import complete_metadata, creations, dialogues, jobs, kept_costs
 
 AT = datetime(2026, 11, 28, 3, 44, 54, 123000, tzinfo=UTC)
 
@@ -113,6 +113,33 @@ def test_creations_keep_their_owners_tokens_and_doubts_on_the_way_down_and_up_ag
         ).mappings()
         assert [dict(row) for row in rows_again] == of_jobs
         assert "remote_ops" not in inspect(connection).get_table_names()
+
+
+@pytest.mark.usefixtures("database")
+def test_kept_costs_are_the_same_amounts_on_the_way_down_and_up_again() -> None:
+    """On the way down routes have no place: their lines become one."""
+    names = {
+        "batch_id": "b",
+        "batch_name": "b",
+        "day": "2026-11-28",
+        "model": "m",
+        "outcome": "succeeded",
+        "kind": "ask",
+    }
+    sums = {"calls": 2, "input_tokens": 3, "output_tokens": 4, "priced": 2, "unpriced": 0, "saved_usd_e12": 700}
+    lines = [
+        {**names, **sums, "provider": "p", "route": route, "cost_usd_e12": cost}
+        for route, cost in (("", 2_500), ("batch", 1_200))
+    ]
+    with writing() as connection:
+        connection.execute(insert(kept_costs), lines)
+        command.downgrade(migrations.configuration(connection), "0010")
+        old = connection.execute(text("SELECT calls, cost_usd_e10 FROM kept_costs")).all()
+    assert [tuple(map(int, row)) for row in old] == [(4, 37)]
+    migrations.upgrade()
+    with reading() as connection:
+        (line,) = connection.execute(select(kept_costs))
+    assert (line.calls, line.cost_usd_e12, line.route, line.saved_usd_e12) == (4, 3_700, "", 0)
 
 
 @pytest.mark.usefixtures("empty_database")

@@ -239,9 +239,68 @@ def write_prices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> 
 
 def test_the_user_s_price_of_cache_writes_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_prices(monkeypatch, tmp_path, '["m"]\ninput = 1\noutput = 2\ncache_write = 1.25\n')
-    model_price = price("m", "flex")
+    model_price = price("m", "default")
     assert model_price is not None
     assert model_price.cost(1_000_000, 0, written=400_000) == pytest.approx(0.6 + 0.5)
+
+
+OWN_TIERS = """
+[plain]
+input = 0.3
+output = 1.2
+cached_input = 0.1
+cache_write = 0.6
+training = 9
+[shares]
+input = 1
+output = 2
+batch = 0.7
+flex = 1.0
+[table]
+input = 1
+output = 2
+[table.batch]
+input = 0.25
+output = 0.5
+"""
+
+
+@pytest.mark.parametrize(
+    ("server", "model", "tier", "usd"),
+    [
+        ("https://api.openai.com/v1", "plain", "", 0.15 + 0.02 + 0.18 + 0.24),
+        ("https://api.openai.com/v1", "plain", "default", 0.59),
+        ("https://api.openai.com/v1", "plain", "Batch", 0.295),
+        ("https://api.openai.com/v1", "plain", "flex", 0.295),
+        ("https://api.openai.com/v1", "plain", "priority", 1.18),
+        ("http://127.0.0.1:8000/v1", "plain", "batch", 0.295),
+        ("https://api.deepinfra.com/v1/openai", "plain", "batch", 0.472),
+        ("https://api.groq.com/openai/v1", "plain", "flex", 0.59),
+        ("https://api.deepinfra.com/v1/openai", "shares", "batch", 0.7 * 1.4),
+        ("https://api.openai.com/v1", "shares", "flex", 1.4),
+        ("https://api.openai.com/v1", "table", "batch", 0.25 * 1.0 + 0.1),
+        ("https://api.openai.com/v1", "table", "flex", 0.7),
+    ],
+)
+def test_a_price_of_one_s_own_is_the_standard_one_and_tiers_cost_a_share_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: str, model: str, tier: str, usd: float
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server)
+    write_prices(monkeypatch, tmp_path, OWN_TIERS)
+    own = price(model, tier)
+    assert own is not None
+    assert own.cost(1_000_000, 200_000, cached=200_000, written=300_000) == pytest.approx(usd)
+    assert training_price("plain") == pytest.approx(9e-6)
+
+
+def test_a_server_s_discount_counts_where_the_built_in_table_knows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.together.xyz/v1")
+    name = "MiniMaxAI/MiniMax-M3"
+    standard, batch = price(name), price(name, "batch")
+    assert standard is not None
+    assert batch is not None
+    assert "together" in batch.source
+    assert batch.cost(1_000, 1_000) == pytest.approx(0.5 * standard.cost(1_000, 1_000))
 
 
 def test_the_user_s_prices_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -263,6 +322,9 @@ def test_the_user_s_prices_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ('[m]\ninput = 1\noutput = "2"\n', "'m'.* output"),
         ("[m]\ninput = true\noutput = 2\n", "'m'.* input"),
         ("[m]\ninput = 1\noutput = 2\ncached = 3\n", "'m'.* cached"),
+        ("[m]\ninput = 1\noutput = 2\nbatch = -1\n", "'m'.* batch: must be a share"),
+        ("[m]\ninput = 1\noutput = 2\n[m.batch]\ninput = 1\n", "'m'.* batch output: is missing"),
+        ("[m]\ninput = 1\noutput = 2\n[m.flex]\nbatch = 1\n", "'m'.* flex batch: unknown key"),
     ],
 )
 def test_a_bad_file_is_named_with_its_key(

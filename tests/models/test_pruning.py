@@ -9,12 +9,11 @@ from sqlalchemy import func, select, update
 
 from tests.rows import MODEL, add_batch, add_jobs, count, failure, put, set_batch, set_job, success, take
 from tidemill.models import batches as batch_verbs
-from tidemill.models import pruning, transitions
+from tidemill.models import bill, pruning, transitions
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, transact, writing
 from tidemill.models.errors import InputError
 from tidemill.models.tables import assistants, attempts, batches, datasets, jobs, kept_costs, tallies
-from tidemill.models.tallies import COST_UNITS
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -76,8 +75,8 @@ def test_a_dialogue_goes_with_its_later_turns_first() -> None:
 
 
 def ledger() -> list[tuple[Any, ...]]:
-    """(outcome, calls, tokens in and out, cost in 1e-10 USD, calls at a known price) of both tables together."""
-    units = Decimal(COST_UNITS)
+    """(outcome, calls, tokens in and out, cost in 1e-12 USD, calls at a known price) of both tables together."""
+    units = Decimal(bill.UNITS)
     books: dict[str, list[int]] = {}
     with reading() as connection:
         rows = connection.execute(
@@ -87,7 +86,7 @@ def ledger() -> list[tuple[Any, ...]]:
             (call[0], 1, call[1] or 0, call[2] or 0, int(Decimal(repr(call[3] or 0)) * units), int(call[3] is not None))
             for call in rows
         ]
-        names = ("outcome", "calls", "input_tokens", "output_tokens", "cost_usd_e10", "priced")
+        names = ("outcome", "calls", "input_tokens", "output_tokens", "cost_usd_e12", "priced")
         lines += [tuple(row) for row in connection.execute(select(*(kept_costs.c[name] for name in names)))]
     for outcome, *sums in lines:
         books[outcome] = [a + b for a, b in zip(books.get(outcome, [0] * 5), sums, strict=True)]
@@ -129,7 +128,7 @@ def test_what_was_spent_is_the_same_before_and_after_to_the_last_digit_also_when
     assert count(attempts) == 0
     with reading() as connection:
         lines = connection.execute(select(kept_costs)).all()
-        assert connection.scalar(select(func.sum(kept_costs.c.cost_usd_e10))) == of_rows
+        assert connection.scalar(select(func.sum(kept_costs.c.cost_usd_e12))) == of_rows * 100
     assert {(row.kind, row.batch_name, row.model, row.assistant) for row in lines} == {("ask", "b", MODEL, "Åsa")}
     assert {row.outcome for row in lines} == {"succeeded", "failed", "retried", "lost"}
     assert sum(row.unpriced for row in lines) == sum(row.calls - row.priced for row in lines if row.outcome != "lost")

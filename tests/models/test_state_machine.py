@@ -1,7 +1,8 @@
 """The state machine at random: real SQL beside a model in memory, up to three workers, an impatient user, crashes.
 
 After every step each job must be what the model says, and the invariants of the design must hold: answered is exactly
-one dialogue, running is a lease, epochs only grow, ended is ended until revived, and the ledger adds up to the bill.
+one dialogue, running is a lease, epochs only grow, ended is ended until revived, the ledger adds up to the bill, and a
+budget to the ledger.
 """
 
 from collections.abc import Collection
@@ -22,9 +23,11 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, func, select, update
 
 from tests.rows import add_batch, add_jobs, check_tallies, claimant, failure, rescuer, success, take
+from tidemill.models import budgets
 from tidemill.models.batches import drop_rows
 from tidemill.models.database import reading, transact_in_pieces, writing
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages, tallies
+from tidemill.models.tables import budgets as rows_of_budgets
 from tidemill.models.transitions import (
     ALONE_AFTER,
     MAX_LOSSES,
@@ -87,13 +90,14 @@ class StateMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         with writing() as connection:
-            for table in (messages, dialogues, attempts, jobs, tallies, batches):
+            for table in (messages, dialogues, attempts, jobs, tallies, batches, rows_of_budgets):
                 connection.execute(delete(table))
         add_batch()
         self.expected: dict[int, Expected] = {}
         self.calls: list[Call] = []
         self.epochs_seen: dict[int, int] = {}
         self.dropped: set[int] = set()
+        self.has_cap = False
 
     @initialize(count=st.integers(1, 4))
     def enqueue(self, count: int) -> None:
@@ -135,7 +139,13 @@ class StateMachine(RuleBasedStateMachine):
             call.settlement = (
                 success(job, f"{job.id} at {job.epoch}", cost_usd=COST)
                 if outcome == "succeeded"
-                else failure(job, outcome, counted=outcome in ("failed", "retried"), cost_usd=_price(outcome))
+                else failure(
+                    job,
+                    outcome,
+                    counted=outcome in ("failed", "retried"),
+                    cost_usd=_price(outcome),
+                    is_doubtful=outcome == "retried" and data.draw(st.booleans()),
+                )
             )
         return call.settlement
 
@@ -245,7 +255,27 @@ class StateMachine(RuleBasedStateMachine):
             self._expect_cancelled(self.dropped)
         self.dropped -= set(kept)
 
+    @rule(has_cap=st.booleans())
+    def cap(self, has_cap: bool) -> None:
+        """Larger than all that is ever spent here."""
+        self.has_cap = has_cap
+        with writing() as connection:
+            budgets.set_cap(connection, "fleet", "", 10**15 if has_cap else None)
+
+    @rule()
+    def forgive(self) -> None:
+        with writing() as connection:
+            budgets.forgive(connection)
+
     # --- what must hold after every step ---
+
+    @invariant()
+    def a_budget_is_what_the_ledger_says(self) -> None:
+        if self.has_cap:
+            with reading() as connection:
+                (each,) = budgets.covering(connection, "b")
+                sums = budgets.of_ledger(connection, each.kind, each.name)
+            assert (each.spent, each.reserved, each.doubtful) == tuple(sums.values())
 
     @invariant()
     def every_job_is_what_the_model_says(self) -> None:

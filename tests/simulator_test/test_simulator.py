@@ -20,7 +20,7 @@ import pytest
 from tests.waiting import limit
 from tidemill.simulator import Simulator, SimulatorDownError, prompt_hash, reply_tag
 from tidemill.simulator.calls import Call
-from tidemill.simulator.faults import FAULTS
+from tidemill.simulator.faults import BATCH_FAULTS, CONTENT_FAULTS, FAULTS, FLEX_FAULTS, LINE_FAULTS
 from tidemill.simulator.limits import Bucket, Limits, go_duration
 from tidemill.simulator.options import FIELDS, Options, SimulatorOptions
 
@@ -132,6 +132,9 @@ EXPECTED: dict[str, tuple[int | None, Any, bool]] = {
     "reset": (None, None, False), "reset_after": (None, None, True), "slow": (200, None, True),
     "slow_down": (429, "slow_down", False), "nostream": (200, None, True), "unstreamed": (200, None, True),
     "thinks": (200, None, True), "wrongjson": (200, None, False),
+    "404": (404, None, False), "queue_full": (429, "token_limit_exceeded", False),
+    # of lines, batches, contents and the flex tier: a call online is answered well
+    **dict.fromkeys((*LINE_FAULTS, *BATCH_FAULTS, *CONTENT_FAULTS, *FLEX_FAULTS), (200, None, True)),
 }  # fmt: skip
 
 

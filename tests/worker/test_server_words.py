@@ -348,6 +348,7 @@ FINAL: list[tuple[int, object, str]] = [
     (200, {"error": {"message": "image input is not supported by this server", "type": "server_error"}},
      "not_supported"),
     (501, {}, "not_supported"),
+    (500, openai("Unsupported batch endpoint '/v1/responses'.", code="unsupported_endpoint"), "unsupported_endpoint"),
     (500, {"error": {"code": 500, "message": "unsupported content[].type", "type": "server_error"}}, "not_supported"),
     (500, {"error": '"all-minilm" does not support chat'}, "not_supported"),
     (500, {"error": {"message": "This server does not support multimodal", "type": "server_error"}}, "not_supported"),

@@ -14,13 +14,15 @@ from sqlalchemy import select, update
 
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, batch_row, calls, count, job_row, put, rescuer, set_job, take_one
-from tidemill.models import blobs
+from tidemill.models import blobs, budgets
 from tidemill.models.batches import revive
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, writing
+from tidemill.models.due import next_jobs
 from tidemill.models.fine_tunes import keep_dataset
 from tidemill.models.options import Options, Transport
 from tidemill.models.provider import Provider
+from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import creations as creations_table
 from tidemill.models.tables import datasets, fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
@@ -467,3 +469,52 @@ def test_what_is_wrong_with_an_uploaded_file_is_said_with_the_row(provider: Simu
     for said in (details, "Example 2 of the training file is qa.csv row 41.", "the validation file is dialogue 8."):
         assert said in (settlement.error or "")
     assert "Example 1 " not in (settlement.error or "")
+
+
+def test_training_reserves_what_it_may_cost_over_all_steps_and_waits_where_that_does_not_fit(
+    provider: Simulator,
+) -> None:
+    job_id = add_train_job(method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}})
+    _cap(1_000)
+    step(job_id)
+    step(job_id)
+    assert provider.tunings() == []
+    waiting = _fleet()
+    assert waiting.is_reached
+    assert (waiting.reserved, waiting.next_call > 1_000) == (0, True)
+    with reading() as connection:
+        note = connection.scalar(select(fine_tunes.c.note))
+        assert next_jobs(connection, Scope(), lambda: 1) == []
+    assert note == "It waits for its budget: training may cost up to $0.006."
+    _cap(10**9)
+    for _ in range(20):
+        settlement = step(job_id)
+        with reading() as connection:
+            assert budgets.imbalances(connection) == []
+        if settlement.outcome == "succeeded":
+            break
+        assert _fleet().reserved in (0, waiting.next_call)
+    (call,) = calls(job_id)
+    assert (_fleet().reserved, _fleet().doubtful, call.reserved_usd_e9) == (0, 0, waiting.next_call)
+    assert 0 < _fleet().spent == round(call.cost_usd * 1e9) <= waiting.next_call
+
+
+def test_training_of_unknown_length_is_not_begun_under_a_budget(provider: Simulator) -> None:
+    job_id = add_train_job()
+    _cap(10**12)
+    step(job_id)
+    step(job_id)
+    assert provider.tunings() == []
+    with reading() as connection:
+        assert "--epochs" in str(connection.scalar(select(fine_tunes.c.note)))
+    assert _fleet().is_unpriced
+
+
+def _cap(usd_e9: int) -> None:
+    with writing() as connection:
+        budgets.set_cap(connection, "fleet", "", usd_e9)
+
+
+def _fleet() -> budgets.Budget:
+    with reading() as connection:
+        return budgets.covering(connection, "b")[-1]

@@ -352,7 +352,8 @@ _OF_A_BATCH = {
     *("batch", "kind", "model", "provider", "created_at", "rows", "queued", "running", "succeeded", "failed"),
     *("cancelled", "open", "tokens", "cost_usd", "rows_at_unknown_price", "unjudged", "state", "hold_reason", "sent"),
     *("due_later", "workers", "in_flight", "window", "rows_per_second", "rate_over_seconds", "eta_seconds", "limits"),
-    *("learned_limits", "slowest", "failures", "waits_for"),
+    *("learned_limits", "slowest", "failures", "waits_for", "route", "deadline_at", "at_provider", "upstream"),
+    "budgets",
 }
 _OF_A_ROW = {
     *("job", "batch", "row", "custom_id", "key", "kind", "model", "provider", "prompt", "state", "epoch", "attempts"),

@@ -10,6 +10,7 @@ import pytest
 from tests.rows import add_batch, add_jobs, put, take
 from tests.rows import failure as failed
 from tidemill.models import live
+from tidemill.models.budgets import Budget
 from tidemill.models.tables import STATES
 from tidemill.producer.batches import obstacles
 from tidemill.producer.batches.obstacles import Obstacles
@@ -149,3 +150,20 @@ def test_an_answer_that_is_being_written_is_no_silence(clock: Clock) -> None:
         assert look(progress(running=1)) == []
         clock.seconds += 1
         assert look(progress(running=1)) != []
+
+
+def test_a_budget_without_room_is_said_after_ten_seconds_in_which_no_row_ended(clock: Clock) -> None:
+    look, _ = watching(None)
+    narrow = Budget("batch", "b", 5 * 10**9, 4 * 10**9, 10**9, 0, 64_000_000)
+    waiting = replace(progress(queued=2, running=1), budgets=[narrow])
+    assert look(waiting) == []
+    clock.seconds += 9
+    assert look(waiting) == []
+    clock.seconds += 2
+    assert look(waiting) == [
+        "Waits for room in the budget of $5.00, which calls in flight give back as they end; the next call may cost "
+        "up to $0.064 (--max-tokens lowers that)."
+    ]
+    ended = replace(progress(queued=2, succeeded=1), budgets=[replace(narrow, reserved=0)])
+    assert look(ended) == ["There is room in the budget after 0 s; going on."]
+    assert ended.spending() == "$4.00 of $5.00"

@@ -124,8 +124,8 @@ def test_a_prune_that_is_killed_in_the_middle_is_typed_again(
     run(capsys, keep_costs=True)
     assert (count(jobs), batch_ids()) == (0, set())
     with reading() as connection:
-        kept = connection.execute(select(kept_costs.c.batch_id, kept_costs.c.calls, kept_costs.c.cost_usd_e10)).all()
-    assert sorted(map(tuple, kept)) == [(each, 5, 5 * 2_500_000_000) for each in ("one", "two")]
+        kept = connection.execute(select(kept_costs.c.batch_id, kept_costs.c.calls, kept_costs.c.cost_usd_e12)).all()
+    assert sorted(map(tuple, kept)) == [(each, 5, 5 * 250_000_000_000) for each in ("one", "two")]
 
 
 def test_nothing_to_do_is_no_question(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from tests.conftest import UseEnvironment
 from tidemill.models.database import transact
 from tidemill.models.tables import assistants
 from tidemill.producer.cli import completing
+from tidemill.producer.costing.costs import GROUPINGS
 
 LATEST = ("latest", "the newest batch")
 
@@ -20,6 +21,11 @@ def test_names_are_those_of_the_database_that_begin_as_typed(embedded_home: Path
     assert completing.assistant_names("s") == [("sales", ""), ("support", "")]
     assert completing.assistant_names("100%") == [("100%", "")]
     assert completing.assistant_names("%") == []
+
+
+def test_what_costs_adds_up_by_is_offered() -> None:
+    assert completing.groupings("") == list(GROUPINGS)
+    assert completing.groupings("p") == ["provider"]
 
 
 def test_no_database_is_made_for_a_look(tmp_path: Path, use_environment: UseEnvironment) -> None:
@@ -44,3 +50,8 @@ def test_what_is_wrong_is_not_said_in_the_middle_of_a_line(
     assert completing.batch_ids("") == [LATEST]
     assert completing.assistant_names("") == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_may_have_a_cap_is_a_batch_a_day_or_all(embedded_home: Path) -> None:
+    assert [word for word, _ in completing.budget_names("")] == ["day", "fleet", "forgive", "latest"]
+    assert [word for word, _ in completing.budget_names("f")] == ["fleet", "forgive", "latest"]

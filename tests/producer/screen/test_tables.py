@@ -165,6 +165,9 @@ COUNTS = {
         {"queued": 9, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 0}, 9, None, hold_reason="x"
     ),
     "paused": Progress({"queued": 9, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 0}, 9, state="paused"),
+    "at the provider": Progress(
+        {"queued": 0, "running": 9, "succeeded": 1, "failed": 0, "cancelled": 0}, 9, at_provider=9
+    ),
 }
 
 
@@ -192,7 +195,7 @@ def test_the_progress_line_is_one_line_of_whole_parts(monkeypatch: pytest.Monkey
     assert text.startswith(parts[0].text)
     if width >= 50 and name != "large":
         assert counts.cost() in text
-        assert name not in ("held", "paused") or {"held": "on hold", "paused": "paused"}[name] in text
+        assert {"held": "on hold", "paused": "paused", "at the provider": "9 at the provider"}.get(name, "") in text
     if width >= (200 if name == "large" else 120):
         assert all(part.text in text for part in parts[:-1])
 

@@ -1,0 +1,22 @@
+"""A row that is a line of an upstream batch runs like any other, but its owner is that batch, and no worker."""
+
+from sqlalchemy import ColumnElement, and_, func, or_
+
+from tidemill.models.tables import jobs
+
+OWNER = "up-"
+"""How the worker's name begins of jobs that are lines of an upstream batch: it is no process, and cannot die."""
+
+
+def is_member() -> ColumnElement[bool]:
+    """Whether a row of `jobs` is at the provider's Batch API, or on its way there."""
+    return and_(jobs.c.state == "running", _has_upstream_owner())
+
+
+def is_no_member() -> ColumnElement[bool]:
+    """The opposite: nobody's, or some worker's."""
+    return or_(jobs.c.state != "running", ~_has_upstream_owner())
+
+
+def _has_upstream_owner() -> ColumnElement[bool]:
+    return func.substr(func.coalesce(jobs.c.worker_id, ""), 1, len(OWNER)) == OWNER

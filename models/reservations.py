@@ -1,0 +1,428 @@
+"""The most that a call may cost is reserved in the transaction that claims its job, and given back when it ends.
+
+`models/budgets.py` says what a budget is. Where nothing has a cap, a claim and a settlement cost one small statement
+more. Locks are taken in the order jobs, then budgets by kind and name. All functions work on a connection in the
+caller's transaction.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from sqlalchemy import (
+    ClauseElement,
+    ColumnElement,
+    Connection,
+    Text,
+    and_,
+    func,
+    literal,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
+
+from tidemill.models.answers import Message
+from tidemill.models.bulk import BulkRows, insert_for, run
+from tidemill.models.clock import day_of, now
+from tidemill.models.json_types import JsonObject
+from tidemill.models.money import MOST_USD_E9, usd_e9
+from tidemill.models.routes import ONLINE, ROUTES
+from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs
+
+if TYPE_CHECKING:
+    from tidemill.models.bounds import Bounds
+
+BATCH, DAY, FLEET = "batch", "day", "fleet"
+
+UNPRICED = 4 * 10**18
+"""As the price of the next call: nobody knows it, so it is not made. More than any cap."""
+
+COLUMNS = (
+    budgets.c.kind,
+    budgets.c.name,
+    budgets.c.cap_usd_e9,
+    budgets.c.spent_usd_e9,
+    budgets.c.reserved_usd_e9,
+    budgets.c.doubtful_usd_e9,
+    budgets.c.next_call_usd_e9,
+)
+
+
+# --- reserve ---
+
+
+class Job(Protocol):
+    """What is asked of a claimed job; `models.transitions.Claimed` is one."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def batch_id(self) -> str: ...
+
+    @property
+    def request(self) -> JsonObject: ...
+
+    @property
+    def history(self) -> tuple[Message, ...]: ...
+
+
+class Reservation(NamedTuple):
+    """What the calls of claimed jobs have reserved."""
+
+    usd_e9: Mapping[int, int] = {}  # nobody changes it
+    """By job id; of a job that is not in it nothing, for no budget covers it."""
+    left_out: Sequence[int] = ()
+    """Ids of jobs whose calls do not fit."""
+    started_at: object = None
+    """As the driver has it: when their attempts begin, so that no midnight comes between them and their day."""
+
+
+class _Room:
+    """A budget's row that is locked, and how much of it this transaction takes."""
+
+    __slots__ = ("left", "taken")
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.taken = 0
+
+    def take(self, usd_e9: int) -> None:
+        self.left -= usd_e9
+        self.taken += usd_e9
+
+
+_Key = tuple[str, str]
+_BATCH_IDS = BulkRows(batch_id="text")
+_CHANGES = BulkRows(kind="text", name="text", spent="int", reserved="int", doubtful="int")
+
+
+def reserve(connection: Connection, claimed: Sequence[Job], route: str | None = None) -> Reservation:
+    """Reserve the most that the calls of these jobs may cost, in all budgets that cover them, or leave a job out.
+
+    Jobs that do not fit are skipped, so that smaller ones behind them may. Their batch's `next_call_usd_e9` becomes
+    the least that one of them may cost.
+    """
+    batch_ids = sorted({job.batch_id for job in claimed})
+    locked = _lock_covering(connection, batch_ids)
+    if locked is None:
+        return Reservation()
+    rooms, waiting, today, started_at = locked
+    bounds = _bounds(connection, batch_ids, route)
+    taken: dict[int, int] = {}
+    unfit: dict[str, list[tuple[Job, int]]] = {}
+    covering = {each: [rooms[key] for key in _keys(each, today) if key in rooms] for each in batch_ids}
+    for job in claimed:
+        covering_it = covering[job.batch_id]
+        if not covering_it:  # only others of these batches have budgets
+            continue
+        most = _fitting(bounds[job.batch_id], job, min(room.left for room in covering_it))
+        if most.fits:
+            taken[job.id] = most.usd_e9
+            for room in covering_it:
+                room.take(most.usd_e9)
+        else:
+            unfit.setdefault(job.batch_id, []).append((job, most.usd_e9))
+    _change(connection, {key: (0, room.taken, 0) for key, room in rooms.items() if room.taken})
+    least = {batch_id: min(usd_e9 for _, usd_e9 in each) for batch_id, each in unfit.items()}
+    _note_next_calls(connection, {batch_id: least.get(batch_id, 0) for batch_id in batch_ids}, waiting)
+    return Reservation(taken, [job.id for each in unfit.values() for job, _ in each], started_at)
+
+
+Amount = Literal["uncovered", "reserved", "waits"]
+"""No budget covers it; it is reserved; there is no room for it."""
+
+
+def reserve_amount(connection: Connection, batch_id: str, usd_e9: int | None) -> tuple[Amount, object]:
+    """Reserve for one thing that is no call; returns whether it may be done, and when that was, as the driver has it.
+
+    Args:
+        connection: in a transaction that has locked its job.
+        batch_id: its batch.
+        usd_e9: the most that it may cost; None: nobody knows.
+    """
+    locked = _lock_covering(connection, [batch_id])
+    if locked is None:
+        return "uncovered", None
+    rooms, waiting, today, at = locked
+    keys = [key for key in _keys(batch_id, today) if key in rooms]
+    if not keys:
+        return "uncovered", None
+    most = UNPRICED if usd_e9 is None else usd_e9
+    fits = most <= max(0, min(rooms[key].left for key in keys))
+    if fits:
+        _change(connection, dict.fromkeys(keys, (0, most, 0)))
+    _note_next_calls(connection, {batch_id: 0 if fits else most}, waiting)
+    return ("reserved", at) if fits else ("waits", None)
+
+
+def _keys(batch_id: str, day: str) -> tuple[_Key, _Key, _Key]:
+    """The budgets that cover a call of this batch that begins on this day, as far as there are any."""
+    return (BATCH, batch_id), (DAY, day), (FLEET, "")
+
+
+class _Most(NamedTuple):
+    usd_e9: int
+    fits: bool
+
+
+def _fitting(bounds: "Bounds | None", job: Job, left: int) -> _Most:
+    """The most that a call may cost, and whether it fits; it is counted exactly only where that decides."""
+    from tidemill.models.bounds import exact_of, most_of
+
+    most = most_of(bounds, job.request, job.history)
+    if most is not None and most > left:
+        most = exact_of(bounds, job.request, job.history, most)
+    usd_e9 = UNPRICED if most is None else most
+    return _Most(usd_e9, usd_e9 <= max(left, 0))  # what costs nothing goes on, also over a cap that was lowered
+
+
+def _lock_covering(
+    connection: Connection, batch_ids: Sequence[str]
+) -> tuple[dict[_Key, _Room], dict[str, int], str, object] | None:
+    """The budgets that cover these batches, locked; which of the batches wait; today; and the present time.
+
+    None where nothing has a cap, which is found out by this one statement.
+    """
+    while True:
+        rows = run(connection, _select_covering, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
+        rooms: dict[_Key, _Room] = {}
+        waiting: dict[str, int] = {}
+        standing = None
+        for kind, name, cap, spent, reserved, doubtful, next_call, _, _ in rows:
+            if cap is not None:
+                rooms[kind, name] = _Room(cap - spent - reserved - doubtful)
+            if kind == BATCH:
+                waiting[name] = next_call
+            elif kind == DAY and not name:
+                standing = cap
+        if not rooms:
+            return None
+        today, started_at = str(rows[0][7]), rows[0][8]
+        if standing is None or (DAY, today) in rooms:
+            return rooms, waiting, today, started_at
+        _begin_day(connection, today, standing)
+
+
+def are_capped(connection: Connection, batch_ids: Sequence[str]) -> bool:
+    """Whether anything has a cap that covers these batches, by the statement of a claim: a process compiles it once."""
+    rows = run(connection, _select_covering, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
+    return any(cap is not None for _, _, cap, *_ in rows)
+
+
+def _select_covering(connection: Connection) -> ClauseElement:
+    at = select(now().label("now")).cte("at").prefix_with("MATERIALIZED", dialect="postgresql")
+    today = day_of(at.c.now)
+    ids = select(_BATCH_IDS.values(connection).c.batch_id)
+    is_one: ColumnElement[bool] = budgets.c.name.in_(ids)
+    if connection.dialect.name == "postgresql":  # as an array, for which it looks into the index
+        is_one = budgets.c.name == func.any(func.array(ids.scalar_subquery()))
+    return (
+        select(*COLUMNS, today.label("today"), at.c.now)
+        .join(at, literal(1) == literal(1))
+        .where(
+            or_(
+                budgets.c.kind == FLEET,
+                and_(budgets.c.kind == DAY, or_(budgets.c.name == "", budgets.c.name == today)),
+                and_(budgets.c.kind == BATCH, is_one),
+            )
+        )
+        .order_by(budgets.c.kind, budgets.c.name)
+        .with_for_update(of=budgets)
+    )
+
+
+def _begin_day(connection: Connection, day: str, cap: int) -> None:
+    row = insert_for(connection)(budgets).values(kind=DAY, name=day, cap_usd_e9=cap, created_at=now())
+    connection.execute(row.on_conflict_do_update(index_elements=["kind", "name"], set_={"cap_usd_e9": cap}))
+
+
+def _bounds(connection: Connection, batch_ids: Sequence[str], route: str | None) -> "dict[str, Bounds | None]":
+    """The bounds of these batches' calls; None for those of an endpoint that is not installed here."""
+    from tidemill.models.bounds import bounds_of  # with prices and endpoints, which only a budget needs here
+
+    rows = run(connection, _select_options, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
+    return {row[0]: bounds_of(row[2], route or _live(row[1])) for row in rows}
+
+
+def _select_options(connection: Connection) -> ClauseElement:
+    own = select(_BATCH_IDS.values(connection).c.batch_id)
+    return select(batches.c.id, batches.c.route, type_coerce(batches.c.options, Text)).where(batches.c.id.in_(own))
+
+
+def _live(route: str) -> str:
+    """How a batch's row is called that a worker claims for a live call."""
+    return route if route in ROUTES and not ROUTES[route].is_upstream else ONLINE
+
+
+def _note_next_calls(connection: Connection, next_calls: Mapping[str, int], known: Mapping[str, int]) -> None:
+    for batch_id, most in next_calls.items():
+        if most != known.get(batch_id, 0):
+            note_next_call(connection, batch_id, most)
+
+
+def note_next_call(connection: Connection, batch_id: str, usd_e9: int) -> None:
+    """Note what the next call of a batch may cost, for which there is no room; 0: there is."""
+    row = insert_for(connection)(budgets).values(kind=BATCH, name=batch_id, next_call_usd_e9=usd_e9, created_at=now())
+    connection.execute(row.on_conflict_do_update(index_elements=["kind", "name"], set_={"next_call_usd_e9": usd_e9}))
+
+
+def reconsider(connection: Connection, batch_id: str = "") -> None:
+    """Try calls again whose price nobody knew, since a worker that starts may know more; and any of this batch.
+
+    Somebody has come back to the batch: what did not fit may have left its input.
+    """
+    again = and_(budgets.c.kind == BATCH, or_(budgets.c.next_call_usd_e9 >= UNPRICED, budgets.c.name == batch_id))
+    connection.execute(update(budgets).where(again).values(next_call_usd_e9=0))
+
+
+# --- settle ---
+
+
+class Call(NamedTuple):
+    """An attempt that has not ended, or is lost, with what it counts for in its budgets."""
+
+    job_id: int
+    epoch: int
+    batch_id: str
+    day: str
+    is_open: bool
+    reserved: int | None
+    doubtful: int | None
+    training: int | None
+    """What is reserved for the fine-tune of its job."""
+
+    @property
+    def claim(self) -> tuple[int, int]:
+        """Job id and epoch."""
+        return self.job_id, self.epoch
+
+
+class Booking(NamedTuple):
+    """What a call changes in the budgets that cover it."""
+
+    batch_id: str
+    day: str
+    spent: int = 0
+    reserved: int = 0
+    doubtful: int = 0
+
+
+_CLAIMS = BulkRows(job_id="int", epoch="int")
+
+
+def under_way(connection: Connection, claims: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Call]:
+    """The attempts of these claims that are open or lost, by (job id, epoch); none where nothing has a cap."""
+    rows = run(connection, _select_under_way, _CLAIMS.filled(list(claims)))
+    calls = [Call(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6], row[7]) for row in rows]
+    return {call.claim: call for call in calls}
+
+
+def with_training(
+    connection: Connection, calls: dict[tuple[int, int], Call], ended: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], Call]:
+    """The calls, of which those that end a fine-tune take over what is reserved for it: it is one call, begun then."""
+    claims = [claim for claim in ended if claim in calls and calls[claim].training is not None]
+    for job_id, epoch in claims:
+        tune = fine_tunes.c.job_id == job_id
+        values = {
+            "reserved_usd_e9": select(fine_tunes.c.reserved_usd_e9).where(tune).scalar_subquery(),
+            "started_at": select(fine_tunes.c.reserved_at).where(tune).scalar_subquery(),
+        }
+        own = and_(attempts.c.job_id == job_id, attempts.c.epoch == epoch)
+        connection.execute(update(attempts).where(own).values(**values))
+        connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
+    return under_way(connection, calls) if claims else calls
+
+
+def _select_under_way(connection: Connection) -> ClauseElement:
+    rows = _CLAIMS.values(connection)
+    any_cap = select(budgets.c.name).where(budgets.c.cap_usd_e9.is_not(None)).limit(1).scalar_subquery()
+    return (
+        select(
+            attempts.c.job_id,
+            attempts.c.epoch,
+            jobs.c.batch_id,
+            day_of(attempts.c.started_at),
+            attempts.c.outcome.is_(None),
+            attempts.c.reserved_usd_e9,
+            attempts.c.doubtful_usd_e9,
+            fine_tunes.c.reserved_usd_e9,
+        )
+        .select_from(rows)
+        .join(attempts, and_(attempts.c.job_id == rows.c.job_id, attempts.c.epoch == rows.c.epoch))
+        .join(jobs, jobs.c.id == attempts.c.job_id)
+        .outerjoin(fine_tunes, fine_tunes.c.job_id == attempts.c.job_id)
+        .where(any_cap.is_not(None), or_(attempts.c.outcome.is_(None), attempts.c.outcome == "lost"))
+    )
+
+
+def ended(call: Call, cost_usd: float | None, *, was_counted: bool, is_doubtful: bool) -> Booking:
+    """How a call counts that has ended.
+
+    Args:
+        call: as it was before.
+        cost_usd: what it cost, if that is known.
+        was_counted: whether the server counted tokens: at an unknown price it counts as what was reserved.
+        is_doubtful: whether nobody knows if it was billed.
+    """
+    reserved = call.reserved or 0
+    spent = min(usd_e9(cost_usd), MOST_USD_E9) if cost_usd is not None else reserved if was_counted else 0
+    return Booking(
+        call.batch_id,
+        call.day,
+        spent=spent,
+        reserved=-reserved if call.is_open else 0,
+        doubtful=(reserved if is_doubtful else 0) - (call.doubtful or 0),
+    )
+
+
+def lost(call: Call) -> Booking:
+    """How a call counts whose worker has lost it: it may have been billed."""
+    return Booking(call.batch_id, call.day, reserved=-(call.reserved or 0), doubtful=call.reserved or 0)
+
+
+def unmade(call: Call) -> Booking:
+    """How a call counts that was never made: not at all."""
+    reserved = -(call.reserved or 0) if call.is_open else 0
+    return Booking(call.batch_id, call.day, reserved=reserved, doubtful=-(call.doubtful or 0))
+
+
+def book(connection: Connection, bookings: Iterable[Booking]) -> None:
+    """Change the budgets that cover calls, in one statement; those without a cap are left alone."""
+    of_batches: dict[tuple[str, str], list[int]] = {}
+    for each in bookings:
+        sums = of_batches.setdefault((each.batch_id, each.day), [0, 0, 0])
+        sums[0] += each.spent
+        sums[1] += each.reserved
+        sums[2] += each.doubtful
+    changes: dict[_Key, list[int]] = {}
+    for (batch_id, day), own in of_batches.items():
+        for key in _keys(batch_id, day):
+            changes[key] = [sum(pair) for pair in zip(changes.get(key, (0, 0, 0)), own, strict=True)]
+    _change(connection, {key: (sums[0], sums[1], sums[2]) for key, sums in changes.items() if any(sums)})
+
+
+def _change(connection: Connection, changes: Mapping[_Key, tuple[int, int, int]]) -> None:
+    if changes:
+        run(connection, _add, _CHANGES.filled([(*key, *sums) for key, sums in changes.items()]))
+
+
+def _add(connection: Connection) -> ClauseElement:
+    rows = _CHANGES.values(connection)
+    its_change = and_(budgets.c.kind == rows.c.kind, budgets.c.name == rows.c.name)
+    is_own = [its_change, budgets.c.cap_usd_e9.is_not(None)]
+    if connection.dialect.name == "postgresql":  # all are locked in one order; SQLite has one writer anyway
+        locked = select(budgets.c.kind, budgets.c.name).where(select(rows.c.kind).where(its_change).exists())
+        order = locked.order_by(budgets.c.kind, budgets.c.name).with_for_update(of=budgets).cte("locked")
+        is_own += [budgets.c.kind == order.c.kind, budgets.c.name == order.c.name]
+    return (
+        update(budgets)
+        .where(*is_own)
+        .values(
+            spent_usd_e9=budgets.c.spent_usd_e9 + rows.c.spent,
+            reserved_usd_e9=budgets.c.reserved_usd_e9 + rows.c.reserved,
+            doubtful_usd_e9=budgets.c.doubtful_usd_e9 + rows.c.doubtful,
+        )
+    )

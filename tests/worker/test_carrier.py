@@ -1,0 +1,48 @@
+"""Beside its calls a worker carries upstream batches: those of its scopes, until it stops."""
+
+import time
+
+from sqlalchemy import select
+
+from tests.conftest import WaitUntil
+from tests.worker.test_upstream import add_rows, questions, rows_upstream, server, states
+from tidemill.models.database import reading
+from tidemill.models.scope import Scope
+from tidemill.models.tables import upstream_batches
+from tidemill.simulator import Simulator
+from tidemill.worker import process
+
+__all__ = ["server"]
+
+
+def _now() -> list[tuple[str, str | None, str | None]]:
+    with reading() as connection:
+        columns = upstream_batches.c.step, upstream_batches.c.status, upstream_batches.c.worker_id
+        return [(row.step, row.status, row.worker_id) for row in connection.execute(select(*columns))]
+
+
+def test_a_command_carries_what_it_waits_for_and_nothing_else(server: Simulator, wait_until: WaitUntil) -> None:
+    add_rows(*questions(3))
+    add_rows(*questions(3, "other"), batch_id="other")
+    process.start(4, Scope("b"))
+    try:
+        wait_until(lambda: states() == {"succeeded": 3}, "the rows are answered")
+    finally:
+        process.stop()
+    assert states("other") == {"queued": 3}
+    assert rows_upstream("other") == []
+    assert [each.ended_at is not None for each in rows_upstream()] == [True]  # although nobody waited for that
+
+
+def test_a_worker_that_stops_leaves_its_batches_to_the_next_one(server: Simulator, wait_until: WaitUntil) -> None:
+    server.control(scripts={"POST /v1/batches": "!!stuck_finalizing*1"})
+    add_rows(*questions(3))
+    process.start(4)
+    try:
+        wait_until(lambda: [each[:2] for each in _now()] == [("follow", "finalizing")], "it is followed")
+    finally:
+        began = time.monotonic()
+        process.stop()
+    assert time.monotonic() - began < 5
+    assert _now() == [("follow", "finalizing", None)]
+    assert states() == {"running": 3}  # no stopping worker gives back what is at the provider

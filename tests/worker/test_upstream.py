@@ -1,0 +1,550 @@
+"""Rows of route batch are lines of the provider's own batches: asked once, paid once, whatever dies or is refused."""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count as count_up
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, select, update
+
+from tests.conftest import UseEnvironment
+from tests.rows import add_batch, batch_row, change_batch, job_row, next_due, rescuer, set_batch
+from tests.waiting import limit
+from tidemill.models import due, holds, upstream
+from tidemill.models.database import engine, reading, transact, writing
+from tidemill.models.options import Options
+from tidemill.models.provider import Provider
+from tidemill.models.scope import Scope
+from tidemill.models.settings import settings
+from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs, upstream_batches
+from tidemill.models.text import dumps
+from tidemill.models.transitions import Claimant, Enqueued, enqueue, rescue
+from tidemill.models.upstream import UpstreamBatch
+from tidemill.simulator import Simulator
+from tidemill.worker import collecting, packing, upstream_faults
+from tidemill.worker import upstream as upstream_module
+from tidemill.worker.meter import Meter
+from tidemill.worker.upstream import advance
+from tidemill.worker.upstream_run import Run
+
+EVERY_POINT = int(os.environ.get("TIDEMILL_TEST_EVERY_POINT", "0"))
+"""1: a kill at each point, and not at some."""
+
+
+class DiedError(BaseException):
+    """Stands for kill -9: nothing in the worker may catch it."""
+
+
+@pytest.fixture
+def server(embedded_home: object, simulator: Simulator, use_environment: UseEnvironment) -> Simulator:
+    """The simulator, whose batches end at once."""
+    return _at_once(simulator, use_environment)
+
+
+@pytest.fixture
+def any_server(database: str, simulator: Simulator, use_environment: UseEnvironment) -> Simulator:
+    """The same for a test that runs on both databases."""
+    return _at_once(simulator, use_environment)
+
+
+def _at_once(simulator: Simulator, use_environment: UseEnvironment) -> Simulator:
+    use_environment(
+        {
+            "OPENAI_BASE_URL": simulator.url,
+            "OPENAI_API_KEY": "test-key",
+            "TIDEMILL_DOUBT_SECONDS": "0.05",
+            "TIDEMILL_POLL_SECONDS": "0.02",
+        }
+    )
+    simulator.control(batch_seconds=0, batch_cancel_seconds=0)
+    return simulator
+
+
+def add_rows(*prompts: str, batch_id: str = "b", **options: Any) -> list[int]:
+    """A batch that was read to its end, whose rows go out by batch; returns the ids of its rows."""
+    asked = Options("gpt-6-luna", **options).to_json()
+    add_batch(batch_id, route="batch", read_at=datetime.now(UTC), options=asked)
+    rows = [
+        Enqueued(f"{batch_id}{n}", str(n), n, dumps({"prompt": prompt}), dumps({})) for n, prompt in enumerate(prompts)
+    ]
+    with writing() as connection:
+        enqueue(connection, batch_id, 1, rows)
+        return list(connection.scalars(select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.id)))
+
+
+def questions(number: int, batch_id: str = "b") -> list[str]:
+    return [f"question {batch_id} {n}" for n in range(number)]
+
+
+def take(worker_id: str = "w1", batch_id: str | None = None) -> list[UpstreamBatch]:
+    """What this worker has to do next."""
+    worker, scopes = Claimant(worker_id, settings().provider, 30.0), [Scope(batch_id)]
+    with reading() as connection:
+        unpacked = due.batches_to_pack(connection, scopes)
+    begun = [transact(partial(upstream.begin, batch_id=each, worker=worker)) for each in unpacked]
+    taken = transact(lambda connection: upstream.take(connection, worker, scopes, 4))
+    return [*(each for each in begun if each is not None), *taken]
+
+
+def make(*taken: UpstreamBatch) -> None:
+    """Make steps, as a worker does."""
+    asyncio.run(_make(lambda: taken))
+
+
+async def _make(next_steps: Callable[[], Sequence[UpstreamBatch] | None], once: bool = True) -> None:
+    """Make these steps; unless `once`, what comes next, until there is None."""
+    provider = Provider(
+        base_url=settings().openai_base_url,
+        api_key=settings().openai_api_key,
+        transport="http",
+        timeout_seconds=5,
+        connections=2,
+    )
+    try:
+        while (taken := next_steps()) is not None:
+            for batch in taken:
+                worker = Claimant(str(batch.worker_id), settings().provider, 30.0)
+                options = Options.from_json(batch_row(batch.batch_id).options)
+                await advance(Run(batch, options, provider, worker, [Scope(batch.batch_id)], lambda _: None, Meter()))
+            if once:
+                return
+    finally:
+        await provider.aclose()
+
+
+def states(batch_id: str = "b") -> Counter[str]:
+    with reading() as connection:
+        return Counter(connection.scalars(select(jobs.c.state).where(jobs.c.batch_id == batch_id)))
+
+
+def rows_upstream(batch_id: str = "b") -> list[UpstreamBatch]:
+    with reading() as connection:
+        return upstream.all_of(connection, batch_id)
+
+
+def to_the_end(worker_id: str = "w1", batch_id: str | None = None, seconds: float = 20.0) -> None:
+    """Make steps until every row has ended, and every upstream batch."""
+    deadline = time.monotonic() + limit(seconds)
+
+    def next_steps() -> list[UpstreamBatch] | None:
+        if taken := take(worker_id, batch_id):
+            return taken
+        if not _is_any_open():
+            return None
+        assert time.monotonic() < deadline, states(batch_id or "b")
+        time.sleep(0.005)
+        with writing() as connection:  # retries of rows wait for nothing here
+            queued = update(jobs).where(jobs.c.state == "queued")
+            connection.execute(queued.values(available_at=datetime(2026, 1, 1, tzinfo=UTC)))
+        return []
+
+    asyncio.run(_make(next_steps, once=False))
+
+
+def _is_any_open() -> bool:
+    with reading() as connection:
+        open_rows = select(jobs.c.id).where(jobs.c.state.in_(OPEN_STATES))
+        not_ended = select(upstream_batches.c.id).where(upstream_batches.c.ended_at.is_(None))
+        return connection.scalar(open_rows.limit(1)) is not None or connection.scalar(not_ended.limit(1)) is not None
+
+
+def outcomes(batch_id: str = "b") -> Counter[str]:
+    with reading() as connection:
+        ended = select(attempts.c.outcome).join(jobs, jobs.c.id == attempts.c.job_id)
+        return Counter(map(str, connection.scalars(ended.where(jobs.c.batch_id == batch_id))))
+
+
+def paid_once(server: Simulator, number: int) -> bool:
+    """Whether each of so many prompts was billed exactly once."""
+    paid = server.paid_by_prompt()
+    return len(paid) == number and set(paid.values()) == {1}
+
+
+def test_rows_go_out_as_one_batch_and_come_back_at_half_the_price(any_server: Simulator) -> None:
+    add_rows(*questions(12))
+    to_the_end()
+    assert states() == {"succeeded": 12}
+    assert outcomes() == {"succeeded": 12}
+    assert paid_once(any_server, 12)
+    assert len(any_server.batches()) == 1
+    with reading() as connection:
+        money = connection.execute(select(attempts.c.route, attempts.c.cost_usd, attempts.c.standard_usd)).all()
+    assert {row.route for row in money} == {"batch"}
+    assert all(row.cost_usd == pytest.approx(row.standard_usd / 2) for row in money)
+    (ended,) = rows_upstream()
+    assert ended.lines == 12
+    assert not ended.note
+    assert not list((settings().home / "upstream").iterdir())
+    assert all(each["deleted"] for each in any_server.files() if each["purpose"] == "batch")
+
+
+# --- R1, R17: whatever dies ---
+
+
+@contextmanager
+def dying_at_commit(at: int) -> Iterator[None]:
+    """The process ends just before its n-th commit: what it has sent since the one before is not written down."""
+    commits = count_up()
+
+    def die(_connection: object) -> None:
+        if next(commits) == at:
+            raise DiedError
+
+    listened: Engine = engine()
+    event.listen(listened, "commit", die)
+    try:
+        yield
+    finally:
+        event.remove(listened, "commit", die)
+
+
+@contextmanager
+def dying_at_send(at: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process ends just before it sends its n-th request."""
+    sends, send = count_up(), Provider._send
+
+    async def die(self: Provider, *arguments: Any, **named: Any) -> Any:
+        if next(sends) == at:
+            raise DiedError
+        return await send(self, *arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Provider, "_send", die)
+        yield
+
+
+@pytest.mark.parametrize(("point", "stride"), [("commit", 7), ("send", 2)])
+def test_r1_r17_a_kill_at_any_point_costs_no_row_and_no_second_payment(
+    server: Simulator, monkeypatch: pytest.MonkeyPatch, point: str, stride: int
+) -> None:
+    monkeypatch.setattr(collecting, "BULK_LINES", 2)
+    for at in count_up(0, EVERY_POINT or stride):
+        batch_id, before = f"b{at}", len(server.batches())
+        add_rows(*questions(5, batch_id), batch_id=batch_id)
+        died = dying_at_commit(at) if point == "commit" else dying_at_send(at, monkeypatch)
+        with died:
+            try:
+                to_the_end("dead", batch_id)
+                is_over = True
+            except DiedError:
+                is_over = False
+        with writing() as connection:
+            upstream.free_of(connection, ["dead"])
+        to_the_end("w2", batch_id)
+        assert states(batch_id) == {"succeeded": 5}, at
+        assert outcomes(batch_id) == {"succeeded": 5}, at
+        assert len(server.batches()) == before + 1, at
+        if is_over:
+            break
+    assert at > 4
+    assert set(server.paid_by_prompt().values()) == {1}
+
+
+@pytest.mark.parametrize("path", ["POST /v1/files", "POST /v1/batches"])
+@pytest.mark.parametrize("fault", ["reset_after*1", "500*2"])
+def test_r1_a_lost_reply_is_looked_for_before_anything_is_sent_again(server: Simulator, path: str, fault: str) -> None:
+    server.control(scripts={path: f"!!{fault}"}, list_lag_seconds=0.02, retry_after_seconds=0)
+    add_rows(*questions(3))
+    to_the_end()
+    assert len(server.batches()) == 1
+    assert paid_once(server, 3)
+
+
+# --- R2: two at once ---
+
+
+def test_r2_no_row_is_in_two_files_and_a_late_worker_writes_nothing(any_server: Simulator) -> None:
+    add_rows(*questions(6))
+    (first,) = take("w1")
+    assert take("w2") == []  # while one packs, nobody else does
+    with writing() as connection:  # frozen for longer than its lease
+        connection.execute(update(upstream_batches).values(lease_until=datetime(2026, 1, 1, tzinfo=UTC)))
+    (second,) = take("w2")
+    assert second.id == first.id
+    make(second)
+    make(first)  # wakes, and finds that it is another's
+    assert states() == {"running": 6}
+    to_the_end("w2")
+    assert [each.lines for each in rows_upstream()] == [6]
+    assert outcomes() == {"succeeded": 6}
+    assert paid_once(any_server, 6)
+
+
+def test_r2_nobody_rescues_the_rows_before_their_long_lease_ends(server: Simulator) -> None:
+    (job_id, *_) = add_rows(*questions(2))
+    (packing_now,) = take()
+    make(packing_now)
+    with writing() as connection:
+        assert rescue(connection, rescuer()) == 0
+        connection.execute(update(jobs).values(lease_until=datetime(2026, 1, 1, tzinfo=UTC)))
+        assert rescue(connection, rescuer()) == 2
+    assert job_row(job_id).losses == 0  # no process has died of it
+    assert outcomes() == {"lost": 2}
+
+
+# --- R3 to R7: what comes back ---
+
+
+def test_r3_r15_whatever_the_server_leaves_out_its_files_are_read(server: Simulator) -> None:
+    faults = ["empty_ids", "late_ids", "null_counts", "no_counts", "odd_status", "no_batch_usage"]
+    server.control(scripts={"POST /v1/batches": " ".join(f"!!{fault}*1" for fault in faults)})
+    for fault in faults:
+        add_rows(*questions(3, fault), "!!context What?", batch_id=fault)
+    to_the_end()
+    for fault in faults:
+        assert states(fault) == {"succeeded": 3, "failed": 1}, fault
+    assert len(server.batches()) == len(faults)
+
+
+def test_r3_a_batch_without_any_good_line_has_only_a_file_of_errors(server: Simulator) -> None:
+    (job_id,) = add_rows("!!context What?")
+    to_the_end()
+    assert server.batches()[0]["output_file_id"] is None
+    assert job_row(job_id).error_code == "context_length_exceeded"
+    assert outcomes() == {"failed": 1}
+
+
+def test_r4_a_broken_off_batch_gives_up_what_was_paid_and_only_the_rest_is_asked_again(any_server: Simulator) -> None:
+    faults = ["expired", "cancelled_there", "failed_halfway"]
+    any_server.control(scripts={"POST /v1/batches": " ".join(f"!!{fault}*1" for fault in faults)})
+    for fault in faults:
+        add_rows(*questions(6, fault), batch_id=fault)
+    to_the_end()
+    for fault in faults:
+        assert outcomes(fault) == {"succeeded": 6}  # what was not run leaves nothing in the ledger
+        assert [each.lines for each in rows_upstream(fault)] == [6, 3]
+    assert paid_once(any_server, 18)
+
+
+def test_r5_r6_r18_each_line_is_judged_by_itself(server: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_module, "MOST_LOOKS", 2)
+    prompts = ["good", "!!twice*1 b", "!!foreign*1 c", "!!missing*1 d", "!!broken*1 e", "!!error_in_output*1 f"]
+    ids = add_rows(*prompts, "!!status0*1 g", "!!not_run*1 h", "!!500*1 i")
+    to_the_end()
+    by_row = {prompt: job_row(job_id) for prompt, job_id in zip([*prompts, "g", "h", "i"], ids, strict=True)}
+    assert by_row.pop("!!error_in_output*1 f").state == "failed"
+    assert {row.state for row in by_row.values()} == {"succeeded"}
+    assert by_row["!!twice*1 b"].attempts == 1
+    assert by_row["!!missing*1 d"].attempts == 2  # the first one is lost: it may have been billed
+    assert by_row["h"].attempts == 1  # the provider says that it was not run
+    assert by_row["i"].failures == 1
+
+
+@pytest.mark.parametrize("fault", ["short*2", "404*2", "cut*1"])
+def test_r7_files_that_hold_less_than_is_done_are_read_again_and_nothing_is_asked_again(
+    server: Simulator, fault: str
+) -> None:
+    server.control(scripts={"GET /v1/files/{id}/content": f"!!{fault}"})
+    add_rows(*questions(8))
+    to_the_end()
+    assert outcomes() == {"succeeded": 8}
+    assert len(server.batches()) == 1
+
+
+# --- R8 to R10: too much at once ---
+
+
+def test_r8_a_full_queue_is_learned_from_the_words_and_costs_no_attempt(server: Simulator) -> None:
+    server.control(batch_queue_tokens=120)
+    ids = add_rows(*questions(20))
+    to_the_end()
+    assert outcomes() == {"succeeded": 20}
+    assert {job_row(job_id).attempts for job_id in ids} == {1}
+    sizes = [(each.refused, each.lines) for each in rows_upstream()]
+    assert sizes[0] == ("queue", 20)
+    assert all(refused is None for refused, _ in sizes[1:])
+    assert paid_once(server, 20)
+
+
+@pytest.mark.parametrize("fault", ["bad_line", "bad_line_unnamed"])
+def test_r9_one_bad_line_fails_alone(server: Simulator, fault: str) -> None:
+    ids = add_rows(*questions(4), f"!!{fault} What?", *questions(4, "c"))
+    to_the_end()
+    assert states() == {"succeeded": 8, "failed": 1}
+    assert job_row(ids[4]).error.startswith("This request is not valid")
+    assert set(server.paid_by_prompt().values()) == {1}
+
+
+def test_r9_a_file_that_is_refused_whatever_is_in_it_ends_soon(server: Simulator) -> None:
+    server.control(models=["gpt-9"])
+    add_rows(*questions(6))
+    to_the_end()
+    assert states() == {"failed": 6}
+    assert len(server.batches()) == 1
+
+
+def test_r10_a_file_that_is_too_large_is_halved(server: Simulator) -> None:
+    server.control(most_upload_bytes=1_500)
+    add_rows(*questions(16))
+    to_the_end()
+    assert outcomes() == {"succeeded": 16}
+    assert max(each.lines for each in rows_upstream() if each.refused is None) < 16
+    assert paid_once(server, 16)
+
+
+# --- R11 to R15: the provider ---
+
+
+def test_r11_r12_what_somebody_cancels_is_read_to_its_end(server: Simulator) -> None:
+    server.control(scripts={"POST /v1/batches": "!!stuck_finalizing*1"})
+    add_rows(*questions(4))
+    wait_for("follow", "finalizing")
+    with writing() as connection:
+        connection.execute(update(batches).values(state="cancelled"))
+        assert upstream.want_cancel(connection, "b") == 1
+    to_the_end()
+    assert states() == {"succeeded": 4}  # all was paid by then
+    assert len(server.batches()) == 1
+
+
+def test_r12_what_was_not_run_by_then_is_cancelled(server: Simulator) -> None:
+    server.control(scripts={"POST /v1/batches": "!!stuck_validating*1"})
+    add_rows(*questions(4))
+    wait_for("follow", "validating")
+    with writing() as connection:
+        connection.execute(update(batches).values(state="cancelled"))
+        upstream.want_cancel(connection, "b")
+    to_the_end()
+    assert states() == {"cancelled": 4}
+    assert server.paid() == []
+
+
+def test_r13_a_batch_that_the_provider_does_not_know_is_not_bought_again(
+    server: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream_faults, "UNKNOWN_SECONDS", 0.1)
+    server.control(scripts={"POST /v1/batches": "!!stuck_finalizing*1"})
+    (job_id,) = add_rows("question")
+    wait_for("follow", "finalizing")
+    server.control(scripts={"GET /v1/batches/{id}": "!!404"})
+    to_the_end()
+    assert job_row(job_id).error_code == "upstream_unknown"
+    assert "--new" in job_row(job_id).error
+    change_batch("retry")
+    assert states() == {"failed": 1}
+
+
+def test_r14_credit_that_ends_inside_the_lines_holds_the_rest(server: Simulator) -> None:
+    server.control(scripts={"POST /v1/batches": "!!quota_midway*1"})
+    add_rows(*questions(6))
+    for _ in range(200):
+        if batch_row().hold_reason is not None:
+            break
+        for each in take():
+            make(each)
+    assert "credit" in batch_row().hold_reason
+    assert states() == {"succeeded": 3, "queued": 3}
+    with writing() as connection:
+        holds.probe_at_once(connection, settings().provider)
+    assert len(next_due()) == 1  # the probe is a live call
+    with writing() as connection:
+        connection.execute(update(jobs).values(sent_at=None))
+        holds.end(connection, settings().provider)
+    to_the_end()
+    assert paid_once(server, 6)
+
+
+def test_r14_a_creation_without_credit_is_tried_until_there_is_some(
+    server: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holds, "PROBE_SECONDS", (0.01,))
+    server.control(scripts={"POST /v1/batches": "!!quota*2"})
+    add_rows(*questions(3))
+    to_the_end()
+    assert outcomes() == {"succeeded": 3}
+    assert batch_row().hold_reason is None
+    assert len(server.batches()) == 1
+
+
+def test_a_server_without_a_batch_api_is_said_on_each_row(server: Simulator) -> None:
+    server.control(no_batches=True)
+    (job_id,) = add_rows("question")
+    to_the_end()
+    assert job_row(job_id).error_code == "no_batch_api"
+    assert "--route online" in job_row(job_id).error
+
+
+@pytest.mark.parametrize("dialect", ["together", "novita"])
+def test_r15_other_servers_words_are_read(server: Simulator, dialect: str) -> None:
+    server.control(batch_dialect=dialect)
+    add_rows(*questions(3), "!!context What?")
+    to_the_end()
+    assert states() == {"succeeded": 3, "failed": 1}
+    assert len(server.batches()) == 1
+
+
+# --- R20: our own ---
+
+
+def test_r20_a_picture_that_is_gone_costs_its_row_alone(server: Simulator) -> None:
+    gone = {"sha256": "0" * 64, "format": "png", "width": 10, "height": 10, "bytes": 10}
+    ids = add_rows(*questions(2))
+    with writing() as connection:
+        request = {"prompt": "What is it?", "picture": gone}
+        connection.execute(update(jobs).where(jobs.c.id == ids[0]).values(request=request))
+    to_the_end()
+    assert job_row(ids[0]).error_code == "picture_missing"
+    assert states() == {"failed": 1, "succeeded": 1}
+    assert rows_upstream()[0].lines == 1
+
+
+def test_r20_a_defect_of_ours_gives_the_rows_back(server: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_rows(*questions(4))
+    calls, build_file = count_up(), packing.build_file
+
+    def fail_at_first(*arguments: Any) -> Any:
+        if next(calls) < 3:
+            raise RuntimeError
+        return build_file(*arguments)
+
+    monkeypatch.setattr(packing, "build_file", fail_at_first)
+    to_the_end()
+    assert outcomes() == {"succeeded": 4}
+    assert [each.lines for each in rows_upstream()] == [4, 2, 2]
+
+
+# --- what goes out together ---
+
+
+def test_rows_of_two_models_go_out_in_two_batches(server: Simulator) -> None:
+    add_rows(*questions(2))
+    body = {"model": "gpt-6-sol", "messages": [{"role": "user", "content": "Why?"}]}
+    line = {"url": "/v1/chat/completions", "body": body}
+    with writing() as connection:
+        enqueue(connection, "b", 1, [Enqueued("l", "l", 9, dumps(line), dumps({}))])
+    to_the_end()
+    assert sorted((each.model, each.lines) for each in rows_upstream()) == [("gpt-6-luna", 2), ("gpt-6-sol", 1)]
+    assert states() == {"succeeded": 3}
+
+
+def test_online_workers_pass_over_rows_that_go_out_by_batch(server: Simulator) -> None:
+    add_rows(*questions(2))
+    assert next_due() == []
+    with writing() as connection:
+        connection.execute(update(batches).values(route="online"))
+    assert len(next_due()) == 2
+
+
+def test_an_input_that_is_still_read_is_waited_for(server: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_rows(*questions(3))
+    set_batch(read_at=None)
+    assert take() == []
+    monkeypatch.setattr(due, "ENOUGH_ROWS", 3)
+    assert len(take()) == 1
+
+
+def wait_for(step: str, status: str) -> None:
+    """Make steps until the provider's batch has a status."""
+    for _ in range(500):
+        if [(each.step, each.status) for each in rows_upstream()] == [(step, status)]:
+            return
+        for each in take():
+            make(each)
+    raise AssertionError(rows_upstream())

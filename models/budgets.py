@@ -234,7 +234,7 @@ def _in_scope(kind: str, name: str) -> ColumnElement[bool]:
 
 def of_ledger(connection: Connection, kind: str, name: str) -> dict[str, int]:
     """What the ledger says of a budget, by column."""
-    cost, kept = _whole(connection, attempts.c.cost_usd * 1e9), _whole(connection, kept_costs.c.cost_usd_e10 / 10.0)
+    cost, kept = _whole(connection, attempts.c.cost_usd * 1e9), _whole(connection, kept_costs.c.cost_usd_e12 / 1000.0)
     at_unknown_price = and_(attempts.c.input_tokens.is_not(None), attempts.c.outcome.is_not(None))
     spent = case((attempts.c.cost_usd.is_not(None), cost), (at_unknown_price, attempts.c.reserved_usd_e9), else_=0)
     ledger = select(func.sum(spent), func.sum(attempts.c.doubtful_usd_e9)).join_from(

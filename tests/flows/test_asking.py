@@ -175,6 +175,10 @@ def test_json_on_a_run_prints_its_sums(tidemill: Tidemill) -> None:
         "unjudged": 0,
         "state": "open",
         "hold_reason": None,
+        "route": "online",
+        "deadline_at": None,
+        "at_provider": 0,
+        "budgets": [],
         "seconds": 0,
     }
 

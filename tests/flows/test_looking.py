@@ -119,7 +119,7 @@ def test_models_are_listed_with_their_prices(library: Tidemill) -> None:
 
 def test_doctor_says_that_all_is_well_and_shows_no_key(library: Tidemill) -> None:
     told = library("doctor", OPENAI_API_KEY="sk-very-secret").ok().out
-    assert told.count("ok ") == 11
+    assert told.count("ok ") == 12
     assert "FIX" not in told
     assert "sk-very-secret" not in told
     assert {"OPENAI_API_KEY", "TIDEMILL_HOME", "TIDEMILL_WINDOW"} <= {line.split(" ")[0] for line in told.splitlines()}

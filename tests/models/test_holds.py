@@ -17,7 +17,7 @@ from tests.rows import (
     take,
     take_one,
 )
-from tests.waiting import limit
+from tests.waiting import limit, wait_until
 from tidemill.models import holds
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, writing
@@ -199,6 +199,13 @@ def test_a_job_is_at_fault_when_others_were_answered_after_each_of_its_holds() -
         assert not holds.is_at_fault(connection, others[2], "b", speaks_of_account=True)
 
 
+def pass_a_moment() -> None:
+    """Until the database's clock goes on: SQLite's knows milliseconds, and a call must be seen to begin after another."""
+    with reading() as connection:
+        began = connection.scalar(select(now()))
+        wait_until(lambda: connection.scalar(select(now())) != began, "the database's clock goes on")
+
+
 def at_fault(job_id: int, *, speaks_of_account: bool = False) -> bool:
     with reading() as connection:
         return holds.is_at_fault(connection, job_id, "b", speaks_of_account=speaks_of_account)
@@ -211,6 +218,7 @@ def test_another_batchs_answers_prove_a_job_at_fault_unless_the_account_is_named
     others = add_jobs(2, "elsewhere")
     for other in others:
         put(failure(take_one(refused), "held", counted=False))
+        pass_a_moment()
         put(success(take_one(other)))
     assert at_fault(refused)
     assert not at_fault(refused, speaks_of_account=True)

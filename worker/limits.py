@@ -193,7 +193,7 @@ class Limiter:
                 state.round_left -= 1
                 state.unmetered.append((self._clock(), tokens))
                 break
-            opens = max(state.round_end, pause)
+            opens = pause if state.round_left else max(state.round_end, pause)
             if now >= give_up:
                 return opens - now
             with contextlib.suppress(TimeoutError):

@@ -200,7 +200,7 @@ def test_a_job_is_at_fault_when_others_were_answered_after_each_of_its_holds() -
 
 
 def pass_a_moment() -> None:
-    """Until the database's clock goes on: SQLite's knows milliseconds, and a call must be seen to begin after another."""
+    """Wait until the database's clock goes on: SQLite's knows milliseconds, and one call must begin after another."""
     with reading() as connection:
         began = connection.scalar(select(now()))
         wait_until(lambda: connection.scalar(select(now())) != began, "the database's clock goes on")

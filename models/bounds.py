@@ -55,7 +55,10 @@ _WORTH_COUNTING = 0.9
 
 _TIERS = {"default": ("",), "standard": ("",), "flex": ("flex", ""), "priority": ("priority", ""), "fast": ("fast", "")}
 _ANY_TIER = ("", "priority", "fast")
-"""A project may be set to another tier: where a call asks for none, or for `auto`, its reply may name a dearer one."""
+"""A project may be set to another tier: where a call asks for none, or for `auto`, its reply may name a dearer one.
+
+Which one that is, the first replies tell.
+"""
 
 _HALF_HOUR_SECONDS = 1_800
 _OWN_TOOLS = ("function", "custom")
@@ -158,7 +161,8 @@ class Bounds:
         return self._priced(model, terms, tokens + self._history_tokens(history))
 
     def _priced(self, model: str, terms: Terms, input_tokens: int) -> int | None:
-        rates = rates_of(model, terms.tiers)
+        seen = cost.tiers_served(model) if terms.tiers is _ANY_TIER else None
+        rates = rates_of(model, terms.tiers if seen is None else seen)
         return None if rates is None else rates.usd_e9(input_tokens, terms.output_tokens)
 
     def _unread_tokens(self, request: JsonObject) -> int:

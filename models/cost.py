@@ -228,6 +228,26 @@ def _share(tier: str) -> float:
     return _TIER_SHARES.get(tier, 1.0)
 
 
+_served: dict[str, frozenset[str]] = {}
+
+
+def note_tier(model: str, tier: str) -> None:
+    """Note which tier a reply has named of a model that was asked without one."""
+    named = tier if tier in _TIERS else ""
+    if named not in (seen := _served.get(model, frozenset())):
+        _served[model] = seen | {named}
+
+
+def tiers_served(model: str) -> tuple[str, ...] | None:
+    """The standard tier, and which others replies to this process have named unasked; None: none has come yet."""
+    return None if model not in _served else ("", *sorted(_served[model] - {""}))
+
+
+def forget_tiers() -> None:
+    """Know no longer which tiers were served: another key or server may have others."""
+    _served.clear()
+
+
 def training_price(model: str) -> float | None:
     """USD per token and epoch of training a model, or None when it is not known; for an `ft:` model that of its base.
 

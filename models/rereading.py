@@ -39,5 +39,6 @@ def forget_prices() -> None:
     """Look all prices up anew."""
     for cached in (cost.price_at, cost.context_tokens, cost.overrides):
         cached.cache_clear()
+    cost.forget_tiers()
     if (bounds := sys.modules.get("tidemill.models.bounds")) is not None:
         bounds.forget_rates()

@@ -115,6 +115,7 @@ def forget() -> None:
             broker_desk.app().close()
     for cached in (settings, broker_desk.app, cost.price_at, cost.overrides, cost.context_tokens):
         cached.cache_clear()
+    cost.forget_tiers()
     bounds.forget_rates()
 
 

@@ -13,6 +13,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
 from tidemill.models.provider import CallError, Reply, UnwantedError
+from tidemill.models.routes import ONLINE
 from tidemill.models.transitions import Claimed, Settlement
 from tidemill.worker import flex, settlements
 from tidemill.worker.calling import Calling
@@ -61,6 +62,8 @@ async def ask(job: Claimed, options: Options, calling: Calling) -> Settlement:
                 return await _failed(job, question, calling, error, route=route, seconds=time.monotonic() - began)
     await limiter.observe(bucket, reply.headers, served=True)
     seconds = time.monotonic() - began
+    if route == ONLINE and reply.usage is not None and not question.body.get("service_tier"):
+        cost.note_tier(question.model, reply.usage.tier)
     text = settlements.text_to_check(question, reply)
     complaint = None if text is None else await checker().complaint(question.schema or {}, text)
     usage = settlements.usage_of(question, reply)

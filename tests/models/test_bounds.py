@@ -126,3 +126,11 @@ def test_a_server_at_home_costs_nothing(use_environment: Any, tmp_path: Any) -> 
 def test_a_bound_takes_some_microseconds() -> None:
     bounds, request = Bounds.of(Options(MODEL)), {"prompt": "word " * 40}
     assert min(timeit.repeat(lambda: bounds.most_usd_e9(request), number=1_000, repeat=5)) < 0.1  # 2 to 3 us each
+
+
+def test_the_tier_of_the_first_replies_is_that_of_the_next_calls() -> None:
+    unknown, asked = most("why?"), most("why?", params={"service_tier": "auto"})
+    cost.note_tier(MODEL, "default")
+    assert most("why?") * 2 == unknown
+    cost.note_tier(MODEL, "priority")
+    assert (most("why?"), most("why?", params={"service_tier": "auto"})) == (unknown, asked)

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Label,
     Row,
     Select,
     delete,
@@ -33,7 +34,7 @@ from tidemill.models.batch_servers import Counts, Status
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.creations import LostError
 from tidemill.models.json_types import JsonObject
-from tidemill.models.routes import UPSTREAM
+from tidemill.models.routes import ONLINE, UPSTREAM
 from tidemill.models.scope import Scope
 from tidemill.models.tables import attempts, batches, fit, jobs, upstream_batches
 from tidemill.models.transitions import OWNER, Claimant, Claimed, Settlement
@@ -124,6 +125,12 @@ def all_of(connection: Connection, batch_id: str) -> list[UpstreamBatch]:
     return _read(connection, upstream_batches.c.batch_id == batch_id)
 
 
+def has_open() -> Label[bool]:
+    """The column `is_out` of a query of batches: whether one has upstream batches that have not ended."""
+    own = upstream_batches.c.batch_id == batches.c.id, upstream_batches.c.ended_at.is_(None)
+    return select(upstream_batches.c.id).where(*own).exists().label("is_out")
+
+
 def want_cancel(connection: Connection, batch_id: str) -> int:
     """Have a batch's upstream batches cancelled at the provider, by whoever has their next step. Returns how many.
 
@@ -175,12 +182,15 @@ def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBa
 
 
 def is_needed(connection: Connection, worker: Claimant, scopes: Collection[Scope]) -> bool:
-    """Whether this worker may have a step to take, or rows to pack: one look, since most have no upstream batch."""
+    """Whether this worker may have a step to take, or rows that go by another route than online.
+
+    One look, which all duties of routes share, since most workers have no such batch.
+    """
     own = {scope.batch_id for scope in scopes}
     by_route = select(batches.c.id).where(
         batches.c.state == "open",
         batches.c.provider == worker.provider,
-        batches.c.route.in_(UPSTREAM),
+        batches.c.route != ONLINE,
         true() if None in own else batches.c.id.in_(own),
     )
     return connection.scalar(select(or_(by_route.exists(), _due(worker, scopes).exists()))) or False

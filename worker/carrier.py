@@ -114,7 +114,7 @@ class Carrier:
     def _take(self) -> list[tuple[UpstreamBatch, Options]]:
         """Steps for which this worker has room, with the options of their rows."""
         scopes, most = tuple(self._runner.scopes), MOST_STEPS - len(self._tasks)
-        if most <= 0:
+        if most <= 0 or self._runner.has_live_calls_alone:
             return []
         with reading() as connection:
             if not upstream.is_needed(connection, self._worker, scopes):

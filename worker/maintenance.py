@@ -187,6 +187,11 @@ class Maintenance:
 
     def _go_online(self) -> None:
         """Let rows go online that cannot wait for a cheaper route any longer."""
+        if self._runner.has_live_calls_alone:
+            return
+        with reading() as connection:
+            if not upstream.is_needed(connection, self._runner.claimant, tuple(self._runner.scopes)):
+                return
         provider, models = self._runner.claimant.provider, self._runner.models_without_flex
 
         def move(connection: Connection) -> list[going_online.Move]:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Label,
     Row,
     Select,
+    and_,
     delete,
     func,
     insert,
@@ -36,7 +37,7 @@ from tidemill.models.creations import LostError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.routes import ONLINE, UPSTREAM
 from tidemill.models.scope import Scope
-from tidemill.models.tables import attempts, batches, fit, jobs, upstream_batches
+from tidemill.models.tables import attempts, batches, fit, jobs, upstream_batches, workers
 from tidemill.models.transitions import OWNER, Claimant, Claimed, Settlement
 
 Step = Literal["pack", "build", "upload", "create", "follow", "collect", "end"]
@@ -184,7 +185,8 @@ def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBa
 def is_needed(connection: Connection, worker: Claimant, scopes: Collection[Scope]) -> bool:
     """Whether this worker may have a step to take, or rows that go by another route than online.
 
-    One look, which all duties of routes share, since most workers have no such batch.
+    One look, which all duties of routes share, since most workers have no such batch. Steps that others have count:
+    they may be dead.
     """
     own = {scope.batch_id for scope in scopes}
     by_route = select(batches.c.id).where(
@@ -193,7 +195,7 @@ def is_needed(connection: Connection, worker: Claimant, scopes: Collection[Scope
         batches.c.route != ONLINE,
         true() if None in own else batches.c.id.in_(own),
     )
-    return connection.scalar(select(or_(by_route.exists(), _due(worker, scopes).exists()))) or False
+    return connection.scalar(select(or_(by_route.exists(), _open(worker, scopes).exists()))) or False
 
 
 def is_any_due(connection: Connection, worker: Claimant, scopes: Collection[Scope]) -> bool:
@@ -206,7 +208,7 @@ def take(connection: Connection, worker: Claimant, scopes: Collection[Scope], mo
     due = _due(worker, scopes).order_by(upstream_batches.c.due_at).limit(most).with_for_update(skip_locked=True)
     taken = (
         update(upstream_batches)
-        .where(upstream_batches.c.id.in_(due), _is_free())
+        .where(upstream_batches.c.id.in_(due), _is_free(worker))
         .values(worker_id=worker.worker_id, lease_until=now_after(worker.lease_seconds))
         .returning(upstream_batches.c.id)
     )
@@ -215,18 +217,26 @@ def take(connection: Connection, worker: Claimant, scopes: Collection[Scope], mo
 
 
 def _due(worker: Claimant, scopes: Collection[Scope]) -> Select[int]:
+    return _open(worker, scopes).where(upstream_batches.c.due_at <= now(), _is_free(worker))
+
+
+def _open(worker: Claimant, scopes: Collection[Scope]) -> Select[int]:
     own = {scope.batch_id for scope in scopes}
     return select(upstream_batches.c.id).where(
         upstream_batches.c.ended_at.is_(None),
         upstream_batches.c.provider == worker.provider,
         true() if None in own else upstream_batches.c.batch_id.in_(own),
-        upstream_batches.c.due_at <= now(),
-        _is_free(),
     )
 
 
-def _is_free() -> ColumnElement[bool]:
-    return or_(upstream_batches.c.lease_until.is_(None), upstream_batches.c.lease_until < now())
+def _is_free(worker: Claimant) -> ColumnElement[bool]:
+    """Whether nobody has the step: its lease has ended, or whoever had it is not among the workers any more.
+
+    A worker is struck off when it ends, or when a neighbour sees that its process is gone.
+    """
+    has_ended = upstream_batches.c.lease_until.is_(None), upstream_batches.c.lease_until < now()
+    is_known = select(workers.c.id).where(workers.c.id == upstream_batches.c.worker_id).exists()
+    return or_(*has_ended, and_(upstream_batches.c.worker_id != worker.worker_id, ~is_known))
 
 
 def renew(connection: Connection, batch: UpstreamBatch, lease_seconds: float) -> None:
@@ -261,7 +271,7 @@ def end(connection: Connection, /, batch: UpstreamBatch, **columns: object) -> N
 
 
 def free_of(connection: Connection, worker_ids: Sequence[str]) -> None:
-    """Let others take at once the steps that workers had which are known to be dead or to stop."""
+    """Let others take at once the steps that workers had which are known to stop."""
     dead = upstream_batches.c.worker_id.in_(worker_ids), upstream_batches.c.ended_at.is_(None)
     connection.execute(update(upstream_batches).where(*dead).values(worker_id=None, lease_until=None))
 

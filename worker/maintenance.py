@@ -142,8 +142,6 @@ class Maintenance:
     def _take_from_the_dead(self, connection: Connection, own_ids: list[int]) -> int:
         living, dead = _neighbours(connection)
         rescued = rescue(connection, Rescuer(self._runner.claimant, own_ids, dead, living, self._sees_everybody))
-        if dead:
-            upstream.free_of(connection, dead)
         connection.execute(delete(workers).where(workers.c.id.in_(dead)))
         correct_due_times(connection)
         return rescued

@@ -12,10 +12,10 @@ from itertools import count as count_up
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, select, update
+from sqlalchemy import Engine, delete, event, select, update
 
 from tests.conftest import UseEnvironment
-from tests.rows import add_batch, batch_row, change_batch, job_row, next_due, rescuer, set_batch
+from tests.rows import add_batch, add_worker, batch_row, change_batch, job_row, next_due, rescuer, set_batch
 from tests.waiting import limit
 from tidemill.models import due, holds, upstream
 from tidemill.models.database import engine, reading, transact, writing
@@ -23,7 +23,7 @@ from tidemill.models.options import Options
 from tidemill.models.provider import Provider
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs, upstream_batches
+from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs, upstream_batches, workers
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimant, Enqueued, enqueue, rescue
 from tidemill.models.upstream import UpstreamBatch
@@ -85,6 +85,10 @@ def questions(number: int, batch_id: str = "b") -> list[str]:
 
 def take(worker_id: str = "w1", batch_id: str | None = None) -> list[UpstreamBatch]:
     """What this worker has to do next."""
+    with reading() as connection:
+        is_known = connection.scalar(select(workers.c.id).where(workers.c.id == worker_id))
+    if is_known is None:
+        add_worker(worker_id)
     worker, scopes = Claimant(worker_id, settings().provider, 30.0), [Scope(batch_id)]
     with reading() as connection:
         unpacked = due.batches_to_pack(connection, scopes)
@@ -275,6 +279,17 @@ def test_r2_no_row_is_in_two_files_and_a_late_worker_writes_nothing(any_server: 
     assert [each.lines for each in rows_upstream()] == [6]
     assert outcomes() == {"succeeded": 6}
     assert paid_once(any_server, 6)
+
+
+def test_the_step_of_a_worker_that_nobody_knows_is_free(any_server: Simulator) -> None:
+    add_rows(*questions(2))
+    (begun,) = take("w1")
+    assert take("w2") == []
+    with writing() as connection:  # it was struck off, or died before it was written down
+        connection.execute(delete(workers).where(workers.c.id == "w1"))
+    assert [each.id for each in take("w2")] == [begun.id]
+    make(begun)
+    assert states() == {"queued": 2}
 
 
 def test_r2_nobody_rescues_the_rows_before_their_long_lease_ends(server: Simulator) -> None:

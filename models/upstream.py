@@ -270,10 +270,11 @@ def end(connection: Connection, /, batch: UpstreamBatch, **columns: object) -> N
     change(connection, batch, step="end", worker_id=None, lease_until=None, ended_at=now(), **columns)
 
 
-def free_of(connection: Connection, worker_ids: Sequence[str]) -> None:
-    """Let others take at once the steps that workers had which are known to stop."""
-    dead = upstream_batches.c.worker_id.in_(worker_ids), upstream_batches.c.ended_at.is_(None)
-    connection.execute(update(upstream_batches).where(*dead).values(worker_id=None, lease_until=None))
+def free_of(connection: Connection, worker_id: str, but: Collection[int] = ()) -> None:
+    """Let anybody take at once the steps that a worker has and does not make, all `but` those of these batches."""
+    left = upstream_batches.c.worker_id == worker_id, upstream_batches.c.ended_at.is_(None)
+    others = update(upstream_batches).where(*left, upstream_batches.c.id.not_in(but))
+    connection.execute(others.values(worker_id=None, lease_until=None))
 
 
 def check(connection: Connection, batch: UpstreamBatch) -> None:

@@ -1,15 +1,18 @@
 """Beside its calls a worker carries upstream batches: those of its scopes, until it stops."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from itertools import count
 
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from tests.conftest import WaitUntil
 from tests.worker.test_upstream import add_rows, questions, rows_upstream, server, states
-from tidemill.models.database import reading
+from tidemill.models.database import engine, reading
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import upstream_batches
@@ -78,3 +81,24 @@ def test_the_step_of_a_killed_process_goes_on_at_once(server: Simulator, wait_un
     finally:
         process.stop()
     assert time.monotonic() - killed_at < settings().lease_seconds / 2
+
+
+def test_a_step_goes_on_when_the_database_is_back(server: Simulator, wait_until: WaitUntil) -> None:
+    add_rows(*questions(3))
+    commits = count()
+
+    def fail(_connection: object) -> None:
+        """The disk fails at the commit of the first packing, and of what is done with the third step."""
+        if threading.current_thread().name.startswith("asyncio_") and next(commits) in (1, 5):
+            raise sqlite3.OperationalError("disk I/O error")
+
+    event.listen(engine(), "commit", fail)
+    began = time.monotonic()
+    process.start(4, Scope("b"))
+    try:
+        wait_until(lambda: states() == {"succeeded": 3}, "the rows are answered")
+    finally:
+        process.stop()
+        event.remove(engine(), "commit", fail)
+    assert next(commits) > 5
+    assert time.monotonic() - began < settings().lease_seconds / 2

@@ -240,7 +240,7 @@ def test_r1_r17_a_kill_at_any_point_costs_no_row_and_no_second_payment(
             except DiedError:
                 is_over = False
         with writing() as connection:
-            upstream.free_of(connection, ["dead"])
+            upstream.free_of(connection, "dead")
         to_the_end("w2", batch_id)
         assert states(batch_id) == {"succeeded": 5}, at
         assert outcomes(batch_id) == {"succeeded": 5}, at

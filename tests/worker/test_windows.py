@@ -76,7 +76,7 @@ def test_a_kill_at_any_point_costs_no_row_and_pays_twice_only_what_was_in_doubt(
             except DiedError:
                 is_over = False
         with writing() as connection:
-            upstream.free_of(connection, ["dead"])
+            upstream.free_of(connection, "dead")
         to_the_end("w2", batch_id)
         assert states(batch_id) == {"succeeded": 2}, at
         assert server.counters()["paid"] - before <= 2 + outcomes(batch_id)["lost"], at

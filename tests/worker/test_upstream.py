@@ -18,6 +18,7 @@ from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_worker, batch_row, change_batch, job_row, next_due, rescuer, set_batch
 from tests.waiting import limit
 from tidemill.models import due, holds, upstream
+from tidemill.models.batch_servers import Counts
 from tidemill.models.database import engine, reading, transact, writing
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
@@ -361,6 +362,30 @@ def test_r7_files_that_hold_less_than_is_done_are_read_again_and_nothing_is_aske
     to_the_end()
     assert outcomes() == {"succeeded": 8}
     assert len(server.batches()) == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "answers", "errors", "words"),
+    [
+        (Counts(40, 36, 4), 36, 4, None),
+        (Counts(40, 36, 4), 36, 0, "40 lines are done, and shows 36 so far"),
+        (Counts(40, 36, 4), 30, 10, "36 lines have an answer, and shows 30 answers so far"),
+        (Counts(40, 36, None), 30, 6, None),  # nobody says how many of them are good
+        (Counts(None, None, None), 0, 0, None),
+    ],
+)
+def test_r7_what_is_missing_is_said(counts: Counts, answers: int, errors: int, words: str | None) -> None:
+    missing = upstream_module._what_is_missing(counts, answers, errors)
+    assert (words in missing) if words and missing else missing == words
+
+
+def test_r7_nobody_waits_for_a_count_when_every_row_has_its_line(server: Simulator) -> None:
+    server.control(scripts={"POST /v1/batches": "!!all_completed*1"})
+    add_rows(*questions(2), "!!context What?")
+    wait_for("collect", "completed")
+    make(*take())
+    assert states() == {"succeeded": 2, "failed": 1}
+    assert [each.ended_at is not None for each in rows_upstream()] == [True]
 
 
 # --- R8 to R10: too much at once ---

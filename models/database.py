@@ -149,10 +149,11 @@ def writing(seconds: float | None = None) -> Iterator[Connection]:
     Raises:
         DatabaseError: as `transact`.
     """
-    with _connection(answer_seconds=seconds or write_seconds()) as connection:
-        is_sqlite = connection.dialect.name == "sqlite"
-        with write_turn() if is_sqlite else nullcontext(), connection.begin():
-            yield connection
+    opened = engine()
+    # The turn first: whoever waits for it needs no connection, each of which would keep pages in memory.
+    turn = write_turn() if opened.dialect.name == "sqlite" else nullcontext()
+    with turn, _connection(answer_seconds=seconds or write_seconds()) as connection, connection.begin():
+        yield connection
 
 
 @contextmanager

@@ -265,6 +265,14 @@ def forget(connection: Connection, batch: UpstreamBatch) -> None:
     connection.execute(delete(upstream_batches).where(upstream_batches.c.id == batch.id))
 
 
+def forget_all(connection: Connection, batch_id: str) -> None:
+    """Delete what is known of the upstream batches of a batch that is deleted, and of what was created for them."""
+    own = upstream_batches.c.batch_id == batch_id
+    ids = connection.scalars(select(upstream_batches.c.id).where(own)).all()
+    creations.forget(connection, [owner_name(upstream_id) for upstream_id in ids])
+    connection.execute(delete(upstream_batches).where(own))
+
+
 def end(connection: Connection, /, batch: UpstreamBatch, **columns: object) -> None:
     """Note that it is over and has no members any more. Raises LostError."""
     change(connection, batch, step="end", worker_id=None, lease_until=None, ended_at=now(), **columns)

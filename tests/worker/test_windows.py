@@ -61,7 +61,7 @@ def test_rows_are_made_in_the_background_at_the_price_of_their_window(
     assert not list((settings().home / "upstream").iterdir())
 
 
-@pytest.mark.parametrize(("point", "stride"), [("commit", 27), ("send", 5)])  # every one was tried once by hand
+@pytest.mark.parametrize(("point", "stride"), [("commit", 27), ("send", 5)])  # at some, all over the way
 def test_a_kill_at_any_point_costs_no_row_and_pays_twice_only_what_was_in_doubt(
     server: Simulator, monkeypatch: pytest.MonkeyPatch, point: str, stride: int
 ) -> None:

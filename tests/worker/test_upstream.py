@@ -444,6 +444,26 @@ def test_r11_r12_what_somebody_cancels_is_read_to_its_end(server: Simulator) -> 
     assert len(server.batches()) == 1
 
 
+@pytest.mark.parametrize("who_sees_it", ["maintenance", "carrier"])
+def test_r11_rows_are_asked_again_when_the_provider_is_stuck_until_their_lease_ends(
+    server: Simulator, who_sees_it: str
+) -> None:
+    server.control(scripts={"POST /v1/batches": "!!stuck_validating*1"})
+    add_rows(*questions(3))
+    wait_for("follow", "validating")
+    with writing() as connection:
+        connection.execute(update(upstream_batches).values(kept_until=datetime(2026, 1, 1, tzinfo=UTC)))
+        connection.execute(update(jobs).values(lease_until=datetime(2026, 1, 1, tzinfo=UTC)))
+        if who_sees_it == "maintenance":
+            assert rescue(connection, rescuer()) == 3
+    to_the_end()
+    assert states() == {"succeeded": 3}
+    assert outcomes() == {"lost": 3, "succeeded": 3}
+    assert [each.lines for each in rows_upstream()] == [3, 3]
+    assert server.batches()[0]["status"] == "cancelled"  # so that nobody pays for it, too
+    assert paid_once(server, 3)
+
+
 def test_r12_what_was_not_run_by_then_is_cancelled(server: Simulator) -> None:
     server.control(scripts={"POST /v1/batches": "!!stuck_validating*1"})
     add_rows(*questions(4))

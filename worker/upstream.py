@@ -290,10 +290,11 @@ async def _collect(run: Run) -> None:
     answers = await _collect_file(run, collector, string(remote.get("output_file_id")), "answers")
     errors = await _collect_file(run, collector, string(remote.get("error_file_id")), "errors")
     missing = _what_is_missing(counts, answers, errors)
-    # Where every row has its line, no count can be a reason to wait.
-    if missing and run.batch.failures < MOST_LOOKS and await asyncio.to_thread(_left, run):
-        await try_again(run, missing)
-        return
+    if missing and run.batch.failures < MOST_LOOKS:
+        left = await asyncio.to_thread(_left, run)
+        if left:  # where every row has its line, no count is a reason to wait
+            await try_again(run, missing)
+            return
     if run.batch.meaning == "failed" and not answers + errors:
         await faults.after_failure(run)
         return

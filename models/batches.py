@@ -406,7 +406,7 @@ def delete(connection: Connection, batch_id: str, after: int = 0, *, keep_costs:
     next_rows = select(jobs.c.id).where(jobs.c.batch_id == batch_id).order_by(jobs.c.position)
     ids = list(connection.scalars(next_rows.limit(transitions.PIECE_ROWS)))
     if not ids:
-        whereabouts.forget(connection, batch_id)
+        upstream.forget_all(connection, batch_id)
         for column in (stored_tallies.c.batch_id, batches.c.id):
             connection.execute(delete_from(column.table).where(column == batch_id))
         budgets.forget(connection, batch_id)

@@ -8,11 +8,11 @@ that write do so only while this worker has the owner.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from tidemill.models.bulk import insert_for
 from tidemill.models.clock import now, seconds_since
@@ -106,6 +106,12 @@ def record(connection: Connection, owner: Owner, place: Place, remote_id: str) -
     """Note the id of what was created or adopted. Raises LostError."""
     owner.check(connection)
     connection.execute(update(creations).where(*_at(owner, place)).values(remote_id=remote_id, sent_at=None))
+
+
+def forget(connection: Connection, keys: Collection[str]) -> None:
+    """Delete what is known of the creations of owners that are deleted."""
+    for each in keys:
+        connection.execute(delete(creations).where(creations.c.owner == each))
 
 
 def _at(owner: Owner, place: Place) -> tuple[ColumnElement[bool], ...]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, make_url
@@ -16,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from tidemill.models.database_errors import ConflictError, explain_errors
 from tidemill.models.errors import SettingsError
 from tidemill.models.settings import Settings, settings
-from tidemill.models.sqlite import open_sqlite, write_turn
+from tidemill.models.sqlite import PAGES_KB, READER_PAGES_KB, open_sqlite, write_turn
 
 READ_SECONDS = 30.0
 """How long a server may take over one statement that only reads."""
@@ -52,15 +53,23 @@ def _engine() -> Engine:
     return open_engine(_configured_url())
 
 
+@cache
+def _readers() -> Engine:
+    """The engine of transactions that only read: with SQLite they need few pages in memory, and are many at once."""
+    opened = _engine()
+    return open_sqlite(opened.url, _own_home, READER_PAGES_KB) if opened.dialect.name == "sqlite" else opened
+
+
 def close() -> None:
     """Close this process's connections, if there are any; the last one to close folds SQLite's -wal file in.
 
     The next use opens the database that the settings name then.
     """
     with _opening:
-        if _engine.cache_info().currsize:
-            _engine().dispose()
-            _engine.cache_clear()
+        for opened in (_readers, _engine):
+            if opened.cache_info().currsize:
+                opened().dispose()
+                opened.cache_clear()
 
 
 _inherited: list[Engine] = []
@@ -70,9 +79,10 @@ def _begin_anew() -> None:
     """A fork uses none of its parent's connections, and does not close them either: it would close them for both."""
     global _opening
     _opening = threading.Lock()
-    if _engine.cache_info().currsize:
-        _inherited.append(_engine())
-        _engine.cache_clear()
+    for opened in (_readers, _engine):
+        if opened.cache_info().currsize:
+            _inherited.append(opened())
+            opened.cache_clear()
 
 
 os.register_at_fork(after_in_child=_begin_anew)
@@ -86,10 +96,15 @@ def open_engine(database: str | URL) -> Engine:
     """
     url = _parse(database) if isinstance(database, str) else database
     if url.get_backend_name() == "sqlite":
-        return open_sqlite(url, partial(Settings.model_fields["home"].get_default, call_default_factory=True))
+        return open_sqlite(url, _own_home, PAGES_KB)
     from tidemill.models.postgres import open_postgres  # the driver takes a fifth of a second to import
 
     return open_postgres(url)
+
+
+def _own_home() -> Path:
+    home: Path = Settings.model_fields["home"].get_default(call_default_factory=True)
+    return home
 
 
 def _configured_url() -> URL:
@@ -149,22 +164,24 @@ def writing(seconds: float | None = None) -> Iterator[Connection]:
     Raises:
         DatabaseError: as `transact`.
     """
-    with _connection(answer_seconds=seconds or write_seconds()) as connection:
-        is_sqlite = connection.dialect.name == "sqlite"
-        with write_turn() if is_sqlite else nullcontext(), connection.begin():
-            yield connection
+    opened = engine()
+    # The turn first: whoever waits for it needs no connection, each of which would keep pages in memory.
+    turn = write_turn() if opened.dialect.name == "sqlite" else nullcontext()
+    with turn, _connection(opened, answer_seconds=seconds or write_seconds()) as connection, connection.begin():
+        yield connection
 
 
 @contextmanager
 def reading(seconds: float = READ_SECONDS) -> Iterator[Connection]:
     """One transaction that only reads; takes no write lock. `seconds` and errors as for `writing`."""
-    with _connection(answer_seconds=seconds, reading=True) as connection:
+    with _opening:
+        opened = _readers()
+    with _connection(opened, answer_seconds=seconds, reading=True) as connection:
         yield connection
 
 
 @contextmanager
-def _connection(**options: object) -> Iterator[Connection]:
-    opened = engine()
+def _connection(opened: Engine, **options: object) -> Iterator[Connection]:
     with explain_errors(opened.url), opened.connect() as connection:
         yield connection.execution_options(**options)
 

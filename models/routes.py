@@ -12,14 +12,18 @@ class Route(NamedTuple):
     """The tier whose price it has, as `models.cost.price` takes it; empty: the standard one."""
     is_upstream: bool
     """Whether rows are handed to the provider, by its Batch API or in the background, and no worker waits for each."""
+    place: str = ""
+    """Where such rows are, in words."""
 
+
+_IN_BACKGROUND = "the provider, in the background"
 
 ROUTES: dict[str, Route] = {
     "online": Route("", is_upstream=False),
     "flex": Route("flex", is_upstream=False),
-    "batch": Route("batch", is_upstream=True),
-    "2h": Route("2h", is_upstream=True),
-    "8h": Route("8h", is_upstream=True),
+    "batch": Route("batch", is_upstream=True, place="the provider's Batch API"),
+    "2h": Route("2h", is_upstream=True, place=_IN_BACKGROUND),
+    "8h": Route("8h", is_upstream=True, place=_IN_BACKGROUND),
 }
 assert tuple(ROUTES) == get_args(RouteName)
 

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -22,19 +23,25 @@ _PRAGMAS = (
     "synchronous=NORMAL",
     f"busy_timeout={1000 * _BUSY_SECONDS}",
     "foreign_keys=ON",
-    # A row's key is a hash, so that a thousand new rows change a thousand pages of its index. With 16 MB of pages in
-    # memory (2 by default) and in the -wal file (4), storing one of many rows costs a fifth less.
-    "cache_size=-16384",
     "wal_autocheckpoint=4000",
 )
 
+PAGES_KB = 16_384
+"""Of pages in the memory of a connection that writes.
 
-def open_sqlite(url: URL, own_home: Callable[[], Path]) -> Engine:
+A row's key is a hash, so that a thousand new rows change a thousand pages of its index. With 16 MB of pages in memory
+(2 by default) and in the -wal file (4), storing one of many rows costs a fifth less.
+"""
+READER_PAGES_KB = 2_048
+
+
+def open_sqlite(url: URL, own_home: Callable[[], Path], pages_kb: int) -> Engine:
     """An engine on SQLite. With the execution option `reading`, a transaction takes no write lock.
 
     Args:
         url: names the file.
         own_home: names a folder that is nobody's but ours; if older versions left it readable by others, that ends.
+        pages_kb: of the file that each connection keeps in memory.
 
     Raises:
         SettingsError: the URL names no file, or has options.
@@ -46,7 +53,7 @@ def open_sqlite(url: URL, own_home: Callable[[], Path]) -> Engine:
         )
     _make_private(Path(url.database), own_home)
     opened = create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}, pool_use_lifo=True)
-    event.listen(opened, "connect", _set_pragmas)
+    event.listen(opened, "connect", partial(_set_pragmas, pages_kb))
     event.listen(opened, "begin", _begin)
     return opened
 
@@ -101,9 +108,9 @@ def _begin_anew() -> None:
 os.register_at_fork(after_in_child=_begin_anew)
 
 
-def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
+def _set_pragmas(pages_kb: int, connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves
-    for pragma in _PRAGMAS:
+    for pragma in (*_PRAGMAS, f"cache_size=-{pages_kb}"):
         connection.execute(f"PRAGMA {pragma}")
 
 

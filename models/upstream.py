@@ -16,8 +16,10 @@ from typing import Literal, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Label,
     Row,
     Select,
+    and_,
     delete,
     func,
     insert,
@@ -33,9 +35,9 @@ from tidemill.models.batch_servers import Counts, Status
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.creations import LostError
 from tidemill.models.json_types import JsonObject
-from tidemill.models.routes import UPSTREAM
+from tidemill.models.routes import ONLINE, UPSTREAM
 from tidemill.models.scope import Scope
-from tidemill.models.tables import attempts, batches, fit, jobs, upstream_batches
+from tidemill.models.tables import attempts, batches, fit, jobs, upstream_batches, workers
 from tidemill.models.transitions import OWNER, Claimant, Claimed, Settlement
 
 Step = Literal["pack", "build", "upload", "create", "follow", "collect", "end"]
@@ -124,6 +126,12 @@ def all_of(connection: Connection, batch_id: str) -> list[UpstreamBatch]:
     return _read(connection, upstream_batches.c.batch_id == batch_id)
 
 
+def has_open() -> Label[bool]:
+    """The column `is_out` of a query of batches: whether one has upstream batches that have not ended."""
+    own = upstream_batches.c.batch_id == batches.c.id, upstream_batches.c.ended_at.is_(None)
+    return select(upstream_batches.c.id).where(*own).exists().label("is_out")
+
+
 def want_cancel(connection: Connection, batch_id: str) -> int:
     """Have a batch's upstream batches cancelled at the provider, by whoever has their next step. Returns how many.
 
@@ -175,15 +183,19 @@ def begin(connection: Connection, batch_id: str, worker: Claimant) -> UpstreamBa
 
 
 def is_needed(connection: Connection, worker: Claimant, scopes: Collection[Scope]) -> bool:
-    """Whether this worker may have a step to take, or rows to pack: one look, since most have no upstream batch."""
+    """Whether this worker may have a step to take, or rows that go by another route than online.
+
+    One look, which all duties of routes share, since most workers have no such batch. Steps that others have count:
+    they may be dead.
+    """
     own = {scope.batch_id for scope in scopes}
     by_route = select(batches.c.id).where(
         batches.c.state == "open",
         batches.c.provider == worker.provider,
-        batches.c.route.in_(UPSTREAM),
+        batches.c.route != ONLINE,
         true() if None in own else batches.c.id.in_(own),
     )
-    return connection.scalar(select(or_(by_route.exists(), _due(worker, scopes).exists()))) or False
+    return connection.scalar(select(or_(by_route.exists(), _open(worker, scopes).exists()))) or False
 
 
 def is_any_due(connection: Connection, worker: Claimant, scopes: Collection[Scope]) -> bool:
@@ -196,7 +208,7 @@ def take(connection: Connection, worker: Claimant, scopes: Collection[Scope], mo
     due = _due(worker, scopes).order_by(upstream_batches.c.due_at).limit(most).with_for_update(skip_locked=True)
     taken = (
         update(upstream_batches)
-        .where(upstream_batches.c.id.in_(due), _is_free())
+        .where(upstream_batches.c.id.in_(due), _is_free(worker))
         .values(worker_id=worker.worker_id, lease_until=now_after(worker.lease_seconds))
         .returning(upstream_batches.c.id)
     )
@@ -205,18 +217,26 @@ def take(connection: Connection, worker: Claimant, scopes: Collection[Scope], mo
 
 
 def _due(worker: Claimant, scopes: Collection[Scope]) -> Select[int]:
+    return _open(worker, scopes).where(upstream_batches.c.due_at <= now(), _is_free(worker))
+
+
+def _open(worker: Claimant, scopes: Collection[Scope]) -> Select[int]:
     own = {scope.batch_id for scope in scopes}
     return select(upstream_batches.c.id).where(
         upstream_batches.c.ended_at.is_(None),
         upstream_batches.c.provider == worker.provider,
         true() if None in own else upstream_batches.c.batch_id.in_(own),
-        upstream_batches.c.due_at <= now(),
-        _is_free(),
     )
 
 
-def _is_free() -> ColumnElement[bool]:
-    return or_(upstream_batches.c.lease_until.is_(None), upstream_batches.c.lease_until < now())
+def _is_free(worker: Claimant) -> ColumnElement[bool]:
+    """Whether nobody has the step: its lease has ended, or whoever had it is not among the workers any more.
+
+    A worker is struck off when it ends, or when a neighbour sees that its process is gone.
+    """
+    has_ended = upstream_batches.c.lease_until.is_(None), upstream_batches.c.lease_until < now()
+    is_known = select(workers.c.id).where(workers.c.id == upstream_batches.c.worker_id).exists()
+    return or_(*has_ended, and_(upstream_batches.c.worker_id != worker.worker_id, ~is_known))
 
 
 def renew(connection: Connection, batch: UpstreamBatch, lease_seconds: float) -> None:
@@ -245,15 +265,24 @@ def forget(connection: Connection, batch: UpstreamBatch) -> None:
     connection.execute(delete(upstream_batches).where(upstream_batches.c.id == batch.id))
 
 
+def forget_all(connection: Connection, batch_id: str) -> None:
+    """Delete what is known of the upstream batches of a batch that is deleted, and of what was created for them."""
+    own = upstream_batches.c.batch_id == batch_id
+    ids = connection.scalars(select(upstream_batches.c.id).where(own)).all()
+    creations.forget(connection, [owner_name(upstream_id) for upstream_id in ids])
+    connection.execute(delete(upstream_batches).where(own))
+
+
 def end(connection: Connection, /, batch: UpstreamBatch, **columns: object) -> None:
     """Note that it is over and has no members any more. Raises LostError."""
     change(connection, batch, step="end", worker_id=None, lease_until=None, ended_at=now(), **columns)
 
 
-def free_of(connection: Connection, worker_ids: Sequence[str]) -> None:
-    """Let others take at once the steps that workers had which are known to be dead or to stop."""
-    dead = upstream_batches.c.worker_id.in_(worker_ids), upstream_batches.c.ended_at.is_(None)
-    connection.execute(update(upstream_batches).where(*dead).values(worker_id=None, lease_until=None))
+def free_of(connection: Connection, worker_id: str, but: Collection[int] = ()) -> None:
+    """Let anybody take at once the steps that a worker has and does not make, all `but` those of these batches."""
+    left = upstream_batches.c.worker_id == worker_id, upstream_batches.c.ended_at.is_(None)
+    others = update(upstream_batches).where(*left, upstream_batches.c.id.not_in(but))
+    connection.execute(others.values(worker_id=None, lease_until=None))
 
 
 def check(connection: Connection, batch: UpstreamBatch) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, delete, func, select, update
+from sqlalchemy import Connection, Row, and_, func, select, update
 
 from tidemill.models.batch_servers import counts_of
 from tidemill.models.json_types import JsonObject
@@ -124,11 +124,6 @@ def want_no_cancel(connection: Connection, batch_id: str) -> None:
 def move(connection: Connection, batch_id: str, provider: str) -> None:
     """Look for the open ones at the server's new address."""
     connection.execute(update(upstream_batches).where(*_open(batch_id)).values(provider=provider))
-
-
-def forget(connection: Connection, batch_id: str) -> None:
-    """Delete what is known of the upstream batches of a batch that is deleted."""
-    connection.execute(delete(upstream_batches).where(upstream_batches.c.batch_id == batch_id))
 
 
 def _open(batch_id: str) -> tuple[Any, ...]:

@@ -120,12 +120,18 @@ def _odd_status(batch: Batch, _card: dict[str, Any]) -> dict[str, Any]:
     return {"status": "awaiting_capacity"} if batch.status == "in_progress" else {}
 
 
+def _all_completed(_batch: Batch, card: dict[str, Any]) -> dict[str, Any]:
+    counts = card["request_counts"]
+    return {"request_counts": {**counts, "completed": counts["completed"] + counts["failed"], "failed": 0}}
+
+
 _FAULTY: dict[str, Callable[[Batch, dict[str, Any]], dict[str, Any]]] = {
     "late_ids": _late_ids,
     "no_output_id": lambda _batch, _card: {"output_file_id": None},
     "empty_ids": _empty_ids,
     "null_counts": lambda _batch, _card: {"request_counts": {"total": None, "completed": None, "failed": None}},
     "no_counts": lambda _batch, _card: {"request_counts": None},
+    "all_completed": _all_completed,
     "no_batch_usage": lambda _batch, _card: {"usage": None},
     "odd_status": _odd_status,
 }

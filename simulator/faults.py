@@ -258,6 +258,7 @@ BATCH_FAULTS = (
     "empty_error_file",  # there is one, with nothing in it
     "null_counts",
     "no_counts",
+    "all_completed",  # lines that failed are counted as completed
     "no_batch_usage",
     "odd_status",  # a status that nobody knows while it runs
 )

@@ -49,6 +49,10 @@ class Carrier:
         self._seldom = Seldom()
         self._in_use: tuple[Settings, Provider] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[int] = set()
+        """Ids of the upstream batches whose step is being made."""
+        self._may_have_others = False
+        """Whether this worker may have steps that it does not make: the database was away when it took or ended one."""
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -78,9 +82,11 @@ class Carrier:
             except Exception as error:  # noqa: BLE001  # whatever it is, the next look is in a moment
                 sentence = f"no upstream batch could be taken: {_reason(error)}"
                 self._seldom.note(WARNING, "carrier_waits", sentence, about=sentence)
+                self._may_have_others = True
                 pause = _AFTER_FAILURE_SECONDS
                 continue
             for batch, options in taken:
+                self._under_way.add(batch.id)
                 task = self._loop.create_task(self._advance(batch, options))
                 self._tasks.add(task)
                 task.add_done_callback(self._note_done)
@@ -107,14 +113,18 @@ class Carrier:
         if self._in_use is not None:
             await self._in_use[1].aclose()
             with suppress(Exception):  # then its leases end by themselves
-                await asyncio.to_thread(transact, partial(upstream.free_of, worker_ids=[self._worker.worker_id]))
+                await asyncio.to_thread(transact, partial(upstream.free_of, worker_id=self._worker.worker_id))
 
     # --- on other threads ---
 
     def _take(self) -> list[tuple[UpstreamBatch, Options]]:
         """Steps for which this worker has room, with the options of their rows."""
+        if self._may_have_others:
+            self._may_have_others = False
+            own = partial(upstream.free_of, worker_id=self._worker.worker_id, but=tuple(self._under_way))
+            transact(own)
         scopes, most = tuple(self._runner.scopes), MOST_STEPS - len(self._tasks)
-        if most <= 0:
+        if most <= 0 or self._runner.has_live_calls_alone:
             return []
         with reading() as connection:
             if not upstream.is_needed(connection, self._worker, scopes):
@@ -144,6 +154,15 @@ class Carrier:
     # --- on the loop ---
 
     async def _advance(self, batch: UpstreamBatch, options: Options) -> None:
+        try:
+            await self._make_step(batch, options)
+        except DatabaseError as error:
+            self._seldom.note(WARNING, "carrier_waits", f"an upstream batch waits: {error}", about=str(error))
+            self._may_have_others = True
+        finally:
+            self._under_way.discard(batch.id)
+
+    async def _make_step(self, batch: UpstreamBatch, options: Options) -> None:
         judge = self._runner.settler.judge
         try:
             run = Run(
@@ -156,8 +175,6 @@ class Carrier:
         renewal = self._loop.create_task(self._renew(run, step))
         try:
             await step
-        except DatabaseError as error:
-            self._seldom.note(WARNING, "carrier_waits", f"an upstream batch waits: {error}", about=str(error))
         except asyncio.CancelledError:
             if self._stopping:
                 raise

@@ -142,8 +142,6 @@ class Maintenance:
     def _take_from_the_dead(self, connection: Connection, own_ids: list[int]) -> int:
         living, dead = _neighbours(connection)
         rescued = rescue(connection, Rescuer(self._runner.claimant, own_ids, dead, living, self._sees_everybody))
-        if dead:
-            upstream.free_of(connection, dead)
         connection.execute(delete(workers).where(workers.c.id.in_(dead)))
         correct_due_times(connection)
         return rescued
@@ -187,6 +185,11 @@ class Maintenance:
 
     def _go_online(self) -> None:
         """Let rows go online that cannot wait for a cheaper route any longer."""
+        if self._runner.has_live_calls_alone:
+            return
+        with reading() as connection:
+            if not upstream.is_needed(connection, self._runner.claimant, tuple(self._runner.scopes)):
+                return
         provider, models = self._runner.claimant.provider, self._runner.models_without_flex
 
         def move(connection: Connection) -> list[going_online.Move]:

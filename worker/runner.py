@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, select
 
-from tidemill.models import journal
+from tidemill.models import journal, upstream
 from tidemill.models.database import transact
 from tidemill.models.due import IDS_AT_ONCE, next_jobs
 from tidemill.models.errors import DatabaseError, SettingsError
@@ -29,6 +29,7 @@ from tidemill.models.holds import PROBE_SECONDS
 from tidemill.models.lines import Seldom, note, place_of
 from tidemill.models.options import Options, Transport
 from tidemill.models.provider import Provider
+from tidemill.models.routes import ONLINE
 from tidemill.models.scope import Scope
 from tidemill.models.settings import Settings, settings
 from tidemill.models.tables import batches
@@ -71,6 +72,13 @@ class CachedBatch(NamedTuple):
     read_at: float
     route: str
     deadline_at: datetime | None
+    is_out: bool
+    """Whether the provider has some of its rows, or may have."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its rows need nothing but live calls."""
+        return self.route == ONLINE and self.deadline_at is None and not self.is_out
 
 
 class Runner:
@@ -266,12 +274,20 @@ class Runner:
         unread = {job.batch_id for job in claimed} - known.keys()
         if unread:
             columns = batches.c.id, batches.c.kind, batches.c.options, batches.c.provider
-            spending = batches.c.route, batches.c.deadline_at
+            spending = batches.c.route, batches.c.deadline_at, upstream.has_open()
             for row in connection.execute(select(*columns, *spending).where(batches.c.id.in_(unread))):
                 options = Options.from_json(row.options)
-                known[row.id] = CachedBatch(row.kind, options, row.provider, at, row.route, row.deadline_at)
+                money = row.route, row.deadline_at, bool(row.is_out)
+                known[row.id] = CachedBatch(row.kind, options, row.provider, at, *money)
         self._cached = known
         return known
+
+    @property
+    def has_live_calls_alone(self) -> bool:
+        """Whether it is known that all who wait here need nothing but live calls: no other route, and no deadline."""
+        at = time.monotonic()
+        known = [self._cached.get(scope.batch_id or "") for scope in tuple(self.scopes)]
+        return all(each is not None and at - each.read_at < _CACHE_SECONDS and each.is_live for each in known)
 
     def _make_room(self, jobs: int) -> None:
         if jobs:

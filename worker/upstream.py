@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from tidemill.models import creations as made
 from tidemill.models import holds, upstream
-from tidemill.models.batch_servers import ENDED, batch_of, status_of
+from tidemill.models.batch_servers import ENDED, Counts, batch_of, status_of
 from tidemill.models.creations import LostError, Place
 from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
@@ -289,12 +289,12 @@ async def _collect(run: Run) -> None:
     collector = Collector(run.batch, run.options, run.judge, run.meter)
     answers = await _collect_file(run, collector, string(remote.get("output_file_id")), "answers")
     errors = await _collect_file(run, collector, string(remote.get("error_file_id")), "errors")
-    good = counts.completed if counts.failed is not None else 0  # else nobody says how many of them are good
-    is_all = answers >= (good or 0) and answers + errors >= (counts.done or 0)
-    if not is_all and run.batch.failures < MOST_LOOKS:
-        missing = f"The provider says that {counts.done} lines are done, and shows {answers + errors} so far."
-        await try_again(run, missing)
-        return
+    missing = _what_is_missing(counts, answers, errors)
+    if missing and run.batch.failures < MOST_LOOKS:
+        left = await asyncio.to_thread(_left, run)
+        if left:  # where every row has its line, no count is a reason to wait
+            await try_again(run, missing)
+            return
     if run.batch.meaning == "failed" and not answers + errors:
         await faults.after_failure(run)
         return
@@ -302,6 +302,16 @@ async def _collect(run: Run) -> None:
     await creations.write(upstream.change, run.batch, step="end", failures=0)
     run.batch = await asyncio.to_thread(read, run)
     await _end(run)
+
+
+def _what_is_missing(counts: Counts, answers: int, errors: int) -> str | None:
+    """What the provider's files, with so many lines, hold less than it counts, in a sentence; None: nothing."""
+    done, good = counts.done or 0, (counts.completed or 0) if counts.failed is not None else 0
+    if answers + errors < done:
+        return f"The provider says that {done:,} lines are done, and shows {answers + errors:,} so far."
+    if answers < good:
+        return f"The provider says that {good:,} lines have an answer, and shows {answers:,} answers so far."
+    return None
 
 
 async def _collect_file(run: Run, collector: Collector, file_id: str, what: str) -> int:

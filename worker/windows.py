@@ -82,7 +82,7 @@ async def _create(run: Run) -> None:
     counts = {"total": run.batch.lines, "completed": 0, "failed": 0}
     card = {"id": f"background {run.batch.id}", "status": "in_progress", "request_counts": counts}
     await creations.write(upstream.note_created, run.batch, card)
-    await go_on(run, "follow", _FIRST_LOOK_SECONDS)
+    await go_on(run, "follow", min(settings().poll_seconds, _FIRST_LOOK_SECONDS))
 
 
 async def _send(run: Run, claim: Claim, body: JsonObject) -> Sent:

@@ -10,7 +10,7 @@ from tidemill.models.endpoints import by_url
 from tidemill.models.job_requests import read_ask_request
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
-from tidemill.models.routes import ONLINE, ROUTES
+from tidemill.models.routes import AUTO, ONLINE, ROUTES
 from tidemill.models.text import dumps
 from tidemill.models.vision import picture_tokens
 from tidemill.producer.asking.continuing import history_tokens
@@ -18,6 +18,7 @@ from tidemill.producer.batches.budget_reach import Reach, Reckoning
 from tidemill.producer.batches.keys import Prepared, keys_of
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted
+from tidemill.producer.batches.routing import foresee_route, reason
 from tidemill.producer.batches.submit import find
 from tidemill.producer.batches.upstream_words import price_words
 from tidemill.producer.intake.tables import Row
@@ -42,6 +43,8 @@ class Estimate:
     output_usd: float | None
     tier: str = ""
     route: str = ONLINE
+    chosen: str | None = None
+    """Where `auto` has led to the route, the sentence that says so."""
     most_online_usd: float | None = None
     """What all of it can cost at most online; None where that cannot be said."""
     reach: Reach | None = None
@@ -66,6 +69,7 @@ class Estimate:
             "most_output_usd": self.output_usd,
             "most_usd": self.total_usd,
             "route": self.route,
+            "route_chosen": self.chosen,
             "most_online_usd": self.most_online_usd,
             "budget": self.reach.to_json() if self.reach else None,
         }
@@ -96,11 +100,12 @@ class Estimate:
 
     def by_route(self) -> tuple[str, ...]:
         """The line of `text` about another route than the live call."""
-        if self.route == ONLINE:
+        if self.route == ONLINE and self.chosen is None:
             return ()
         share = price_words(self.model, self.route)
         online = "" if self.most_online_usd is None else f"; online: at most {cost.format_usd(self.most_online_usd)}"
-        return (f"route: {self.route}{f', at {share}' if share else ''}{online}",)
+        way = f"{self.route}{f', at {share}' if share else ''}" if self.chosen is None else self.chosen
+        return (f"route: {way}{online}",)
 
 
 def estimate(order: Order) -> Estimate:
@@ -158,6 +163,14 @@ class Before:
             done = batches.answered_keys(connection, self.batch_id, [*{*keys, *spelled}])
         return [key in done or old in done for key, old in zip(keys, spelled, strict=True)]
 
+    def choose(self, to_send: int) -> str | None:
+        """Choose the route where that is open, as a run with so many rows would; why, as the end of a sentence."""
+        if self.route != AUTO:
+            return None
+        choice = foresee_route(self._order, self.batch_id, to_send)
+        self.route = choice.route
+        return f"auto, which is {reason(choice, self._order.options.model)}"
+
     def _find(self, rows: Sequence[Prepared]) -> None:
         with reading() as connection:
             stored = find(connection, self._order, self._order.sought(rows))
@@ -192,6 +205,7 @@ def _texts(request: JsonObject, system: str | None) -> list[str]:
 
 def priced(before: Before, options: Options, rows: int, done: int, to_send: int, *, input_tokens: int) -> Estimate:
     """The estimate for what was counted, with its price by the route that it would take."""
+    chosen = before.choose(to_send)
     asked_tier = str(options.params.get("service_tier") or "")
     tier = (ROUTES[before.route].tier if before.route in ROUTES else "") or asked_tier
     price, online = cost.price(options.model, tier), cost.price(options.model, asked_tier)
@@ -208,6 +222,7 @@ def priced(before: Before, options: Options, rows: int, done: int, to_send: int,
         price.output_usd_per_token * most if price and most is not None else None,
         tier,
         before.route,
+        chosen,
         _most(online, input_tokens, most, to_send) if online and most is not None and before.route != ONLINE else None,
     )
 

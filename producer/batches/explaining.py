@@ -186,7 +186,7 @@ def _ending(outlook: Outlook) -> str:
     if outlook.is_blocked:
         return "not before what it waits for"
     if outlook.progress.at_provider:
-        return "unknown: the provider's Batch API says only when it gives up"
+        return "unknown: the provider says only when it gives up"
     return "unknown: too few rows have ended in the last ten minutes to tell"
 
 

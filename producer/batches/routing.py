@@ -1,14 +1,12 @@
 """The command that reads the rows decides how they go out, as soon as it knows whether they are many, and says so."""
 
-from datetime import datetime
-
 from sqlalchemy import Connection, select, update
 
 from tidemill.models import deadlines
 from tidemill.models.batch_servers import why_not
 from tidemill.models.choosing import FEW_ROWS, Choice, Facts, choose, refuses_flex, takes_flex
 from tidemill.models.clock import now
-from tidemill.models.database import transact
+from tidemill.models.database import reading, transact
 from tidemill.models.errors import OptionError
 from tidemill.models.provider import has_batch_api
 from tidemill.models.routes import AUTO, ONLINE, UPSTREAM, WINDOWS
@@ -45,13 +43,10 @@ def says_enough(order: Order, open_rows: int) -> bool:
 
 def choose_route(order: Order, batch_id: str, open_rows: int) -> None:
     """Resolve a batch whose route is `auto`, and say how; its rows wait for that."""
-    can_batch, can_flex = _can_batch(order), _can_flex(order)
+    can = _can_batch(order), _can_flex(order)
 
     def resolve(connection: Connection) -> Choice | None:
-        deadline_at, at = _read(connection, batch_id)
-        left = None if deadline_at is None else (deadline_at - at).total_seconds()
-        usual = deadlines.batch_seconds(connection, settings().provider)
-        choice = choose(Facts(open_rows, left, can_batch, can_flex, usual))
+        choice = _choose(connection, can, open_rows, _seconds_left(connection, batch_id))
         own = batches.c.id == batch_id, batches.c.route == AUTO
         is_first = connection.execute(update(batches).where(*own).values(route=choice.route)).rowcount
         return choice if is_first else None
@@ -61,11 +56,26 @@ def choose_route(order: Order, batch_id: str, open_rows: int) -> None:
         order.on_bad_row(sentence(choice, order.options.model))
 
 
-def _read(connection: Connection, batch_id: str) -> tuple[datetime | None, datetime]:
-    """The batch's deadline, and the present time."""
+def foresee_route(order: Order, batch_id: str | None, open_rows: int) -> Choice:
+    """Which route a batch whose route is `auto` would get with so many rows to send; nothing is written."""
+    can, left = (_can_batch(order), _can_flex(order)), order.spending.deadline_seconds
+    with reading() as connection:
+        if left is None and batch_id is not None:
+            left = _seconds_left(connection, batch_id)
+        return _choose(connection, can, open_rows, left)
+
+
+def _choose(connection: Connection, can: tuple[bool, bool], open_rows: int, seconds_left: float | None) -> Choice:
+    """`can` says whether the rows may go by batch, and by flex."""
+    usual = deadlines.batch_seconds(connection, settings().provider)
+    return choose(Facts(open_rows, seconds_left, *can, usual))
+
+
+def _seconds_left(connection: Connection, batch_id: str) -> float | None:
+    """Until the batch's deadline; None: it has none."""
     columns = select(batches.c.deadline_at, now()).where(batches.c.id == batch_id)
     deadline_at, at = connection.execute(columns).one()
-    return deadline_at, at
+    return None if deadline_at is None else (deadline_at - at).total_seconds()
 
 
 def _can_batch(order: Order) -> bool:
@@ -85,5 +95,10 @@ def _can_flex(order: Order) -> bool:
 
 def sentence(choice: Choice, model: str) -> str:
     """Which way was chosen, what that saves, and why."""
+    return f"Route: {reason(choice, model)}."
+
+
+def reason(choice: Choice, model: str) -> str:
+    """The same as the end of a sentence."""
     price = price_words(model, choice.route)
-    return f"Route: {choice.route}{f', at {price}' if price else ''}; {choice.reason}."
+    return f"{choice.route}{f', at {price}' if price else ''}; {choice.reason}"

@@ -14,6 +14,7 @@ from sqlalchemy import Row
 from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.job_requests import last_words
 from tidemill.models.json_types import JsonObject
+from tidemill.models.routes import ROUTES
 from tidemill.models.tables import OPEN_STATES
 from tidemill.models.text import one_line
 from tidemill.models.transitions import ERASED
@@ -106,7 +107,7 @@ def _call(life: Life, call: Row[Any]) -> Iterator[Event]:
     if (upstream := life.upstream.get(call.worker_id)) is not None:
         facts |= {"upstream": upstream.id, "remote_id": upstream.remote_id}
         name = f" ({upstream.remote_id})" if upstream.remote_id else ""
-        sentence = f"packed as a line of upstream batch {upstream.id}{name}, by the provider's Batch API"
+        sentence = f"packed as a line of upstream batch {upstream.id}{name}, by {ROUTES[upstream.route].place}"
         yield Event("packed", sentence, call.started_at, facts)
     else:
         yield Event("claimed", f"claimed by {life.fleet.name(call.worker_id)}", call.started_at, facts)

@@ -17,8 +17,6 @@ MOST_SHOWN = 5
 _NOTE_CHARACTERS = 300
 
 BATCH = "batch"
-_PLACES = {BATCH: "the provider's Batch API"}
-_IN_BACKGROUND = "the provider, in the background"
 
 
 def price_words(model: str, route: str) -> str:
@@ -50,12 +48,12 @@ def whereabouts(rows: int | None, upstream: Sequence[Upstream], model: str, now:
     sent = [each for each in upstream if each.sent_at is not None]
     route = upstream[-1].route if upstream else BATCH
     if not sent:
-        return f"{are} on the way to {_PLACES.get(route, _IN_BACKGROUND)}, in {batches}."
+        return f"{are} on the way to {ROUTES[route].place}, in {batches}."
     price = price_words(model, route)
     began = since(min(each.sent_at for each in sent if each.sent_at is not None), now)
     parts = [batches, *([far] if (far := how_far(upstream)) else [])]
     at_price = f", at {price}" if price else ""
-    return f"{are} at {_PLACES.get(route, _IN_BACKGROUND)} {began}{at_price}: {', '.join(parts)}.{_end(upstream, now)}"
+    return f"{are} at {ROUTES[route].place} {began}{at_price}: {', '.join(parts)}.{_end(upstream, now)}"
 
 
 def reason(rows: int | None, upstream: Sequence[Upstream], model: str, now: datetime) -> Reason:
@@ -114,7 +112,7 @@ def stays(rows: int, batch_id: str) -> str:
 
 def goes(model: str, batch_id: str, route: str) -> str:
     """What to expect of a run whose rows are handed to the provider; said once, when it begins to wait."""
-    price, place = price_words(model, route), _PLACES.get(route, _IN_BACKGROUND)
+    price, place = price_words(model, route), ROUTES[route].place
     longest = "minutes to hours, up to a day" if route == BATCH else f"up to {route}"
     return (
         f"Rows go to {place}{f', at {price}' if price else ''}: answers take {longest}. "

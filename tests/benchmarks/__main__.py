@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tests.benchmarks import material, measuring, report, scenarios
+from tests.benchmarks import by_batch, material, measuring, report, scenarios
 from tests.benchmarks.lab import Lab
 from tests.benchmarks.material import TrainingRun
 from tests.benchmarks.measuring import Figure, Rounds, Run, Scenario
@@ -105,6 +105,7 @@ def measure(bench: Bench, plan: Plan) -> Results:
             *bench.figures(measuring.measure_one_core, plan.one_core),
             *bench.figures(measuring.measure_scale, plan.scales),
             *bench.figures(measuring.measure_budgeted, plan.budgeted),
+            *bench.figures(by_batch.measure_by_batch, plan.by_batch),
             *bench.figures(measuring.measure_submit, plan.submits),
             *bench.figures(measuring.measure_start_up, plan.start_ups),
             *bench.figures(measuring.measure_paced, plan.paced),

@@ -235,6 +235,24 @@ BUDGET = ("--budget", "100000")
 BUDGET_RATE = at_least(0.98)
 
 
+# --- upstream batches ---
+
+
+@dataclass(frozen=True, slots=True)
+class ByBatch:
+    """Rows by the provider's Batch API, many and few, stored by a process of its own; the few online beside them."""
+
+    name: str
+    many: int
+    few: int = 1_000
+
+
+BILL = at_most(0.51)
+"""Of a batch over the same rows online."""
+LINE_CPU = at_most(0.5)
+"""Milliseconds for each way, on top of settling."""
+
+
 # --- the rest ---
 
 
@@ -306,6 +324,7 @@ class Plan:
     one_core: tuple[OneCore, ...]
     paced: tuple[Paced, ...]
     budgeted: tuple[Budgeted, ...]
+    by_batch: tuple[ByBatch, ...]
     submits: tuple[Submit, ...]
     scales: tuple[Scale, ...]
     start_ups: tuple[StartUp, ...]
@@ -329,6 +348,7 @@ def quick() -> Plan:
             Budgeted("budget, SQLite", _HTTP, 6_000),
             Budgeted("budget, Postgres", Tidemill("http", 1), 6_000),
         ),
+        by_batch=(ByBatch("upstream", 50_000),),
         submits=(
             Submit("submit into SQLite", shared=False, rows=100_000),
             Submit("submit into Postgres", shared=True, rows=100_000, target=at_least(30_000)),

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, func, select, text, update
+from sqlalchemy import Connection, Engine, event, func, select, text, update
 
 from tests.rows import PROVIDER, add_batch, add_worker, claimant, rescuer
 from tidemill.models import backlog, batches, bulk, due, erasure, feed, holds, ledger, transitions
@@ -159,13 +159,13 @@ def counted_work() -> Iterator[list[int]]:
         if connection.dialect.name != "sqlite":
             work[0] += rows_read(connection)
 
-    event.listen(engine(), "before_cursor_execute", before)
-    event.listen(engine(), "after_cursor_execute", after)
+    event.listen(Engine, "before_cursor_execute", before)
+    event.listen(Engine, "after_cursor_execute", after)
     try:
         yield work
     finally:
-        event.remove(engine(), "before_cursor_execute", before)
-        event.remove(engine(), "after_cursor_execute", after)
+        event.remove(Engine, "before_cursor_execute", before)
+        event.remove(Engine, "after_cursor_execute", after)
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)

@@ -130,7 +130,7 @@ def test_a_locked_database_is_said(embedded_home: Path, use_environment: UseEnvi
 
 def test_a_full_disk_is_said_and_what_was_stored_is_safe(embedded_home: Path) -> None:
     add_batch()
-    with reading() as connection:
+    with writing() as connection:  # which the next one to write has, too
         connection.execute(text("PRAGMA max_page_count = 1"))  # no page more than there are
     with pytest.raises(DatabaseError, match=r"disk is full\. Free space, then run the same command again"):
         add_jobs(5_000)

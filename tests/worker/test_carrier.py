@@ -1,13 +1,20 @@
 """Beside its calls a worker carries upstream batches: those of its scopes, until it stops."""
 
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
 import time
+from itertools import count
 
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from tests.conftest import WaitUntil
 from tests.worker.test_upstream import add_rows, questions, rows_upstream, server, states
-from tidemill.models.database import reading
+from tidemill.models.database import engine, reading
 from tidemill.models.scope import Scope
+from tidemill.models.settings import settings
 from tidemill.models.tables import upstream_batches
 from tidemill.simulator import Simulator
 from tidemill.worker import process
@@ -46,3 +53,52 @@ def test_a_worker_that_stops_leaves_its_batches_to_the_next_one(server: Simulato
     assert time.monotonic() - began < 5
     assert _now() == [("follow", "finalizing", None)]
     assert states() == {"running": 3}  # no stopping worker gives back what is at the provider
+
+
+_CARRY = """
+import time
+from tidemill.models.scope import Scope
+from tidemill.worker import process
+process.start(4, Scope("b"))
+time.sleep(600)
+"""
+
+
+def test_the_step_of_a_killed_process_goes_on_at_once(server: Simulator, wait_until: WaitUntil) -> None:
+    server.control(latency_ms=60_000)  # the step waits for the provider, with its file on the way
+    add_rows(*questions(3))
+    carrying = subprocess.Popen([sys.executable, "-c", _CARRY], env=os.environ)
+    try:
+        wait_until(lambda: [each[0] for each in _now() if each[2]] == ["upload"], "it has the step")
+    finally:
+        carrying.kill()
+        carrying.wait()
+    server.control(latency_ms=0)
+    killed_at = time.monotonic()
+    process.start(4, Scope("b"))
+    try:
+        wait_until(lambda: states() == {"succeeded": 3}, "the rows are answered")
+    finally:
+        process.stop()
+    assert time.monotonic() - killed_at < settings().lease_seconds / 2
+
+
+def test_a_step_goes_on_when_the_database_is_back(server: Simulator, wait_until: WaitUntil) -> None:
+    add_rows(*questions(3))
+    commits = count()
+
+    def fail(_connection: object) -> None:
+        """The disk fails at the commit of the first packing, and of what is done with the third step."""
+        if threading.current_thread().name.startswith("asyncio_") and next(commits) in (1, 5):
+            raise sqlite3.OperationalError("disk I/O error")
+
+    event.listen(engine(), "commit", fail)
+    began = time.monotonic()
+    process.start(4, Scope("b"))
+    try:
+        wait_until(lambda: states() == {"succeeded": 3}, "the rows are answered")
+    finally:
+        process.stop()
+        event.remove(engine(), "commit", fail)
+    assert next(commits) > 5
+    assert time.monotonic() - began < settings().lease_seconds / 2

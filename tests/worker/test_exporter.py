@@ -3,14 +3,14 @@
 import http.client
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_jobs
 from tests.waiting import limit
-from tidemill.models.database import engine
 from tidemill.models.errors import SettingsError
 from tidemill.models.settings import settings
 from tidemill.worker import exporter
@@ -33,7 +33,11 @@ def test_however_many_scrape_the_database_is_asked_once(monkeypatch: pytest.Monk
     add_batch("b")
     add_jobs(3, "b")
     asked: list[str] = []
-    event.listen(engine(), "before_cursor_execute", lambda *of: asked.append(of[2]))
+
+    def note(*of: Any) -> None:
+        asked.append(of[2])
+
+    event.listen(Engine, "before_cursor_execute", note)
     collector = TidemillCollector(Fleet(), Queue())
     first = samples(collector)
     assert first["tidemill_queue_rows", settings().provider, "due"] == 3
@@ -44,6 +48,7 @@ def test_however_many_scrape_the_database_is_asked_once(monkeypatch: pytest.Monk
     monkeypatch.setattr(exporter, "FRESH_SECONDS", 0.0)
     samples(collector)
     assert len(asked) > statements
+    event.remove(Engine, "before_cursor_execute", note)
 
 
 def test_a_database_that_is_away_fails_no_scrape(use_environment: UseEnvironment) -> None:

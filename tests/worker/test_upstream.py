@@ -12,18 +12,19 @@ from itertools import count as count_up
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, select, update
+from sqlalchemy import Engine, delete, event, select, update
 
 from tests.conftest import UseEnvironment
-from tests.rows import add_batch, batch_row, change_batch, job_row, next_due, rescuer, set_batch
+from tests.rows import add_batch, add_worker, batch_row, change_batch, job_row, next_due, rescuer, set_batch
 from tests.waiting import limit
 from tidemill.models import due, holds, upstream
+from tidemill.models.batch_servers import Counts
 from tidemill.models.database import engine, reading, transact, writing
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs, upstream_batches
+from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs, upstream_batches, workers
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Claimant, Enqueued, enqueue, rescue
 from tidemill.models.upstream import UpstreamBatch
@@ -85,6 +86,10 @@ def questions(number: int, batch_id: str = "b") -> list[str]:
 
 def take(worker_id: str = "w1", batch_id: str | None = None) -> list[UpstreamBatch]:
     """What this worker has to do next."""
+    with reading() as connection:
+        is_known = connection.scalar(select(workers.c.id).where(workers.c.id == worker_id))
+    if is_known is None:
+        add_worker(worker_id)
     worker, scopes = Claimant(worker_id, settings().provider, 30.0), [Scope(batch_id)]
     with reading() as connection:
         unpacked = due.batches_to_pack(connection, scopes)
@@ -236,7 +241,7 @@ def test_r1_r17_a_kill_at_any_point_costs_no_row_and_no_second_payment(
             except DiedError:
                 is_over = False
         with writing() as connection:
-            upstream.free_of(connection, ["dead"])
+            upstream.free_of(connection, "dead")
         to_the_end("w2", batch_id)
         assert states(batch_id) == {"succeeded": 5}, at
         assert outcomes(batch_id) == {"succeeded": 5}, at
@@ -275,6 +280,17 @@ def test_r2_no_row_is_in_two_files_and_a_late_worker_writes_nothing(any_server: 
     assert [each.lines for each in rows_upstream()] == [6]
     assert outcomes() == {"succeeded": 6}
     assert paid_once(any_server, 6)
+
+
+def test_the_step_of_a_worker_that_nobody_knows_is_free(any_server: Simulator) -> None:
+    add_rows(*questions(2))
+    (begun,) = take("w1")
+    assert take("w2") == []
+    with writing() as connection:  # it was struck off, or died before it was written down
+        connection.execute(delete(workers).where(workers.c.id == "w1"))
+    assert [each.id for each in take("w2")] == [begun.id]
+    make(begun)
+    assert states() == {"queued": 2}
 
 
 def test_r2_nobody_rescues_the_rows_before_their_long_lease_ends(server: Simulator) -> None:
@@ -348,6 +364,30 @@ def test_r7_files_that_hold_less_than_is_done_are_read_again_and_nothing_is_aske
     assert len(server.batches()) == 1
 
 
+@pytest.mark.parametrize(
+    ("counts", "answers", "errors", "words"),
+    [
+        (Counts(40, 36, 4), 36, 4, None),
+        (Counts(40, 36, 4), 36, 0, "40 lines are done, and shows 36 so far"),
+        (Counts(40, 36, 4), 30, 10, "36 lines have an answer, and shows 30 answers so far"),
+        (Counts(40, 36, None), 30, 6, None),  # nobody says how many of them are good
+        (Counts(None, None, None), 0, 0, None),
+    ],
+)
+def test_r7_what_is_missing_is_said(counts: Counts, answers: int, errors: int, words: str | None) -> None:
+    missing = upstream_module._what_is_missing(counts, answers, errors)
+    assert (words in missing) if words and missing else missing == words
+
+
+def test_r7_nobody_waits_for_a_count_when_every_row_has_its_line(server: Simulator) -> None:
+    server.control(scripts={"POST /v1/batches": "!!all_completed*1"})
+    add_rows(*questions(2), "!!context What?")
+    wait_for("collect", "completed")
+    make(*take())
+    assert states() == {"succeeded": 2, "failed": 1}
+    assert [each.ended_at is not None for each in rows_upstream()] == [True]
+
+
 # --- R8 to R10: too much at once ---
 
 
@@ -402,6 +442,26 @@ def test_r11_r12_what_somebody_cancels_is_read_to_its_end(server: Simulator) -> 
     to_the_end()
     assert states() == {"succeeded": 4}  # all was paid by then
     assert len(server.batches()) == 1
+
+
+@pytest.mark.parametrize("who_sees_it", ["maintenance", "carrier"])
+def test_r11_rows_are_asked_again_when_the_provider_is_stuck_until_their_lease_ends(
+    server: Simulator, who_sees_it: str
+) -> None:
+    server.control(scripts={"POST /v1/batches": "!!stuck_validating*1"})
+    add_rows(*questions(3))
+    wait_for("follow", "validating")
+    with writing() as connection:
+        connection.execute(update(upstream_batches).values(kept_until=datetime(2026, 1, 1, tzinfo=UTC)))
+        connection.execute(update(jobs).values(lease_until=datetime(2026, 1, 1, tzinfo=UTC)))
+        if who_sees_it == "maintenance":
+            assert rescue(connection, rescuer()) == 3
+    to_the_end()
+    assert states() == {"succeeded": 3}
+    assert outcomes() == {"lost": 3, "succeeded": 3}
+    assert [each.lines for each in rows_upstream()] == [3, 3]
+    assert server.batches()[0]["status"] == "cancelled"  # so that nobody pays for it, too
+    assert paid_once(server, 3)
 
 
 def test_r12_what_was_not_run_by_then_is_cancelled(server: Simulator) -> None:

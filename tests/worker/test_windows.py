@@ -61,7 +61,7 @@ def test_rows_are_made_in_the_background_at_the_price_of_their_window(
     assert not list((settings().home / "upstream").iterdir())
 
 
-@pytest.mark.parametrize(("point", "stride"), [("commit", 27), ("send", 5)])  # every one was tried once by hand
+@pytest.mark.parametrize(("point", "stride"), [("commit", 5), ("send", 1)])  # at some, all over the way
 def test_a_kill_at_any_point_costs_no_row_and_pays_twice_only_what_was_in_doubt(
     server: Simulator, monkeypatch: pytest.MonkeyPatch, point: str, stride: int
 ) -> None:
@@ -76,14 +76,14 @@ def test_a_kill_at_any_point_costs_no_row_and_pays_twice_only_what_was_in_doubt(
             except DiedError:
                 is_over = False
         with writing() as connection:
-            upstream.free_of(connection, ["dead"])
+            upstream.free_of(connection, "dead")
         to_the_end("w2", batch_id)
         assert states(batch_id) == {"succeeded": 2}, at
         assert server.counters()["paid"] - before <= 2 + outcomes(batch_id)["lost"], at
         if is_over:
             assert outcomes(batch_id) == {"succeeded": 2}
             break
-    assert at >= 5
+    assert at >= 4
 
 
 def test_what_somebody_cancels_is_given_back_unpaid(server: Simulator) -> None:

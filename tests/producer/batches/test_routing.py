@@ -11,12 +11,14 @@ from tidemill.models.choosing import Choice
 from tidemill.models.errors import OptionError
 from tidemill.models.options import Options
 from tidemill.models.tables import batches
+from tidemill.producer.asking.estimate import estimate
 from tidemill.producer.batches.routing import sentence
 from tidemill.producer.batches.spending import spending_of
 from tidemill.producer.batches.submit import open_batch, submit
 from tidemill.simulator import Simulator
 
 MODEL = "gpt-5-mini"
+SHARES = {"online": 1.0, "batch": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +94,18 @@ def test_what_can_never_work_is_refused_before_anything_is_stored(
 def test_the_sentence_names_no_price_that_is_not_known() -> None:
     assert sentence(Choice("batch", "why"), "nobody-sells-this") == "Route: batch; why."
     assert sentence(Choice("online", "why"), MODEL) == "Route: online; why."
+
+
+@pytest.mark.parametrize(
+    ("rows", "spending", "route", "words"),
+    [
+        (49, {"route": "auto"}, "online", "route: auto, which is online; so few rows are not worth"),
+        (50, {"route": "auto"}, "batch", "route: auto, which is batch, at half the price; 9 of 10"),
+        (60, {"deadline": "30m"}, "online", "too late"),
+    ],
+)
+def test_a_dry_run_says_what_would_be_chosen(rows: int, spending: dict[str, Any], route: str, words: str) -> None:
+    counted = estimate(order(prompts(rows), spending=spending_of(**spending), options=Options(MODEL, max_tokens=100)))
+    assert counted.route == route and words in counted.text()
+    assert counted.total_usd == pytest.approx((counted.most_online_usd or counted.total_usd or 0.0) * SHARES[route])
+    assert count(batches) == 0

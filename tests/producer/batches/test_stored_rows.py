@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, Engine, event, text
 
 from tests.rows import add_batch, add_jobs, put, set_job, success, take
-from tidemill.models.database import engine, reading, writing
+from tidemill.models.database import reading, writing
 from tidemill.producer.batches import stored_rows
 from tidemill.producer.batches.stored_rows import Place, pages, rows_of, rows_with_keys
 
@@ -66,12 +66,12 @@ def test_each_statement_is_answered_from_indexes_however_many_rows_there_are() -
         if statement.startswith("SELECT"):
             statements[statement] = parameters
 
-    event.listen(engine(), "before_cursor_execute", note)
+    event.listen(Engine, "before_cursor_execute", note)
     try:
         for read in READS.values():
             read()
     finally:
-        event.remove(engine(), "before_cursor_execute", note)
+        event.remove(Engine, "before_cursor_execute", note)
     assert len(statements) == 3
     for statement, parameters in statements.items():
         plan = explained(statement, parameters)

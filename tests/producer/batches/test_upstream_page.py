@@ -202,5 +202,8 @@ def test_rows_on_the_way_and_silent_servers_have_words_too() -> None:
     assert re.fullmatch(
         r"1 row is at the provider's Batch API since .* \(5 min\): 7 upstream batches\. It is told .*", said
     )
+    for route, share in (("2h", "70"), ("8h", "60")):
+        said = upstream_words.whereabouts(1, [there._replace(route=route)], "gpt-6-luna", now)
+        assert "the provider, in the background since" in said and f"at {share} % of the price: 1 upstream" in said
     assert upstream_words.lines([there] * 7, now)[-1] == "and 2 more"
     assert upstream_words.price_words("gpt-6-luna", "online") == "" == upstream_words.price_words("x", "batch")

@@ -267,7 +267,20 @@ class Claimant:
     """Another route than the live call, for the ledger."""
 
 
+class Taken(NamedTuple):
+    """What a claim has come to."""
+
+    jobs: list[Claimed]
+    left_out: int = 0
+    """Jobs whose calls do not fit into a budget at present."""
+
+
 def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alone: bool = False) -> list[Claimed]:
+    """The jobs that `take` has taken."""
+    return take(connection, ids, claimant, alone=alone).jobs
+
+
+def take(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alone: bool = False) -> Taken:
     """Take the queued and due jobs of the claimant's provider among `ids` and begin an attempt for each.
 
     Jobs of a batch that is paused, cancelled or held are not taken, except the hold's one probe; nor are jobs that
@@ -288,7 +301,7 @@ def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alo
     if len(claimed) < len(ids):  # jobs without a dialogue cost no query for turns
         claimed += _claim_turns(connection, asked, given)
     if not claimed:
-        return []
+        return Taken([])
     reserved = reservations.reserve(connection, claimed, claimant.route)
     if reserved.left_out:
         run(connection, _leave_out, _JOB_IDS.filled([(job_id,) for job_id in reserved.left_out]), given)
@@ -296,7 +309,7 @@ def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alo
     begun = [(job.id, job.epoch, reserved.usd_e9.get(job.id)) for job in claimed]
     if begun:
         run(connection, _begin_attempts, _BEGUN.filled(begun), {**given, "started_at": reserved.started_at})
-    return claimed
+    return Taken(claimed, len(reserved.left_out))
 
 
 _JOB_IDS = BulkRows(id="int")
@@ -537,13 +550,14 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
         for row in rows
         if row.outcome not in WITHOUT_ATTEMPT
     ]
+    bookings: list[reservations.Booking] = []
     if ledger:
         before = reservations.under_way(connection, [row.claim for row in ledger])
         ends = (row.claim for row in ledger if row.state in ENDED_STATES)
         before = reservations.with_training(connection, before, ends)
         # An attempt ends only once: if a commit's reply was lost and all this runs again, nothing counts twice.
         ended = _changed_claims(connection, _end_attempts, ledger)
-        reservations.book(connection, [_booking(before[row.claim], row) for row in ledger if row.claim in before])
+        bookings += [_booking(before[row.claim], row) for row in ledger if row.claim in before]
         stale = [row for row in ledger if row.claim in ended and row.claim not in written]
         while stale:  # an UPDATE joins one row a job, and a job may have been lost twice
             once = {row.job_id: row for row in stale}
@@ -551,7 +565,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
             stale = [row for row in stale if once[row.job_id] is not row]
     uncalled = [row.claim for row in rows if row.outcome in WITHOUT_ATTEMPT]
     if uncalled:
-        _forget_attempts(connection, uncalled)
+        bookings += _forget_attempts(connection, uncalled)
     new_answers = [
         (each.job_id, each.batch_id, each.answer)
         for each in settlements
@@ -559,7 +573,9 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     ]
     if new_answers:
         answers.record(connection, new_answers)
-    return written | _recorded_before(connection, [row.claim for row in unwritten if row.claim not in written])
+    recorded = _recorded_before(connection, [row.claim for row in unwritten if row.claim not in written])
+    reservations.book(connection, bookings)  # last: all claims wait for a budget's row until the commit
+    return written | recorded
 
 
 def _booking(call: reservations.Call, row: _SettledRow) -> reservations.Booking:
@@ -577,10 +593,12 @@ def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) 
     return {(row.job_id, row.epoch) for row in connection.execute(recorded)}
 
 
-def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> None:
-    """Delete attempts of claims that led to no call; those that were counted as lost meanwhile count no more."""
+def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> list[reservations.Booking]:
+    """Delete attempts of claims that led to no call; those that were counted as lost meanwhile count no more.
+
+    Returns what that changes in their budgets.
+    """
     before = reservations.under_way(connection, uncalled)
-    reservations.book(connection, [reservations.unmade(call) for call in before.values()])
     forgotten = connection.execute(
         delete(attempts)
         .where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled))
@@ -590,6 +608,7 @@ def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]
         connection.execute(
             update(jobs).where(jobs.c.id == bindparam("lost_id")).values(attempts=jobs.c.attempts - 1), lost
         )
+    return [reservations.unmade(call) for call in before.values()]
 
 
 def _changed_claims(connection: Connection, build: Build, rows: Sequence[_SettledRow]) -> set[tuple[int, int]]:

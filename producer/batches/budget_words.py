@@ -73,6 +73,15 @@ def waiting(budget: Budget) -> str:
     return f"Waits for room in the {title(budget)}, which calls in flight give back as they end; {next_call(budget)}."
 
 
+def few_at_once(budget: Budget, calls: int, most_e9: int) -> str:
+    """That few calls can be in flight together, each with the most that it may cost reserved."""
+    fits = "only 1 call fits" if calls == 1 else f"only {calls:,} calls fit side by side"
+    return (
+        f"Of the {title(budget)}, {shown(budget.left)} is left: {fits}, since each may cost up to "
+        f"{shown(most_e9, is_most=True)}; --max-tokens lets more go at once."
+    )
+
+
 def day_ends(now: datetime) -> datetime:
     """When the present day ends, in UTC."""
     return datetime.combine(now.astimezone(UTC).date() + timedelta(days=1), time(), UTC)

@@ -6,15 +6,19 @@ caller's transaction.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from sqlalchemy import (
     ClauseElement,
     ColumnElement,
     Connection,
+    Select,
+    String,
     Text,
     and_,
+    cast,
     func,
+    insert,
     literal,
     or_,
     select,
@@ -28,7 +32,7 @@ from tidemill.models.clock import day_of, now
 from tidemill.models.json_types import JsonObject
 from tidemill.models.money import MOST_USD_E9, usd_e9
 from tidemill.models.routes import ONLINE, ROUTES
-from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs
+from tidemill.models.tables import attempts, batches, budgets, creations, fine_tunes, jobs
 
 if TYPE_CHECKING:
     from tidemill.models.bounds import Bounds
@@ -186,7 +190,7 @@ def _lock_covering(
     None where nothing has a cap, which is found out by this one statement.
     """
     while True:
-        rows = run(connection, _select_covering, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
+        rows = run(connection, _select_covering_locked, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
         rooms: dict[_Key, _Room] = {}
         waiting: dict[str, int] = {}
         standing = None
@@ -206,12 +210,16 @@ def _lock_covering(
 
 
 def are_capped(connection: Connection, batch_ids: Sequence[str]) -> bool:
-    """Whether anything has a cap that covers these batches, by the statement of a claim: a process compiles it once."""
+    """Whether anything has a cap that covers these batches; it locks nothing."""
     rows = run(connection, _select_covering, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
     return any(cap is not None for _, _, cap, *_ in rows)
 
 
-def _select_covering(connection: Connection) -> ClauseElement:
+def _select_covering_locked(connection: Connection) -> ClauseElement:
+    return _select_covering(connection).with_for_update(of=budgets)
+
+
+def _select_covering(connection: Connection) -> Select[Any]:
     at = select(now().label("now")).cte("at").prefix_with("MATERIALIZED", dialect="postgresql")
     today = day_of(at.c.now)
     ids = select(_BATCH_IDS.values(connection).c.batch_id)
@@ -229,7 +237,6 @@ def _select_covering(connection: Connection) -> ClauseElement:
             )
         )
         .order_by(budgets.c.kind, budgets.c.name)
-        .with_for_update(of=budgets)
     )
 
 
@@ -309,6 +316,7 @@ class Booking(NamedTuple):
     doubtful: int = 0
 
 
+_JOB_IDS = BulkRows(job_id="int")
 _CLAIMS = BulkRows(job_id="int", epoch="int")
 
 
@@ -356,6 +364,42 @@ def _select_under_way(connection: Connection) -> ClauseElement:
         .outerjoin(fine_tunes, fine_tunes.c.job_id == attempts.c.job_id)
         .where(any_cap.is_not(None), or_(attempts.c.outcome.is_(None), attempts.c.outcome == "lost"))
     )
+
+
+def end_trainings(connection: Connection, job_ids: Sequence[int]) -> None:
+    """Give back what is reserved for the fine-tunes of these jobs, which have just ended without a settlement.
+
+    One that may exist at the provider may be billed: it counts as maybe spent, by an attempt of its own.
+    """
+    may_exist = or_(creations.c.remote_id.is_not(None), creations.c.sent_at.is_not(None))
+    ended_ids = _JOB_IDS.table(connection)
+    own = creations.c.owner == literal("job ").concat(cast(jobs.c.id, String))
+    is_doubtful = select(creations.c.token).where(own, creations.c.step == "job", may_exist).exists()
+    held = (
+        select(
+            jobs.c.id,
+            jobs.c.epoch,
+            jobs.c.batch_id,
+            day_of(fine_tunes.c.reserved_at).label("day"),
+            fine_tunes.c.reserved_at,
+            fine_tunes.c.reserved_usd_e9,
+            is_doubtful.label("is_doubtful"),
+        )
+        .join(fine_tunes, fine_tunes.c.job_id == jobs.c.id)
+        .where(jobs.c.id.in_(select(ended_ids.c.job_id)), fine_tunes.c.reserved_usd_e9.is_not(None))
+    )
+    parameters = _JOB_IDS.parameters(connection, [(job_id,) for job_id in job_ids])
+    bookings: list[Booking] = []
+    for row in connection.execute(held, parameters).all():
+        amount = int(row.reserved_usd_e9)
+        bookings.append(Booking(row.batch_id, row.day, reserved=-amount, doubtful=amount if row.is_doubtful else 0))
+        if row.is_doubtful:  # nobody has this epoch: the end has raised it
+            lost_attempt = {"job_id": row.id, "epoch": row.epoch, "started_at": row.reserved_at, "ended_at": now()}
+            amounts = {"reserved_usd_e9": amount, "doubtful_usd_e9": amount}
+            connection.execute(insert(attempts).values(**lost_attempt, **amounts, outcome="lost", worker_id=""))
+        tune = fine_tunes.c.job_id == row.id
+        connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
+    book(connection, bookings)
 
 
 def ended(call: Call, cost_usd: float | None, *, was_counted: bool, is_doubtful: bool) -> Booking:

@@ -812,16 +812,21 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_los
             error_code=case((is_last, "worker_lost"), else_=jobs.c.error_code),
             error=case((is_last, reason), else_=jobs.c.error),
         )
-        .returning(jobs.c.id, jobs.c.epoch)
+        .returning(jobs.c.id, jobs.c.epoch, jobs.c.state)
     ).all()
-    _end_unfinished(connection, rows)
+    _end_unfinished(connection, [(row.id, row.epoch) for row in rows])
+    if over := [row.id for row in rows if row.state in ENDED_STATES]:
+        reservations.end_trainings(connection, over)
     return len(rows)
 
 
-def _end_unfinished(connection: Connection, rows: Sequence[Row[int, int]]) -> None:
-    """End the attempts of jobs that were just taken from their worker: whether the calls were paid is unknown."""
-    if rows:
-        calls = reservations.under_way(connection, [(row.id, row.epoch - 1) for row in rows])
+def _end_unfinished(connection: Connection, taken: Sequence[tuple[int, int]]) -> None:
+    """End the attempts of jobs that were just taken from their worker: whether the calls were paid is unknown.
+
+    `taken` are (job id, epoch), as they are now.
+    """
+    if taken:
+        calls = reservations.under_way(connection, [(job_id, epoch - 1) for job_id, epoch in taken])
         reservations.book(connection, [reservations.lost(call) for call in calls.values() if call.is_open])
         connection.execute(
             update(attempts)
@@ -831,7 +836,7 @@ def _end_unfinished(connection: Connection, rows: Sequence[Row[int, int]]) -> No
                 attempts.c.outcome.is_(None),
             )
             .values(outcome="lost", ended_at=now(), doubtful_usd_e9=attempts.c.reserved_usd_e9),
-            [{"taken_id": row.id, "taken_epoch": row.epoch} for row in rows],
+            [{"taken_id": job_id, "taken_epoch": epoch} for job_id, epoch in taken],
         )
 
 
@@ -862,7 +867,7 @@ def cancel_jobs(connection: Connection, ids: Sequence[int]) -> int:
     _lock(connection, condition, parameters)
     was_running = jobs.c.lease_until.is_not(None)
     in_flight = select(jobs.c.id, (jobs.c.epoch + 1).label("epoch")).where(condition, was_running)
-    _end_unfinished(connection, connection.execute(in_flight, parameters).all())
+    _end_unfinished(connection, [(row.id, row.epoch) for row in connection.execute(in_flight, parameters)])
     cancelled = (
         update(jobs)
         .where(condition)
@@ -875,7 +880,9 @@ def cancel_jobs(connection: Connection, ids: Sequence[int]) -> int:
             finished_at=now(),
         )
     )
-    return connection.execute(cancelled, parameters).rowcount
+    number = connection.execute(cancelled, parameters).rowcount
+    reservations.end_trainings(connection, ids)
+    return number
 
 
 def revive(

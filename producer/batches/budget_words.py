@@ -45,7 +45,8 @@ def title(budget: Budget) -> str:
 def figures(budget: Budget) -> str:
     """What counts against a cap: `$4.97 spent, $0.02 reserved, $0.01 maybe spent`."""
     parts = [f"{shown(budget.spent)} spent"]
-    parts += [f"{shown(budget.reserved)} reserved"] if budget.reserved else []
+    training = f" ({shown(budget.training)} for fine-tunes)" if budget.training else ""
+    parts += [f"{shown(budget.reserved)} reserved{training}"] if budget.reserved else []
     parts += [f"{shown(budget.doubtful)} maybe spent"] if budget.doubtful else []
     return ", ".join(parts)
 

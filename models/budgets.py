@@ -275,9 +275,7 @@ def _in_training(connection: Connection, kind: str, name: str) -> int:
     """What is reserved for fine-tunes."""
     day = day_of(fine_tunes.c.reserved_at) == name
     is_own = {BATCH: jobs.c.batch_id == name, DAY: day}.get(kind, true())
-    held = select(func.sum(fine_tunes.c.reserved_usd_e9)).join_from(
-        fine_tunes, jobs, jobs.c.id == fine_tunes.c.job_id
-    )
+    held = select(func.sum(fine_tunes.c.reserved_usd_e9)).join_from(fine_tunes, jobs, jobs.c.id == fine_tunes.c.job_id)
     return int(connection.scalar(held.where(is_own)) or 0)
 
 

@@ -32,7 +32,7 @@ from tidemill.models.clock import day_of, now
 from tidemill.models.json_types import JsonObject
 from tidemill.models.money import MOST_USD_E9, usd_e9
 from tidemill.models.routes import ONLINE, ROUTES
-from tidemill.models.tables import attempts, batches, budgets, creations, fine_tunes, jobs
+from tidemill.models.tables import OPEN_PARTS, attempts, batches, budgets, creations, fine_tunes, in_part, jobs
 
 if TYPE_CHECKING:
     from tidemill.models.bounds import Bounds
@@ -41,6 +41,9 @@ BATCH, DAY, FLEET = "batch", "day", "fleet"
 
 UNPRICED = 4 * 10**18
 """As the price of the next call: nobody knows it, so it is not made. More than any cap."""
+
+UNPRICED_SECONDS = 5.0
+"""After so long a row at an unknown price is looked at again; meanwhile the others of its batch go first."""
 
 COLUMNS = (
     budgets.c.kind,
@@ -78,7 +81,9 @@ class Reservation(NamedTuple):
     usd_e9: Mapping[int, int] = {}  # nobody changes it
     """By job id; of a job that is not in it nothing, for no budget covers it."""
     left_out: Sequence[int] = ()
-    """Ids of jobs whose calls do not fit."""
+    """Ids of jobs whose calls do not fit, or whose price nobody knows."""
+    unpriced: Sequence[int] = ()
+    """Those of them that let others of their batch go first, since nobody knows their price."""
     started_at: object = None
     """As the driver has it: when their attempts begin, so that no midnight comes between them and their day."""
 
@@ -129,9 +134,35 @@ def reserve(connection: Connection, claimed: Sequence[Job], route: str | None = 
         else:
             unfit.setdefault(job.batch_id, []).append((job, most.usd_e9))
     _change(connection, {key: (0, room.taken, 0) for key, room in rooms.items() if room.taken})
-    least = {batch_id: min(usd_e9 for _, usd_e9 in each) for batch_id, each in unfit.items()}
-    _note_next_calls(connection, {batch_id: least.get(batch_id, 0) for batch_id in batch_ids}, waiting)
-    return Reservation(taken, [job.id for each in unfit.values() for job, _ in each], started_at)
+    next_calls = {each: _least(connection, each, unfit.get(each, ())) for each in batch_ids}
+    _note_next_calls(connection, next_calls, waiting)
+    left_out = [(job, usd_e9) for each in unfit.values() for job, usd_e9 in each]
+    unpriced = [job.id for job, usd_e9 in left_out if usd_e9 >= UNPRICED > next_calls[job.batch_id]]
+    return Reservation(taken, [job.id for job, _ in left_out], unpriced, started_at)
+
+
+def _least(connection: Connection, batch_id: str, unfit: Sequence[tuple[Job, int]]) -> int:
+    """What a batch waits for: the least that one of its calls may cost that do not fit; 0: it does not wait.
+
+    Calls whose price nobody knows keep the batch only when it has no others.
+    """
+    least = min((usd_e9 for _, usd_e9 in unfit), default=0)
+    return 0 if least >= UNPRICED and _has_others(connection, batch_id, [job.id for job, _ in unfit]) else least
+
+
+def _has_others(connection: Connection, batch_id: str, ids: Sequence[int]) -> bool:
+    """Whether rows of a batch run, are due, or wait for their next try, besides these, which were just claimed.
+
+    What was never claimed and is due later is at an unknown price, too.
+    """
+    claimed = _JOB_IDS.table(connection)
+    parameters = _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids])
+    is_priced = or_(jobs.c.available_at <= now(), jobs.c.epoch > 0)
+    is_other = and_(is_priced, jobs.c.id.not_in(select(claimed.c.job_id)))
+    return any(
+        connection.scalar(select(jobs.c.id).where(in_part(part, batch_id), is_other).limit(1), parameters) is not None
+        for part in OPEN_PARTS
+    )
 
 
 Amount = Literal["uncovered", "reserved", "waits"]

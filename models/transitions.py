@@ -305,11 +305,15 @@ def take(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alon
     reserved = reservations.reserve(connection, claimed, claimant.route)
     if reserved.left_out:
         run(connection, _leave_out, _JOB_IDS.filled([(job_id,) for job_id in reserved.left_out]), given)
-        claimed = [job for job in claimed if job.id not in reserved.left_out]
+        if reserved.unpriced:
+            later = {**given, "seconds": reservations.UNPRICED_SECONDS}
+            run(connection, _let_others_first, _JOB_IDS.filled([(job_id,) for job_id in reserved.unpriced]), later)
+        left_out = set(reserved.left_out)
+        claimed = [job for job in claimed if job.id not in left_out]
     begun = [(job.id, job.epoch, reserved.usd_e9.get(job.id)) for job in claimed]
     if begun:
         run(connection, _begin_attempts, _BEGUN.filled(begun), {**given, "started_at": reserved.started_at})
-    return Taken(claimed, len(reserved.left_out))
+    return Taken(claimed, len(reserved.left_out) - len(reserved.unpriced))
 
 
 _JOB_IDS = BulkRows(id="int")
@@ -342,6 +346,11 @@ def _leave_out(connection: Connection) -> ClauseElement:
             upstream_id=case((Given("upstream_id", type_=BigInteger).is_(None), jobs.c.upstream_id), else_=null()),
         )
     )
+
+
+def _let_others_first(connection: Connection) -> ClauseElement:
+    later = update(jobs).where(jobs.c.id.in_(select(_JOB_IDS.values(connection).c.id)))
+    return later.values(available_at=now_after(Given("seconds", type_=Float)))
 
 
 def _claimed(connection: Connection, build: Build, asked: FilledRows, given: JsonObject) -> list[Claimed]:
@@ -977,7 +986,8 @@ def give_time(connection: Connection, *batches_where: ColumnElement[bool]) -> No
 def correct_due_times(connection: Connection) -> int:
     """Make jobs due at once that wait only because the clock was set back; returns how many.
 
-    What was never claimed is due since it was stored, and no other job is due later than the longest delay.
+    What was never claimed is due since it was stored, or lets others go first for seconds (`_let_others_first`), and
+    no other job is due later than the longest delay.
     """
     open_batches = select(batches.c.id).where(batches.c.state == "open")
     is_waiting = and_(jobs.c.batch_id.in_(open_batches), jobs.c.state == "queued", jobs.c.sent_at.is_(None))

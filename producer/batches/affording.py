@@ -162,9 +162,11 @@ def reason_of(connection: Connection, blocking: Budget, batch_id: str) -> str:
     if blocking.is_reached:
         kind = connection.scalar(select(batches.c.kind).where(batches.c.id == batch_id))
         lowered_by = words.LOWERS_TRAINING if kind == "train" else words.LOWERS_CALLS
-        return words.reached(
+        why = words.reached(
             blocking, batch_id, ledger.clock(connection), is_embedded=settings().embedded, lowered_by=lowered_by
         )
+        model = None if kind == "train" else unpriced_model(connection, batch_id)
+        return why if model is None else f"{why} {words.unpriced_too(model)}"
     return words.waiting(blocking)
 
 

@@ -145,6 +145,11 @@ def unknown_price(
     return "\n".join([f"{why} needs the {what} {model}, which is not known here. {where}, {whose}:", *lines]) + name_it
 
 
+def unpriced_too(model: str) -> str:
+    """That rows wait for a price besides those that wait for money."""
+    return f"Rows of {model} wait, too, since its price is not known here."
+
+
 def unknown_elsewhere(budget: Budget) -> str:
     """That workers do not know a price that is known here."""
     return (

@@ -33,6 +33,7 @@ from sqlalchemy import (
 from tidemill.models import reservations, turns
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import day_of, now
+from tidemill.models.money import MOST_USD_E9, usd
 from tidemill.models.reservations import BATCH, COLUMNS, DAY, FLEET, UNPRICED, Booking, book
 from tidemill.models.routes import ONLINE
 from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs, kept_costs
@@ -247,7 +248,8 @@ def _in_scope(kind: str, name: str) -> ColumnElement[bool]:
 
 def of_ledger(connection: Connection, kind: str, name: str) -> dict[str, int]:
     """What the ledger says of a budget, by column."""
-    cost, kept = _whole(connection, attempts.c.cost_usd * 1e9), _whole(connection, kept_costs.c.cost_usd_e12 / 1000.0)
+    cost_usd = case((attempts.c.cost_usd > usd(MOST_USD_E9), usd(MOST_USD_E9)), else_=attempts.c.cost_usd)
+    cost, kept = _whole(connection, cost_usd * 1e9), _whole(connection, kept_costs.c.cost_usd_e12 / 1000.0)
     at_unknown_price = and_(attempts.c.input_tokens.is_not(None), attempts.c.outcome.is_not(None))
     spent = case((attempts.c.cost_usd.is_not(None), cost), (at_unknown_price, attempts.c.reserved_usd_e9), else_=0)
     ledger = select(func.sum(spent), func.sum(attempts.c.doubtful_usd_e9)).join_from(

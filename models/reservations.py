@@ -6,6 +6,7 @@ caller's transaction.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from logging import WARNING
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from sqlalchemy import (
@@ -30,7 +31,8 @@ from tidemill.models.answers import Message
 from tidemill.models.bulk import BulkRows, insert_for, run
 from tidemill.models.clock import day_of, now
 from tidemill.models.json_types import JsonObject
-from tidemill.models.money import MOST_USD_E9, usd_e9
+from tidemill.models.lines import note
+from tidemill.models.money import MOST_USD_E9, usd, usd_e9
 from tidemill.models.routes import ONLINE, ROUTES
 from tidemill.models.tables import OPEN_PARTS, attempts, batches, budgets, creations, fine_tunes, in_part, jobs
 
@@ -451,6 +453,24 @@ def ended(call: Call, cost_usd: float | None, *, was_counted: bool, is_doubtful:
         reserved=-reserved if call.is_open else 0,
         doubtful=(reserved if is_doubtful else 0) - (call.doubtful or 0),
     )
+
+
+_told_beyond: set[str] = set()
+"""Ids of batches of which this process has said that a call was billed more than was reserved."""
+
+
+def note_beyond(calls: Iterable[tuple[Call, Booking]]) -> None:
+    """Log calls that were billed more than was reserved for them, the first one of each batch."""
+    for call, booking in calls:
+        if call.reserved is not None and booking.spent > call.reserved and call.batch_id not in _told_beyond:
+            _told_beyond.add(call.batch_id)
+            billed, reserved = usd(booking.spent), usd(call.reserved)
+            sentence = (
+                f"job {call.job_id} of {call.batch_id} was billed ${billed:.6f}, more than the ${reserved:.6f} that it "
+                "could cost: a cap does not hold for what a provider bills beyond that"
+            )
+            fields = {"billed_usd": billed, "reserved_usd": reserved}
+            note(WARNING, "beyond_bound", sentence, batch=call.batch_id, job=call.job_id, **fields)
 
 
 def lost(call: Call) -> Booking:

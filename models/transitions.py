@@ -566,7 +566,9 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
         before = reservations.with_training(connection, before, ends)
         # An attempt ends only once: if a commit's reply was lost and all this runs again, nothing counts twice.
         ended = _changed_claims(connection, _end_attempts, ledger)
-        bookings += [_booking(before[row.claim], row) for row in ledger if row.claim in before]
+        known = [(before[row.claim], _booking(before[row.claim], row)) for row in ledger if row.claim in before]
+        reservations.note_beyond(known)
+        bookings += [booking for _, booking in known]
         stale = [row for row in ledger if row.claim in ended and row.claim not in written]
         while stale:  # an UPDATE joins one row a job, and a job may have been lost twice
             once = {row.job_id: row for row in stale}

@@ -89,7 +89,8 @@ def carry_out(
     new_file = partial(AnswerFile, batch.id, batch.submission, escape_formulas=escape_formulas, order=row_order)
     file = new_file(output) if output else None
     screen = live or display(quiet=is_one, lines=as_json or (output == STDOUT and sys.stdout.isatty()))
-    if not is_one and (few := affording.few_at_once(order, opened.example, batch.id, min(window or settings().window, opened.first_rows))):
+    most_calls = min(window or settings().window, opened.first_rows)
+    if not is_one and (few := affording.few_at_once(order, opened.example, batch.id, most_calls)):
         screen.say(few)
     with file or nullcontext(), listening(batch.id, live) if live else nullcontext():
         progress = follow_batch(

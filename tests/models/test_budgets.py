@@ -385,6 +385,20 @@ def test_rows_at_an_unknown_price_wait_and_the_others_of_their_batch_go_on() -> 
     assert next_due() == []
 
 
+def test_a_call_that_is_billed_more_than_it_could_cost_is_told_once_a_batch(caplog: pytest.LogCaptureFixture) -> None:
+    reservations._told_beyond.clear()
+    ids = batch(3)
+    cap(BATCH, 3 * most())
+    calls = take(ids)
+    put(success(calls[0], cost_usd=COST))
+    assert caplog.records == []
+    put(*(success(job, cost_usd=0.5) for job in calls[1:]))
+    (record,) = caplog.records
+    assert "was billed $0.500000, more than the $0.001" in record.getMessage()
+    with reading() as connection:
+        assert budgets.beyond_bounds(connection) == (2, 2 * (USD_E9 // 2 - most()))
+
+
 def test_twins_reserve_once() -> None:
     """B11: one of them is called."""
     ids = batch(2)

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, Row, Select, case, func, literal, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, case, func, literal, literal_column, select
 
+from tidemill.models import budgets
 from tidemill.models.clock import now, now_after
 from tidemill.models.due import ALIVE_SECONDS, first_due
 from tidemill.models.members import is_member
 from tidemill.models.routes import UPSTREAM
 from tidemill.models.tables import OPEN_PARTS, batches, jobs, tallies, workers
 
-State = Literal["due", "later", "running", "held", "paused", "to_pack", "at_provider"]
+State = Literal["due", "later", "running", "held", "paused", "budget", "to_pack", "at_provider"]
 STATES: tuple[State, ...] = get_args(State)
 
 MOST_LATER = 5_000
@@ -28,7 +29,8 @@ class Backlog:
     """The open rows of one provider, by what they wait for."""
 
     rows: dict[State, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
-    """`due` may go out now, `later` waits for its next try, `held` for the provider, `paused` for a user.
+    """`due` may go out now, `later` waits for its next try, `held` for the provider, `paused` for a user,
+    `budget` for room under a cap.
 
     `to_pack` are due, and the provider's Batch API will have them; `at_provider` it has.
     """
@@ -71,6 +73,8 @@ def _state_of(row: Row[Any]) -> State:
         return "paused"
     if row.hold_reason is not None:
         return "held"
+    if row.is_blocked:
+        return "budget"
     return "to_pack" if row.route in UPSTREAM else "due"
 
 
@@ -89,10 +93,15 @@ def _under_way(part: Any) -> Select[Any]:
     # Counted before it is joined: at the provider there may be a million.
     rows = select(jobs.c.batch_id, is_out, func.count().label("rows"), first).where(part)
     counted = rows.group_by(jobs.c.batch_id, is_out).subquery().c
-    heads = (batches.c.id, batches.c.provider, batches.c.state, batches.c.hold_reason, batches.c.route)
-    return select(*heads, counted.is_out, counted.rows, counted.first_due).join(
+    return select(*_heads(), counted.is_out, counted.rows, counted.first_due).join(
         batches, batches.c.id == counted.batch_id
     )
+
+
+def _heads() -> tuple[ColumnElement[Any], ...]:
+    """What says of a batch for what its rows wait."""
+    is_blocked = case((budgets.is_blocked(), 1), else_=0).label("is_blocked")
+    return batches.c.id, batches.c.provider, batches.c.state, batches.c.hold_reason, batches.c.route, is_blocked
 
 
 def _unsent(at: datetime) -> Select[Any]:
@@ -106,11 +115,7 @@ def _unsent(at: datetime) -> Select[Any]:
     is_open = tallies.c.batch_id == batches.c.id, tallies.c.state == "open"
     open_rows = select(func.coalesce(func.sum(tallies.c.row_count), 0)).where(*is_open).scalar_subquery()
     return select(
-        batches.c.id,
-        batches.c.provider,
-        batches.c.state,
-        batches.c.hold_reason,
-        batches.c.route,
+        *_heads(),
         open_rows.label("open_rows"),
         later.label("later"),
         first_due().correlate(batches).scalar_subquery().label("first_due"),

@@ -9,7 +9,8 @@ gets a row of its own with its first claim. A row without a cap is not kept up: 
 made anew from the ledger. All functions work on a connection in the caller's transaction.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -32,9 +33,10 @@ from sqlalchemy import (
 from tidemill.models import reservations, turns
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import day_of, now
+from tidemill.models.money import MOST_USD_E9, usd
 from tidemill.models.reservations import BATCH, COLUMNS, DAY, FLEET, UNPRICED, Booking, book
 from tidemill.models.routes import ONLINE
-from tidemill.models.tables import ENDED_STATES, attempts, batches, budgets, fine_tunes, jobs, kept_costs
+from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs, kept_costs
 from tidemill.models.text import dumps
 
 
@@ -52,6 +54,8 @@ class Budget:
     """What calls may have cost whose end nobody saw."""
     next_call: int
     """The most that the next call may cost for which there was no room, of a batch that waits; 0: none waits."""
+    training: int = 0
+    """How much of what is reserved is for fine-tunes, which may run for days; counted only where a call waits."""
 
     @property
     def left(self) -> int:
@@ -65,8 +69,8 @@ class Budget:
 
     @property
     def is_reached(self) -> bool:
-        """Whether the next call does not fit and nothing is reserved that might be given back."""
-        return self.is_narrow and self.reserved == 0
+        """Whether the next call does not fit and nothing is reserved that may be given back soon."""
+        return self.is_narrow and self.reserved <= self.training
 
     @property
     def is_unpriced(self) -> bool:
@@ -93,7 +97,7 @@ def read_all(connection: Connection) -> list[Budget]:
     latest = select(*COLUMNS).join(batches, and_(budgets.c.kind == BATCH, budgets.c.name == batches.c.id))
     latest = latest.where(budgets.c.cap_usd_e9.is_not(None)).order_by(batches.c.created_at.desc(), batches.c.id)
     own = [Budget(*row) for row in connection.execute(latest)]
-    return [*own, *_of_all(connection, next_call)]
+    return _with_training(connection, [*own, *_of_all(connection, next_call)])
 
 
 def covering(connection: Connection, batch_id: str) -> list[Budget]:
@@ -101,7 +105,17 @@ def covering(connection: Connection, batch_id: str) -> list[Budget]:
     own = connection.execute(select(*COLUMNS).where(budgets.c.kind == BATCH, budgets.c.name == batch_id)).first()
     next_call = 0 if own is None else own.next_call_usd_e9
     first = [] if own is None or own.cap_usd_e9 is None else [Budget(*own)]
-    return [*first, *_of_all(connection, next_call)]
+    return _with_training(connection, [*first, *_of_all(connection, next_call)])
+
+
+def _with_training(connection: Connection, known: Sequence[Budget]) -> list[Budget]:
+    """With what is reserved for fine-tunes, where that decides whether anything may be given back soon."""
+    return [
+        replace(each, training=_in_training(connection, each.kind, each.name))
+        if each.is_narrow and each.reserved
+        else each
+        for each in known
+    ]
 
 
 def _of_all(connection: Connection, next_call: int) -> list[Budget]:
@@ -234,7 +248,8 @@ def _in_scope(kind: str, name: str) -> ColumnElement[bool]:
 
 def of_ledger(connection: Connection, kind: str, name: str) -> dict[str, int]:
     """What the ledger says of a budget, by column."""
-    cost, kept = _whole(connection, attempts.c.cost_usd * 1e9), _whole(connection, kept_costs.c.cost_usd_e12 / 1000.0)
+    cost_usd = case((attempts.c.cost_usd > usd(MOST_USD_E9), usd(MOST_USD_E9)), else_=attempts.c.cost_usd)
+    cost, kept = _whole(connection, cost_usd * 1e9), _whole(connection, kept_costs.c.cost_usd_e12 / 1000.0)
     at_unknown_price = and_(attempts.c.input_tokens.is_not(None), attempts.c.outcome.is_not(None))
     spent = case((attempts.c.cost_usd.is_not(None), cost), (at_unknown_price, attempts.c.reserved_usd_e9), else_=0)
     ledger = select(func.sum(spent), func.sum(attempts.c.doubtful_usd_e9)).join_from(
@@ -254,15 +269,16 @@ def _reserved(connection: Connection, kind: str, name: str) -> int:
     """What is reserved for calls and fine-tunes that are under way."""
     open_attempt = and_(attempts.c.job_id == jobs.c.id, attempts.c.epoch == jobs.c.epoch, attempts.c.outcome.is_(None))
     calls = select(func.sum(attempts.c.reserved_usd_e9)).join_from(jobs, attempts, open_attempt)
+    of_calls = connection.scalar(calls.where(jobs.c.state == "running", _in_scope(kind, name)))
+    return int(of_calls or 0) + _in_training(connection, kind, name)
+
+
+def _in_training(connection: Connection, kind: str, name: str) -> int:
+    """What is reserved for fine-tunes."""
     day = day_of(fine_tunes.c.reserved_at) == name
     is_own = {BATCH: jobs.c.batch_id == name, DAY: day}.get(kind, true())
-    trainings = select(func.sum(fine_tunes.c.reserved_usd_e9)).join_from(
-        fine_tunes, jobs, jobs.c.id == fine_tunes.c.job_id
-    )
-    return sum(
-        int(connection.scalar(each) or 0)
-        for each in (calls.where(jobs.c.state == "running", _in_scope(kind, name)), trainings.where(is_own))
-    )
+    held = select(func.sum(fine_tunes.c.reserved_usd_e9)).join_from(fine_tunes, jobs, jobs.c.id == fine_tunes.c.job_id)
+    return int(connection.scalar(held.where(is_own)) or 0)
 
 
 def _whole(connection: Connection, number: ColumnElement[Any]) -> ColumnElement[int]:
@@ -289,7 +305,6 @@ def forgive(connection: Connection, batch_id: str | None = None) -> int:
         some = attempts.c.job_id.in_(ids[start : start + _IDS_AT_ONCE])
         connection.execute(update(attempts).where(some).values(doubtful_usd_e9=None))
     forgiven = sum(int(row.doubtful_usd_e9) for row in calls)
-    _release_trainings(connection, own)
     if batch_id is None:  # calls of deleted rows are in no ledger any more
         forgiven += int(connection.scalar(select(func.max(budgets.c.doubtful_usd_e9))) or 0)
         connection.execute(update(budgets).values(doubtful_usd_e9=0))
@@ -297,20 +312,6 @@ def forgive(connection: Connection, batch_id: str | None = None) -> int:
 
 
 _IDS_AT_ONCE = 5_000
-
-
-def _release_trainings(connection: Connection, own: ColumnElement[bool]) -> None:
-    """Give back what is reserved for fine-tunes whose row has ended without an end at the provider."""
-    day = day_of(fine_tunes.c.reserved_at).label("day")
-    left = select(jobs.c.id, jobs.c.batch_id, day, fine_tunes.c.reserved_usd_e9).join_from(
-        fine_tunes, jobs, jobs.c.id == fine_tunes.c.job_id
-    )
-    has_ended = and_(fine_tunes.c.reserved_usd_e9.is_not(None), jobs.c.state.in_(ENDED_STATES), own)
-    rows = connection.execute(left.where(has_ended)).all()
-    book(connection, [Booking(row.batch_id, row.day, reserved=-row.reserved_usd_e9) for row in rows])
-    for row in rows:
-        tune = fine_tunes.c.job_id == row.id
-        connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
 
 
 def forget(connection: Connection, batch_id: str) -> None:

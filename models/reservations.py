@@ -6,15 +6,20 @@ caller's transaction.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from logging import WARNING
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from sqlalchemy import (
     ClauseElement,
     ColumnElement,
     Connection,
+    Select,
+    String,
     Text,
     and_,
+    cast,
     func,
+    insert,
     literal,
     or_,
     select,
@@ -26,9 +31,10 @@ from tidemill.models.answers import Message
 from tidemill.models.bulk import BulkRows, insert_for, run
 from tidemill.models.clock import day_of, now
 from tidemill.models.json_types import JsonObject
-from tidemill.models.money import MOST_USD_E9, usd_e9
+from tidemill.models.lines import note
+from tidemill.models.money import MOST_USD_E9, usd, usd_e9
 from tidemill.models.routes import ONLINE, ROUTES
-from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs
+from tidemill.models.tables import OPEN_PARTS, attempts, batches, budgets, creations, fine_tunes, in_part, jobs
 
 if TYPE_CHECKING:
     from tidemill.models.bounds import Bounds
@@ -37,6 +43,9 @@ BATCH, DAY, FLEET = "batch", "day", "fleet"
 
 UNPRICED = 4 * 10**18
 """As the price of the next call: nobody knows it, so it is not made. More than any cap."""
+
+UNPRICED_SECONDS = 5.0
+"""After so long a row at an unknown price is looked at again; meanwhile the others of its batch go first."""
 
 COLUMNS = (
     budgets.c.kind,
@@ -74,7 +83,9 @@ class Reservation(NamedTuple):
     usd_e9: Mapping[int, int] = {}  # nobody changes it
     """By job id; of a job that is not in it nothing, for no budget covers it."""
     left_out: Sequence[int] = ()
-    """Ids of jobs whose calls do not fit."""
+    """Ids of jobs whose calls do not fit, or whose price nobody knows."""
+    unpriced: Sequence[int] = ()
+    """Those of them that let others of their batch go first, since nobody knows their price."""
     started_at: object = None
     """As the driver has it: when their attempts begin, so that no midnight comes between them and their day."""
 
@@ -125,9 +136,35 @@ def reserve(connection: Connection, claimed: Sequence[Job], route: str | None = 
         else:
             unfit.setdefault(job.batch_id, []).append((job, most.usd_e9))
     _change(connection, {key: (0, room.taken, 0) for key, room in rooms.items() if room.taken})
-    least = {batch_id: min(usd_e9 for _, usd_e9 in each) for batch_id, each in unfit.items()}
-    _note_next_calls(connection, {batch_id: least.get(batch_id, 0) for batch_id in batch_ids}, waiting)
-    return Reservation(taken, [job.id for each in unfit.values() for job, _ in each], started_at)
+    next_calls = {each: _least(connection, each, unfit.get(each, ())) for each in batch_ids}
+    _note_next_calls(connection, next_calls, waiting)
+    left_out = [(job, usd_e9) for each in unfit.values() for job, usd_e9 in each]
+    unpriced = [job.id for job, usd_e9 in left_out if usd_e9 >= UNPRICED > next_calls[job.batch_id]]
+    return Reservation(taken, [job.id for job, _ in left_out], unpriced, started_at)
+
+
+def _least(connection: Connection, batch_id: str, unfit: Sequence[tuple[Job, int]]) -> int:
+    """What a batch waits for: the least that one of its calls may cost that do not fit; 0: it does not wait.
+
+    Calls whose price nobody knows keep the batch only when it has no others.
+    """
+    least = min((usd_e9 for _, usd_e9 in unfit), default=0)
+    return 0 if least >= UNPRICED and _has_others(connection, batch_id, [job.id for job, _ in unfit]) else least
+
+
+def _has_others(connection: Connection, batch_id: str, ids: Sequence[int]) -> bool:
+    """Whether rows of a batch run, are due, or wait for their next try, besides these, which were just claimed.
+
+    What was never claimed and is due later is at an unknown price, too.
+    """
+    claimed = _JOB_IDS.table(connection)
+    parameters = _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids])
+    is_priced = or_(jobs.c.available_at <= now(), jobs.c.epoch > 0)
+    is_other = and_(is_priced, jobs.c.id.not_in(select(claimed.c.job_id)))
+    return any(
+        connection.scalar(select(jobs.c.id).where(in_part(part, batch_id), is_other).limit(1), parameters) is not None
+        for part in OPEN_PARTS
+    )
 
 
 Amount = Literal["uncovered", "reserved", "waits"]
@@ -186,7 +223,7 @@ def _lock_covering(
     None where nothing has a cap, which is found out by this one statement.
     """
     while True:
-        rows = run(connection, _select_covering, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
+        rows = run(connection, _select_covering_locked, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
         rooms: dict[_Key, _Room] = {}
         waiting: dict[str, int] = {}
         standing = None
@@ -206,12 +243,16 @@ def _lock_covering(
 
 
 def are_capped(connection: Connection, batch_ids: Sequence[str]) -> bool:
-    """Whether anything has a cap that covers these batches, by the statement of a claim: a process compiles it once."""
+    """Whether anything has a cap that covers these batches; it locks nothing."""
     rows = run(connection, _select_covering, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
     return any(cap is not None for _, _, cap, *_ in rows)
 
 
-def _select_covering(connection: Connection) -> ClauseElement:
+def _select_covering_locked(connection: Connection) -> ClauseElement:
+    return _select_covering(connection).with_for_update(of=budgets)
+
+
+def _select_covering(connection: Connection) -> Select[Any]:
     at = select(now().label("now")).cte("at").prefix_with("MATERIALIZED", dialect="postgresql")
     today = day_of(at.c.now)
     ids = select(_BATCH_IDS.values(connection).c.batch_id)
@@ -229,7 +270,6 @@ def _select_covering(connection: Connection) -> ClauseElement:
             )
         )
         .order_by(budgets.c.kind, budgets.c.name)
-        .with_for_update(of=budgets)
     )
 
 
@@ -309,6 +349,7 @@ class Booking(NamedTuple):
     doubtful: int = 0
 
 
+_JOB_IDS = BulkRows(job_id="int")
 _CLAIMS = BulkRows(job_id="int", epoch="int")
 
 
@@ -358,6 +399,42 @@ def _select_under_way(connection: Connection) -> ClauseElement:
     )
 
 
+def end_trainings(connection: Connection, job_ids: Sequence[int]) -> None:
+    """Give back what is reserved for the fine-tunes of these jobs, which have just ended without a settlement.
+
+    One that may exist at the provider may be billed: it counts as maybe spent, by an attempt of its own.
+    """
+    may_exist = or_(creations.c.remote_id.is_not(None), creations.c.sent_at.is_not(None))
+    ended_ids = _JOB_IDS.table(connection)
+    own = creations.c.owner == literal("job ").concat(cast(jobs.c.id, String))
+    is_doubtful = select(creations.c.token).where(own, creations.c.step == "job", may_exist).exists()
+    held = (
+        select(
+            jobs.c.id,
+            jobs.c.epoch,
+            jobs.c.batch_id,
+            day_of(fine_tunes.c.reserved_at).label("day"),
+            fine_tunes.c.reserved_at,
+            fine_tunes.c.reserved_usd_e9,
+            is_doubtful.label("is_doubtful"),
+        )
+        .join(fine_tunes, fine_tunes.c.job_id == jobs.c.id)
+        .where(jobs.c.id.in_(select(ended_ids.c.job_id)), fine_tunes.c.reserved_usd_e9.is_not(None))
+    )
+    parameters = _JOB_IDS.parameters(connection, [(job_id,) for job_id in job_ids])
+    bookings: list[Booking] = []
+    for row in connection.execute(held, parameters).all():
+        amount = int(row.reserved_usd_e9)
+        bookings.append(Booking(row.batch_id, row.day, reserved=-amount, doubtful=amount if row.is_doubtful else 0))
+        if row.is_doubtful:  # nobody has this epoch: the end has raised it
+            lost_attempt = {"job_id": row.id, "epoch": row.epoch, "started_at": row.reserved_at, "ended_at": now()}
+            amounts = {"reserved_usd_e9": amount, "doubtful_usd_e9": amount}
+            connection.execute(insert(attempts).values(**lost_attempt, **amounts, outcome="lost", worker_id=""))
+        tune = fine_tunes.c.job_id == row.id
+        connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
+    book(connection, bookings)
+
+
 def ended(call: Call, cost_usd: float | None, *, was_counted: bool, is_doubtful: bool) -> Booking:
     """How a call counts that has ended.
 
@@ -376,6 +453,24 @@ def ended(call: Call, cost_usd: float | None, *, was_counted: bool, is_doubtful:
         reserved=-reserved if call.is_open else 0,
         doubtful=(reserved if is_doubtful else 0) - (call.doubtful or 0),
     )
+
+
+_told_beyond: set[str] = set()
+"""Ids of batches of which this process has said that a call was billed more than was reserved."""
+
+
+def note_beyond(calls: Iterable[tuple[Call, Booking]]) -> None:
+    """Log calls that were billed more than was reserved for them, the first one of each batch."""
+    for call, booking in calls:
+        if call.reserved is not None and booking.spent > call.reserved and call.batch_id not in _told_beyond:
+            _told_beyond.add(call.batch_id)
+            billed, reserved = usd(booking.spent), usd(call.reserved)
+            sentence = (
+                f"job {call.job_id} of {call.batch_id} was billed ${billed:.6f}, more than the ${reserved:.6f} that it "
+                "could cost: a cap does not hold for what a provider bills beyond that"
+            )
+            fields = {"billed_usd": billed, "reserved_usd": reserved}
+            note(WARNING, "beyond_bound", sentence, batch=call.batch_id, job=call.job_id, **fields)
 
 
 def lost(call: Call) -> Booking:

@@ -267,7 +267,20 @@ class Claimant:
     """Another route than the live call, for the ledger."""
 
 
+class Taken(NamedTuple):
+    """What a claim has come to."""
+
+    jobs: list[Claimed]
+    left_out: int = 0
+    """Jobs whose calls do not fit into a budget at present."""
+
+
 def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alone: bool = False) -> list[Claimed]:
+    """The jobs that `take` has taken."""
+    return take(connection, ids, claimant, alone=alone).jobs
+
+
+def take(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alone: bool = False) -> Taken:
     """Take the queued and due jobs of the claimant's provider among `ids` and begin an attempt for each.
 
     Jobs of a batch that is paused, cancelled or held are not taken, except the hold's one probe; nor are jobs that
@@ -288,15 +301,19 @@ def claim(connection: Connection, ids: Sequence[int], claimant: Claimant, *, alo
     if len(claimed) < len(ids):  # jobs without a dialogue cost no query for turns
         claimed += _claim_turns(connection, asked, given)
     if not claimed:
-        return []
+        return Taken([])
     reserved = reservations.reserve(connection, claimed, claimant.route)
     if reserved.left_out:
         run(connection, _leave_out, _JOB_IDS.filled([(job_id,) for job_id in reserved.left_out]), given)
-        claimed = [job for job in claimed if job.id not in reserved.left_out]
+        if reserved.unpriced:
+            later = {**given, "seconds": reservations.UNPRICED_SECONDS}
+            run(connection, _let_others_first, _JOB_IDS.filled([(job_id,) for job_id in reserved.unpriced]), later)
+        left_out = set(reserved.left_out)
+        claimed = [job for job in claimed if job.id not in left_out]
     begun = [(job.id, job.epoch, reserved.usd_e9.get(job.id)) for job in claimed]
     if begun:
         run(connection, _begin_attempts, _BEGUN.filled(begun), {**given, "started_at": reserved.started_at})
-    return claimed
+    return Taken(claimed, len(reserved.left_out) - len(reserved.unpriced))
 
 
 _JOB_IDS = BulkRows(id="int")
@@ -329,6 +346,11 @@ def _leave_out(connection: Connection) -> ClauseElement:
             upstream_id=case((Given("upstream_id", type_=BigInteger).is_(None), jobs.c.upstream_id), else_=null()),
         )
     )
+
+
+def _let_others_first(connection: Connection) -> ClauseElement:
+    later = update(jobs).where(jobs.c.id.in_(select(_JOB_IDS.values(connection).c.id)))
+    return later.values(available_at=now_after(Given("seconds", type_=Float)))
 
 
 def _claimed(connection: Connection, build: Build, asked: FilledRows, given: JsonObject) -> list[Claimed]:
@@ -537,13 +559,16 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
         for row in rows
         if row.outcome not in WITHOUT_ATTEMPT
     ]
+    bookings: list[reservations.Booking] = []
     if ledger:
         before = reservations.under_way(connection, [row.claim for row in ledger])
         ends = (row.claim for row in ledger if row.state in ENDED_STATES)
         before = reservations.with_training(connection, before, ends)
         # An attempt ends only once: if a commit's reply was lost and all this runs again, nothing counts twice.
         ended = _changed_claims(connection, _end_attempts, ledger)
-        reservations.book(connection, [_booking(before[row.claim], row) for row in ledger if row.claim in before])
+        known = [(before[row.claim], _booking(before[row.claim], row)) for row in ledger if row.claim in before]
+        reservations.note_beyond(known)
+        bookings += [booking for _, booking in known]
         stale = [row for row in ledger if row.claim in ended and row.claim not in written]
         while stale:  # an UPDATE joins one row a job, and a job may have been lost twice
             once = {row.job_id: row for row in stale}
@@ -551,7 +576,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
             stale = [row for row in stale if once[row.job_id] is not row]
     uncalled = [row.claim for row in rows if row.outcome in WITHOUT_ATTEMPT]
     if uncalled:
-        _forget_attempts(connection, uncalled)
+        bookings += _forget_attempts(connection, uncalled)
     new_answers = [
         (each.job_id, each.batch_id, each.answer)
         for each in settlements
@@ -559,7 +584,9 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     ]
     if new_answers:
         answers.record(connection, new_answers)
-    return written | _recorded_before(connection, [row.claim for row in unwritten if row.claim not in written])
+    recorded = _recorded_before(connection, [row.claim for row in unwritten if row.claim not in written])
+    reservations.book(connection, bookings)  # last: all claims wait for a budget's row until the commit
+    return written | recorded
 
 
 def _booking(call: reservations.Call, row: _SettledRow) -> reservations.Booking:
@@ -577,10 +604,12 @@ def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) 
     return {(row.job_id, row.epoch) for row in connection.execute(recorded)}
 
 
-def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> None:
-    """Delete attempts of claims that led to no call; those that were counted as lost meanwhile count no more."""
+def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> list[reservations.Booking]:
+    """Delete attempts of claims that led to no call; those that were counted as lost meanwhile count no more.
+
+    Returns what that changes in their budgets.
+    """
     before = reservations.under_way(connection, uncalled)
-    reservations.book(connection, [reservations.unmade(call) for call in before.values()])
     forgotten = connection.execute(
         delete(attempts)
         .where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled))
@@ -590,6 +619,7 @@ def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]
         connection.execute(
             update(jobs).where(jobs.c.id == bindparam("lost_id")).values(attempts=jobs.c.attempts - 1), lost
         )
+    return [reservations.unmade(call) for call in before.values()]
 
 
 def _changed_claims(connection: Connection, build: Build, rows: Sequence[_SettledRow]) -> set[tuple[int, int]]:
@@ -793,16 +823,21 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_los
             error_code=case((is_last, "worker_lost"), else_=jobs.c.error_code),
             error=case((is_last, reason), else_=jobs.c.error),
         )
-        .returning(jobs.c.id, jobs.c.epoch)
+        .returning(jobs.c.id, jobs.c.epoch, jobs.c.state)
     ).all()
-    _end_unfinished(connection, rows)
+    _end_unfinished(connection, [(row.id, row.epoch) for row in rows])
+    if over := [row.id for row in rows if row.state in ENDED_STATES]:
+        reservations.end_trainings(connection, over)
     return len(rows)
 
 
-def _end_unfinished(connection: Connection, rows: Sequence[Row[int, int]]) -> None:
-    """End the attempts of jobs that were just taken from their worker: whether the calls were paid is unknown."""
-    if rows:
-        calls = reservations.under_way(connection, [(row.id, row.epoch - 1) for row in rows])
+def _end_unfinished(connection: Connection, taken: Sequence[tuple[int, int]]) -> None:
+    """End the attempts of jobs that were just taken from their worker: whether the calls were paid is unknown.
+
+    `taken` are (job id, epoch), as they are now.
+    """
+    if taken:
+        calls = reservations.under_way(connection, [(job_id, epoch - 1) for job_id, epoch in taken])
         reservations.book(connection, [reservations.lost(call) for call in calls.values() if call.is_open])
         connection.execute(
             update(attempts)
@@ -812,7 +847,7 @@ def _end_unfinished(connection: Connection, rows: Sequence[Row[int, int]]) -> No
                 attempts.c.outcome.is_(None),
             )
             .values(outcome="lost", ended_at=now(), doubtful_usd_e9=attempts.c.reserved_usd_e9),
-            [{"taken_id": row.id, "taken_epoch": row.epoch} for row in rows],
+            [{"taken_id": job_id, "taken_epoch": epoch} for job_id, epoch in taken],
         )
 
 
@@ -843,7 +878,7 @@ def cancel_jobs(connection: Connection, ids: Sequence[int]) -> int:
     _lock(connection, condition, parameters)
     was_running = jobs.c.lease_until.is_not(None)
     in_flight = select(jobs.c.id, (jobs.c.epoch + 1).label("epoch")).where(condition, was_running)
-    _end_unfinished(connection, connection.execute(in_flight, parameters).all())
+    _end_unfinished(connection, [(row.id, row.epoch) for row in connection.execute(in_flight, parameters)])
     cancelled = (
         update(jobs)
         .where(condition)
@@ -856,7 +891,9 @@ def cancel_jobs(connection: Connection, ids: Sequence[int]) -> int:
             finished_at=now(),
         )
     )
-    return connection.execute(cancelled, parameters).rowcount
+    number = connection.execute(cancelled, parameters).rowcount
+    reservations.end_trainings(connection, ids)
+    return number
 
 
 def revive(
@@ -951,7 +988,8 @@ def give_time(connection: Connection, *batches_where: ColumnElement[bool]) -> No
 def correct_due_times(connection: Connection) -> int:
     """Make jobs due at once that wait only because the clock was set back; returns how many.
 
-    What was never claimed is due since it was stored, and no other job is due later than the longest delay.
+    What was never claimed is due since it was stored, or lets others go first for seconds (`_let_others_first`), and
+    no other job is due later than the longest delay.
     """
     open_batches = select(batches.c.id).where(batches.c.state == "open")
     is_waiting = and_(jobs.c.batch_id.in_(open_batches), jobs.c.state == "queued", jobs.c.sent_at.is_(None))

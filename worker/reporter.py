@@ -167,16 +167,18 @@ class Reporter:
     def _say_quiet(self, waiting: backlog.Backlog) -> None:
         """Say why nothing runs: nothing is due, or all that is open waits for a later time or a user."""
         rows = waiting.rows
+        capped = f"; {rows['budget']:,} wait for room in a budget" if rows["budget"] else ""
         if self._is_idle:
             paused = f"; {rows['paused']:,} wait in paused batches" if rows["paused"] else ""
             out = f"; {rows['at_provider']:,} are at the provider" if rows["at_provider"] else ""
-            sentence = f"idle: no row is due{out}{paused}"
+            sentence = f"idle: no row is due{out}{paused}{capped}"
         else:
             pause = self._runner.pause_seconds
             sentence = f"no call was made: {rows['due']:,} rows are due, {rows['later']:,} wait for their next try"
             sentence += f", {rows['running']:,} run" if rows["running"] else ""
             sentence += f", {rows['at_provider']:,} are at the provider" if rows["at_provider"] else ""
             sentence += f"; the provider asks to wait {in_words(pause)} more" if pause else ""
+            sentence += capped
         note(INFO, "idle" if self._is_idle else "quiet", sentence, **rows)
 
     # --- what begins and ends ---

@@ -38,9 +38,10 @@ from tidemill.models.transitions import (
     Claimant,
     Claimed,
     Settlement,
-    claim,
+    Taken,
     left_to_run_alone,
     release,
+    take,
 )
 from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
@@ -242,15 +243,16 @@ class Runner:
     ) -> list[int]:
         """Claim and start the chosen jobs, for which there is room; returns ids of those that only run alone."""
 
-        def claim_them(connection: Connection) -> tuple[list[Claimed], dict[str, CachedBatch], list[int]]:
+        def claim_them(connection: Connection) -> tuple[Taken, dict[str, CachedBatch], list[int]]:
             chosen[:] = choose(connection)
-            claimed = claim(connection, chosen, self.claimant, alone=alone) if chosen else []
-            suspects = [] if alone or len(claimed) == len(chosen) else left_to_run_alone(connection, chosen)
-            return claimed, self._batches_of(connection, claimed), suspects
+            taken = take(connection, chosen, self.claimant, alone=alone) if chosen else Taken([])
+            is_whole = len(taken.jobs) + taken.left_out == len(chosen)
+            suspects = [] if alone or is_whole else left_to_run_alone(connection, chosen)
+            return taken, self._batches_of(connection, taken.jobs), suspects
 
         self._claiming[id(chosen)] = chosen
         try:
-            claimed, batch_of, suspects = transact(claim_them)
+            (claimed, left_out), batch_of, suspects = transact(claim_them)
             self._owned.update((job.id, job) for job in claimed)
             journal.log_claim(claimed, self.worker_id)
         except BaseException:
@@ -259,7 +261,7 @@ class Runner:
         finally:
             del self._claiming[id(chosen)]
         if chosen:
-            self._waits_for_room = len(claimed) < len(chosen)
+            self._waits_for_room = left_out > 0  # what others have taken meanwhile says nothing of a budget
             more = len(claimed) if self._waits_for_room else 2 * self._worth_trying
             self._worth_trying = min(max(1, more), self._most_claimed)
         self._make_room(reserved - len(claimed))

@@ -174,7 +174,7 @@ class Run:
     def _most_usd_e9(self) -> int | None:
         """The most that training may cost; None where nobody knows its price or how long it takes."""
         file, epochs = self.tune.files["training"], _epochs(self.options.params)
-        if not {"tokens", "examples", "bytes"} <= file.keys():
+        if not {"tokens", "examples", "bytes"} <= file.keys():  # whoever stored the dataset has not counted it
             return None
         counts = {"tokens": file["tokens"], "examples": file["examples"], "size": file["bytes"]}
         return training_bound.most_usd_e9(self.options.model, epochs, **counts)

@@ -14,10 +14,11 @@ from tidemill.models.budgets import Budget
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.job_requests import model_of
+from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.rereading import forget_prices
 from tidemill.models.reservations import BATCH, DAY
-from tidemill.models.routes import ONLINE, ROUTES
+from tidemill.models.routes import ONLINE, ROUTES, UPSTREAM
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, jobs
 from tidemill.producer.batches import budget_words as words
@@ -77,6 +78,25 @@ def check_room(order: Order, first: Sequence[Row]) -> None:
             f"One call may cost up to {words.shown(least, is_most=True)}, and --budget is {words.shown(cap)}: nothing "
             "was stored or sent. --max-tokens lowers what a call may cost; or raise --budget."
         )
+
+
+def few_at_once(order: Order, example: JsonObject, batch_id: str, most_calls: int) -> str | None:
+    """That a cap lets only a few calls go side by side because nothing limits their answers; None where it is not so.
+
+    Args:
+        order: what is asked.
+        example: the request of one of its rows.
+        batch_id: its batch.
+        most_calls: how many could be in flight without a cap.
+    """
+    if order.options.max_tokens is not None or "body" in example or order.spending.route in UPSTREAM:
+        return None
+    with reading() as connection:
+        known = budgets.covering(connection, batch_id) if reservations.are_capped(connection, [batch_id]) else []
+    narrow, most = words.narrowest(known), bounds_of(order.options, order.spending).most_usd_e9(example)
+    if narrow is None or not most or not 0 < narrow.left // most < most_calls:
+        return None
+    return words.few_at_once(narrow, narrow.left // most, most)
 
 
 def bounds_of(options: Options, spending: Spending) -> Bounds:
@@ -142,9 +162,11 @@ def reason_of(connection: Connection, blocking: Budget, batch_id: str) -> str:
     if blocking.is_reached:
         kind = connection.scalar(select(batches.c.kind).where(batches.c.id == batch_id))
         lowered_by = words.LOWERS_TRAINING if kind == "train" else words.LOWERS_CALLS
-        return words.reached(
+        why = words.reached(
             blocking, batch_id, ledger.clock(connection), is_embedded=settings().embedded, lowered_by=lowered_by
         )
+        model = None if kind == "train" else unpriced_model(connection, batch_id)
+        return why if model is None else f"{why} {words.unpriced_too(model)}"
     return words.waiting(blocking)
 
 

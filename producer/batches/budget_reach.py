@@ -37,6 +37,8 @@ class Reach:
     rows: int
     surely: int
     probably: int
+    side_by_side: int
+    """Calls that may be in flight together, at the most that the dearest of them may cost."""
     answer_tokens: int
     is_assumed: bool
     """Whether nobody knows yet how long answers are."""
@@ -49,7 +51,8 @@ class Reach:
         why = "which is assumed" if self.is_assumed else "as those before have"
         return (
             f"{left}: {self.surely:,} of {counted(self.rows, 'row')} surely fit, at the most that each may cost;",
-            f"  probably {self.probably:,} do, with answers of {self.answer_tokens:,} tokens, {why}",
+            f"  probably {self.probably:,} do, with answers of {self.answer_tokens:,} tokens, {why};",
+            f"  {counted(self.side_by_side, 'call')} can go side by side at first, since each reserves its most",
         )
 
     def to_json(self) -> JsonObject:
@@ -60,6 +63,7 @@ class Reach:
             "left_usd": usd(self.budget.left),
             "rows_surely": self.surely,
             "rows_probably": self.probably,
+            "side_by_side": self.side_by_side,
             "answer_tokens": self.answer_tokens,
             "answer_tokens_are_assumed": self.is_assumed,
         }
@@ -110,7 +114,8 @@ class Reckoning:
         # The last call begins while there is room for the most that it may cost.
         begun = (self._budget.left - self._largest) // likely + 1 if likely else rows
         probably = min(rows, max(self._surely, begun))
-        return Reach(self._budget, rows, min(rows, self._surely), probably, tokens, is_assumed)
+        side_by_side = min(rows, self._budget.left // self._largest) if self._largest else rows
+        return Reach(self._budget, rows, min(rows, self._surely), probably, side_by_side, tokens, is_assumed)
 
     def _likely_usd_e9(self, rows: int, input_usd: float, answer_tokens: int) -> int:
         """What a call will cost, more or less."""

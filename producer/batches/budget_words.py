@@ -45,7 +45,8 @@ def title(budget: Budget) -> str:
 def figures(budget: Budget) -> str:
     """What counts against a cap: `$4.97 spent, $0.02 reserved, $0.01 maybe spent`."""
     parts = [f"{shown(budget.spent)} spent"]
-    parts += [f"{shown(budget.reserved)} reserved"] if budget.reserved else []
+    training = f" ({shown(budget.training)} for fine-tunes)" if budget.training else ""
+    parts += [f"{shown(budget.reserved)} reserved{training}"] if budget.reserved else []
     parts += [f"{shown(budget.doubtful)} maybe spent"] if budget.doubtful else []
     return ", ".join(parts)
 
@@ -71,6 +72,15 @@ def reached(budget: Budget, batch_id: str, now: datetime, *, is_embedded: bool, 
 def waiting(budget: Budget) -> str:
     """That calls in flight have to give back what they have reserved; no figure in it changes with each of them."""
     return f"Waits for room in the {title(budget)}, which calls in flight give back as they end; {next_call(budget)}."
+
+
+def few_at_once(budget: Budget, calls: int, most_e9: int) -> str:
+    """That few calls can be in flight together, each with the most that it may cost reserved."""
+    fits = "only 1 call fits" if calls == 1 else f"only {calls:,} calls fit side by side"
+    return (
+        f"Of the {title(budget)}, {shown(budget.left)} is left: {fits}, since each may cost up to "
+        f"{shown(most_e9, is_most=True)}; --max-tokens lets more go at once."
+    )
 
 
 def day_ends(now: datetime) -> datetime:
@@ -133,6 +143,11 @@ def unknown_price(
     name_it = "" if prices_file else "\nThen name the file: export TIDEMILL_PRICES=prices.toml"
     what = "price of training" if of_training else "price of"
     return "\n".join([f"{why} needs the {what} {model}, which is not known here. {where}, {whose}:", *lines]) + name_it
+
+
+def unpriced_too(model: str) -> str:
+    """That rows wait for a price besides those that wait for money."""
+    return f"Rows of {model} wait, too, since its price is not known here."
 
 
 def unknown_elsewhere(budget: Budget) -> str:

@@ -18,6 +18,7 @@ from tidemill.models.finish import CUT
 from tidemill.models.live import listening
 from tidemill.models.routes import AUTO, ONLINE, UPSTREAM
 from tidemill.models.settings import settings
+from tidemill.producer.batches import affording
 from tidemill.producer.batches.answer_file import AnswerFile
 from tidemill.producer.batches.answer_printer import AnswerPrinter, LiveAnswer
 from tidemill.producer.batches.batch import Batch
@@ -88,6 +89,9 @@ def carry_out(
     new_file = partial(AnswerFile, batch.id, batch.submission, escape_formulas=escape_formulas, order=row_order)
     file = new_file(output) if output else None
     screen = live or display(quiet=is_one, lines=as_json or (output == STDOUT and sys.stdout.isatty()))
+    most_calls = min(window or settings().window, opened.first_rows)
+    if not is_one and (few := affording.few_at_once(order, opened.example, batch.id, most_calls)):
+        screen.say(few)
     with file or nullcontext(), listening(batch.id, live) if live else nullcontext():
         progress = follow_batch(
             batch,

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from tidemill.models import batches, budgets, embedded, provider, shutdown
 from tidemill.models.database import LONG_SECONDS, reading, transact, transact_in_pieces
 from tidemill.models.errors import BrokerError, InputError
+from tidemill.models.json_types import JsonObject
 from tidemill.models.reservations import BATCH
 from tidemill.models.routes import AUTO
 from tidemill.models.scope import Scope
@@ -55,6 +56,10 @@ class OpenBatch:
     """Whether the batch belongs to this input: only then do rows that left the input leave the batch."""
     order: Order
     chunks: Iterator[list[Row]]
+    example: JsonObject
+    """The first row's request."""
+    first_rows: int
+    """Rows of the first chunk: others follow only if it is full."""
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -97,7 +102,8 @@ def open_batch(order: Order) -> OpenBatch:
             batches.come_back(connection, batch_id, submission.provider)
         if order.spending.budget_usd_e9 is not None:
             budgets.set_cap(connection, BATCH, batch_id, order.spending.budget_usd_e9)
-        return OpenBatch(batch_id, number, stored is not None, is_its_own, order, chain([first], chunks))
+        resumed, all_rows = stored is not None, chain([first], chunks)
+        return OpenBatch(batch_id, number, resumed, is_its_own, order, all_rows, first[0].request, len(first))
 
     opened = transact(find_or_make, LONG_SECONDS)
     if not (opened.resumed or order.new):

@@ -21,6 +21,8 @@ from tests.conftest import _migrate
 from tests.flows.tidemill import Running, Tidemill
 from tests.servers import Postgres
 from tests.waiting import wait_until
+from tidemill.models.bounds import most_usd_e9
+from tidemill.models.options import Options
 from tidemill.simulator import Simulator
 
 USD_E9 = {"input": 100, "output": 500}
@@ -29,20 +31,6 @@ USD_E9 = {"input": 100, "output": 500}
 OPTIONS = ("--model", "gpt-6-luna", "--max-tokens", "60", "--transport", "http", "--detach")
 FAULTS = {"500": 0.01, "reset_after": 0.01, "cut": 0.01, "429ms": 0.01}
 
-_SET = """
-from tidemill import migrations
-from tidemill.models import budgets
-from tidemill.models.database import writing
-migrations.ensure()
-with writing() as connection:
-    budgets.set_cap(connection, "fleet", "", {cap})
-"""
-_FORGIVE = """
-from tidemill.models import budgets
-from tidemill.models.database import writing
-with writing() as connection:
-    print(budgets.forgive(connection))
-"""
 _LOOK = """
 from tidemill.models import budgets
 from tidemill.models.database import reading
@@ -82,13 +70,11 @@ def bill(provider: Simulator) -> int:
     )
 
 
-def most_of_a_call(user: Tidemill) -> int:
+def most_of_a_call() -> int:
     """What one call of these may cost at most, in 1e-9 USD."""
-    script = (
-        "from tidemill.models.bounds import most_usd_e9; from tidemill.models.options import Options; "
-        "print(most_usd_e9(Options('gpt-6-luna', max_tokens=60), {'prompt': 'capped 1000'}))"
-    )
-    return int(user.python(script).ok().out)
+    most = most_usd_e9(Options("gpt-6-luna", max_tokens=60), {"prompt": "capped 1000"})
+    assert most is not None
+    return most
 
 
 def run_under_cap(
@@ -96,7 +82,7 @@ def run_under_cap(
 ) -> Outcome:
     """Ask so many rows under a cap of the fleet, and kill workers while that lasts; ends when nothing goes on."""
     chance = random.Random(a_seed())
-    user.python(_SET.format(cap=cap)).ok()
+    user("budget", "fleet", f"{cap / 1e9:.9f}").ok()
     user("ask", "-i", user.prompts("capped.jsonl", [f"capped {number}" for number in range(rows)]), *OPTIONS).ok()
     killed = 0
     with user.started("worker", "--processes", str(processes), "--window", str(window)) as running:
@@ -158,7 +144,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _try(variables: dict[str, str], folder: str, provider: Simulator, calls: int, kills: int) -> None:
     user = Tidemill(variables, Path(folder))
-    cap = calls * most_of_a_call(user)
+    cap = calls * most_of_a_call()
     outcome = run_under_cap(user, provider, cap, rows=20 * calls + 1_000, kills=kills, processes=4, window=200)
     print(outcome)
     check(outcome)

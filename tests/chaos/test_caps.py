@@ -22,6 +22,6 @@ def test_two_workers_that_are_killed_spend_no_more_than_the_cap(
         },
         tmp_path,
     )
-    outcome = run_under_cap(user, simulator, 10 * most_of_a_call(user), rows=100, kills=1, processes=2, window=20)
+    outcome = run_under_cap(user, simulator, 10 * most_of_a_call(), rows=100, kills=1, processes=2, window=20)
     print(outcome, database)
     check(outcome)

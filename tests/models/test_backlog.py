@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import update
 
 from tests.rows import PROVIDER, add_batch, add_jobs, add_worker, put_out, take
-from tidemill.models import backlog, batches, holds
+from tidemill.models import backlog, batches, budgets, holds
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, transact
 from tidemill.models.tables import jobs
@@ -47,6 +47,17 @@ def test_rows_for_the_providers_batch_api_are_not_due_and_those_that_it_has_do_n
     with reading() as connection:
         here = backlog.read(connection)[PROVIDER]
     assert here.rows == NONE | {"to_pack": 2, "at_provider": 3, "running": 1}
+    assert here.oldest_due_seconds == 0.0
+
+
+def test_rows_that_wait_for_room_in_a_budget_are_not_due() -> None:
+    add_batch("b")
+    ids = add_jobs(3, "b")
+    transact(lambda connection: budgets.set_cap(connection, "batch", "b", 1))
+    assert take(ids) == []
+    with reading() as connection:
+        here = backlog.read(connection)[PROVIDER]
+    assert here.rows == NONE | {"budget": 3}
     assert here.oldest_due_seconds == 0.0
 
 

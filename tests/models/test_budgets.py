@@ -22,7 +22,7 @@ from tidemill.models.options import Options
 from tidemill.models.reservations import BATCH, DAY, FLEET
 from tidemill.models.tables import attempts, batches, jobs
 from tidemill.models.tables import budgets as rows_of_budgets
-from tidemill.models.transitions import Claimant, cancel, claim, release, rescue
+from tidemill.models.transitions import Claimant, cancel, claim, correct_due_times, release, rescue
 
 OPTIONS = Options(MODEL, max_tokens=1_000)
 COST = 0.0001
@@ -357,6 +357,46 @@ def test_a_call_at_an_unknown_price_is_not_made_until_somebody_can_say_more() ->
     with writing() as connection:
         reservations.reconsider(connection)
     assert len(next_due()) == 2
+
+
+def test_rows_at_an_unknown_price_wait_and_the_others_of_their_batch_go_on() -> None:
+    """Only when they are all that is left does their batch wait for a price."""
+    ids = batch(5)
+    with writing() as connection:
+        line = {"body": {"model": "gpt-6.2-sol", "input": "Why?"}, "url": "/v1/responses"}
+        connection.execute(update(jobs).where(jobs.c.id.in_(ids[:3])).values(request=line))
+    cap(BATCH, USD_E9)
+    assert take(ids[:2]) == []
+    assert (own().is_narrow, next_due()) == (False, ids[2:])
+    (job, other) = take(ids[2:])
+    assert [job.id, other.id] == ids[3:]
+    put(success(job, cost_usd=COST), failure(other, "retried", delay_seconds=100.0))
+    with writing() as connection:
+        assert correct_due_times(connection) == 3
+        connection.execute(update(jobs).where(jobs.c.id == other.id).values(available_at=func.current_timestamp()))
+    assert sorted(next_due()) == [*ids[:3], other.id]
+    (job,) = take([*ids[:3], other.id])
+    put(success(job, cost_usd=COST))
+    assert not own().is_narrow
+    with writing() as connection:
+        correct_due_times(connection)
+    assert take(next_due()) == []
+    assert own().is_unpriced
+    assert next_due() == []
+
+
+def test_a_call_that_is_billed_more_than_it_could_cost_is_told_once_a_batch(caplog: pytest.LogCaptureFixture) -> None:
+    reservations._told_beyond.clear()
+    ids = batch(3)
+    cap(BATCH, 3 * most())
+    calls = take(ids)
+    put(success(calls[0], cost_usd=COST))
+    assert caplog.records == []
+    put(*(success(job, cost_usd=0.5) for job in calls[1:]))
+    (record,) = caplog.records
+    assert "was billed $0.500000, more than the $0.001" in record.getMessage()
+    with reading() as connection:
+        assert budgets.beyond_bounds(connection) == (2, 2 * (USD_E9 // 2 - most()))
 
 
 def test_twins_reserve_once() -> None:

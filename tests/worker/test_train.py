@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, batch_row, calls, count, job_row, put, rescuer, set_job, take_one
-from tidemill.models import blobs, budgets
+from tidemill.models import blobs, budgets, reservations
 from tidemill.models.batches import revive
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, writing
@@ -27,7 +27,7 @@ from tidemill.models.settings import settings
 from tidemill.models.tables import creations as creations_table
 from tidemill.models.tables import datasets, fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Claimed, Enqueued, Settlement, enqueue, rescue
+from tidemill.models.transitions import Claimed, Enqueued, Settlement, cancel, enqueue, rescue
 from tidemill.producer.training.fine_tune_lookup import events_of, find, points_of
 from tidemill.producer.training.fine_tune_pages import event_line
 from tidemill.simulator import Simulator
@@ -497,6 +497,29 @@ def test_training_reserves_what_it_may_cost_over_all_steps_and_waits_where_that_
     (call,) = calls(job_id)
     assert (_fleet().reserved, _fleet().doubtful, call.reserved_usd_e9) == (0, 0, waiting.next_call)
     assert 0 < _fleet().spent == round(call.cost_usd * 1e9) <= waiting.next_call
+
+
+@pytest.mark.parametrize("may_exist", [True, False])
+def test_a_cancelled_fine_tune_is_maybe_spent_if_it_may_exist_at_the_provider(
+    provider: Simulator, may_exist: bool
+) -> None:
+    job_id = add_train_job(method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}})
+    _cap(10**9)
+    while not _fleet().reserved:
+        step(job_id)
+    most = _fleet().reserved
+    with writing() as connection:
+        reservations.note_next_call(connection, "b", 10**9)
+    assert (_fleet().is_reached, _fleet().training) == (True, most)  # it may run for days: nobody waits for it
+    with writing() as connection:
+        if not may_exist:
+            connection.execute(update(creations_table).values(remote_id=None, sent_at=None))
+        cancel(connection, "b")
+    assert (_fleet().reserved, _fleet().doubtful) == (0, most if may_exist else 0)
+    with writing() as connection:
+        assert budgets.imbalances(connection) == []
+        assert budgets.of_ledger(connection, "fleet", "")["doubtful_usd_e9"] == _fleet().doubtful
+        assert budgets.forgive(connection) == (most if may_exist else 0)
 
 
 def test_training_of_unknown_length_is_not_begun_under_a_budget(provider: Simulator) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from tests.conftest import UseEnvironment
 from tests.rows import MODEL, count, put, success, take
-from tidemill.models import budgets, ledger
+from tidemill.models import bounds, budgets, ledger
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import InputError
 from tidemill.models.options import Options
@@ -116,3 +116,16 @@ def reason(batch_id: str) -> tuple[str, datetime | None] | None:
     with reading() as connection:
         why = affording.blocking(connection, batch_id, ledger.clock(connection))
     return None if why is None else (why.code, why.until)
+
+
+def test_a_run_whose_answers_have_no_limit_is_told_how_few_calls_a_cap_lets_go_side_by_side() -> None:
+    """Only where they are fewer than could go otherwise."""
+    one = bounds.most_usd_e9(Options(MODEL), {"prompt": "Why?"}) or 0
+    asked = order(["Why?"], budget=f"{3 * one / 1e9}")
+    opened = open_batch(asked)
+    told = affording.few_at_once(asked, opened.example, opened.batch_id, 256)
+    assert told is not None
+    assert ": only 3 calls fit side by side, since each may cost up to $0." in told
+    assert affording.few_at_once(asked, opened.example, opened.batch_id, 3) is None
+    limited = order(["Why?"], budget=f"{3 * one / 1e9}", max_tokens=10)
+    assert affording.few_at_once(limited, opened.example, opened.batch_id, 256) is None

@@ -59,7 +59,8 @@ def test_rows_fit_surely_at_the_most_that_each_may_cost_and_probably_at_what_ans
     assert 4 < counted.reach.probably < 100
     assert ": 4 of 100 rows surely fit, at the most that each may cost;" in counted.text()
     assert "tokens, which is assumed" in counted.text()
-    assert counted.to_json()["budget"]["rows_surely"] == 4
+    assert "  4 calls can go side by side at first, since each reserves its most" in counted.text()
+    assert (counted.to_json()["budget"]["rows_surely"], counted.to_json()["budget"]["side_by_side"]) == (4, 4)
     assert budget_line(estimate(order(100.0))).endswith(", $100.00 left: all 100 rows fit in any case")
 
 

@@ -1,5 +1,6 @@
 """A dry run says how many rows a budget surely pays for, and how many it probably does."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,9 +60,16 @@ def test_rows_fit_surely_at_the_most_that_each_may_cost_and_probably_at_what_ans
     assert 4 < counted.reach.probably < 100
     assert ": 4 of 100 rows surely fit, at the most that each may cost;" in counted.text()
     assert "tokens, which is assumed" in counted.text()
-    assert "  4 calls can go side by side at first, since each reserves its most" in counted.text()
+    assert "  about 4 calls can go side by side, since each reserves its most" in counted.text()
     assert (counted.to_json()["budget"]["rows_surely"], counted.to_json()["budget"]["side_by_side"]) == (4, 4)
     assert budget_line(estimate(order(100.0))).endswith(", $100.00 left: all 100 rows fit in any case")
+
+
+def test_a_row_that_is_larger_than_the_budget_takes_nothing_from_what_is_said_of_the_others() -> None:
+    huge = replace(order(10 * ONE / 1e9), rows=Prompts(["x" * 400_000, *ROWS]))
+    reached = estimate(huge).reach
+    assert reached is not None
+    assert (reached.surely, reached.probably > 10) == (10, True)
 
 
 def test_the_length_of_answers_is_known_once_there_are_some_and_what_is_spent_is_gone() -> None:

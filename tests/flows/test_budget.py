@@ -5,7 +5,7 @@ import json
 from tests.flows.tidemill import Tidemill
 from tidemill.simulator import Simulator
 
-ROWS = [f"question {number:02}" for number in range(20)]
+ROWS = [f"question {number:02}" for number in range(60)]
 
 
 def test_a_run_that_has_reached_its_budget_says_so_and_goes_on_when_it_is_raised(
@@ -40,12 +40,12 @@ def test_a_run_that_has_reached_its_budget_says_so_and_goes_on_when_it_is_raised
     assert python.out.startswith("budget of $0.0013 reached: ")
 
     simulator.control(gate="shut")
-    tidemill("budget", "latest", "0.0018").ok()
+    tidemill("budget", "latest", "0.0024").ok()
     with tidemill.started(*command) as running:
         running.until(lambda: _reserved(tidemill) > 0, "a call is under way")
         assert tidemill.query("SELECT count(*) FROM jobs WHERE state = 'running'") == [(1,)]
         said = tidemill("budget", "latest", "5").ok().out
-        assert " It was $0.0018." in said
+        assert " It was $0.0024." in said
         everything = len(ROWS) - answered
         running.until(
             lambda: tidemill.query("SELECT count(*) FROM jobs WHERE state = 'running'") == [(everything,)],

@@ -11,9 +11,9 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 COMMAND_PANELS: Mapping[str, str] = {
     "Asking": "ask describe train assistants",
-    "Looking": "status watch results explain costs diff dialogues fine-tunes models",
+    "Looking": "status watch results explain diff dialogues fine-tunes models",
     "Steering": "pause resume cancel retry delete prune",
-    "Money": "budget",
+    "Money": "budget costs",
     "Operating": "doctor worker workers rehearse backup db",
 }
 """Title of a panel -> the commands in it, in their order."""

@@ -69,6 +69,7 @@ lint: setup
 chaos: setup ## kill and cut everything at random for half an hour, on both databases; MINUTES=5 is shorter
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m tests.chaos.capped
+	TIDEMILL_TEST_UPSTREAM_BATCHES=100 $(BIN)/python -m pytest -s tests/chaos/test_upstream_chaos.py
 
 bench: setup ## measure speed, CPU and memory beside a bare loop; about twelve minutes
 	$(BIN)/python -m tests.benchmarks

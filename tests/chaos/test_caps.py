@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.capped import FAULTS, check, most_of_a_call, run_under_cap
 from tests.flows.tidemill import Tidemill
 from tidemill.models.settings import settings
 from tidemill.simulator import Simulator
 
 
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
 def test_two_workers_that_are_killed_spend_no_more_than_the_cap(
     database: str, simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.site import Site, open_site
 from tests.waiting import wait_until
 
-BATCHES = int(os.environ.get("TIDEMILL_TEST_UPSTREAM_BATCHES", "4"))
+BATCHES = int(os.environ.get("TIDEMILL_TEST_UPSTREAM_BATCHES", "0"))
 KILLS = max(4, BATCHES // 2)
 ROWS = 20
 
@@ -40,6 +40,9 @@ for number in range(BATCHES):
         )
         enqueue(connection, name, 1, rows)
 """
+
+
+pytestmark = pytest.mark.skipif(not BATCHES, reason="`make chaos` has it; a killed step is in test_carrier.py")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A dry run says how many rows a budget surely pays for, and how many it probably does."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,3 +92,13 @@ def test_a_narrower_cap_of_a_day_or_of_all_decides(kind: str) -> None:
 def test_a_price_that_is_not_known_is_refused_as_it_will_be() -> None:
     with pytest.raises(InputError, match=r"^--budget needs the price of nobody-knows-1"):
         estimate(Order(Options("nobody-knows-1"), Prompts(["a"]), spending=spending_of("5")))
+
+
+def test_a_row_that_is_too_dear_for_the_cap_leaves_it_to_the_others() -> None:
+    dear = "word " * 400_000
+    mixed = replace(order(4 * ONE / 1e9), rows=Prompts([dear, *ROWS]))
+    counted = estimate(mixed)
+    assert counted.reach is not None
+    assert (counted.reach.rows, counted.reach.surely) == (101, 4)
+    assert counted.reach.probably > 4
+    assert "  4 calls can go side by side at first" in counted.text()

@@ -36,9 +36,8 @@ class Reach:
     budget: Budget
     rows: int
     surely: int
+    """As many calls may be in flight together, since each reserves the most that it may cost."""
     probably: int
-    side_by_side: int
-    """Calls of the usual size that may be in flight together, at the most that each may cost."""
     answer_tokens: int
     is_assumed: bool
     """Whether nobody knows yet how long answers are."""
@@ -52,7 +51,7 @@ class Reach:
         return (
             f"{left}: {self.surely:,} of {counted(self.rows, 'row')} surely fit, at the most that each may cost;",
             f"  probably {self.probably:,} do, with answers of {self.answer_tokens:,} tokens, {why};",
-            f"  about {counted(self.side_by_side, 'call')} can go side by side, since each reserves its most",
+            f"  {counted(self.surely, 'call')} can go side by side at first, since each reserves its most",
         )
 
     def to_json(self) -> JsonObject:
@@ -63,7 +62,7 @@ class Reach:
             "left_usd": usd(self.budget.left),
             "rows_surely": self.surely,
             "rows_probably": self.probably,
-            "side_by_side": self.side_by_side,
+            "side_by_side": self.surely,
             "answer_tokens": self.answer_tokens,
             "answer_tokens_are_assumed": self.is_assumed,
         }
@@ -81,7 +80,7 @@ class Reckoning:
         self._order, self._batch_id = order, batch_id
         self._budget = words.narrowest(_caps(order, batch_id))
         self._bounds = affording.bounds_of(order.options, order.spending)
-        self._sum = self._taken = self._surely = 0
+        self._reserved = self._surely = 0
 
     def add(self, requests: Iterable[JsonObject]) -> None:
         """Count further rows that would be sent.
@@ -96,9 +95,8 @@ class Reckoning:
             if most is None:
                 why = affording.name_of(self._budget, self._order.spending)
                 raise InputError(affording.unknown_price(why, model_of(request, self._order.options.model)))
-            self._sum += most
-            if self._taken + most <= self._budget.left:  # as a claim passes over what does not fit
-                self._taken += most
+            if self._reserved + most <= self._budget.left:  # a dear row waits, and the others go on
+                self._reserved += most
                 self._surely += 1
 
     def reach(self, rows: int, input_usd: float | None) -> Reach | None:
@@ -112,12 +110,11 @@ class Reckoning:
             return None
         tokens, is_assumed = self._answer_tokens()
         likely = self._likely_usd_e9(rows, input_usd or 0.0, tokens)
-        usual = self._sum // rows  # one huge row keeps no others waiting
         # The last call begins while there is room for the most that it may cost.
-        begun = (self._budget.left - usual) // likely + 1 if likely else rows
-        probably = min(rows, max(self._surely, begun))
-        side_by_side = min(rows, self._budget.left // usual) if usual else rows
-        return Reach(self._budget, rows, min(rows, self._surely), probably, side_by_side, tokens, is_assumed)
+        usual_most = self._reserved // max(1, self._surely)
+        begun = (self._budget.left - usual_most) // likely + 1 if likely else rows
+        surely = min(rows, self._surely)
+        return Reach(self._budget, rows, surely, min(rows, max(surely, begun)), tokens, is_assumed)
 
     def _likely_usd_e9(self, rows: int, input_usd: float, answer_tokens: int) -> int:
         """What a call will cost, more or less."""

@@ -71,7 +71,7 @@ def reached(budget: Budget, batch_id: str, now: datetime, *, is_embedded: bool, 
 
 def waiting(budget: Budget) -> str:
     """That calls in flight have to give back what they have reserved; no figure in it changes with each of them."""
-    return f"Waits for room in the {title(budget)}, which calls in flight give back as they end; {next_call(budget)}."
+    return f"No room in the {title(budget)} until calls in flight give some back; {next_call(budget)}."
 
 
 def few_at_once(budget: Budget, calls: int, most_e9: int) -> str:

@@ -64,10 +64,9 @@ def not_at_flex(online: int, calls: int) -> str:
 
 def _calls(connection: Connection, batch_id: str) -> tuple[int, int]:
     """How many answers of a batch came online, and how many at flex."""
-    is_flex = attempts.c.route == "flex"
-    answers = select(func.count(), func.count().filter(is_flex)).join_from(
-        jobs, attempts, attempts.c.job_id == jobs.c.id
-    )
-    its = jobs.c.batch_id == batch_id, attempts.c.outcome == "succeeded"
-    answered, flex = connection.execute(answers.where(*its)).one()
-    return answered - flex, flex
+    by_route = (func.count().filter(attempts.c.route.is_(None)), func.count().filter(attempts.c.route == "flex"))
+    answers = select(*by_route).join_from(jobs, attempts, attempts.c.job_id == jobs.c.id)
+    online, flex = connection.execute(
+        answers.where(jobs.c.batch_id == batch_id, attempts.c.outcome == "succeeded")
+    ).one()
+    return online, flex

@@ -10,6 +10,7 @@ import typer
 from sqlalchemy import Row, select
 
 from tidemill import migrations
+from tidemill.models import whereabouts
 from tidemill.models.cost import format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError
@@ -121,6 +122,8 @@ class Projection(NamedTuple):
     sample: int
     sample_usd: float | None
     before_usd: float | None
+    saved_usd: float | None = None
+    """What the batch saved by its route, so that online it would have cost more. A sample is asked online."""
 
     @property
     def usd(self) -> float | None:
@@ -135,6 +138,8 @@ class Projection(NamedTuple):
     def text(self) -> str:
         """For people."""
         before = f"before, all {counted(self.rows, 'row')} cost {format_usd(self.before_usd)}"
+        if self.saved_usd:
+            before += f", {format_usd(self.saved_usd)} less than online, where the sample was asked"
         if self.usd is None:
             return f"What all rows would cost with the change is not known, for the price is not; {before}."
         return f"With the change all rows would cost {about(self.usd)}; {before}."
@@ -151,7 +156,9 @@ def _with_sample(batch: Row[Any], terms: Terms) -> None:
     say(price.text(before.rows))
     pairs = _asked(order, terms)
     cost = None if before.unpriced else before.cost_usd
-    done = _report(pairs, terms, lambda done: Projection(before.rows, len(pairs), done.sides[1].usd, cost))
+    with reading() as connection:
+        saved = whereabouts.saved_usd(connection, batch.id)
+    done = _report(pairs, terms, lambda done: Projection(before.rows, len(pairs), done.sides[1].usd, cost, saved))
     if done.sides[1].statuses.keys() - {"succeeded"}:
         raise typer.Exit(NOT_ALL_SUCCEEDED)
     return None

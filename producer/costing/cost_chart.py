@@ -26,7 +26,7 @@ _LONGEST_LABEL = 26
 def check_name(name: str) -> None:
     """Raise InputError if a chart cannot be of this kind, before anything is read."""
     if Path(name).suffix.lower() != ".svg":
-        raise InputError(f"{name}: a chart of costs is an .svg file, such as costs.svg.")
+        raise InputError(f"{name!r}: a chart of costs is an .svg file, such as costs.svg.")
 
 
 def save(costs: Costs, name: str) -> None:

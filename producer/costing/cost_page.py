@@ -67,7 +67,7 @@ def show(
         if not costs.groups:
             raise InputError(f"{chart}: there is nothing to draw, since no call was made.")
         cost_chart.save(costs, chart)
-        print_line(f"{chart}: {min(len(costs.groups), cost_chart.MOST_BARS):,} bars drawn", err=True)
+        print_line(f"{chart}: {counted(min(len(costs.groups), cost_chart.MOST_BARS), 'bar')} drawn", err=True)
 
 
 def _json(costs: Costs) -> dict[str, object]:
@@ -99,7 +99,7 @@ def _print(costs: Costs) -> None:
 
 def _span_words(costs: Costs) -> str:
     span = costs.span
-    words = [f" of {span.batch_id}" if span.batch_id else ""]
+    words = [f" for {span.batch_id}" if span.batch_id else ""]
     words += [f" since {span.since}" if span.since else "", f" until {span.until}" if span.until else ""]
     return "".join(words)
 

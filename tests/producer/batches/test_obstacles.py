@@ -161,7 +161,7 @@ def test_a_budget_without_room_is_said_after_ten_seconds_in_which_no_row_ended(c
     assert look(waiting) == []
     clock.seconds += 2
     assert look(waiting) == [
-        "Waits for room in the budget of $5.00, which calls in flight give back as they end; the next call may cost "
+        "No room in the budget of $5.00 until calls in flight give some back; the next call may cost "
         "up to $0.064 (--max-tokens lowers that)."
     ]
     ended = replace(progress(queued=2, succeeded=1), budgets=[replace(narrow, reserved=0)])

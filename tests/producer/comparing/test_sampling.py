@@ -11,7 +11,7 @@ from tidemill import ask
 from tidemill.models.errors import InputError
 from tidemill.producer.asking import assistants
 from tidemill.producer.batches.progress import resolve
-from tidemill.producer.comparing.diff import Terms, diff
+from tidemill.producer.comparing.diff import Projection, Terms, diff
 from tidemill.producer.comparing.pairing import pair
 from tidemill.producer.comparing.sampling import Change, Sample, order_of
 
@@ -105,3 +105,10 @@ def test_what_a_sample_will_cost_is_said_and_nothing_sent(capsys: pytest.Capture
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], told["to_send"], told["most_output_tokens"], told["batch"]) == (8, 8, 480, None)
     assert 0 < told["likely_usd"] < told["most_usd"]
+
+
+def test_a_batch_that_was_cheaper_by_its_route_is_not_shown_as_if_the_change_were_dearer() -> None:
+    online = Projection(rows=100, sample=10, sample_usd=0.2, before_usd=2.0)
+    assert online.text() == "With the change all rows would cost about $2.00; before, all 100 rows cost $2.00."
+    by_batch = online._replace(before_usd=1.0, saved_usd=1.0)
+    assert by_batch.text().endswith("all 100 rows cost $1.00, $1.00 less than online, where the sample was asked.")

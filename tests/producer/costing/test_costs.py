@@ -136,5 +136,6 @@ def test_a_picture_has_a_bar_for_each_group_and_stands_alone(by: str) -> None:
 
 
 def test_a_picture_is_an_svg() -> None:
-    with pytest.raises(InputError, match=r"c\.png: a chart of costs is an \.svg file"):
-        cost_page.show(None, by=None, since=None, until=None, chart="c.png", compare=False, as_json=False)
+    for name in ("c.png", ""):
+        with pytest.raises(InputError, match=rf"^'{name}': a chart of costs is an \.svg file"):
+            cost_page.show(None, by=None, since=None, until=None, chart=name, compare=False, as_json=False)

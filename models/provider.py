@@ -380,13 +380,17 @@ def list_models(settings: Settings) -> list[JsonObject]:
 def has_batch_api(settings: Settings) -> bool | None:
     """Whether the server has a Batch API of OpenAI's shape; None where it does not say so now."""
 
-    async def ask(provider: Provider) -> bool | None:
+    async def look(provider: Provider) -> bool | None:
         try:
             async for _ in provider.pages("/batches", limit=1):
                 break
             return True
         except CallError as error:
             return False if error.status in (400, 404, 405, 410, 422, 501) or error.kind == "malformed" else None
+
+    async def ask(provider: Provider) -> bool | None:
+        first = await look(provider)
+        return await look(provider) if first is False else first  # one such answer may be a slip
 
     with ThreadPoolExecutor(1) as thread:  # the caller's may have a loop of its own, as in a notebook
         return thread.submit(lambda: asyncio.run(_once(settings, ask, transport="http"))).result()

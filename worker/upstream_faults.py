@@ -30,6 +30,8 @@ UNKNOWN_SECONDS = 3_600.0
 """How long the provider may not know its own batch: copies of its tables take a while to agree, and a key to be set."""
 _DEFECTS = 3
 """Failures of ours after which a batch that is not sent yet gives its rows back."""
+_SLIPS = 2
+"""Times that an address of the Batch API may be answered as if there were none: one such answer is no proof."""
 _GENERAL_REFUSALS = 4
 """So many files refused one after the other, each half of the last one, and none taken: no line is at fault."""
 
@@ -67,10 +69,19 @@ async def after_error(run: Run, error: CallError) -> None:
             await fail_as_unknown(run, _GONE.format(remote_id=run.batch.remote_id, reason=reason))
         else:
             await try_again(run, verdict.message, error.retry_after_seconds)
-    elif verdict.action == "retry" and not _is_about_queue(error):
+    elif (verdict.action == "retry" and not _is_about_queue(error)) or _may_be_slip(run, error, verdict):
         await try_again(run, verdict.message, error.retry_after_seconds)
     else:
         await refuse_file(run, error)
+
+
+def _may_be_slip(run: Run, error: CallError, verdict: Verdict) -> bool:
+    """Whether the server may have a Batch API, although it has just said that there is no such address."""
+    return _denies_api(error, verdict) and run.batch.failures < _SLIPS
+
+
+def _denies_api(error: CallError, verdict: Verdict) -> bool:
+    return error.status in NO_SUCH_ENDPOINT and verdict.code != "model_not_found"
 
 
 async def after_failure(run: Run) -> None:
@@ -109,7 +120,7 @@ async def refuse_file(run: Run, error: CallError) -> None:
         await _refuse(run, "queue", error)
     elif error.status == 413 or _TOO_LARGE.search(error.message):
         await _refuse(run, "bytes", error)
-    elif error.status in NO_SUCH_ENDPOINT and verdict.code != "model_not_found":
+    elif _denies_api(error, verdict):
         sentence = NO_BATCH_API.format(reason=error.message.rstrip(" ."))
         await _fail_all(run, error, Verdict("fail", "no_batch_api", sentence, counted=True))
     elif verdict.code in _OF_ALL_LINES:

@@ -21,7 +21,7 @@ from tidemill.models import due, holds, upstream
 from tidemill.models.batch_servers import Counts
 from tidemill.models.database import engine, reading, transact, writing
 from tidemill.models.options import Options
-from tidemill.models.provider import Provider
+from tidemill.models.provider import Provider, has_batch_api
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs, upstream_batches, workers
@@ -529,6 +529,16 @@ def test_a_server_without_a_batch_api_is_said_on_each_row(server: Simulator) -> 
     to_the_end()
     assert job_row(job_id).error_code == "no_batch_api"
     assert "--route online" in job_row(job_id).error
+
+
+@pytest.mark.parametrize("path", ["POST /v1/files", "POST /v1/batches"])
+def test_a_single_404_is_no_proof_that_a_server_has_no_batch_api(server: Simulator, path: str) -> None:
+    server.control(scripts={path: "!!404*1", "GET /v1/batches": "!!404*1"})
+    assert has_batch_api(settings()) is True
+    add_rows(*questions(3))
+    to_the_end()
+    assert len(server.batches()) == 1
+    assert paid_once(server, 3)
 
 
 @pytest.mark.parametrize("dialect", ["together", "novita"])

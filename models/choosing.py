@@ -43,9 +43,12 @@ def choose(facts: Facts) -> Choice:
     if left is None and facts.rows < FEW_ROWS:
         return Choice(ONLINE, "so few rows are not worth waiting for, and no deadline says that there is time")
     usual = f"9 of 10 batches there are done within {in_words(facts.batch_seconds)}"
-    if facts.has_batch_api and (left is None or facts.batch_seconds <= left - margin_seconds(left)):
-        return Choice("batch", usual)
-    slow = f"{usual}, which is too late" if facts.has_batch_api else "the server has no Batch API"
+    slow = "the server has no Batch API"
+    if facts.has_batch_api:
+        time = None if left is None else left - margin_seconds(left)
+        if time is None or facts.batch_seconds <= time:
+            return Choice("batch", usual)
+        slow = f"{usual}, and the deadline leaves {in_words(time)} for that"
     if facts.takes_flex:
         return Choice("flex", slow)
     return Choice(ONLINE, f"{slow}, and the model is not known to be served at flex")

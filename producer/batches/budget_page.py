@@ -182,8 +182,18 @@ def _forgive(batch_id: str | None, as_json: bool) -> None:
         return print_json({"batch": batch_id, "forgiven_usd": usd(forgiven)})
     whose = "" if batch_id is None else f"{batch_id}: "
     if not forgiven:
-        print_line(f"{whose}nothing is in doubt; there is nothing to forgive.")
+        print_line(f"{whose}nothing is in doubt; there is nothing to forgive.{_reserved(narrowest)}")
         return None
     left = "" if narrowest is None else f"; {words.shown(narrowest.left)} left of the {words.title(narrowest)}"
     print_line(f"{whose}{words.shown(forgiven)} that killed processes may have spent counts no longer{left}.")
     return None
+
+
+def _reserved(budget: Budget | None) -> str:
+    """What may be in doubt soon: nobody has seen yet whether the workers of these calls are gone."""
+    if budget is None or not budget.reserved:
+        return ""
+    return (
+        f" {words.shown(budget.reserved)} is reserved for calls under way; those of a killed process are in doubt once "
+        "the next run or worker has seen that it is gone."
+    )

@@ -73,6 +73,19 @@ def test_caps_are_set_shown_changed_and_removed(capsys: pytest.CaptureFixture[st
         budget("nobody", "5", as_json=False)
 
 
+@pytest.mark.usefixtures("database")
+def test_forgiving_too_early_says_what_may_be_in_doubt_soon(capsys: pytest.CaptureFixture[str]) -> None:
+    add_batch("reviews-3f9a1c")
+    said(capsys, "latest", "500")
+    take(add_jobs(1, "reviews-3f9a1c"))
+    with reading() as connection:
+        (own,) = budgets.read_all(connection)
+    assert own.reserved > 0
+    told = said(capsys, "forgive", "latest")
+    assert "nothing to forgive. $" in told
+    assert "is reserved for calls under way; those of a killed process are in doubt once" in told
+
+
 @pytest.mark.usefixtures("embedded_home")
 @pytest.mark.parametrize("is_json", [False, True])
 def test_a_batch_whose_name_is_day_or_fleet_is_reached_by_its_id(

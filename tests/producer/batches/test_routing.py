@@ -41,7 +41,7 @@ def submitted(rows: int, options: Options | None = None, **spending: Any) -> tup
         (49, {"route": "auto"}, "online", "so few rows"),
         (50, {"route": "auto"}, "batch", "Route: batch, at half the price; 9 of 10"),
         (2, {"deadline": "6h"}, "batch", "at half the price"),
-        (60, {"deadline": "30m"}, "online", "too late"),
+        (60, {"deadline": "30m"}, "online", "the deadline leaves 22 min"),
         (60, {"deadline": "30m", "route": "batch"}, "batch", None),
         (60, {}, "online", None),
     ],
@@ -101,7 +101,7 @@ def test_the_sentence_names_no_price_that_is_not_known() -> None:
     [
         (49, {"route": "auto"}, "online", "route: auto, which is online; so few rows are not worth"),
         (50, {"route": "auto"}, "batch", "route: auto, which is batch, at half the price; 9 of 10"),
-        (60, {"deadline": "30m"}, "online", "too late"),
+        (60, {"deadline": "30m"}, "online", "the deadline leaves 22 min"),
     ],
 )
 def test_a_dry_run_says_what_would_be_chosen(rows: int, spending: dict[str, Any], route: str, words: str) -> None:

@@ -71,7 +71,7 @@ chaos: setup ## kill and cut everything at random for half an hour, on both data
 	$(BIN)/python -m tests.chaos.capped
 	TIDEMILL_TEST_UPSTREAM_BATCHES=100 $(BIN)/python -m pytest -s tests/chaos/test_upstream_chaos.py
 
-bench: setup ## measure speed, CPU and memory beside a bare loop; about twelve minutes
+bench: setup ## measure speed, CPU and memory beside a bare loop; about twenty minutes
 	$(BIN)/python -m tests.benchmarks
 
 bench-full: setup ## the same beside peers, and a million prompts; about an hour, MILLION=200000 is shorter

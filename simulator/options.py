@@ -46,6 +46,7 @@ class SimulatorOptions(TypedDict, total=False):
     training_not_available: bool
     result_base64: bool
     assistants: int
+    batch_gate: str
     batch_seconds: float
     batch_cancel_seconds: float
     batch_queue_tokens: int | None
@@ -91,6 +92,7 @@ class Options:
     training_not_available: bool = False
     result_base64: bool = False
     assistants: int = 0
+    batch_gate: str = "open"
     batch_seconds: float = 0.5
     batch_cancel_seconds: float = 0.1
     batch_queue_tokens: int | None = None
@@ -172,6 +174,7 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "training_not_available": (switch, "creating a fine-tune is refused with 403"),
     "result_base64": (switch, "result files are sent base64-encoded"),
     "assistants": (int, "how many assistants there are; without any the endpoint is gone"),
+    "batch_gate": (_choice("open", "shut"), "shut: batches run, and end once it is open"),
     "batch_seconds": (float, "how long a batch takes: a fifth to validate, three to run, a fifth to finalize"),
     "batch_cancel_seconds": (float, "how long a batch is cancelling"),
     "batch_queue_tokens": (_optional(int), "most tokens of prompts in a model's batches; what is above fails"),

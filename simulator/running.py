@@ -104,6 +104,8 @@ class Running:
         if batch.status == "in_progress":
             self._move(batch, "finalizing")
         yield from self._wait(batch, "finalizing", batch.seconds, stuck="stuck_finalizing")
+        while batch.status == "finalizing" and self._options().batch_gate == "shut":
+            yield time.time() + SLICE_SECONDS
         if batch.status == "cancelling":
             yield from self._wait(batch, "cancelling", self._cancelled_after(batch))
         ends = HALFWAY.get(batch.fault or "", "completed")

@@ -36,7 +36,7 @@ def test_stopped_cancelled_and_tried_again_nothing_is_paid_twice(tidemill: Tidem
 def test_a_changed_input_and_another_route_leave_what_is_out_where_it_is(
     tidemill: Tidemill, simulator: Simulator
 ) -> None:
-    simulator.control(batch_seconds=3.0)
+    simulator.control(batch_gate="shut")
     prompts = [f"row {number}" for number in range(6)]
     path = tidemill.prompts("rows.jsonl", prompts)
     command = ("ask", "-i", path, "-o", "answers.jsonl", *HTTP)
@@ -47,6 +47,7 @@ def test_a_changed_input_and_another_route_leave_what_is_out_where_it_is(
             *command, "--route", "online", TIDEMILL_POLL_SECONDS="0.2"
         ) as second:  # the same batch, from two commands
             second.says("rows are at the provider's Batch API")
+            simulator.control(batch_gate="open")
             assert [each.ended().code for each in (second, first)] == [0, 0]
     assert simulator.paid_by_prompt() == {prompt_hash(prompt): 1 for prompt in [*prompts, "new"]}
     assert simulator.paid_by_route() == {"batch": 6, "online": 1}

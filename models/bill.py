@@ -24,10 +24,11 @@ from sqlalchemy import (
 
 from tidemill.models.job_requests import model_asked
 from tidemill.models.json_types import JsonObject
+from tidemill.models.members import OWNER
+from tidemill.models.money import COST_PLACES
 from tidemill.models.refusals import REFUSAL
 from tidemill.models.tables import assistants, attempts, batches, dialogues, jobs, kept_costs, upstream_batches
 from tidemill.models.text import loads
-from tidemill.models.transitions import COST_PLACES, OWNER
 
 UNITS: int = 10**COST_PLACES
 """Of a dollar, in all sums of a bill."""

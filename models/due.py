@@ -13,13 +13,15 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, or_, select, true
 
 from tidemill.models import budgets, holds
+from tidemill.models.claims import goes_before
 from tidemill.models.clock import now, now_after
 from tidemill.models.json_types import JsonObject
 from tidemill.models.routes import NOT_LIVE, UPSTREAM
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_PARTS, OPEN_STATES, batches, in_part, jobs
-from tidemill.models.transitions import goes_before, share, unsend
+from tidemill.models.transitions import unsend
+from tidemill.models.twins import share
 
 IDS_AT_ONCE = 32
 """Jobs that one message names at most, or that are worth a claim of their own."""

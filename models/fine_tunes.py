@@ -15,6 +15,7 @@ from sqlalchemy import Connection, String, delete, func, literal, select, update
 
 from tidemill.models import cost, creations, holds, reservations, tunings
 from tidemill.models.bulk import BulkRows, insert_for
+from tidemill.models.claims import Claimed
 from tidemill.models.clock import now, seconds_since
 from tidemill.models.creations import Creations, LostError, Owner, Place
 from tidemill.models.example_places import lines_in, origin_of
@@ -30,7 +31,7 @@ from tidemill.models.tables import (
     jobs,
 )
 from tidemill.models.text import encode, one_line
-from tidemill.models.transitions import Claimed, begin_next_step, make_due
+from tidemill.models.transitions import begin_next_step, make_due
 
 Step = Literal["training", "validation", "job"]
 FILES: tuple[Step, ...] = ("training", "validation")

@@ -14,9 +14,9 @@ from sqlalchemy import ColumnElement, Connection, func, literal_column, select, 
 from tidemill.models import upstream
 from tidemill.models.clock import now
 from tidemill.models.deadlines import RAN, lead_seconds, live_rate
+from tidemill.models.members import OWNER
 from tidemill.models.routes import ONLINE, UPSTREAM
 from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, tallies
-from tidemill.models.transitions import OWNER
 
 STRAGGLERS = 20
 STRAGGLERS_SHARE = 0.02

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from logging import DEBUG, INFO, WARNING
 
+from tidemill.models.claims import Claimed
 from tidemill.models.durations import in_words
 from tidemill.models.going_online import Move
 from tidemill.models.lines import JsonFormatter, Lines, note
 from tidemill.models.settings import settings
-from tidemill.models.transitions import WITHOUT_ATTEMPT, Claimed, Settlement
+from tidemill.models.settling import WITHOUT_ATTEMPT, Settlement
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,8 @@ import re
 from decimal import Decimal
 
 USD_E9 = 10**9
+COST_PLACES = 12
+"""Decimals of a dollar that are kept: a price of a million tokens with six decimals is kept to its last digit."""
 _MOST_USD = 1_000_000_000
 _AMOUNT = re.compile(r"\$?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+|(?=\.[0-9]))(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?")
 """A comma only between thousands: where it stands for a point, 5,50 would be 550 dollars."""

@@ -62,7 +62,7 @@ COLUMNS = (
 
 
 class Job(Protocol):
-    """What is asked of a claimed job; `models.transitions.Claimed` is one."""
+    """What is asked of a claimed job; `models.claims.Claimed` is one."""
 
     @property
     def id(self) -> int: ...

@@ -2,7 +2,7 @@
 
 A turn is an answered job's row in `dialogues` with its messages. The first turn is the root: its id is the dialogue's.
 Later turns name it in `root_id` and have only the messages that they added. The order of their ids is the order in
-which they were asked: of one dialogue only the oldest open job may run (`transitions.claim`).
+which they were asked: of one dialogue only the oldest open job may run (`models.claims`).
 """
 
 from typing import NamedTuple

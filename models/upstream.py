@@ -30,15 +30,17 @@ from sqlalchemy import (
     update,
 )
 
-from tidemill.models import batch_servers, creations, transitions, turns
+from tidemill.models import batch_servers, claims, creations, settling, transitions, turns
 from tidemill.models.batch_servers import Counts, Status
+from tidemill.models.claims import Claimant, Claimed
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.creations import LostError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.members import OWNER
 from tidemill.models.routes import ONLINE, UPSTREAM
 from tidemill.models.scope import Scope
+from tidemill.models.settling import Settlement
 from tidemill.models.tables import attempts, batches, fit, jobs, upstream_batches, workers
-from tidemill.models.transitions import OWNER, Claimant, Claimed, Settlement
 
 Step = Literal["pack", "build", "upload", "create", "follow", "collect", "end"]
 """What comes next. pack: rows are claimed. build: their lines are written to a file. follow: the provider is asked how
@@ -345,7 +347,7 @@ def _is_member(upstream_id: int) -> tuple[ColumnElement[bool], ...]:
 
 def keep_members(connection: Connection, batch: UpstreamBatch, seconds: float) -> None:
     """Let its members wait so long for it. Raises LostError."""
-    transitions.keep(connection, batch.id, batch.owner_id, seconds)
+    claims.keep(connection, batch.id, batch.owner_id, seconds)
     change(connection, batch, kept_until=now_after(seconds))
 
 
@@ -357,7 +359,7 @@ def give_back(
     In a batch that somebody has cancelled they are cancelled. Raises LostError.
     """
     check(connection, batch)
-    transitions.settle(connection, [Settlement(*claim, batch.batch_id, "snoozed", seconds) for claim in claims])
+    settling.settle(connection, [Settlement(*claim, batch.batch_id, "snoozed", seconds) for claim in claims])
     _cancel_if_closed(connection, batch, [job_id for job_id, _ in claims])
 
 

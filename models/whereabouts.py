@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Row, and_, func, select, update
 from tidemill.models.batch_servers import counts_of
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import OWNER
+from tidemill.models.money import COST_PLACES
 from tidemill.models.tables import attempts, jobs, upstream_batches
-from tidemill.models.transitions import COST_PLACES
 
 
 class Upstream(NamedTuple):

@@ -9,6 +9,7 @@ from sqlalchemy import Row, Select, Table, bindparam, case, func, insert, select
 from tidemill.models import batches as batch_verbs
 from tidemill.models import broker, tallies
 from tidemill.models.answers import Answer, Message
+from tidemill.models.claims import Claimant, Claimed, claim
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, transact_in_pieces, writing
 from tidemill.models.due import next_jobs
@@ -16,9 +17,10 @@ from tidemill.models.members import OWNER
 from tidemill.models.options import Options
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
+from tidemill.models.settling import Settlement, settle
 from tidemill.models.tables import OPEN_STATES, attempts, batches, dialogues, jobs, messages, upstream_batches, workers
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Claimant, Claimed, Enqueued, Rescuer, Settlement, claim, enqueue, settle
+from tidemill.models.transitions import Enqueued, Rescuer, enqueue
 
 PROVIDER = "api.openai.com/v1"
 """The provider where no other is configured."""

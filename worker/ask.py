@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 
 from tidemill.models import blobs, cost, live
+from tidemill.models.claims import Claimed
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.pictures import Picture
 from tidemill.models.provider import CallError, Reply, UnwantedError
 from tidemill.models.routes import ONLINE
-from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.settling import Settlement
 from tidemill.worker import flex, settlements
 from tidemill.worker.calling import Calling
 from tidemill.worker.history import fit_history

@@ -3,10 +3,11 @@
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
+from tidemill.models.claims import Claimed
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
 from tidemill.models.routes import ONLINE
-from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.settling import Settlement
 from tidemill.worker.limits import Limiter
 
 

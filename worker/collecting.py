@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tidemill.models import cost, news, upstream
+from tidemill.models.claims import Claimed
 from tidemill.models.database import reading, transact
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Reply
-from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.settling import Settlement
 from tidemill.models.upstream import UpstreamBatch
 from tidemill.worker import settlements
 from tidemill.worker.meter import Meter

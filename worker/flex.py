@@ -9,12 +9,12 @@ Sources: OpenAI's guide to flex processing (429 "Resource Unavailable", at least
 import re
 from logging import INFO
 
+from tidemill.models.claims import Claimed
 from tidemill.models.json_types import JsonObject
 from tidemill.models.lines import note
 from tidemill.models.provider import CallError
 from tidemill.models.routes import ONLINE
 from tidemill.models.settings import settings
-from tidemill.models.transitions import Claimed
 from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
 from tidemill.worker.questions import Question

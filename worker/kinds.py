@@ -1,8 +1,9 @@
 """A job's kind says which coroutine runs it; the rest of the worker knows no kind by name."""
 
+from tidemill.models.claims import Claimed
 from tidemill.models.options import Options
 from tidemill.models.registry import Registry
-from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.settling import Settlement
 from tidemill.worker.ask import ask
 from tidemill.worker.calling import Calling, Work
 

@@ -19,12 +19,14 @@ from pathlib import Path
 from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
 from tidemill.models import going_online, journal, upstream
+from tidemill.models.claims import renew
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, stuck_seconds, transact
 from tidemill.models.lines import note
+from tidemill.models.members import OWNER
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, dialogues, jobs, messages, workers
-from tidemill.models.transitions import OWNER, Rescuer, correct_due_times, renew, rescue
+from tidemill.models.transitions import Rescuer, correct_due_times, rescue
 from tidemill.worker.rounds import Rounds, try_duty
 from tidemill.worker.runner import Runner
 

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from itertools import accumulate
 
-from tidemill.models.transitions import WITHOUT_ATTEMPT, Settlement
+from tidemill.models.settling import WITHOUT_ATTEMPT, Settlement
 
 Counts = dict[str, float]
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from tidemill.models import due, upstream
+from tidemill.models.claims import Claimed, claim
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import SettingsError
 from tidemill.models.options import Options
@@ -18,7 +19,7 @@ from tidemill.models.pictures import Picture
 from tidemill.models.provider import CallError
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.transitions import Claimed, Settlement, claim, settle
+from tidemill.models.settling import Settlement, settle
 from tidemill.models.upstream import Room, UpstreamBatch
 from tidemill.worker import settlements
 from tidemill.worker.ask import url_of

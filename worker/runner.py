@@ -22,6 +22,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, select
 
 from tidemill.models import journal, upstream
+from tidemill.models.claims import ALONE_AFTER, Claimant, Claimed, Taken, left_to_run_alone, take
 from tidemill.models.database import transact
 from tidemill.models.due import IDS_AT_ONCE, next_jobs
 from tidemill.models.errors import DatabaseError, SettingsError
@@ -32,17 +33,9 @@ from tidemill.models.provider import Provider
 from tidemill.models.routes import ONLINE
 from tidemill.models.scope import Scope
 from tidemill.models.settings import Settings, settings
+from tidemill.models.settling import Settlement
 from tidemill.models.tables import batches
-from tidemill.models.transitions import (
-    ALONE_AFTER,
-    Claimant,
-    Claimed,
-    Settlement,
-    Taken,
-    left_to_run_alone,
-    release,
-    take,
-)
+from tidemill.models.transitions import release
 from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
 from tidemill.worker.judge import Judge

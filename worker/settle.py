@@ -21,8 +21,8 @@ from tidemill.models.database import transact
 from tidemill.models.database_errors import reason_of
 from tidemill.models.errors import DatabaseError
 from tidemill.models.lines import Seldom, note
+from tidemill.models.settling import Settlement, settle
 from tidemill.models.tables import dialogues
-from tidemill.models.transitions import Settlement, settle
 from tidemill.worker.judge import Judge
 from tidemill.worker.meter import Meter
 from tidemill.worker.sentiment import Judgement, judge_now, load_words

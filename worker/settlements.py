@@ -6,14 +6,15 @@ another route may use them hours later.
 
 from tidemill.models import cost
 from tidemill.models.answers import Answer, Message
+from tidemill.models.claims import Claimed
 from tidemill.models.finish import CUT
 from tidemill.models.message_shapes import NOT_KEPT, THOUGHTS, calls_of
 from tidemill.models.provider import CallError, ErrorKind, Reply, Usage
 from tidemill.models.routes import ONLINE, ROUTES
 from tidemill.models.schemas import Complaint, json_text
 from tidemill.models.settings import settings
+from tidemill.models.settling import Outcome, Settlement
 from tidemill.models.text import one_line
-from tidemill.models.transitions import Claimed, Outcome, Settlement
 from tidemill.worker.marks import mark_of
 from tidemill.worker.questions import Question
 from tidemill.worker.retries import Verdict, announced_hold, classify

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from tidemill.models import blobs, cost, fine_tunes, training_bound, tunings
 from tidemill.models.blobs import BlobError, BlobMissingError
+from tidemill.models.claims import Claimed
 from tidemill.models.creations import LostError
 from tidemill.models.database import reading
 from tidemill.models.errors import DatabaseError
@@ -27,7 +28,7 @@ from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
 from tidemill.models.server_names import is_same_host
 from tidemill.models.settings import settings
-from tidemill.models.transitions import Claimed, Outcome, Settlement
+from tidemill.models.settling import Outcome, Settlement
 from tidemill.worker import creations, file_faults, settlements
 from tidemill.worker.calling import Calling
 from tidemill.worker.creations import (

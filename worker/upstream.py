@@ -26,8 +26,8 @@ from tidemill.models.json_types import JsonObject, RemoteObject, string
 from tidemill.models.provider import CallError
 from tidemill.models.routes import WINDOWS
 from tidemill.models.settings import settings
+from tidemill.models.settling import LONGEST_DELAY_SECONDS
 from tidemill.models.transfers import TransferError
-from tidemill.models.transitions import LONGEST_DELAY_SECONDS
 from tidemill.models.upstream import Step, UpstreamBatch
 from tidemill.worker import creations, packing, windows
 from tidemill.worker import upstream_faults as faults

@@ -10,13 +10,14 @@ from logging import ERROR
 
 from sqlalchemy import Connection
 
-from tidemill.models import holds, journal, transitions, upstream
+from tidemill.models import holds, journal, settling, transitions, upstream
 from tidemill.models.batch_servers import BatchError, errors_of, queue_limit_of
+from tidemill.models.claims import Claimed
 from tidemill.models.database import reading
 from tidemill.models.lines import note, place_of
 from tidemill.models.provider import CallError
 from tidemill.models.replies import safe_line
-from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.settling import Settlement
 from tidemill.models.upstream import Refusal
 from tidemill.worker import creations, settlements
 from tidemill.worker.creations import NO_SUCH_ENDPOINT
@@ -167,7 +168,7 @@ async def _fail_lines(run: Run, faults: dict[int, CallError]) -> None:
         jobs = upstream.asked(connection, run.batch, by_claim.keys()) if by_claim else []
         ended = [_failed(job, by_claim[job.id, job.epoch], run.batch.route) for job in jobs]
         if ended:
-            transitions.settle(connection, ended)
+            settling.settle(connection, ended)
         # With lines that lead to no row of ours the next file is smaller, as if none had been named.
         upstream.go_on(connection, run.batch, "end", refused=None if ended else "lines")
         return ended

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import orjson
 
+from tidemill.models.claims import Claimed
 from tidemill.models.json_types import JsonObject
 from tidemill.models.payloads import MalformedError, load_json
 from tidemill.models.provider import CallError
 from tidemill.models.replies import RawReply, Reply, error_from_status
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Claimed
 from tidemill.worker.questions import Question
 
 NEVER_RUN = frozenset({"batch_expired", "batch_cancelled", "batch_canceled", "batch_failed"})

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tidemill.models import upstream
 from tidemill.models.batch_servers import BatchServer, batch_server
+from tidemill.models.claims import Claimant
 from tidemill.models.database import reading
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.transitions import Claimant
 from tidemill.models.upstream import Step, UpstreamBatch
 from tidemill.worker import creations
 from tidemill.worker.meter import Meter

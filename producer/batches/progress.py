@@ -13,10 +13,10 @@ from tidemill.models.cost import format_tokens, format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.money import COST_PLACES
 from tidemill.models.routes import ONLINE
 from tidemill.models.scope import Scope
 from tidemill.models.tables import OPEN_STATES, STATES, batches
-from tidemill.models.transitions import COST_PLACES
 from tidemill.producer.batches import budget_words
 
 

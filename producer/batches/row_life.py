@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from tidemill.models import ledger, whereabouts
+from tidemill.models.claims import ALONE_AFTER
 from tidemill.models.ledger import Other
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES
 from tidemill.models.text import one_line
-from tidemill.models.transitions import ALONE_AFTER
 from tidemill.models.whereabouts import Upstream
 from tidemill.producer.batches import affording, reasons, upstream_words
 from tidemill.producer.batches.reasons import Fleet, Place, Reason

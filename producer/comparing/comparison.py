@@ -15,7 +15,7 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from tidemill.models.json_types import JsonObject
-from tidemill.models.transitions import COST_PLACES
+from tidemill.models.money import COST_PLACES
 
 MOST_WORDS = 5_000
 """Words of a text that are compared; what comes behind them does not count."""

@@ -15,10 +15,10 @@ from tidemill.models.cost import format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.money import COST_PLACES
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import jobs
-from tidemill.models.transitions import COST_PLACES
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.progress import counted, progress, resolve

@@ -16,8 +16,8 @@ CONSTANT_SQL = {
 """Functions whose SQL is put together from constants of ours: neither a PRAGMA nor a trigger takes parameters."""
 
 STATE_COLUMNS = {"state", "epoch", "lease_until", "failures", "losses"}
-SETS_STATE = {"models/transitions.py"}
-SETS_SENT = {"models/transitions.py", "models/feed.py"}
+SETS_STATE = {f"models/{name}.py" for name in ("transitions", "claims", "settling", "twins")}
+SETS_SENT = {f"models/{name}.py" for name in ("transitions", "claims", "twins", "feed")}
 """Who may say that a job's message is out or used up; of a fine-tune, somebody's wish is due at once."""
 
 SHOWS_TRACEBACK = {"exception", "print_exc", "print_exception", "print_tb", "format_exc"}

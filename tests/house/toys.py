@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.models.answers import Answer, Message
+from tidemill.models.claims import Claimed
 from tidemill.models.endpoints import Endpoint, Turn
 from tidemill.models.options import Options
 from tidemill.models.payloads import load_json
 from tidemill.models.replies import RawReply, Reply, kept_headers
-from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.settling import Settlement
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.submit import open_batch, submit

@@ -13,9 +13,9 @@ from tidemill.models import bill, transitions
 from tidemill.models.bill import Line, Span
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, transact, writing
+from tidemill.models.members import OWNER
 from tidemill.models.tables import assistants, attempts, jobs, upstream_batches
 from tidemill.models.text import dumps
-from tidemill.models.transitions import OWNER
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -14,7 +14,20 @@ import pytest
 from sqlalchemy import Connection, Engine, event, func, select, text, update
 
 from tests.rows import PROVIDER, add_batch, add_worker, claimant, rescuer
-from tidemill.models import backlog, batches, bulk, due, erasure, feed, holds, ledger, transitions
+from tidemill.models import (
+    backlog,
+    batches,
+    bulk,
+    claims,
+    due,
+    erasure,
+    feed,
+    holds,
+    ledger,
+    settling,
+    transitions,
+    twins,
+)
 from tidemill.models.clock import now_after
 from tidemill.models.database import engine, transact, writing
 from tidemill.models.scope import Scope
@@ -54,12 +67,12 @@ def works(some_id: int) -> dict[str, Work]:
         "rows that come again": lambda c: batches.answered_keys(c, "b", [f"k{i}" for i in range(50)]),
         "find": lambda c: batches.find(c, batches.Sought({"h"}, PROVIDER, None, ["k1"], 50)),
         "come back": lambda c: batches.come_back(c, "b", PROVIDER),
-        "share": transitions.share,
+        "share": twins.share,
         "next jobs": lambda c: due.next_jobs(c, Scope(), lambda: 8),
         "next jobs of a batch": lambda c: due.next_jobs(c, b, lambda: 8),
         "what was sent of a batch": lambda c: due.unsend_all(c, b),
         "room at the broker": feed._room,
-        "claim": lambda c: transitions.claim(c, range(some_id, some_id + 8), claimant()),
+        "claim": lambda c: claims.claim(c, range(some_id, some_id + 8), claimant()),
         "release": lambda c: transitions.release(c, "w9"),
         "rescue": lambda c: transitions.rescue(c, rescuer(dead=["w9"])),
         "clock set back": transitions.correct_due_times,
@@ -173,14 +186,14 @@ def counted_work() -> Iterator[list[int]]:
 def test_rows_that_are_sent_are_read_once_though_postgres_knows_of_no_open_attempt() -> None:
     some_id = fill()  # its last look was at attempts that have all ended
     with writing() as connection:
-        claimed = transitions.claim(connection, range(some_id, some_id + 300), claimant())
+        claimed = claims.claim(connection, range(some_id, some_id + 300), claimant())
         values = {"job_id": 0, "epoch": 0, "outcome": "succeeded"}
         rows = [
-            tuple({**values, **job._asdict(), "job_id": job.id}.get(name) for name in transitions._SETTLED.columns)
+            tuple({**values, **job._asdict(), "job_id": job.id}.get(name) for name in settling._SETTLED.columns)
             for job in claimed
         ]
-        statement = bulk._text(transitions._end_attempts(connection), connection.dialect).sql
-        given = transitions._SETTLED.filled(rows).by_column()
+        statement = bulk._text(settling._end_attempts(connection), connection.dialect).sql
+        given = settling._SETTLED.filled(rows).by_column()
         plan = [line for (line,) in connection.exec_driver_sql(f"EXPLAIN ANALYZE {statement}", given)]
     readings = [line for line in plan if "ProjectSet" in line]
     assert len(claimed) == 300

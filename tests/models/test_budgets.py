@@ -16,13 +16,14 @@ from tests.rows import MODEL, add_batch, add_jobs, claimant, failure, job_row, n
 from tidemill.models import budgets, reservations
 from tidemill.models.bounds import most_usd_e9
 from tidemill.models.budgets import Budget
+from tidemill.models.claims import Claimant, claim
 from tidemill.models.database import reading, transact, transact_in_pieces, writing
 from tidemill.models.money import USD_E9
 from tidemill.models.options import Options
 from tidemill.models.reservations import BATCH, DAY, FLEET
 from tidemill.models.tables import attempts, batches, jobs
 from tidemill.models.tables import budgets as rows_of_budgets
-from tidemill.models.transitions import Claimant, cancel, claim, correct_due_times, release, rescue
+from tidemill.models.transitions import cancel, correct_due_times, release, rescue
 
 OPTIONS = Options(MODEL, max_tokens=1_000)
 COST = 0.0001

@@ -7,12 +7,12 @@ from sqlalchemy import insert, select, update
 
 from tests.rows import add_batch, add_jobs, job_row, set_job, take_one
 from tidemill.models import creations, fine_tunes
+from tidemill.models.claims import Claimed
 from tidemill.models.clock import now, now_after
 from tidemill.models.creations import LostError
 from tidemill.models.database import reading, writing
 from tidemill.models.fine_tunes import FineTune
 from tidemill.models.tables import fine_tunes as table
-from tidemill.models.transitions import Claimed
 
 pytestmark = pytest.mark.usefixtures("database")
 

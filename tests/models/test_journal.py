@@ -9,7 +9,7 @@ from tests.conftest import UseEnvironment
 from tests.rows import PROVIDER, add_batch, add_jobs, failure, success, take
 from tidemill.models import journal
 from tidemill.models.lines import JsonFormatter, Lines, Seldom
-from tidemill.models.transitions import Settlement
+from tidemill.models.settling import Settlement
 from tidemill.worker.settle import Ending, write
 
 

@@ -25,23 +25,12 @@ from sqlalchemy import delete, func, select, update
 from tests.rows import add_batch, add_jobs, check_tallies, claimant, failure, rescuer, success, take
 from tidemill.models import budgets
 from tidemill.models.batches import drop_rows
+from tidemill.models.claims import ALONE_AFTER, MAX_LOSSES, Claimed, renew
 from tidemill.models.database import reading, transact_in_pieces, writing
+from tidemill.models.settling import Settlement, settle
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages, tallies
 from tidemill.models.tables import budgets as rows_of_budgets
-from tidemill.models.transitions import (
-    ALONE_AFTER,
-    MAX_LOSSES,
-    Claimed,
-    Enqueued,
-    Settlement,
-    cancel,
-    enqueue,
-    release,
-    renew,
-    rescue,
-    revive,
-    settle,
-)
+from tidemill.models.transitions import Enqueued, cancel, enqueue, release, rescue, revive
 from tidemill.producer.batches import row_events, row_life
 
 COST = 0.25

@@ -32,26 +32,13 @@ from tests.rows import (
 )
 from tests.waiting import wait_until
 from tidemill.models import batches
+from tidemill.models.claims import ALONE_AFTER, MAX_LOSSES, left_to_run_alone, renew
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, writing
+from tidemill.models.settling import LONGEST_DELAY_SECONDS, WITHOUT_ATTEMPT, Outcome
 from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.text import dumps
-from tidemill.models.transitions import (
-    ALONE_AFTER,
-    LONGEST_DELAY_SECONDS,
-    MAX_LOSSES,
-    WITHOUT_ATTEMPT,
-    Enqueued,
-    Outcome,
-    cancel,
-    correct_due_times,
-    enqueue,
-    left_to_run_alone,
-    release,
-    renew,
-    rescue,
-    revive,
-)
+from tidemill.models.transitions import Enqueued, cancel, correct_due_times, enqueue, release, rescue, revive
 
 pytestmark = pytest.mark.usefixtures("database")
 

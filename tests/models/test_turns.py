@@ -25,12 +25,13 @@ from tests.rows import (
 )
 from tidemill.models import turns
 from tidemill.models.answers import Answer, Message
+from tidemill.models.claims import Claimed, claim
 from tidemill.models.clock import now
 from tidemill.models.database import reading, writing
 from tidemill.models.scope import Scope
 from tidemill.models.tables import assistants, batches, dialogues, jobs
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Claimed, Enqueued, cancel, claim, enqueue, revive
+from tidemill.models.transitions import Enqueued, cancel, enqueue, revive
 
 pytestmark = pytest.mark.usefixtures("database")
 

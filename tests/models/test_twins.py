@@ -21,7 +21,8 @@ from tidemill.models.database import writing
 from tidemill.models.pictures import dump_message
 from tidemill.models.tables import dialogues, jobs
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Enqueued, cancel, enqueue, revive, share
+from tidemill.models.transitions import Enqueued, cancel, enqueue, revive
+from tidemill.models.twins import share
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -11,9 +11,10 @@ from pydantic import SecretStr
 from tests.rows import MODEL
 from tests.tls import server_context
 from tests.worker.test_limits import Clock
+from tidemill.models.claims import Claimed
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider
-from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.settling import Settlement
 from tidemill.simulator import Simulator
 from tidemill.worker.ask import ask
 from tidemill.worker.calling import Calling

@@ -10,10 +10,11 @@ from pydantic import SecretStr
 
 from tests.conftest import UseEnvironment
 from tidemill.models import blobs
+from tidemill.models.claims import Claimed
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider, Reply, Usage
 from tidemill.models.refusals import REFUSAL
-from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.settling import Settlement
 from tidemill.simulator import Simulator, prompt_hash
 from tidemill.worker.ask import ask
 from tidemill.worker.calling import Calling

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.rows import MODEL
+from tidemill.models.claims import Claimed
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError, Provider
-from tidemill.models.transitions import Claimed
 from tidemill.models.usage import Usage
 from tidemill.simulator import Simulator
 from tidemill.worker import flex, settlements

@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import select
 
 from tests.rows import MODEL, add_batch, add_jobs, job_row, put, take
+from tidemill.models.claims import Claimed
 from tidemill.models.database import reading
 from tidemill.models.options import Options
 from tidemill.models.replies import CallError, RawReply, parse_chat
 from tidemill.models.scope import Scope
+from tidemill.models.settling import Settlement
 from tidemill.models.tables import dialogues, messages
-from tidemill.models.transitions import Claimed, Settlement
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.progress import marked
 from tidemill.producer.batches.results import REASONING

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.conftest import WaitUntil
-from tidemill.models.transitions import Outcome, Settlement
+from tidemill.models.settling import Outcome, Settlement
 from tidemill.worker.fleet import Fleet
 from tidemill.worker.meter import (
     LATENCY,

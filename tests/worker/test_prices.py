@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import UseEnvironment
+from tidemill.models.claims import Claimed
 from tidemill.models.endpoints import ENDPOINTS
+from tidemill.models.money import COST_PLACES
 from tidemill.models.options import Options
 from tidemill.models.provider import CallError
 from tidemill.models.replies import RawReply
 from tidemill.models.schemas import Complaint
-from tidemill.models.transitions import COST_PLACES, Claimed, Settlement
+from tidemill.models.settling import Settlement
 from tidemill.worker import settlements
 from tidemill.worker.questions import build
 

@@ -11,11 +11,12 @@ from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import add_batch, add_jobs, add_worker, batch_row, calls, count, job_row, set_batch, set_job, take
 from tests.servers import Postgres
 from tests.waiting import limit
+from tidemill.models.claims import ALONE_AFTER
 from tidemill.models.database import close, engine, writing
 from tidemill.models.errors import DatabaseError
 from tidemill.models.scope import Scope
 from tidemill.models.tables import attempts, dialogues, jobs, workers
-from tidemill.models.transitions import ALONE_AFTER, cancel
+from tidemill.models.transitions import cancel
 from tidemill.simulator import Simulator
 from tidemill.worker.runner import Runner
 

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from tests.rows import MODEL
+from tidemill.models.claims import Claimed
 from tidemill.models.options import Options
 from tidemill.models.provider import Reply, Usage
 from tidemill.models.replies import CallError, RawReply, error_from_status
 from tidemill.models.schemas import Complaint
-from tidemill.models.transitions import Claimed, Settlement
+from tidemill.models.settling import Settlement
 from tidemill.worker import settlements
 from tidemill.worker.questions import build
 from tidemill.worker.schema_check import Checker

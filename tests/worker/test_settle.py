@@ -31,8 +31,8 @@ from tests.waiting import limit
 from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now_after
 from tidemill.models.database import close, reading, writing
+from tidemill.models.settling import Settlement
 from tidemill.models.tables import attempts, batches, dialogues, jobs, messages
-from tidemill.models.transitions import Settlement
 from tidemill.worker import judge, settle
 from tidemill.worker.judge import Judge
 from tidemill.worker.sentiment import Judgement

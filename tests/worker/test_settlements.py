@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from tests.rows import MODEL
+from tidemill.models.claims import Claimed
 from tidemill.models.message_shapes import ITEMS
 from tidemill.models.options import Options
 from tidemill.models.provider import Usage
 from tidemill.models.replies import RawReply, parse_chat, parse_responses
-from tidemill.models.transitions import Claimed
 from tidemill.worker import settlements
 from tidemill.worker.questions import build
 

@@ -16,6 +16,7 @@ from tests.conftest import UseEnvironment
 from tests.rows import add_batch, batch_row, calls, count, job_row, put, rescuer, set_job, take_one
 from tidemill.models import blobs, budgets, reservations
 from tidemill.models.batches import revive
+from tidemill.models.claims import Claimed
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, writing
 from tidemill.models.due import next_jobs
@@ -24,10 +25,11 @@ from tidemill.models.options import Options, Transport
 from tidemill.models.provider import Provider
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
+from tidemill.models.settling import Settlement
 from tidemill.models.tables import creations as creations_table
 from tidemill.models.tables import datasets, fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Claimed, Enqueued, Settlement, cancel, enqueue, rescue
+from tidemill.models.transitions import Enqueued, cancel, enqueue, rescue
 from tidemill.producer.training.fine_tune_lookup import events_of, find, points_of
 from tidemill.producer.training.fine_tune_pages import event_line
 from tidemill.simulator import Simulator

@@ -19,6 +19,7 @@ from tests.rows import add_batch, add_worker, batch_row, change_batch, job_row, 
 from tests.waiting import limit
 from tidemill.models import due, holds, upstream
 from tidemill.models.batch_servers import Counts
+from tidemill.models.claims import Claimant
 from tidemill.models.database import engine, reading, transact, writing
 from tidemill.models.options import Options
 from tidemill.models.provider import Provider, has_batch_api
@@ -26,7 +27,7 @@ from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs, upstream_batches, workers
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Claimant, Enqueued, enqueue, rescue
+from tidemill.models.transitions import Enqueued, enqueue, rescue
 from tidemill.models.upstream import UpstreamBatch
 from tidemill.simulator import Simulator
 from tidemill.worker import collecting, packing, upstream_faults

@@ -25,14 +25,16 @@ from tests.rows import (
     take_one,
 )
 from tidemill.models import batches as batch_verbs
-from tidemill.models import holds, transitions
+from tidemill.models import claims, holds
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import transact, writing
 from tidemill.models.errors import InputError
 from tidemill.models.json_types import JsonObject
+from tidemill.models.settling import Settlement
 from tidemill.models.tables import attempts, creations, datasets, dialogues, fine_tunes
 from tidemill.models.text import dumps
-from tidemill.models.transitions import Enqueued, Settlement, enqueue, rescue, share
+from tidemill.models.transitions import Enqueued, enqueue, rescue
+from tidemill.models.twins import share
 from tidemill.producer.batches import worker_list
 from tidemill.producer.batches.control import status
 from tidemill.producer.batches.deletion import delete_dialogue
@@ -144,8 +146,8 @@ def test_a_row_whose_worker_vanished_three_times_says_why_it_failed(capsys: pyte
     add_batch()
     add_worker()
     (job_id,) = add_jobs(1)
-    for nth in range(transitions.MAX_LOSSES):
-        if nth == transitions.ALONE_AFTER:
+    for nth in range(claims.MAX_LOSSES):
+        if nth == claims.ALONE_AFTER:
             assert codes(story(job_id, capsys)) == ["alone"]
         take([job_id], "dead", alone=True)
         transact(lambda connection: rescue(connection, rescuer(dead=["dead"])))

@@ -18,11 +18,11 @@ from sqlalchemy import select
 from tests.conftest import RunCli
 from tests.rows import MODEL, arrived, batch_row, change_batch, count, failure, put, set_batch, set_job, success, take
 from tidemill import ask
+from tidemill.models.claims import Claimed
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.options import Options
 from tidemill.models.tables import batches, jobs
-from tidemill.models.transitions import Claimed
 from tidemill.producer.asking.prompts import Prompts
 from tidemill.producer.batches.keys import Prepared, keys_of
 from tidemill.producer.batches.order import Order

@@ -1,8 +1,9 @@
 """A cap on money is a row of `budgets`: of one batch, of a day, or of the fleet, which is all that uses this database.
 
 What its calls have spent, may be spending, and may have spent without anybody's knowing counts against it. Before a
-call its most is reserved (`models/reservations.py`). Where that does not fit, the batch waits: `next_call_usd_e9` of
-its own row says how much the call may cost, and `is_blocked` keeps workers from the batch until there is room.
+call its most is reserved (`models/reservations.py`), and given back when it ends (`models/bookings.py`). Where that does
+not fit, the batch waits: `next_call_usd_e9` of its own row says how much the call may cost, and `is_blocked` keeps
+workers from the batch until there is room.
 
 Days are those of UTC, by the database's clock. The row of the kind `day` with no name is the standing cap, and each day
 gets a row of its own with its first claim. A row without a cap is not kept up: when it gets one again, its sums are
@@ -31,10 +32,11 @@ from sqlalchemy import (
 )
 
 from tidemill.models import reservations, turns
+from tidemill.models.bookings import BATCH, DAY, FLEET, Booking, book
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import day_of, now
 from tidemill.models.money import MOST_USD_E9, usd
-from tidemill.models.reservations import BATCH, COLUMNS, DAY, FLEET, UNPRICED, Booking, book
+from tidemill.models.reservations import COLUMNS, UNPRICED
 from tidemill.models.routes import ONLINE
 from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs, kept_costs
 from tidemill.models.text import dumps

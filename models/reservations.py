@@ -5,8 +5,7 @@ more. Locks are taken in the order jobs, then budgets by kind and name. All func
 caller's transaction.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from logging import WARNING
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from sqlalchemy import (
@@ -14,12 +13,9 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    String,
     Text,
     and_,
-    cast,
     func,
-    insert,
     literal,
     or_,
     select,
@@ -28,18 +24,16 @@ from sqlalchemy import (
 )
 
 from tidemill.models.answers import Message
+from tidemill.models.bookings import BATCH, DAY, FLEET, Key, change, keys_of
 from tidemill.models.bulk import BulkRows, insert_for, run
 from tidemill.models.clock import day_of, now
+from tidemill.models.job_locks import JOB_IDS
 from tidemill.models.json_types import JsonObject
-from tidemill.models.lines import note
-from tidemill.models.money import MOST_USD_E9, usd, usd_e9
 from tidemill.models.routes import ONLINE, ROUTES
-from tidemill.models.tables import OPEN_PARTS, attempts, batches, budgets, creations, fine_tunes, in_part, jobs
+from tidemill.models.tables import OPEN_PARTS, batches, budgets, in_part, jobs
 
 if TYPE_CHECKING:
     from tidemill.models.bounds import Bounds
-
-BATCH, DAY, FLEET = "batch", "day", "fleet"
 
 UNPRICED = 4 * 10**18
 """As the price of the next call: nobody knows it, so it is not made. More than any cap."""
@@ -56,9 +50,6 @@ COLUMNS = (
     budgets.c.doubtful_usd_e9,
     budgets.c.next_call_usd_e9,
 )
-
-
-# --- reserve ---
 
 
 class Job(Protocol):
@@ -104,9 +95,7 @@ class _Room:
         self.taken += usd_e9
 
 
-_Key = tuple[str, str]
 _BATCH_IDS = BulkRows(batch_id="text")
-_CHANGES = BulkRows(kind="text", name="text", spent="int", reserved="int", doubtful="int")
 
 
 def reserve(connection: Connection, claimed: Sequence[Job], route: str | None = None) -> Reservation:
@@ -123,7 +112,7 @@ def reserve(connection: Connection, claimed: Sequence[Job], route: str | None = 
     bounds = _bounds(connection, batch_ids, route)
     taken: dict[int, int] = {}
     unfit: dict[str, list[tuple[Job, int]]] = {}
-    covering = {each: [rooms[key] for key in _keys(each, today) if key in rooms] for each in batch_ids}
+    covering = {each: [rooms[key] for key in keys_of(each, today) if key in rooms] for each in batch_ids}
     for job in claimed:
         covering_it = covering[job.batch_id]
         if not covering_it:  # only others of these batches have budgets
@@ -135,7 +124,7 @@ def reserve(connection: Connection, claimed: Sequence[Job], route: str | None = 
                 room.take(most.usd_e9)
         else:
             unfit.setdefault(job.batch_id, []).append((job, most.usd_e9))
-    _change(connection, {key: (0, room.taken, 0) for key, room in rooms.items() if room.taken})
+    change(connection, {key: (0, room.taken, 0) for key, room in rooms.items() if room.taken})
     next_calls = {each: _least(connection, each, unfit.get(each, ())) for each in batch_ids}
     _note_next_calls(connection, next_calls, waiting)
     left_out = [(job, usd_e9) for each in unfit.values() for job, usd_e9 in each]
@@ -157,10 +146,10 @@ def _has_others(connection: Connection, batch_id: str, ids: Sequence[int]) -> bo
 
     What was never claimed and is due later is at an unknown price, too.
     """
-    claimed = _JOB_IDS.table(connection)
-    parameters = _JOB_IDS.parameters(connection, [(job_id,) for job_id in ids])
+    claimed = JOB_IDS.table(connection)
+    parameters = JOB_IDS.parameters(connection, [(job_id,) for job_id in ids])
     is_priced = or_(jobs.c.available_at <= now(), jobs.c.epoch > 0)
-    is_other = and_(is_priced, jobs.c.id.not_in(select(claimed.c.job_id)))
+    is_other = and_(is_priced, jobs.c.id.not_in(select(claimed.c.id)))
     return any(
         connection.scalar(select(jobs.c.id).where(in_part(part, batch_id), is_other).limit(1), parameters) is not None
         for part in OPEN_PARTS
@@ -183,20 +172,15 @@ def reserve_amount(connection: Connection, batch_id: str, usd_e9: int | None) ->
     if locked is None:
         return "uncovered", None
     rooms, waiting, today, at = locked
-    keys = [key for key in _keys(batch_id, today) if key in rooms]
+    keys = [key for key in keys_of(batch_id, today) if key in rooms]
     if not keys:
         return "uncovered", None
     most = UNPRICED if usd_e9 is None else usd_e9
     fits = most <= max(0, min(rooms[key].left for key in keys))
     if fits:
-        _change(connection, dict.fromkeys(keys, (0, most, 0)))
+        change(connection, dict.fromkeys(keys, (0, most, 0)))
     _note_next_calls(connection, {batch_id: 0 if fits else most}, waiting)
     return ("reserved", at) if fits else ("waits", None)
-
-
-def _keys(batch_id: str, day: str) -> tuple[_Key, _Key, _Key]:
-    """The budgets that cover a call of this batch that begins on this day, as far as there are any."""
-    return (BATCH, batch_id), (DAY, day), (FLEET, "")
 
 
 class _Most(NamedTuple):
@@ -217,14 +201,14 @@ def _fitting(bounds: "Bounds | None", job: Job, left: int) -> _Most:
 
 def _lock_covering(
     connection: Connection, batch_ids: Sequence[str]
-) -> tuple[dict[_Key, _Room], dict[str, int], str, object] | None:
+) -> tuple[dict[Key, _Room], dict[str, int], str, object] | None:
     """The budgets that cover these batches, locked; which of the batches wait; today; and the present time.
 
     None where nothing has a cap, which is found out by this one statement.
     """
     while True:
         rows = run(connection, _select_covering_locked, _BATCH_IDS.filled([(batch_id,) for batch_id in batch_ids]))
-        rooms: dict[_Key, _Room] = {}
+        rooms: dict[Key, _Room] = {}
         waiting: dict[str, int] = {}
         standing = None
         for kind, name, cap, spent, reserved, doubtful, next_call, _, _ in rows:
@@ -315,209 +299,3 @@ def reconsider(connection: Connection, batch_id: str = "") -> None:
     """
     again = and_(budgets.c.kind == BATCH, or_(budgets.c.next_call_usd_e9 >= UNPRICED, budgets.c.name == batch_id))
     connection.execute(update(budgets).where(again).values(next_call_usd_e9=0))
-
-
-# --- settle ---
-
-
-class Call(NamedTuple):
-    """An attempt that has not ended, or is lost, with what it counts for in its budgets."""
-
-    job_id: int
-    epoch: int
-    batch_id: str
-    day: str
-    is_open: bool
-    reserved: int | None
-    doubtful: int | None
-    training: int | None
-    """What is reserved for the fine-tune of its job."""
-
-    @property
-    def claim(self) -> tuple[int, int]:
-        """Job id and epoch."""
-        return self.job_id, self.epoch
-
-
-class Booking(NamedTuple):
-    """What a call changes in the budgets that cover it."""
-
-    batch_id: str
-    day: str
-    spent: int = 0
-    reserved: int = 0
-    doubtful: int = 0
-
-
-_JOB_IDS = BulkRows(job_id="int")
-_CLAIMS = BulkRows(job_id="int", epoch="int")
-
-
-def under_way(connection: Connection, claims: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Call]:
-    """The attempts of these claims that are open or lost, by (job id, epoch); none where nothing has a cap."""
-    rows = run(connection, _select_under_way, _CLAIMS.filled(list(claims)))
-    calls = [Call(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6], row[7]) for row in rows]
-    return {call.claim: call for call in calls}
-
-
-def with_training(
-    connection: Connection, calls: dict[tuple[int, int], Call], ended: Iterable[tuple[int, int]]
-) -> dict[tuple[int, int], Call]:
-    """The calls, of which those that end a fine-tune take over what is reserved for it: it is one call, begun then."""
-    claims = [claim for claim in ended if claim in calls and calls[claim].training is not None]
-    for job_id, epoch in claims:
-        tune = fine_tunes.c.job_id == job_id
-        values = {
-            "reserved_usd_e9": select(fine_tunes.c.reserved_usd_e9).where(tune).scalar_subquery(),
-            "started_at": select(fine_tunes.c.reserved_at).where(tune).scalar_subquery(),
-        }
-        own = and_(attempts.c.job_id == job_id, attempts.c.epoch == epoch)
-        connection.execute(update(attempts).where(own).values(**values))
-        connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
-    return under_way(connection, calls) if claims else calls
-
-
-def _select_under_way(connection: Connection) -> ClauseElement:
-    rows = _CLAIMS.values(connection)
-    any_cap = select(budgets.c.name).where(budgets.c.cap_usd_e9.is_not(None)).limit(1).scalar_subquery()
-    return (
-        select(
-            attempts.c.job_id,
-            attempts.c.epoch,
-            jobs.c.batch_id,
-            day_of(attempts.c.started_at),
-            attempts.c.outcome.is_(None),
-            attempts.c.reserved_usd_e9,
-            attempts.c.doubtful_usd_e9,
-            fine_tunes.c.reserved_usd_e9,
-        )
-        .select_from(rows)
-        .join(attempts, and_(attempts.c.job_id == rows.c.job_id, attempts.c.epoch == rows.c.epoch))
-        .join(jobs, jobs.c.id == attempts.c.job_id)
-        .outerjoin(fine_tunes, fine_tunes.c.job_id == attempts.c.job_id)
-        .where(any_cap.is_not(None), or_(attempts.c.outcome.is_(None), attempts.c.outcome == "lost"))
-    )
-
-
-def end_trainings(connection: Connection, job_ids: Sequence[int]) -> None:
-    """Give back what is reserved for the fine-tunes of these jobs, which have just ended without a settlement.
-
-    One that may exist at the provider may be billed: it counts as maybe spent, by an attempt of its own.
-    """
-    may_exist = or_(creations.c.remote_id.is_not(None), creations.c.sent_at.is_not(None))
-    ended_ids = _JOB_IDS.table(connection)
-    own = creations.c.owner == literal("job ").concat(cast(jobs.c.id, String))
-    is_doubtful = select(creations.c.token).where(own, creations.c.step == "job", may_exist).exists()
-    held = (
-        select(
-            jobs.c.id,
-            jobs.c.epoch,
-            jobs.c.batch_id,
-            day_of(fine_tunes.c.reserved_at).label("day"),
-            fine_tunes.c.reserved_at,
-            fine_tunes.c.reserved_usd_e9,
-            is_doubtful.label("is_doubtful"),
-        )
-        .join(fine_tunes, fine_tunes.c.job_id == jobs.c.id)
-        .where(jobs.c.id.in_(select(ended_ids.c.job_id)), fine_tunes.c.reserved_usd_e9.is_not(None))
-    )
-    parameters = _JOB_IDS.parameters(connection, [(job_id,) for job_id in job_ids])
-    bookings: list[Booking] = []
-    for row in connection.execute(held, parameters).all():
-        amount = int(row.reserved_usd_e9)
-        bookings.append(Booking(row.batch_id, row.day, reserved=-amount, doubtful=amount if row.is_doubtful else 0))
-        if row.is_doubtful:  # nobody has this epoch: the end has raised it
-            lost_attempt = {"job_id": row.id, "epoch": row.epoch, "started_at": row.reserved_at, "ended_at": now()}
-            amounts = {"reserved_usd_e9": amount, "doubtful_usd_e9": amount}
-            connection.execute(insert(attempts).values(**lost_attempt, **amounts, outcome="lost", worker_id=""))
-        tune = fine_tunes.c.job_id == row.id
-        connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
-    book(connection, bookings)
-
-
-def ended(call: Call, cost_usd: float | None, *, was_counted: bool, is_doubtful: bool) -> Booking:
-    """How a call counts that has ended.
-
-    Args:
-        call: as it was before.
-        cost_usd: what it cost, if that is known.
-        was_counted: whether the server counted tokens: at an unknown price it counts as what was reserved.
-        is_doubtful: whether nobody knows if it was billed.
-    """
-    reserved = call.reserved or 0
-    spent = min(usd_e9(cost_usd), MOST_USD_E9) if cost_usd is not None else reserved if was_counted else 0
-    return Booking(
-        call.batch_id,
-        call.day,
-        spent=spent,
-        reserved=-reserved if call.is_open else 0,
-        doubtful=(reserved if is_doubtful else 0) - (call.doubtful or 0),
-    )
-
-
-_told_beyond: set[str] = set()
-"""Ids of batches of which this process has said that a call was billed more than was reserved."""
-
-
-def note_beyond(calls: Iterable[tuple[Call, Booking]]) -> None:
-    """Log calls that were billed more than was reserved for them, the first one of each batch."""
-    for call, booking in calls:
-        if call.reserved is not None and booking.spent > call.reserved and call.batch_id not in _told_beyond:
-            _told_beyond.add(call.batch_id)
-            billed, reserved = usd(booking.spent), usd(call.reserved)
-            sentence = (
-                f"job {call.job_id} of {call.batch_id} was billed ${billed:.6f}, more than the ${reserved:.6f} that it "
-                "could cost: a cap does not hold for what a provider bills beyond that"
-            )
-            fields = {"billed_usd": billed, "reserved_usd": reserved}
-            note(WARNING, "beyond_bound", sentence, batch=call.batch_id, job=call.job_id, **fields)
-
-
-def lost(call: Call) -> Booking:
-    """How a call counts whose worker has lost it: it may have been billed."""
-    return Booking(call.batch_id, call.day, reserved=-(call.reserved or 0), doubtful=call.reserved or 0)
-
-
-def unmade(call: Call) -> Booking:
-    """How a call counts that was never made: not at all."""
-    reserved = -(call.reserved or 0) if call.is_open else 0
-    return Booking(call.batch_id, call.day, reserved=reserved, doubtful=-(call.doubtful or 0))
-
-
-def book(connection: Connection, bookings: Iterable[Booking]) -> None:
-    """Change the budgets that cover calls, in one statement; those without a cap are left alone."""
-    of_batches: dict[tuple[str, str], list[int]] = {}
-    for each in bookings:
-        sums = of_batches.setdefault((each.batch_id, each.day), [0, 0, 0])
-        sums[0] += each.spent
-        sums[1] += each.reserved
-        sums[2] += each.doubtful
-    changes: dict[_Key, list[int]] = {}
-    for (batch_id, day), own in of_batches.items():
-        for key in _keys(batch_id, day):
-            changes[key] = [sum(pair) for pair in zip(changes.get(key, (0, 0, 0)), own, strict=True)]
-    _change(connection, {key: (sums[0], sums[1], sums[2]) for key, sums in changes.items() if any(sums)})
-
-
-def _change(connection: Connection, changes: Mapping[_Key, tuple[int, int, int]]) -> None:
-    if changes:
-        run(connection, _add, _CHANGES.filled([(*key, *sums) for key, sums in changes.items()]))
-
-
-def _add(connection: Connection) -> ClauseElement:
-    rows = _CHANGES.values(connection)
-    its_change = and_(budgets.c.kind == rows.c.kind, budgets.c.name == rows.c.name)
-    is_own = [its_change, budgets.c.cap_usd_e9.is_not(None)]
-    if connection.dialect.name == "postgresql":  # all are locked in one order; SQLite has one writer anyway
-        locked = select(budgets.c.kind, budgets.c.name).where(select(rows.c.kind).where(its_change).exists())
-        order = locked.order_by(budgets.c.kind, budgets.c.name).with_for_update(of=budgets).cte("locked")
-        is_own += [budgets.c.kind == order.c.kind, budgets.c.name == order.c.name]
-    return (
-        update(budgets)
-        .where(*is_own)
-        .values(
-            spent_usd_e9=budgets.c.spent_usd_e9 + rows.c.spent,
-            reserved_usd_e9=budgets.c.reserved_usd_e9 + rows.c.reserved,
-            doubtful_usd_e9=budgets.c.doubtful_usd_e9 + rows.c.doubtful,
-        )
-    )

@@ -10,8 +10,9 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete,
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import Update
 
-from tidemill.models import answers, reservations
+from tidemill.models import answers, bookings
 from tidemill.models.answers import Answer
+from tidemill.models.bookings import Booking, Call
 from tidemill.models.bulk import Build, BulkRows, FilledRows, run
 from tidemill.models.clock import now, now_after
 from tidemill.models.job_locks import JOB_IDS, lock_ids
@@ -147,16 +148,16 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
         for row in rows
         if row.outcome not in WITHOUT_ATTEMPT
     ]
-    bookings: list[reservations.Booking] = []
+    changes: list[Booking] = []
     if ledger:
-        before = reservations.under_way(connection, [row.claim for row in ledger])
+        before = bookings.under_way(connection, [row.claim for row in ledger])
         ends = (row.claim for row in ledger if row.state in ENDED_STATES)
-        before = reservations.with_training(connection, before, ends)
+        before = bookings.with_training(connection, before, ends)
         # An attempt ends only once: if a commit's reply was lost and all this runs again, nothing counts twice.
         ended = _changed_claims(connection, _end_attempts, ledger)
         known = [(before[row.claim], _booking(before[row.claim], row)) for row in ledger if row.claim in before]
-        reservations.note_beyond(known)
-        bookings += [booking for _, booking in known]
+        bookings.note_beyond(known)
+        changes += [booking for _, booking in known]
         stale = [row for row in ledger if row.claim in ended and row.claim not in written]
         while stale:  # an UPDATE joins one row a job, and a job may have been lost twice
             once = {row.job_id: row for row in stale}
@@ -164,7 +165,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
             stale = [row for row in stale if once[row.job_id] is not row]
     uncalled = [row.claim for row in rows if row.outcome in WITHOUT_ATTEMPT]
     if uncalled:
-        bookings += _forget_attempts(connection, uncalled)
+        changes += _forget_attempts(connection, uncalled)
     new_answers = [
         (each.job_id, each.batch_id, each.answer)
         for each in settlements
@@ -173,14 +174,14 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
     if new_answers:
         answers.record(connection, new_answers)
     recorded = _recorded_before(connection, [row.claim for row in unwritten if row.claim not in written])
-    reservations.book(connection, bookings)  # last: all claims wait for a budget's row until the commit
+    bookings.book(connection, changes)  # last: all claims wait for a budget's row until the commit
     return written | recorded
 
 
-def _booking(call: reservations.Call, row: _SettledRow) -> reservations.Booking:
+def _booking(call: Call, row: _SettledRow) -> Booking:
     """What the end of a call changes in its budgets."""
     was_counted = row.input_tokens is not None or row.output_tokens is not None
-    return reservations.ended(call, row.cost_usd, was_counted=was_counted, is_doubtful=bool(row.is_doubtful))
+    return bookings.ended(call, row.cost_usd, was_counted=was_counted, is_doubtful=bool(row.is_doubtful))
 
 
 def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
@@ -192,12 +193,12 @@ def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) 
     return {(row.job_id, row.epoch) for row in connection.execute(recorded)}
 
 
-def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> list[reservations.Booking]:
+def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> list[Booking]:
     """Delete attempts of claims that led to no call; those that were counted as lost meanwhile count no more.
 
     Returns what that changes in their budgets.
     """
-    before = reservations.under_way(connection, uncalled)
+    before = bookings.under_way(connection, uncalled)
     forgotten = connection.execute(
         delete(attempts)
         .where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled))
@@ -207,7 +208,7 @@ def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]
         connection.execute(
             update(jobs).where(jobs.c.id == bindparam("lost_id")).values(attempts=jobs.c.attempts - 1), lost
         )
-    return [reservations.unmade(call) for call in before.values()]
+    return [bookings.unmade(call) for call in before.values()]
 
 
 def _changed_claims(connection: Connection, build: Build, rows: Sequence[_SettledRow]) -> set[tuple[int, int]]:

@@ -39,7 +39,7 @@ from sqlalchemy import (
     update,
 )
 
-from tidemill.models import reservations
+from tidemill.models import bookings
 from tidemill.models.bulk import BulkRows, Given, insert_for, run
 from tidemill.models.claims import MAX_LOSSES, Claimant, Claimed
 from tidemill.models.clock import now, now_after
@@ -218,7 +218,7 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_los
     ).all()
     _end_unfinished(connection, [(row.id, row.epoch) for row in rows])
     if over := [row.id for row in rows if row.state in ENDED_STATES]:
-        reservations.end_trainings(connection, over)
+        bookings.end_trainings(connection, over)
     return len(rows)
 
 
@@ -228,8 +228,8 @@ def _end_unfinished(connection: Connection, taken: Sequence[tuple[int, int]]) ->
     `taken` are (job id, epoch), as they are now.
     """
     if taken:
-        calls = reservations.under_way(connection, [(job_id, epoch - 1) for job_id, epoch in taken])
-        reservations.book(connection, [reservations.lost(call) for call in calls.values() if call.is_open])
+        calls = bookings.under_way(connection, [(job_id, epoch - 1) for job_id, epoch in taken])
+        bookings.book(connection, [bookings.lost(call) for call in calls.values() if call.is_open])
         connection.execute(
             update(attempts)
             .where(
@@ -283,7 +283,7 @@ def cancel_jobs(connection: Connection, ids: Sequence[int]) -> int:
         )
     )
     number = connection.execute(cancelled, parameters).rowcount
-    reservations.end_trainings(connection, ids)
+    bookings.end_trainings(connection, ids)
     return number
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection, select
 
 from tidemill.models import budgets, ledger, reservations
+from tidemill.models.bookings import BATCH, DAY
 from tidemill.models.bounds import Bounds
 from tidemill.models.budgets import Budget
 from tidemill.models.database import reading
@@ -17,7 +18,6 @@ from tidemill.models.job_requests import model_of
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
 from tidemill.models.rereading import forget_prices
-from tidemill.models.reservations import BATCH, DAY
 from tidemill.models.routes import ONLINE, ROUTES, UPSTREAM
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, jobs

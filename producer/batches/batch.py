@@ -15,11 +15,11 @@ from tidemill import migrations
 from tidemill.models import batches as stored_batches
 from tidemill.models import budgets, tallies, whereabouts
 from tidemill.models.batches import FailureReason
+from tidemill.models.bookings import BATCH
 from tidemill.models.database import LONG_SECONDS, Piece, reading, transact, transact_in_pieces
 from tidemill.models.errors import BudgetReachedError, InputError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.rereading import reread_settings
-from tidemill.models.reservations import BATCH
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.whereabouts import Upstream

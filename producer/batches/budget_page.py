@@ -7,11 +7,11 @@ from sqlalchemy import Connection
 
 from tidemill import migrations
 from tidemill.models import budgets
+from tidemill.models.bookings import BATCH, DAY, FLEET
 from tidemill.models.budgets import Budget
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import InputError
 from tidemill.models.money import usd, usd_e9_of
-from tidemill.models.reservations import BATCH, DAY, FLEET
 from tidemill.models.settings import settings
 from tidemill.producer.batches import budget_words as words
 from tidemill.producer.batches.progress import resolve

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, func, select
 
 from tidemill.models import budgets, cost
+from tidemill.models.bookings import BATCH
 from tidemill.models.budgets import Budget
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError
 from tidemill.models.job_requests import model_of
 from tidemill.models.json_types import JsonObject
 from tidemill.models.money import usd, usd_e9
-from tidemill.models.reservations import BATCH
 from tidemill.models.routes import ROUTES
 from tidemill.models.scope import Scope
 from tidemill.models.tables import jobs

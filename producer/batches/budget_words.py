@@ -5,11 +5,12 @@ from datetime import UTC, datetime, time, timedelta
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 from typing import NamedTuple
 
+from tidemill.models.bookings import BATCH, DAY, FLEET
 from tidemill.models.budgets import Budget
 from tidemill.models.durations import in_words
 from tidemill.models.json_types import JsonObject
 from tidemill.models.money import USD_E9, usd
-from tidemill.models.reservations import BATCH, DAY, FLEET, UNPRICED
+from tidemill.models.reservations import UNPRICED
 
 _PLACES, _DIGITS = 3, 2
 """An amount is shown to a tenth of a cent; a smaller one with two digits."""

@@ -7,10 +7,10 @@ from sqlalchemy import Connection
 
 from tidemill import migrations
 from tidemill.models import batches, holds
+from tidemill.models.bookings import BATCH
 from tidemill.models.cost import format_tokens
 from tidemill.models.database import Piece, reading, transact, transact_in_pieces
 from tidemill.models.json_types import JsonObject
-from tidemill.models.reservations import BATCH
 from tidemill.models.scope import Scope
 from tidemill.models.text import one_line
 from tidemill.producer.batches import budget_words

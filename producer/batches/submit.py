@@ -14,10 +14,10 @@ from itertools import chain
 from sqlalchemy import Connection
 
 from tidemill.models import batches, budgets, embedded, provider, shutdown
+from tidemill.models.bookings import BATCH
 from tidemill.models.database import LONG_SECONDS, reading, transact, transact_in_pieces
 from tidemill.models.errors import BrokerError, InputError
 from tidemill.models.json_types import JsonObject
-from tidemill.models.reservations import BATCH
 from tidemill.models.routes import AUTO
 from tidemill.models.scope import Scope
 from tidemill.models.server_names import is_same_host, server_name

@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from tests.rows import MODEL, add_batch, add_jobs, claimant, failure, job_row, next_due, put, rescuer, success, take
-from tidemill.models import budgets, reservations
+from tidemill.models import bookings, budgets, reservations
+from tidemill.models.bookings import BATCH, DAY, FLEET
 from tidemill.models.bounds import most_usd_e9
 from tidemill.models.budgets import Budget
 from tidemill.models.claims import Claimant, claim
 from tidemill.models.database import reading, transact, transact_in_pieces, writing
 from tidemill.models.money import USD_E9
 from tidemill.models.options import Options
-from tidemill.models.reservations import BATCH, DAY, FLEET
 from tidemill.models.tables import attempts, batches, jobs
 from tidemill.models.tables import budgets as rows_of_budgets
 from tidemill.models.transitions import cancel, correct_due_times, release, rescue
@@ -387,7 +387,7 @@ def test_rows_at_an_unknown_price_wait_and_the_others_of_their_batch_go_on() -> 
 
 
 def test_a_call_that_is_billed_more_than_it_could_cost_is_told_once_a_batch(caplog: pytest.LogCaptureFixture) -> None:
-    reservations._told_beyond.clear()
+    bookings._told_beyond.clear()
     ids = batch(3)
     cap(BATCH, 3 * most())
     calls = take(ids)

@@ -11,10 +11,10 @@ from sqlalchemy import select
 from tests.conftest import UseEnvironment
 from tests.rows import MODEL, count, put, success, take
 from tidemill.models import bounds, budgets, ledger
+from tidemill.models.bookings import BATCH, DAY, FLEET
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import InputError
 from tidemill.models.options import Options
-from tidemill.models.reservations import BATCH, DAY, FLEET
 from tidemill.models.tables import batches, jobs
 from tidemill.producer.asking.prompts import Prompts
 from tidemill.producer.batches import affording

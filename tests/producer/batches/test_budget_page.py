@@ -6,9 +6,9 @@ import pytest
 
 from tests.rows import add_batch, add_jobs, put, success, take
 from tidemill.models import budgets
+from tidemill.models.bookings import DAY
 from tidemill.models.database import reading
 from tidemill.models.errors import InputError, OptionError
-from tidemill.models.reservations import DAY
 from tidemill.producer.batches.budget_page import budget
 from tidemill.producer.batches.spending import spending_of
 from tidemill.producer.cli import commands

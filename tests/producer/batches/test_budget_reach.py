@@ -8,10 +8,10 @@ from sqlalchemy import select
 
 from tests.rows import MODEL, put, success, take
 from tidemill.models import bounds, budgets, cost
+from tidemill.models.bookings import BATCH, DAY, FLEET
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import InputError
 from tidemill.models.options import Options
-from tidemill.models.reservations import BATCH, DAY, FLEET
 from tidemill.models.tables import jobs
 from tidemill.producer.asking.estimate import Estimate, estimate
 from tidemill.producer.asking.prompts import Prompts

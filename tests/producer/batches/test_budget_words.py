@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tidemill.models.bookings import BATCH, DAY, FLEET
 from tidemill.models.budgets import Budget
-from tidemill.models.reservations import BATCH, DAY, FLEET
 from tidemill.producer.batches import budget_words as words
 
 NOW = datetime(2026, 11, 29, 21, 30, tzinfo=UTC)

@@ -7,9 +7,9 @@ import pytest
 
 from tests.rows import count
 from tidemill.models import budgets
+from tidemill.models.bookings import DAY
 from tidemill.models.database import transact
 from tidemill.models.errors import InputError
-from tidemill.models.reservations import DAY
 from tidemill.models.tables import batches
 from tidemill.producer.batches.spending import UNSAID, Spending, spending_of
 from tidemill.producer.training import training_budget

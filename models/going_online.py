@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, func, literal_column, select, 
 from tidemill.models import upstream
 from tidemill.models.clock import now
 from tidemill.models.deadlines import RAN, lead_seconds, live_rate
-from tidemill.models.members import OWNER
+from tidemill.models.members import is_member
 from tidemill.models.routes import ONLINE, UPSTREAM
 from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, tallies
 
@@ -123,7 +123,7 @@ def _has_stragglers(connection: Connection, batch: _Batch) -> bool:
     known = upstream.all_of(connection, batch.id)
     if not known or any(each.ended_at is None for each in known):
         return False
-    was_run = known[-1].refused is None and (known[-1].status or "").lower() in RAN
+    was_run = known[-1].refused is None and known[-1].meaning in RAN
     others = (select(jobs.c.id).where(in_part(part, batch.id), jobs.c.upstream_id.is_(None)) for part in OPEN_PARTS)
     return was_run and all(connection.scalar(each.limit(1)) is None for each in others)
 
@@ -135,6 +135,6 @@ def _go_online(connection: Connection, batch: _Batch, reason: Reason) -> Move | 
     if reason == "deadline":
         upstream.want_cancel(connection, batch.id)
     rows, _ = _rows(connection, batch.id)
-    is_out = in_part(OPEN_PARTS[2], batch.id), jobs.c.worker_id.like(f"{OWNER}%")
+    is_out = in_part(OPEN_PARTS[2], batch.id), is_member()
     out = connection.scalar(select(func.count()).select_from(jobs).where(*is_out)) or 0
     return Move(batch.id, batch.route, reason, rows, out) if is_first else None

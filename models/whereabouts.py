@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, func, select, update
+from sqlalchemy import Connection, Row, select, update
 
-from tidemill.models.batch_servers import counts_of
+from tidemill.models.batch_servers import counts_of, status_of
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import OWNER
-from tidemill.models.money import COST_PLACES
-from tidemill.models.tables import attempts, jobs, upstream_batches
+from tidemill.models.tables import upstream_batches
 
 
 class Upstream(NamedTuple):
@@ -53,7 +52,7 @@ class Upstream(NamedTuple):
     @property
     def is_to_end(self) -> bool:
         """Whether the provider is told to cancel it, or will be."""
-        return bool(self.wanted) or (self.status or "").lower().startswith("cancel")
+        return bool(self.wanted) or status_of({"status": self.status}) in ("cancelling", "cancelled")
 
     def to_json(self) -> JsonObject:
         """For scripts; times are UTC."""
@@ -98,19 +97,6 @@ def _upstream(row: Row[Any]) -> Upstream:
     _, completed, failed = counts_of(row.remote or {}, row.lines)
     own = {name: getattr(row, name) for name in Upstream._fields if name not in ("completed", "failed")}
     return Upstream(**own, completed=completed, failed=failed)
-
-
-def saved_usd(connection: Connection, batch_id: str) -> float | None:
-    """What the calls of a batch would have cost more online, in USD; None where no price is known.
-
-    It reads every call of the batch that went out by another route.
-    """
-    saved = func.sum(attempts.c.standard_usd - attempts.c.cost_usd)
-    its = and_(attempts.c.job_id == jobs.c.id, attempts.c.route.is_not(None))
-    usd: float | None = connection.scalar(
-        select(saved).join_from(jobs, attempts, its).where(jobs.c.batch_id == batch_id)
-    )
-    return None if usd is None else round(usd, COST_PLACES)
 
 
 # --- want ---

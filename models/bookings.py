@@ -106,10 +106,11 @@ def _select_under_way(connection: Connection) -> ClauseElement:
     )
 
 
-def end_trainings(connection: Connection, job_ids: Sequence[int]) -> None:
-    """Give back what is reserved for the fine-tunes of these jobs, which have just ended without a settlement.
+def end_trainings(connection: Connection, job_ids: Sequence[int]) -> list[Booking]:
+    """Reserve no longer for the fine-tunes of these jobs, which have just ended without a settlement.
 
-    One that may exist at the provider may be billed: it counts as maybe spent, by an attempt of its own.
+    One that may exist at the provider may be billed: it counts as maybe spent, by an attempt of its own. Returns what
+    that changes in their budgets.
     """
     may_exist = or_(creations.c.remote_id.is_not(None), creations.c.sent_at.is_not(None))
     ended_ids = JOB_IDS.table(connection)
@@ -139,7 +140,7 @@ def end_trainings(connection: Connection, job_ids: Sequence[int]) -> None:
             connection.execute(insert(attempts).values(**lost_attempt, **amounts, outcome="lost", worker_id=""))
         tune = fine_tunes.c.job_id == row.id
         connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
-    book(connection, bookings)
+    return bookings
 
 
 def ended(call: Call, cost_usd: float | None, *, was_counted: bool, is_doubtful: bool) -> Booking:
@@ -192,7 +193,7 @@ def unmade(call: Call) -> Booking:
 
 
 def book(connection: Connection, bookings: Iterable[Booking]) -> None:
-    """Change the budgets that cover calls, in one statement."""
+    """Change the budgets that cover calls, in one statement: a transaction's last, since all claims wait for it."""
     of_batches: dict[tuple[str, str], list[int]] = {}
     for each in bookings:
         sums = of_batches.setdefault((each.batch_id, each.day), [0, 0, 0])

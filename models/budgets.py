@@ -301,11 +301,11 @@ def forgive(connection: Connection, batch_id: str | None = None) -> int:
         .where(attempts.c.doubtful_usd_e9.is_not(None), own)
     )
     calls = connection.execute(doubtful).all()
-    book(connection, [Booking(row.batch_id, row.day, doubtful=-row.doubtful_usd_e9) for row in calls])
     ids = [row.job_id for row in calls]
     for start in range(0, len(ids), _IDS_AT_ONCE):
         some = attempts.c.job_id.in_(ids[start : start + _IDS_AT_ONCE])
         connection.execute(update(attempts).where(some).values(doubtful_usd_e9=None))
+    book(connection, [Booking(row.batch_id, row.day, doubtful=-row.doubtful_usd_e9) for row in calls])
     forgiven = sum(int(row.doubtful_usd_e9) for row in calls)
     if batch_id is None:  # calls of deleted rows are in no ledger any more
         forgiven += int(connection.scalar(select(func.max(budgets.c.doubtful_usd_e9))) or 0)

@@ -21,7 +21,6 @@ from sqlalchemy import (
     Select,
     and_,
     delete,
-    func,
     insert,
     or_,
     select,
@@ -147,11 +146,6 @@ def want_cancel(connection: Connection, batch_id: str) -> int:
 def read(connection: Connection, batch: UpstreamBatch) -> UpstreamBatch:
     """The row as it is now."""
     return _read(connection, upstream_batches.c.id == batch.id)[0]
-
-
-def count_members(connection: Connection, upstream_id: int) -> int:
-    """How many jobs an upstream batch still has."""
-    return connection.scalar(select(func.count()).select_from(jobs).where(*_is_member(upstream_id))) or 0
 
 
 # --- taking a step ---
@@ -347,8 +341,8 @@ def _is_member(upstream_id: int) -> tuple[ColumnElement[bool], ...]:
 
 def keep_members(connection: Connection, batch: UpstreamBatch, seconds: float) -> None:
     """Let its members wait so long for it. Raises LostError."""
-    claims.keep(connection, batch.id, batch.owner_id, seconds)
     change(connection, batch, kept_until=now_after(seconds))
+    claims.keep(connection, batch.id, batch.owner_id, seconds)
 
 
 def give_back(

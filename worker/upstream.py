@@ -240,9 +240,9 @@ async def _follow(run: Run) -> None:
 
 
 def _note_seen(connection: Connection, run: Run, remote: JsonObject) -> None:
-    upstream.note_seen(connection, run.batch, remote)
     if run.batch.failures:  # as after a creation that was refused
         holds.end(connection, run.batch.provider)
+    upstream.note_seen(connection, run.batch, remote)
 
 
 def _path(remote_id: object) -> str:

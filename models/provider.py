@@ -63,6 +63,8 @@ __all__ = [
 ]
 
 LIST_PAGES = 100
+_ONCE_SECONDS = 60.0
+"""The longest wait for a reply to whom somebody waits at the terminal."""
 _T = TypeVar("_T")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A header's name, by RFC 9110."""
@@ -118,6 +120,28 @@ class Provider:
                 f"The client for the provider cannot be set up ({reason}). "
                 "`tidemill doctor` tries it; install tidemill anew if nothing else helps."
             ) from None
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        transport: Transport,
+        connections: int,
+        *,
+        timeout_seconds: float | None = None,
+        beta: str | None = None,
+    ) -> "Provider":
+        """The one of these settings. Raises SettingsError."""
+        return cls(
+            base_url=settings.openai_base_url,
+            api_key=settings.openai_api_key,
+            transport=transport,
+            timeout_seconds=settings.timeout_seconds if timeout_seconds is None else timeout_seconds,
+            connections=connections,
+            organization=settings.openai_org_id,
+            project=settings.openai_project_id,
+            beta=beta,
+        )
 
     async def call(
         self,
@@ -409,16 +433,8 @@ async def _once(
     settings: Settings, ask: Callable[[Provider], Awaitable[_T]], *, transport: Transport, beta: str | None = None
 ) -> _T:
     """What a provider answers that is there for this one question."""
-    provider = Provider(
-        base_url=settings.openai_base_url,
-        api_key=settings.openai_api_key,
-        transport=transport,
-        timeout_seconds=min(settings.timeout_seconds, 60.0),
-        connections=1,
-        organization=settings.openai_org_id,
-        project=settings.openai_project_id,
-        beta=beta,
-    )
+    timeout_seconds = min(settings.timeout_seconds, _ONCE_SECONDS)
+    provider = Provider.of(settings, transport, 1, timeout_seconds=timeout_seconds, beta=beta)
     try:
         return await ask(provider)
     finally:

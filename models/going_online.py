@@ -15,7 +15,7 @@ from tidemill.models import upstream
 from tidemill.models.clock import now
 from tidemill.models.deadlines import RAN, lead_seconds, live_rate
 from tidemill.models.members import is_member
-from tidemill.models.routes import ONLINE, UPSTREAM
+from tidemill.models.routes import FLEX, ONLINE, UPSTREAM
 from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, tallies
 
 STRAGGLERS = 20
@@ -55,7 +55,7 @@ def finish(connection: Connection, batch_id: str) -> Move | None:
 
 def leave_flex(connection: Connection, provider: str, models: Collection[str]) -> list[Move]:
     """Let batches go online whose model the server does not serve at flex."""
-    its = _read(connection, batches.c.provider == provider, batches.c.route == "flex") if models else []
+    its = _read(connection, batches.c.provider == provider, batches.c.route == FLEX) if models else []
     options = select(batches.c.id, batches.c.options).where(batches.c.id.in_([batch.id for batch in its]))
     model_of = {batch_id: own.get("model") for batch_id, own in connection.execute(options)} if its else {}
     moves = [_go_online(connection, batch, "refused") for batch in its if model_of.get(batch.id) in models]

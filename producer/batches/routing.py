@@ -8,7 +8,7 @@ from tidemill.models.choosing import FEW_ROWS, Choice, Facts, choose, refuses_fl
 from tidemill.models.clock import now
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import OptionError
-from tidemill.models.provider import has_batch_api
+from tidemill.models.provider_looks import has_batch_api
 from tidemill.models.routes import AUTO, FLEX, ONLINE, UPSTREAM, WINDOWS
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches

@@ -22,7 +22,8 @@ from tidemill.models.batch_servers import Counts
 from tidemill.models.claims import Claimant
 from tidemill.models.database import engine, reading, transact, writing
 from tidemill.models.options import Options
-from tidemill.models.provider import Provider, has_batch_api
+from tidemill.models.provider import Provider
+from tidemill.models.provider_looks import has_batch_api
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs, upstream_batches, workers

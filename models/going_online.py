@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, literal_column, select, update
 
-from tidemill.models import upstream
+from tidemill.models import upstream, whereabouts
 from tidemill.models.clock import now
 from tidemill.models.deadlines import RAN, lead_seconds, live_rate
 from tidemill.models.members import is_member
@@ -133,7 +133,7 @@ def _go_online(connection: Connection, batch: _Batch, reason: Reason) -> Move | 
     changed = update(batches).where(batches.c.id == batch.id, batches.c.route == batch.route)
     is_first = batch.route != ONLINE and connection.execute(changed.values(route=ONLINE)).rowcount
     if reason == "deadline":
-        upstream.want_cancel(connection, batch.id)
+        whereabouts.want_cancel(connection, batch.id)
     rows, _ = _rows(connection, batch.id)
     is_out = in_part(OPEN_PARTS[2], batch.id), is_member()
     out = connection.scalar(select(func.count()).select_from(jobs).where(*is_out)) or 0

@@ -133,16 +133,6 @@ def has_open() -> Label[bool]:
     return select(upstream_batches.c.id).where(*own).exists().label("is_out")
 
 
-def want_cancel(connection: Connection, batch_id: str) -> int:
-    """Have a batch's upstream batches cancelled at the provider, by whoever has their next step. Returns how many.
-
-    What the provider has answered until then is still read and paid.
-    """
-    is_open = upstream_batches.c.batch_id == batch_id, upstream_batches.c.ended_at.is_(None)
-    wanted = update(upstream_batches).where(*is_open, upstream_batches.c.wanted.is_(None))
-    return connection.execute(wanted.values(wanted="cancel", due_at=now())).rowcount
-
-
 def read(connection: Connection, batch: UpstreamBatch) -> UpstreamBatch:
     """The row as it is now."""
     return _read(connection, upstream_batches.c.id == batch.id)[0]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, select, update
 
 from tidemill.models.batch_servers import counts_of, status_of
+from tidemill.models.clock import now
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import OWNER
 from tidemill.models.tables import upstream_batches
@@ -73,7 +74,7 @@ class Upstream(NamedTuple):
 def of_batch(connection: Connection, batch_id: str, *, ended: bool = False) -> list[Upstream]:
     """The upstream batches of a batch that have not ended, with `ended` all there ever were; the oldest first."""
     its = select(upstream_batches).where(upstream_batches.c.batch_id == batch_id)
-    chosen = its if ended else its.where(upstream_batches.c.ended_at.is_(None))
+    chosen = its if ended else its.where(*_open(batch_id))
     return [_upstream(row) for row in connection.execute(chosen.order_by(upstream_batches.c.id))]
 
 
@@ -100,6 +101,15 @@ def _upstream(row: Row[Any]) -> Upstream:
 
 
 # --- want ---
+
+
+def want_cancel(connection: Connection, batch_id: str) -> int:
+    """Have the open ones cancelled at the provider, by whoever has their next step. Returns how many.
+
+    What the provider has answered until then is still read and paid.
+    """
+    wanted = update(upstream_batches).where(*_open(batch_id), upstream_batches.c.wanted.is_(None))
+    return connection.execute(wanted.values(wanted="cancel", due_at=now())).rowcount
 
 
 def want_no_cancel(connection: Connection, batch_id: str) -> None:

@@ -46,7 +46,7 @@ from tidemill.models.bulk import BulkRows, Given, insert_for, run
 from tidemill.models.claims import MAX_LOSSES, Claimant, Claimed
 from tidemill.models.clock import now, now_after
 from tidemill.models.job_locks import JOB_IDS, lock
-from tidemill.models.members import OWNER, is_no_member, is_unwanted_member
+from tidemill.models.members import has_upstream_owner, is_no_member, is_unwanted_member
 from tidemill.models.settling import LONGEST_DELAY_SECONDS
 from tidemill.models.tables import ENDED_STATES, FLAWED, OPEN_PARTS, OPEN_STATES, attempts, batches, in_part, jobs
 from tidemill.models.text import encode
@@ -190,7 +190,7 @@ def rescue(connection: Connection, rescuer: Rescuer) -> int:
     is_dead = jobs.c.worker_id.in_(rescuer.dead_worker_ids)
     ran_out = and_(jobs.c.lease_until < now(), jobs.c.batch_id.in_(of_provider), ~its_own)
     living_ids = [claimant.worker_id, *rescuer.living_worker_ids]
-    lives = or_(jobs.c.worker_id.in_(living_ids), jobs.c.worker_id.like(f"{OWNER}%"))
+    lives = or_(jobs.c.worker_id.in_(living_ids), has_upstream_owner())
     return _take_back(connection, or_(is_dead, ran_out) if rescuer.by_lease else is_dead, is_loss=~lives)
 
 

@@ -74,4 +74,4 @@ def test_budgets_are_the_last_that_forgiving_locks(jobs_under_way: list[Claimed]
     ENDS["release"](jobs_under_way)
     with written_tables() as tables:
         transact(lambda connection: budgets.forgive(connection, "b"))
-    assert tables == ["attempts", "budgets"]
+    assert (tables.count("budgets"), tables[-1]) == (1, "budgets")

@@ -11,7 +11,7 @@ from sqlalchemy import ClauseElement, Connection, String, and_, cast, insert, li
 
 from tidemill.models.bulk import BulkRows, run
 from tidemill.models.clock import day_of, now
-from tidemill.models.job_locks import JOB_IDS
+from tidemill.models.job_locks import CLAIMS, JOB_IDS
 from tidemill.models.lines import note
 from tidemill.models.money import MOST_USD_E9, usd, usd_e9
 from tidemill.models.tables import attempts, budgets, creations, fine_tunes, jobs
@@ -57,12 +57,9 @@ class Booking(NamedTuple):
     doubtful: int = 0
 
 
-_CLAIMS = BulkRows(job_id="int", epoch="int")
-
-
 def under_way(connection: Connection, claims: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Call]:
     """The attempts of these claims that are open or lost, by (job id, epoch); none where nothing has a cap."""
-    rows = run(connection, _select_under_way, _CLAIMS.filled(list(claims)))
+    rows = run(connection, _select_under_way, CLAIMS.filled(list(claims)))
     calls = [Call(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6], row[7]) for row in rows]
     return {call.claim: call for call in calls}
 
@@ -85,7 +82,7 @@ def with_training(
 
 
 def _select_under_way(connection: Connection) -> ClauseElement:
-    rows = _CLAIMS.values(connection)
+    rows = CLAIMS.values(connection)
     any_cap = select(budgets.c.name).where(budgets.c.cap_usd_e9.is_not(None)).limit(1).scalar_subquery()
     return (
         select(

@@ -81,7 +81,10 @@ def _place(what: str) -> _Place:
         return _Place(DAY, "", "each day (UTC)")
     if what == FLEET:
         return _Place(FLEET, "", "all batches")
-    batch_id = resolve(what).id
+    try:
+        batch_id = resolve(what).id
+    except InputError as error:
+        raise InputError(f"{error} `day` is each day, `fleet` all batches.") from None
     return _Place(BATCH, batch_id, batch_id)
 
 
@@ -138,6 +141,8 @@ def _standing(now: Budget) -> str:
     if now.spent + now.doubtful > now.cap:
         over = "no more calls begin, and those in flight end"
         return f"{cap}; {words.figures(now)}{whose}, which is more already: {over}."
+    if now.left <= 0 and now.reserved:
+        return f"{cap}; {words.figures(now)}{whose}: no more calls begin until those under way give some back."
     return f"{cap}; {words.figures(now)}{whose}, {words.shown(now.left)} left."
 
 

@@ -69,7 +69,7 @@ def test_caps_are_set_shown_changed_and_removed(capsys: pytest.CaptureFixture[st
     assert said(capsys, "day", "none") == "each day (UTC): no budget any more."
     assert said(capsys, "forgive") == "nothing is in doubt; there is nothing to forgive."
     assert said(capsys, "forgive", "rev").startswith("reviews-3f9a1c: nothing is in doubt")
-    with pytest.raises(InputError, match="There is no batch 'nobody'"):
+    with pytest.raises(InputError, match=r"There is no batch 'nobody'\. .* `day` is each day, `fleet` all batches\."):
         budget("nobody", "5", as_json=False)
 
 
@@ -81,6 +81,10 @@ def test_forgiving_too_early_says_what_may_be_in_doubt_soon(capsys: pytest.Captu
     with reading() as connection:
         (own,) = budgets.read_all(connection)
     assert own.reserved > 0
+    assert said(capsys, "latest", "0.0001").endswith(
+        " reserved: no more calls begin until those under way give some back. It was $500.00."
+    )
+    said(capsys, "latest", "500")
     told = said(capsys, "forgive", "latest")
     assert "nothing to forgive. $" in told
     assert "is reserved for calls under way; those of a killed process are in doubt once" in told

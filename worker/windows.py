@@ -28,7 +28,7 @@ from tidemill.models.text import dumps
 from tidemill.models.upstream import Step
 from tidemill.worker import creations, packing
 from tidemill.worker.collecting import Collector
-from tidemill.worker.creations import is_rejection
+from tidemill.worker.creations import is_no_cancel, is_rejection
 from tidemill.worker.upstream_lines import claim_in, load_line
 from tidemill.worker.upstream_run import Run, folder, go_on, read
 
@@ -187,7 +187,7 @@ async def _cancel(run: Run, remote_id: str | None) -> None:
     try:
         await run.provider.post(f"{_path(remote_id)}/cancel", {})
     except CallError as error:
-        if not is_rejection(error):  # else it has ended already
+        if not is_no_cancel(error):
             raise
 
 

@@ -107,7 +107,7 @@ def _enough(budget: Budget) -> str:
     rounded = Decimal(f"{amount:.2g}")
     if rounded < amount:
         rounded += Decimal(1).scaleb(rounded.adjusted() - 1)
-    return f"{rounded:f}"
+    return f"{rounded.normalize():f}"
 
 
 # --- a price that is not known ---

@@ -81,10 +81,7 @@ def _place(what: str) -> _Place:
         return _Place(DAY, "", "each day (UTC)")
     if what == FLEET:
         return _Place(FLEET, "", "all batches")
-    try:
-        batch_id = resolve(what).id
-    except InputError as error:
-        raise InputError(f"{error} `day` is each day, `fleet` all batches.") from None
+    batch_id = resolve(what).id
     return _Place(BATCH, batch_id, batch_id)
 
 

@@ -69,7 +69,7 @@ def test_caps_are_set_shown_changed_and_removed(capsys: pytest.CaptureFixture[st
     assert said(capsys, "day", "none") == "each day (UTC): no budget any more."
     assert said(capsys, "forgive") == "nothing is in doubt; there is nothing to forgive."
     assert said(capsys, "forgive", "rev").startswith("reviews-3f9a1c: nothing is in doubt")
-    with pytest.raises(InputError, match=r"There is no batch 'nobody'\. .* `day` is each day, `fleet` all batches\."):
+    with pytest.raises(InputError, match="There is no batch 'nobody'"):
         budget("nobody", "5", as_json=False)
 
 

@@ -216,7 +216,7 @@ def _forgive(batch_id: str | None, as_json: bool) -> None:
         print_line(f"{whose}nothing is in doubt; there is nothing to forgive.{_reserved(narrowest)}")
         return None
     left = "" if narrowest is None else f"; {words.shown(narrowest.left)} left of the {words.title(narrowest)}"
-    print_line(f"{whose}{words.shown(forgiven)} that killed processes may have spent counts no longer{left}.")
+    print_line(f"{whose}{words.shown(forgiven)} that calls may have spent counts no longer{left}.")
     return None
 
 

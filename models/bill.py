@@ -49,7 +49,10 @@ _MOST_USD = 1e5
 """A call that seems to cost as much is one whose price is not known; no sum of others reaches what a column holds."""
 
 KEY = ("day", "model", "fate", "route")
-SUMS = ("calls", "input_tokens", "output_tokens", "cost_usd_e12", "saved_usd_e12", "priced", "unpriced")
+SUMS = (
+    *("calls", "input_tokens", "output_tokens", "cost_usd_e12", "saved_usd_e12"),
+    *("priced", "unpriced", "doubtful_usd_e9"),
+)
 
 
 class Line(NamedTuple):
@@ -103,17 +106,15 @@ class Span(NamedTuple):
 
 def read(connection: Connection, span: Span) -> list[Line]:
     """The lines of all calls of a span, those of deleted batches included; one statement, so all is of one moment."""
-    facts = calls(connection).add_columns(
-        jobs.c.batch_id, func.coalesce(attempts.c.doubtful_usd_e9, 0).label("doubtful_usd_e9")
-    )
+    facts = calls(connection).add_columns(jobs.c.batch_id)
     if span.batch_id is not None:
         facts = facts.where(jobs.c.batch_id == span.batch_id)
     call = facts.subquery("call").c
     key = (call.batch_id, *(call[name] for name in KEY))
-    sums = [func.sum(call[name]).label(name) for name in (*SUMS, "doubtful_usd_e9")]
+    sums = [func.sum(call[name]).label(name) for name in SUMS]
     grouped = select(*key, *sums).where(*_within(call.day, span)).group_by(*key).subquery("grouped")
     of_batch = (batches.c.name, batches.c.kind, batches.c.provider)
-    values = [grouped.c[name] for name in (*KEY, *SUMS, "doubtful_usd_e9")]
+    values = [grouped.c[name] for name in (*KEY, *SUMS)]
     options = type_coerce(batches.c.options, Text).label("options")
     live = (
         select(grouped.c.batch_id, *of_batch, assistants.c.name.label("assistant"), *values, options)
@@ -123,7 +124,7 @@ def read(connection: Connection, span: Span) -> list[Line]:
     names = (kept_costs.c.batch_id, kept_costs.c.batch_name, kept_costs.c.kind, kept_costs.c.provider)
     kept_key = (kept_costs.c.day, kept_costs.c.model, kept_costs.c.outcome, kept_costs.c.route)
     kept_sums = [kept_costs.c[name] for name in SUMS]
-    kept = select(*names, kept_costs.c.assistant, *kept_key, *kept_sums, literal(0), null())
+    kept = select(*names, kept_costs.c.assistant, *kept_key, *kept_sums, null())
     kept = kept.where(*_within(kept_costs.c.day, span))
     if span.batch_id is not None:
         kept = kept.where(kept_costs.c.batch_id == span.batch_id)
@@ -167,6 +168,7 @@ def calls(connection: Connection) -> Select[Any]:
         "saved_usd_e12": func.coalesce(_saved(), 0),
         "priced": case((is_priced, 1), else_=0),
         "unpriced": case((is_priced, 0), (read + written > 0, 1), else_=0),
+        "doubtful_usd_e9": func.coalesce(attempts.c.doubtful_usd_e9, 0),
     }
     return (
         select(*(column.label(name) for name, column in columns.items()))

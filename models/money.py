@@ -1,10 +1,15 @@
-"""Money that is capped is counted in whole nano-dollars (1e-9 USD), because sums of floats drift."""
+"""Money that is capped is counted in whole nano-dollars (1e-9 USD), because sums of floats drift.
+
+What calls have cost is added up in whole numbers of 1e-12 USD: rounded one by one to nano-dollars, a thousand calls
+would be a microdollar off.
+"""
 
 import math
 import re
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
 
 USD_E9 = 10**9
+E12_PER_E9 = 1_000
 COST_PLACES = 12
 """Decimals of a dollar that are kept: a price of a million tokens with six decimals is kept to its last digit."""
 _MOST_USD = 1_000_000_000
@@ -32,6 +37,11 @@ def usd_e9_of(amount: str | float | Decimal) -> int:
 def usd_e9(usd: float) -> int:
     """The nano-dollars of a price, rounded up, so that no sum of them is less than what is billed."""
     return math.ceil(round(usd * USD_E9, 3))
+
+
+def usd_e12(usd: float) -> int:
+    """A price in 1e-12 USD, which is how exactly calls are booked."""
+    return round(usd * USD_E9 * E12_PER_E9)
 
 
 def usd(amount_e9: int) -> float:

@@ -32,7 +32,7 @@ from tidemill.models.clock import now, now_after
 from tidemill.models.job_locks import CLAIMS, JOB_IDS, lock_ids
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import is_unwanted_member
-from tidemill.models.money import COST_PLACES
+from tidemill.models.money import COST_PLACES, usd_e9
 from tidemill.models.tables import ENDED_STATES, attempts, fit, jobs
 from tidemill.models.text import encode
 
@@ -87,7 +87,8 @@ class Settlement(NamedTuple):
     standard_usd: float | None = None
     """What the same tokens cost on the standard tier, online; None: not known."""
     is_doubtful: bool = False
-    """Whether nobody knows if a call without a price was billed: its reply was lost or not read to the end."""
+    """Whether it may have been billed more than is known: its reply was lost, not read to the end, or counts no tokens.
+    """
 
 
 _SETTLED = BulkRows(
@@ -108,7 +109,7 @@ _SETTLED = BulkRows(
     cost_usd="float",
     standard_usd="float",
     route="text",
-    is_doubtful="int",
+    known_usd_e9="int",
 )
 
 
@@ -132,7 +133,8 @@ class _SettledRow(NamedTuple):
     cost_usd: float | None
     standard_usd: float | None
     route: str | None
-    is_doubtful: int
+    known_usd_e9: int | None
+    """Of a doubtful call, what is known that it cost; None: of others."""
 
     @property
     def claim(self) -> tuple[int, int]:
@@ -195,7 +197,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
 def _booking(call: Call, row: _SettledRow) -> Booking:
     """What the end of a call changes in its budgets."""
     was_counted = row.input_tokens is not None or row.output_tokens is not None
-    return bookings.ended(call, row.cost_usd, was_counted=was_counted, is_doubtful=bool(row.is_doubtful))
+    return bookings.ended(call, row.cost_usd, was_counted=was_counted, known_usd_e9=row.known_usd_e9)
 
 
 def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
@@ -261,7 +263,7 @@ def _settled_row(settlement: Settlement) -> _SettledRow:
         None if settlement.cost_usd is None else round(settlement.cost_usd, COST_PLACES),
         None if settlement.standard_usd is None else round(settlement.standard_usd, COST_PLACES),
         settlement.route,
-        int(settlement.is_doubtful),
+        usd_e9(settlement.cost_usd or 0.0) if settlement.is_doubtful else None,
     )
 
 
@@ -351,7 +353,10 @@ def _end_attempts(connection: Connection) -> Update:
         .values(
             ended_at=now(),
             route=func.coalesce(row.route, attempts.c.route),
-            doubtful_usd_e9=case((row.is_doubtful > 0, attempts.c.reserved_usd_e9), else_=null()),
+            doubtful_usd_e9=case(
+                (attempts.c.reserved_usd_e9 > row.known_usd_e9, attempts.c.reserved_usd_e9 - row.known_usd_e9),
+                else_=null(),
+            ),
             **{name: row[name] for name in names},
         )
         .returning(attempts.c.job_id, attempts.c.epoch)

@@ -172,7 +172,7 @@ class BudgetNow(NamedTuple):
     reserved: float
     """For calls that are under way: the most that they may cost."""
     maybe_spent: float
-    """What calls of killed processes may have cost."""
+    """What calls may have cost whose end nobody saw, or whose tokens nobody told."""
     left: float
     is_reached: bool
     """Whether rows wait for it, and none is under way that might give something back."""

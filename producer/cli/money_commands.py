@@ -33,8 +33,8 @@ def budget(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="A batch; day: each day, in UTC; fleet: all batches together; forgive: what may have been spent by "
-            "killed processes counts no longer. Lists all when left out.",
+            help="A batch; day: each day, in UTC; fleet: all batches together; forgive: what is maybe spent counts no "
+            "longer. Lists all when left out.",
             metavar="BATCH|day|fleet|forgive",
             autocompletion=completing.budget_names,
             show_default=False,

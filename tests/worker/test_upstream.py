@@ -454,7 +454,7 @@ def test_r12_a_cancel_that_comes_when_the_batch_has_completed_is_no_reason_to_wa
     wait_until(lambda: server.batches()[0]["status"] == "completed", "the provider has completed it, unseen")
     with writing() as connection:
         connection.execute(update(batches).values(state="cancelled"))
-        assert upstream.want_cancel(connection, "b") == 1
+        assert whereabouts.want_cancel(connection, "b") == 1
     to_the_end()
     assert states() == {"succeeded": 4}
 

@@ -113,6 +113,33 @@ def test_what_is_no_amount_is_a_sentence(amount: str) -> None:
         budget("fleet", amount, as_json=False)
 
 
+@pytest.mark.usefixtures("embedded_home")
+@pytest.mark.parametrize(
+    ("what", "amount", "sentence"),
+    [
+        (
+            "5",
+            None,
+            "5 is an amount, and what it is for comes first: `tidemill budget latest 5` or `tidemill budget day 5`",
+        ),
+        ("none", None, "`tidemill budget latest none` or "),
+        ("5", "6", "`tidemill budget latest 5` or "),
+        ("0.5", "latest", "0.5 is an amount, and what it is for comes first: `tidemill budget latest 0.5`."),
+        (
+            "forgive",
+            "day",
+            "'day' is no batch; behind `forgive` stands a batch, or nothing: `tidemill budget forgive` is",
+        ),
+        ("forgive", "5", "'5' is no batch; behind `forgive` stands"),
+        ("forgive", "nobody", "There is no batch 'nobody'"),
+    ],
+)
+def test_words_in_the_wrong_place_are_told_the_right_one(what: str, amount: str | None, sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        budget(what, amount, as_json=False)
+    assert sentence in str(error.value)
+
+
 @pytest.mark.parametrize("typed", [["budget", "fleet"], ["ask", "Why?", "--budget"], ["train", "x", "--budget"]])
 def test_every_command_ends_with_2_where_the_budget_is_no_amount(
     typed: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

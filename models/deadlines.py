@@ -77,6 +77,13 @@ def batch_seconds(connection: Connection, provider: str) -> float:
     return p90([(ended_at - sent_at).total_seconds() for sent_at, ended_at in latest])
 
 
+def has_run(connection: Connection, provider: str, url: str) -> bool:
+    """Whether this provider has run an upstream batch for the endpoint at this path."""
+    own = upstream_batches.c.provider == provider, upstream_batches.c.endpoint == url
+    ran = select(upstream_batches.c.id).where(*own, func.lower(upstream_batches.c.status).in_(RAN))
+    return connection.scalar(ran.limit(1)) is not None
+
+
 def live_rate(connection: Connection, provider: str) -> float:
     """How many rows a second end online at this provider, by the latest batch that says it; else by the window."""
     was_out = select(upstream_batches.c.id).where(upstream_batches.c.batch_id == batches.c.id).exists()

@@ -175,10 +175,7 @@ def _running(rows: int, *, has_workers: bool) -> Reason:
 def _queued(connection: Connection, outlook: Outlook, waiting: int) -> Reason:
     batch, alive = outlook.batch, outlook.fleet.alive(outlook.batch.provider)
     if batch.route in UPSTREAM:
-        for_what = "to be packed into the next batch for the provider"
-        if budgets.is_waiting_for_files(connection, batch.id):
-            for_what = "but near a cap on money they wait until those at the provider give some of it back"
-        return Reason("to_pack", f"{counted(waiting, 'row')} due, {for_what}.")
+        return reasons.to_pack(waiting, waits_for_files=budgets.is_waiting_for_files(connection, batch.id))
     places, free = sum(each.window for each in alive), sum(max(0, each.window - each.in_flight) for each in alive)
     urgent = ledger.urgent_batches(connection, batch)
     first = f" More urgent batches go first: {', '.join(urgent)}." if urgent else ""

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tidemill.producer.batches.progress import STATES, Progress
+from tidemill.models.tables import STATES
+from tidemill.producer.batches.progress import Progress
 from tidemill.producer.batches.route_news import change
 
 

@@ -96,6 +96,11 @@ def why_not(url: str, endpoint: str) -> str | None:
     return None
 
 
+def is_known_to_take(url: str, endpoint: str) -> bool:
+    """Whether a server that has a Batch API is known to take rows for this endpoint; chat they all take."""
+    return endpoint == "chat" or _of_host(_SERVERS, host_of(server_name(url))) is not None
+
+
 _Row = TypeVar("_Row")
 
 

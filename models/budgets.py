@@ -18,11 +18,13 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    FromClause,
     Select,
     and_,
     case,
     cast,
     delete,
+    exists,
     func,
     literal_column,
     or_,
@@ -36,10 +38,11 @@ from tidemill.models import reservations, turns
 from tidemill.models.bookings import BATCH, DAY, FLEET, Booking, book
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import day_of, now
+from tidemill.models.members import WORTH
 from tidemill.models.money import E12_PER_E9, MOST_USD_E9, USD_E9, usd
 from tidemill.models.reservations import COLUMNS, UNPRICED
 from tidemill.models.routes import ONLINE
-from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs, kept_costs
+from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs, kept_costs, upstream_batches
 from tidemill.models.text import dumps
 
 
@@ -136,20 +139,43 @@ def is_blocked() -> ColumnElement[bool]:
     """Whether the next call of a row of `batches` does not fit into a budget that covers it."""
     own = budgets.alias("own_budgets")
     needed = budgets.c.spent_usd_e9 + budgets.c.reserved_usd_e9 + budgets.c.doubtful_usd_e9 + own.c.next_call_usd_e9
-    return (
-        select(own.c.name)
-        .join(budgets, budgets.c.cap_usd_e9 < needed)
-        .where(
-            own.c.kind == BATCH,
-            own.c.name == batches.c.id,
-            own.c.next_call_usd_e9 > literal_column("0"),  # in the words of the index that has only these
-            or_(
-                and_(budgets.c.kind == BATCH, budgets.c.name == batches.c.id),
-                and_(budgets.c.kind == DAY, budgets.c.name == _TODAY),
-                budgets.c.kind == FLEET,
-            ),
-        )
-        .exists()
+    waiting = select(own.c.name).join(budgets, budgets.c.cap_usd_e9 < needed)
+    return waiting.where(_waits(own), _covers()).exists()
+
+
+def waits_for_files() -> ColumnElement[bool]:
+    """Whether rows of a row of `batches` are better packed once files that are out give back what they have reserved.
+
+    Not all of them fit into a budget, and little of it is left beside what is reserved, or one of the files is being
+    read. Else one row would be packed for each that comes back. Where no file is out, nobody waits.
+    """
+    own, files = budgets.alias("own_budgets"), upstream_batches
+    its_own = files.c.ended_at.is_(None), or_(budgets.c.kind != BATCH, files.c.batch_id == own.c.name)
+    is_out = exists().where(*its_own)
+    is_read = exists().where(*its_own, files.c.step.in_(("collect", "end")), files.c.failures == 0)
+    least = budgets.c.reserved_usd_e9 // WORTH
+    needed = budgets.c.spent_usd_e9 + budgets.c.reserved_usd_e9 + budgets.c.doubtful_usd_e9 + least
+    narrow = select(own.c.name).select_from(own.join(budgets, budgets.c.cap_usd_e9.is_not(None)))
+    return narrow.where(_waits(own), _covers(), or_(and_(budgets.c.cap_usd_e9 < needed, is_out), is_read)).exists()
+
+
+def is_waiting_for_files(connection: Connection, batch_id: str) -> bool:
+    """The same of one batch."""
+    return connection.scalar(select(batches.c.id).where(batches.c.id == batch_id, waits_for_files())) is not None
+
+
+def _waits(own: FromClause) -> ColumnElement[bool]:
+    """Whether these budgets are those of rows of `batches` of which a call did not fit."""
+    # In the words of the index that has only these.
+    return and_(own.c.kind == BATCH, own.c.name == batches.c.id, own.c.next_call_usd_e9 > literal_column("0"))
+
+
+def _covers() -> ColumnElement[bool]:
+    """Whether a row of `budgets` covers one of `batches`."""
+    return or_(
+        and_(budgets.c.kind == BATCH, budgets.c.name == batches.c.id),
+        and_(budgets.c.kind == DAY, budgets.c.name == _TODAY),
+        budgets.c.kind == FLEET,
     )
 
 
@@ -173,6 +199,10 @@ def set_cap(connection: Connection, kind: str, name: str, cap_usd_e9: int | None
         capped = place & budgets.c.cap_usd_e9.is_not(None)
         if not connection.execute(update(budgets).where(capped).values(cap_usd_e9=cap_usd_e9)).rowcount:
             _begin(connection, kind, each, cap_usd_e9)
+    # Where there is room now, nobody waits for what is out: whoever has raised a cap wants it to go on at once.
+    free = select(batches.c.id).where(budgets.c.name == batches.c.id, ~is_blocked())
+    waiting = and_(budgets.c.kind == BATCH, budgets.c.next_call_usd_e9 > literal_column("0"), free.exists())
+    connection.execute(update(budgets).where(waiting).values(next_call_usd_e9=0))
 
 
 def _begin(connection: Connection, kind: str, name: str, cap_usd_e9: int) -> None:

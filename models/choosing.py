@@ -24,7 +24,8 @@ class Facts(NamedTuple):
     """That are open, as far as is known."""
     seconds_left: float | None
     """Until the deadline; None: there is none."""
-    has_batch_api: bool
+    why_no_batch: str | None
+    """Why rows cannot go to the provider's Batch API, as the end of a sentence; None: they can."""
     takes_flex: bool
     batch_seconds: float
     """In which nine of ten batches are done at the provider's Batch API."""
@@ -43,8 +44,8 @@ def choose(facts: Facts) -> Choice:
     if left is None and facts.rows < FEW_ROWS:
         return Choice(ONLINE, "so few rows are not worth waiting for, and no deadline says that there is time")
     usual = f"9 of 10 batches there are done within {in_words(facts.batch_seconds)}"
-    slow = "the server has no Batch API"
-    if facts.has_batch_api:
+    slow = facts.why_no_batch
+    if slow is None:
         time = None if left is None else left - margin_seconds(left)
         if time is None or facts.batch_seconds <= time:
             return Choice(BATCH, usual)

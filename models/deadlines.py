@@ -80,6 +80,13 @@ def batch_seconds(connection: Connection, provider: str) -> float:
     return p90([(ended_at - sent_at).total_seconds() for sent_at, ended_at in ran])
 
 
+def has_run(connection: Connection, provider: str, url: str) -> bool:
+    """Whether this provider has run an upstream batch for the endpoint at this path."""
+    own = upstream_batches.c.provider == provider, upstream_batches.c.endpoint == url
+    statuses = connection.scalars(select(upstream_batches.c.status).where(*own).distinct())
+    return any(status_of({"status": each}) in RAN for each in statuses)
+
+
 def live_rate(connection: Connection, provider: str) -> float:
     """How many rows a second end online at this provider, by the latest batch that says it; else by the window."""
     was_out = select(upstream_batches.c.id).where(upstream_batches.c.batch_id == batches.c.id).exists()

@@ -123,7 +123,8 @@ PATIENCE_SECONDS = 600.0
 def batches_to_pack(connection: Connection, scopes: Sequence[Scope]) -> list[str]:
     """Batches whose due rows are to go out as one upstream batch now, the most urgent first.
 
-    Each costs hours, so a row does not go out alone while others of its batch are read or will be due in a moment.
+    Each costs hours, so a row does not go out alone while others of its batch are read or will be due in a moment, or
+    while files that are out keep a budget from taking the others.
     """
     own = {scope.batch_id for scope in scopes}
     statement = _unpacked_statement(is_any=None in own)
@@ -149,6 +150,7 @@ def _unpacked_statement(*, is_any: bool) -> Select[str, datetime | None, bool]:
         batches.c.hold_reason.is_(None),
         true() if is_any else batches.c.id.in_(bindparam("own", expanding=True)),
         ~budgets.is_blocked(),
+        ~budgets.waits_for_files(),
         since.is_not(None),
         or_(~soon.exists(), is_late),
     )

@@ -7,6 +7,10 @@ from tidemill.models.tables import batches, jobs
 OWNER = "up-"
 """How the worker's name begins of jobs that are lines of an upstream batch: it is no process, and cannot die."""
 
+WORTH = 4
+"""Each upstream batch costs hours. Near a limit the next one waits for those that are out, until there is room for so
+much: this part of what they have of it."""
+
 
 def is_member() -> ColumnElement[bool]:
     """Whether a row of `jobs` is at the provider's Batch API, or on its way there."""

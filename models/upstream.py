@@ -37,7 +37,7 @@ from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.creations import LostError
 from tidemill.models.job_locks import CLAIMS
 from tidemill.models.json_types import JsonObject
-from tidemill.models.members import OWNER
+from tidemill.models.members import OWNER, WORTH
 from tidemill.models.routes import ONLINE, UPSTREAM
 from tidemill.models.scope import Scope
 from tidemill.models.settling import Settlement
@@ -438,8 +438,9 @@ class Room(NamedTuple):
 def room(connection: Connection, batch: UpstreamBatch, model: str, most: Room) -> Room:
     """What the provider has room for, as far as is known: nothing more is packed where a number is 0.
 
-    What was too much halves the next one, and each one that is taken doubles it. A limit of tokens that the provider
-    has named holds for all that wait there.
+    What was too much halves the next one, and each one that is taken doubles it. A limit of tokens, which the provider
+    has named or which was learned, holds for all that wait there. Where they leave little of it, it is left to them:
+    each file costs hours, however few rows are in it.
     """
     recent = _recent(connection, batch, model)
     own = [each for each in recent if each.batch_id == batch.batch_id]
@@ -447,9 +448,12 @@ def room(connection: Connection, batch: UpstreamBatch, model: str, most: Room) -
     named = next((each.queue_tokens for each in reversed(recent) if each.queue_tokens), None)
     tokens = _learned(recent, "queue", "tokens", most.tokens)
     if named is not None:
-        tokens = min(tokens, int(named * _QUEUE_SHARE) - waiting)
+        tokens = min(tokens, int(named * _QUEUE_SHARE))
     if not waiting:
         tokens = max(tokens, 1)  # one line must go, so that the provider can say whether it ever fits
+    elif tokens < most.tokens:
+        tokens -= waiting
+        tokens = 0 if tokens * WORTH < waiting else tokens
     return Room(_learned(own, "lines", "lines", most.lines), _learned(recent, "bytes", "bytes", most.bytes), tokens)
 
 

@@ -26,8 +26,9 @@ def read_creation(request: Request) -> None:
     for name in ("input_file_id", "endpoint", "completion_window"):
         if not isinstance(body.get(name), str) or not body[name]:
             raise BadCallError(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
-    if body["endpoint"] not in ENDPOINTS:
-        raise _invalid("endpoint", f"expected one of {', '.join(ENDPOINTS)}.")
+    endpoints = ENDPOINTS[:1] if request.options.chat_batches else ENDPOINTS
+    if body["endpoint"] not in endpoints:
+        raise _invalid("endpoint", f"expected one of {', '.join(endpoints)}.")
     if body["completion_window"] not in WINDOWS:
         raise _invalid("completion_window", f"expected one of {', '.join(WINDOWS)}.")
     expiry = body.get("output_expires_after")

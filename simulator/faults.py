@@ -263,11 +263,6 @@ BATCH_FAULTS = (
     "odd_status",  # a status that nobody knows while it runs
 )
 
-# What can go wrong with the content of a file: scripts={"GET /v1/files/{id}/content": "!!short*2"}, for each file anew.
-CONTENT_FAULTS = (
-    "nobytes",  # nothing in it
-    "short",  # the second half of its lines is not there yet
-)
 # What can go wrong with the content of a file:
 # scripts={"GET /v1/files/{id}/content": "!!short*2"}, for each file anew.
 CONTENT_FAULTS = (

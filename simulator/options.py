@@ -52,6 +52,7 @@ class SimulatorOptions(TypedDict, total=False):
     batch_queue_tokens: int | None
     batch_dialect: str
     no_batches: bool
+    chat_batches: bool
     own_batches: bool
     list_lag_seconds: float
     most_upload_bytes: int | None
@@ -98,6 +99,7 @@ class Options:
     batch_queue_tokens: int | None = None
     batch_dialect: str = "openai"
     no_batches: bool = False
+    chat_batches: bool = False
     own_batches: bool = False
     list_lag_seconds: float = 0.0
     most_upload_bytes: int | None = None
@@ -180,6 +182,7 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "batch_queue_tokens": (_optional(int), "most tokens of prompts in a model's batches; what is above fails"),
     "batch_dialect": (_choice(*DIALECTS), "whose words a batch is shown in: openai, together, novita or azure"),
     "no_batches": (switch, "there is no Batch API"),
+    "chat_batches": (switch, "the Batch API takes rows for chat alone"),
     "own_batches": (switch, "an API key sees only the batches that were created with it"),
     "list_lag_seconds": (float, "how long files and batches are missing from their lists"),
     "most_upload_bytes": (_optional(int), "uploads above it are answered with 413 before their end"),

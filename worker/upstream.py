@@ -27,7 +27,7 @@ from tidemill.models.routes import WINDOWS
 from tidemill.models.settings import settings
 from tidemill.models.settling import LONGEST_DELAY_SECONDS
 from tidemill.models.transfers import TransferError
-from tidemill.models.upstream import Step
+from tidemill.models.upstream import Step, UpstreamBatch
 from tidemill.worker import creations, packing, windows
 from tidemill.worker import upstream_faults as faults
 from tidemill.worker.collecting import Collector
@@ -123,8 +123,10 @@ async def _upload(run: Run) -> None:
         return await run.provider.upload_file(_file_name(token), run.path, server().purpose)
 
     async def find(token: str) -> AsyncIterator[RemoteObject]:
+        whole = run.path.stat().st_size
         async for each in _list(run, "/files", purpose=server().purpose):
-            if each.get("filename") == _file_name(token):
+            # Some servers keep what came of an upload that was cut off.
+            if each.get("filename") == _file_name(token) and each.get("bytes") in (None, whole):
                 yield each
 
     def keep(connection: Connection, remote: RemoteObject) -> None:
@@ -284,7 +286,7 @@ async def _collect(run: Run) -> None:
             upstream.note_seen, run.batch, batch_of(await run.provider.fetch(_path(run.batch.remote_id)))
         )
         run.batch = await asyncio.to_thread(read, run)
-    remote, counts = run.batch.remote or {}, run.batch.counts
+    remote, counts = run.batch.remote or {}, _counted(run.batch)
     collector = Collector(run.batch, run.options, run.judge, run.meter)
     answers = await _collect_file(run, collector, string(remote.get("output_file_id")), "answers")
     errors = await _collect_file(run, collector, string(remote.get("error_file_id")), "errors")
@@ -301,6 +303,14 @@ async def _collect(run: Run) -> None:
     await creations.write(upstream.change, run.batch, step="end", failures=0)
     run.batch = await asyncio.to_thread(read, run)
     await _end(run)
+
+
+def _counted(batch: UpstreamBatch) -> Counts:
+    """What the provider counts. Where it does not, all lines of what is completed are done, else one of its answers."""
+    if batch.counts.done is not None:
+        return batch.counts
+    has_answers = bool(string((batch.remote or {}).get("output_file_id")))
+    return Counts(batch.lines, batch.lines if batch.meaning == "completed" else int(has_answers), None)
 
 
 def _what_is_missing(counts: Counts, answers: int, errors: int) -> str | None:

@@ -48,6 +48,7 @@ NO_BATCH_API = (
     "The server has no Batch API ({reason}): ask by --route online, or set OPENAI_BASE_URL to one that has /v1/files "
     "and /v1/batches."
 )
+_NO_ENDPOINT = "The server's Batch API does not take {url} ({reason}): ask by --endpoint chat, or by --route online."
 _GONE = (
     "The provider does not know its batch {remote_id} any more ({reason}): look there what became of it. These rows "
     "may have been billed, so only --new asks them again."
@@ -124,6 +125,9 @@ async def refuse_file(run: Run, error: CallError) -> None:
     elif _denies_api(error, verdict):
         sentence = NO_BATCH_API.format(reason=error.message.rstrip(" ."))
         await _fail_all(run, error, Verdict("fail", "no_batch_api", sentence, counted=True))
+    elif error.param == "endpoint" or run.batch.endpoint in error.message:
+        sentence = _NO_ENDPOINT.format(url=run.batch.endpoint, reason=error.message.rstrip(" ."))
+        await _fail_all(run, error, Verdict("fail", "not_supported", sentence, counted=True))
     elif verdict.code in _OF_ALL_LINES:
         await _fail_all(run, error, verdict)
     else:

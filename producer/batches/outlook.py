@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row
 
-from tidemill.models import batches, ledger, whereabouts
+from tidemill.models import batches, budgets, ledger, whereabouts
 from tidemill.models.json_types import JsonObject
 from tidemill.models.ledger import Call, Later
 from tidemill.models.routes import UPSTREAM
@@ -175,8 +175,7 @@ def _running(rows: int, *, has_workers: bool) -> Reason:
 def _queued(connection: Connection, outlook: Outlook, waiting: int) -> Reason:
     batch, alive = outlook.batch, outlook.fleet.alive(outlook.batch.provider)
     if batch.route in UPSTREAM:
-        sentence = f"{counted(waiting, 'row')} due, to be packed into the next batch for the provider."
-        return Reason("to_pack", sentence)
+        return reasons.to_pack(waiting, waits_for_files=budgets.is_waiting_for_files(connection, batch.id))
     places, free = sum(each.window for each in alive), sum(max(0, each.window - each.in_flight) for each in alive)
     urgent = ledger.urgent_batches(connection, batch)
     first = f" More urgent batches go first: {', '.join(urgent)}." if urgent else ""

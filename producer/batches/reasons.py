@@ -137,6 +137,16 @@ class Place(NamedTuple):
     urgent: Sequence[str]
 
 
+def to_pack(rows: int | None, *, waits_for_files: bool) -> Reason:
+    """What due rows wait for that go out as lines of an upstream batch; None: it is about one row."""
+    due = "It is due" if rows is None else f"{counted(rows, 'row')} due"
+    for_what = "to be packed into the next batch for the provider"
+    if waits_for_files:
+        waits = "it waits" if rows is None else "they wait"
+        for_what = f"but near a cap on money {waits} until rows at the provider give some of it back"
+    return Reason("to_pack", f"{due}, {for_what}.")
+
+
 def of_place(job: Row[Any], batch: Row[Any], fleet: Fleet, place: Place, now: datetime) -> Reason:
     """That a queued row is due, and what is before it."""
     alive = fleet.alive(batch.provider)

@@ -47,7 +47,7 @@ def change(before: str, so_far: Progress) -> str:
         why = "the server does not serve this model at flex, or somebody has changed the route"
         return f"The rest goes out at the standard tier, for its price: {why}."
     by = f", to be done by {deadline_at:%H:%M} UTC" if deadline_at is not None else ""
-    if before in WINDOWS and not by:
+    if before in WINDOWS and not by and not so_far.ended:
         return f"The server does not take this model by {before}: the rest goes online, for the full price."
     if before not in UPSTREAM:
         return f"The rest goes out at the standard tier{by}."

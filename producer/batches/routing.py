@@ -3,10 +3,11 @@
 from sqlalchemy import Connection, select, update
 
 from tidemill.models import deadlines
-from tidemill.models.batch_servers import why_not
+from tidemill.models.batch_servers import is_known_to_take, why_not
 from tidemill.models.choosing import FEW_ROWS, Choice, Facts, choose, refuses_flex, takes_flex
 from tidemill.models.clock import now
 from tidemill.models.database import reading, transact
+from tidemill.models.endpoints import ENDPOINTS
 from tidemill.models.errors import OptionError
 from tidemill.models.provider_looks import has_batch_api
 from tidemill.models.routes import AUTO, FLEX, ONLINE, UPSTREAM, WINDOWS
@@ -16,6 +17,7 @@ from tidemill.producer.batches.order import Order
 from tidemill.producer.batches.upstream_words import price_words
 
 TIER = "service_tier"
+_NO_API = "the server has no Batch API"
 
 
 def check_route(order: Order) -> None:
@@ -32,7 +34,7 @@ def check_route(order: Order) -> None:
         if order.options.endpoint != "responses":
             raise OptionError("route", route, "it is for --endpoint responses; add that, or use batch.")
         return
-    if route in UPSTREAM and (why := _why_no_batches(order)) is not None:
+    if route in UPSTREAM and (why := _why_refused(order)) is not None:
         raise OptionError("route", route, f"{why}; use flex, online, or auto, which takes what there is.")
 
 
@@ -43,7 +45,7 @@ def says_enough(order: Order, open_rows: int) -> bool:
 
 def choose_route(order: Order, batch_id: str, open_rows: int) -> None:
     """Resolve a batch whose route is `auto`, and say how; its rows wait for that."""
-    can = _can_batch(order), _can_flex(order)
+    can = _why_no_batch(order), _can_flex(order)
 
     def resolve(connection: Connection) -> Choice | None:
         choice = _choose(connection, can, open_rows, _seconds_left(connection, batch_id))
@@ -58,15 +60,15 @@ def choose_route(order: Order, batch_id: str, open_rows: int) -> None:
 
 def foresee_route(order: Order, batch_id: str | None, open_rows: int) -> Choice:
     """Which route a batch whose route is `auto` would get with so many rows to send; nothing is written."""
-    can, left = (_can_batch(order), _can_flex(order)), order.spending.deadline_seconds
+    can, left = (_why_no_batch(order), _can_flex(order)), order.spending.deadline_seconds
     with reading() as connection:
         if left is None and batch_id is not None:
             left = _seconds_left(connection, batch_id)
         return _choose(connection, can, open_rows, left)
 
 
-def _choose(connection: Connection, can: tuple[bool, bool], open_rows: int, seconds_left: float | None) -> Choice:
-    """`can` says whether the rows may go by batch, and by flex."""
+def _choose(connection: Connection, can: tuple[str | None, bool], open_rows: int, seconds_left: float | None) -> Choice:
+    """`can` says why the rows may not go by batch, and whether they may by flex."""
     usual = deadlines.batch_seconds(connection, settings().provider)
     return choose(Facts(open_rows, seconds_left, *can, usual))
 
@@ -78,15 +80,25 @@ def _seconds_left(connection: Connection, batch_id: str) -> float | None:
     return None if deadline_at is None else (deadline_at - at).total_seconds()
 
 
-def _can_batch(order: Order) -> bool:
-    known = why_not(settings().openai_base_url, order.options.endpoint)
-    return TIER not in order.options.params and known is None and bool(has_batch_api(settings()))
-
-
-def _why_no_batches(order: Order) -> str | None:
+def _why_refused(order: Order) -> str | None:
     """Why it is known that rows cannot go to the server's Batch API, as the end of a sentence."""
     why = why_not(settings().openai_base_url, order.options.endpoint)
-    return why or ("the server has no Batch API" if has_batch_api(settings()) is False else None)
+    return why or (_NO_API if has_batch_api(settings()) is False else None)
+
+
+def _why_no_batch(order: Order) -> str | None:
+    """Why `auto` does not choose the Batch API: also where nobody knows whether it would take the rows."""
+    url, endpoint = settings().openai_base_url, order.options.endpoint
+    if TIER in order.options.params:
+        return f"{TIER} is a route of its own"
+    if (why := why_not(url, endpoint)) is not None:
+        return why
+    if not is_known_to_take(url, endpoint):
+        with reading() as connection:
+            has_taken = deadlines.has_run(connection, settings().provider, ENDPOINTS[endpoint].url)
+        if not has_taken:
+            return f"nobody knows whether the server takes batches for the endpoint {endpoint} (--route batch tries it)"
+    return None if has_batch_api(settings()) else _NO_API
 
 
 def _can_flex(order: Order) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from tidemill.models import ledger, whereabouts
+from tidemill.models import budgets, ledger, whereabouts
 from tidemill.models.claims import ALONE_AFTER
 from tidemill.models.ledger import Other
+from tidemill.models.routes import UPSTREAM
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES
 from tidemill.models.text import one_line
@@ -82,7 +83,9 @@ def _reasons(connection: Connection, life: Life) -> Iterator[Reason]:
         yield from of_batch
         own = list(_own_reasons(connection, life))
         yield from own
-        if not (of_batch or own):
+        if not (of_batch or own) and batch.route in UPSTREAM:
+            yield reasons.to_pack(None, waits_for_files=budgets.is_waiting_for_files(connection, batch.id))
+        elif not (of_batch or own):
             ahead, urgent = ledger.rows_ahead(connection, job, MOST_AHEAD), ledger.urgent_batches(connection, batch)
             place = Place(min(ahead, MOST_AHEAD), ahead > MOST_AHEAD, urgent)
             yield reasons.of_place(job, batch, life.fleet, place, now)

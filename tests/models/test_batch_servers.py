@@ -12,6 +12,7 @@ from tidemill.models.batch_servers import (
     counts_of,
     errors_of,
     files_of,
+    is_known_to_take,
     queue_limit_of,
     status_of,
     time_of,
@@ -48,6 +49,9 @@ def test_what_cannot_go_by_batch_is_said() -> None:
     assert why_not("https://api.groq.com/openai/v1", "responses") == "Groq takes no batches for the endpoint responses"
     assert why_not("https://api.groq.com/openai/v1", "chat") is None
     assert why_not("http://localhost:8000/v1", "responses") is None
+    assert is_known_to_take("https://api.openai.com/v1", "responses")
+    assert is_known_to_take("http://localhost:8000/v1", "chat")
+    assert not is_known_to_take("http://localhost:8000/v1", "responses")
 
 
 @pytest.mark.parametrize(

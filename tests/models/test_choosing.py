@@ -31,7 +31,7 @@ MANY, FEW = 1000, FEW_ROWS - 1
 def test_the_cheapest_route_in_time_is_chosen(
     rows: int, seconds_left: float | None, has_batch_api: bool, can_flex: bool, batch_seconds: float, route: str
 ) -> None:
-    choice = choose(Facts(rows, seconds_left, has_batch_api, can_flex, batch_seconds))
+    choice = choose(Facts(rows, seconds_left, None if has_batch_api else "it has none", can_flex, batch_seconds))
     assert choice.route == route
     assert choice.reason and not choice.reason.endswith(".")
 

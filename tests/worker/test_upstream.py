@@ -4,12 +4,13 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count as count_up
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import Engine, delete, event, select, update
@@ -17,8 +18,10 @@ from sqlalchemy import Engine, delete, event, select, update
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_worker, batch_row, change_batch, job_row, next_due, rescuer, set_batch
 from tests.waiting import limit, wait_until
-from tidemill.models import due, holds, upstream, whereabouts
+from tidemill.models import budgets, due, holds, upstream, whereabouts
 from tidemill.models.batch_servers import Counts
+from tidemill.models.bookings import BATCH
+from tidemill.models.bounds import most_usd_e9
 from tidemill.models.claims import Claimant
 from tidemill.models.database import engine, reading, transact, writing
 from tidemill.models.options import Options
@@ -26,7 +29,8 @@ from tidemill.models.provider import Provider
 from tidemill.models.provider_looks import has_batch_api
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
-from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs, upstream_batches, workers
+from tidemill.models.tables import OPEN_STATES, attempts, batches, creations, jobs, upstream_batches, workers
+from tidemill.models.tables import budgets as rows_of_budgets
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Enqueued, enqueue, rescue
 from tidemill.models.upstream import UpstreamBatch
@@ -39,6 +43,9 @@ from tidemill.worker.upstream_run import Run
 
 EVERY_POINT = int(os.environ.get("TIDEMILL_TEST_EVERY_POINT", "0"))
 """1: a kill at each point, and not at some."""
+
+
+_T = TypeVar("_T")
 
 
 class DiedError(BaseException):
@@ -107,6 +114,18 @@ def make(*taken: UpstreamBatch) -> None:
 
 async def _make(next_steps: Callable[[], Sequence[UpstreamBatch] | None], once: bool = True) -> None:
     """Make these steps; unless `once`, what comes next, until there is None."""
+    async with _provider() as provider:
+        while (taken := next_steps()) is not None:
+            for batch in taken:
+                worker = Claimant(str(batch.worker_id), settings().provider, 30.0)
+                options = Options.from_json(batch_row(batch.batch_id).options)
+                await advance(Run(batch, options, provider, worker, [Scope(batch.batch_id)], lambda _: None, Meter()))
+            if once:
+                return
+
+
+@asynccontextmanager
+async def _provider() -> AsyncIterator[Provider]:
     provider = Provider(
         base_url=settings().openai_base_url,
         api_key=settings().openai_api_key,
@@ -115,13 +134,7 @@ async def _make(next_steps: Callable[[], Sequence[UpstreamBatch] | None], once: 
         connections=2,
     )
     try:
-        while (taken := next_steps()) is not None:
-            for batch in taken:
-                worker = Claimant(str(batch.worker_id), settings().provider, 30.0)
-                options = Options.from_json(batch_row(batch.batch_id).options)
-                await advance(Run(batch, options, provider, worker, [Scope(batch.batch_id)], lambda _: None, Meter()))
-            if once:
-                return
+        yield provider
     finally:
         await provider.aclose()
 
@@ -267,6 +280,24 @@ def test_r1_a_lost_reply_is_looked_for_before_anything_is_sent_again(server: Sim
 # --- R2: two at once ---
 
 
+def test_r1_a_file_of_which_only_a_part_has_arrived_is_not_taken_for_ours(server: Simulator, tmp_path: Path) -> None:
+    server.control(scripts={"POST /v1/files": "!!500*1"})
+    add_rows(*questions(4))
+    next_until(lambda: rows_upstream()[0].failures if rows_upstream() else 0)
+    with reading() as connection:
+        token = connection.scalar(select(creations.c.token))
+    (tmp_path / "half").write_bytes(b'{"custom_id": "1.1", "method": "POST", "url": "/v1/chat/completions"')
+    asyncio.run(_upload(f"tidemill-{token}.jsonl", tmp_path / "half"))
+    to_the_end()
+    assert outcomes() == {"succeeded": 4}
+    assert paid_once(server, 4)
+
+
+async def _upload(name: str, path: Path) -> None:
+    async with _provider() as provider:
+        await provider.upload_file(name, path, "batch")
+
+
 def test_r2_no_row_is_in_two_files_and_a_late_worker_writes_nothing(any_server: Simulator) -> None:
     add_rows(*questions(6))
     (first,) = take("w1")
@@ -355,11 +386,13 @@ def test_r5_r6_r18_each_line_is_judged_by_itself(server: Simulator, monkeypatch:
     assert by_row["i"].failures == 1
 
 
-@pytest.mark.parametrize("fault", ["short*2", "404*2", "cut*1"])
+@pytest.mark.parametrize("counts", ["good", "null_counts"])
+@pytest.mark.parametrize("fault", ["short*2", "nobytes*2", "404*2", "cut*1"])
 def test_r7_files_that_hold_less_than_is_done_are_read_again_and_nothing_is_asked_again(
-    server: Simulator, fault: str
+    server: Simulator, fault: str, counts: str
 ) -> None:
-    server.control(scripts={"GET /v1/files/{id}/content": f"!!{fault}"})
+    batch = {"POST /v1/batches": f"!!{counts}*1"} if counts != "good" else {}
+    server.control(scripts={"GET /v1/files/{id}/content": f"!!{fault}", **batch})
     add_rows(*questions(8))
     to_the_end()
     assert outcomes() == {"succeeded": 8}
@@ -403,6 +436,18 @@ def test_r8_a_full_queue_is_learned_from_the_words_and_costs_no_attempt(server: 
     assert sizes[0] == ("queue", 20)
     assert all(refused is None for refused, _ in sizes[1:])
     assert paid_once(server, 20)
+
+
+def test_r8_what_little_the_queue_has_left_is_no_reason_for_a_file(server: Simulator) -> None:
+    """Each file costs hours: rows wait for those that are out, and do not follow them one by one."""
+    server.control(batch_queue_tokens=300, batch_gate="shut")
+    add_rows(*questions(60))
+    next_until(lambda: "finalizing" in {each.meaning for each in rows_upstream()})  # and the first one was too much
+    assert pack() == [18]  # of 23 that are room for
+    server.control(batch_gate="open")
+    to_the_end()
+    assert outcomes() == {"succeeded": 60}
+    assert [each.lines for each in rows_upstream()] == [60, 18, 18, 18, 6]
 
 
 @pytest.mark.parametrize("fault", ["bad_line", "bad_line_unnamed"])
@@ -546,6 +591,16 @@ def test_a_server_without_a_batch_api_is_said_on_each_row(server: Simulator) -> 
     assert "--route online" in job_row(job_id).error
 
 
+def test_an_endpoint_that_a_batch_api_does_not_take_is_said_at_once(server: Simulator) -> None:
+    server.control(chat_batches=True)
+    ids = add_rows(*questions(9), endpoint="responses")
+    to_the_end()
+    assert len(rows_upstream()) == 1
+    assert {job_row(job_id).error_code for job_id in ids} == {"not_supported"}
+    assert job_row(ids[0]).error.startswith("The server's Batch API does not take /v1/responses (")
+    assert "--endpoint chat" in job_row(ids[0]).error
+
+
 @pytest.mark.parametrize("path", ["POST /v1/files", "POST /v1/batches"])
 def test_a_single_404_is_no_proof_that_a_server_has_no_batch_api(server: Simulator, path: str) -> None:
     server.control(scripts={path: "!!404*1", "GET /v1/batches": "!!404*1"})
@@ -623,6 +678,58 @@ def test_an_input_that_is_still_read_is_waited_for(server: Simulator, monkeypatc
     assert take() == []
     monkeypatch.setattr(due, "ENOUGH_ROWS", 3)
     assert len(take()) == 1
+
+
+# --- near a cap on money ---
+
+
+def set_cap(rows: int, *, by_hand: bool = True) -> None:
+    """Cap what batch "b" may cost at so many of its rows; unless by hand, as if others had given it back."""
+    asked = Options("gpt-6-luna", max_tokens=50)
+    row = most_usd_e9(asked, {"prompt": questions(1)[0]}, route="batch")
+    assert row is not None
+    with writing() as connection:
+        if by_hand:
+            budgets.set_cap(connection, BATCH, "b", rows * row)
+        else:
+            connection.execute(update(rows_of_budgets).values(cap_usd_e9=rows * row))
+
+
+def pack() -> list[int]:
+    """Make steps until nothing is left but to look at what is out; how many lines its files have."""
+
+    def lines_out() -> list[int]:
+        make(*take())
+        known = [each for each in rows_upstream() if each.ended_at is None]
+        return [each.lines for each in known] if all(each.step == "follow" for each in known) else []
+
+    return next_until(lines_out)
+
+
+def test_near_a_cap_rows_wait_until_files_that_are_out_give_enough_back(any_server: Simulator) -> None:
+    """Each file costs hours, and one row is not worth them while others may come with it."""
+    any_server.control(batch_gate="shut")
+    add_rows(*(f"question b {n % 10}" for n in range(60)), max_tokens=50)
+    set_cap(8)
+    assert pack() == [8]
+    set_cap(9, by_hand=False)  # one row more would fit
+    assert pack() == [8]
+    set_cap(11, by_hand=False)
+    assert pack() == [8, 3]
+    set_cap(12)  # who raises a cap need not wait
+    assert pack() == [8, 3, 1]
+    any_server.control(batch_gate="open")
+    next_until(lambda: outcomes().get("succeeded", 0) > 12)
+    assert [each.lines for each in rows_upstream()][3] > 3  # packed when the others were read, and not between
+
+
+def next_until(condition: Callable[[], _T]) -> _T:
+    """Make steps until this is true; returns what it says."""
+    for _ in range(500):
+        if known := condition():
+            return known
+        make(*take())
+    raise AssertionError(rows_upstream())
 
 
 def wait_for(step: str, status: str) -> None:

@@ -235,6 +235,13 @@ def test_each_kind_of_waiting_has_its_word_and_its_sentence(capsys: pytest.Captu
     assert "2 rows of its batch before it (10 places, 0 free)" in says(account)
     assert account["events"][0]["at"] is not None, "of a row that nobody has claimed it is known when it was stored"
 
+    set_batch(route="batch")
+    assert (codes(story(third, capsys)), says(story(third, capsys))) == (
+        ["to_pack"],
+        "It is due, to be packed into the next batch for the provider.",
+    )
+    set_batch(route="online")
+
     put(failure(take_one(second), "retried", delay_seconds=100.0))
     account = story(second, capsys)
     assert codes(account) == ["due_later"]

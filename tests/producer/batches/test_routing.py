@@ -3,14 +3,18 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from tests.conftest import UseEnvironment
 from tests.producer.batches.test_submit import order, prompts
 from tests.rows import batch_row, count
 from tidemill.models.choosing import Choice
+from tidemill.models.clock import now
+from tidemill.models.database import writing
 from tidemill.models.errors import OptionError
 from tidemill.models.options import Options
-from tidemill.models.tables import batches
+from tidemill.models.settings import settings
+from tidemill.models.tables import batches, upstream_batches
 from tidemill.producer.asking.estimate import estimate
 from tidemill.producer.batches.routing import sentence
 from tidemill.producer.batches.spending import spending_of
@@ -60,6 +64,19 @@ def test_a_batch_that_a_killed_command_left_is_chosen_for_by_the_next_one() -> N
     again = open_batch(order(prompts(60), options=Options(MODEL), source_name="p"))
     submit(again)
     assert (again.batch_id, batch_row(opened.batch_id).route) == (opened.batch_id, "batch")
+
+
+def test_auto_takes_a_batch_api_for_other_endpoints_than_chat_only_where_it_has_run_one() -> None:
+    """Most servers that are not OpenAI's take chat alone, and say so when the rows are there."""
+    options = Options(MODEL, endpoint="responses")
+    route, said = submitted(60, options, route="auto")
+    assert route == "online" and "whether the server takes batches for the endpoint responses" in said[0]
+    assert submitted(60, options, route="batch")[0] == "batch"
+    has_run = {"provider": settings().provider, "endpoint": "/v1/responses", "status": "completed"}
+    with writing() as connection:
+        new = {"batch_id": "b", "token": "t", "step": "end", "model": MODEL, "created_at": now(), "due_at": now()}
+        connection.execute(insert(upstream_batches).values(**new, **has_run))
+    assert submitted(60, options, route="auto")[0] == "batch"
 
 
 def test_without_a_batch_api_auto_goes_online_and_batch_is_refused(simulator: Simulator) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import ClauseElement, Connection, String, and_, cast, insert, li
 
 from tidemill.models.bulk import BulkRows, run
 from tidemill.models.clock import day_of, now
-from tidemill.models.job_locks import JOB_IDS
+from tidemill.models.job_locks import CLAIMS, JOB_IDS
 from tidemill.models.lines import note
 from tidemill.models.money import E12_PER_E9, MOST_USD_E9, usd, usd_e12
 from tidemill.models.tables import attempts, budgets, creations, fine_tunes, jobs
@@ -57,12 +57,9 @@ class Booking(NamedTuple):
     doubtful: int = 0
 
 
-_CLAIMS = BulkRows(job_id="int", epoch="int")
-
-
 def under_way(connection: Connection, claims: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Call]:
     """The attempts of these claims that are open or lost, by (job id, epoch); none where nothing has a cap."""
-    rows = run(connection, _select_under_way, _CLAIMS.filled(list(claims)))
+    rows = run(connection, _select_under_way, CLAIMS.filled(list(claims)))
     calls = [Call(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6], row[7]) for row in rows]
     return {call.claim: call for call in calls}
 
@@ -85,7 +82,7 @@ def with_training(
 
 
 def _select_under_way(connection: Connection) -> ClauseElement:
-    rows = _CLAIMS.values(connection)
+    rows = CLAIMS.values(connection)
     any_cap = select(budgets.c.name).where(budgets.c.cap_usd_e9.is_not(None)).limit(1).scalar_subquery()
     return (
         select(
@@ -106,10 +103,11 @@ def _select_under_way(connection: Connection) -> ClauseElement:
     )
 
 
-def end_trainings(connection: Connection, job_ids: Sequence[int]) -> None:
-    """Give back what is reserved for the fine-tunes of these jobs, which have just ended without a settlement.
+def end_trainings(connection: Connection, job_ids: Sequence[int]) -> list[Booking]:
+    """Reserve no longer for the fine-tunes of these jobs, which have just ended without a settlement.
 
-    One that may exist at the provider may be billed: it counts as maybe spent, by an attempt of its own.
+    One that may exist at the provider may be billed: it counts as maybe spent, by an attempt of its own. Returns what
+    that changes in their budgets.
     """
     may_exist = or_(creations.c.remote_id.is_not(None), creations.c.sent_at.is_not(None))
     ended_ids = JOB_IDS.table(connection)
@@ -139,7 +137,7 @@ def end_trainings(connection: Connection, job_ids: Sequence[int]) -> None:
             connection.execute(insert(attempts).values(**lost_attempt, **amounts, outcome="lost", worker_id=""))
         tune = fine_tunes.c.job_id == row.id
         connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
-    book(connection, bookings)
+    return bookings
 
 
 def ended(call: Call, cost_usd: float | None, *, was_counted: bool, known_usd_e9: int | None) -> Booking:
@@ -195,7 +193,7 @@ def unmade(call: Call) -> Booking:
 
 
 def book(connection: Connection, bookings: Iterable[Booking]) -> None:
-    """Change the budgets that cover calls, in one statement."""
+    """Change the budgets that cover calls, in one statement: a transaction's last, since all claims wait for it."""
     of_batches: dict[tuple[str, str], list[int]] = {}
     for each in bookings:
         sums = of_batches.setdefault((each.batch_id, each.day), [0, 0, 0])

@@ -313,11 +313,11 @@ def forgive(connection: Connection, batch_id: str | None = None) -> int:
     is_kept = and_(kept_costs.c.doubtful_usd_e9 > 0, true() if batch_id is None else kept_costs.c.batch_id == batch_id)
     kept = connection.execute(select(kept_costs).where(is_kept)).all()
     connection.execute(update(kept_costs).where(is_kept).values(doubtful_usd_e9=0))
-    book(connection, [Booking(row.batch_id, row.day, doubtful=-row.doubtful_usd_e9) for row in (*calls, *kept)])
     ids = [row.job_id for row in calls]
     for start in range(0, len(ids), _IDS_AT_ONCE):
         some = attempts.c.job_id.in_(ids[start : start + _IDS_AT_ONCE])
         connection.execute(update(attempts).where(some).values(doubtful_usd_e9=None))
+    book(connection, [Booking(row.batch_id, row.day, doubtful=-row.doubtful_usd_e9) for row in (*calls, *kept)])
     forgiven = sum(int(row.doubtful_usd_e9) for row in (*calls, *kept))
     if batch_id is None:  # calls of deleted rows are in no ledger any more
         forgiven += int(connection.scalar(select(func.max(budgets.c.doubtful_usd_e9))) or 0)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, true
 from sqlalchemy.exc import NoResultFound
 
+from tidemill.models.bookings import BATCH, DAY, FLEET
 from tidemill.models.members import is_member
 from tidemill.models.money import COST_PLACES
 from tidemill.models.scope import Scope
@@ -59,8 +60,8 @@ def read(connection: Connection, scope: Scope) -> BatchNow:
     # Both in one look, for at the provider there may be a million.
     running = select(func.count().label("running"), at_provider.label("members")).where(*is_running).subquery()
     unjudged = select(func.count()).where(dialogues.c.sentiment.is_(None), dialogues.c.batch_id == scope.batch_id)
-    own_cap = and_(budgets.c.kind == "batch", budgets.c.name == scope.batch_id)
-    may_concern = or_(budgets.c.kind.in_(("day", "fleet")), own_cap)  # as the index has them: there may be many
+    own_cap = and_(budgets.c.kind == BATCH, budgets.c.name == scope.batch_id)
+    may_concern = or_(budgets.c.kind.in_((DAY, FLEET)), own_cap)  # as the index has them: there may be many
     caps = select(func.count()).where(budgets.c.cap_usd_e9.is_not(None), may_concern)
     own = and_(tallies.c.batch_id == batches.c.id, tallies.c.submission >= scope.submission)
     sums = (_sum(tallies.c[name]) for name in ("row_count", "tokens", "cost_usd_e12", "priced", "unpriced"))

@@ -130,6 +130,11 @@ def is_rejection(error: CallError) -> bool:
     return error.status is not None and 400 <= error.status < 500 and error.status not in (408, 409)
 
 
+def has_created_nothing(error: CallError) -> bool:
+    """Whether it is certain that the server has nothing of it."""
+    return error.kind in _CERTAIN or (error.kind == "status" and is_rejection(error))
+
+
 def is_final(error: CallError) -> bool:
     """Whether the same request would get the same answer again."""
     return is_rejection(error) and error.status not in (401, 429)
@@ -152,7 +157,7 @@ async def _send(recipe: Recipe, token: str) -> RemoteObject:
     try:
         return await recipe.send(token)
     except CallError as error:
-        if error.kind in _CERTAIN or (error.kind == "status" and is_rejection(error)):
+        if has_created_nothing(error):
             await write(creations.withdraw, recipe.owner, recipe.place)
         raise
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from tidemill.models import cost
 from tidemill.models.durations import in_words
-from tidemill.models.routes import ROUTES
+from tidemill.models.routes import BATCH, ROUTES
 from tidemill.models.text import one_line
 from tidemill.models.whereabouts import Upstream
 from tidemill.producer.batches.progress import counted
@@ -15,8 +15,6 @@ MOST_SHOWN = 5
 """Upstream batches of one batch that have a line of their own."""
 
 _NOTE_CHARACTERS = 300
-
-BATCH = "batch"
 
 
 def price_words(model: str, route: str) -> str:

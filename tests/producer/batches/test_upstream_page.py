@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.producer.batches.still import Clock, Kept
 from tests.rows import (
     add_batch,
     add_jobs,
@@ -30,7 +31,6 @@ from tidemill.producer.batches import control, explaining, upstream_news, upstre
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.progress import progress
 from tidemill.producer.batches.upstream_news import UpstreamNews
-from tidemill.producer.screen.display import Quiet
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -135,26 +135,6 @@ def test_python_has_a_record_of_each_upstream_batch() -> None:
 
 
 # --- a run that waits ---
-
-
-class Clock:
-    """A monotonic clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
-class Kept(Quiet):
-    """A display that keeps its sentences."""
-
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
 
 
 def test_a_run_says_what_it_waits_for_and_how_far_that_is(monkeypatch: pytest.MonkeyPatch) -> None:

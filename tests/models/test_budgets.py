@@ -383,6 +383,7 @@ def test_what_is_maybe_spent_stays_so_when_its_rows_go_and_their_costs_are_kept(
     put(success(first, cost_usd=COST))
     with writing() as connection:
         cancel(connection, "b")
+        connection.execute(update(batches).values(state="cancelled"))
     transact_in_pieces(lambda connection, after: verbs.delete(connection, "b", after, keep_costs=True))
     cap(FLEET, None)
     cap(FLEET, USD_E9)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tidemill.models.batch_servers import batch_server
 from tidemill.models.errors import SettingsError
+from tidemill.models.money import shown
 from tidemill.models.routes import WINDOWS
 from tidemill.models.settings import settings
 
@@ -294,12 +295,8 @@ def overrides() -> dict[str, "OwnPrice"]:
 
 
 def format_usd(usd: float | None) -> str:
-    """An amount for people: "$12.40", "$0.021", "<$0.001", "$0.00", or "unknown price" for None."""
-    if usd is None:
-        return "unknown price"
-    if 0 < usd < 0.001:
-        return "<$0.001"
-    return f"${usd:,.3f}" if 0 < usd < 0.9995 else f"${usd:,.2f}"
+    """An amount for people: "$12.40", "$0.021", "$0.00034", "$0.00", or "unknown price" for None."""
+    return "unknown price" if usd is None else shown(usd)
 
 
 def format_tokens(tokens: int) -> str:

@@ -19,6 +19,7 @@ from tidemill.models.json_types import RemoteObject
 from tidemill.models.provider import CallError
 from tidemill.models.settings import settings
 
+_CONFLICT = 409
 LOOK_AGAIN_SECONDS = 2.0
 DUPLICATE_SECONDS = 1_800.0
 """How long after a second request the creation of the first one may turn up."""
@@ -121,7 +122,7 @@ async def end_duplicates(
             if remote["id"] != creation.remote_id:
                 await end(remote)
     except CallError as error:
-        if not is_final(error):
+        if not is_no_cancel(error):
             raise
 
 
@@ -138,6 +139,11 @@ def has_created_nothing(error: CallError) -> bool:
 def is_final(error: CallError) -> bool:
     """Whether the same request would get the same answer again."""
     return is_rejection(error) and error.status not in (401, 429)
+
+
+def is_no_cancel(error: CallError) -> bool:
+    """Whether it is of no use to ask for this cancel again; 409 says that what was to be cancelled has ended."""
+    return is_final(error) or error.status == _CONFLICT
 
 
 async def write(act: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -31,7 +31,7 @@ from tidemill.models.upstream import Step
 from tidemill.worker import creations, packing, windows
 from tidemill.worker import upstream_faults as faults
 from tidemill.worker.collecting import Collector
-from tidemill.worker.creations import LOOK_AGAIN_SECONDS, LookError, Recipe, is_final
+from tidemill.worker.creations import LOOK_AGAIN_SECONDS, LookError, Recipe, is_final, is_no_cancel
 from tidemill.worker.upstream_run import (
     FIRST_LOOK_SECONDS,
     Run,
@@ -259,7 +259,7 @@ async def _cancel(run: Run, path: str) -> None:
     try:
         await run.provider.post(f"{path}/cancel", {})
     except CallError as error:
-        if not is_final(error):
+        if not is_no_cancel(error):
             raise
         objection = f"The provider does not cancel it: {error.message}"
     await creations.write(upstream.change, run.batch, wanted=None, note=objection)

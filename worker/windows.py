@@ -27,7 +27,7 @@ from tidemill.models.text import dumps
 from tidemill.models.upstream import Step
 from tidemill.worker import creations, packing
 from tidemill.worker.collecting import Collector
-from tidemill.worker.creations import has_created_nothing, is_rejection
+from tidemill.worker.creations import has_created_nothing, is_no_cancel
 from tidemill.worker.upstream_lines import claim_in, load_line
 from tidemill.worker.upstream_run import FIRST_LOOK_SECONDS, Run, folder, go_on, look_seconds, read
 
@@ -176,7 +176,7 @@ async def _cancel(run: Run, remote_id: str | None) -> None:
     try:
         await run.provider.post(f"{_path(remote_id)}/cancel", {})
     except CallError as error:
-        if not is_rejection(error):  # else it has ended already
+        if not is_no_cancel(error):
             raise
 
 

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, select
 
-from tidemill.models import budgets, ledger, reservations
+from tidemill.models import budgets, cost, ledger, reservations
 from tidemill.models.bookings import BATCH, DAY
 from tidemill.models.bounds import Bounds
 from tidemill.models.budgets import Budget
 from tidemill.models.database import reading
-from tidemill.models.errors import InputError
+from tidemill.models.errors import InputError, SettingsError
 from tidemill.models.job_requests import model_of
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
@@ -123,8 +123,12 @@ def name_of(budget: Budget, spending: Spending) -> str:
 
 
 def unknown_price(why: str, model: str, *, of_training: bool = False) -> str:
-    """That a model's price must be known, with the lines that set it."""
+    """That a model's price must be known, with the lines that set it, or with what is wrong in the file of prices."""
     forget_prices()  # in a notebook, the next try must see the lines that somebody has added
+    try:
+        cost.overrides()
+    except SettingsError as error:  # nobody knows what else the file would have said
+        return f"{why} needs the price of {model}, but the file of prices cannot be used. {error}"
     path = settings().prices
     return words.unknown_price(
         why, model, None if path is None else str(path), is_own_server=_is_own_server(), of_training=of_training

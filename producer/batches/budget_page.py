@@ -169,6 +169,8 @@ def _standing(now: Budget) -> str:
     if now.spent + now.doubtful > now.cap:
         over = "no more calls begin, and those in flight end"
         return f"{cap}; {words.figures(now)}{whose}, which is more already: {over}."
+    if now.left <= 0 and now.reserved:
+        return f"{cap}; {words.figures(now)}{whose}: no more calls begin until those under way give some back."
     return f"{cap}; {words.figures(now)}{whose}, {words.shown(now.left)} left."
 
 

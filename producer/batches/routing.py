@@ -25,7 +25,7 @@ def check_route(order: Order) -> None:
         return
     tier = order.options.params.get(TIER)
     if tier is not None:
-        raise OptionError("route", route, f"{TIER} is {tier!r}, which is a route of its own; drop one of the two.")
+        raise OptionError("route", route, f"{TIER} is {tier!r}, and both name a tier: drop one of the two.")
     if route == FLEX and refuses_flex(model, settings().provider):
         raise OptionError("route", route, f"{model} is not served at flex; try batch, or auto.")
     if route in WINDOWS:

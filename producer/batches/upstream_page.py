@@ -59,4 +59,4 @@ def page(batch: Row[Any], so_far: Progress, there: There) -> Iterator[str]:
     if there.online_at is not None:
         yield f"What is left goes online {reasons.until(there.online_at, there.now)}, to be done in time."
     if there.saved_usd:
-        yield f"saved so far, beside the price online: {format_usd(there.saved_usd)}"
+        yield f"Its route has saved {format_usd(there.saved_usd)} so far."

@@ -92,8 +92,8 @@ def _print(costs: Costs) -> None:
     if shown := _folded(costs):
         print_line("")
         _print_table(costs.by, shown)
-        print_line("")
-        for line in bars(shown, terminal_width(sys.stdout) or USUAL_WIDTH):
+        drawn = bars(shown, terminal_width(sys.stdout) or USUAL_WIDTH)
+        for line in ["", *drawn] if drawn else ():
             print_line(line)
 
 

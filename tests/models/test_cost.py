@@ -353,8 +353,8 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("usd", "shown"),
-    [(None, "unknown price"), (0, "$0.00"), (0.0004, "<$0.001"), (0.021, "$0.021"), (0.9996, "$1.00"),
-     (12.4, "$12.40"), (12345.678, "$12,345.68")],
+    [(None, "unknown price"), (0, "$0.00"), (0.0004, "$0.0004"), (0.021, "$0.021"), (0.9996, "$1.00"),
+     (0.0099, "$0.0099"), (1.2e-5, "$0.000012"), (12.4, "$12.40"), (12345.6784, "$12,345.678")],
 )  # fmt: skip
 def test_amounts_are_short(usd: float | None, shown: str) -> None:
     assert format_usd(usd) == shown

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, delete, event, select, update
 
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_worker, batch_row, change_batch, job_row, next_due, rescuer, set_batch
-from tests.waiting import limit
+from tests.waiting import limit, wait_until
 from tidemill.models import due, holds, upstream, whereabouts
 from tidemill.models.batch_servers import Counts
 from tidemill.models.claims import Claimant
@@ -444,6 +444,19 @@ def test_r11_r12_what_somebody_cancels_is_read_to_its_end(server: Simulator) -> 
     to_the_end()
     assert states() == {"succeeded": 4}  # all was paid by then
     assert len(server.batches()) == 1
+
+
+def test_r12_a_cancel_that_comes_when_the_batch_has_completed_is_no_reason_to_wait(server: Simulator) -> None:
+    server.control(batch_gate="shut")
+    add_rows(*questions(4))
+    wait_for("follow", "finalizing")
+    server.control(batch_gate="open")
+    wait_until(lambda: server.batches()[0]["status"] == "completed", "the provider has completed it, unseen")
+    with writing() as connection:
+        connection.execute(update(batches).values(state="cancelled"))
+        assert whereabouts.want_cancel(connection, "b") == 1
+    to_the_end()
+    assert states() == {"succeeded": 4}
 
 
 @pytest.mark.parametrize("who_sees_it", ["maintenance", "carrier"])

@@ -81,6 +81,10 @@ def test_forgiving_too_early_says_what_may_be_in_doubt_soon(capsys: pytest.Captu
     with reading() as connection:
         (own,) = budgets.read_all(connection)
     assert own.reserved > 0
+    assert said(capsys, "latest", "0.0001").endswith(
+        " reserved: no more calls begin until those under way give some back. It was $500.00."
+    )
+    said(capsys, "latest", "500")
     told = said(capsys, "forgive", "latest")
     assert "nothing to forgive. $" in told
     assert "is reserved for calls under way; those of a killed process are in doubt once" in told

@@ -487,7 +487,7 @@ def test_training_reserves_what_it_may_cost_over_all_steps_and_waits_where_that_
     with reading() as connection:
         note = connection.scalar(select(fine_tunes.c.note))
         assert next_jobs(connection, Scope(), lambda: 1) == []
-    assert note == "It waits for its budget: training may cost up to $0.006."
+    assert note == "It waits for its budget: training may cost up to $0.0056."
     _cap(10**9)
     for _ in range(20):
         settlement = step(job_id)

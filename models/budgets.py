@@ -38,7 +38,7 @@ from tidemill.models import reservations, turns
 from tidemill.models.bookings import BATCH, DAY, FLEET, Booking, book
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import day_of, now
-from tidemill.models.members import WORTH
+from tidemill.models.members import WORTHWHILE_PART
 from tidemill.models.money import E12_PER_E9, MOST_USD_E9, USD_E9, usd
 from tidemill.models.reservations import COLUMNS, UNPRICED
 from tidemill.models.routes import ONLINE
@@ -153,7 +153,7 @@ def waits_for_files() -> ColumnElement[bool]:
     its_own = files.c.ended_at.is_(None), or_(budgets.c.kind != BATCH, files.c.batch_id == own.c.name)
     is_out = exists().where(*its_own)
     is_read = exists().where(*its_own, files.c.step.in_(("collect", "end")), files.c.failures == 0)
-    least = budgets.c.reserved_usd_e9 // WORTH
+    least = budgets.c.reserved_usd_e9 // WORTHWHILE_PART
     needed = budgets.c.spent_usd_e9 + budgets.c.reserved_usd_e9 + budgets.c.doubtful_usd_e9 + least
     narrow = select(own.c.name).select_from(own.join(budgets, budgets.c.cap_usd_e9.is_not(None)))
     return narrow.where(_waits(own), _covers(), or_(and_(budgets.c.cap_usd_e9 < needed, is_out), is_read)).exists()

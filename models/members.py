@@ -7,9 +7,9 @@ from tidemill.models.tables import batches, jobs
 OWNER = "up-"
 """How the worker's name begins of jobs that are lines of an upstream batch: it is no process, and cannot die."""
 
-WORTH = 4
-"""Each upstream batch costs hours. Near a limit the next one waits for those that are out, until there is room for so
-much: this part of what they have of it."""
+WORTHWHILE_PART = 4
+"""Near a limit the next upstream batch waits until there is room for one part in so many of what is out: each costs
+hours, however few rows are in it."""
 
 
 def is_member() -> ColumnElement[bool]:

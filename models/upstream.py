@@ -37,7 +37,7 @@ from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.creations import LostError
 from tidemill.models.job_locks import CLAIMS
 from tidemill.models.json_types import JsonObject
-from tidemill.models.members import OWNER, WORTH
+from tidemill.models.members import OWNER, WORTHWHILE_PART
 from tidemill.models.routes import ONLINE, UPSTREAM
 from tidemill.models.scope import Scope
 from tidemill.models.settling import Settlement
@@ -453,7 +453,7 @@ def room(connection: Connection, batch: UpstreamBatch, model: str, most: Room) -
         tokens = max(tokens, 1)  # one line must go, so that the provider can say whether it ever fits
     elif tokens < most.tokens:
         tokens -= waiting
-        tokens = 0 if tokens * WORTH < waiting else tokens
+        tokens = 0 if tokens * WORTHWHILE_PART < waiting else tokens
     return Room(_learned(own, "lines", "lines", most.lines), _learned(recent, "bytes", "bytes", most.bytes), tokens)
 
 

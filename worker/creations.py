@@ -154,6 +154,8 @@ async def _send(recipe: Recipe, token: str) -> RemoteObject:
     except CallError as error:
         if error.kind in _CERTAIN or (error.kind == "status" and is_rejection(error)):
             await write(creations.withdraw, recipe.owner, recipe.place)
+        else:
+            await write(creations.doubt, recipe.owner, recipe.place)  # sending may have taken minutes
         raise
 
 

@@ -25,7 +25,7 @@ def test_one_prompt_prints_its_answer_and_nothing_else(anywhere: Tidemill) -> No
     ran = anywhere("ask", SKY, "--transport", "http", "--new").ok()
     assert ran.out.endswith(f"{reply_tag(SKY)}\n")
     assert ran.out.count("\n") == 1
-    assert ran.err == ""
+    assert ran.said == ""
 
 
 def test_the_same_prompt_is_answered_from_the_database(tidemill: Tidemill, simulator: Simulator) -> None:

@@ -6,7 +6,7 @@ from tests.flows.tidemill import Tidemill, answers, summary
 from tidemill.simulator import Simulator, prompt_hash
 
 HTTP = ("--transport", "http")
-UNDER_WAY = "SELECT count(*) FROM jobs WHERE state = 'running'"
+ROWS = "SELECT count(*) FROM jobs JOIN batches ON batches.id = batch_id WHERE name = :name AND jobs.state = :state"
 
 
 def test_a_paused_batch_waits_until_it_is_resumed(anywhere: Tidemill, simulator: Simulator) -> None:
@@ -18,7 +18,10 @@ def test_a_paused_batch_waits_until_it_is_resumed(anywhere: Tidemill, simulator:
         assert "paused; calls in flight end" in anywhere("pause", "paused").ok().out
         running.says("The batch is paused")
         simulator.control(gate="open")
-        running.until(lambda: anywhere.query(UNDER_WAY) == [(0,)], "what had begun has ended, or was given back")
+        under_way = {"name": "paused", "state": "running"}
+        running.until(
+            lambda: anywhere.query(ROWS, **under_way) == [(0,)], "what had begun has ended, or was given back"
+        )
         simulator.wait_until_idle()
         paid = simulator.counters()["paid"]
         assert anywhere("status", "paused", "--json").ok().json["state"] == "paused"
@@ -40,8 +43,8 @@ def test_a_cancelled_batch_ends_and_keeps_its_answers_until_it_is_retried(
     with anywhere.started(*command) as running:
         running.until(lambda: simulator.counters()["in_flight"] >= 20, "it is under way")
         simulator.control(gate=20)
-        stored = "SELECT count(*) FROM jobs WHERE state = 'succeeded'"
-        running.until(lambda: anywhere.query(stored) == [(20,)], "some are answered")
+        stored = {"name": "cancelled", "state": "succeeded"}
+        running.until(lambda: anywhere.query(ROWS, **stored) == [(20,)], "some are answered")
         assert "rows that had not ended" in anywhere("cancel", "cancelled").ok().out
         simulator.control(gate="open")
         ran = running.ended()

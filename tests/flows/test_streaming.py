@@ -45,8 +45,7 @@ def test_a_killed_run_leaves_the_rows_that_had_ended_and_the_same_command_comple
 
 
 def test_a_run_ends_when_its_time_is_over_or_a_row_has_failed(tidemill: Tidemill, simulator: Simulator) -> None:
-    prompts = ["!!422*2 at fault", *(f"fine {number}" for number in range(20))]
-    path = tidemill.prompts("p.jsonl", prompts)
+    path = tidemill.prompts("p.jsonl", [f"row {number}" for number in range(21)])
     simulator.control(gate="shut")
     command = ("ask", "-i", path, "-o", "-", "--order", "finished", *HTTP, "--window", "1")
     ran = tidemill(*command, "--max-wait", "1s", "--json", TIDEMILL_DRAIN_SECONDS="0.1")
@@ -60,13 +59,13 @@ def test_a_run_ends_when_its_time_is_over_or_a_row_has_failed(tidemill: Tidemill
     assert ran.code == 3
     assert "because the provider serves nobody: The provider does not accept the key" in ran.last_line
 
-    simulator.control(mode="ok", gate=2)  # the hold is still there, and tried once more
+    simulator.control(mode="422", gate=1)  # the hold is still there, and tried once more
     ran = tidemill(*command, "--fail-fast", TIDEMILL_DRAIN_SECONDS="0.1")
     assert ran.code == 1
     assert ran.last_line == (
         "tidemill: Stopped, because a row has failed (unprocessable_entity): The request could not be processed."
     )
-    assert 1 <= len(ran.rows) < 21
+    assert [row["error_code"] for row in ran.rows] == ["unprocessable_entity"]
 
 
 def test_one_answer_is_on_the_terminal_while_it_is_written_and_is_stored_as_it_was_shown(

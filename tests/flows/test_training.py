@@ -44,6 +44,7 @@ def test_a_table_becomes_a_model(anywhere: Tidemill, simulator: Simulator) -> No
 
 def test_the_same_command_finds_its_job_and_new_trains_again(tidemill: Tidemill, simulator: Simulator) -> None:
     simulator.control(tuning_seconds=0)
+    tidemill.environment["TIDEMILL_POLL_SECONDS"] = "0.2"
     path = table(tidemill)
     first = tidemill("train", path, "--wait").ok()
     again = tidemill("train", path, "--wait").ok()

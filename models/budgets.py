@@ -1,7 +1,7 @@
 """A cap on money is a row of `budgets`: of one batch, of a day, or of the fleet, which is all that uses this database.
 
 What its calls have spent, may be spending, and may have spent without anybody's knowing counts against it. Before a
-call its most is reserved (`models/reservations.py`), and given back when it ends (`models/bookings.py`). Where that does
+call its most is reserved (`models/reservations.py`), and given back when it ends (`models/bookings.py`). Where it does
 not fit, the batch waits: `next_call_usd_e9` of its own row says how much the call may cost, and `is_blocked` keeps
 workers from the batch until there is room.
 

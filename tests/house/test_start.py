@@ -20,7 +20,7 @@ NOT_NEEDED = {
         "toktok",
     ),
 }
-MOST_STATEMENTS = 34
+MOST_STATEMENTS = 27
 """Different ones: each is built and compiled once a process, which takes longer than to execute it."""
 
 MOST_COMMITS = 4
@@ -33,7 +33,9 @@ from sqlalchemy.engine import Engine
 from tidemill.producer.cli import commands
 
 statements, commits = set(), []
-event.listen(Engine, "before_cursor_execute", lambda *of: "BEGIN" in of[2] or statements.add(of[2]))
+by_time = ("heartbeat", "maintenance")  # how often they have come round by the end, the machine decides
+is_counted = lambda statement: "BEGIN" not in statement and threading.current_thread().name not in by_time
+event.listen(Engine, "before_cursor_execute", lambda *of: is_counted(of[2]) and statements.add(of[2]))
 event.listen(Engine, "commit", lambda _connection: commits.append(threading.current_thread().name))
 sys.argv = ["tidemill", "ask", "Why is the sea salty?", "--transport", "http"]
 code = commands.run()

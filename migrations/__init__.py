@@ -20,7 +20,7 @@ from tidemill.models.settings import settings
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0011"
+HEAD = "0012"
 """The revision that this version needs; a house test compares it with the newest file in versions/."""
 
 

@@ -380,7 +380,7 @@ def cancel(connection: Connection, batch_id: str, after: int = 0) -> Piece:
     """Cancel all open rows; what is at the provider's Batch API is told to cancel, and ends when it has ended there."""
     connection.execute(update(batches).where(batches.c.id == batch_id).values(state="cancelled"))
     if not after:
-        upstream.want_cancel(connection, batch_id)
+        whereabouts.want_cancel(connection, batch_id)
     cancelled = transitions.cancel(connection, batch_id, most=transitions.PIECE_ROWS)
     return Piece(cancelled, after if cancelled else None)
 
@@ -433,7 +433,7 @@ def check_deletable(connection: Connection, batch: Row[Any], gone_before: Collec
     """Raise InputError if a batch (a row of `batches`) may not go, once those of `gone_before` are gone."""
     if batch.kind == "train":
         raise InputError(f"{batch.id} is a fine-tune. Its rows say what there is at the provider, and stay.")
-    if out := upstream.open_of(connection, batch.id):
+    if out := whereabouts.of_batch(connection, batch.id):
         raise InputError(_still_out(batch, sum(each.lines for each in out)))
     is_open = [select(jobs.c.id).where(in_part(part, batch.id)).limit(1) for part in OPEN_PARTS]
     is_read = batch.read_at is not None or batch.state == "cancelled"

@@ -22,6 +22,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
+from tidemill.models.clock import day_of
 from tidemill.models.job_requests import model_asked
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import OWNER
@@ -48,7 +49,10 @@ _MOST_USD = 1e5
 """A call that seems to cost as much is one whose price is not known; no sum of others reaches what a column holds."""
 
 KEY = ("day", "model", "fate", "route")
-SUMS = ("calls", "input_tokens", "output_tokens", "cost_usd_e12", "saved_usd_e12", "priced", "unpriced")
+SUMS = (
+    *("calls", "input_tokens", "output_tokens", "cost_usd_e12", "saved_usd_e12"),
+    *("priced", "unpriced", "doubtful_usd_e9"),
+)
 
 
 class Line(NamedTuple):
@@ -102,17 +106,15 @@ class Span(NamedTuple):
 
 def read(connection: Connection, span: Span) -> list[Line]:
     """The lines of all calls of a span, those of deleted batches included; one statement, so all is of one moment."""
-    facts = calls(connection).add_columns(
-        jobs.c.batch_id, func.coalesce(attempts.c.doubtful_usd_e9, 0).label("doubtful_usd_e9")
-    )
+    facts = calls(connection).add_columns(jobs.c.batch_id)
     if span.batch_id is not None:
         facts = facts.where(jobs.c.batch_id == span.batch_id)
     call = facts.subquery("call").c
     key = (call.batch_id, *(call[name] for name in KEY))
-    sums = [func.sum(call[name]).label(name) for name in (*SUMS, "doubtful_usd_e9")]
+    sums = [func.sum(call[name]).label(name) for name in SUMS]
     grouped = select(*key, *sums).where(*_within(call.day, span)).group_by(*key).subquery("grouped")
     of_batch = (batches.c.name, batches.c.kind, batches.c.provider)
-    values = [grouped.c[name] for name in (*KEY, *SUMS, "doubtful_usd_e9")]
+    values = [grouped.c[name] for name in (*KEY, *SUMS)]
     options = type_coerce(batches.c.options, Text).label("options")
     live = (
         select(grouped.c.batch_id, *of_batch, assistants.c.name.label("assistant"), *values, options)
@@ -122,7 +124,7 @@ def read(connection: Connection, span: Span) -> list[Line]:
     names = (kept_costs.c.batch_id, kept_costs.c.batch_name, kept_costs.c.kind, kept_costs.c.provider)
     kept_key = (kept_costs.c.day, kept_costs.c.model, kept_costs.c.outcome, kept_costs.c.route)
     kept_sums = [kept_costs.c[name] for name in SUMS]
-    kept = select(*names, kept_costs.c.assistant, *kept_key, *kept_sums, literal(0), null())
+    kept = select(*names, kept_costs.c.assistant, *kept_key, *kept_sums, null())
     kept = kept.where(*_within(kept_costs.c.day, span))
     if span.batch_id is not None:
         kept = kept.where(kept_costs.c.batch_id == span.batch_id)
@@ -148,12 +150,10 @@ def calls(connection: Connection) -> Select[Any]:
     """
     code, used = attempts.c.error_code, (attempts.c.input_tokens, attempts.c.output_tokens)
     read, written = (func.coalesce(tokens, 0) for tokens in used)
-    cost, standard = attempts.c.cost_usd, attempts.c.standard_usd
-    is_priced = and_(cost.is_not(None), func.abs(cost) < _MOST_USD)
-    is_cheaper = and_(is_priced, cost < standard, standard < _MOST_USD)
+    cost, is_priced = attempts.c.cost_usd, _is_priced()
     has_said = attempts.c.outcome.in_(("succeeded", "retried", "failed"))
     columns: Mapping[str, ColumnElement[Any]] = {
-        "day": _day(connection, attempts.c.started_at),
+        "day": day_of(attempts.c.started_at),
         "model": func.coalesce(func.nullif(dialogues.c.model, ""), model_asked(connection, attempts.c.job_id), ""),
         "fate": case(
             (and_(has_said, code.in_(_MAYBE_PAID), cost.is_(None), read + written == 0), LOST),
@@ -165,15 +165,37 @@ def calls(connection: Connection) -> Select[Any]:
         "input_tokens": read,
         "output_tokens": written,
         "cost_usd_e12": case((is_priced, _units(cost)), else_=0),
-        "saved_usd_e12": case((is_cheaper, _units(standard) - _units(cost)), else_=0),
+        "saved_usd_e12": func.coalesce(_saved(), 0),
         "priced": case((is_priced, 1), else_=0),
         "unpriced": case((is_priced, 0), (read + written > 0, 1), else_=0),
+        "doubtful_usd_e9": func.coalesce(attempts.c.doubtful_usd_e9, 0),
     }
     return (
         select(*(column.label(name) for name, column in columns.items()))
         .join_from(attempts, jobs, jobs.c.id == attempts.c.job_id)
         .outerjoin(dialogues, dialogues.c.id == attempts.c.job_id)
     )
+
+
+def saved_usd(connection: Connection, batch_id: str) -> float | None:
+    """What the calls of a batch would have cost more on the standard tier, in USD; None where no price is known.
+
+    It reads every call of the batch.
+    """
+    its = select(func.sum(_saved())).join_from(attempts, jobs, jobs.c.id == attempts.c.job_id)
+    saved = connection.scalar(its.where(jobs.c.batch_id == batch_id))
+    return None if saved is None else int(saved) / UNITS
+
+
+def _is_priced() -> ColumnElement[bool]:
+    return and_(attempts.c.cost_usd.is_not(None), func.abs(attempts.c.cost_usd) < _MOST_USD)
+
+
+def _saved() -> ColumnElement[int | None]:
+    """What a call saved, in `UNITS`; null where one of its two prices is not known. A dearer tier saves nothing."""
+    cost, standard = attempts.c.cost_usd, attempts.c.standard_usd
+    is_known = and_(_is_priced(), standard < _MOST_USD)
+    return case((and_(is_known, cost < standard), _units(standard) - _units(cost)), (is_known, 0), else_=null())
 
 
 def upstream_use(connection: Connection, span: Span) -> list[UpstreamUse]:
@@ -189,7 +211,7 @@ def upstream_use(connection: Connection, span: Span) -> list[UpstreamUse]:
         select(*head, upstream_batches.c.remote, *sums)
         .outerjoin(attempts, attempts.c.worker_id == owner)
         .where(upstream_batches.c.ended_at.is_not(None), upstream_batches.c.remote_id.is_not(None))
-        .where(*_within(_day(connection, upstream_batches.c.created_at), span))
+        .where(*_within(day_of(upstream_batches.c.created_at), span))
         .group_by(upstream_batches.c.id)
         .order_by(upstream_batches.c.id)
     )
@@ -201,9 +223,3 @@ def upstream_use(connection: Connection, span: Span) -> list[UpstreamUse]:
 
 def _units(usd: ColumnElement[float | None]) -> ColumnElement[int]:
     return cast(func.round(usd * float(UNITS)), BigInteger)
-
-
-def _day(connection: Connection, time: ColumnElement[Any]) -> ColumnElement[str]:
-    if connection.dialect.name == "sqlite":
-        return func.substr(time, 1, 10)
-    return func.to_char(func.timezone("UTC", time), "YYYY-MM-DD")

@@ -11,16 +11,16 @@ from sqlalchemy import ClauseElement, Connection, String, and_, cast, insert, li
 
 from tidemill.models.bulk import BulkRows, run
 from tidemill.models.clock import day_of, now
-from tidemill.models.job_locks import JOB_IDS
+from tidemill.models.job_locks import CLAIMS, JOB_IDS
 from tidemill.models.lines import note
-from tidemill.models.money import MOST_USD_E9, usd, usd_e9
+from tidemill.models.money import E12_PER_E9, MOST_USD_E9, usd, usd_e12
 from tidemill.models.tables import attempts, budgets, creations, fine_tunes, jobs
 
 BATCH, DAY, FLEET = "batch", "day", "fleet"
 
 Key = tuple[str, str]
 """Kind and name of a budget."""
-_CHANGES = BulkRows(kind="text", name="text", spent="int", reserved="int", doubtful="int")
+_CHANGES = BulkRows(kind="text", name="text", spent="int", spent_rest_e12="int", reserved="int", doubtful="int")
 
 
 def keys_of(batch_id: str, day: str) -> tuple[Key, Key, Key]:
@@ -48,21 +48,18 @@ class Call(NamedTuple):
 
 
 class Booking(NamedTuple):
-    """What a call changes in the budgets that cover it."""
+    """What a call changes in the budgets that cover it, in 1e-9 USD; what it cost in 1e-12 USD."""
 
     batch_id: str
     day: str
-    spent: int = 0
+    spent_e12: int = 0
     reserved: int = 0
     doubtful: int = 0
 
 
-_CLAIMS = BulkRows(job_id="int", epoch="int")
-
-
 def under_way(connection: Connection, claims: Iterable[tuple[int, int]]) -> dict[tuple[int, int], Call]:
     """The attempts of these claims that are open or lost, by (job id, epoch); none where nothing has a cap."""
-    rows = run(connection, _select_under_way, _CLAIMS.filled(list(claims)))
+    rows = run(connection, _select_under_way, CLAIMS.filled(list(claims)))
     calls = [Call(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6], row[7]) for row in rows]
     return {call.claim: call for call in calls}
 
@@ -85,7 +82,7 @@ def with_training(
 
 
 def _select_under_way(connection: Connection) -> ClauseElement:
-    rows = _CLAIMS.values(connection)
+    rows = CLAIMS.values(connection)
     any_cap = select(budgets.c.name).where(budgets.c.cap_usd_e9.is_not(None)).limit(1).scalar_subquery()
     return (
         select(
@@ -106,10 +103,11 @@ def _select_under_way(connection: Connection) -> ClauseElement:
     )
 
 
-def end_trainings(connection: Connection, job_ids: Sequence[int]) -> None:
-    """Give back what is reserved for the fine-tunes of these jobs, which have just ended without a settlement.
+def end_trainings(connection: Connection, job_ids: Sequence[int]) -> list[Booking]:
+    """Reserve no longer for the fine-tunes of these jobs, which have just ended without a settlement.
 
-    One that may exist at the provider may be billed: it counts as maybe spent, by an attempt of its own.
+    One that may exist at the provider may be billed: it counts as maybe spent, by an attempt of its own. Returns what
+    that changes in their budgets.
     """
     may_exist = or_(creations.c.remote_id.is_not(None), creations.c.sent_at.is_not(None))
     ended_ids = JOB_IDS.table(connection)
@@ -139,26 +137,27 @@ def end_trainings(connection: Connection, job_ids: Sequence[int]) -> None:
             connection.execute(insert(attempts).values(**lost_attempt, **amounts, outcome="lost", worker_id=""))
         tune = fine_tunes.c.job_id == row.id
         connection.execute(update(fine_tunes).where(tune).values(reserved_usd_e9=None, reserved_at=None))
-    book(connection, bookings)
+    return bookings
 
 
-def ended(call: Call, cost_usd: float | None, *, was_counted: bool, is_doubtful: bool) -> Booking:
+def ended(call: Call, cost_usd: float | None, *, was_counted: bool, known_usd_e9: int | None) -> Booking:
     """How a call counts that has ended.
 
     Args:
         call: as it was before.
         cost_usd: what it cost, if that is known.
         was_counted: whether the server counted tokens: at an unknown price it counts as what was reserved.
-        is_doubtful: whether nobody knows if it was billed.
+        known_usd_e9: of a call that may have been billed more than is known: what is; None: of others.
     """
     reserved = call.reserved or 0
-    spent = min(usd_e9(cost_usd), MOST_USD_E9) if cost_usd is not None else reserved if was_counted else 0
+    at_unknown_price = reserved * E12_PER_E9 if was_counted else 0
+    spent = at_unknown_price if cost_usd is None else min(usd_e12(cost_usd), MOST_USD_E9 * E12_PER_E9)
     return Booking(
         call.batch_id,
         call.day,
-        spent=spent,
+        spent_e12=spent,
         reserved=-reserved if call.is_open else 0,
-        doubtful=(reserved if is_doubtful else 0) - (call.doubtful or 0),
+        doubtful=(0 if known_usd_e9 is None else max(0, reserved - known_usd_e9)) - (call.doubtful or 0),
     )
 
 
@@ -169,9 +168,11 @@ _told_beyond: set[str] = set()
 def note_beyond(calls: Iterable[tuple[Call, Booking]]) -> None:
     """Log calls that were billed more than was reserved for them, the first one of each batch."""
     for call, booking in calls:
-        if call.reserved is not None and booking.spent > call.reserved and call.batch_id not in _told_beyond:
+        if call.reserved is None or booking.spent_e12 <= call.reserved * E12_PER_E9:
+            continue
+        if call.batch_id not in _told_beyond:
             _told_beyond.add(call.batch_id)
-            billed, reserved = usd(booking.spent), usd(call.reserved)
+            billed, reserved = usd(booking.spent_e12) / E12_PER_E9, usd(call.reserved)
             sentence = (
                 f"job {call.job_id} of {call.batch_id} was billed ${billed:.6f}, more than the ${reserved:.6f} that it "
                 "could cost: a cap does not hold for what a provider bills beyond that"
@@ -192,11 +193,11 @@ def unmade(call: Call) -> Booking:
 
 
 def book(connection: Connection, bookings: Iterable[Booking]) -> None:
-    """Change the budgets that cover calls, in one statement."""
+    """Change the budgets that cover calls, in one statement: a transaction's last, since all claims wait for it."""
     of_batches: dict[tuple[str, str], list[int]] = {}
     for each in bookings:
         sums = of_batches.setdefault((each.batch_id, each.day), [0, 0, 0])
-        sums[0] += each.spent
+        sums[0] += each.spent_e12
         sums[1] += each.reserved
         sums[2] += each.doubtful
     changes: dict[Key, list[int]] = {}
@@ -207,9 +208,10 @@ def book(connection: Connection, bookings: Iterable[Booking]) -> None:
 
 
 def change(connection: Connection, changes: Mapping[Key, tuple[int, int, int]]) -> None:
-    """Add to what is spent, reserved and maybe spent in these budgets; those without a cap are left alone."""
+    """Add to what is spent (in 1e-12 USD), reserved and maybe spent; budgets without a cap are left alone."""
     if changes:
-        run(connection, _add, _CHANGES.filled([(*key, *sums) for key, sums in changes.items()]))
+        rows = [(*key, *divmod(spent_e12, E12_PER_E9), *sums) for key, (spent_e12, *sums) in changes.items()]
+        run(connection, _add, _CHANGES.filled(rows))
 
 
 def _add(connection: Connection) -> ClauseElement:
@@ -220,11 +222,14 @@ def _add(connection: Connection) -> ClauseElement:
         locked = select(budgets.c.kind, budgets.c.name).where(select(rows.c.kind).where(its_change).exists())
         order = locked.order_by(budgets.c.kind, budgets.c.name).with_for_update(of=budgets).cte("locked")
         is_own += [budgets.c.kind == order.c.kind, budgets.c.name == order.c.name]
+    # What is spent is rounded up, so that a cap holds to its last digit; by how much, the next sum takes into account.
+    to_round = rows.c.spent_rest_e12 + (E12_PER_E9 - 1) - budgets.c.spent_over_e12
     return (
         update(budgets)
         .where(*is_own)
         .values(
-            spent_usd_e9=budgets.c.spent_usd_e9 + rows.c.spent,
+            spent_usd_e9=budgets.c.spent_usd_e9 + rows.c.spent + to_round // E12_PER_E9,
+            spent_over_e12=(E12_PER_E9 - 1) - to_round % E12_PER_E9,
             reserved_usd_e9=budgets.c.reserved_usd_e9 + rows.c.reserved,
             doubtful_usd_e9=budgets.c.doubtful_usd_e9 + rows.c.doubtful,
         )

@@ -18,6 +18,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Select,
     and_,
     case,
     cast,
@@ -35,7 +36,7 @@ from tidemill.models import reservations, turns
 from tidemill.models.bookings import BATCH, DAY, FLEET, Booking, book
 from tidemill.models.bulk import BulkRows, insert_for
 from tidemill.models.clock import day_of, now
-from tidemill.models.money import MOST_USD_E9, usd
+from tidemill.models.money import E12_PER_E9, MOST_USD_E9, USD_E9, usd
 from tidemill.models.reservations import COLUMNS, UNPRICED
 from tidemill.models.routes import ONLINE
 from tidemill.models.tables import attempts, batches, budgets, fine_tunes, jobs, kept_costs
@@ -176,7 +177,7 @@ def set_cap(connection: Connection, kind: str, name: str, cap_usd_e9: int | None
 
 def _begin(connection: Connection, kind: str, name: str, cap_usd_e9: int) -> None:
     """Give a budget that was not kept up its cap, with the sums of the ledger."""
-    sums = {"spent_usd_e9": 0, "reserved_usd_e9": 0, "doubtful_usd_e9": 0}
+    sums = {"spent_usd_e9": 0, "spent_over_e12": 0, "reserved_usd_e9": 0, "doubtful_usd_e9": 0}
     if (kind, name) != (DAY, ""):
         _reserve_under_way(connection, kind, name)
         sums = of_ledger(connection, kind, name)
@@ -251,20 +252,28 @@ def _in_scope(kind: str, name: str) -> ColumnElement[bool]:
 def of_ledger(connection: Connection, kind: str, name: str) -> dict[str, int]:
     """What the ledger says of a budget, by column."""
     cost_usd = case((attempts.c.cost_usd > usd(MOST_USD_E9), usd(MOST_USD_E9)), else_=attempts.c.cost_usd)
-    cost, kept = _whole(connection, cost_usd * 1e9), _whole(connection, kept_costs.c.cost_usd_e12 / 1000.0)
+    cost = cast(func.round(cost_usd * float(USD_E9 * E12_PER_E9)), BigInteger)
     at_unknown_price = and_(attempts.c.input_tokens.is_not(None), attempts.c.outcome.is_not(None))
-    spent = case((attempts.c.cost_usd.is_not(None), cost), (at_unknown_price, attempts.c.reserved_usd_e9), else_=0)
-    ledger = select(func.sum(spent), func.sum(attempts.c.doubtful_usd_e9)).join_from(
-        attempts, jobs, jobs.c.id == attempts.c.job_id
-    )
-    spent_e9, doubtful_e9 = connection.execute(ledger.where(_in_scope(kind, name))).one()
+    unpriced = attempts.c.reserved_usd_e9 * E12_PER_E9
+    spent = case((attempts.c.cost_usd.is_not(None), cost), (at_unknown_price, unpriced), else_=0)
+    calls = _sums(spent, attempts.c.doubtful_usd_e9).join_from(attempts, jobs, jobs.c.id == attempts.c.job_id)
     is_kept = {BATCH: kept_costs.c.batch_id == name, DAY: kept_costs.c.day == name}.get(kind, true())
-    kept_e9 = connection.scalar(select(func.sum(kept)).where(is_kept))
+    kept = _sums(kept_costs.c.cost_usd_e12, kept_costs.c.doubtful_usd_e9).where(is_kept)
+    found = [connection.execute(each).one() for each in (calls.where(_in_scope(kind, name)), kept)]
+    whole, rest, doubtful = (sum(int(value or 0) for value in values) for values in zip(*found, strict=True))
+    spent_e12 = whole * E12_PER_E9 + rest
+    spent_e9 = -(-spent_e12 // E12_PER_E9)
     return {
-        "spent_usd_e9": int(spent_e9 or 0) + int(kept_e9 or 0),
+        "spent_usd_e9": spent_e9,
+        "spent_over_e12": spent_e9 * E12_PER_E9 - spent_e12,
         "reserved_usd_e9": _reserved(connection, kind, name),
-        "doubtful_usd_e9": int(doubtful_e9 or 0),
+        "doubtful_usd_e9": doubtful,
     }
+
+
+def _sums(spent_e12: ColumnElement[Any], doubtful_e9: ColumnElement[Any]) -> Select[Any]:
+    """What is spent, as nano-dollars and the rest, since SQLite adds up 64 bits; and what is doubtful."""
+    return select(func.sum(spent_e12 // E12_PER_E9), func.sum(spent_e12 % E12_PER_E9), func.sum(doubtful_e9))
 
 
 def _reserved(connection: Connection, kind: str, name: str) -> int:
@@ -301,12 +310,15 @@ def forgive(connection: Connection, batch_id: str | None = None) -> int:
         .where(attempts.c.doubtful_usd_e9.is_not(None), own)
     )
     calls = connection.execute(doubtful).all()
-    book(connection, [Booking(row.batch_id, row.day, doubtful=-row.doubtful_usd_e9) for row in calls])
+    is_kept = and_(kept_costs.c.doubtful_usd_e9 > 0, true() if batch_id is None else kept_costs.c.batch_id == batch_id)
+    kept = connection.execute(select(kept_costs).where(is_kept)).all()
+    connection.execute(update(kept_costs).where(is_kept).values(doubtful_usd_e9=0))
     ids = [row.job_id for row in calls]
     for start in range(0, len(ids), _IDS_AT_ONCE):
         some = attempts.c.job_id.in_(ids[start : start + _IDS_AT_ONCE])
         connection.execute(update(attempts).where(some).values(doubtful_usd_e9=None))
-    forgiven = sum(int(row.doubtful_usd_e9) for row in calls)
+    book(connection, [Booking(row.batch_id, row.day, doubtful=-row.doubtful_usd_e9) for row in (*calls, *kept)])
+    forgiven = sum(int(row.doubtful_usd_e9) for row in (*calls, *kept))
     if batch_id is None:  # calls of deleted rows are in no ledger any more
         forgiven += int(connection.scalar(select(func.max(budgets.c.doubtful_usd_e9))) or 0)
         connection.execute(update(budgets).values(doubtful_usd_e9=0))

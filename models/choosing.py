@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from tidemill.models.deadlines import margin_seconds
 from tidemill.models.durations import in_words
-from tidemill.models.routes import ONLINE
+from tidemill.models.routes import BATCH, FLEX, ONLINE
 from tidemill.models.server_names import host_of
 
 FEW_ROWS = 50
@@ -47,10 +47,10 @@ def choose(facts: Facts) -> Choice:
     if facts.has_batch_api:
         time = None if left is None else left - margin_seconds(left)
         if time is None or facts.batch_seconds <= time:
-            return Choice("batch", usual)
+            return Choice(BATCH, usual)
         slow = f"{usual}, and the deadline leaves {in_words(time)} for that"
     if facts.takes_flex:
-        return Choice("flex", slow)
+        return Choice(FLEX, slow)
     return Choice(ONLINE, f"{slow}, and the model is not known to be served at flex")
 
 

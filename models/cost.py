@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tidemill.models.batch_servers import batch_server
 from tidemill.models.errors import SettingsError
+from tidemill.models.money import shown
 from tidemill.models.routes import WINDOWS
 from tidemill.models.settings import settings
 
@@ -29,7 +30,7 @@ _O200K_MODELS = ("gpt-4o", "gpt-4.1", "gpt-4.5")  # begin like gpt-4, but are no
 _DATE = re.compile(r"-(?:20\d{2}-?\d{2}-?\d{2})$")
 _MILLION = 1_000_000
 _OPEN_WEIGHTS = "gpt-oss"  # in OpenAI's table, though OpenAI does not serve it: others and you do
-_OVERRIDE_KEYS = ("input", "output", "cached_input", "cache_write", "training")
+_OVERRIDE_KEYS = ("input", "output", "cached_input", "cache_write", "cache_write_long", "training")
 _OPENAI = "openai"
 """Its table has a price for each tier; what has none, such as embeddings, is not cheaper by batch."""
 _TIER_SHARES = {"batch": 0.5, "flex": 0.5, "priority": 2.0, "fast": 2.0, "2h": 0.7, "8h": 0.6}
@@ -294,12 +295,8 @@ def overrides() -> dict[str, "OwnPrice"]:
 
 
 def format_usd(usd: float | None) -> str:
-    """An amount for people: "$12.40", "$0.021", "<$0.001", "$0.00", or "unknown price" for None."""
-    if usd is None:
-        return "unknown price"
-    if 0 < usd < 0.001:
-        return "<$0.001"
-    return f"${usd:,.3f}" if 0 < usd < 0.9995 else f"${usd:,.2f}"
+    """An amount for people: "$12.40", "$0.021", "$0.00034", "$0.00", or "unknown price" for None."""
+    return "unknown price" if usd is None else shown(usd)
 
 
 def format_tokens(tokens: int) -> str:
@@ -414,9 +411,17 @@ def _own_rates(where: str, table: dict[str, object], source: str) -> Price:
         raise SettingsError(f"{where} {missing}: is missing; it is USD per million tokens.")
     rates = {"cached_input": rates["input"], **rates}
     training = rates["training"] / _MILLION if "training" in rates else None
-    written = rates["cache_write"] / _MILLION if "cache_write" in rates else None
+    written, written_long = (
+        rates[name] / _MILLION if name in rates else None for name in ("cache_write", "cache_write_long")
+    )
     usual = (rates["input"] / _MILLION, rates["cached_input"] / _MILLION, rates["output"] / _MILLION)
-    return Price(*usual, source, training_usd_per_token=training, cache_write_usd_per_token=written)
+    return Price(
+        *usual,
+        source,
+        training_usd_per_token=training,
+        cache_write_usd_per_token=written,
+        long_cache_write_usd_per_token=written_long,
+    )
 
 
 def _number(where: str, value: object, meaning: str) -> float:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
+from tidemill.models.batch_servers import status_of
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, jobs, upstream_batches
 
@@ -31,7 +32,7 @@ _SAMPLE_ROWS = 200
 _LEAST_ROWS = 20
 _SAMPLE_BATCHES = 5
 RAN = ("completed", "expired")
-"""Statuses, in lower case, of batches that the provider has run for as long as it wanted."""
+"""Statuses, in OpenAI's words, of batches that the provider has run for as long as it wanted."""
 
 
 # --- arithmetic ---
@@ -66,15 +67,17 @@ def rate(finished: Sequence[datetime]) -> float | None:
 
 def batch_seconds(connection: Connection, provider: str) -> float:
     """How long batches take at this provider's Batch API, until their answers are stored: nine of ten."""
-    ran = (
+    ended = (
         upstream_batches.c.provider == provider,
-        func.lower(upstream_batches.c.status).in_(RAN),
         upstream_batches.c.sent_at.is_not(None),
         upstream_batches.c.ended_at.is_not(None),
     )
-    times = select(upstream_batches.c.sent_at, upstream_batches.c.ended_at).where(*ran)
-    latest = connection.execute(times.order_by(upstream_batches.c.id.desc()).limit(_REMEMBERED))
-    return p90([(ended_at - sent_at).total_seconds() for sent_at, ended_at in latest])
+    columns = upstream_batches.c.status, upstream_batches.c.sent_at, upstream_batches.c.ended_at
+    latest = connection.execute(
+        select(*columns).where(*ended).order_by(upstream_batches.c.id.desc()).limit(_REMEMBERED)
+    )
+    ran = [(sent_at, ended_at) for status, sent_at, ended_at in latest if status_of({"status": status}) in RAN]
+    return p90([(ended_at - sent_at).total_seconds() for sent_at, ended_at in ran])
 
 
 def live_rate(connection: Connection, provider: str) -> float:

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from tidemill.models import journal
-from tidemill.models.provider import check_client
+from tidemill.models.call_settings import check_client
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
-from sqlalchemy import Connection, String, delete, func, literal, select, update
+from sqlalchemy import Connection, String, and_, delete, func, literal, or_, select, update
 
 from tidemill.models import cost, creations, holds, reservations, tunings
 from tidemill.models.bulk import BulkRows, insert_for
@@ -24,10 +24,12 @@ from tidemill.models.metrics import Point
 from tidemill.models.money import usd
 from tidemill.models.tables import (
     ENDED_WITHOUT_MODEL,
+    attempts,
     datasets,
     fine_tune_checkpoints,
     fine_tune_events,
     fine_tunes,
+    fit,
     jobs,
 )
 from tidemill.models.text import encode, one_line
@@ -69,7 +71,7 @@ class FineTune:
     nameless_seconds: float | None = None
     """Since it ended well without the name of a model; None if nobody has noticed that."""
     is_booked: bool = False
-    """Whether its trained tokens are in the job's row."""
+    """Whether the ledger has what its job at the provider has trained."""
 
     def place(self, step: Step) -> Place:
         """The place of this step's present creation."""
@@ -133,8 +135,18 @@ def load(connection: Connection, job: Claimed, dataset_id: str) -> FineTune:
         float(row.age),
         known,
         None if nameless_seconds is None else float(nameless_seconds),
-        bool(connection.scalar(select(jobs.c.input_tokens).where(jobs.c.id == job.id))),
+        _is_booked(connection, job, row.remote_id),
     )
+
+
+def _is_booked(connection: Connection, job: Claimed, remote_id: str | None) -> bool:
+    """Whether an attempt has booked this job of the provider's; earlier versions have not noted which one it was."""
+    if remote_id is None:
+        return False
+    noted = attempts.c.request_id
+    is_its = and_(attempts.c.input_tokens.is_not(None), or_(noted.is_(None), noted == fit(remote_id, noted)))
+    booked = select(attempts.c.job_id).where(attempts.c.job_id == job.id, is_its).limit(1)
+    return connection.scalar(booked) is not None
 
 
 def reserve(connection: Connection, job: Claimed, usd_e9: int | None) -> bool:

@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, literal_column, select, update
 
-from tidemill.models import upstream
+from tidemill.models import upstream, whereabouts
 from tidemill.models.clock import now
 from tidemill.models.deadlines import RAN, lead_seconds, live_rate
-from tidemill.models.members import OWNER
-from tidemill.models.routes import ONLINE, UPSTREAM
+from tidemill.models.members import is_member
+from tidemill.models.routes import FLEX, ONLINE, UPSTREAM
 from tidemill.models.tables import OPEN_PARTS, batches, in_part, jobs, tallies
 
 STRAGGLERS = 20
@@ -55,7 +55,7 @@ def finish(connection: Connection, batch_id: str) -> Move | None:
 
 def leave_flex(connection: Connection, provider: str, models: Collection[str]) -> list[Move]:
     """Let batches go online whose model the server does not serve at flex."""
-    its = _read(connection, batches.c.provider == provider, batches.c.route == "flex") if models else []
+    its = _read(connection, batches.c.provider == provider, batches.c.route == FLEX) if models else []
     options = select(batches.c.id, batches.c.options).where(batches.c.id.in_([batch.id for batch in its]))
     model_of = {batch_id: own.get("model") for batch_id, own in connection.execute(options)} if its else {}
     moves = [_go_online(connection, batch, "refused") for batch in its if model_of.get(batch.id) in models]
@@ -123,7 +123,7 @@ def _has_stragglers(connection: Connection, batch: _Batch) -> bool:
     known = upstream.all_of(connection, batch.id)
     if not known or any(each.ended_at is None for each in known):
         return False
-    was_run = known[-1].refused is None and (known[-1].status or "").lower() in RAN
+    was_run = known[-1].refused is None and known[-1].meaning in RAN
     others = (select(jobs.c.id).where(in_part(part, batch.id), jobs.c.upstream_id.is_(None)) for part in OPEN_PARTS)
     return was_run and all(connection.scalar(each.limit(1)) is None for each in others)
 
@@ -133,8 +133,8 @@ def _go_online(connection: Connection, batch: _Batch, reason: Reason) -> Move | 
     changed = update(batches).where(batches.c.id == batch.id, batches.c.route == batch.route)
     is_first = batch.route != ONLINE and connection.execute(changed.values(route=ONLINE)).rowcount
     if reason == "deadline":
-        upstream.want_cancel(connection, batch.id)
+        whereabouts.want_cancel(connection, batch.id)
     rows, _ = _rows(connection, batch.id)
-    is_out = in_part(OPEN_PARTS[2], batch.id), jobs.c.worker_id.like(f"{OWNER}%")
+    is_out = in_part(OPEN_PARTS[2], batch.id), is_member()
     out = connection.scalar(select(func.count()).select_from(jobs).where(*is_out)) or 0
     return Move(batch.id, batch.route, reason, rows, out) if is_first else None

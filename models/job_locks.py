@@ -7,6 +7,7 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.tables import jobs
 
 JOB_IDS = BulkRows(id="int")
+CLAIMS = BulkRows(job_id="int", epoch="int")
 
 
 def lock(connection: Connection, condition: ColumnElement[bool], parameters: JsonObject | None = None) -> None:

@@ -10,15 +10,16 @@ OWNER = "up-"
 
 def is_member() -> ColumnElement[bool]:
     """Whether a row of `jobs` is at the provider's Batch API, or on its way there."""
-    return and_(jobs.c.state == "running", _has_upstream_owner())
+    return and_(jobs.c.state == "running", has_upstream_owner())
 
 
 def is_no_member() -> ColumnElement[bool]:
     """The opposite: nobody's, or some worker's."""
-    return or_(jobs.c.state != "running", ~_has_upstream_owner())
+    return or_(jobs.c.state != "running", ~has_upstream_owner())
 
 
-def _has_upstream_owner() -> ColumnElement[bool]:
+def has_upstream_owner() -> ColumnElement[bool]:
+    """Whether a row of `jobs` is, or was last, a line of an upstream batch."""
     return func.substr(func.coalesce(jobs.c.worker_id, ""), 1, len(OWNER)) == OWNER
 
 

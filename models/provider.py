@@ -9,22 +9,21 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
 from pydantic import SecretStr
 
 from tidemill.models import bodies
+from tidemill.models.call_settings import checked_base_url, checked_header
 from tidemill.models.deltas import Deltas
 from tidemill.models.endpoints import Endpoint
 from tidemill.models.errors import SettingsError
 from tidemill.models.json_types import JsonObject
-from tidemill.models.options import Options, Transport
-from tidemill.models.outbound import NOTHING_LEFT, Outbound, outbound
+from tidemill.models.options import Transport
+from tidemill.models.outbound import NOTHING_LEFT, outbound
 from tidemill.models.replies import (
     CallError,
     ErrorKind,
@@ -35,7 +34,7 @@ from tidemill.models.replies import (
     parse_page,
     safe_line,
 )
-from tidemill.models.settings import Settings, checked_url
+from tidemill.models.settings import Settings
 from tidemill.models.transfers import OnBytes, reading, replacing, transfer_seconds
 from tidemill.models.transports import (
     MAY_SEND,
@@ -57,15 +56,9 @@ __all__ = [
     "Transport",
     "UnwantedError",
     "Usage",
-    "check",
-    "list_assistants",
-    "list_models",
 ]
 
 LIST_PAGES = 100
-_T = TypeVar("_T")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A header's name, by RFC 9110."""
 
 
 class Provider:
@@ -93,16 +86,16 @@ class Provider:
         project: str | None = None,
         beta: str | None = None,
     ) -> None:
-        self._base_url = _checked_url(base_url)
-        self._secret = _checked_header("OPENAI_API_KEY", api_key.get_secret_value() if api_key else None) or ""
+        self._base_url = checked_base_url(base_url)
+        self._secret = checked_header("OPENAI_API_KEY", api_key.get_secret_value() if api_key else None) or ""
         self._timeout_seconds = timeout_seconds
         self._unstreamed: set[str] = set()
         """Endpoints at which the server refuses to stream."""
         self.models_without_flex: set[str] = set()
         """Models that the server has refused to run at the flex tier."""
         headers = {
-            "OpenAI-Organization": _checked_header("OPENAI_ORG_ID", organization),
-            "OpenAI-Project": _checked_header("OPENAI_PROJECT_ID", project),
+            "OpenAI-Organization": checked_header("OPENAI_ORG_ID", organization),
+            "OpenAI-Project": checked_header("OPENAI_PROJECT_ID", project),
             "OpenAI-Beta": beta,
         }
         self._way = outbound(self._base_url)
@@ -118,6 +111,28 @@ class Provider:
                 f"The client for the provider cannot be set up ({reason}). "
                 "`tidemill doctor` tries it; install tidemill anew if nothing else helps."
             ) from None
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        transport: Transport,
+        connections: int,
+        *,
+        timeout_seconds: float | None = None,
+        beta: str | None = None,
+    ) -> "Provider":
+        """The one of these settings. Raises SettingsError."""
+        return cls(
+            base_url=settings.openai_base_url,
+            api_key=settings.openai_api_key,
+            transport=transport,
+            timeout_seconds=settings.timeout_seconds if timeout_seconds is None else timeout_seconds,
+            connections=connections,
+            organization=settings.openai_org_id,
+            project=settings.openai_project_id,
+            beta=beta,
+        )
 
     async def call(
         self,
@@ -337,94 +352,6 @@ def _refuses_streams(error: CallError) -> bool:
     return is_refusal and re.search(r"\bstream", words, re.IGNORECASE) is not None
 
 
-def check(settings: Settings) -> None:
-    """Check before any work whether a call can be made at all.
-
-    Raises:
-        SettingsError: the URL, the key, the organization or the project can never work.
-    """
-    _checked_url(settings.openai_base_url)
-    check_headers(settings)
-
-
-def check_client(settings: Settings) -> Outbound:
-    """As `check`, where this process will make the calls: proxy and certificates count, too. Returns the way out."""
-    check(settings)
-    return outbound(settings.openai_base_url)
-
-
-def check_headers(settings: Settings) -> None:
-    """Raise SettingsError if the key, the organization, the project or other headers cannot be sent."""
-    key = settings.openai_api_key
-    _checked_header("OPENAI_API_KEY", key.get_secret_value() if key else None)
-    _checked_header("OPENAI_ORG_ID", settings.openai_org_id)
-    _checked_header("OPENAI_PROJECT_ID", settings.openai_project_id)
-    for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n"):  # the official client sends them along
-        name, _, value = line.partition(":")
-        if line.strip() and not (_TOKEN.fullmatch(name.strip()) and value.strip().isascii() and value.isprintable()):
-            raise SettingsError("OPENAI_CUSTOM_HEADERS: takes lines of `Name: value` in ASCII. Correct or unset it.")
-
-
-def list_models(settings: Settings) -> list[JsonObject]:
-    """Every model that the server lists, for callers without an event loop, i.e. the command line.
-
-    The client is the one that runs use, so that what keeps them from the server shows here, too.
-
-    Raises:
-        CallError: as for `Provider.list_all`.
-        SettingsError: as for `Provider`.
-    """
-    return _list_all(settings, "models", transport=Options(settings.model).transport)
-
-
-def has_batch_api(settings: Settings) -> bool | None:
-    """Whether the server has a Batch API of OpenAI's shape; None where it does not say so now."""
-
-    async def look(provider: Provider) -> bool | None:
-        try:
-            async for _ in provider.pages("/batches", limit=1):
-                break
-            return True
-        except CallError as error:
-            return False if error.status in (400, 404, 405, 410, 422, 501) or error.kind == "malformed" else None
-
-    async def ask(provider: Provider) -> bool | None:
-        first = await look(provider)
-        return await look(provider) if first is False else first  # one such answer may be a slip
-
-    with ThreadPoolExecutor(1) as thread:  # the caller's may have a loop of its own, as in a notebook
-        return thread.submit(lambda: asyncio.run(_once(settings, ask, transport="http"))).result()
-
-
-def list_assistants(settings: Settings) -> list[JsonObject]:
-    """Every assistant that the server keeps; most servers have none and answer 404. Errors as for `list_models`."""
-    return _list_all(settings, "assistants", transport="http", beta="assistants=v2")
-
-
-def _list_all(settings: Settings, what: str, *, transport: Transport, beta: str | None = None) -> list[JsonObject]:
-    return asyncio.run(_once(settings, lambda provider: provider.list_all(what), transport=transport, beta=beta))
-
-
-async def _once(
-    settings: Settings, ask: Callable[[Provider], Awaitable[_T]], *, transport: Transport, beta: str | None = None
-) -> _T:
-    """What a provider answers that is there for this one question."""
-    provider = Provider(
-        base_url=settings.openai_base_url,
-        api_key=settings.openai_api_key,
-        transport=transport,
-        timeout_seconds=min(settings.timeout_seconds, 60.0),
-        connections=1,
-        organization=settings.openai_org_id,
-        project=settings.openai_project_id,
-        beta=beta,
-    )
-    try:
-        return await ask(provider)
-    finally:
-        await provider.aclose()
-
-
 def _encode(body: Mapping[str, object]) -> bytes:
     """`body` as JSON with exactly its keys.
 
@@ -445,28 +372,3 @@ def _as_json(body: JsonObject) -> bytes:
         return json.dumps(body, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CallError("request", safe_line(f"The body is not JSON: {error}"), code="invalid_request_body") from None
-
-
-def _checked_url(url: str) -> str:
-    try:
-        return checked_url(url)
-    except ValueError as error:
-        raise SettingsError(f"OPENAI_BASE_URL: {error}") from None
-
-
-def _checked_header(name: str, value: str | None) -> str | None:
-    value = (value or "").strip()
-    for pattern, why in _NO_HEADER:
-        if re.search(pattern, value, re.IGNORECASE):
-            raise SettingsError(f"{name}: {why}")
-    if value.upper().startswith((f"{name}=", f"EXPORT {name}=")):
-        raise SettingsError(f"{name}: begins with its own name. Leave that out.")
-    return value or None
-
-
-_NO_HEADER = (
-    (r"^(authorization:\s*)?bearer\s", "begins with `Bearer`, which is added to it. Leave that out."),
-    (r"^[\"'`]|[\"'`]$", "begins or ends with a quote. Copy it again, without quotes."),
-    (r"[^!-~]", "holds characters that no HTTP header can carry. Copy it again, without quotes."),
-)
-"""What people paste with a key, and what to do. White space around it does no harm."""

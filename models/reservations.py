@@ -1,8 +1,7 @@
 """The most that a call may cost is reserved in the transaction that claims its job, and given back when it ends.
 
 `models/budgets.py` says what a budget is. Where nothing has a cap, a claim and a settlement cost one small statement
-more. Locks are taken in the order jobs, then budgets by kind and name. All functions work on a connection in the
-caller's transaction.
+more. All functions work on a connection in the caller's transaction.
 """
 
 from collections.abc import Mapping, Sequence

@@ -27,13 +27,13 @@ ROUTES: dict[str, Route] = {
 }
 assert tuple(ROUTES) == get_args(RouteName)
 
-ONLINE = "online"
+ONLINE, FLEX, BATCH = "online", "flex", "batch"
+WINDOWS = ("2h", "8h")
+"""Routes by which each row is a response in the background, which the server may take so long for."""
+
 AUTO = "auto"
 """Not a route: the cheapest one that is done in time, which is chosen once it is known how many rows there are."""
 
 UPSTREAM = tuple(name for name, route in ROUTES.items() if route.is_upstream)
-WINDOWS = ("2h", "8h")
-"""Routes by which each row is a response in the background, which the server may take so long for."""
-
 NOT_LIVE = (*UPSTREAM, AUTO)
 """What batches may have as their route whose rows no worker calls one by one: not now, or not yet."""

@@ -6,7 +6,21 @@ Of epochs and locks models/transitions.py says what all transitions keep to.
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, delete, func, null, or_, select, tuple_, update
+from sqlalchemy import (
+    ClauseElement,
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.dml import Update
 
@@ -15,10 +29,10 @@ from tidemill.models.answers import Answer
 from tidemill.models.bookings import Booking, Call
 from tidemill.models.bulk import Build, BulkRows, FilledRows, run
 from tidemill.models.clock import now, now_after
-from tidemill.models.job_locks import JOB_IDS, lock_ids
+from tidemill.models.job_locks import CLAIMS, JOB_IDS, lock_ids
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import is_unwanted_member
-from tidemill.models.money import COST_PLACES
+from tidemill.models.money import COST_PLACES, usd_e9
 from tidemill.models.tables import ENDED_STATES, attempts, fit, jobs
 from tidemill.models.text import encode
 
@@ -73,7 +87,8 @@ class Settlement(NamedTuple):
     standard_usd: float | None = None
     """What the same tokens cost on the standard tier, online; None: not known."""
     is_doubtful: bool = False
-    """Whether nobody knows if a call without a price was billed: its reply was lost or not read to the end."""
+    """Whether it may have been billed more than is known: its reply was lost, not read to the end, or counts no tokens.
+    """
 
 
 _SETTLED = BulkRows(
@@ -94,7 +109,7 @@ _SETTLED = BulkRows(
     cost_usd="float",
     standard_usd="float",
     route="text",
-    is_doubtful="int",
+    known_usd_e9="int",
 )
 
 
@@ -118,7 +133,8 @@ class _SettledRow(NamedTuple):
     cost_usd: float | None
     standard_usd: float | None
     route: str | None
-    is_doubtful: int
+    known_usd_e9: int | None
+    """Of a doubtful call, what is known that it cost; None: of others."""
 
     @property
     def claim(self) -> tuple[int, int]:
@@ -181,16 +197,22 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> set[tup
 def _booking(call: Call, row: _SettledRow) -> Booking:
     """What the end of a call changes in its budgets."""
     was_counted = row.input_tokens is not None or row.output_tokens is not None
-    return bookings.ended(call, row.cost_usd, was_counted=was_counted, is_doubtful=bool(row.is_doubtful))
+    return bookings.ended(call, row.cost_usd, was_counted=was_counted, known_usd_e9=row.known_usd_e9)
 
 
 def _recorded_before(connection: Connection, claims: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
     """Those of these claims that have ended their job; the ledger calls the others stale."""
-    if not claims:
-        return set()
-    is_one = tuple_(attempts.c.job_id, attempts.c.epoch).in_(claims)
-    recorded = select(attempts.c.job_id, attempts.c.epoch).where(is_one, attempts.c.outcome.in_(ENDED_STATES))
-    return {(row.job_id, row.epoch) for row in connection.execute(recorded)}
+    return {(row[0], row[1]) for row in run(connection, _select_recorded, CLAIMS.filled(claims))} if claims else set()
+
+
+def _select_recorded(connection: Connection) -> ClauseElement:
+    recorded = select(attempts.c.job_id, attempts.c.epoch).where(attempts.c.outcome.in_(ENDED_STATES))
+    return recorded.where(_is_one_of_claims(connection))
+
+
+def _is_one_of_claims(connection: Connection) -> ColumnElement[bool]:
+    rows = CLAIMS.values(connection).c
+    return tuple_(attempts.c.job_id, attempts.c.epoch).in_(select(rows.job_id, rows.epoch))
 
 
 def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]) -> list[Booking]:
@@ -199,16 +221,17 @@ def _forget_attempts(connection: Connection, uncalled: Sequence[tuple[int, int]]
     Returns what that changes in their budgets.
     """
     before = bookings.under_way(connection, uncalled)
-    forgotten = connection.execute(
-        delete(attempts)
-        .where(tuple_(attempts.c.job_id, attempts.c.epoch).in_(uncalled))
-        .returning(attempts.c.job_id, attempts.c.outcome)
-    )
-    if lost := [{"lost_id": row.job_id} for row in forgotten if row.outcome == "lost"]:
+    forgotten = run(connection, _delete_attempts, CLAIMS.filled(uncalled))
+    if lost := [{"lost_id": job_id} for job_id, outcome in forgotten if outcome == "lost"]:
         connection.execute(
             update(jobs).where(jobs.c.id == bindparam("lost_id")).values(attempts=jobs.c.attempts - 1), lost
         )
     return [bookings.unmade(call) for call in before.values()]
+
+
+def _delete_attempts(connection: Connection) -> ClauseElement:
+    forgotten = delete(attempts).where(_is_one_of_claims(connection))
+    return forgotten.returning(attempts.c.job_id, attempts.c.outcome)
 
 
 def _changed_claims(connection: Connection, build: Build, rows: Sequence[_SettledRow]) -> set[tuple[int, int]]:
@@ -240,7 +263,7 @@ def _settled_row(settlement: Settlement) -> _SettledRow:
         None if settlement.cost_usd is None else round(settlement.cost_usd, COST_PLACES),
         None if settlement.standard_usd is None else round(settlement.standard_usd, COST_PLACES),
         settlement.route,
-        int(settlement.is_doubtful),
+        usd_e9(settlement.cost_usd or 0.0) if settlement.is_doubtful else None,
     )
 
 
@@ -330,7 +353,10 @@ def _end_attempts(connection: Connection) -> Update:
         .values(
             ended_at=now(),
             route=func.coalesce(row.route, attempts.c.route),
-            doubtful_usd_e9=case((row.is_doubtful > 0, attempts.c.reserved_usd_e9), else_=null()),
+            doubtful_usd_e9=case(
+                (attempts.c.reserved_usd_e9 > row.known_usd_e9, attempts.c.reserved_usd_e9 - row.known_usd_e9),
+                else_=null(),
+            ),
             **{name: row[name] for name in names},
         )
         .returning(attempts.c.job_id, attempts.c.epoch)

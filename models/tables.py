@@ -20,6 +20,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Numeric,
     PrimaryKeyConstraint,
     String,
     Table,
@@ -214,7 +215,12 @@ tallies = Table(
     Column("shard", Integer, nullable=False, comment="keeps writers apart; a count is the sum over shards"),
     Column("row_count", BigInteger, nullable=False),
     Column("tokens", BigInteger, nullable=False, comment="input and output"),
-    Column("cost_usd_e10", BigInteger, nullable=False, comment="in 1e-10 USD, so that sums are exact"),
+    Column(
+        "cost_usd_e12",
+        BigInteger().with_variant(Numeric(30, 0), "postgresql"),  # as in SQLite, no server's nonsense overflows it
+        nullable=False,
+        comment="in 1e-12 USD, so that sums are exact",
+    ),
     Column("priced", BigInteger, nullable=False, comment="rows whose cost is known"),
     Column("unpriced", BigInteger, nullable=False, comment="rows that used tokens at an unknown price"),
     PrimaryKeyConstraint("batch_id", "submission", "state", "error_code", "shard"),
@@ -281,6 +287,13 @@ kept_costs = Table(
         server_default="0",
         comment="what they would have cost more on the standard tier",
     ),
+    Column(
+        "doubtful_usd_e9",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="what they may have cost more, while nobody knows and nobody has forgiven it",
+    ),
     PrimaryKeyConstraint("batch_id", "day", "model", "outcome", "route"),
     comment="what the calls of deleted rows came to: the ledger goes on here when the rows themselves are gone",
 )
@@ -292,6 +305,13 @@ budgets = Table(
     Column("name", String(80), nullable=False, comment="the batch's id, the day in UTC, or empty"),
     Column("cap_usd_e9", BigInteger, comment="in 1e-9 USD, as all amounts here; null: no cap any more"),
     Column("spent_usd_e9", BigInteger, nullable=False, server_default="0"),
+    Column(
+        "spent_over_e12",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="in 1e-12 USD, below 1000: spent_usd_e9 is rounded up by so much",
+    ),
     Column("reserved_usd_e9", BigInteger, nullable=False, server_default="0", comment="for calls under way"),
     Column(
         "doubtful_usd_e9",

@@ -9,12 +9,14 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, true
 from sqlalchemy.exc import NoResultFound
 
+from tidemill.models.bookings import BATCH, DAY, FLEET
 from tidemill.models.members import is_member
+from tidemill.models.money import COST_PLACES
 from tidemill.models.scope import Scope
 from tidemill.models.tables import FLAWED, OPEN_PARTS, batches, budgets, dialogues, in_part, jobs, tallies
 
-COST_UNITS = 10**10
-"""Of a dollar, in `tallies.cost_usd_e10`."""
+COST_UNITS: int = 10**COST_PLACES
+"""Of a dollar, in `tallies.cost_usd_e12`."""
 
 
 class Tally(NamedTuple):
@@ -58,11 +60,11 @@ def read(connection: Connection, scope: Scope) -> BatchNow:
     # Both in one look, for at the provider there may be a million.
     running = select(func.count().label("running"), at_provider.label("members")).where(*is_running).subquery()
     unjudged = select(func.count()).where(dialogues.c.sentiment.is_(None), dialogues.c.batch_id == scope.batch_id)
-    own_cap = and_(budgets.c.kind == "batch", budgets.c.name == scope.batch_id)
-    may_concern = or_(budgets.c.kind.in_(("day", "fleet")), own_cap)  # as the index has them: there may be many
+    own_cap = and_(budgets.c.kind == BATCH, budgets.c.name == scope.batch_id)
+    may_concern = or_(budgets.c.kind.in_((DAY, FLEET)), own_cap)  # as the index has them: there may be many
     caps = select(func.count()).where(budgets.c.cap_usd_e9.is_not(None), may_concern)
     own = and_(tallies.c.batch_id == batches.c.id, tallies.c.submission >= scope.submission)
-    sums = (_sum(tallies.c[name]) for name in ("row_count", "tokens", "cost_usd_e10", "priced", "unpriced"))
+    sums = (_sum(tallies.c[name]) for name in ("row_count", "tokens", "cost_usd_e12", "priced", "unpriced"))
     now = (batches.c.state, batches.c.hold_reason, batches.c.route, batches.c.deadline_at)
     heads = (running.c.running, running.c.members, *now, tallies.c.state, tallies.c.error_code)
     statement = (

@@ -13,7 +13,8 @@ Every transition is one guarded UPDATE. Claim, release, rescue, cancel and reviv
 must name the epoch that it claimed, so a worker that lost its lease can write nothing about a job that others have
 again. All functions work on a connection in the caller's transaction.
 
-Locks are taken in one order, so that no two transactions wait for each other: batches, jobs by id, all else.
+Locks are taken in one order, so that no two transactions wait for each other: batches, upstream batches, jobs by id,
+all else, and last the budgets by kind and name, because every claim under a cap waits for them until the commit.
 """
 
 from collections.abc import Sequence
@@ -40,11 +41,12 @@ from sqlalchemy import (
 )
 
 from tidemill.models import bookings
+from tidemill.models.bookings import Booking
 from tidemill.models.bulk import BulkRows, Given, insert_for, run
 from tidemill.models.claims import MAX_LOSSES, Claimant, Claimed
 from tidemill.models.clock import now, now_after
 from tidemill.models.job_locks import JOB_IDS, lock
-from tidemill.models.members import OWNER, is_no_member, is_unwanted_member
+from tidemill.models.members import has_upstream_owner, is_no_member, is_unwanted_member
 from tidemill.models.settling import LONGEST_DELAY_SECONDS
 from tidemill.models.tables import ENDED_STATES, FLAWED, OPEN_PARTS, OPEN_STATES, attempts, batches, in_part, jobs
 from tidemill.models.text import encode
@@ -188,7 +190,7 @@ def rescue(connection: Connection, rescuer: Rescuer) -> int:
     is_dead = jobs.c.worker_id.in_(rescuer.dead_worker_ids)
     ran_out = and_(jobs.c.lease_until < now(), jobs.c.batch_id.in_(of_provider), ~its_own)
     living_ids = [claimant.worker_id, *rescuer.living_worker_ids]
-    lives = or_(jobs.c.worker_id.in_(living_ids), jobs.c.worker_id.like(f"{OWNER}%"))
+    lives = or_(jobs.c.worker_id.in_(living_ids), has_upstream_owner())
     return _take_back(connection, or_(is_dead, ran_out) if rescuer.by_lease else is_dead, is_loss=~lives)
 
 
@@ -216,30 +218,32 @@ def _take_back(connection: Connection, condition: ColumnElement[bool], *, is_los
         )
         .returning(jobs.c.id, jobs.c.epoch, jobs.c.state)
     ).all()
-    _end_unfinished(connection, [(row.id, row.epoch) for row in rows])
+    changes = _end_unfinished(connection, [(row.id, row.epoch) for row in rows])
     if over := [row.id for row in rows if row.state in ENDED_STATES]:
-        bookings.end_trainings(connection, over)
+        changes += bookings.end_trainings(connection, over)
+    bookings.book(connection, changes)
     return len(rows)
 
 
-def _end_unfinished(connection: Connection, taken: Sequence[tuple[int, int]]) -> None:
+def _end_unfinished(connection: Connection, taken: Sequence[tuple[int, int]]) -> list[Booking]:
     """End the attempts of jobs that were just taken from their worker: whether the calls were paid is unknown.
 
-    `taken` are (job id, epoch), as they are now.
+    `taken` are (job id, epoch), as they are now. Returns what that changes in their budgets.
     """
-    if taken:
-        calls = bookings.under_way(connection, [(job_id, epoch - 1) for job_id, epoch in taken])
-        bookings.book(connection, [bookings.lost(call) for call in calls.values() if call.is_open])
-        connection.execute(
-            update(attempts)
-            .where(
-                attempts.c.job_id == bindparam("taken_id"),
-                attempts.c.epoch == bindparam("taken_epoch") - 1,
-                attempts.c.outcome.is_(None),
-            )
-            .values(outcome="lost", ended_at=now(), doubtful_usd_e9=attempts.c.reserved_usd_e9),
-            [{"taken_id": job_id, "taken_epoch": epoch} for job_id, epoch in taken],
+    if not taken:
+        return []
+    calls = bookings.under_way(connection, [(job_id, epoch - 1) for job_id, epoch in taken])
+    connection.execute(
+        update(attempts)
+        .where(
+            attempts.c.job_id == bindparam("taken_id"),
+            attempts.c.epoch == bindparam("taken_epoch") - 1,
+            attempts.c.outcome.is_(None),
         )
+        .values(outcome="lost", ended_at=now(), doubtful_usd_e9=attempts.c.reserved_usd_e9),
+        [{"taken_id": job_id, "taken_epoch": epoch} for job_id, epoch in taken],
+    )
+    return [bookings.lost(call) for call in calls.values() if call.is_open]
 
 
 PIECE_ROWS = 2_000
@@ -269,7 +273,7 @@ def cancel_jobs(connection: Connection, ids: Sequence[int]) -> int:
     lock(connection, condition, parameters)
     was_running = jobs.c.lease_until.is_not(None)
     in_flight = select(jobs.c.id, (jobs.c.epoch + 1).label("epoch")).where(condition, was_running)
-    _end_unfinished(connection, [(row.id, row.epoch) for row in connection.execute(in_flight, parameters)])
+    changes = _end_unfinished(connection, [(row.id, row.epoch) for row in connection.execute(in_flight, parameters)])
     cancelled = (
         update(jobs)
         .where(condition)
@@ -283,7 +287,7 @@ def cancel_jobs(connection: Connection, ids: Sequence[int]) -> int:
         )
     )
     number = connection.execute(cancelled, parameters).rowcount
-    bookings.end_trainings(connection, ids)
+    bookings.book(connection, changes + bookings.end_trainings(connection, ids))
     return number
 
 

@@ -11,6 +11,8 @@ from tidemill.models.json_types import RemoteObject
 from tidemill.models.metrics import Point, point_of_event
 from tidemill.models.tables import ENDED_WITHOUT_MODEL, TRAINED, fine_tune_events, fit
 
+_CANCELLED = ("cancelled", "canceled")
+
 _MILLISECONDS = 1e11
 """A larger time is in milliseconds: as seconds it would be after the year 5000."""
 
@@ -23,6 +25,11 @@ def is_trained(remote: RemoteObject) -> bool:
 def has_ended(remote: RemoteObject) -> bool:
     """Whether the provider's job will not change any more."""
     return is_trained(remote) or _status(remote) in ENDED_WITHOUT_MODEL
+
+
+def has_failed(remote: RemoteObject) -> bool:
+    """Whether the provider's job has ended without a model, though nobody has cancelled it."""
+    return _status(remote) in ENDED_WITHOUT_MODEL and _status(remote) not in _CANCELLED
 
 
 def is_nameless(remote: RemoteObject) -> bool:

@@ -14,33 +14,35 @@ from itertools import takewhile
 from typing import Literal, NamedTuple
 
 from sqlalchemy import (
+    ClauseElement,
     ColumnElement,
     Connection,
     Label,
-    Row,
     Select,
+    String,
     and_,
     delete,
-    func,
     insert,
     or_,
     select,
     true,
-    tuple_,
     update,
 )
 
 from tidemill.models import batch_servers, claims, creations, settling, transitions, turns
 from tidemill.models.batch_servers import Counts, Status
+from tidemill.models.bulk import Given, run
 from tidemill.models.claims import Claimant, Claimed
 from tidemill.models.clock import now, now_after, seconds_since
 from tidemill.models.creations import LostError
+from tidemill.models.job_locks import CLAIMS
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import OWNER
 from tidemill.models.routes import ONLINE, UPSTREAM
 from tidemill.models.scope import Scope
 from tidemill.models.settling import Settlement
 from tidemill.models.tables import attempts, batches, fit, jobs, upstream_batches, workers
+from tidemill.models.text import loads
 
 Step = Literal["pack", "build", "upload", "create", "follow", "collect", "end"]
 """What comes next. pack: rows are claimed. build: their lines are written to a file. follow: the provider is asked how
@@ -134,24 +136,9 @@ def has_open() -> Label[bool]:
     return select(upstream_batches.c.id).where(*own).exists().label("is_out")
 
 
-def want_cancel(connection: Connection, batch_id: str) -> int:
-    """Have a batch's upstream batches cancelled at the provider, by whoever has their next step. Returns how many.
-
-    What the provider has answered until then is still read and paid.
-    """
-    is_open = upstream_batches.c.batch_id == batch_id, upstream_batches.c.ended_at.is_(None)
-    wanted = update(upstream_batches).where(*is_open, upstream_batches.c.wanted.is_(None))
-    return connection.execute(wanted.values(wanted="cancel", due_at=now())).rowcount
-
-
 def read(connection: Connection, batch: UpstreamBatch) -> UpstreamBatch:
     """The row as it is now."""
     return _read(connection, upstream_batches.c.id == batch.id)[0]
-
-
-def count_members(connection: Connection, upstream_id: int) -> int:
-    """How many jobs an upstream batch still has."""
-    return connection.scalar(select(func.count()).select_from(jobs).where(*_is_member(upstream_id))) or 0
 
 
 # --- taking a step ---
@@ -318,8 +305,11 @@ def members(connection: Connection, batch: UpstreamBatch, after: int, most: int)
     """The next members by id, as they were claimed."""
     columns = jobs.c.id, jobs.c.epoch, jobs.c.batch_id, jobs.c.request, jobs.c.failures, jobs.c.dialogue_id
     page = select(*columns).where(*_is_member(batch.id), jobs.c.worker_id == batch.owner_id, jobs.c.id > after)
-    rows = connection.execute(page.order_by(jobs.c.id).limit(most)).all()
-    return [_claimed(connection, row) for row in rows]
+    found = [
+        Claimed(row.id, row.epoch, row.batch_id, row.request, row.failures, _NO_AGE, row.dialogue_id)
+        for row in connection.execute(page.order_by(jobs.c.id).limit(most))
+    ]
+    return [_with_history(connection, job) for job in found]
 
 
 def asked(connection: Connection, batch: UpstreamBatch, claims: Collection[tuple[int, int]]) -> list[Claimed]:
@@ -327,18 +317,29 @@ def asked(connection: Connection, batch: UpstreamBatch, claims: Collection[tuple
 
     Among them are jobs that were taken away meanwhile: what their calls cost still counts.
     """
+    rows = run(connection, _select_asked, CLAIMS.filled(list(claims)), {"owner": batch.owner_id})
+    found = [Claimed(row[0], row[1], row[2], loads(row[3]), row[4], _NO_AGE, row[5]) for row in rows]
+    return [_with_history(connection, job) for job in found]
+
+
+def _select_asked(connection: Connection) -> ClauseElement:
+    rows = CLAIMS.values(connection)
     columns = jobs.c.id, attempts.c.epoch, jobs.c.batch_id, jobs.c.request, jobs.c.failures, jobs.c.dialogue_id
+    its_attempt = and_(attempts.c.job_id == rows.c.job_id, attempts.c.epoch == rows.c.epoch)
     is_open = or_(attempts.c.outcome.is_(None), attempts.c.outcome == "lost")
-    its_own = attempts.c.worker_id == batch.owner_id, tuple_(attempts.c.job_id, attempts.c.epoch).in_(claims)
-    lines = select(*columns).join(attempts, attempts.c.job_id == jobs.c.id).where(*its_own, is_open)
-    return [_claimed(connection, row) for row in connection.execute(lines)]
+    lines = select(*columns).select_from(rows).join(attempts, its_attempt).join(jobs, jobs.c.id == attempts.c.job_id)
+    return lines.where(attempts.c.worker_id == Given("owner", type_=String), is_open)
 
 
-def _claimed(connection: Connection, row: Row[int, int, str, object, int, int | None]) -> Claimed:
-    before = () if row.dialogue_id is None else turns.history(connection, row.dialogue_id, before=row.id)
-    history = tuple(each.message for each in before)
-    # Its age is none: hours at the provider are no time in which it was tried in vain.
-    return Claimed(row.id, row.epoch, row.batch_id, row.request, row.failures, 0.0, row.dialogue_id, history)
+def _with_history(connection: Connection, job: Claimed) -> Claimed:
+    if job.dialogue_id is None:
+        return job
+    before = turns.history(connection, job.dialogue_id, before=job.id)
+    return job._replace(history=tuple(each.message for each in before))
+
+
+_NO_AGE = 0.0
+"""Hours at the provider are no time in which a row was tried in vain."""
 
 
 def _is_member(upstream_id: int) -> tuple[ColumnElement[bool], ...]:
@@ -347,8 +348,8 @@ def _is_member(upstream_id: int) -> tuple[ColumnElement[bool], ...]:
 
 def keep_members(connection: Connection, batch: UpstreamBatch, seconds: float) -> None:
     """Let its members wait so long for it. Raises LostError."""
-    claims.keep(connection, batch.id, batch.owner_id, seconds)
     change(connection, batch, kept_until=now_after(seconds))
+    claims.keep(connection, batch.id, batch.owner_id, seconds)
 
 
 def give_back(

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, func, select, update
+from sqlalchemy import Connection, Row, select, update
 
-from tidemill.models.batch_servers import counts_of
+from tidemill.models.batch_servers import counts_of, status_of
+from tidemill.models.clock import now
 from tidemill.models.json_types import JsonObject
 from tidemill.models.members import OWNER
-from tidemill.models.money import COST_PLACES
-from tidemill.models.tables import attempts, jobs, upstream_batches
+from tidemill.models.tables import upstream_batches
 
 
 class Upstream(NamedTuple):
@@ -53,7 +53,7 @@ class Upstream(NamedTuple):
     @property
     def is_to_end(self) -> bool:
         """Whether the provider is told to cancel it, or will be."""
-        return bool(self.wanted) or (self.status or "").lower().startswith("cancel")
+        return bool(self.wanted) or status_of({"status": self.status}) in ("cancelling", "cancelled")
 
     def to_json(self) -> JsonObject:
         """For scripts; times are UTC."""
@@ -74,7 +74,7 @@ class Upstream(NamedTuple):
 def of_batch(connection: Connection, batch_id: str, *, ended: bool = False) -> list[Upstream]:
     """The upstream batches of a batch that have not ended, with `ended` all there ever were; the oldest first."""
     its = select(upstream_batches).where(upstream_batches.c.batch_id == batch_id)
-    chosen = its if ended else its.where(upstream_batches.c.ended_at.is_(None))
+    chosen = its if ended else its.where(*_open(batch_id))
     return [_upstream(row) for row in connection.execute(chosen.order_by(upstream_batches.c.id))]
 
 
@@ -100,20 +100,16 @@ def _upstream(row: Row[Any]) -> Upstream:
     return Upstream(**own, completed=completed, failed=failed)
 
 
-def saved_usd(connection: Connection, batch_id: str) -> float | None:
-    """What the calls of a batch would have cost more online, in USD; None where no price is known.
-
-    It reads every call of the batch that went out by another route.
-    """
-    saved = func.sum(attempts.c.standard_usd - attempts.c.cost_usd)
-    its = and_(attempts.c.job_id == jobs.c.id, attempts.c.route.is_not(None))
-    usd: float | None = connection.scalar(
-        select(saved).join_from(jobs, attempts, its).where(jobs.c.batch_id == batch_id)
-    )
-    return None if usd is None else round(usd, COST_PLACES)
-
-
 # --- want ---
+
+
+def want_cancel(connection: Connection, batch_id: str) -> int:
+    """Have the open ones cancelled at the provider, by whoever has their next step. Returns how many.
+
+    What the provider has answered until then is still read and paid.
+    """
+    wanted = update(upstream_batches).where(*_open(batch_id), upstream_batches.c.wanted.is_(None))
+    return connection.execute(wanted.values(wanted="cancel", due_at=now())).rowcount
 
 
 def want_no_cancel(connection: Connection, batch_id: str) -> None:

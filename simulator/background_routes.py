@@ -1,6 +1,6 @@
 """A response in the background is answered at once with an id, and is done later whether or not anybody looks.
 
-Wire: reference/openai.md 2.2. The windows of 2 and 8 hours are prices, not times: each takes `background_seconds`.
+Wire: OpenAI's API reference. The windows of 2 and 8 hours are prices, not times: each takes `background_seconds`.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """A file of calls is read line by line, and each line is right or wrong by itself.
 
-Codes: reference/openai.md 2.1.
+Codes: OpenAI's API reference.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The Batch API: a file of calls is handed in, and looked at until it is done.
 
-Wire: reference/openai.md 2.1, 4.1 and 4.2.
+Wire: OpenAI's API reference.
 """
 
 from typing import Any

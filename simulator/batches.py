@@ -2,7 +2,7 @@
 
 What was asked is decided at the creation. What has happened since (status, times, files) is changed only by
 simulator/running.py and simulator/batch_routes.py, through the shelf.
-Shapes and words: reference/openai.md 2.1 and 4.2; other servers: reference/routes.md.
+Shapes and words: OpenAI's API reference; other servers: their own.
 """
 
 from collections.abc import Callable

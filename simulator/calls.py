@@ -1,7 +1,7 @@
 """The two endpoints carry one thing in two shapes; past this file nothing has to know which prompt came in which.
 
 Also home of the prompt's identity, which tests compute on their side to match answers and bills to prompts.
-Wire source: reference/openai.md 2.6 and 4.1. Standard library only: the client imports this file.
+Wire source: OpenAI's API reference. Standard library only: the client imports this file.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Every way in which providers were seen to fail needs a name that a test, a prompt or a rate can ask for.
 
 FAULTS maps each name to a function that turns a call into the Answer which the server then delivers, well or badly.
-Error shapes: reference/openai.md 1.4, 2.5 and 3.
+Error shapes: OpenAI's API reference.
 """
 
 import gzip

@@ -1,7 +1,7 @@
 """ "as fast as the provider allows, never faster" needs a provider that counts exactly and can say so.
 
 Two policies, as providers use both: a bucket refills all the time, a window forgets each request after 60 s.
-A rejected request is not charged, so that the admitted rate is exactly the limit. Headers: reference/openai.md 2.4.
+A rejected request is not charged, so that the admitted rate is exactly the limit. Headers: OpenAI's API reference.
 """
 
 import math

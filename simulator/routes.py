@@ -2,7 +2,7 @@
 
 ROUTES maps what a request line looks like to the function that answers it. The same names script faults:
 `scripts={"POST /v1/files": "!!reset_after*1"}` stores each upload and loses its first reply.
-Wire: reference/openai.md 2.3, 4.1 and 4.2.
+Wire: OpenAI's API reference.
 """
 
 import base64

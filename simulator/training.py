@@ -1,7 +1,7 @@
 """A fine-tune is refused at once or fails after a look at its files, and Tidemill must tell the two apart.
 
 What is wrong with the request is a BadCallError (HTTP 400); what is wrong with a file is the error of a failed job.
-Rules: reference/openai.md 2.3.
+Rules: OpenAI's API reference.
 """
 
 from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 A job has a clock of its own that stands still while it is paused. Everything that is ever shown of it (status, events,
 checkpoints, metrics) is computed from that clock: nothing runs between two requests, and a restart changes nothing.
-Shapes and words: reference/openai.md 2.3, the official SDK's types.
+Shapes and words: OpenAI's API reference, the official SDK's types.
 """
 
 import math

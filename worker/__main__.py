@@ -15,8 +15,8 @@ from types import FrameType
 
 from tidemill.migrations import ensure
 from tidemill.models import interpreters
+from tidemill.models.call_settings import check_client
 from tidemill.models.errors import TidemillError
-from tidemill.models.provider import check_client
 from tidemill.models.settings import export_file, settings
 from tidemill.worker import starting, stopping
 from tidemill.worker.fleet import Fleet

@@ -9,21 +9,20 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
-from logging import ERROR, WARNING
+from logging import WARNING
 
 from sqlalchemy import Connection, select
 
 from tidemill.models import due, going_online, journal, upstream
 from tidemill.models.creations import LostError
 from tidemill.models.database import reading, transact
-from tidemill.models.errors import DatabaseError, SettingsError
+from tidemill.models.errors import DatabaseError
 from tidemill.models.lines import Seldom, place_of
 from tidemill.models.options import Options
-from tidemill.models.provider import Provider
-from tidemill.models.settings import Settings, settings
 from tidemill.models.tables import batches
 from tidemill.models.upstream import UpstreamBatch
 from tidemill.worker import creations
+from tidemill.worker.clients import Clients
 from tidemill.worker.runner import Runner
 from tidemill.worker.upstream import advance
 from tidemill.worker.upstream_run import Run
@@ -47,7 +46,8 @@ class Carrier:
         self._runner = runner
         self._worker = runner.claimant
         self._seldom = Seldom()
-        self._in_use: tuple[Settings, Provider] | None = None
+        self._clients = Clients(2 * MOST_STEPS)
+        self._has_had_steps = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_way: set[int] = set()
         """Ids of the upstream batches whose step is being made."""
@@ -110,8 +110,8 @@ class Carrier:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._in_use is not None:
-            await self._in_use[1].aclose()
+        await self._clients.aclose()
+        if self._has_had_steps:
             with suppress(Exception):  # then its leases end by themselves
                 await asyncio.to_thread(transact, partial(upstream.free_of, worker_id=self._worker.worker_id))
 
@@ -136,18 +136,18 @@ class Carrier:
         left = most - len(begun)
         if left:
             begun += transact(lambda connection: upstream.take(connection, self._worker, scopes, left))
+        self._has_had_steps = self._has_had_steps or bool(begun)
         with reading() as connection:
             return [(batch, _options(connection, batch)) for batch in begun]
 
     def _begin(self, batch_id: str) -> UpstreamBatch | None:
-        def begin(connection: Connection) -> UpstreamBatch | None:
-            moves[:] = [move for move in [going_online.finish(connection, batch_id)] if move is not None]
-            return None if moves else upstream.begin(connection, batch_id, self._worker)
+        def begin(connection: Connection) -> tuple[going_online.Move | None, UpstreamBatch | None]:
+            move = going_online.finish(connection, batch_id)
+            return move, upstream.begin(connection, batch_id, self._worker) if move is None else None
 
-        moves: list[going_online.Move] = []
-        begun = transact(begin)
-        if moves:
-            journal.log_moves(moves)
+        move, begun = transact(begin)
+        if move is not None:
+            journal.log_moves([move])
             self._runner.hungry.set()
         return begun
 
@@ -163,14 +163,10 @@ class Carrier:
             self._under_way.discard(batch.id)
 
     async def _make_step(self, batch: UpstreamBatch, options: Options) -> None:
-        judge = self._runner.settler.judge
-        try:
-            run = Run(
-                batch, options, self._provider(), self._worker, tuple(self._runner.scopes), judge, self._runner.meter
-            )
-        except SettingsError as error:
-            self._seldom.note(ERROR, "trouble", str(error), about=str(error))
+        provider, judge = self._clients.usable("http"), self._runner.settler.judge
+        if provider is None:
             return  # the lease ends, and another machine may be able to
+        run = Run(batch, options, provider, self._worker, tuple(self._runner.scopes), judge, self._runner.meter)
         step = self._loop.create_task(advance(run))
         renewal = self._loop.create_task(self._renew(run, step))
         try:
@@ -194,21 +190,6 @@ class Carrier:
                 return
             except DatabaseError:
                 continue
-
-    def _provider(self) -> Provider:
-        configured = settings()  # a notebook may have another key since
-        if self._in_use is None or self._in_use[0] is not configured:
-            provider = Provider(
-                base_url=configured.openai_base_url,
-                api_key=configured.openai_api_key,
-                transport="http",
-                timeout_seconds=configured.timeout_seconds,
-                connections=2 * MOST_STEPS,
-                organization=configured.openai_org_id,
-                project=configured.openai_project_id,
-            )
-            self._in_use = configured, provider
-        return self._in_use[1]
 
 
 def _options(connection: Connection, batch: UpstreamBatch) -> Options:

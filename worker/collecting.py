@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +27,8 @@ from tidemill.worker.settle import Ending, in_doubt, judged, write_each
 from tidemill.worker.upstream_lines import Line, read_line, reply_of
 
 BULK_LINES = 200
+BULK_BYTES = 4_000_000
+"""What is read at once: with probabilities of each token a line has megabytes."""
 
 
 class Answered(NamedTuple):
@@ -59,7 +60,7 @@ class Collector:
         cost.load_prices()
         lines = 0
         with path.open("rb") as file:
-            while bulk := await asyncio.to_thread(_next_lines, file.__iter__()):
+            while bulk := await asyncio.to_thread(next_lines, file.__iter__()):
                 lines += len(bulk)
                 await self._store(bulk)
         return lines
@@ -118,7 +119,13 @@ class Collector:
                 self.judge(doubtful)
 
 
-def _next_lines(file: Iterator[bytes]) -> list[bytes]:
+def next_lines(file: Iterator[bytes]) -> list[bytes]:
     """The next lines that say anything; one that breaks off is not there yet."""
-    texts = (text for text in file if text.strip())
-    return [text for text in islice(texts, BULK_LINES) if text.endswith(b"\n") or read_line(text) is not None]
+    bulk, size = list[bytes](), 0
+    for text in file:
+        if text.strip() and (text.endswith(b"\n") or read_line(text) is not None):
+            bulk.append(text)
+            size += len(text)
+        if len(bulk) == BULK_LINES or size >= BULK_BYTES:
+            break
+    return bulk

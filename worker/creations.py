@@ -19,6 +19,7 @@ from tidemill.models.json_types import RemoteObject
 from tidemill.models.provider import CallError
 from tidemill.models.settings import settings
 
+_CONFLICT = 409
 LOOK_AGAIN_SECONDS = 2.0
 DUPLICATE_SECONDS = 1_800.0
 """How long after a second request the creation of the first one may turn up."""
@@ -121,7 +122,7 @@ async def end_duplicates(
             if remote["id"] != creation.remote_id:
                 await end(remote)
     except CallError as error:
-        if not is_final(error):
+        if not is_no_cancel(error):
             raise
 
 
@@ -130,9 +131,19 @@ def is_rejection(error: CallError) -> bool:
     return error.status is not None and 400 <= error.status < 500 and error.status not in (408, 409)
 
 
+def has_created_nothing(error: CallError) -> bool:
+    """Whether it is certain that the server has nothing of it."""
+    return error.kind in _CERTAIN or (error.kind == "status" and is_rejection(error))
+
+
 def is_final(error: CallError) -> bool:
     """Whether the same request would get the same answer again."""
     return is_rejection(error) and error.status not in (401, 429)
+
+
+def is_no_cancel(error: CallError) -> bool:
+    """Whether it is of no use to ask for this cancel again; 409 says that what was to be cancelled has ended."""
+    return is_final(error) or error.status == _CONFLICT
 
 
 async def write(act: Callable[Concatenate[Connection, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -152,7 +163,7 @@ async def _send(recipe: Recipe, token: str) -> RemoteObject:
     try:
         return await recipe.send(token)
     except CallError as error:
-        if error.kind in _CERTAIN or (error.kind == "status" and is_rejection(error)):
+        if has_created_nothing(error):
             await write(creations.withdraw, recipe.owner, recipe.place)
         else:
             await write(creations.doubt, recipe.owner, recipe.place)  # sending may have taken minutes

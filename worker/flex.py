@@ -13,7 +13,7 @@ from tidemill.models.claims import Claimed
 from tidemill.models.json_types import JsonObject
 from tidemill.models.lines import note
 from tidemill.models.provider import CallError
-from tidemill.models.routes import ONLINE
+from tidemill.models.routes import FLEX, ONLINE
 from tidemill.models.settings import settings
 from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
@@ -21,7 +21,6 @@ from tidemill.worker.questions import Question
 from tidemill.worker.retries import Verdict
 from tidemill.worker.rules import RULES
 
-FLEX = "flex"
 TIMEOUT_SECONDS = 900.0
 """A call at flex may take this long before it counts as lost."""
 

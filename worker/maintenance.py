@@ -23,7 +23,7 @@ from tidemill.models.claims import renew
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, stuck_seconds, transact
 from tidemill.models.lines import note
-from tidemill.models.members import OWNER
+from tidemill.models.members import has_upstream_owner
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches, dialogues, jobs, messages, workers
 from tidemill.models.transitions import Rescuer, correct_due_times, rescue
@@ -175,7 +175,7 @@ class Maintenance:
                 dialogues.c.sentiment.is_(None),
                 or_(
                     dialogues.c.created_at < now_after(-_LEFT_OVER_SECONDS),
-                    and_(jobs.c.worker_id.not_in(alive), jobs.c.worker_id.not_like(f"{OWNER}%")),
+                    and_(jobs.c.worker_id.not_in(alive), ~has_upstream_owner()),
                 ),
             )
             .limit(_JUDGE_LEFTOVERS)

@@ -18,6 +18,7 @@ from tidemill.models import backlog, journal
 from tidemill.models.database import engine, reading
 from tidemill.models.durations import in_words
 from tidemill.models.lines import note
+from tidemill.models.money import shown
 from tidemill.models.settings import settings
 from tidemill.models.urls import shown_url
 from tidemill.worker.meter import LATENCY, Counts, Failure, by_label, difference, quantile, total
@@ -118,7 +119,7 @@ class Reporter:
         why = {outcome: _why(codes) for outcome, codes in reasons.items() if codes and outcome in _WITH_REASONS}
         outcomes = ", ".join(f"{n:,.0f} {outcome}{why.get(outcome, '')}" for outcome, n in ended.items())
         p50, p95 = (quantile(lately, LATENCY, share) for share in (0.5, 0.95))
-        tokens = f"{lately['input_tokens']:,.0f} + {lately['output_tokens']:,.0f} tokens, ${lately['cost_usd']:,.4f}"
+        tokens = f"{lately['input_tokens']:,.0f} + {lately['output_tokens']:,.0f} tokens, {shown(lately['cost_usd'])}"
         latency = "" if p50 is None or p95 is None else f" · p50 {in_words(p50)}, p95 {in_words(p95)}"
         calling, waiting = self._runner.calls_under_way, self._runner.waiting_for_limits
         sentence = (
@@ -212,7 +213,7 @@ class Reporter:
         succeeded, failed = total(counts, "attempts:succeeded:"), total(counts, "attempts:failed:")
         sentence = (
             f"worker {self._runner.worker_id[:8]} has stopped after {in_words(seconds)}: {calls:,.0f} calls, "
-            f"{succeeded:,.0f} succeeded, {failed:,.0f} failed, ${counts['cost_usd']:,.4f}"
+            f"{succeeded:,.0f} succeeded, {failed:,.0f} failed, {shown(counts['cost_usd'])}"
         )
         note(
             INFO,

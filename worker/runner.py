@@ -13,33 +13,29 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from logging import ERROR, WARNING
-from typing import NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from tidemill.models import journal, upstream
+from tidemill.models import journal
 from tidemill.models.claims import ALONE_AFTER, Claimant, Claimed, Taken, left_to_run_alone, take
 from tidemill.models.database import transact
 from tidemill.models.due import IDS_AT_ONCE, next_jobs
 from tidemill.models.errors import DatabaseError, SettingsError
 from tidemill.models.holds import PROBE_SECONDS
 from tidemill.models.lines import Seldom, note, place_of
-from tidemill.models.options import Options, Transport
-from tidemill.models.provider import Provider
-from tidemill.models.routes import ONLINE
 from tidemill.models.scope import Scope
-from tidemill.models.settings import Settings, settings
+from tidemill.models.settings import settings
 from tidemill.models.settling import Settlement
-from tidemill.models.tables import batches
 from tidemill.models.transitions import release
 from tidemill.worker import settlements
 from tidemill.worker.calling import Calling
+from tidemill.worker.clients import Clients
 from tidemill.worker.judge import Judge
 from tidemill.worker.kinds import KINDS
+from tidemill.worker.known_batches import KnownBatch, KnownBatches
 from tidemill.worker.limits import Limiter, limiter
 from tidemill.worker.loop import new_loop
 from tidemill.worker.meter import Counts, Meter
@@ -54,25 +50,6 @@ _LAST_WRITE_SECONDS = 10.0
 _NO_FILE_SECONDS = 2.0
 _NO_CLIENT_SECONDS = 5.0
 _HOLD_SECONDS = PROBE_SECONDS[0] - 1.0
-_CACHE_SECONDS = 10.0
-
-
-class CachedBatch(NamedTuple):
-    """What jobs need of their batch, as read at a monotonic time."""
-
-    kind: str
-    options: Options
-    provider: str
-    read_at: float
-    route: str
-    deadline_at: datetime | None
-    is_out: bool
-    """Whether the provider has some of its rows, or may have."""
-
-    @property
-    def is_live(self) -> bool:
-        """Whether its rows need nothing but live calls."""
-        return self.route == ONLINE and self.deadline_at is None and not self.is_out
 
 
 class Runner:
@@ -114,13 +91,11 @@ class Runner:
         self._held_until: dict[str, float] = {}
         self._stopping = False
         self._renewed_at = time.monotonic()
-        self._cached: dict[str, CachedBatch] = {}
-        self._providers: dict[tuple[Transport, Settings], Provider] = {}
-        self._in_use: dict[Transport, tuple[Settings, Provider]] = {}
-        self._client_trouble: str | None = None
+        self._batches = KnownBatches()
+        self._clients = Clients(window)
         self._seldom = Seldom()
         self._loop = new_loop()
-        self._waiting: deque[tuple[Claimed, CachedBatch]] = deque()
+        self._waiting: deque[tuple[Claimed, KnownBatch]] = deque()
         """Claimed jobs without a slot yet."""
         self._unstored = 0
         """Jobs that had a slot and whose settlement is not stored yet."""
@@ -236,12 +211,12 @@ class Runner:
     ) -> list[int]:
         """Claim and start the chosen jobs, for which there is room; returns ids of those that only run alone."""
 
-        def claim_them(connection: Connection) -> tuple[Taken, dict[str, CachedBatch], list[int]]:
+        def claim_them(connection: Connection) -> tuple[Taken, dict[str, KnownBatch], list[int]]:
             chosen[:] = choose(connection)
             taken = take(connection, chosen, self.claimant, alone=alone) if chosen else Taken([])
             is_whole = len(taken.jobs) + taken.left_out == len(chosen)
             suspects = [] if alone or is_whole else left_to_run_alone(connection, chosen)
-            return taken, self._batches_of(connection, taken.jobs), suspects
+            return taken, self._batches.of(connection, taken.jobs), suspects
 
         self._claiming[id(chosen)] = chosen
         try:
@@ -262,27 +237,10 @@ class Runner:
             self._loop.call_soon_threadsafe(self._start, [(job, batch_of[job.batch_id]) for job in claimed])
         return suspects
 
-    def _batches_of(self, connection: Connection, claimed: Sequence[Claimed]) -> dict[str, CachedBatch]:
-        """The batches of these jobs by id, read again once in a while: how fast they go may change."""
-        at = time.monotonic()
-        known = {id_: each for id_, each in self._cached.items() if at - each.read_at < _CACHE_SECONDS}
-        unread = {job.batch_id for job in claimed} - known.keys()
-        if unread:
-            columns = batches.c.id, batches.c.kind, batches.c.options, batches.c.provider
-            spending = batches.c.route, batches.c.deadline_at, upstream.has_open()
-            for row in connection.execute(select(*columns, *spending).where(batches.c.id.in_(unread))):
-                options = Options.from_json(row.options)
-                money = row.route, row.deadline_at, bool(row.is_out)
-                known[row.id] = CachedBatch(row.kind, options, row.provider, at, *money)
-        self._cached = known
-        return known
-
     @property
     def has_live_calls_alone(self) -> bool:
         """Whether it is known that all who wait here need nothing but live calls: no other route, and no deadline."""
-        at = time.monotonic()
-        known = [self._cached.get(scope.batch_id or "") for scope in tuple(self.scopes)]
-        return all(each is not None and at - each.read_at < _CACHE_SECONDS and each.is_live for each in known)
+        return self._batches.are_live(tuple(self.scopes))
 
     def _make_room(self, jobs: int) -> None:
         if jobs:
@@ -292,7 +250,7 @@ class Runner:
 
     # --- on the loop ---
 
-    def _start(self, claimed: Sequence[tuple[Claimed, CachedBatch]]) -> None:
+    def _start(self, claimed: Sequence[tuple[Claimed, KnownBatch]]) -> None:
         self._waiting.extend(claimed)
         self._open_lanes()
 
@@ -310,7 +268,7 @@ class Runner:
             self._unstored += 1
             await self._run(*self._waiting.popleft())
 
-    async def _run(self, job: Claimed, batch: CachedBatch) -> None:
+    async def _run(self, job: Claimed, batch: KnownBatch) -> None:
         self.in_flight += 1
         try:
             settlement = await self._work(job, batch)
@@ -323,17 +281,16 @@ class Runner:
             self._held_until[batch.provider] = time.monotonic() + _HOLD_SECONDS
         self.settler.put(settlement, batch.provider)
 
-    async def _work(self, job: Claimed, batch: CachedBatch) -> Settlement:
+    async def _work(self, job: Claimed, batch: KnownBatch) -> Settlement:
         """Run the job by the coroutine of its kind."""
         may_call = partial(self._may_call, job, batch.provider)
         try:
             if not may_call():
                 return settlements.of_snooze(job)
-            provider = self._usable_provider(batch.options.transport)
+            provider = self._clients.usable(batch.options.transport)
             if provider is None:
                 return settlements.of_snooze(job, _NO_CLIENT_SECONDS)
-            left = None if batch.deadline_at is None else (batch.deadline_at - datetime.now(UTC)).total_seconds()
-            calling = Calling(provider, self._limiter, settings().provider, may_call, batch.route, left)
+            calling = Calling(provider, self._limiter, settings().provider, may_call, batch.route, batch.seconds_left)
             return await KINDS[batch.kind](job, batch.options, calling)
         except SettingsError as error:  # a kind or an endpoint of a package that is not installed here
             return settlements.of_defect(job, "not_supported", str(error))
@@ -344,41 +301,10 @@ class Runner:
             sentence = f"tidemill itself failed on this row ({type(error).__name__}); please report it."
             return settlements.of_defect(job, "internal_error", sentence)
 
-    def _usable_provider(self, transport: Transport) -> Provider | None:
-        """The client; None where none can be made, for which this machine is to blame and no row."""
-        try:
-            provider = self._provider(transport)
-        except SettingsError as error:
-            self._client_trouble = str(error)
-            self._seldom.note(ERROR, "trouble", str(error), about=str(error))
-            return None
-        self._client_trouble = None
-        return provider
-
-    def _provider(self, transport: Transport) -> Provider:
-        configured = settings()  # a notebook may have another key since
-        made_of, provider = self._in_use.get(transport, (None, None))
-        if provider is None or made_of is not configured:  # settings are looked up by value only when they are others
-            if (transport, configured) not in self._providers:
-                self._providers[transport, configured] = Provider(
-                    base_url=configured.openai_base_url,
-                    api_key=configured.openai_api_key,
-                    transport=transport,
-                    timeout_seconds=configured.timeout_seconds,
-                    connections=self.window,
-                    organization=configured.openai_org_id,
-                    project=configured.openai_project_id,
-                )
-            provider = self._providers[transport, configured]
-            self._in_use[transport] = configured, provider
-        return provider
-
     @property
     def models_without_flex(self) -> set[str]:
         """Models that the server has refused to run at the flex tier."""
-        own = settings()
-        known = [each for (_, made_of), each in list(self._providers.items()) if made_of.provider == own.provider]
-        return set().union(*(each.models_without_flex for each in known))
+        return self._clients.models_without_flex
 
     # --- the lease ---
 
@@ -443,7 +369,7 @@ class Runner:
     @property
     def trouble(self) -> str | None:
         """Why no call can be made or stored at present, in a sentence; None when they can."""
-        return self.settler.trouble or self._client_trouble
+        return self.settler.trouble or self._clients.trouble
 
     # --- for who watches ---
 
@@ -534,5 +460,4 @@ class Runner:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
         await self._limiter.aclose()
-        for provider in self._providers.values():
-            await provider.aclose()
+        await self._clients.aclose()

@@ -99,6 +99,7 @@ def of_reply(
         answer=answer if complaint is None else None,
         hold_reason=hold_reason,
         hold_seconds=hold_seconds,
+        is_doubtful=reply.usage is None,  # what was thought, or read from pictures, nobody here can count
     )
 
 

@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 from tidemill.migrations import ensure
 from tidemill.models import blobs, journal
+from tidemill.models.call_settings import check_client
 from tidemill.models.cost import load_prices
 from tidemill.models.database import transact
 from tidemill.models.errors import TidemillError
 from tidemill.models.lines import note
-from tidemill.models.provider import check_client
 from tidemill.models.reservations import reconsider
 from tidemill.models.settings import settings
 from tidemill.models.text import printable

@@ -325,28 +325,42 @@ class Run:
         return tunings.is_nameless(self.tune.remote) and (self.tune.nameless_seconds or 0.0) < _NAME_SECONDS
 
     def _booked(self, settlement: Settlement) -> Settlement:
-        """The settlement of a job that was trained: with its tokens and cost, unless they are in its row already."""
-        tokens = self.tune.remote.get("trained_tokens")
-        trained = tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else None
+        """The settlement of a job that has ended at the provider, with the tokens that it has trained and their price.
+
+        Both stay away where an earlier end of the same job has booked them. A job that failed and names no tokens is
+        not billed; of others that name none nobody knows.
+        """
         if self.tune.is_booked:
             return settlement._replace(http_status=200)
+        trained = self._trained_tokens
         price = cost.training_price(self.options.model)
-        paid = None if price is None or trained is None else price * trained
-        is_doubtful = paid is None and trained is None
-        return settlement._replace(http_status=200, input_tokens=trained, cost_usd=paid, is_doubtful=is_doubtful)
+        return settlement._replace(
+            http_status=200,
+            request_id=self.tune.remote_id,
+            input_tokens=trained,
+            cost_usd=None if price is None or trained is None else price * trained,
+            is_doubtful=trained is None and not tunings.has_failed(self.tune.remote),
+        )
+
+    @property
+    def _trained_tokens(self) -> int | None:
+        """As the provider's job says; 0 of one that was broken off says nothing."""
+        tokens = self.tune.remote.get("trained_tokens")
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 <= tokens < 2**31:
+            return None
+        return tokens if tokens or tunings.is_trained(self.tune.remote) else None
 
     async def _fail_or_cancel(self) -> Settlement:
         status = str(self.tune.status)
         code, reason = tunings.reason_of(self.tune.remote)
-        if status.lower() in ("cancelled", "canceled"):
-            ending = self._end("cancelled", "cancelled", reason or "Cancelled at the provider.")
-            return ending._replace(is_doubtful=True)  # what it had trained may be billed
+        if not tunings.has_failed(self.tune.remote):
+            return self._booked(self._end("cancelled", "cancelled", reason or "Cancelled at the provider."))
         reason = reason or await asyncio.to_thread(self._last_error) or f"The provider says: {status}."
         file: Step = "validation" if tunings.is_about_validation(self.tune.remote) else "training"
         sentences = [reason, *await file_faults.rows(self._files, file, reason)]
         if len(sentences) == 1:
             sentences += await file_faults.refused(self._files)
-        return self._end("failed", code or "training_failed", " ".join(sentences))
+        return self._booked(self._end("failed", code or "training_failed", " ".join(sentences)))
 
     def _last_error(self) -> str | None:
         with reading() as connection:

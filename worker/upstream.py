@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from urllib.parse import quote
 
@@ -28,12 +27,22 @@ from tidemill.models.routes import WINDOWS
 from tidemill.models.settings import settings
 from tidemill.models.settling import LONGEST_DELAY_SECONDS
 from tidemill.models.transfers import TransferError
-from tidemill.models.upstream import Step, UpstreamBatch
+from tidemill.models.upstream import Step
 from tidemill.worker import creations, packing, windows
 from tidemill.worker import upstream_faults as faults
 from tidemill.worker.collecting import Collector
-from tidemill.worker.creations import LOOK_AGAIN_SECONDS, LookError, Recipe, is_final
-from tidemill.worker.upstream_run import Run, folder, go_on, read, server, try_again
+from tidemill.worker.creations import LOOK_AGAIN_SECONDS, LookError, Recipe, is_final, is_no_cancel
+from tidemill.worker.upstream_run import (
+    FIRST_LOOK_SECONDS,
+    Run,
+    age_seconds,
+    folder,
+    go_on,
+    look_seconds,
+    read,
+    server,
+    try_again,
+)
 
 BATCHES = "/batches"
 METADATA = "tidemill"
@@ -41,9 +50,6 @@ METADATA = "tidemill"
 
 _PAGE = 100
 _PAGE_ROWS = 500
-_FOLLOW_SHARE = 0.1
-"""The share of its age after which the provider's batch is looked at again."""
-_FIRST_LOOK_SECONDS = 1.0
 _OPTIONAL = ("metadata", "output_expires_after")
 """Fields of a creation without which it is asked for again, where a server does not know them."""
 _OUTPUT_SECONDS = 30 * 86_400
@@ -195,7 +201,7 @@ async def _create(run: Run, recipe: Recipe, then: Step) -> None:
         is_wanted = run.batch.wanted is None
         result = await creations.create(recipe, known, is_wanted=is_wanted, may_call=run.has_it)
     if result == "created":
-        await go_on(run, then, min(settings().poll_seconds, _FIRST_LOOK_SECONDS) if then == "follow" else 0.0)
+        await go_on(run, then, min(settings().poll_seconds, FIRST_LOOK_SECONDS) if then == "follow" else 0.0)
     elif result == "unwanted":
         await go_on(run, "end")
     elif result == "unknown":
@@ -220,10 +226,9 @@ async def _follow(run: Run) -> None:
     remote = batch_of(await run.provider.fetch(path))
     await creations.write(_note_seen, run, remote)
     run.batch = await asyncio.to_thread(read, run)
-    age_seconds = _age_seconds(run.batch)
     known = await asyncio.to_thread(_creations, run)
     await creations.end_duplicates(
-        _recipe(run), known, age_seconds=age_seconds, end=lambda each: _end_duplicate(run, each)
+        _recipe(run), known, age_seconds=age_seconds(run.batch), end=lambda each: _end_duplicate(run, each)
     )
     if run.batch.has_ended:
         await go_on(run, "collect")
@@ -235,14 +240,13 @@ async def _follow(run: Run) -> None:
         await _cancel(run, path)
         await go_on(run, "end")
         return
-    pause = max(_FIRST_LOOK_SECONDS, age_seconds * _FOLLOW_SHARE)
-    await go_on(run, "follow", min(settings().poll_seconds, pause), failures=0)
+    await go_on(run, "follow", look_seconds(run.batch), failures=0)
 
 
 def _note_seen(connection: Connection, run: Run, remote: JsonObject) -> None:
-    upstream.note_seen(connection, run.batch, remote)
     if run.batch.failures:  # as after a creation that was refused
         holds.end(connection, run.batch.provider)
+    upstream.note_seen(connection, run.batch, remote)
 
 
 def _path(remote_id: object) -> str:
@@ -255,7 +259,7 @@ async def _cancel(run: Run, path: str) -> None:
     try:
         await run.provider.post(f"{path}/cancel", {})
     except CallError as error:
-        if not is_final(error):
+        if not is_no_cancel(error):
             raise
         objection = f"The provider does not cancel it: {error.message}"
     await creations.write(upstream.change, run.batch, wanted=None, note=objection)
@@ -269,11 +273,6 @@ async def _end_duplicate(run: Run, duplicate: RemoteObject) -> None:
 def _seconds_kept(run: Run) -> float:
     with reading() as connection:
         return upstream.seconds_kept(connection, run.batch)
-
-
-def _age_seconds(batch: UpstreamBatch) -> float:
-    """Since the provider made it; it only decides how often to look."""
-    return max(0.0, (datetime.now(UTC) - (batch.sent_at or batch.created_at)).total_seconds())
 
 
 # --- collect ---

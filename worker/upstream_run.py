@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tidemill.models import upstream
@@ -17,6 +18,9 @@ from tidemill.models.upstream import Step, UpstreamBatch
 from tidemill.worker import creations
 from tidemill.worker.meter import Meter
 
+FIRST_LOOK_SECONDS = 1.0
+_LOOK_SHARE = 0.1
+"""The share of its age after which what is out is looked at again."""
 _MOST_PAUSE_SECONDS = 60.0
 _MOST_ASKED_SECONDS = 3_600.0
 
@@ -74,6 +78,16 @@ async def try_again(run: Run, reason: str, asked_seconds: float | None = None, *
     pause = min(2.0 ** min(failures, 10), _MOST_PAUSE_SECONDS, settings().poll_seconds)
     pause = max(least, min(asked_seconds or 0.0, _MOST_ASKED_SECONDS), pause)
     await go_on(run, run.batch.step, pause, failures=failures, note=reason)
+
+
+def age_seconds(batch: UpstreamBatch) -> float:
+    """Since the provider made it; it only decides how often to look."""
+    return max(0.0, (datetime.now(UTC) - (batch.sent_at or batch.created_at)).total_seconds())
+
+
+def look_seconds(batch: UpstreamBatch) -> float:
+    """After how long it is looked at again, by its age, and at least as often as the settings say."""
+    return min(settings().poll_seconds, max(FIRST_LOOK_SECONDS, age_seconds(batch) * _LOOK_SHARE))
 
 
 def read(run: Run) -> UpstreamBatch:

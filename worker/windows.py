@@ -9,7 +9,6 @@ provider. Source: OpenAI's reference of `background_options`.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
@@ -28,9 +27,9 @@ from tidemill.models.text import dumps
 from tidemill.models.upstream import Step
 from tidemill.worker import creations, packing
 from tidemill.worker.collecting import Collector
-from tidemill.worker.creations import is_rejection
+from tidemill.worker.creations import has_created_nothing, is_no_cancel
 from tidemill.worker.upstream_lines import claim_in, load_line
-from tidemill.worker.upstream_run import Run, folder, go_on, read
+from tidemill.worker.upstream_run import FIRST_LOOK_SECONDS, Run, folder, go_on, look_seconds, read
 
 _AT_ONCE = 16
 """Requests under way at once; what is created is recorded when all of them are back."""
@@ -38,12 +37,7 @@ _AT_ONCE = 16
 _PAGE_ROWS = 500
 _OPEN = ("queued", "in_progress")
 _NOT_RUN = "cancelled"
-_FIRST_LOOK_SECONDS = 1.0
-_LOOK_SHARE = 0.1
 _MOST_PAUSE_SECONDS = 300.0
-_UNSENT = ("connect", "local", "request", "store")
-"""Kinds of errors after which the server has nothing."""
-
 _WINDOW = re.compile(r"background|completion[_ ]window", re.IGNORECASE)
 
 Claim = tuple[int, int]
@@ -82,7 +76,7 @@ async def _create(run: Run) -> None:
     counts = {"total": run.batch.lines, "completed": 0, "failed": 0}
     card = {"id": f"background {run.batch.id}", "status": "in_progress", "request_counts": counts}
     await creations.write(upstream.note_created, run.batch, card)
-    await go_on(run, "follow", min(settings().poll_seconds, _FIRST_LOOK_SECONDS))
+    await go_on(run, "follow", min(settings().poll_seconds, FIRST_LOOK_SECONDS))
 
 
 async def _send(run: Run, claim: Claim, body: JsonObject) -> Sent:
@@ -121,13 +115,9 @@ def _concerns_line(error: CallError) -> bool:
     return 400 <= error.status < 500 and error.status not in (401, 402, 403, 404, 429)
 
 
-def _has_created_nothing(error: CallError) -> bool:
-    return error.kind in _UNSENT or (error.kind == "status" and is_rejection(error))
-
-
 async def _fail_lines(run: Run, sent: Sequence[Sent]) -> None:
     """Store the errors of lines that the server has refused for what they ask, by the collector of answers."""
-    refused = [each for each in sent if each.error is not None and _has_created_nothing(each.error)]
+    refused = [each for each in sent if each.error is not None and has_created_nothing(each.error)]
     await _collect(run, [_line(each.claim, each.error.status or 400, each.error) for each in refused if each.error])
 
 
@@ -162,8 +152,7 @@ async def _follow(run: Run) -> None:
         await go_on(run, "end")
         return
     run.batch = await asyncio.to_thread(read, run)
-    pause = max(_FIRST_LOOK_SECONDS, _age_seconds(run) * _LOOK_SHARE)
-    await go_on(run, "follow", min(pause, _MOST_PAUSE_SECONDS, settings().poll_seconds))
+    await go_on(run, "follow", min(look_seconds(run.batch), _MOST_PAUSE_SECONDS))
 
 
 async def _look(run: Run, claim: Claim, remote_id: str | None) -> bytes | None:
@@ -187,7 +176,7 @@ async def _cancel(run: Run, remote_id: str | None) -> None:
     try:
         await run.provider.post(f"{_path(remote_id)}/cancel", {})
     except CallError as error:
-        if not is_rejection(error):  # else it has ended already
+        if not is_no_cancel(error):
             raise
 
 
@@ -261,13 +250,8 @@ def _record(connection: Connection, run: Run, sent: Sequence[Sent]) -> None:
     for claim, remote_id, error in sent:
         if remote_id is not None:
             made.record(connection, owner, Place(_name(claim), 0), remote_id)
-        elif error is not None and _has_created_nothing(error):
+        elif error is not None and has_created_nothing(error):
             made.withdraw(connection, owner, Place(_name(claim), 0))
-
-
-def _age_seconds(run: Run) -> float:
-    """Since it was sent; it only decides how often to look."""
-    return max(0.0, (datetime.now(UTC) - (run.batch.sent_at or run.batch.created_at)).total_seconds())
 
 
 STEPS: dict[Step, Callable[[Run], Awaitable[None]]] = {

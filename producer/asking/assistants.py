@@ -23,7 +23,8 @@ from tidemill.models.database import LONG_SECONDS, reading, transact
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError, OptionError, TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import ReplyOptions
-from tidemill.models.provider import CallError, list_assistants
+from tidemill.models.provider import CallError
+from tidemill.models.provider_looks import list_assistants
 from tidemill.models.schemas import schema_fault
 from tidemill.models.settings import settings
 from tidemill.models.tables import assistants, batches, dialogues

@@ -90,7 +90,7 @@ class Estimate:
         """The lines of `text` about the answers and the total."""
         reach = self.reach.lines() if self.reach else ()
         if self.output_tokens is None:
-            no_cap = "answers: no cap on their length; --max-tokens sets one, and with it the most that they can cost"
+            no_cap = "answers: as long as the model likes; --max-tokens caps them, and their price"
             return (no_cap, *reach)
         return (
             f"answers: at most {self.output_tokens:,} tokens, {cost.format_usd(self.output_usd)}",
@@ -104,8 +104,10 @@ class Estimate:
             return ()
         share = price_words(self.model, self.route)
         online = "" if self.most_online_usd is None else f"; online: at most {cost.format_usd(self.most_online_usd)}"
-        way = f"{self.route}{f', at {share}' if share else ''}" if self.chosen is None else self.chosen
-        return (f"route: {way}{online}",)
+        if self.chosen is None:
+            return (f"route: {self.route}{f', at {share}' if share else ''}{online}",)
+        way, _, why = self.chosen.partition("; ")
+        return (f"route: {way}{online}", f"  {why}")
 
 
 def estimate(order: Order) -> Estimate:

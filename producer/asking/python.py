@@ -21,7 +21,7 @@ from tidemill.producer.asking.question import complete_options
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.off_the_loop import off_the_loop
 from tidemill.producer.batches.order import Order
-from tidemill.producer.batches.spending import spending_of
+from tidemill.producer.batches.spending import Spending, spending_of
 from tidemill.producer.batches.submit import open_batch, submit
 from tidemill.producer.batches.typed_answers import as_options
 from tidemill.producer.intake.arrow_tables import Table
@@ -92,9 +92,40 @@ def ask(
         OptionError: there is no such option, or not with that value; nothing has been read or stored.
         InputError, SettingsError, DatabaseError: one sentence that says what to fix; nothing is lost.
     """
+    how = ReadOptions(column, template, skip_bad_rows, limit, format, sheet)
+    order, rows, schema = _order_of(
+        source,
+        options,
+        how,
+        spending_of(budget, route, deadline),
+        name=name,
+        priority=priority,
+        new=new,
+        moved_from=moved_from,
+        assistant=assistant,
+        no_assistant=no_assistant,
+        dialogue=dialogue,
+    )
+    return submit_all(order, rows, schema)
+
+
+def _order_of(
+    source: "PromptSource",
+    options: AskOptions,
+    how: ReadOptions,
+    spending: Spending,
+    *,
+    name: str | None,
+    priority: int,
+    new: bool,
+    moved_from: str | None,
+    assistant: str | None,
+    no_assistant: bool,
+    dialogue: int | None,
+) -> tuple[Order, object, type[Any] | None]:
+    """What a caller asks for as an order, what its rows are read from, and the class that answers are to fit."""
     reread_settings()
-    checked, schema = checked_options(options, AskOptions, _PARAMETERS, limit=limit, priority=priority)
-    spending = spending_of(budget, route, deadline)
+    checked, schema = checked_options(options, AskOptions, _PARAMETERS, limit=how.limit, priority=priority)
     _check_path(source)
     migrations.ensure()
     rows = as_frame(source)
@@ -104,7 +135,7 @@ def ask(
         rows = cast("Source", list(cast("Iterable[object]", rows)))  # they are looked at before they are read
     order = Order(
         options=complete.options,
-        rows=Prompts(files or rows, ReadOptions(column, template, skip_bad_rows, limit, format, sheet)),
+        rows=Prompts(files or rows, how),
         name=name or (files.name if files else "frame"),
         source_name=name or (files.known_by if files else None),
         priority=priority,
@@ -114,7 +145,7 @@ def ask(
         on_bad_row=say,
         spending=spending,
     )
-    return submit_all(order if dialogue is None else as_turns(order, name), rows, schema)
+    return order if dialogue is None else as_turns(order, name), rows, schema
 
 
 def _check_path(source: object) -> None:
@@ -173,14 +204,20 @@ def estimate(
     *,
     column: str | None = None,
     template: str | None = None,
+    name: str | None = None,
+    priority: int = 0,
+    new: bool = False,
+    moved_from: str | None = None,
     limit: int | None = None,
     skip_bad_rows: bool = False,
     format: str | None = None,  # noqa: A002  # as the flag is called
     sheet: str | None = None,
-    name: str | None = None,
     assistant: str | None = None,
     no_assistant: bool = False,
+    dialogue: int | None = None,
     budget: str | float | None = None,
+    route: str | None = None,
+    deadline: str | float | None = None,
     **options: Unpack[AskOptions],
 ) -> "Estimate":
     """What `ask` with the same arguments would cost; nothing is sent or stored. As `--dry-run`.
@@ -188,8 +225,7 @@ def estimate(
         print(tidemill.estimate("prompts.csv", max_tokens=200).text())
 
     Args:
-        source, column, template, limit, skip_bad_rows, format, name, assistant, no_assistant, budget,
-            **options: as for `ask`.
+        source: as for `ask`, as are all others.
 
     Returns:
         Estimate: `rows`, `to_send`, `input_tokens`, `input_usd`, `total_usd` (the most; None if it has no bound), and
@@ -198,19 +234,21 @@ def estimate(
     Raises:
         OptionError, InputError, SettingsError: as `ask`.
     """
-    reread_settings()
-    checked, _ = checked_options(options, AskOptions, _PARAMETERS, limit=limit)
-    spending = spending_of(budget)
-    _check_path(source)
-    migrations.ensure()
-    rows = as_frame(source)
-    files = files_of(rows)
-    complete = complete_options(cast("AskOptions", checked), assistant, no_assistant=no_assistant)
-    own = files.known_by if files else None
-    prompts = Prompts(files or rows, ReadOptions(column, template, skip_bad_rows, limit, format, sheet))
-    return prompts.estimate(
-        Order(complete.options, prompts, source_name=name or own, on_bad_row=say, spending=spending)
+    how = ReadOptions(column, template, skip_bad_rows, limit, format, sheet)
+    order, _, _ = _order_of(
+        source,
+        options,
+        how,
+        spending_of(budget, route, deadline),
+        name=name,
+        priority=priority,
+        new=new,
+        moved_from=moved_from,
+        assistant=assistant,
+        no_assistant=no_assistant,
+        dialogue=dialogue,
     )
+    return cast("Prompts", order.rows).estimate(order)
 
 
 # --- dialogues ---

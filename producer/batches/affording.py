@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, select
 
-from tidemill.models import budgets, ledger, reservations
+from tidemill.models import budgets, cost, ledger, reservations
 from tidemill.models.bookings import BATCH, DAY
 from tidemill.models.bounds import Bounds
 from tidemill.models.budgets import Budget
 from tidemill.models.database import reading
-from tidemill.models.errors import InputError
+from tidemill.models.errors import InputError, SettingsError
 from tidemill.models.job_requests import model_of
 from tidemill.models.json_types import JsonObject
 from tidemill.models.options import Options
@@ -36,10 +36,14 @@ _LOOKED_AT = 1_000
 
 def in_force(spending: Spending) -> list[Budget]:
     """The caps on a batch that there is not yet: its own to be, today's, and that of all batches."""
-    with reading() as connection:
-        known = budgets.covering(connection, "") if reservations.are_capped(connection, [""]) else []
     own = spending.budget_usd_e9
-    return ([] if own is None else [Budget(BATCH, "", own, 0, 0, 0, 0)]) + known
+    return ([] if own is None else [Budget(BATCH, "", own, 0, 0, 0, 0)]) + _covering("")
+
+
+def _covering(batch_id: str) -> list[Budget]:
+    """The caps that cover a batch; where nothing has one, a small statement says so."""
+    with reading() as connection:
+        return budgets.covering(connection, batch_id) if reservations.are_capped(connection, [batch_id]) else []
 
 
 def check_prices(order: Order, first: Sequence[Row]) -> None:
@@ -91,9 +95,7 @@ def few_at_once(order: Order, example: JsonObject, batch_id: str, most_calls: in
     """
     if order.options.max_tokens is not None or "body" in example or order.spending.route in UPSTREAM:
         return None
-    with reading() as connection:
-        known = budgets.covering(connection, batch_id) if reservations.are_capped(connection, [batch_id]) else []
-    narrow, most = words.narrowest(known), bounds_of(order.options, order.spending).most_usd_e9(example)
+    narrow, most = words.narrowest(_covering(batch_id)), bounds_of(order.options, order.spending).most_usd_e9(example)
     if narrow is None or not most or not 0 < narrow.left // most < most_calls:
         return None
     return words.few_at_once(narrow, narrow.left // most, most)
@@ -121,8 +123,12 @@ def name_of(budget: Budget, spending: Spending) -> str:
 
 
 def unknown_price(why: str, model: str, *, of_training: bool = False) -> str:
-    """That a model's price must be known, with the lines that set it."""
+    """That a model's price must be known, with the lines that set it, or with what is wrong in the file of prices."""
     forget_prices()  # in a notebook, the next try must see the lines that somebody has added
+    try:
+        cost.overrides()
+    except SettingsError as error:  # nobody knows what else the file would have said
+        return f"{why} needs the price of {model}, but the file of prices cannot be used. {error}"
     path = settings().prices
     return words.unknown_price(
         why, model, None if path is None else str(path), is_own_server=_is_own_server(), of_training=of_training

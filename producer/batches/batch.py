@@ -169,8 +169,10 @@ class Batch:
     @property
     def saved(self) -> float | None:
         """What its calls would have cost more online, in USD; None while no price is known."""
+        from tidemill.models import bill
+
         with reading(LONG_SECONDS) as connection:
-            return whereabouts.saved_usd(connection, self.id)
+            return bill.saved_usd(connection, self.id)
 
     @property
     def budget(self) -> BudgetNow | None:

@@ -53,12 +53,14 @@ def budget(what: str | None, amount: str | None, as_json: bool) -> None:
     Raises:
         InputError: there is no such batch, or the amount is none.
     """
+    if what is not None and amount is not None and _is_amount(what) and not _is_amount(amount):
+        raise InputError(_needs_a_place(what, amount))
     new_cap = None if amount is None or what == FORGIVE else _cap(amount)
     migrations.ensure()
     if what is None:
         return _list(as_json)
     if what == FORGIVE:
-        return _forgive(None if amount is None else resolve(amount).id, as_json)
+        return _forgive(None if amount is None else _forgiven(amount), as_json)
     place = _place(what)
     if amount is None:
         return _show(place, as_json)
@@ -75,14 +77,43 @@ def _cap(amount: str) -> int | None:
         raise InputError(f"{amount!r} is no budget: {error}; `none` takes it away.") from None
 
 
+def _is_amount(text: str) -> bool:
+    try:
+        _cap(text)
+    except InputError:
+        return False
+    return True
+
+
+def _needs_a_place(amount: str, *places: str) -> str:
+    ways = [f"`tidemill budget {each} {amount}`" for each in places]
+    return f"{amount} is an amount, and what it is for comes first: {' or '.join(ways)}."
+
+
 def _place(what: str) -> _Place:
     """What somebody means; no batch's id is `day` or `fleet`, since ids end in a dash and six digits."""
     if what == DAY:
         return _Place(DAY, "", "each day (UTC)")
     if what == FLEET:
         return _Place(FLEET, "", "all batches")
-    batch_id = resolve(what).id
+    try:
+        batch_id = resolve(what).id
+    except InputError:
+        if _is_amount(what):  # a batch may be called so, too
+            raise InputError(_needs_a_place(what, "latest", DAY, FLEET)) from None
+        raise
     return _Place(BATCH, batch_id, batch_id)
+
+
+def _forgiven(name: str) -> str:
+    """The id of the batch whose calls are to be forgiven."""
+    try:
+        return str(resolve(name).id)
+    except InputError:
+        if name in (DAY, FLEET) or _is_amount(name):
+            why = "behind `forgive` stands a batch, or nothing: `tidemill budget forgive` is for all batches and days."
+            raise InputError(f"{name!r} is no batch; {why}") from None
+        raise
 
 
 # --- show ---
@@ -138,6 +169,8 @@ def _standing(now: Budget) -> str:
     if now.spent + now.doubtful > now.cap:
         over = "no more calls begin, and those in flight end"
         return f"{cap}; {words.figures(now)}{whose}, which is more already: {over}."
+    if now.left <= 0 and now.reserved:
+        return f"{cap}; {words.figures(now)}{whose}: no more calls begin until those under way give some back."
     return f"{cap}; {words.figures(now)}{whose}, {words.shown(now.left)} left."
 
 
@@ -185,7 +218,7 @@ def _forgive(batch_id: str | None, as_json: bool) -> None:
         print_line(f"{whose}nothing is in doubt; there is nothing to forgive.{_reserved(narrowest)}")
         return None
     left = "" if narrowest is None else f"; {words.shown(narrowest.left)} left of the {words.title(narrowest)}"
-    print_line(f"{whose}{words.shown(forgiven)} that killed processes may have spent counts no longer{left}.")
+    print_line(f"{whose}{words.shown(forgiven)} that calls may have spent counts no longer{left}.")
     return None
 
 

@@ -36,22 +36,29 @@ class Reach:
     budget: Budget
     rows: int
     surely: int
-    """As many calls may be in flight together, since each reserves the most that it may cost."""
+    """As many calls may be under way together, since each reserves the most that it may cost."""
     probably: int
     answer_tokens: int
     is_assumed: bool
     """Whether nobody knows yet how long answers are."""
+    least: int
+    """What the cheapest of the rows may cost at most."""
 
     def lines(self) -> tuple[str, ...]:
         """For people."""
         left = f"{words.title(self.budget)}, {words.shown(self.budget.left)} left"
+        if not self.surely:
+            return (
+                f"{left}: no row fits;",
+                f"  one call may cost up to {words.shown(self.least, is_most=True)}; {words.LOWERS_CALLS}",
+            )
         if self.surely == self.rows:
             return (f"{left}: {'the row fits' if self.rows == 1 else f'all {self.rows:,} rows fit'} in any case",)
         why = "which is assumed" if self.is_assumed else "as those before have"
         return (
-            f"{left}: {self.surely:,} of {counted(self.rows, 'row')} surely fit, at the most that each may cost;",
+            f"{left}: {self.surely:,} of {counted(self.rows, 'row')} surely fit, each at its most;",
             f"  probably {self.probably:,} do, with answers of {self.answer_tokens:,} tokens, {why};",
-            f"  {counted(self.surely, 'call')} can go side by side at first, since each reserves its most",
+            f"  {self.surely:,} can be under way at once, since each reserves its most",
         )
 
     def to_json(self) -> JsonObject:
@@ -81,6 +88,7 @@ class Reckoning:
         self._budget = words.narrowest(_caps(order, batch_id))
         self._bounds = affording.bounds_of(order.options, order.spending)
         self._reserved = self._surely = 0
+        self._least: int | None = None
 
     def add(self, requests: Iterable[JsonObject]) -> None:
         """Count further rows that would be sent.
@@ -95,6 +103,7 @@ class Reckoning:
             if most is None:
                 why = affording.name_of(self._budget, self._order.spending)
                 raise InputError(affording.unknown_price(why, model_of(request, self._order.options.model)))
+            self._least = most if self._least is None else min(self._least, most)
             if self._reserved + most <= self._budget.left:  # a dear row waits, and the others go on
                 self._reserved += most
                 self._surely += 1
@@ -114,7 +123,8 @@ class Reckoning:
         usual_most = self._reserved // max(1, self._surely)
         begun = (self._budget.left - usual_most) // likely + 1 if likely else rows
         surely = min(rows, self._surely)
-        return Reach(self._budget, rows, surely, min(rows, max(surely, begun)), tokens, is_assumed)
+        probably = min(rows, max(surely, begun)) if surely else 0
+        return Reach(self._budget, rows, surely, probably, tokens, is_assumed, self._least or 0)
 
     def _likely_usd_e9(self, rows: int, input_usd: float, answer_tokens: int) -> int:
         """What a call will cost, more or less."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from typing import NamedTuple
 
+from tidemill.models import money
 from tidemill.models.bookings import BATCH, DAY, FLEET
 from tidemill.models.budgets import Budget
 from tidemill.models.durations import in_words
@@ -12,20 +13,13 @@ from tidemill.models.json_types import JsonObject
 from tidemill.models.money import USD_E9, usd
 from tidemill.models.reservations import UNPRICED
 
-_PLACES, _DIGITS = 3, 2
-"""An amount is shown to a tenth of a cent; a smaller one with two digits."""
-
 _WHOSE = {BATCH: "", DAY: " a day", FLEET: " for all batches"}
 _SHORTLY = {BATCH: "", DAY: " today", FLEET: " in all"}
 
 
 def shown(amount_e9: int, *, is_most: bool = False) -> str:
-    """An amount for people, whatever its size: `$5.00`, `$4.972`, `$0.064`, `$0.00034`; the most is rounded up."""
-    amount, rounding = Decimal(amount_e9) / USD_E9, ROUND_CEILING if is_most else ROUND_HALF_EVEN
-    places = max(_PLACES, _DIGITS - 1 - amount.adjusted()) if amount else 2
-    rounded = amount.quantize(Decimal(1).scaleb(-places), rounding)
-    whole, _, fraction = f"{rounded:,f}".partition(".")
-    return f"${whole}.{fraction.rstrip('0'):0<2}"
+    """An amount in nano-dollars for people; the most is rounded up."""
+    return money.shown(Decimal(amount_e9) / USD_E9, is_most=is_most)
 
 
 def narrowest(budgets: Sequence[Budget]) -> Budget | None:
@@ -113,7 +107,7 @@ def _enough(budget: Budget) -> str:
     rounded = Decimal(f"{amount:.2g}")
     if rounded < amount:
         rounded += Decimal(1).scaleb(rounded.adjusted() - 1)
-    return f"{rounded:f}"
+    return f"{rounded.normalize():f}"
 
 
 # --- a price that is not known ---
@@ -178,7 +172,7 @@ class BudgetNow(NamedTuple):
     reserved: float
     """For calls that are under way: the most that they may cost."""
     maybe_spent: float
-    """What calls of killed processes may have cost."""
+    """What calls may have cost whose end nobody saw, or whose tokens nobody told."""
     left: float
     is_reached: bool
     """Whether rows wait for it, and none is under way that might give something back."""

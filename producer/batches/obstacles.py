@@ -164,7 +164,8 @@ def _of_silence(so_far: Progress, batch_id: str | None) -> str:
     """What becomes of open rows, where nothing keeps all of them waiting."""
     running, queued = so_far.states["running"] - so_far.at_provider, so_far.states["queued"]
     calls = f"{counted(running, 'call')} {'is' if running == 1 else 'are'} under way or waiting for a limit"
-    parts = [f"{counted(so_far.at_provider, 'row')} at the provider"] if so_far.at_provider else []
+    out = so_far.at_provider
+    parts = [f"{counted(out, 'row')} {'is' if out == 1 else 'are'} at the provider"] if out else []
     parts += [calls] if running or not (queued or parts) else []
     reason = ""
     if queued:

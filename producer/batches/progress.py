@@ -39,6 +39,8 @@ class Progress:
     state: str = "open"
     at_provider: int = 0
     """Running rows that are at the provider's Batch API, or on their way there."""
+    done_there: int = 0
+    """Of these, the rows that the provider says it has answered, and that nobody has collected yet."""
     route: str = ONLINE
     """How rows go out that are not yet out."""
     deadline_at: datetime | None = None
@@ -140,10 +142,21 @@ def counts(connection: Connection, scope: Scope) -> Progress:
         hold_reason=now.hold_reason,
         state=now.state,
         at_provider=now.at_provider,
+        done_there=_done_there(connection, scope, now.at_provider),
         route=now.route,
         deadline_at=now.deadline_at,
         budgets=budgets.covering(connection, scope.batch_id) if now.caps and scope.batch_id else (),
     )
+
+
+def _done_there(connection: Connection, scope: Scope, at_provider: int) -> int:
+    if not at_provider or scope.batch_id is None:
+        return 0
+    from tidemill.models import whereabouts  # which a run without such rows does not need
+
+    upstream = whereabouts.of_batch(connection, scope.batch_id)
+    collected = max(0, sum(each.lines for each in upstream) - at_provider)
+    return min(at_provider, max(0, sum(each.done for each in upstream) - collected))
 
 
 def marked(scope: Scope) -> list[tuple[str, int, str]]:
@@ -186,6 +199,8 @@ def resolve(name: str) -> Row[Any]:
         InputError: no batch or more than one is meant.
     """
     newest = select(batches).order_by(batches.c.created_at.desc(), batches.c.id)
+    if not name.strip():  # `"$BATCH"` of a script that has not set it begins every id
+        raise InputError("The name of the batch is empty. `tidemill status` lists the batches.")
     with reading() as connection:
         if name == "latest":
             rows = connection.execute(newest.limit(1)).all()

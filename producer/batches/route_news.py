@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, func, select
 
 from tidemill.models.database import reading
-from tidemill.models.routes import AUTO, ONLINE, UPSTREAM, WINDOWS
+from tidemill.models.routes import AUTO, FLEX, ONLINE, UPSTREAM, WINDOWS
 from tidemill.models.tables import attempts, jobs
 from tidemill.producer.batches.progress import Progress, counted
 from tidemill.producer.screen.display import Display
@@ -32,7 +32,7 @@ class RouteNews:
 
     def end(self) -> None:
         """Say at the end how many rows flex has not taken, unless that is known."""
-        if self._batch_id is None or self._route != "flex" or self._has_told:
+        if self._batch_id is None or self._route != FLEX or self._has_told:
             return
         with reading() as connection:
             online, flex = _calls(connection, self._batch_id)
@@ -43,7 +43,7 @@ class RouteNews:
 def change(before: str, so_far: Progress) -> str:
     """What it means that rows of this route go online from now on."""
     deadline_at = so_far.deadline_at
-    if before == "flex" and deadline_at is None:
+    if before == FLEX and deadline_at is None:
         why = "the server does not serve this model at flex, or somebody has changed the route"
         return f"The rest goes out at the standard tier, for its price: {why}."
     by = f", to be done by {deadline_at:%H:%M} UTC" if deadline_at is not None else ""
@@ -64,7 +64,7 @@ def not_at_flex(online: int, calls: int) -> str:
 
 def _calls(connection: Connection, batch_id: str) -> tuple[int, int]:
     """How many answers of a batch came online, and how many at flex."""
-    by_route = (func.count().filter(attempts.c.route.is_(None)), func.count().filter(attempts.c.route == "flex"))
+    by_route = (func.count().filter(attempts.c.route.is_(None)), func.count().filter(attempts.c.route == FLEX))
     answers = select(*by_route).join_from(jobs, attempts, attempts.c.job_id == jobs.c.id)
     online, flex = connection.execute(
         answers.where(jobs.c.batch_id == batch_id, attempts.c.outcome == "succeeded")

@@ -8,8 +8,8 @@ from tidemill.models.choosing import FEW_ROWS, Choice, Facts, choose, refuses_fl
 from tidemill.models.clock import now
 from tidemill.models.database import reading, transact
 from tidemill.models.errors import OptionError
-from tidemill.models.provider import has_batch_api
-from tidemill.models.routes import AUTO, ONLINE, UPSTREAM, WINDOWS
+from tidemill.models.provider_looks import has_batch_api
+from tidemill.models.routes import AUTO, FLEX, ONLINE, UPSTREAM, WINDOWS
 from tidemill.models.settings import settings
 from tidemill.models.tables import batches
 from tidemill.producer.batches.order import Order
@@ -25,8 +25,8 @@ def check_route(order: Order) -> None:
         return
     tier = order.options.params.get(TIER)
     if tier is not None:
-        raise OptionError("route", route, f"{TIER} is {tier!r}, which is a route of its own; drop one of the two.")
-    if route == "flex" and refuses_flex(model, settings().provider):
+        raise OptionError("route", route, f"{TIER} is {tier!r}, and both name a tier: drop one of the two.")
+    if route == FLEX and refuses_flex(model, settings().provider):
         raise OptionError("route", route, f"{model} is not served at flex; try batch, or auto.")
     if route in WINDOWS:
         if order.options.endpoint != "responses":

@@ -200,7 +200,7 @@ def follow_batch(
         if so_far.at_provider:
             from tidemill.producer.batches import upstream_words  # which no other run needs
 
-            say(upstream_words.stays(so_far.at_provider, batch.id))
+            say(upstream_words.stays(so_far.at_provider, batch.upstream, batch.id))
         if as_json and isinstance(stop, StoppedEarlyError):
             print_json({"batch": batch.id, **so_far.to_json()})
         raise
@@ -217,7 +217,7 @@ def _sum_up(batch: Batch, progress: Progress, as_json: bool, seconds: float, *, 
         for reason in failures(batch.id)[:_REASONS] if progress.states["failed"] else ():
             say(f"{reason.rows:,} × {reason.code}: {reason.example}")
         if progress.route not in (ONLINE, AUTO) and (saved := batch.saved):
-            say(f"saved by the route {progress.route}, beside the price online: {format_usd(saved)}")
+            say(f"The route {progress.route} has saved {format_usd(saved)}.")
         print_line(progress.summary(seconds), err=True)
     if not progress.all_succeeded:
         raise typer.Exit(NOT_ALL_SUCCEEDED)

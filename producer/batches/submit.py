@@ -13,7 +13,7 @@ from itertools import chain
 
 from sqlalchemy import Connection
 
-from tidemill.models import batches, budgets, embedded, provider, shutdown
+from tidemill.models import batches, budgets, call_settings, embedded, shutdown
 from tidemill.models.bookings import BATCH
 from tidemill.models.database import LONG_SECONDS, reading, transact, transact_in_pieces
 from tidemill.models.errors import BrokerError, InputError
@@ -76,7 +76,7 @@ def open_batch(order: Order) -> OpenBatch:
         InputError: the input cannot be read, or there is no batch that could have moved; nothing has been stored.
         DatabaseError: the database cannot be used.
     """
-    (provider.check_client if settings().embedded else provider.check)(settings())
+    (call_settings.check_client if settings().embedded else call_settings.check)(settings())
     check_model(order)
     check_route(order)
     chunks = order.rows.chunks(order.options, order.on_bad_row)

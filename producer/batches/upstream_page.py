@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
-from tidemill.models import going_online, ledger, whereabouts
+from tidemill.models import bill, going_online, ledger, whereabouts
 from tidemill.models.cost import format_usd
 from tidemill.models.database import LONG_SECONDS, reading
 from tidemill.models.json_types import JsonObject
@@ -40,7 +40,7 @@ def look(batch: Row[Any], so_far: Progress) -> There:
     with reading(LONG_SECONDS) as connection:
         ever = whereabouts.of_batch(connection, batch.id, ended=True)
         went_otherwise = bool(ever) or so_far.route != ONLINE
-        saved = whereabouts.saved_usd(connection, batch.id) if went_otherwise else None
+        saved = bill.saved_usd(connection, batch.id) if went_otherwise else None
         now, seconds = ledger.clock(connection), going_online.seconds_until_online(connection, batch.id)
         online_at = now + timedelta(seconds=seconds) if seconds is not None and so_far.open else None
         return There([each for each in ever if each.ended_at is None], saved, now, online_at)
@@ -59,4 +59,4 @@ def page(batch: Row[Any], so_far: Progress, there: There) -> Iterator[str]:
     if there.online_at is not None:
         yield f"What is left goes online {reasons.until(there.online_at, there.now)}, to be done in time."
     if there.saved_usd:
-        yield f"saved so far, beside the price online: {format_usd(there.saved_usd)}"
+        yield f"Its route has saved {format_usd(there.saved_usd)} so far."

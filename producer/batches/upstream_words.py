@@ -5,7 +5,7 @@ from datetime import datetime
 
 from tidemill.models import cost
 from tidemill.models.durations import in_words
-from tidemill.models.routes import ROUTES
+from tidemill.models.routes import BATCH, ROUTES
 from tidemill.models.text import one_line
 from tidemill.models.whereabouts import Upstream
 from tidemill.producer.batches.progress import counted
@@ -15,8 +15,6 @@ MOST_SHOWN = 5
 """Upstream batches of one batch that have a line of their own."""
 
 _NOTE_CHARACTERS = 300
-
-BATCH = "batch"
 
 
 def price_words(model: str, route: str) -> str:
@@ -43,17 +41,18 @@ def whereabouts(rows: int | None, upstream: Sequence[Upstream], model: str, now:
         model: which they ask.
         now: the database's time.
     """
-    are = "The row is" if rows is None else f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'}"
+    who, is_one = ("The row", True) if rows is None else (counted(rows, "row"), rows == 1)
     batches = counted(len(upstream), "upstream batch")
     sent = [each for each in upstream if each.sent_at is not None]
     route = upstream[-1].route if upstream else BATCH
     if not sent:
-        return f"{are} on the way to {ROUTES[route].place}, in {batches}."
+        return f"{who} {'is' if is_one else 'are'} on the way to {ROUTES[route].place}, in {batches}."
     price = price_words(model, route)
     began = since(min(each.sent_at for each in sent if each.sent_at is not None), now)
     parts = [batches, *([far] if (far := how_far(upstream)) else [])]
     at_price = f", at {price}" if price else ""
-    return f"{are} at {ROUTES[route].place} {began}{at_price}: {', '.join(parts)}.{_end(upstream, now)}"
+    been = f"{who} {'has' if is_one else 'have'} been at {ROUTES[route].place} {began}{at_price}"
+    return f"{been}: {', '.join(parts)}.{_end(upstream, now)}"
 
 
 def reason(rows: int | None, upstream: Sequence[Upstream], model: str, now: datetime) -> Reason:
@@ -76,7 +75,7 @@ def _end(upstream: Sequence[Upstream], now: datetime) -> str:
     if upstream and all(each.is_to_end for each in upstream):
         return " It is told to cancel them. What it has answered by then is paid, and kept."
     ends = [each.expires_at for each in upstream if each.expires_at is not None]
-    return f" What is not done there is given up {until(max(ends), now)}." if ends else ""
+    return f" The provider gives up {until(max(ends), now)}." if ends else ""
 
 
 def trouble(upstream: Sequence[Upstream]) -> list[str]:
@@ -101,8 +100,11 @@ def line(one: Upstream, now: datetime) -> str:
     return f"{name}: {status}, {far}{seen}{wish}{note}"
 
 
-def stays(rows: int, batch_id: str) -> str:
+def stays(rows: int, upstream: Sequence[Upstream], batch_id: str) -> str:
     """What becomes of rows that are out when the command stops that waited for them."""
+    if all(each.sent_at is None for each in upstream):
+        are = f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} packed, and may not be at the provider yet"
+        return f"{are}. The same command, `tidemill watch {batch_id}` or a worker goes on with that."
     are = f"{counted(rows, 'row')} {'stays' if rows == 1 else 'stay'}"
     return (
         f"{are} at the provider, which goes on without this command. The same command, "

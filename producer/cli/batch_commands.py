@@ -160,43 +160,6 @@ def diff(
     compare(batch, terms)
 
 
-@batches_app.command(epilog="Example: tidemill costs --by model --since 7d --chart costs.svg")
-def costs(
-    *,
-    batch: Annotated[
-        str | None,
-        typer.Argument(
-            help="Only this batch: its id, the beginning of one, or `latest`.",
-            metavar="BATCH",
-            autocompletion=completing.batch_ids,
-            show_default=False,
-        ),
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHAT",
-            help="Add up by batch, model, route, day, assistant, kind or provider.",
-            show_default="day; of one batch: model",
-            autocompletion=completing.groupings,
-        ),
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="DAY", help="The first day, in UTC: 2026-11-01, or how long ago: 7d.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(metavar="DAY", help="The last day, in the same way.")] = None,
-    chart: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the groups into an .svg file.")] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Show the provider's own figures beside those of the ledger.")
-    ] = False,
-    as_json: flags.Json = False,
-) -> None:
-    """Show what calls have cost: spent, saved by cheaper routes, and wasted."""
-    from tidemill.producer.costing import cost_page
-
-    cost_page.show(batch, by=by, since=since, until=until, chart=chart, compare=compare, as_json=as_json)
-
-
 @batches_app.command(epilog="Example: tidemill pause prompts-3f9a1c")
 def pause(batch: flags.BatchId, as_json: flags.Json = False) -> None:
     """Start no more calls of a batch; calls in flight end."""

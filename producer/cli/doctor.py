@@ -12,13 +12,15 @@ from sqlalchemy import Connection, false, func, select
 
 from tidemill import migrations
 from tidemill.models import blobs, broker, budgets, cost, outbound, shutdown
+from tidemill.models.call_settings import check_headers
 from tidemill.models.clock import now_after
 from tidemill.models.database import reading, writing
 from tidemill.models.due import ALIVE_SECONDS
 from tidemill.models.errors import TidemillError
 from tidemill.models.json_types import JsonObject
 from tidemill.models.money import usd
-from tidemill.models.provider import CallError, check_headers, list_models
+from tidemill.models.provider import CallError
+from tidemill.models.provider_looks import list_models
 from tidemill.models.settings import Settings, settings
 from tidemill.models.tables import metadata, workers
 from tidemill.models.text import one_line

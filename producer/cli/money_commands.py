@@ -1,4 +1,4 @@
-"""Commands about money: what may be spent.
+"""Commands about money: what may be spent, and what was.
 
 Each only parses and calls, and imports what it needs when it runs.
 """
@@ -33,8 +33,8 @@ def budget(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="A batch; day: each day, in UTC; fleet: all batches together; forgive: what may have been spent by "
-            "killed processes counts no longer. Lists all when left out.",
+            help="A batch; day: each day, in UTC; fleet: all batches together; forgive: what is maybe spent counts no "
+            "longer. Lists all when left out.",
             metavar="BATCH|day|fleet|forgive",
             autocompletion=completing.budget_names,
             show_default=False,
@@ -54,3 +54,40 @@ def budget(
     from tidemill.producer.batches import budget_page
 
     budget_page.budget(what, amount, as_json)
+
+
+@money_app.command(epilog="Example: tidemill costs --by model --since 7d --chart costs.svg")
+def costs(
+    *,
+    batch: Annotated[
+        str | None,
+        typer.Argument(
+            help="Only this batch: its id, the beginning of one, or `latest`.",
+            metavar="BATCH",
+            autocompletion=completing.batch_ids,
+            show_default=False,
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="Add up by batch, model, route, day, assistant, kind or provider.",
+            show_default="day; of one batch: model",
+            autocompletion=completing.groupings,
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DAY", help="The first day, in UTC: 2026-11-01, or how long ago: 7d.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="DAY", help="The last day, in the same way.")] = None,
+    chart: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the groups into an .svg file.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show the provider's own figures beside those of the ledger.")
+    ] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Show what calls have cost: spent, saved by cheaper routes, and wasted."""
+    from tidemill.producer.costing import cost_page
+
+    cost_page.show(batch, by=by, since=since, until=until, chart=chart, compare=compare, as_json=as_json)

@@ -10,7 +10,7 @@ import typer
 from sqlalchemy import Row, select
 
 from tidemill import migrations
-from tidemill.models import whereabouts
+from tidemill.models import bill
 from tidemill.models.cost import format_usd
 from tidemill.models.database import reading
 from tidemill.models.errors import NOT_ALL_SUCCEEDED, InputError
@@ -157,7 +157,7 @@ def _with_sample(batch: Row[Any], terms: Terms) -> None:
     pairs = _asked(order, terms)
     cost = None if before.unpriced else before.cost_usd
     with reading() as connection:
-        saved = whereabouts.saved_usd(connection, batch.id)
+        saved = bill.saved_usd(connection, batch.id)
     done = _report(pairs, terms, lambda done: Projection(before.rows, len(pairs), done.sides[1].usd, cost, saved))
     if done.sides[1].statuses.keys() - {"succeeded"}:
         raise typer.Exit(NOT_ALL_SUCCEEDED)

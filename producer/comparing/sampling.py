@@ -274,8 +274,8 @@ class Price(NamedTuple):
 
 
 def about(usd: float | None) -> str:
-    """An amount that is only likely, for people: "about $0.021", "less than $0.001"."""
-    return f"about {cost.format_usd(usd)}".replace("about <", "less than ")
+    """An amount that is only likely, for people: "about $0.021"."""
+    return f"about {cost.format_usd(usd)}"
 
 
 def price_of(order: Order) -> Price:

@@ -92,8 +92,8 @@ def _print(costs: Costs) -> None:
     if shown := _folded(costs):
         print_line("")
         _print_table(costs.by, shown)
-        print_line("")
-        for line in bars(shown, terminal_width(sys.stdout) or USUAL_WIDTH):
+        drawn = bars(shown, terminal_width(sys.stdout) or USUAL_WIDTH)
+        for line in ["", *drawn] if drawn else ():
             print_line(line)
 
 
@@ -124,7 +124,7 @@ def _sums(costs: Costs) -> Iterator[tuple[str, str]]:
         if waste.calls:
             yield "", _waste_words(sort, waste)
     if sums.maybe_e9:
-        yield "", f"what was lost under a budget may have cost up to {format_usd(sums.maybe_e9 / 10**9)} more"
+        yield "", f"calls under a budget may have cost up to {format_usd(sums.maybe_e9 / 10**9)} more"
     if sums.unpriced:
         yield "unpriced", _unpriced_words(costs)
 

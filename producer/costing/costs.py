@@ -100,9 +100,8 @@ class Sum:
     @classmethod
     def of(cls, lines: Iterable[Line]) -> "Sum":
         """Add them up."""
-        names = (*bill.SUMS, "doubtful_usd_e9")
-        columns = list(zip(*([getattr(line, name) for name in names] for line in lines), strict=True))
-        return cls(*map(sum, columns)) if columns else cls(*[0] * len(names))
+        columns = list(zip(*([getattr(line, name) for name in bill.SUMS] for line in lines), strict=True))
+        return cls(*map(sum, columns)) if columns else cls(*[0] * len(bill.SUMS))
 
     @classmethod
     def total(cls, sums: Iterable["Sum"]) -> "Sum":

@@ -251,7 +251,7 @@ def _upstream_words(use: UpstreamUse) -> str:
 def _upstream_json(use: UpstreamUse) -> dict[str, object]:
     told = _told(use)
     return {
-        "id": use.remote_id,
+        "remote_id": use.remote_id,
         "batch": use.batch_id,
         "lines": use.calls,
         "ledger_input_tokens": use.input_tokens,

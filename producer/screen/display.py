@@ -63,6 +63,11 @@ class Counts(Protocol):
         """Open rows that are at the provider's Batch API, where no call of ours is made for them."""
         ...
 
+    @property
+    def done_there(self) -> int:
+        """Of those, the rows that the provider has answered."""
+        ...
+
     def spending(self) -> str:
         """What it cost, and what it may cost, for people."""
         ...
@@ -244,6 +249,7 @@ class Rate:
     def parts(self, counts: Counts) -> list[Part]:
         """For people: `61 rows/s` and `ETA 7 s`, or what the run waits for."""
         there = [Part(f"{counts.at_provider:,} at the provider", 2)] if counts.at_provider else []
+        there += [Part(f"{counts.done_there:,} done there", 4)] if counts.done_there else []
         if counts.open and (counts.hold_reason or counts.state != "open"):
             return [Part("on hold" if counts.hold_reason else counts.state, 2), *there]
         (began, first), (ended, last) = self._samples[0], self._samples[-1]

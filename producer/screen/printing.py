@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TextIO
 
 import typer
@@ -26,7 +27,12 @@ def print_text(text: str, *, err: bool = False) -> None:
 
 def print_json(value: object, *, err: bool = False) -> None:
     """Print one JSON value on one line; what could act on a terminal is escaped, which leaves the value as it is."""
-    typer.echo(printable_json(json.dumps(value, ensure_ascii=False, default=str)), err=err)
+    typer.echo(printable_json(json.dumps(value, ensure_ascii=False, default=_in_json)), err=err)
+
+
+def _in_json(value: object) -> str:
+    """A value that JSON has no form for: times as everywhere, ISO 8601."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 class JsonLines:

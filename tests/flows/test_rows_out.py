@@ -14,7 +14,7 @@ def test_stopped_cancelled_and_tried_again_nothing_is_paid_twice(tidemill: Tidem
     with tidemill.started(
         "ask", "-i", path, "--name", "out", "--route", "batch", *HTTP, TIDEMILL_POLL_SECONDS="0.2"
     ) as running:
-        running.says("5 rows are at the provider's Batch API")
+        running.says("5 rows have been at the provider's Batch API")
         running.signal(signal.SIGINT)
         ran = running.ended()
     assert ran.code == 130 and "Ctrl-C does no harm" in ran.err
@@ -28,7 +28,7 @@ def test_stopped_cancelled_and_tried_again_nothing_is_paid_twice(tidemill: Tidem
     assert tidemill("retry", "latest").ok()
     simulator.control(batch_seconds=0.2)
     ran = tidemill("watch", "latest", TIDEMILL_POLL_SECONDS="0.2").ok()
-    assert "saved by the route batch" in ran.err and "5 succeeded" in ran.last_line
+    assert "The route batch has saved $0.0" in ran.err and "5 succeeded" in ran.last_line
     assert simulator.paid_by_route() == {"batch": 5}
     assert [batch["status"] for batch in simulator.batches()] == ["cancelled", "completed"]
 
@@ -41,12 +41,12 @@ def test_a_changed_input_and_another_route_leave_what_is_out_where_it_is(
     path = tidemill.prompts("rows.jsonl", prompts)
     command = ("ask", "-i", path, "-o", "answers.jsonl", *HTTP)
     with tidemill.started(*command, "--route", "batch", TIDEMILL_POLL_SECONDS="0.2") as first:
-        first.says("6 rows are at the provider's Batch API")
+        first.says("6 rows have been at the provider's Batch API")
         tidemill.prompts("rows.jsonl", [*prompts[:4], "new"])
         with tidemill.started(
             *command, "--route", "online", TIDEMILL_POLL_SECONDS="0.2"
         ) as second:  # the same batch, from two commands
-            second.says("rows are at the provider's Batch API")
+            second.says("rows have been at the provider's Batch API")
             simulator.control(batch_gate="open")
             assert [each.ended().code for each in (second, first)] == [0, 0]
     assert simulator.paid_by_prompt() == {prompt_hash(prompt): 1 for prompt in [*prompts, "new"]}

@@ -12,6 +12,7 @@ CONSTANT_SQL = {
     ("models/sqlite.py", "_set_pragmas"),
     *((_TALLIES, name) for name in ("upgrade", "downgrade", "_make_triggers_on_sqlite", "_make_triggers_on_postgres")),
     ("migrations/versions/0011_money.py", "_replace_kept_costs"),
+    ("migrations/versions/0012_exact_sums.py", "_count_in"),
 }
 """Functions whose SQL is put together from constants of ours: neither a PRAGMA nor a trigger takes parameters."""
 

@@ -12,12 +12,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import insert, inspect, select, text
 
 from tests.conftest import RunCli, UseEnvironment
-from tests.rows import add_batch, add_jobs, count, put, success, take
+from tests.rows import add_batch, add_jobs, batch_row, check_tallies, count, put, put_out, success, take
 from tests.servers import Postgres
 from tidemill import migrations
+from tidemill.models import budgets
+from tidemill.models.bookings import FLEET
+from tidemill.models.clock import now_after
 from tidemill.models.database import engine, reading, writing
 from tidemill.models.errors import DatabaseError
-from tidemill.models.tables import complete_metadata, creations, dialogues, jobs, kept_costs
+from tidemill.models.money import USD_E9
+from tidemill.models.tables import attempts, complete_metadata, creations, dialogues, jobs, kept_costs
 
 AT = datetime(2026, 11, 28, 3, 44, 54, 123000, tzinfo=UTC)
 
@@ -113,6 +117,29 @@ def test_creations_keep_their_owners_tokens_and_doubts_on_the_way_down_and_up_ag
         ).mappings()
         assert [dict(row) for row in rows_again] == of_jobs
         assert "remote_ops" not in inspect(connection).get_table_names()
+
+
+@pytest.mark.usefixtures("database")
+def test_rows_that_are_out_and_capped_stay_on_the_way_down_and_up_again() -> None:
+    """On the way down they are a worker's whose lease is long, and calls that have reserved nothing."""
+    add_batch(route="batch", deadline_at=now_after(3_600.0))
+    ids = add_jobs(4)
+    with writing() as connection:
+        budgets.set_cap(connection, FLEET, "", USD_E9)
+    out = put_out(ids[:2])
+    put(*map(success, take(ids[2:])))
+    with writing() as connection:
+        command.downgrade(migrations.configuration(connection), "0010")
+        assert not {"budgets", "upstream_batches"} & set(inspect(connection).get_table_names())
+    migrations.upgrade()
+    assert (batch_row().route, batch_row().deadline_at) == ("online", None)
+    assert count(jobs, jobs.c.state == "running", jobs.c.worker_id == "up-t0") == 2
+    with reading() as connection:
+        assert budgets.read_all(connection) == []
+        assert connection.scalars(select(attempts.c.reserved_usd_e9)).all() == [None] * 4
+    put(*map(success, out))
+    assert count(jobs, jobs.c.state == "succeeded") == 4
+    check_tallies()
 
 
 @pytest.mark.usefixtures("database")

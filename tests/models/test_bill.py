@@ -172,3 +172,18 @@ def test_what_is_stored_is_what_a_reader_of_the_table_adds_up() -> None:
         stored = connection.scalars(select(attempts.c.cost_usd)).all()
     assert {dumps(usd) for usd in stored} == {"0.123456789012"}
     assert sum(line.cost_usd_e12 for line in lines()) == 5 * 123456789012
+
+
+def test_what_a_batch_saved_is_the_same_number_everywhere() -> None:
+    """A dearer tier saves nothing, and takes nothing from what others save."""
+    add_batch(route="batch")
+    cheap, dear, unpriced = take(add_jobs(3))
+    put(
+        success(cheap, cost_usd=0.5, standard_usd=1.0, route="batch"),
+        success(dear, cost_usd=0.5, standard_usd=0.25),
+        success(unpriced, cost_usd=None, standard_usd=None, route="batch"),
+    )
+    with reading() as connection:
+        assert bill.saved_usd(connection, "b") == 0.5
+        assert bill.saved_usd(connection, "another") is None
+    assert sum(line.saved_usd_e12 for line in lines()) == bill.UNITS // 2

@@ -27,10 +27,13 @@ from tidemill.models import (
     settling,
     transitions,
     twins,
+    upstream,
 )
 from tidemill.models.clock import now_after
 from tidemill.models.database import engine, transact, writing
+from tidemill.models.job_locks import CLAIMS
 from tidemill.models.scope import Scope
+from tidemill.models.settling import Settlement
 from tidemill.models.tables import attempts, dialogues, jobs, messages
 from tidemill.models.tables import batches as batches_table
 from tidemill.producer.batches import obstacles, outlook, row_life
@@ -73,6 +76,11 @@ def works(some_id: int) -> dict[str, Work]:
         "what was sent of a batch": lambda c: due.unsend_all(c, b),
         "room at the broker": feed._room,
         "claim": lambda c: claims.claim(c, range(some_id, some_id + 8), claimant()),
+        "settle answers that are stored": lambda c: settling.settle(c, [failed(c, nth) for nth in range(20, 30)]),
+        "settle calls that were not made": lambda c: settling.settle(c, [unmade(c, nth) for nth in range(20, 30)]),
+        "lines that were asked": lambda c: bulk.run(
+            c, upstream._select_asked, CLAIMS.filled([failed(c, nth)[:2] for nth in range(30, 40)]), {"owner": "w1"}
+        ),
         "release": lambda c: transitions.release(c, "w9"),
         "rescue": lambda c: transitions.rescue(c, rescuer(dead=["w9"])),
         "clock set back": transitions.correct_due_times,
@@ -103,6 +111,14 @@ def works(some_id: int) -> dict[str, Work]:
         "rows by id": lambda: page_of("b", 0, range(some_id, some_id + 8)),
         **{name: partial(transact, work) for name, work in in_transaction.items()},
     }
+
+
+def failed(connection: Connection, position: int) -> Settlement:
+    return Settlement(ledger.job_at(connection, "b", position) or 0, 1, "b", "failed")
+
+
+def unmade(connection: Connection, position: int) -> Settlement:
+    return failed(connection, position)._replace(outcome="snoozed")
 
 
 def an_answered_id(connection: Connection) -> int:

@@ -13,13 +13,14 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from tests.rows import MODEL, add_batch, add_jobs, claimant, failure, job_row, next_due, put, rescuer, success, take
-from tidemill.models import bookings, budgets, reservations
+from tidemill.models import batches as verbs
+from tidemill.models import bill, bookings, budgets, reservations
 from tidemill.models.bookings import BATCH, DAY, FLEET
 from tidemill.models.bounds import most_usd_e9
 from tidemill.models.budgets import Budget
 from tidemill.models.claims import Claimant, claim
 from tidemill.models.database import reading, transact, transact_in_pieces, writing
-from tidemill.models.money import USD_E9
+from tidemill.models.money import MOST_USD_E9, USD_E9
 from tidemill.models.options import Options
 from tidemill.models.tables import attempts, batches, jobs
 from tidemill.models.tables import budgets as rows_of_budgets
@@ -180,6 +181,7 @@ ENDS: list[tuple[str, Callable[[Any], Any], tuple[int, int]]] = [
     ("unknown price", lambda job: success(job, cost_usd=None), (-1, 0)),
     ("refused", lambda job: failure(job, "retried"), (0, 0)),
     ("cut", lambda job: failure(job, "retried", is_doubtful=True), (0, -1)),
+    ("without usage", lambda job: success(job, cost_usd=COST, is_doubtful=True), (COST_E9, -1)),
     ("failed, billed", lambda job: failure(job, input_tokens=5, output_tokens=1, cost_usd=COST), (COST_E9, 0)),
     ("snoozed", lambda job: failure(job, "snoozed"), (0, 0)),
     ("held", lambda job: failure(job, "held"), (0, 0)),
@@ -187,17 +189,45 @@ ENDS: list[tuple[str, Callable[[Any], Any], tuple[int, int]]] = [
 
 
 def test_how_a_call_ends_says_what_it_counts() -> None:
-    """B4: an unknown price counts as what was reserved (-1 here), and so does a reply that was lost, in doubt."""
+    """B4: an unknown price counts as what was reserved (-1 here), and so does a reply that was lost, in doubt.
+
+    One that names no tokens costs what was counted here, and the rest of what was reserved is in doubt.
+    """
     for name, ending, sums in ENDS:
         ids = batch(1, name)
         cap(BATCH, 2 * most(), name)
         put(ending(*take(ids)))
-        known = tuple(most() if each == -1 else each for each in sums)
+        known = (most() if sums[0] == -1 else sums[0], most() - sums[0] if sums[1] == -1 else 0)
         before = own(name)
         assert (before.spent, before.doubtful, before.reserved) == (*known, 0), name
         cap(BATCH, None, name)
         cap(BATCH, 2 * most(), name)
         assert own(name) == before  # the ledger says the same
+
+
+def test_costs_of_less_than_a_nano_dollar_add_up() -> None:
+    """Rounded up one by one they would be 2 more; the cap sees the sum rounded up."""
+    ids = batch(7)
+    cap(FLEET, USD_E9)
+    spent: list[int] = []
+    for job_id in ids:
+        put(*(success(job, cost_usd=0.000_100_000_7) for job in take([job_id])))
+        spent.append(covering()[FLEET].spent - len(spent) * COST_E9 - COST_E9)
+    assert spent == [1, 2, 3, 3, 4, 5, 5]
+    cap(FLEET, None)
+    cap(FLEET, USD_E9)
+    assert covering()[FLEET].spent == 7 * COST_E9 + 5
+
+
+def test_what_no_call_costs_does_not_break_a_sum() -> None:
+    ids = batch(12)
+    cap(FLEET, USD_E9)
+    put(*(success(job, cost_usd=1e30) for job in take(ids)))
+    known = covering()[FLEET].spent
+    assert known == 12 * MOST_USD_E9
+    cap(FLEET, None)
+    cap(FLEET, USD_E9)
+    assert covering()[FLEET].spent == known
 
 
 def test_a_call_of_yesterday_settles_into_yesterday() -> None:
@@ -338,14 +368,33 @@ def test_cancelled_calls_are_in_doubt_and_deleted_rows_stay_spent() -> None:
         cancel(connection, "b")
         connection.execute(update(batches).values(state="cancelled"))
     assert (own().reserved, own().doubtful) == (0, most())
-    from tidemill.models import batches as verbs
-
     transact_in_pieces(lambda connection, after: verbs.delete(connection, "b", after))
     with reading() as connection:
         (fleet,) = budgets.read_all(connection)
     assert (fleet.spent, fleet.reserved, fleet.doubtful) == (COST_E9, 0, most())
     with writing() as connection:
         assert budgets.forgive(connection) == most()
+
+
+def test_what_is_maybe_spent_stays_so_when_its_rows_go_and_their_costs_are_kept() -> None:
+    ids = batch(2)
+    cap(FLEET, USD_E9)
+    first, _ = take(ids)
+    put(success(first, cost_usd=COST))
+    with writing() as connection:
+        cancel(connection, "b")
+    transact_in_pieces(lambda connection, after: verbs.delete(connection, "b", after, keep_costs=True))
+    cap(FLEET, None)
+    cap(FLEET, USD_E9)
+    with reading() as connection:
+        (fleet,) = budgets.read_all(connection)
+        assert [line.doubtful_usd_e9 for line in bill.read(connection, bill.Span()) if line.fate == bill.LOST] == [
+            most()
+        ]
+    assert (fleet.spent, fleet.doubtful) == (COST_E9, most())
+    with writing() as connection:
+        assert budgets.forgive(connection) == most()
+        assert budgets.forgive(connection) == 0
 
 
 def test_a_call_at_an_unknown_price_is_not_made_until_somebody_can_say_more() -> None:

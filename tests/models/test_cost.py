@@ -242,6 +242,16 @@ def test_the_user_s_price_of_cache_writes_is_taken(monkeypatch: pytest.MonkeyPat
     model_price = price("m", "default")
     assert model_price is not None
     assert model_price.cost(1_000_000, 0, written=400_000) == pytest.approx(0.6 + 0.5)
+    assert model_price.cost(1_000_000, 0, written=400_000, written_long=400_000) == pytest.approx(0.6 + 0.5)
+
+
+def test_what_the_cache_keeps_for_hours_has_a_price_of_the_user_s_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_prices(monkeypatch, tmp_path, '["m"]\ninput = 1\noutput = 2\ncache_write = 1.25\ncache_write_long = 2.5\n')
+    model_price = price("m", "batch")
+    assert model_price is not None
+    assert model_price.cost(1_000_000, 0, written=400_000, written_long=100_000) == pytest.approx(0.3 + 0.1875 + 0.125)
 
 
 OWN_TIERS = """
@@ -343,8 +353,8 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("usd", "shown"),
-    [(None, "unknown price"), (0, "$0.00"), (0.0004, "<$0.001"), (0.021, "$0.021"), (0.9996, "$1.00"),
-     (12.4, "$12.40"), (12345.678, "$12,345.68")],
+    [(None, "unknown price"), (0, "$0.00"), (0.0004, "$0.0004"), (0.021, "$0.021"), (0.9996, "$1.00"),
+     (0.0099, "$0.0099"), (1.2e-5, "$0.000012"), (12.4, "$12.40"), (12345.6784, "$12,345.678")],
 )  # fmt: skip
 def test_amounts_are_short(usd: float | None, shown: str) -> None:
     assert format_usd(usd) == shown

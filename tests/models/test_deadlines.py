@@ -88,7 +88,7 @@ def test_how_long_batches_take_is_learned_from_those_that_the_provider_has_run(d
         assert deadlines.batch_seconds(connection, PROVIDER) == HOUR
     for number in range(10):
         took: dict[str, Any] = {"sent_at": now_after(-100.0 - number), "ended_at": now_after(0.0)}
-        add_upstream(status="COMPLETED", token=f"done {number}", **took)
+        add_upstream(status="COMPLETED" if number % 2 else "succeeded", token=f"done {number}", **took)
         add_upstream(status="cancelled", token=f"cancelled {number}", sent_at=now_after(-9.0), ended_at=now_after(0.0))
         add_upstream(status="completed", token=f"other {number}", provider="another", **took)
     with reading() as connection:

@@ -84,6 +84,7 @@ RAN: dict[str, Any] = {"status": "completed", "ended_at": now()}
         (100, 5, RAN | {"status": "failed"}, 0, False),
         (100, 5, RAN | {"refused": "queue"}, 0, False),  # no room there now is no end
         (100, 5, RAN | {"status": "EXPIRED"}, 0, True),
+        (100, 5, RAN | {"status": "Succeeded"}, 0, True),  # another server's word
         (100, 0, RAN, 0, False),
     ],
 )

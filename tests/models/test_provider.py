@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from tests.tls import tls_before
 from tidemill.models import transports
+from tidemill.models.call_settings import check_headers
 from tidemill.models.endpoints import CHAT, ENDPOINTS
 from tidemill.models.errors import SettingsError
 from tidemill.models.provider import (
@@ -30,9 +31,8 @@ from tidemill.models.provider import (
     Transport,
     UnwantedError,
     Usage,
-    check_headers,
-    list_models,
 )
+from tidemill.models.provider_looks import list_models
 from tidemill.models.replies import RawReply, error_from_status, parse_chat, safe_line
 from tidemill.models.settings import Settings, checked_url, settings
 from tidemill.models.waits import retry_after_seconds

@@ -128,7 +128,7 @@ def test_what_was_spent_is_the_same_before_and_after_to_the_last_digit_also_when
     assert count(attempts) == 0
     with reading() as connection:
         lines = connection.execute(select(kept_costs)).all()
-        assert connection.scalar(select(func.sum(kept_costs.c.cost_usd_e12))) == of_rows * 100
+        assert connection.scalar(select(func.sum(kept_costs.c.cost_usd_e12))) == of_rows
     assert {(row.kind, row.batch_name, row.model, row.assistant) for row in lines} == {("ask", "b", MODEL, "Åsa")}
     assert {row.outcome for row in lines} == {"succeeded", "failed", "retried", "lost"}
     assert sum(row.unpriced for row in lines) == sum(row.calls - row.priced for row in lines if row.outcome != "lost")
@@ -136,7 +136,7 @@ def test_what_was_spent_is_the_same_before_and_after_to_the_last_digit_also_when
 
 def tally() -> int:
     with reading() as connection:
-        return int(connection.scalar(select(func.sum(tallies.c.cost_usd_e10))) or 0)
+        return int(connection.scalar(select(func.sum(tallies.c.cost_usd_e12))) or 0)
 
 
 def test_calls_are_kept_by_the_day_on_which_they_began() -> None:

@@ -156,15 +156,3 @@ def test_how_much_is_done_is_read_as_any_server_says_it(remote: Any, counts: Any
     add_batch()
     put_out(add_jobs(4), remote=remote)
     assert ((upstream().completed, upstream().failed), upstream().done) == (counts, done)
-
-
-def test_what_was_saved_is_the_difference_to_online() -> None:
-    add_batch(route="batch")
-    ids = add_jobs(3)
-    out = put_out(ids[:2])
-    online = take(ids[2:])
-    paid = [success(job, cost_usd=0.5, standard_usd=1.0, route="batch") for job in out]
-    put(*paid, success(online[0], standard_usd=0.25))
-    with reading() as connection:
-        assert whereabouts.saved_usd(connection, "b") == 1.0
-        assert whereabouts.saved_usd(connection, "another") is None

@@ -1,15 +1,17 @@
 """An answer is kept as the server wrote it: its text, its calls, and what must go back with them."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from tests.rows import MODEL
+from tests.rows import MODEL, add_batch, add_jobs, put, take
+from tidemill.models import bill
 from tidemill.models.claims import Claimed
+from tidemill.models.database import reading
 from tidemill.models.message_shapes import ITEMS
 from tidemill.models.options import Options
-from tidemill.models.provider import Usage
+from tidemill.models.provider import CallError, ErrorKind, Usage
 from tidemill.models.replies import RawReply, parse_chat, parse_responses
 from tidemill.worker import settlements
 from tidemill.worker.questions import build
@@ -84,3 +86,15 @@ def test_a_dialogue_goes_on_at_the_other_endpoint_in_its_words() -> None:
     assert "f" in again.texts[1]  # its tokens are counted
     elsewhere = build(Options(MODEL), {"messages": LOOP[2:]}, history=ended.answer.messages)
     assert elsewhere.body["messages"] == LOOP
+
+
+@pytest.mark.parametrize("kind", get_args(ErrorKind))
+def test_a_cap_and_the_bill_agree_on_which_errors_may_have_been_paid(embedded_home: object, kind: ErrorKind) -> None:
+    add_batch()
+    (job,) = take(add_jobs(1))
+    error = CallError(kind, "why")
+    ended = settlements.of_error(job, error, settlements.verdict_on(error, job), 0.1, MODEL)
+    put(ended)
+    with reading() as connection:
+        (line,) = bill.read(connection, bill.Span())
+    assert ended.is_doubtful == (line.fate in (bill.LOST, bill.REFUSED))

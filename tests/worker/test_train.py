@@ -26,8 +26,8 @@ from tidemill.models.provider import Provider
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.settling import Settlement
+from tidemill.models.tables import attempts, datasets, fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
 from tidemill.models.tables import creations as creations_table
-from tidemill.models.tables import datasets, fine_tune_checkpoints, fine_tune_events, fine_tunes, jobs
 from tidemill.models.text import dumps
 from tidemill.models.transitions import Enqueued, cancel, enqueue, rescue
 from tidemill.producer.training.fine_tune_lookup import events_of, find, points_of
@@ -522,6 +522,30 @@ def test_a_cancelled_fine_tune_is_maybe_spent_if_it_may_exist_at_the_provider(
         assert budgets.imbalances(connection) == []
         assert budgets.of_ledger(connection, "fleet", "")["doubtful_usd_e9"] == _fleet().doubtful
         assert budgets.forgive(connection) == (most if may_exist else 0)
+
+
+@pytest.mark.parametrize("status", ["cancelled", "failed"])
+def test_what_a_fine_tune_has_trained_is_paid_however_it_ends(provider: Simulator, status: str) -> None:
+    """The provider's own figure counts; a retry trains anew, and is paid, too."""
+    job_id = add_train_job(method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}})
+    _cap(10**9)
+    to_the_end(job_id)
+    first = job_row(job_id)
+    with writing() as connection:  # as if it had been broken off
+        remote = tune().remote | {"status": status, "fine_tuned_model": None, "trained_tokens": 1_001}
+        connection.execute(update(fine_tunes).values(remote=remote, status=status, model=None))
+        connection.execute(update(attempts).values(request_id="another"))
+    set_job(job_id, state="queued")
+    settlement = to_the_end(job_id)
+    assert (settlement.outcome, settlement.input_tokens, settlement.is_doubtful) == (status, 1_001, False)
+    assert job_row(job_id).cost_usd == pytest.approx(first.cost_usd + 1_001 * 5e-6)
+    with writing() as connection:
+        assert revive(connection, "b") == 1
+    to_the_end(job_id)
+    assert (job_row(job_id).state, len(provider.tunings())) == ("succeeded", 2)
+    assert job_row(job_id).cost_usd == pytest.approx(2 * first.cost_usd + 1_001 * 5e-6)
+    with reading() as connection:
+        assert _fleet().spent == budgets.of_ledger(connection, "fleet", "")["spent_usd_e9"]
 
 
 def test_training_of_unknown_length_is_not_begun_under_a_budget(provider: Simulator) -> None:

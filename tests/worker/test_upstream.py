@@ -17,12 +17,13 @@ from sqlalchemy import Engine, delete, event, select, update
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_worker, batch_row, change_batch, job_row, next_due, rescuer, set_batch
 from tests.waiting import limit, wait_until
-from tidemill.models import due, holds, upstream
+from tidemill.models import due, holds, upstream, whereabouts
 from tidemill.models.batch_servers import Counts
 from tidemill.models.claims import Claimant
 from tidemill.models.database import engine, reading, transact, writing
 from tidemill.models.options import Options
-from tidemill.models.provider import Provider, has_batch_api
+from tidemill.models.provider import Provider
+from tidemill.models.provider_looks import has_batch_api
 from tidemill.models.scope import Scope
 from tidemill.models.settings import settings
 from tidemill.models.tables import OPEN_STATES, attempts, batches, jobs, upstream_batches, workers
@@ -439,10 +440,23 @@ def test_r11_r12_what_somebody_cancels_is_read_to_its_end(server: Simulator) -> 
     wait_for("follow", "finalizing")
     with writing() as connection:
         connection.execute(update(batches).values(state="cancelled"))
-        assert upstream.want_cancel(connection, "b") == 1
+        assert whereabouts.want_cancel(connection, "b") == 1
     to_the_end()
     assert states() == {"succeeded": 4}  # all was paid by then
     assert len(server.batches()) == 1
+
+
+def test_r12_a_cancel_that_comes_when_the_batch_has_completed_is_no_reason_to_wait(server: Simulator) -> None:
+    server.control(batch_gate="shut")
+    add_rows(*questions(4))
+    wait_for("follow", "finalizing")
+    server.control(batch_gate="open")
+    wait_until(lambda: server.batches()[0]["status"] == "completed", "the provider has completed it, unseen")
+    with writing() as connection:
+        connection.execute(update(batches).values(state="cancelled"))
+        assert whereabouts.want_cancel(connection, "b") == 1
+    to_the_end()
+    assert states() == {"succeeded": 4}
 
 
 @pytest.mark.parametrize("who_sees_it", ["maintenance", "carrier"])
@@ -471,7 +485,7 @@ def test_r12_what_was_not_run_by_then_is_cancelled(server: Simulator) -> None:
     wait_for("follow", "validating")
     with writing() as connection:
         connection.execute(update(batches).values(state="cancelled"))
-        upstream.want_cancel(connection, "b")
+        whereabouts.want_cancel(connection, "b")
     to_the_end()
     assert states() == {"cancelled": 4}
     assert server.paid() == []

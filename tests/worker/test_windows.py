@@ -22,7 +22,7 @@ from tests.worker.test_upstream import (
     take,
     to_the_end,
 )
-from tidemill.models import upstream
+from tidemill.models import upstream, whereabouts
 from tidemill.models.database import reading, writing
 from tidemill.models.settings import settings
 from tidemill.models.tables import attempts
@@ -92,7 +92,7 @@ def test_what_somebody_cancels_is_given_back_unpaid(server: Simulator) -> None:
     while not rows_upstream() or rows_upstream()[0].sent_at is None:
         make(*take())
     with writing() as connection:
-        upstream.want_cancel(connection, "b")
+        whereabouts.want_cancel(connection, "b")
     set_batch(route="online")
     while rows_upstream()[0].ended_at is None:
         make(*take())

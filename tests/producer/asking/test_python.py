@@ -1,5 +1,6 @@
 """Python callers are told as much as those of the command line, by the type checker and then by a sentence."""
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from tests.conftest import UseEnvironment
 from tests.house.sources import ROOT
 from tests.waiting import limit
-from tidemill import ask
+from tidemill import ask, estimate
 from tidemill.models.errors import InputError, OptionError
 from tidemill.producer.asking.python_words import as_arguments
 
@@ -118,6 +119,15 @@ def test_nothing_is_stored_for_options_that_cannot_work(tmp_path: Path, use_envi
 )
 def test_an_error_names_arguments_where_the_command_line_names_flags(sentence: str, in_python: str) -> None:
     assert as_arguments(sentence) == in_python
+
+
+def test_an_estimate_takes_all_that_ask_takes() -> None:
+    assert inspect.signature(estimate).parameters == inspect.signature(ask).parameters
+    at_flex = estimate(["Why?"] * 60, max_tokens=100, route="flex", priority=3, new=True)
+    assert at_flex.route == "flex"
+    assert at_flex.most_online_usd == pytest.approx(2 * (at_flex.total_usd or 0))
+    with pytest.raises(OptionError, match="deadline='soon'"):
+        estimate(["Why?"], deadline="soon")
 
 
 def test_a_prompt_in_the_place_of_a_path_is_explained() -> None:

@@ -58,6 +58,21 @@ def test_a_price_that_is_not_known_is_refused_with_the_lines_that_set_it(
     open_batch(order(["How?"], UNKNOWN, "5"))
 
 
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [(None, "No such file"), ("[", "is not TOML"), ('["m"]\ninput = "a"\noutput = 1\n', r"\['m'\] input: must be")],
+)
+def test_a_file_of_prices_that_cannot_be_used_is_named_where_a_cap_needs_it(
+    text: str | None, wrong: str, tmp_path: Path, use_environment: UseEnvironment
+) -> None:
+    if text is not None:
+        (tmp_path / "prices.toml").write_text(text)
+    use_environment({"TIDEMILL_PRICES": str(tmp_path / "prices.toml")})
+    with pytest.raises(InputError, match=rf"file of prices cannot be used\. .*prices\.toml.*{wrong}"):
+        open_batch(order(["Why?"], budget="5"))
+    assert count(batches) == 0
+
+
 def test_a_line_that_names_another_model_is_found_before_anything_is_stored(tmp_path: Path) -> None:
     lines = [{"url": "/v1/chat/completions", "body": {"model": MODEL, "messages": []}} for _ in range(100)]
     lines.append({"url": "/v1/chat/completions", "body": {"model": UNKNOWN, "messages": []}})

@@ -81,6 +81,10 @@ def test_forgiving_too_early_says_what_may_be_in_doubt_soon(capsys: pytest.Captu
     with reading() as connection:
         (own,) = budgets.read_all(connection)
     assert own.reserved > 0
+    assert said(capsys, "latest", "0.0001").endswith(
+        " reserved: no more calls begin until those under way give some back. It was $500.00."
+    )
+    said(capsys, "latest", "500")
     told = said(capsys, "forgive", "latest")
     assert "nothing to forgive. $" in told
     assert "is reserved for calls under way; those of a killed process are in doubt once" in told
@@ -107,6 +111,33 @@ def test_what_is_no_amount_is_a_sentence(amount: str) -> None:
         spending_of(amount)
     with pytest.raises(InputError, match=r"is no budget: write US dollars as a number, such as 5 or 0\.50"):
         budget("fleet", amount, as_json=False)
+
+
+@pytest.mark.usefixtures("embedded_home")
+@pytest.mark.parametrize(
+    ("what", "amount", "sentence"),
+    [
+        (
+            "5",
+            None,
+            "5 is an amount, and what it is for comes first: `tidemill budget latest 5` or `tidemill budget day 5`",
+        ),
+        ("none", None, "`tidemill budget latest none` or "),
+        ("5", "6", "`tidemill budget latest 5` or "),
+        ("0.5", "latest", "0.5 is an amount, and what it is for comes first: `tidemill budget latest 0.5`."),
+        (
+            "forgive",
+            "day",
+            "'day' is no batch; behind `forgive` stands a batch, or nothing: `tidemill budget forgive` is",
+        ),
+        ("forgive", "5", "'5' is no batch; behind `forgive` stands"),
+        ("forgive", "nobody", "There is no batch 'nobody'"),
+    ],
+)
+def test_words_in_the_wrong_place_are_told_the_right_one(what: str, amount: str | None, sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        budget(what, amount, as_json=False)
+    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize("typed", [["budget", "fleet"], ["ask", "Why?", "--budget"], ["train", "x", "--budget"]])

@@ -58,9 +58,9 @@ def test_rows_fit_surely_at_the_most_that_each_may_cost_and_probably_at_what_ans
     assert counted.reach is not None
     assert (counted.reach.surely, counted.reach.is_assumed, counted.reach.answer_tokens) == (4, True, 300)
     assert 4 < counted.reach.probably < 100
-    assert ": 4 of 100 rows surely fit, at the most that each may cost;" in counted.text()
+    assert ": 4 of 100 rows surely fit, each at its most;" in counted.text()
     assert "tokens, which is assumed" in counted.text()
-    assert "  4 calls can go side by side at first, since each reserves its most" in counted.text()
+    assert "  4 can be under way at once, since each reserves its most" in counted.text()
     assert (counted.to_json()["budget"]["rows_surely"], counted.to_json()["budget"]["side_by_side"]) == (4, 4)
     assert budget_line(estimate(order(100.0))).endswith(", $100.00 left: all 100 rows fit in any case")
 
@@ -79,6 +79,14 @@ def test_the_length_of_answers_is_known_once_there_are_some_and_what_is_spent_is
     assert reach(30 * ONE / 1e9).surely == 20  # another amount would count instead
     transact(lambda connection: budgets.set_cap(connection, BATCH, opened.batch_id, None))
     assert reach(30 * ONE / 1e9).surely == 20  # what was spent without a cap counts, too
+
+
+def test_a_cap_that_pays_for_no_row_says_what_one_may_cost() -> None:
+    counted = estimate(order((ONE - 1) / 1e9))
+    assert counted.reach is not None
+    assert (counted.reach.surely, counted.reach.probably, counted.reach.least) == (0, 0, ONE)
+    assert "left: no row fits;\n  one call may cost up to $0.0" in counted.text()
+    assert "; --max-tokens lowers that\n" in counted.text() and "probably" not in counted.text()
 
 
 @pytest.mark.parametrize("kind", [DAY, FLEET])
@@ -101,4 +109,4 @@ def test_a_row_that_is_too_dear_for_the_cap_leaves_it_to_the_others() -> None:
     assert counted.reach is not None
     assert (counted.reach.rows, counted.reach.surely) == (101, 4)
     assert counted.reach.probably > 4
-    assert "  4 calls can go side by side at first" in counted.text()
+    assert "  4 can be under way at once" in counted.text()

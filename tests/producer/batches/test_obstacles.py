@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.producer.batches.still import Clock, Kept
 from tests.rows import add_batch, add_jobs, put, take
 from tests.rows import failure as failed
 from tidemill.models import live
@@ -15,31 +16,8 @@ from tidemill.models.tables import STATES
 from tidemill.producer.batches import obstacles
 from tidemill.producer.batches.obstacles import Obstacles
 from tidemill.producer.batches.progress import Progress
-from tidemill.producer.screen.display import Quiet
 
 HELD = "The provider does not accept the key; the batch waits and resumes by itself."
-
-
-class Clock:
-    """A clock that a test moves on."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        """The time."""
-        return self.seconds
-
-
-class Kept(Quiet):
-    """A display that keeps what it says."""
-
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        """Keep it."""
-        self.sentences.append(sentence)
 
 
 @pytest.fixture

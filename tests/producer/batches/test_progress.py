@@ -58,7 +58,7 @@ def test_an_unknown_price_is_said() -> None:
     assert progress(Scope(batch_id="b")).cost() == "unknown price"
     put(success(second))
     so_far = progress(Scope(batch_id="b"))
-    assert (so_far.unpriced, so_far.cost()) == (1, "$0.250 and unknown prices")
+    assert (so_far.unpriced, so_far.cost()) == (1, "$0.25 and unknown prices")
     put(failure(third))  # no tokens, no price to know
     assert progress(Scope(batch_id="b")).unpriced == 1
 
@@ -107,6 +107,8 @@ def test_a_batch_is_found_by_its_id_the_beginning_of_it_or_as_the_latest() -> No
         resolve("prompts-a")
     with pytest.raises(InputError, match=r"There is no batch 'nope'"):
         resolve("nope")
+    with pytest.raises(InputError):
+        resolve("")  # begins every id
     with pytest.raises(InputError):
         resolve("%")  # is a character, not a pattern
 

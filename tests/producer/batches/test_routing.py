@@ -75,8 +75,8 @@ def test_without_a_batch_api_auto_goes_online_and_batch_is_refused(simulator: Si
 @pytest.mark.parametrize(
     ("server", "options", "route", "words"),
     [
-        (None, Options(MODEL, params={"service_tier": "priority"}), "flex", "a route of its own"),
-        (None, Options(MODEL, params={"service_tier": "flex"}), "batch", "a route of its own"),
+        (None, Options(MODEL, params={"service_tier": "priority"}), "flex", "both name a tier"),
+        (None, Options(MODEL, params={"service_tier": "flex"}), "batch", "both name a tier"),
         ("https://api.openai.com/v1", Options("gpt-6.2-sol"), "flex", "not served at flex"),
         ("https://openrouter.ai/api/v1", Options(MODEL), "batch", "another shape"),
     ],
@@ -99,8 +99,8 @@ def test_the_sentence_names_no_price_that_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("rows", "spending", "route", "words"),
     [
-        (49, {"route": "auto"}, "online", "route: auto, which is online; so few rows are not worth"),
-        (50, {"route": "auto"}, "batch", "route: auto, which is batch, at half the price; 9 of 10"),
+        (49, {"route": "auto"}, "online", "route: auto, which is online\n  so few rows are not worth"),
+        (50, {"route": "auto"}, "batch", "route: auto, which is batch, at half the price; online: at most $"),
         (60, {"deadline": "30m"}, "online", "the deadline leaves 22 min"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.producer.batches.still import Clock, Kept
 from tests.rows import (
     add_batch,
     add_jobs,
@@ -30,7 +31,6 @@ from tidemill.producer.batches import control, explaining, upstream_news, upstre
 from tidemill.producer.batches.batch import Batch
 from tidemill.producer.batches.progress import progress
 from tidemill.producer.batches.upstream_news import UpstreamNews
-from tidemill.producer.screen.display import Quiet
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -56,8 +56,8 @@ def test_status_says_where_rows_are_how_far_and_until_when(capsys: pytest.Captur
     set_batch(deadline_at=now_after(7200.0))
     out = printed(lambda: control.status("b", 10, as_json=False), capsys)
     assert re.search(
-        r"3 rows are at the provider's Batch API since ..:..:.. UTC \(.*\), at half the price: "
-        r"1 upstream batch, 2 of 3 lines done there\. What is not done there is given up at .* UTC \(in .*\)\.",
+        r"3 rows have been at the provider's Batch API since ..:..:.. UTC \(.*\), at half the price: "
+        r"1 upstream batch, 2 of 3 lines done there\. The provider gives up at .* UTC \(in .*\)\.",
         out,
     )
     assert '  batch_t0: "in_progress", 2 of 3 lines done there, seen' in out and "queue is full" in out
@@ -66,6 +66,7 @@ def test_status_says_where_rows_are_how_far_and_until_when(capsys: pytest.Captur
     assert "What is left goes online at" in out
     told = json.loads(printed(lambda: control.status("b", 10, as_json=True), capsys))
     assert (told["route"], told["at_provider"], told["running"], told["saved_usd"]) == ("batch", 3, 3, None)
+    assert "T" in told["created_at"]  # as all other times
     assert told["goes_online_at"] < told["deadline_at"]
     assert told["deadline_at"].endswith("+00:00")
     (one,) = told["upstream"]
@@ -84,7 +85,7 @@ def test_what_was_saved_is_said_while_it_runs_and_afterwards(capsys: pytest.Capt
     put(*(success(job, cost_usd=0.5, standard_usd=1.0, route="batch") for job in put_out(add_jobs(2))))
     end_upstream()
     out = printed(lambda: control.status("b", 10, as_json=False), capsys)
-    assert "saved so far, beside the price online: $1.00" in out and "Batch API" not in out
+    assert "Its route has saved $1.00 so far." in out and "Batch API" not in out
     assert Batch("b").saved == 1.0
 
 
@@ -115,7 +116,7 @@ def test_explain_says_of_a_batch_and_of_a_row_that_the_provider_has_it(capsys: p
     row = json.loads(printed(lambda: explaining.explain(str(ids[0]), as_json=True), capsys))
     (reason,) = row["waits_for"]
     assert reason["code"] == "at_provider" and reason["until"] is not None
-    assert reason["says"].startswith("The row is at the provider's Batch API since")
+    assert reason["says"].startswith("The row has been at the provider's Batch API since")
     packed = row["events"][-1]
     assert (packed["event"], packed["remote_id"]) == ("packed", "batch_t0")
     end_upstream()
@@ -131,30 +132,21 @@ def test_python_has_a_record_of_each_upstream_batch() -> None:
     put_three_out()
     (one,) = Batch("b").upstream
     assert (one.remote_id, one.status, one.done, one.lines) == ("batch_t0", "in_progress", 2, 3)
-    assert Batch("b").progress().at_provider == 3
+    so_far = Batch("b").progress()
+    assert (so_far.at_provider, so_far.done_there) == (3, 2)
+
+
+def test_rows_that_were_never_sent_are_not_said_to_stay_at_the_provider() -> None:
+    put_three_out()
+    assert upstream_words.stays(3, Batch("b").upstream, "b").startswith("3 rows stay at the provider, which goes on")
+    set_upstream(sent_at=None, remote_id=None)
+    assert upstream_words.stays(3, Batch("b").upstream, "b") == (
+        "3 rows are packed, and may not be at the provider yet. The same command, `tidemill watch b` or a worker goes "
+        "on with that."
+    )
 
 
 # --- a run that waits ---
-
-
-class Clock:
-    """A monotonic clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
-class Kept(Quiet):
-    """A display that keeps its sentences."""
-
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
 
 
 def test_a_run_says_what_it_waits_for_and_how_far_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +192,7 @@ def test_rows_on_the_way_and_silent_servers_have_words_too() -> None:
     there = one._replace(sent_at=now - timedelta(minutes=5), status="cancelling")
     said = upstream_words.whereabouts(1, [there] * 7, "a-model-of-ones-own", now)
     assert re.fullmatch(
-        r"1 row is at the provider's Batch API since .* \(5 min\): 7 upstream batches\. It is told .*", said
+        r"1 row has been at the provider's Batch API since .* \(5 min\): 7 upstream batches\. It is told .*", said
     )
     for route, share in (("2h", "70"), ("8h", "60")):
         said = upstream_words.whereabouts(1, [there._replace(route=route)], "gpt-6-luna", now)

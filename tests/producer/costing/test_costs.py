@@ -85,8 +85,8 @@ def show(by: str | None = None, *, as_json: bool = False) -> None:
 def test_the_screen_says_what_was_spent_saved_and_wasted(capsys: pytest.CaptureFixture[str]) -> None:
     show("route")
     out = capsys.readouterr().out
-    assert "$1.62 · 6 calls · 42 + 17 tokens" in out or "$1.63 · 6 calls" in out
-    assert "saved     $0.500 of $2.12 at standard prices (24 %)" in out
+    assert "$1.625 · 6 calls · 42 + 17 tokens" in out
+    assert "saved     $0.50 of $2.125 at standard prices (24 %)" in out
     assert "wasted    $0.125 of what was spent" in out
     assert "1 call broke their schema · 8 tokens · $0.125" in out
     assert "1 call refused or filtered · 6 tokens · unknown price" in out

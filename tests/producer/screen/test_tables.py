@@ -22,7 +22,7 @@ from tidemill.producer.training import fine_tune_pages
 
 WIDTHS = (20, 36, 50, 80, 120, 200)
 FINE_TUNED = "ft:gpt-4.1-mini-2025-04-14:acme:help:Bx1"
-COST = "<$0.001 and unknown prices"
+COST = "$0.0004 and unknown prices"
 CHINESE = "产品评论分类与情感分析🎣" * 9
 
 TABLES: dict[str, tuple[Sequence[Column], list[tuple[object, ...]], tuple[str, ...]]] = {
@@ -45,7 +45,7 @@ TABLES: dict[str, tuple[Sequence[Column], list[tuple[object, ...]], tuple[str, .
                 "1",
                 *"1234",
                 "0",
-                "<$0.001 and unknown prices",
+                "$0.0004 and unknown prices",
                 "on hold",
             ),
         ],
@@ -138,7 +138,7 @@ def test_a_table_at_80_columns() -> None:
         "prompts-7801e5  533   2       0     61,204  $0.021                      done",
         "  succeeded: 531 · model: gpt-6-luna · created: 11-28 04:05",
         "a-very-long-source-name-of-20261128-7801e7",
-        "                1     3       4     0       <$0.001 and unknown prices  on hold",
+        "                1     3       4     0       $0.0004 and unknown prices  on hold",
         "  succeeded: 2 · model: m · created: 1",
     ]
 
@@ -166,7 +166,7 @@ COUNTS = {
     ),
     "paused": Progress({"queued": 9, "running": 0, "succeeded": 1, "failed": 0, "cancelled": 0}, 9, state="paused"),
     "at the provider": Progress(
-        {"queued": 0, "running": 9, "succeeded": 1, "failed": 0, "cancelled": 0}, 9, at_provider=9
+        {"queued": 0, "running": 9, "succeeded": 1, "failed": 0, "cancelled": 0}, 9, at_provider=9, done_there=7
     ),
 }
 

@@ -50,7 +50,7 @@ class Creation:
     remote_id: str | None
     """What was created; None until that is known."""
     doubt_seconds: float | None
-    """How long ago it was sent, while no answer has come; None when nothing is under way."""
+    """How long ago it was sent, or its reply was lost; None when nothing is under way."""
     sends: int
     """How often it was sent; after a second time, a duplicate may turn up late."""
 
@@ -93,6 +93,12 @@ def intend(connection: Connection, owner: Owner, place: Place) -> str:
     connection.execute(insert_for(connection)(creations).values(**new).on_conflict_do_nothing())
     sent = update(creations).where(*_at(owner, place)).values(sent_at=now(), sends=creations.c.sends + 1)
     return str(connection.scalar(sent.returning(creations.c.token)))
+
+
+def doubt(connection: Connection, owner: Owner, place: Place) -> None:
+    """Note that the reply is lost: what was just created may be missing from lists for a while. Raises LostError."""
+    owner.check(connection)
+    connection.execute(update(creations).where(*_at(owner, place)).values(sent_at=now()))
 
 
 def withdraw(connection: Connection, owner: Owner, place: Place) -> None:

@@ -3,6 +3,7 @@
 FIELDS is the one table behind the command line, `POST /_control` and the client.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -20,7 +21,7 @@ class SimulatorOptions(TypedDict, total=False):
     admin_key: str | None
     usd_per_million: str
     latency_ms: float
-    gate: str
+    gate: str | int
     latency_shape: str
     seed: int
     reply_chars: int
@@ -36,6 +37,7 @@ class SimulatorOptions(TypedDict, total=False):
     slow_seconds: float
     drip_seconds: float
     token_ms: float
+    stream_gate: str
     scripts: dict[str, str]
     shutdown: dict[str, str]
     tuning_seconds: float
@@ -83,6 +85,7 @@ class Options:
     slow_seconds: float = 5.0
     drip_seconds: float = 0.2
     token_ms: float = 0.0
+    stream_gate: str = "open"
     scripts: dict[str, str] = field(default_factory=dict)
     shutdown: dict[str, str] = field(default_factory=dict)
     tuning_seconds: float = 1.0
@@ -114,6 +117,16 @@ def _choice(*allowed: str) -> Callable[[Any], str]:
         return str(value)
 
     return convert
+
+
+def _gate(value: Any) -> str:
+    """Open, shut, or how many calls still get through."""
+    return str(value) if str(value).isdecimal() else _choice("open", "shut")(value)
+
+
+def passes(gate: str) -> float:
+    """How many calls get through a gate from when it is set."""
+    return math.inf if gate == "open" else float(gate) if gate.isdecimal() else 0.0
 
 
 def _optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -150,7 +163,7 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "admin_key": (_optional(str), "the only API key that may read the costs"),
     "usd_per_million": (str, "INPUT/OUTPUT: the standard prices in USD per million tokens that the costs are told at"),
     "latency_ms": (float, "mean latency of a reply"),
-    "gate": (_choice("open", "shut"), "shut: calls come in, and get their replies once it is open"),
+    "gate": (_gate, "open, or shut: calls come in, and get their replies once it is open; a number lets so many pass"),
     "latency_shape": (_choice("lognormal", "fixed"), "lognormal (long tail) or fixed"),
     "seed": (int, "decides latencies and random faults, whatever order the calls come in"),
     "reply_chars": (int, "about how long a reply is"),
@@ -166,6 +179,7 @@ FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "slow_seconds": (float, "how late the headers of the fault slow are"),
     "drip_seconds": (float, "how long the body of the fault drip takes"),
     "token_ms": (float, "how long it is from one word of a streamed reply to the next"),
+    "stream_gate": (_choice("open", "shut"), "shut: streamed replies stop half-way, and go on once it is open"),
     "scripts": (_texts, "ROUTE=SCRIPT, repeatable: faults of one route, such as 'POST /v1/files=!!reset_after*1'"),
     "shutdown": (_dates, "NAME=YYYY-MM-DD, repeatable: the day a model ends"),
     "tuning_seconds": (float, "how long a fine-tune takes"),

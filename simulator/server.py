@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         else:
             call, fault, answer, seconds = simulation.answer(path, b"".join(self._body), identity, self._caller())
         finish = partial(self._finish, ledger, call, fault, answer, identity, started_at, self._caller())
-        if simulation.options.gate == "shut":
+        if simulation.options.gate != "open":
             simulation.finish(finish)
         elif seconds > 0:
             self._wheel.call_later(seconds, finish)
@@ -196,12 +196,20 @@ class Connection(asyncio.Protocol):
         is_cut = answer.delivery == "cut"
         if is_cut:
             del pieces[len(pieces) // 2 :]
-        pause = self._simulation.options.token_ms / 1000
-        for turn, piece in enumerate([*pieces, b"" if is_cut else b"0\r\n\r\n"]):
-            self._loop.call_later(turn * pause, self._write, piece)
-        if is_cut or not self._parser.should_keep_alive():
-            self._loop.call_later(len(pieces) * pause, partial(self._close, reset=False))
+        ends = is_cut or not self._parser.should_keep_alive()
+        pieces.append(b"" if is_cut else b"0\r\n\r\n")
+        half = len(pieces) // 2
+        go_on = partial(self._pour, pieces[half:], partial(self._close, reset=False) if ends else None)
+        self._pour(pieces[:half], partial(self._simulation.go_on, go_on))
         return None
+
+    def _pour(self, pieces: list[bytes], then: Callable[[], None] | None) -> None:
+        """Send one piece after the other, as slowly as words come, and do then what is left to do."""
+        pause = self._simulation.options.token_ms / 1000
+        for turn, piece in enumerate(pieces):
+            self._loop.call_later(turn * pause, self._write, piece)
+        if then is not None:
+            self._loop.call_later(len(pieces) * pause, then)
 
     def _on_other(self, path: str) -> None:
         method, simulation = self._parser.get_method().decode(), self._simulation

@@ -7,7 +7,7 @@ Randomness is a pure function of seed, prompt and how often it was called, so co
 import math
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b, sha256
@@ -39,7 +39,7 @@ from tidemill.simulator.faults import (
 )
 from tidemill.simulator.ledger import Ledger, paid_entry
 from tidemill.simulator.limits import Limits, Overrun
-from tidemill.simulator.options import Options, changed
+from tidemill.simulator.options import Options, changed, passes
 from tidemill.simulator.replies import model_card
 from tidemill.simulator.requests import MissingError, Request
 from tidemill.simulator.running import Running
@@ -70,7 +70,9 @@ class Simulation:
         self._id_prefix = os.urandom(8).hex()
         self._ids = 0
         self._limits = self._new_limits()
-        self._at_gate: list[Callable[[], None]] = []
+        self._at_gate: deque[Callable[[], None]] = deque()
+        self._passes = passes(options.gate)
+        self._half_sent: list[Callable[[], None]] = []
         self.running = Running(self.shelf, self.run_line, lambda: self.options)
 
     def _new_limits(self) -> Limits:
@@ -88,21 +90,32 @@ class Simulation:
         self.options = check(changed(self.options, changes))
         if LIMIT_FIELDS & changes.keys():
             self._limits = self._new_limits()
+        if "gate" in changes:
+            self._passes = passes(self.options.gate)
         self._let_through()
 
     def finish(self, call: Callable[[], None]) -> None:
-        """Send a call's reply now, or once the gate is open."""
+        """Send a call's reply now, or once the gate lets it through."""
         self._at_gate.append(call)
         self._let_through()
 
+    def go_on(self, stream: Callable[[], None]) -> None:
+        """Send the second half of a streamed reply now, or once its gate is open."""
+        self._half_sent.append(stream)
+        self._let_through()
+
     def _let_through(self) -> None:
-        if self.options.gate == "open":
-            waiting, self._at_gate = self._at_gate, []
-            for call in waiting:
-                call()
+        while self._at_gate and self._passes > 0:
+            self._passes -= 1
+            self._at_gate.popleft()()
+        if self.options.stream_gate == "open":
+            streams, self._half_sent = self._half_sent, []
+            for stream in streams:
+                stream()
 
     def reset(self) -> None:
         self.options = self.start_options
+        self._passes = passes(self.options.gate)
         self._let_through()
         self._limits = self._new_limits()
         self._calls_by_prompt.clear()

@@ -6,7 +6,10 @@ process works on alone in the end. (xdist's own groups are not used: its marks d
 
 from xdist.scheduler import LoadScopeScheduling
 
-SLOW_FIRST = ("tests/chaos", "tests/flows", "tests/house", "tests/worker", "tests/simulator_test")
+STATE_MACHINE = "tests/models/test_state_machine.py"
+"""Computes for a minute."""
+
+SLOW_FIRST = ("tests/chaos", "tests/flows", STATE_MACHINE, "tests/house", "tests/worker", "tests/simulator_test")
 ONE_BY_ONE = ("tests/chaos", "tests/flows")
 AS_A_WHOLE = ("tests/flows/test_installed.py", "tests/flows/test_looking.py")
 FLEET = "[shared"

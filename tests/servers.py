@@ -95,7 +95,7 @@ class Broker:
 
     def _answers(self, command: bytes) -> bytes:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=limit(2)) as connection:
                 connection.sendall(command + b"\r\n")
                 return connection.recv(64).strip()
         except OSError:

@@ -165,6 +165,8 @@ async def _send(recipe: Recipe, token: str) -> RemoteObject:
     except CallError as error:
         if has_created_nothing(error):
             await write(creations.withdraw, recipe.owner, recipe.place)
+        else:
+            await write(creations.doubt, recipe.owner, recipe.place)  # sending may have taken minutes
         raise
 
 

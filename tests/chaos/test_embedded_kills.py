@@ -22,7 +22,9 @@ def test_killed_at_random_moments_it_loses_nothing_and_records_nothing_twice(
     (home / "tidemill.db").write_bytes(sqlite_template)
     faults = {"500": 0.01, "reset": 0.005, "cut": 0.005, "429ms": 0.005}
     with Simulator(latency_ms=150, seed=seed, faults=faults) as provider:
-        user = Tidemill({"TIDEMILL_HOME": str(home), "OPENAI_BASE_URL": provider.url}, tmp_path)
+        # A command that is killed in its first moments is known to nobody, and the next one waits for its leases.
+        variables = {"TIDEMILL_HOME": str(home), "OPENAI_BASE_URL": provider.url, "TIDEMILL_LEASE_SECONDS": "3"}
+        user = Tidemill(variables, tmp_path)
         path = user.prompts("chaos.jsonl", PROMPTS)
         command = ("ask", "-i", path, "-o", "answers.jsonl", "--window", str(WINDOW), "--transport", "http")
 

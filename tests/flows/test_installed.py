@@ -164,7 +164,7 @@ def test_a_command_runs_nothing_of_the_folder_that_it_is_called_in(
     user = user_of(installed, embedded_environment, folder, markers)
     ran = user("ask", "Is it you?", "--transport", "sdk").ok()
     assert ran.out.endswith(f"{reply_tag('Is it you?')}\n")
-    assert ran.err == ""
+    assert ran.said == ""
 
 
 @pytest.mark.parametrize("form", NAMES_OF_OURS)

@@ -3,10 +3,10 @@
 import re
 
 from tests.flows.tidemill import Tidemill, answers, summary
-from tests.waiting import limit
 from tidemill.simulator import Simulator, prompt_hash
 
 HTTP = ("--transport", "http")
+ROWS = "SELECT count(*) FROM jobs JOIN batches ON batches.id = batch_id WHERE name = :name AND jobs.state = :state"
 
 
 def test_a_paused_batch_waits_until_it_is_resumed(anywhere: Tidemill, simulator: Simulator) -> None:
@@ -17,8 +17,11 @@ def test_a_paused_batch_waits_until_it_is_resumed(anywhere: Tidemill, simulator:
         running.until(lambda: simulator.counters()["in_flight"] >= 20, "it is under way")
         assert "paused; calls in flight end" in anywhere("pause", "paused").ok().out
         running.says("The batch is paused")
-        anywhere.wait_for_duties()  # a worker looks at its batches once in a while
         simulator.control(gate="open")
+        under_way = {"name": "paused", "state": "running"}
+        running.until(
+            lambda: anywhere.query(ROWS, **under_way) == [(0,)], "what had begun has ended, or was given back"
+        )
         simulator.wait_until_idle()
         paid = simulator.counters()["paid"]
         assert anywhere("status", "paused", "--json").ok().json["state"] == "paused"
@@ -39,10 +42,9 @@ def test_a_cancelled_batch_ends_and_keeps_its_answers_until_it_is_retried(
     command = ("ask", "-i", path, "-o", "-", "--name", "cancelled", "--window", "20", *HTTP)
     with anywhere.started(*command) as running:
         running.until(lambda: simulator.counters()["in_flight"] >= 20, "it is under way")
-        simulator.control(gate="open", latency_ms=limit(500), latency_shape="fixed")  # workers look four times a second
-        stored = "SELECT count(*) FROM jobs WHERE state = 'succeeded'"
-        running.until(lambda: anywhere.query(stored)[0][0], "some are answered")
-        simulator.control(gate="shut")
+        simulator.control(gate=20)
+        stored = {"name": "cancelled", "state": "succeeded"}
+        running.until(lambda: anywhere.query(ROWS, **stored) == [(20,)], "some are answered")
         assert "rows that had not ended" in anywhere("cancel", "cancelled").ok().out
         simulator.control(gate="open")
         ran = running.ended()
@@ -55,7 +57,6 @@ def test_a_cancelled_batch_ends_and_keeps_its_answers_until_it_is_retried(
     window = 20 if "TIDEMILL_DATABASE_URL" not in anywhere.environment else 2 * 64
     assert 0 <= paid_in_vain <= 2 * window  # in flight, or begun in the moment until the workers saw it
 
-    simulator.control(latency_ms=0)
     assert f"queued again: {statuses.count('cancelled')} rows" in anywhere("retry", "cancelled").ok().out
     watched = anywhere("watch", "cancelled").ok()
     assert re.match(summary(600, 600), watched.last_line)

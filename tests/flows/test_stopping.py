@@ -20,8 +20,8 @@ HTTP = ("--transport", "http")
 PROMPTS = [f"stopped {number}" for number in range(60)]
 IN_DOUBT = [f"!!german {number}" for number in range(30)]
 """Their replies are in a language that the judge's child must name."""
-FIRST_CALLS = 16
-"""Two processes that know no limit begin with 8 calls each; 8 more follow where no reply comes for 5 s."""
+PROCESSES, WINDOW = 2, 8
+"""A process that knows no limit begins with 8 calls; more follow where no reply comes for 5 s, if its window allows."""
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
@@ -98,8 +98,8 @@ def test_a_worker_that_is_told_to_stop_ends_its_calls_and_pays_nothing_twice(
     prompts = [f"drained {number}" for number in range(200)]
     path = alone.prompts("drained.jsonl", prompts)
     alone("ask", "-i", path, "--detach", *HTTP).ok()
-    with alone.started("worker", "--processes", "2", "--window", "20") as worker:
-        worker.until(_in_flight(simulator, FIRST_CALLS), "the first calls of both processes are in flight")
+    with alone.started("worker", "--processes", str(PROCESSES), "--window", str(WINDOW)) as worker:
+        worker.until(_in_flight(simulator, PROCESSES * WINDOW), "the windows of both processes are full")
         os.kill(worker.process.pid, signal.SIGTERM)
         wait_until(lambda: _both_stop(worker), "the workers stop, and wait for their calls")
         called = simulator.counters()["in_flight"]
@@ -213,14 +213,15 @@ def test_a_pipe_that_stays_open_keeps_nobody_from_stopping(
 def test_a_fleet_whose_supervisor_is_killed_drains_and_leaves_nothing_behind(
     alone: Tidemill, simulator: Simulator, judges: str
 ) -> None:
-    with alone.started("worker", "--processes", "2", "--window", "20") as running, _fleet_of(running) as fleet:
+    command = ("worker", "--processes", str(PROCESSES), "--window", str(WINDOW))
+    with alone.started(*command) as running, _fleet_of(running) as fleet:
         alone("ask", "-i", alone.prompts("d.jsonl", IN_DOUBT), "-o", "-", *HTTP).ok()
         fleet[:] = psutil.Process(running.process.pid).children(recursive=True)
         judging = [each for each in fleet if "worker.judge" in " ".join(each.cmdline())]
         assert judging
         simulator.control(gate="shut")
         alone("ask", "-i", alone.prompts("p.jsonl", PROMPTS), "--detach", *HTTP).ok()
-        running.until(_in_flight(simulator, FIRST_CALLS), "the first calls of both processes are in flight")
+        running.until(_in_flight(simulator, PROCESSES * WINDOW), "the windows of both processes are full")
         if judges == "stopped":
             for each in judging:
                 each.suspend()
@@ -255,9 +256,9 @@ def _fleet_of(running: Running) -> Iterator[list[psutil.Process]]:
 @pytest.mark.parametrize("anywhere", ["embedded"], indirect=True)
 def test_a_judge_that_is_stopped_keeps_nobody_waiting(anywhere: Tidemill, simulator: Simulator) -> None:
     path = anywhere.prompts("judged.jsonl", IN_DOUBT)
+    simulator.control(gate=1)
     with anywhere.started("ask", "-i", path, "-o", "-", "--window", "1", *HTTP) as running:
         running.until(lambda: simulator.counters()["paid"] > 0, "a reply is in doubt")
-        simulator.control(gate="shut")
         running.until(lambda: psutil.Process(running.process.pid).children(), "a judge starts")
         (judge,) = psutil.Process(running.process.pid).children()
         running.until(lambda: judge.nice() > os.nice(0), "the judge is ready")

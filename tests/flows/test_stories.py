@@ -117,9 +117,13 @@ class Reader:
             assert re.fullmatch(pattern(shown), output), f"{step.typed}\n{output}"
 
     def _interrupted(self, words: list[str]) -> Ran:
+        paid = self._simulator.counters()["paid"]
+        self._simulator.control(gate=ANSWERED_FIRST)
         with self._tidemill.started(*words) as running:
-            running.until(lambda: self._simulator.counters()["paid"] >= ANSWERED_FIRST, "some rows are answered")
+            running.until(lambda: self._simulator.counters()["paid"] == paid + ANSWERED_FIRST, "some are answered")
             running.signal(signal.SIGINT)
+            running.says("in flight may end")
+            self._simulator.control(gate="open")
             return running.ended()
 
     def _actual(self, word: str) -> str:

@@ -23,20 +23,20 @@ def test_a_killed_run_leaves_the_rows_that_had_ended_and_the_same_command_comple
 ) -> None:
     prompts = [f"row {number}" for number in range(40)]
     path, output = tidemill.prompts("p.jsonl", prompts), tidemill.write("out.jsonl", "older\n")
-    simulator.control(latency_ms=100, gate="shut")
+    simulator.control(gate="shut")
     command = ("ask", "-i", path, "-o", output, "--window", "4", *HTTP)
     with tidemill.started(*command) as running:
         running.until(lambda: simulator.counters()["in_flight"] == 4, "it is under way")
         assert output.read_text() == "older\n"
-        simulator.control(gate="open")
+        simulator.control(gate=20)
         running.until(lambda: output.read_text() != "older\n" and len(rows_in(output)) > 4, "the file grows")
         running.signal(signal.SIGKILL)
         running.process.wait()
     left = rows_in(output)
     assert answers(left)
     assert [row["prompt"] for row in left] == prompts[: len(left)]
+    simulator.control(gate="open")
     simulator.wait_until_idle()
-    simulator.control(latency_ms=0)
     ran = tidemill(*command).ok()
     assert re.match(summary(40, 40), ran.last_line)
     assert [row["prompt"] for row in rows_in(output)] == prompts
@@ -45,8 +45,7 @@ def test_a_killed_run_leaves_the_rows_that_had_ended_and_the_same_command_comple
 
 
 def test_a_run_ends_when_its_time_is_over_or_a_row_has_failed(tidemill: Tidemill, simulator: Simulator) -> None:
-    prompts = ["!!422*2 at fault", *(f"fine {number}" for number in range(20))]
-    path = tidemill.prompts("p.jsonl", prompts)
+    path = tidemill.prompts("p.jsonl", [f"row {number}" for number in range(21)])
     simulator.control(gate="shut")
     command = ("ask", "-i", path, "-o", "-", "--order", "finished", *HTTP, "--window", "1")
     ran = tidemill(*command, "--max-wait", "1s", "--json", TIDEMILL_DRAIN_SECONDS="0.1")
@@ -60,24 +59,25 @@ def test_a_run_ends_when_its_time_is_over_or_a_row_has_failed(tidemill: Tidemill
     assert ran.code == 3
     assert "because the provider serves nobody: The provider does not accept the key" in ran.last_line
 
-    simulator.control(mode="ok", latency_ms=100)  # the hold is still there, and tried once more
-    ran = tidemill(*command, "--fail-fast")
+    simulator.control(mode="422", gate=1)  # the hold is still there, and tried once more
+    ran = tidemill(*command, "--fail-fast", TIDEMILL_DRAIN_SECONDS="0.1")
     assert ran.code == 1
     assert ran.last_line == (
         "tidemill: Stopped, because a row has failed (unprocessable_entity): The request could not be processed."
     )
-    assert 1 <= len(ran.rows) < 21
+    assert [row["error_code"] for row in ran.rows] == ["unprocessable_entity"]
 
 
 def test_one_answer_is_on_the_terminal_while_it_is_written_and_is_stored_as_it_was_shown(
     tidemill: Tidemill, simulator: Simulator
 ) -> None:
-    simulator.control(token_ms=30, reply_chars=400)
+    simulator.control(token_ms=5, reply_chars=400, stream_gate="shut")
     states: list[str] = []
 
     def look(shown: bytes) -> None:
         if not states and shown.count(b" ") > 3:
             states.extend(row.state for row in tidemill.query("SELECT state FROM jobs"))
+            simulator.control(stream_gate="open")
 
     prompt = "!!cut*1 !!thinks tide"
     shown = tidemill.on_a_terminal("ask", prompt, *HTTP, look=look)

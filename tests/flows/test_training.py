@@ -44,6 +44,7 @@ def test_a_table_becomes_a_model(anywhere: Tidemill, simulator: Simulator) -> No
 
 def test_the_same_command_finds_its_job_and_new_trains_again(tidemill: Tidemill, simulator: Simulator) -> None:
     simulator.control(tuning_seconds=0)
+    tidemill.environment["TIDEMILL_POLL_SECONDS"] = "0.2"
     path = table(tidemill)
     first = tidemill("train", path, "--wait").ok()
     again = tidemill("train", path, "--wait").ok()
@@ -57,13 +58,16 @@ def test_the_same_command_finds_its_job_and_new_trains_again(tidemill: Tidemill,
 
 
 def test_stopped_and_killed_commands_lose_nothing(tidemill: Tidemill, simulator: Simulator) -> None:
-    simulator.control(tuning_seconds=3)
+    # Whoever looks how far it is sees nothing, and goes on waiting.
+    simulator.control(tuning_seconds=0, scripts={"GET /v1/fine_tuning/jobs/{id}": "!!500"})
+    tidemill.environment["TIDEMILL_POLL_SECONDS"] = "0.2"
     path = table(tidemill)
     for number in (signal.SIGINT, signal.SIGKILL):
         with tidemill.started("train", path, "--wait") as running:
             running.until(simulator.tunings, "it is created")
             running.signal(number)
             assert running.ended().code in (130, -9)
+    simulator.control(scripts={})
     ran = tidemill("train", path, "--wait").ok()
     (made,) = simulator.tunings()
     assert ran.out.strip() == made["fine_tuned_model"]
@@ -71,7 +75,7 @@ def test_stopped_and_killed_commands_lose_nothing(tidemill: Tidemill, simulator:
 
 
 def test_pause_resume_and_cancel_reach_the_provider(anywhere: Tidemill, simulator: Simulator) -> None:
-    simulator.control(tuning_seconds=60)
+    simulator.control(tuning_seconds=3600)
     job = anywhere("train", table(anywhere), "--json").ok().json["id"]
     if "TIDEMILL_BROKER_URL" in anywhere.environment:
         with anywhere.started("fine-tunes", "watch", job) as watching:

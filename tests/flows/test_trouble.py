@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tests.flows.tidemill import Tidemill, answers, summary
-from tests.waiting import limit
 from tidemill.simulator import Simulator, prompt_hash, reply_tag
 
 HTTP = ("--transport", "http")
@@ -114,7 +113,7 @@ def test_a_row_is_given_up_after_max_attempts(tidemill: Tidemill, simulator: Sim
 
 
 def test_a_rate_limit_stops_all_calls_for_as_long_as_the_server_asks(tidemill: Tidemill, simulator: Simulator) -> None:
-    simulator.control(retry_after_seconds=2)
+    simulator.control(retry_after_seconds=2)  # for exactly as long: tests/worker/test_limits.py
     path = tidemill.prompts("limited.jsonl", ["!!429*1 first", *(f"behind it {number}" for number in range(20))])
     tidemill("ask", "-i", path, "-o", "-", "--window", "1", *HTTP).ok()
     assert simulator.counters()["by_status"]["429"] == 1
@@ -122,7 +121,7 @@ def test_a_rate_limit_stops_all_calls_for_as_long_as_the_server_asks(tidemill: T
     asked = datetime.fromisoformat(asked_at).replace(tzinfo=UTC).timestamp()
     began = sorted(call["started_at"] for call in simulator.paid())
     assert len(began) == 21
-    assert 2 <= began[0] - asked < 2 + limit(2)
+    assert began[0] - asked >= 2
 
 
 def test_replies_that_no_database_can_hold_come_out_as_they_were(anywhere: Tidemill) -> None:
@@ -167,12 +166,12 @@ def test_a_held_batch_says_why_costs_no_attempt_and_resumes_by_itself(
         running.says(sentence)
         assert "resumes by itself" in running.err
         simulator.wait_until_idle()
-        asked, since = simulator.counters()["total"], time.monotonic()
+        since, asked = time.monotonic(), simulator.counters()["total"]
         told = anywhere("status", f"held-{mode}", "--json").ok().json
         assert (told["open"], told["failed"]) == (30, 0)
         assert sentence in told["hold_reason"]
-        probes = 1 + (time.monotonic() - since) / PROBE_SECONDS
-        assert simulator.counters()["total"] <= asked + probes
+        total = simulator.counters()["total"]
+        assert total - asked <= 1 + (time.monotonic() - since) / PROBE_SECONDS
         simulator.control(mode="ok")
         ran = running.ended()
     assert ran.code == 0
@@ -218,8 +217,9 @@ def test_a_server_that_dies_midway_and_comes_back_loses_nothing(tidemill: Tidemi
     tidemill.environment["OPENAI_BASE_URL"] = mortal.url
     prompts = [f"midway {number}" for number in range(300)]
     path = tidemill.prompts("midway.jsonl", prompts)
+    mortal.control(gate=60)
     with tidemill.started("ask", "-i", path, "-o", "-", "--window", "30", *HTTP) as running:
-        running.until(lambda: len(mortal.paid()) >= 60, "it is under way")
+        running.until(lambda: len(mortal.paid()) == 60, "it is under way")
         mortal.kill()
         running.says("check that the server runs")
         mortal.start()

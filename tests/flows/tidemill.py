@@ -7,6 +7,7 @@ promise is about the database, the tables.
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,11 @@ class Ran:
     def json(self) -> Any:
         """Standard output as one JSON value."""
         return json.loads(self.out)
+
+    @property
+    def said(self) -> str:
+        """What it wrote to standard error, without what it says every ten seconds, which a slow machine may need."""
+        return re.sub(r"(?m)^tidemill: No answer yet after .*\n", "", self.err)
 
     @property
     def last_line(self) -> str:

@@ -122,7 +122,7 @@ def test_two_processes_may_store_the_same_pictures_at_once(folder: Path) -> None
         assert each.stdin is not None
         each.stdin.write(b"\n")
         each.stdin.close()
-    assert [each.wait(30) for each in children] == [0, 0]
+    assert [each.wait(limit()) for each in children] == [0, 0]
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) == 50
     assert all(hash_of(path.read_bytes()) == path.name for path in files)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from tests.conftest import UseEnvironment
 from tests.rows import add_batch, add_jobs, count
 from tests.servers import Postgres
-from tests.waiting import wait_until
+from tests.waiting import limit, wait_until
 from tidemill.models import sqlite
 from tidemill.models.clock import now
 from tidemill.models.database import engine, open_engine, reading, transact, writing
@@ -116,12 +116,11 @@ def test_a_file_that_is_no_database_is_said(embedded_home: Path) -> None:
         connection.execute(text("SELECT 1 FROM jobs"))
 
 
-def test_a_locked_database_is_said(embedded_home: Path, use_environment: UseEnvironment) -> None:
+def test_a_locked_database_is_said(embedded_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_PRAGMAS", (*sqlite._PRAGMAS, "busy_timeout=0"))
     holder = sqlite3.connect(embedded_home / "tidemill.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     try:
-        with reading() as connection:
-            connection.execute(text("PRAGMA busy_timeout = 50"))  # of a pooled connection: the writer gets it next
         with pytest.raises(DatabaseError, match=r"locked\. Another process is using it"), writing():
             pass
     finally:
@@ -297,7 +296,7 @@ def test_a_deadlock_is_tried_again_until_both_have_written() -> None:
             for n, job_id in enumerate(order):
                 connection.execute(text("UPDATE jobs SET attempts = attempts + 1 WHERE id = :id"), {"id": job_id})
                 if n == 0 and len(tries) <= 2:
-                    both_hold_one.wait(30)
+                    both_hold_one.wait(limit())
 
         transact(work)
 
@@ -327,7 +326,7 @@ def test_threads_that_open_the_database_at_once_open_it_once(embedded_home: Path
     start = threading.Barrier(8)
 
     def first_use(_n: int) -> int:
-        start.wait(30)
+        start.wait(limit())
         return id(engine())
 
     with ThreadPoolExecutor(8) as threads:

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 from tests.rows import PROVIDER, add_batch, add_jobs, set_job
+from tests.waiting import limit
 from tidemill.models import deadlines
 from tidemill.models.clock import now, now_after
 from tidemill.models.database import reading, writing
@@ -91,7 +92,7 @@ def test_how_long_batches_take_is_learned_from_those_that_the_provider_has_run(d
         add_upstream(status="cancelled", token=f"cancelled {number}", sent_at=now_after(-9.0), ended_at=now_after(0.0))
         add_upstream(status="completed", token=f"other {number}", provider="another", **took)
     with reading() as connection:
-        assert deadlines.batch_seconds(connection, PROVIDER) == pytest.approx(108, abs=2)
+        assert deadlines.batch_seconds(connection, PROVIDER) == pytest.approx(108, abs=limit(2))
 
 
 def test_how_fast_rows_end_online_is_learned_from_the_latest_batch_that_says_it(database: str) -> None:

@@ -23,6 +23,7 @@ from tests.rows import (
     take,
     take_one,
 )
+from tests.waiting import limit
 from tidemill.models import turns
 from tidemill.models.answers import Answer, Message
 from tidemill.models.claims import Claimed, claim
@@ -111,7 +112,7 @@ def test_two_workers_at_the_same_moment_never_run_two_turns(wait_until: WaitUnti
                 revive(elsewhere, "turns")
             older = pool.submit(take, [first], "w2")  # to it the younger turn is still queued
             wait_until(lambda: older.done() or _somebody_waits(), "the other worker has looked")
-        assert older.result(10) == []
+        assert older.result(limit()) == []
     assert (job_row(first).state, job_row(second).state) == ("queued", "running")
 
 

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.waiting import limit
+from tests.waiting import limit, wait_until
 from tidemill.simulator import Simulator, SimulatorDownError, prompt_hash, reply_tag
 from tidemill.simulator.calls import Call
 from tidemill.simulator.faults import BATCH_FAULTS, CONTENT_FAULTS, FAULTS, FLEX_FAULTS, LINE_FAULTS
@@ -254,6 +255,32 @@ def test_over_the_limit_says_how_long_to_wait(sim: Simulator) -> None:
     assert third[0] == 429 and 1 <= int(third[1]["retry-after"]) <= 60 and int(third[1]["retry-after-ms"]) > 50_000
     assert json.loads(third[2])["error"]["code"] == "rate_limit_exceeded"
     assert sim.counters()["limited"] == 1 and len(sim.paid()) == 2
+
+
+def test_a_gate_lets_as_many_calls_through_as_it_is_told_and_the_others_wait(sim: Simulator) -> None:
+    sim.control(gate=2)
+    with ThreadPoolExecutor(5) as callers:
+        calls = [callers.submit(ask, sim, f"p{number}") for number in range(5)]
+        wait_until(lambda: (sim.counters()["paid"], sim.counters()["in_flight"]) == (2, 3), "two are answered")
+        sim.control(gate=1)
+        wait_until(lambda: (sim.counters()["paid"], sim.counters()["in_flight"]) == (3, 2), "one more is")
+        sim.control(latency_ms=1)  # what is said of other options moves no gate
+        assert sim.counters()["paid"] == 3
+        sim.control(gate="open")
+        assert [call.result(limit())[0] for call in calls] == [200] * 5
+    for wrong in ("ajar", -1):
+        with pytest.raises(ValueError, match="not one of open, shut"):
+            sim.control(gate=wrong)
+
+
+def test_a_streamed_reply_stops_half_way_until_its_gate_is_open(sim: Simulator) -> None:
+    sim.control(stream_gate="shut")
+    body = {"model": "m", "messages": [{"role": "user", "content": "Why?"}], "stream": True}
+    with opener.open(f"{sim.url}/chat/completions", json.dumps(body).encode(), timeout=limit()) as reply:
+        first = reply.readline()
+        assert first.startswith(b"data: {")
+        sim.control(stream_gate="open")
+        assert reply.read().endswith(b"data: [DONE]\n\n")
 
 
 def test_a_caller_who_hangs_up_still_pays(sim: Simulator) -> None:

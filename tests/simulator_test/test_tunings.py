@@ -252,7 +252,7 @@ def test_pause_resume_and_cancel(sim: Simulator, client: OpenAI) -> None:
     for command in (jobs.cancel, jobs.pause, jobs.resume):
         with pytest.raises(BadRequestError, match="status is cancelled"):
             command(job.id)
-    sim.control(tuning_seconds=limit(2))
+    sim.control(tuning_seconds=limit(5))
     job = jobs.create(model="m", training_file=file)
     while jobs.retrieve(job.id).status == "validating_files":
         time.sleep(0.02)

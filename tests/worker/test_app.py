@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -99,11 +98,9 @@ def test_with_both_stores_silent_a_worker_stops_in_time() -> None:
             assert worker.stdout.readline() == "up\n"
             with postgres.frozen():
                 broker.freeze()
-                began = time.monotonic()
                 worker.send_signal(signal.SIGTERM)
                 worker.wait(limit())
                 broker.thaw()
-            assert time.monotonic() - began < limit(10)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +129,7 @@ def test_a_worker_without_a_broker_claims_what_is_due_and_ends_when_it_is_told(
         ids = add_jobs(40)
         wait_until(lambda: count(jobs, jobs.c.state == "succeeded") == len(ids), "all are answered")
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(limit(10)) == 0
+        assert worker.wait(limit()) == 0
 
 
 @pytest.mark.parametrize(

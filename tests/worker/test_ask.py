@@ -134,8 +134,9 @@ async def test_a_reply_that_fits_the_schema_is_a_success(provider: Provider, lim
 
 
 async def test_a_turn_that_is_too_far_away_is_a_snooze_and_no_call(
-    provider: Provider, limits: Limiter, simulator: Simulator
+    provider: Provider, limits: Limiter, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tidemill.worker.ask.MAX_WAIT_SECONDS", 0.2)
     await limits.pause(f"bucket|{MODEL}", 100.0)
     ended = await asked(provider, limits)
     assert (ended.outcome, ended.http_status, ended.counted) == ("snoozed", None, False)
@@ -182,8 +183,9 @@ async def test_a_call_that_nobody_wants_any_more_when_its_connection_is_there_is
 
 
 async def test_a_limit_reached_at_the_provider_pauses_everybody_on_the_model(
-    provider: Provider, limits: Limiter, simulator: Simulator
+    provider: Provider, limits: Limiter, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tidemill.worker.ask.MAX_WAIT_SECONDS", 0.2)
     simulator.control(mode="429", retry_after_seconds=60.0)
     assert (await asked(provider, limits)).outcome == "retried"
     simulator.control(mode="ok")

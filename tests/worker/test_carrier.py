@@ -5,16 +5,15 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from itertools import count
 
+import pytest
 from sqlalchemy import event, select
 
-from tests.conftest import WaitUntil
+from tests.conftest import UseEnvironment, WaitUntil
 from tests.worker.test_upstream import add_rows, questions, rows_upstream, server, states
 from tidemill.models.database import engine, reading
 from tidemill.models.scope import Scope
-from tidemill.models.settings import settings
 from tidemill.models.tables import upstream_batches
 from tidemill.simulator import Simulator
 from tidemill.worker import process
@@ -41,16 +40,21 @@ def test_a_command_carries_what_it_waits_for_and_nothing_else(server: Simulator,
     assert [each.ended_at is not None for each in rows_upstream()] == [True]  # although nobody waited for that
 
 
-def test_a_worker_that_stops_leaves_its_batches_to_the_next_one(server: Simulator, wait_until: WaitUntil) -> None:
-    server.control(scripts={"POST /v1/batches": "!!stuck_finalizing*1"})
+@pytest.fixture
+def patient(server: Simulator, use_environment: UseEnvironment) -> Simulator:
+    """The same, where whoever waits for a lease or for calls in flight waits for ever."""
+    use_environment({"TIDEMILL_LEASE_SECONDS": "36000", "TIDEMILL_DRAIN_SECONDS": "36000"})
+    return server
+
+
+def test_a_worker_that_stops_leaves_its_batches_to_the_next_one(patient: Simulator, wait_until: WaitUntil) -> None:
+    patient.control(scripts={"POST /v1/batches": "!!stuck_finalizing*1"})
     add_rows(*questions(3))
     process.start(4)
     try:
         wait_until(lambda: [each[:2] for each in _now()] == [("follow", "finalizing")], "it is followed")
     finally:
-        began = time.monotonic()
         process.stop()
-    assert time.monotonic() - began < 5
     assert _now() == [("follow", "finalizing", None)]
     assert states() == {"running": 3}  # no stopping worker gives back what is at the provider
 
@@ -64,8 +68,8 @@ time.sleep(600)
 """
 
 
-def test_the_step_of_a_killed_process_goes_on_at_once(server: Simulator, wait_until: WaitUntil) -> None:
-    server.control(latency_ms=60_000)  # the step waits for the provider, with its file on the way
+def test_the_step_of_a_killed_process_goes_on_at_once(patient: Simulator, wait_until: WaitUntil) -> None:
+    patient.control(latency_ms=3_600_000)  # the step waits for the provider, with its file on the way
     add_rows(*questions(3))
     carrying = subprocess.Popen([sys.executable, "-c", _CARRY], env=os.environ)
     try:
@@ -73,17 +77,16 @@ def test_the_step_of_a_killed_process_goes_on_at_once(server: Simulator, wait_un
     finally:
         carrying.kill()
         carrying.wait()
-    server.control(latency_ms=0)
-    killed_at = time.monotonic()
+    patient.control(latency_ms=0)
     process.start(4, Scope("b"))
     try:
         wait_until(lambda: states() == {"succeeded": 3}, "the rows are answered")
     finally:
         process.stop()
-    assert time.monotonic() - killed_at < settings().lease_seconds / 2
 
 
-def test_a_step_goes_on_when_the_database_is_back(server: Simulator, wait_until: WaitUntil) -> None:
+@pytest.mark.usefixtures("patient")
+def test_a_step_goes_on_when_the_database_is_back(wait_until: WaitUntil) -> None:
     add_rows(*questions(3))
     commits = count()
 
@@ -93,7 +96,6 @@ def test_a_step_goes_on_when_the_database_is_back(server: Simulator, wait_until:
             raise sqlite3.OperationalError("disk I/O error")
 
     event.listen(engine(), "commit", fail)
-    began = time.monotonic()
     process.start(4, Scope("b"))
     try:
         wait_until(lambda: states() == {"succeeded": 3}, "the rows are answered")
@@ -101,4 +103,3 @@ def test_a_step_goes_on_when_the_database_is_back(server: Simulator, wait_until:
         process.stop()
         event.remove(engine(), "commit", fail)
     assert next(commits) > 5
-    assert time.monotonic() - began < settings().lease_seconds / 2

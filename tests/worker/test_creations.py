@@ -267,6 +267,25 @@ def test_what_may_still_turn_up_is_not_asked_for_again_before_its_time(
     assert (owner.creation.sends, len(provider.tunings())) == (2, 1)
 
 
+def test_what_was_long_under_way_is_looked_for_as_long_as_all_else(
+    provider: Simulator, owner: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reply is lost only now, and a list may not show yet what was created by it."""
+    provider.control(scripts={CREATE: "!!reset_after*1"}, list_lag_seconds=3600)
+    post = Provider.post
+
+    async def for_an_hour(self: Provider, *arguments: Any) -> Any:
+        await asyncio.to_thread(age, 3600.0)
+        return await post(self, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(CallError):
+        patched.setattr(Provider, "post", for_an_hour)
+        create(owner, owner.batch)
+    doubt = owner.creation.doubt_seconds
+    assert doubt is not None and doubt < 3600
+    assert (owner.creation.sends, len(provider.tunings())) == (1, 1)
+
+
 def test_what_turns_up_while_it_is_in_doubt_is_adopted(provider: Simulator, owner: Upstream) -> None:
     provider.control(scripts={CREATE: "!!reset*1"})
     with pytest.raises(CallError):

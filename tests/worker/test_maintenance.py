@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from tidemill.worker import maintenance
 from tidemill.worker.courier import Courier
 from tidemill.worker.maintenance import Maintenance, machine
 from tidemill.worker.own_claims import own_claims
+from tidemill.worker.rounds import Rounds
 from tidemill.worker.runner import Runner
 
 
@@ -58,6 +59,7 @@ def runner(provider: Simulator) -> Iterator[Runner]:
 @pytest.fixture
 def duties(a_broker: None, runner: Runner) -> Iterator[Maintenance]:
     made = Maintenance(runner, Courier(runner).rounds())
+    made._unbroken_since -= limit(1_000)  # as after a long time at work: nobody waits until it sees everybody
     yield made
     made.close()
 
@@ -219,18 +221,26 @@ def test_a_worker_that_stops_feeds_no_more(runner: Runner, duties: Maintenance) 
     assert count(jobs, jobs.c.sent_at.is_not(None)) == 0
 
 
-@pytest.mark.usefixtures("duties")
 def test_after_the_database_was_away_nobody_is_robbed_before_everybody_could_come_back(
-    runner: Runner, duties: Maintenance
+    runner: Runner, use_environment: UseEnvironment
 ) -> None:
+    use_environment({"TIDEMILL_LEASE_SECONDS": "3600"})
+    duties = Maintenance(runner, [])
+    duties._heartbeat.stop()
+    duties._heartbeat.join(limit())  # from here on it beats when it is told
     add_batch()
     (job_id,) = add_jobs(1)
-    duties._beaten_at -= 100  # so long was the database away; the next beat finds it again
     take_surely(job_id, "a neighbour", 0.01)
     wait_until(lambda: is_past(job_row(job_id).lease_until), "its lease is over")
-    await_rounds(duties)
-    assert job_row(job_id).state == "running"
+    duties._beaten_at -= 10_000  # so long was the database away; the next beat finds it again
+    duties._unbroken_since -= 20_000
+    for duty in (duties._rescue, duties._beat, duties._rescue):
+        duty()
+        assert job_row(job_id).state == "running"
+    duties._unbroken_since -= 10_000
+    duties._rescue()
     wait_until(lambda: job_row(job_id).epoch == 2, "it is rescued where its worker does not come back")
+    duties.close()
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -253,19 +263,17 @@ _STUCK = """
 import threading
 from tidemill.models import database
 from tidemill.models.scope import Scope
-from tidemill.worker.maintenance import Maintenance
+from tidemill.worker import maintenance
 from tidemill.worker.runner import Runner
+maintenance.stuck_seconds = lambda: 1.0
 database._opening.acquire()  # whatever it may be that no time-out ends
-Maintenance(Runner(1, Scope()), [])
+maintenance.Maintenance(Runner(1, Scope()), [])
 threading.Event().wait()
 """
 
 
 def test_a_process_that_can_neither_renew_nor_store_ends_itself(embedded_home: Path) -> None:
-    lease = {"TIDEMILL_LEASE_SECONDS": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-P", "-c", _STUCK], env=os.environ | lease, capture_output=True, timeout=limit(), check=False
-    )
+    ran = subprocess.run([sys.executable, "-P", "-c", _STUCK], capture_output=True, timeout=limit(), check=False)
     assert (ran.returncode, b"nothing could be renewed" in ran.stderr) == (70, True), ran
 
 
@@ -277,9 +285,10 @@ def await_rounds(duties: Maintenance) -> None:
     wait_until(passed, "rounds of duties have passed")
 
 
-def test_closing_does_not_wait_for_the_next_round(runner: Runner) -> None:
-    duties = Maintenance(runner, [own_claims(runner)])
-    wait_until(lambda: count(workers) == 1, "it is signed on")
-    began = time.monotonic()
-    duties.close()
-    assert time.monotonic() - began < limit(3)
+def test_closing_does_not_wait_for_the_next_round() -> None:
+    done = threading.Event()
+    rounds = Rounds("seldom", {done.set: 3600.0})
+    assert done.wait(limit())
+    rounds.stop()
+    rounds.join(limit())
+    assert not rounds._thread.is_alive()

@@ -91,7 +91,7 @@ def test_a_message_that_comes_twice_is_paid_for_once(
 def test_the_window_is_never_overfilled_and_claims_stop_a_little_beyond_it(
     runner: Runner, provider: Simulator, wait_until: WaitUntil
 ) -> None:
-    provider.control(latency_ms=100, latency_shape="fixed")
+    provider.control(latency_ms=100, latency_shape="fixed", gate="shut")
     add_batch()
     ids = add_jobs(MOST + 20)
 
@@ -104,6 +104,7 @@ def test_the_window_is_never_overfilled_and_claims_stop_a_little_beyond_it(
     wait_until(lambda: provider.counters()["in_flight"] == 8, "the window is full")
     assert runner.in_flight <= MOST
     assert in_state("running") <= MOST
+    provider.control(gate="open")
     in_flight = {8}
 
     def all_answered() -> bool:

@@ -1,13 +1,12 @@
 """A paid answer is stored once, whatever the database does meanwhile, and whatever the row beside it holds."""
 
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url, select, text
+from sqlalchemy import make_url, select
 
 from tests.conftest import UseEnvironment, WaitUntil
 from tests.rows import (
@@ -28,6 +27,7 @@ from tests.rows import (
 )
 from tests.servers import Postgres
 from tests.waiting import limit
+from tidemill.models import sqlite
 from tidemill.models.answers import Answer, Message
 from tidemill.models.clock import now_after
 from tidemill.models.database import close, reading, writing
@@ -120,9 +120,7 @@ def test_closing_waits_for_no_judge_that_has_not_loaded(monkeypatch: pytest.Monk
     add_batch()
     settler = Settler(Judge(), hurry=lambda: True, on_written=lambda _: None)
     settler.put(success(take_one(add_jobs(1)[0]), "Es tut mir leid."), PROVIDER)
-    began = time.monotonic()
-    settler.close(limit(60))
-    assert time.monotonic() - began < limit(10)
+    settler.close(3600)
     assert list(sentiments().values()) == [None]  # the next worker's maintenance finds it
 
 
@@ -165,12 +163,17 @@ def test_a_row_that_cannot_be_stored_does_not_keep_the_others_from_it(
     assert dialogue(bad.job_id) is None
 
 
-def test_answers_wait_for_a_locked_database(embedded_home: Path, settler: Settler, wait_until: WaitUntil) -> None:
+@pytest.fixture
+def impatient_home(embedded_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An embedded database whose connections wait for no lock."""
+    monkeypatch.setattr(sqlite, "_PRAGMAS", (*sqlite._PRAGMAS, "busy_timeout=0"))
+    return embedded_home
+
+
+def test_answers_wait_for_a_locked_database(impatient_home: Path, settler: Settler, wait_until: WaitUntil) -> None:
     add_batch()
     claimed = take(add_jobs(3))
-    with reading() as connection:
-        connection.execute(text("PRAGMA busy_timeout = 50"))  # of the one pooled connection
-    holder = sqlite3.connect(embedded_home / "tidemill.db", isolation_level=None)
+    holder = sqlite3.connect(impatient_home / "tidemill.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     for job in claimed:
         settler.put(success(job), PROVIDER)
@@ -230,13 +233,11 @@ def test_answers_outlive_a_crash_of_the_server(
 
 
 def test_a_settler_that_must_end_gives_a_dead_database_up(
-    embedded_home: Path, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+    impatient_home: Path, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_batch()
     job = take_one(add_jobs(1)[0])
-    with reading() as connection:
-        connection.execute(text("PRAGMA busy_timeout = 50"))
-    holder = sqlite3.connect(embedded_home / "tidemill.db", isolation_level=None)
+    holder = sqlite3.connect(impatient_home / "tidemill.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     settler = Settler(Judge(), hurry=lambda: True, on_written=lambda _: None)
     settler.put(success(job), PROVIDER)

@@ -554,11 +554,8 @@ def test_r13_a_batch_that_the_provider_does_not_know_is_not_bought_again(
 def test_r14_credit_that_ends_inside_the_lines_holds_the_rest(server: Simulator) -> None:
     server.control(scripts={"POST /v1/batches": "!!quota_midway*1"})
     add_rows(*questions(6))
-    for _ in range(200):
-        if batch_row().hold_reason is not None:
-            break
-        for each in take():
-            make(each)
+    while batch_row().hold_reason is None:
+        make(*take())
     assert "credit" in batch_row().hold_reason
     assert states() == {"succeeded": 3, "queued": 3}
     with writing() as connection:
@@ -734,9 +731,11 @@ def next_until(condition: Callable[[], _T]) -> _T:
 
 def wait_for(step: str, status: str) -> None:
     """Make steps until the provider's batch has a status."""
-    for _ in range(500):
+
+    def is_reached() -> bool:
         if [(each.step, each.status) for each in rows_upstream()] == [(step, status)]:
-            return
-        for each in take():
-            make(each)
-    raise AssertionError(rows_upstream())
+            return True
+        make(*take())
+        return False
+
+    wait_until(is_reached, f"{step}: {status}")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import UseEnvironment
 from tests.house.sources import ROOT
+from tests.waiting import limit
 from tidemill import ask, estimate
 from tidemill.models.errors import InputError, OptionError
 from tidemill.producer.asking.python_words import as_arguments
@@ -60,7 +61,7 @@ def test_a_type_checker_refuses_what_would_be_refused_later(tmp_path: Path) -> N
     script.write_text(RIGHT + "\n".join(WRONG))
     quick = ["--follow-imports=skip", "--no-error-summary", "--cache-dir", str(tmp_path / "cache")]
     command = [sys.executable, "-m", "mypy", "--strict", *quick, *READ_BY_MYPY, str(script)]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False).stdout
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit(100), check=False).stdout
     errors = [line for line in printed.splitlines() if line.startswith(str(script)) and " error: " in line]
     assert len(errors) == len(WRONG), printed
     for number, (error, words) in enumerate(zip(errors, WRONG.values(), strict=True), RIGHT.count("\n") + 1):

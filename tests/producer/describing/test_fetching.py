@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import WaitUntil
+from tests.waiting import limit
 from tidemill.producer.describing.fetching import MOST_REDIRECTS, Policy, fetch, fetch_many, is_public, shown
 from tidemill.producer.describing.images import RefusedPicture
 
@@ -563,7 +564,7 @@ def test_many_come_in_the_order_of_the_input_with_what_they_were_asked_for(serve
     second_is_served = threading.Event()
 
     def first(connection: ssl.SSLSocket, _server: Server) -> None:
-        second_is_served.wait(60)
+        second_is_served.wait(limit())
         connection.sendall(answer(b"first"))
 
     def second(connection: ssl.SSLSocket, _server: Server) -> None:

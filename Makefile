@@ -58,7 +58,7 @@ test-pythons: ## the same on each Python from 3.11 to 3.14 that is installed
 	done
 
 pytest: setup
-	$(BIN)/python -m pytest -n 4
+	$(BIN)/python -m pytest -n 6
 
 lint: setup
 	$(BIN)/ruff check .

@@ -130,4 +130,4 @@ def test_the_text_says_the_most_and_that_nothing_was_sent() -> None:
     for part in ("1,000 rows", "400 done", "600 to send", "12,345 tokens", "at most $2.00"):
         assert part in capped
     assert capped.endswith("Nothing was sent.")
-    assert "no cap" in Estimate(None, MODEL, 1, 0, 1, 5, None, 0.5, None).text()
+    assert "as long as the model likes" in Estimate(None, MODEL, 1, 0, 1, 5, None, 0.5, None).text()

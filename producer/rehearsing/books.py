@@ -166,16 +166,17 @@ def _ledger_problems(
     job_of = {prompt_hash(row.prompt): row.id for row in rows if row.prompt is not None}
     unknown = Counter(job_of.get(call["prompt_hash"]) for call in paid if call["request_id"] not in ids)
     unbooked = unknown - Counter({None: unknown[None]}) - blind
-    of_jobs = connection.scalar(_of(batch_name, select(func.sum(jobs.c.input_tokens + jobs.c.output_tokens))))
-    booked = select(func.sum(attempts.c.input_tokens + attempts.c.output_tokens)).join(
-        jobs, jobs.c.id == attempts.c.job_id
-    )
-    of_calls = connection.scalar(_of(batch_name, booked))
+    of_jobs = select(func.sum(jobs.c.input_tokens + jobs.c.output_tokens))
+    of_calls = select(func.sum(attempts.c.input_tokens + attempts.c.output_tokens))
+    of_calls = of_calls.join(jobs, jobs.c.id == attempts.c.job_id)
+    # In one statement, and so of one moment: whoever was frozen may still be storing what it has.
+    sums = (_of(batch_name, each).scalar_subquery() for each in (of_jobs, of_calls))
+    stored, booked = connection.execute(select(*sums)).one()
     unjudged = connection.scalar(_of(batch_name, _UNJUDGED))
     return {
         f"{open_calls} calls are still under way in the ledger": open_calls,
         f"{sum(ids.values()) - len(ids)} request ids are in the ledger twice": sum(ids.values()) > len(ids),
         f"{unbooked.total()} paid calls are not in the ledger": unbooked,
-        f"the jobs have {of_jobs} tokens, their calls {of_calls}": of_jobs != of_calls,
+        f"the jobs have {stored} tokens, their calls {booked}": stored != booked,
         f"{unjudged} replies are not judged": unjudged,
     }

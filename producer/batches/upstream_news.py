@@ -70,5 +70,7 @@ class UpstreamNews:
             where = upstream_words.whereabouts(of_all.at_provider, upstream, model, at)
             yield f"{where}{rest if others and so_far.route not in UPSTREAM else ''}"
         trouble = upstream_words.trouble(upstream)
+        if so_far.hold_reason is not None:  # the display says why
+            self._trouble.add(upstream_words.shown_note(so_far.hold_reason))
         yield from (f"The provider: {each}" for each in trouble if each not in self._trouble)
         self._trouble.update(trouble)

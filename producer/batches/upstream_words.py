@@ -80,7 +80,12 @@ def _end(upstream: Sequence[Upstream], now: datetime) -> str:
 
 def trouble(upstream: Sequence[Upstream]) -> list[str]:
     """What last went wrong with upstream batches, each sentence once."""
-    return list(dict.fromkeys(one_line(each.note, _NOTE_CHARACTERS) for each in upstream if each.note))
+    return list(dict.fromkeys(shown_note(each.note) for each in upstream if each.note))
+
+
+def shown_note(note: str) -> str:
+    """What went wrong, in one line."""
+    return one_line(note, _NOTE_CHARACTERS)
 
 
 def lines(upstream: Sequence[Upstream], now: datetime) -> list[str]:
@@ -96,7 +101,7 @@ def line(one: Upstream, now: datetime) -> str:
     far = how_far([one]) or counted(one.lines, "line")
     seen = f", seen {in_words((now - one.seen_at).total_seconds())} ago" if one.seen_at else ""
     wish = f", to {one.wanted}" if one.wanted else ""
-    note = f"; {one_line(one.note, _NOTE_CHARACTERS)}" if one.note else ""
+    note = f"; {shown_note(one.note)}" if one.note else ""
     return f"{name}: {status}, {far}{seen}{wish}{note}"
 
 

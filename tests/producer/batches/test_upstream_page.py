@@ -173,6 +173,10 @@ def test_a_run_says_what_it_waits_for_and_how_far_that_is(monkeypatch: pytest.Mo
     set_upstream(note="The queue is full.")
     assert look() == ["The provider: The queue is full."]
     assert look() == []
+    set_batch(hold_reason="No credit is left.")
+    set_upstream(note="No credit is left.")
+    assert look() == [], "the display says why a batch is on hold"
+    set_batch(hold_reason=None)
     assert len(look(300.0)) == 1
     put_all = take(add_jobs(1, prefix="x"))
     set_batch(route="online")
